@@ -1,0 +1,62 @@
+"""A plugin-based toolkit for neural speech codecs.
+
+What users and plugin authors import from here is loaded on first use: `import codecvq` alone imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from codecvq.errors import CodecvqError
+from codecvq.hookspecs import (
+    CorpusSpec,
+    EstimatorSpec,
+    MetricSpec,
+    NetworkSpec,
+    QuantizerSpec,
+    RecipeSpec,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from codecvq.codec import Codec, load
+    from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codec",
+    "CodecvqError",
+    "CorpusSpec",
+    "EstimatorSpec",
+    "MetricSpec",
+    "NetworkSpec",
+    "Quantized",
+    "Quantizer",
+    "QuantizerSpec",
+    "RecipeSpec",
+    "Terms",
+    "build_quantizer",
+    "hookimpl",
+    "load",
+]
+
+_LAZY = {
+    "Codec": "codecvq.codec",
+    "load": "codecvq.codec",
+    "Quantized": "codecvq.quantizer",
+    "Quantizer": "codecvq.quantizer",
+    "Terms": "codecvq.quantizer",
+    "build_quantizer": "codecvq.quantizer",
+}
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+    if name not in _LAZY:
+        raise AttributeError(f"module 'codecvq' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,13 @@
+"""Measuring a codec: metrics, bit rates, the evaluation of a corpus, and its report."""
+
+from __future__ import annotations
+
+from codecvq.evaluation.bitrate import Bitrate, CodebookUse
+from codecvq.evaluation.evaluate import evaluate
+from codecvq.evaluation.metrics import MetricUndefined, prepare
+from codecvq.evaluation.report import write_report
+from codecvq.evaluation.result import ClipRow, Evaluation, TableRow
+
+__all__ = [
+    "Bitrate", "ClipRow", "CodebookUse", "Evaluation", "MetricUndefined", "TableRow", "evaluate", "prepare", "write_report",
+]  # fmt: skip

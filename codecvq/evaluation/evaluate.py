@@ -1,0 +1,274 @@
+"""Encode, decode and measure the clips of a corpus; what fails is listed, and the rest goes on."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codecvq.errors import CodecvqError, CorpusError
+from codecvq.evaluation.bitrate import CodeCounter, FileBytes, file_bytes, rates
+from codecvq.evaluation.interval import Mean, mean_of
+from codecvq.evaluation.machine import this_machine
+from codecvq.evaluation.metrics import MetricSet, MetricUndefined, prepare
+from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure, Undefined
+
+if TYPE_CHECKING:
+    import torch
+
+    from codecvq.codec import Codec
+    from codecvq.training.corpus import Clip
+
+Progress = Callable[[int, int, str], None]  # clips done, clips in all, id of the clip just done
+
+
+@dataclass(frozen=True)
+class _Reconstruction:
+    codes: np.ndarray  # [N, T]
+    decoded: np.ndarray  # [S]
+    encode_s: float
+    decode_s: float
+
+
+@dataclass
+class _Findings:
+    """What has been found so far; the only state of an evaluation."""
+
+    counter: CodeCounter
+    rows: list[ClipRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    undefined: list[Undefined] = field(default_factory=list)
+    first_error: Exception | None = None
+
+    def fail(self, clip: str, stage: str, error: Exception, metric: str = "") -> None:
+        reason = str(error) if isinstance(error, CodecvqError) else f"{type(error).__name__}: {error}"
+        self.failures.append(Failure(clip, stage, reason, metric))
+        self.first_error = self.first_error or error
+
+
+def evaluate(
+    codec: Codec,
+    corpus: Iterable[Clip],
+    metrics: Iterable[str] | MetricSet | None = None,
+    max_clips: int | None = None,
+    audio_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The evaluation of a codec on clips, each encoded and decoded alone and whole.
+
+    The reference of every metric is the clip as mono audio at the codec's sample rate, so that what resampling removes is not
+    held against the codec; no alignment is done. `metrics` are names, or the default ones that can be used here. `max_clips`
+    takes that many, spread evenly over the corpus in its order. `audio_dir` is where original and decoded audio is written.
+
+    Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
+    """
+    clips = _spread(list(corpus), max_clips)
+    if not clips:
+        raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
+    ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
+    folder = None if audio_dir is None else Path(audio_dir)
+    found = _Findings(CodeCounter(codec.codebook_sizes))
+    for done, clip in enumerate(clips, start=1):
+        _evaluate_clip(codec, clip, ready, found, folder)
+        if progress:
+            progress(done, len(clips), clip.id)
+    if not found.rows:
+        first = found.failures[0]
+        raise CodecvqError(
+            f"none of {len(clips)} clips could be evaluated; the first, {first.clip!r}, failed at {first.stage!r}: {first.reason}"
+        ) from found.first_error
+    return _conclude(codec, ready, found, len(clips), folder)
+
+
+def _spread(clips: list[Clip], most: int | None) -> list[Clip]:
+    """At most `most` clips at even distances: the first ones alone would often be of one speaker."""
+    if most is None or most >= len(clips):
+        return clips
+    if most < 1:
+        raise CorpusError(f"at most {most} clips were asked for. Give 1 or more.")
+    return [clips[i * len(clips) // most] for i in range(most)]
+
+
+def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, folder: Path | None) -> None:
+    """Add one clip to the findings: a row, or a failure."""
+    try:
+        samples = np.asarray(clip.read(codec.sample_rate), dtype=np.float32)
+        if not samples.size:
+            raise CorpusError(f"{clip.path} has no samples")
+    except Exception as error:  # a file may be anything, and a corpus may be a stranger's
+        return found.fail(clip.id, "read", error)
+    try:
+        if not found.rows:
+            _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
+        result = _reconstruct(codec, samples)
+    except Exception as error:  # a stranger's quantizer or network, or memory that does not suffice for a long clip
+        return found.fail(clip.id, "codec", error)
+    if problem := _problem(result.decoded, samples.size):
+        return found.fail(clip.id, "length" if "samples" in problem else "codec", CodecvqError(problem))
+    found.counter.add(result.codes)
+    names = _write_audio(folder, len(found.rows), clip.id, samples, result.decoded, codec.sample_rate) if folder else ("", "")
+    found.rows.append(
+        ClipRow(
+            id=clip.id, path=str(clip.path), text=clip.text, speaker=clip.speaker, language=clip.language,
+            duration_s=samples.size / codec.sample_rate, num_samples=samples.size, num_frames=result.codes.shape[-1],
+            encode_s=result.encode_s, decode_s=result.decode_s,
+            values=_measure(metrics, clip.id, samples, result.decoded, codec.sample_rate, found),
+            files=_files(codec, clip.id, result.codes, samples.size, found),
+            original_audio=names[0], decoded_audio=names[1],
+        )
+    )  # fmt: skip
+    return None
+
+
+def _reconstruct(codec: Codec, samples: np.ndarray) -> _Reconstruction:
+    """Codes and decoded audio of one clip, with the seconds that either took. Shapes: samples `[S]`."""
+    import torch
+
+    wav = torch.from_numpy(samples).to(codec.device).expand(1, codec.channels, -1)  # mono, on every channel
+    with torch.inference_mode():
+        start = _now(codec.device)
+        codes = codec.encode(wav)  # [1, N, T]
+        middle = _now(codec.device)
+        decoded = codec.decode(codes, num_samples=samples.size)  # [1, C, S]
+        end = _now(codec.device)
+    mono = decoded[0].float().mean(dim=0).cpu().numpy()
+    return _Reconstruction(codes[0].cpu().numpy(), mono, middle - start, end - middle)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a steady clock, once the device has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _problem(decoded: np.ndarray, num_samples: int) -> str:
+    """What is wrong with decoded audio, if anything: it is then measured by no metric."""
+    if decoded.size != num_samples:
+        return f"decoded to {decoded.size} samples, the original has {num_samples}"
+    return "" if np.isfinite(decoded).all() else "decoded to NaN or infinity"
+
+
+def _measure(
+    metrics: MetricSet, clip: str, reference: np.ndarray, decoded: np.ndarray, sample_rate: int, found: _Findings
+) -> dict[str, float]:
+    """Every metric's values for one clip. What has none is listed: undefined with its reason, or failed with its error."""
+    values: dict[str, float] = {}
+    for metric in metrics.ready:
+        try:
+            values |= metric.measure(reference, decoded, sample_rate)
+        except MetricUndefined as error:
+            found.undefined.append(Undefined(clip, metric.name, str(error)))
+        except Exception as error:  # a stranger's metric
+            found.fail(clip, "metric", error, metric.name)
+    return values
+
+
+def _files(codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings) -> FileBytes | None:
+    try:
+        return file_bytes(codec, codes, num_samples)
+    except CodecvqError as error:
+        found.fail(clip, "file", error)
+        return None
+
+
+def _write_audio(
+    folder: Path, index: int, clip: str, samples: np.ndarray, decoded: np.ndarray, sample_rate: int
+) -> tuple[str, str]:
+    """Names of the original and the decoded clip, written as 16-bit FLAC; the number keeps ids apart that differ in signs only."""
+    from codecvq.audio import write_audio
+
+    stem = f"{index:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', clip)[-80:]}"
+    names = (f"{stem}.original.flac", f"{stem}.decoded.flac")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, signal in zip(names, (samples, decoded), strict=True):
+        write_audio(folder / name, signal, sample_rate)
+    return names
+
+
+def _conclude(codec: Codec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None) -> Evaluation:
+    """The evaluation of what was found."""
+    rows = found.rows
+    columns = tuple(
+        Column(
+            name=name, metric=metric.name, unit=metric.spec.unit, higher_is_better=metric.spec.higher_is_better,
+            summary=metric.spec.summary, reference=metric.spec.reference,
+        )
+        for metric in metrics.ready
+        for name in metric.spec.columns
+    )  # fmt: skip
+    names = [column.name for column in columns]
+    duration_s = sum(row.duration_s for row in rows)
+    files = [(row.files, row.duration_s) for row in rows if row.files]
+    return Evaluation(
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        codec=identity(codec),
+        columns=columns,
+        rows=tuple(rows),
+        means=means(rows, names),
+        groups={kind: _grouped(rows, kind, names) for kind in ("speaker", "language")},
+        bitrate=rates(
+            found.counter.uses(), float(codec.frame_rate), duration_s, [f for f, _ in files], sum(s for _, s in files)
+        ),
+        encode_rtf=sum(row.encode_s for row in rows) / duration_s,
+        decode_rtf=sum(row.decode_s for row in rows) / duration_s,
+        clips_given=clips_given,
+        failures=tuple(found.failures),
+        undefined=tuple(found.undefined),
+        unavailable={missing.name: missing.reason for missing in metrics.unavailable},
+        versions=_versions(metrics),
+        machine=this_machine(codec.device),
+        audio_dir=folder,
+    )
+
+
+def means(rows: Sequence[ClipRow], columns: Iterable[str]) -> dict[str, Mean]:
+    """Each column's mean over those clips that have a value."""
+    return {name: mean_of([row.values[name] for row in rows if name in row.values]) for name in columns}
+
+
+def _grouped(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict[str, dict[str, Mean]]:
+    """The means of each speaker or language; nothing where all clips are of one, or none is said."""
+    groups: dict[str, list[ClipRow]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, kind), []).append(row)
+    return {group: means(members, columns) for group, members in sorted(groups.items())} if len(groups) > 1 else {}
+
+
+def identity(codec: Codec) -> Mapping[str, Any]:  # Any: JSON
+    """What tells a codec from every other, as JSON: names, rates and the hashes of its weights and codebooks."""
+    return {
+        "name": codec.name,
+        "sample_rate": codec.sample_rate,
+        "hop_length": codec.hop_length,
+        "frame_rate": str(codec.frame_rate),  # an exact ratio
+        "channels": codec.channels,
+        "num_codebooks": codec.num_codebooks,
+        "codebook_sizes": list(codec.codebook_sizes),
+        "bitrate_bps": codec.bitrate,
+        "quantizer": dict(codec.quantizer_info),
+        "weights_sha256": codec.weights_sha256,
+        "codebooks_sha256": codec.codebooks_sha256,
+    }
+
+
+def _versions(metrics: MetricSet) -> dict[str, str]:
+    """Distribution -> version of everything that can move a number."""
+    import torch
+
+    from codecvq import __version__
+
+    packages = {name: version for metric in metrics.ready for name, version in metric.packages.items()}
+    shared = {name: importlib.metadata.version(name) for name in ("numpy", "soxr", "soundfile")}
+    return {"codecvq": __version__, "torch": torch.__version__, **shared, **packages}

@@ -1,0 +1,44 @@
+"""Means with the uncertainty that comes from having measured only these clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2_000
+COVERAGE = 0.95
+BLOCK_COUNTS = 2**21
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over clips."""
+
+    value: float | None  # None when n is 0
+    low: float | None  # 95 % bootstrap interval; None with fewer than two clips
+    high: float | None
+    n: int  # clips that have a value
+
+
+def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
+    """The mean and its 95 % percentile-bootstrap interval over clips (2,000 resamples, seeded).
+
+    The clips are taken as independent draws. Clips of one speaker are not: with few speakers the interval says what other clips
+    of *these* speakers would give, and is too narrow for other speakers.
+    """
+    if not values:
+        return Mean(None, None, None, 0)
+    data = np.asarray(values, dtype=np.float64)
+    if data.size == 1:
+        return Mean(float(data[0]), None, None, 1)
+    generator = np.random.default_rng(seed)
+    shares = np.full(data.size, 1 / data.size)
+    block = max(1, BLOCK_COUNTS // data.size)  # bounds the memory: a resample is a count of how often each clip is drawn
+    means = np.concatenate([
+        generator.multinomial(data.size, shares, size=min(block, RESAMPLES - done)) @ data / data.size
+        for done in range(0, RESAMPLES, block)
+    ])
+    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Mean(float(data.mean()), float(low), float(high), data.size)

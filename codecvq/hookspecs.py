@@ -1,0 +1,124 @@
+"""The plugin API: what a plugin can offer (frozen dataclasses) and the hooks it offers them through.
+
+A hook implementation *yields specs*; it is called without arguments, so that a plugin is tested by calling a function and
+looking at what it yields. A spec names its factory by string (`"package.module:Name"`), which is imported on first use: so
+listing plugins costs no torch. This module imports none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from codecvq.training.run import TrainRun
+
+PROJECT = "codecvq"
+API_VERSION = 1  # of the specs below; a spec written for a newer one is refused with the version to install
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every offer has: a name that recipes say, a factory, and a line for `codecvq plugins list`."""
+
+    name: str  # lower case letters, digits and underscores, beginning with a letter
+    factory: str | Callable[..., Any]  # Any: what a factory makes depends on the kind; "module:attribute" or the thing itself
+    summary: str = ""  # one line
+    reference: str = ""  # arXiv id, DOI or address of where the method comes from
+    api: int = API_VERSION  # the version of this API that the plugin was written for
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSpec(Spec):
+    """A quantizer: the factory is a subclass of `codecvq.Quantizer`, called with `dim` and its options as keywords."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorSpec(Spec):
+    """A gradient estimator: the factory is a function `(x, z, q) -> G x`, see `codecvq.quantizer.estimators`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec(Spec):
+    """An encoder and decoder: the factory is called with `sample_rate`, `channels` and its options, and makes a `Network`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec(Spec):
+    """A measure of a reconstruction: the factory is called without arguments and makes a function
+    `(reference [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length."""
+
+    columns: tuple[str, ...]  # the names of the values, in the order in which reports show them
+    unit: str = ""  # "dB", "MOS-LQO" …; empty for a plain number
+    higher_is_better: bool = True
+    default: bool = True  # part of an evaluation that names no metrics
+    extra: str = ""  # the extra of codecvq that brings its packages; empty when the base install does
+    requires: tuple[str, ...] = ()  # import names of packages that must be there
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSpec(Spec):
+    """A corpus: the factory is called with `root` (a folder, or None for where it is usually installed) and yields `Clip`s."""
+
+    licence: str = ""
+    install: str = ""  # what to do to get it, as a sentence or a command: shown when it is not found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpec(Spec):
+    """A recipe: the factory is the path of its YAML file, a string or `Path`, relative to the plugin's own module file."""
+
+    factory: str | Path
+
+
+@hookspec
+def codecvq_quantizers() -> Iterable[QuantizerSpec]:
+    """Quantizers; each also becomes `residual_NAME` and `grouped_NAME`."""
+    return ()
+
+
+@hookspec
+def codecvq_estimators() -> Iterable[EstimatorSpec]:
+    """Gradient estimators, what the option `estimator` of a quantizer names."""
+    return ()
+
+
+@hookspec
+def codecvq_networks() -> Iterable[NetworkSpec]:
+    """Encoder and decoder pairs, what `network.name` in a recipe names."""
+    return ()
+
+
+@hookspec
+def codecvq_metrics() -> Iterable[MetricSpec]:
+    """Measures for `codecvq evaluate`."""
+    return ()
+
+
+@hookspec
+def codecvq_corpora() -> Iterable[CorpusSpec]:
+    """Speech to train on, what `corpus.name` in a recipe names."""
+    return ()
+
+
+@hookspec
+def codecvq_recipes() -> Iterable[RecipeSpec]:
+    """Recipes, what `codecvq train NAME` finds."""
+    return ()
+
+
+@hookspec
+def codecvq_train_start(run: TrainRun) -> None:
+    """Called once in the main process before the first step; a plugin may keep what it needs in `run.state`."""
+
+
+@hookspec
+def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
+    """Called in the main process whenever scalars have been written to metrics.jsonl."""

@@ -1,0 +1,24 @@
+"""The one interface of every quantizer: what authors write against, and what turns any of them into residual and grouped ones."""
+
+from codecvq.quantizer.build import build_quantizer
+from codecvq.quantizer.estimators import Estimator, estimate
+from codecvq.quantizer.grouped import Grouped
+from codecvq.quantizer.interface import Quantized, Quantizer, Terms
+from codecvq.quantizer.ranks import from_first_rank, gather_rows, sum_over_ranks
+from codecvq.quantizer.residual import Residual
+from codecvq.quantizer.search import nearest_codes
+
+__all__ = [
+    "Estimator",
+    "Grouped",
+    "Quantized",
+    "Quantizer",
+    "Residual",
+    "Terms",
+    "build_quantizer",
+    "estimate",
+    "from_first_rank",
+    "gather_rows",
+    "nearest_codes",
+    "sum_over_ranks",
+]

@@ -1,0 +1,131 @@
+"""Quantizers by name: any registered one, and `residual_X` and `grouped_X` of any of them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from codecvq.errors import OptionError, UnknownName, nearest
+from codecvq.plugins import Offer, Registry, registry
+from codecvq.quantizer.grouped import Grouped
+from codecvq.quantizer.interface import Quantizer
+from codecvq.quantizer.residual import Residual
+
+FORMS = ("residual_", "grouped_")
+COMPOSITE_OPTIONS = {"residual_": ("num_codebooks", "dropout", "shared"), "grouped_": ("num_codebooks", "num_groups")}
+
+
+def build_quantizer(name: str, **options: Any) -> Quantizer:
+    """The quantizer registered under `name`, made with `dim` and its options as keywords.
+
+    `residual_X` takes `num_codebooks` (stages), `dropout` and `shared` (one codebook for all stages) beside X's own options;
+    `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as in grouped_residual_vq, `num_groups`.
+    Raises UnknownName and OptionError, which name what is known.
+    """
+    quantizer = _build(registry(), name, options)
+    quantizer.config = {"name": name, **options}
+    return quantizer
+
+
+def quantizer_names() -> list[str]:
+    """Every name that `build_quantizer` knows."""
+    plain = list(registry().quantizers())
+    derived = [f"{form}{name}" for form in FORMS for name in plain if not name.startswith(FORMS)]
+    return sorted({*plain, *derived, *(f"grouped_residual_{name}" for name in plain if not name.startswith(FORMS))})
+
+
+def plain_offer(name: str) -> Offer:
+    """The plugin's offer behind `name`: that of X for residual_X, unless residual_X itself is registered."""
+    loaded = registry()
+    form = _form_to_derive(loaded, name)
+    return plain_offer(_without(form, name)) if form else _find(loaded, name)
+
+
+def quantizer_options(name: str) -> dict[str, Any]:
+    """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
+    form = _form_to_derive(registry(), name)
+    if not form:
+        return {key: p.default for key, p in _parameters(plain_offer(name)).items()}
+    defaults = {"num_codebooks": inspect.Parameter.empty, "dropout": 0.0, "shared": False, "num_groups": None}
+    return quantizer_options(_without(form, name)) | {key: defaults[key] for key in COMPOSITE_OPTIONS[form]}
+
+
+def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
+    form = _form_to_derive(loaded, name)
+    if form == "residual_":
+        return _build_residual(loaded, name, dict(options))
+    if form == "grouped_":
+        return _build_grouped(loaded, name, dict(options))
+    offer = _find(loaded, name)
+    _check_options(name, options, _parameters(offer))
+    try:
+        quantizer = offer.load()(**options)
+    except TypeError as error:  # of a wrong type: 'levels: 5', 'codebook_size: "many"'
+        raise OptionError(f"quantizer {name!r} cannot be made with {options}: {error}") from error
+    if not isinstance(quantizer, Quantizer):
+        raise OptionError(f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer")
+    return quantizer
+
+
+def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
+    inner = _without("residual_", name)
+    count = _count(name, options.pop("num_codebooks", None))
+    dropout, shared = options.pop("dropout", 0.0), options.pop("shared", False)
+    first = _build(loaded, inner, options)
+    if first.refines:  # one grid serves all stages; its projection is the stack's
+        dim, options = first.dim, options | {"dim": first.code_dim}
+        first = _build(loaded, inner, options)
+        return Residual(dim, [first], num_codebooks=count, dropout=dropout)
+    stages = [first] if shared else [first, *(_build(loaded, inner, options) for _ in range(count - 1))]
+    return Residual(first.dim, stages, num_codebooks=count, dropout=dropout)
+
+
+def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
+    inner = _without("grouped_", name)
+    groups = options.pop("num_groups", None)
+    groups = _count(name, options.pop("num_codebooks", None) if groups is None else groups)
+    dim = options.get("dim")
+    if not isinstance(dim, int) or dim % groups:
+        raise OptionError(f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two.")
+    return Grouped([_build(loaded, inner, options | {"dim": dim // groups}) for _ in range(groups)])
+
+
+def _form_to_derive(loaded: Registry, name: str) -> str:
+    """"residual_" or "grouped_" where the name is such a form and nobody registered it as it is."""
+    bare = name.rpartition("/")[2]
+    form = next((form for form in FORMS if bare.startswith(form)), "")
+    return "" if form and bare in loaded.offers("quantizers") else form
+
+
+def _without(form: str, name: str) -> str:
+    distribution, slash, bare = name.rpartition("/")
+    return f"{distribution}{slash}{bare.removeprefix(form)}"
+
+
+def _find(loaded: Registry, name: str) -> Offer:
+    try:
+        return loaded.find("quantizers", name)
+    except UnknownName:
+        raise UnknownName(loaded.unknown("quantizers", name, quantizer_names())) from None
+
+
+def _parameters(offer: Offer) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(offer.load()).parameters)
+
+
+def _check_options(name: str, options: dict[str, Any], parameters: dict[str, inspect.Parameter]) -> None:
+    for key in options:
+        if key not in parameters:
+            raise OptionError(
+                f"quantizer {name!r} has no option {key!r}; it has {', '.join(parameters)}.{nearest(key, parameters)}"
+            )
+    missing = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise OptionError(f"quantizer {name!r} needs {' and '.join(missing)}; given are {', '.join(options) or 'no options'}.")
+
+
+def _count(name: str, num_codebooks: object) -> int:
+    if not isinstance(num_codebooks, int) or isinstance(num_codebooks, bool) or num_codebooks < 1:
+        raise OptionError(f"quantizer {name!r} needs num_codebooks, a whole number from 1 up; given is {num_codebooks!r}.")
+    return num_codebooks
+

@@ -1,0 +1,269 @@
+"""`Quantizer`, the interface, and `Quantized`, what it returns.
+
+An author writes two functions over plain vectors: `quantize`, vectors `[M, D]` to values `[M, D]` and codes `[M, N]`, and
+`dequantize`, codes back to values. The host does the rest: layout, masks, float32 under autocast, projection to the code's own
+dimension, the gradient estimator, metrics, checks. Where a method has them, the author adds `bound` (a differentiable map before
+the choice, as tanh in FSQ), `terms` (losses and metrics), `update` (state that is not learned by gradient) and `stage_scale`
+(how much finer the grid of residual stage n is).
+
+Letters: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (the real frames of a batch, in a row).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from codecvq.errors import NonFiniteError, OptionError, ShapeError
+from codecvq.quantizer.estimators import estimate, find_estimator
+from codecvq.quantizer.statistics import code_metrics
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer makes of latents."""
+
+    latents: Tensor  # [B, D, T], carries the estimator's gradient; zero at padding
+    codes: Tensor  # [B, n, T] int64; zero at padding
+    losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
+    metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Losses (0-d, weighted) and metrics (0-d) of one batch of vectors."""
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a quantizer makes of plain vectors; inside the package only."""
+
+    values: Tensor  # [M, D]
+    codes: Tensor  # [M, n]
+    terms: Terms
+    updates: list[tuple[Quantizer, Tensor, Tensor]]  # who is to be updated with which vectors and codes
+
+
+class Quantizer(nn.Module):
+    """Base class of every quantizer, and its public face.
+
+    Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the dimension in which
+    vectors are quantized, with a learned linear projection in and out where it differs from `dim`; `estimator` the registered
+    name of a gradient estimator.
+    """
+
+    #: True where any first n codebooks decode to something by themselves (residual quantizers)
+    prefix_decodable: ClassVar[bool] = False
+    #: True where a residual form refines one vector on ever finer grids (`stage_scale`): one projection, one bound around all
+    #: stages. False where each stage learns a codebook: each has a projection of its own.
+    refines: ClassVar[bool] = False
+
+    def __init__(
+        self, dim: int, codebook_sizes: Sequence[int], *, code_dim: int | None = None, estimator: str = "ste"
+    ) -> None:
+        super().__init__()
+        code_dim = dim if code_dim is None else code_dim
+        if dim < 1 or code_dim < 1:
+            raise OptionError(f"dim is {dim} and the code's dimension {code_dim}; both must be at least 1")
+        if not codebook_sizes or min(codebook_sizes) < 1 or max(codebook_sizes) > 2**62:
+            raise OptionError(f"codebook sizes are {tuple(codebook_sizes)}; each must be between 1 and 2^62")
+        self.dim = dim
+        self.code_dim = code_dim
+        self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
+        self.estimator = estimator
+        self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
+        self.generator: torch.Generator | None = None  # of quantizer dropout and of codebook starts; None: torch's own
+        self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
+        self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
+        self._estimator = find_estimator(estimator)
+
+    # What an author writes
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and codes: `[M, D]`, finite float32, after `bound` -> `[M, D]` and int64 `[M, N]`. M may be 0.
+
+        In training the values carry a gradient to the codebook where it is learned by gradient.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define quantize(vectors) -> (values, codes)")
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Values of codes: int64 `[M, N]`, in range -> `[M, D]`, the same values that `quantize` gives with these codes."""
+        raise NotImplementedError(f"{type(self).__name__} must define dequantize(codes) -> values")
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """A differentiable map of `[M, D]` before the choice; the gradient estimator works behind it."""
+        return vectors
+
+    def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
+        """Losses and metrics of real vectors after `bound`; M is at least 1."""
+        return Terms()
+
+    def update(self, vectors: Tensor, codes: Tensor) -> None:
+        """Change state that no gradient changes, once a training step; M may be 0. Not called with NaN or infinity around."""
+
+    def stage_scale(self, stage: int) -> Tensor | float:
+        """Factor by which the grid of residual stage `stage` is finer (below 1), a number or `[D]`."""
+        return 1.0
+
+    # What users call
+
+    @property
+    def bits_per_frame(self) -> float:
+        """The sum of log2 K over the codebooks."""
+        return sum(math.log2(size) for size in self.codebook_sizes)
+
+    @property
+    def num_codebooks(self) -> int:
+        """N."""
+        return len(self.codebook_sizes)
+
+    def forward(self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Quantized:
+        """Quantized latents with codes, losses and metrics; updates codebook state in training mode.
+
+        Shapes: latents `[B, D, T]` of any float type, mask `[B, T]` bool with True for real frames -> see `Quantized`.
+        Padding changes nothing at real frames, neither values nor losses nor state. A non-finite frame comes out as NaN, so
+        that the loss shows it, and changes no state. The codes belong to the values returned, which an update of the codebook
+        in this same call has not touched yet.
+        """
+        depth = self._check(latents, mask, num_codebooks)
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors, items, real = self._flatten(latents, mask)
+            finite = vectors.isfinite().all(dim=1, keepdim=True)
+            clean = torch.where(finite, vectors, 0.0)
+            step = self._step(clean if len(clean) else clean.new_zeros(1, self.dim), items, depth)
+            if self.training and step.updates and bool(finite.all()):
+                self._apply(step.updates, empty=len(clean) == 0)
+            step = self._finish(step, len(clean))
+            values = torch.where(finite, step.values, torch.nan)
+            metrics = code_metrics(step.codes, self.codebook_sizes) | step.terms.metrics
+        shape = (latents.shape[0], latents.shape[2])
+        return Quantized(
+            latents=_unflatten(values, real, shape).to(latents.dtype),
+            codes=_unflatten(step.codes, real, shape),
+            losses=step.terms.losses,
+            metrics={name: value.detach() for name, value in metrics.items()},
+        )
+
+    @torch.no_grad()
+    def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Codes alone: `[B, D, T]` -> int64 `[B, n, T]`. Raises NonFiniteError for NaN or infinity, naming the first frame."""
+        depth = self._check(latents, None, num_codebooks)
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors, _, _ = self._flatten(latents, None)
+            if not bool(vectors.isfinite().all()):
+                row = int((~vectors.isfinite().all(dim=1)).nonzero()[0])
+                item, frame = divmod(row, latents.shape[2])
+                raise NonFiniteError(
+                    f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the encoder's weights."
+                )
+            codes = self._vectors_to_codes(vectors, depth)
+        return _unflatten(codes, None, (latents.shape[0], latents.shape[2]))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks decode by themselves."""
+        if codes.ndim != 3 or codes.is_floating_point():
+            raise ShapeError(f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with N={self.num_codebooks}")
+        self._depth(codes.shape[1])
+        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
+        wrong = (codes < 0) | (codes >= sizes)
+        if bool(wrong.any()):
+            b, n, t = (int(i) for i in wrong.nonzero()[0])
+            raise ShapeError(
+                f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {self.codebook_sizes[n] - 1}. "
+                f"The codes are of another codec, or still carry a language model's offsets."
+            )
+        with torch.autocast(codes.device.type, enabled=False):
+            values = self._codes_to_vectors(rearrange(codes.long(), "b n t -> (b t) n"))
+        return _unflatten(values, None, (codes.shape[0], codes.shape[2]))
+
+    # Plain vectors; Residual and Grouped have their own
+
+    def enter(self, vectors: Tensor) -> Tensor:
+        """Vectors in the code's own space: `[M, D]` -> `[M, code_dim]`."""
+        return self.bound(self.project_in(vectors))
+
+    def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
+        return self.quantize(self.enter(vectors))[1]
+
+    def _codes_to_vectors(self, codes: Tensor) -> Tensor:
+        return self.project_out(self.dequantize(codes))
+
+    def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
+        entered = self.enter(vectors)
+        values, codes = self.quantize(entered)
+        terms = self.terms(entered, values, codes)
+        return Step(self.project_out(estimate(self._estimator, entered, values)), codes, terms, self.updates(entered, codes))
+
+    def updates(self, entered: Tensor, codes: Tensor) -> list[tuple[Quantizer, Tensor, Tensor]]:
+        """The update of this step, to be made once it is known that all vectors are finite; none where there is no state."""
+        return [] if type(self).update is Quantizer.update else [(self, entered.detach(), codes)]
+
+    @staticmethod
+    @torch.no_grad()
+    def _apply(updates: list[tuple[Quantizer, Tensor, Tensor]], empty: bool) -> None:
+        for quantizer, vectors, codes in updates:
+            rows = 0 if empty else len(vectors)  # the stand-in of an empty batch is nobody's statistics
+            quantizer.update(vectors[:rows], codes[:rows])
+
+    def _finish(self, step: Step, count: int) -> Step:
+        """The step without the stand-in row of an empty batch; in eval, losses detached and values those that `decode` gives."""
+        values, losses = step.values[:count], step.terms.losses
+        if count == 0:
+            losses = {name: loss * 0.0 for name, loss in losses.items()}
+        if not self.training:
+            losses = {name: loss.detach() for name, loss in losses.items()}
+            with torch.no_grad():
+                decoded = self._codes_to_vectors(step.codes[:count])
+            values = decoded + (values - values.detach())  # the bracket is 0, and carries the gradient
+        return Step(values, step.codes[:count], Terms(losses, step.terms.metrics), [])
+
+    # Input, checked once
+
+    def _depth(self, num_codebooks: int | None) -> int:
+        if num_codebooks is None or num_codebooks == self.num_codebooks:
+            return self.num_codebooks
+        if not self.prefix_decodable:
+            raise ShapeError(f"num_codebooks is {num_codebooks}; {type(self).__name__} always has {self.num_codebooks}")
+        if not 1 <= num_codebooks <= self.num_codebooks:
+            raise ShapeError(f"num_codebooks is {num_codebooks}; this quantizer has 1 to {self.num_codebooks}")
+        return num_codebooks
+
+    def _check(self, latents: Tensor, mask: Tensor | None, num_codebooks: int | None) -> int:
+        if latents.ndim != 3 or latents.shape[1] != self.dim or not latents.is_floating_point():
+            raise ShapeError(
+                f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with D={self.dim}. "
+                f"For [..., D] use latents.flatten(0, -2).T[None]."
+            )
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (latents.shape[0], latents.shape[2])):
+            raise ShapeError(
+                f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = {[latents.shape[0], latents.shape[2]]}, True = real"
+            )
+        return self._depth(num_codebooks)
+
+    def _flatten(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Real frames as float32 vectors `[M, D]`, the item of each `[M]`, and where they were `[B·T]` (None: everywhere)."""
+        batch, _, frames = latents.shape
+        vectors = rearrange(latents, "b d t -> (b t) d").float()
+        items = torch.arange(batch, device=latents.device).repeat_interleave(frames)
+        if mask is None:
+            return vectors, items, None
+        real = mask.flatten()
+        return vectors[real], items[real], real
+
+
+def _unflatten(rows: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    """Rows `[M, X]` back in their places, zero elsewhere: `[B, X, T]`."""
+    batch, frames = shape
+    if real is not None:
+        full = rows.new_zeros(batch * frames, rows.shape[1])
+        rows = full.masked_scatter(real[:, None], rows)
+    return rearrange(rows, "(b t) x -> b x t", b=batch, t=frames)

@@ -1,0 +1,52 @@
+"""Statistics over all processes of a training, asked for at run time: a module may be built before or after the process group."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def ranks() -> int:
+    """How many processes train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all processes, with a gradient; `tensor` itself when there is one process.
+
+    Every rank must call it, also one that has nothing to add: give zeros.
+    """
+    if ranks() == 1:
+        return tensor
+    import torch.distributed.nn.functional as collectives
+
+    return collectives.all_reduce(tensor) if tensor.requires_grad else _sum_without_gradient(tensor)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of every process one after another, without gradient: `[M, D]` -> `[sum of M over ranks, D]`."""
+    world = ranks()
+    if world == 1:
+        return rows.detach()
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = max(int(count) for count in counts)
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    everyone = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(everyone, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(everyone, counts, strict=True)])
+
+
+def from_first_rank(tensor: Tensor) -> Tensor:
+    """The tensor that the first process has, on every process: for random draws that must be equal everywhere."""
+    if ranks() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def _sum_without_gradient(tensor: Tensor) -> Tensor:
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total

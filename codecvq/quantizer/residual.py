@@ -1,0 +1,150 @@
+"""`Residual`: any quantizer in stages, each quantizing what the ones before it left over.
+
+Two kinds of stages. A quantizer on a fixed grid (`refines = True`: FSQ, LFQ) refines one vector: it is projected and bounded
+once, and stage n works on a grid finer by `stage_scale(n)`. A quantizer that learns its codebook (VQ, SimVQ) gives every stage a
+codebook and, where the code has its own dimension, projections of its own (factorised codes, arXiv:2306.06546 §3.2).
+
+The gradient. A straight-through step around each stage multiplies it by N. Where stages have no projections the estimator works
+once, around the whole stack: gain 1. Where they have, the gradient is that of the chain in which every choice is the identity,
+I - Π(I - P_n) with P_n = out_n in_n: again not more than 1 where the P_n are projections. Losses see residuals whose past choices
+carry no gradient; in encodec's and audiocraft's code the commitment loss of stages 2 to N has none at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from codecvq.errors import OptionError
+from codecvq.quantizer.estimators import estimate
+from codecvq.quantizer.interface import Quantizer, Step, Terms
+
+
+class Residual(Quantizer):
+    """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
+
+    Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`); `dropout` the
+    probability that an item in training keeps only its first n codebooks, n uniform in 1 … N. Codes of dropped stages are 0
+    and touch nothing: no value, no loss, no codebook.
+    """
+
+    prefix_decodable = True
+
+    def __init__(
+        self, dim: int, stages: Sequence[Quantizer], *, num_codebooks: int | None = None, dropout: float = 0.0
+    ) -> None:
+        first = stages[0]
+        count = len(stages) if num_codebooks is None else num_codebooks
+        if any(len(stage.codebook_sizes) != 1 for stage in stages):
+            raise OptionError("a residual stage must have one codebook. Put groups outside: grouped_residual_X.")
+        if not 0.0 <= dropout <= 1.0:
+            raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
+        sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
+        inner = first.dim if first.refines else dim
+        super().__init__(dim, sizes, code_dim=inner, estimator=first.estimator)
+        self.stages = nn.ModuleList(stages)
+        self.dropout = dropout
+        self._stages_project = not first.refines and first.dim != first.code_dim
+
+    def stage(self, n: int) -> Quantizer:
+        """The quantizer of codebook n; the same for all where they share one."""
+        stage = self.stages[n % len(self.stages)]
+        assert isinstance(stage, Quantizer), "stages are quantizers"
+        return stage
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """The bound of a fixed grid, once around all stages; nothing where each stage has its own."""
+        return self.stage(0).bound(vectors) if self.stage(0).refines else vectors
+
+    def _enter_stage(self, n: int, rest: Tensor) -> Tensor:
+        return rest / self.stage(n).stage_scale(n) if self.stage(n).refines else self.stage(n).enter(rest)
+
+    def _leave_stage(self, n: int, values: Tensor) -> Tensor:
+        stage = self.stage(n)
+        return values * stage.stage_scale(n) if stage.refines else stage.project_out(values)
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
+        codes = self.choose(vectors, self.num_codebooks)
+        return self.dequantize(codes), codes
+
+    def choose(self, vectors: Tensor, depth: int) -> Tensor:
+        """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact expansion overrides it."""
+        codes, rest = [], vectors
+        for n in range(depth):
+            values, code = self.stage(n).quantize(self._enter_stage(n, rest))
+            rest = rest - self._leave_stage(n, values)
+            codes.append(code)
+        return torch.cat(codes, dim=1)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
+        parts = [self._leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])]
+        return _sum(parts)
+
+    def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
+        return self.choose(self.enter(vectors), depth)
+
+    def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
+        entered = self.enter(vectors)
+        depths = self._draw_depths(items, depth) if self.training and self.dropout > 0 and len(items) else None
+        with torch.no_grad():
+            chosen = self.choose(entered.detach(), depth)
+        codes = torch.zeros_like(chosen)
+        total, chain, rest = torch.zeros_like(entered), entered, entered
+        terms: list[Terms] = []
+        updates: list[tuple[Quantizer, Tensor, Tensor]] = []
+        for n in range(depth):
+            rows = slice(None) if depths is None else (depths > n).nonzero()[:, 0]
+            if depths is not None and len(rows) == 0:  # type: ignore[arg-type]
+                break
+            code = chosen[rows, n : n + 1]
+            part, seen, term = self._stage_step(n, chain[rows], rest[rows], code)
+            codes[rows, n : n + 1] = code
+            whole = part if depths is None else torch.zeros_like(total).index_copy(0, rows, part)  # type: ignore[arg-type]
+            total = total + whole
+            chain = chain - whole
+            rest = rest - whole.detach()
+            terms.append(term)
+            updates += self.stage(n).updates(seen, code)
+        if not self._stages_project:
+            total = estimate(self._estimator, entered, total)
+        return Step(self.project_out(total), codes, _mean_terms(terms, depth), updates)
+
+    def _stage_step(self, n: int, chain: Tensor, rest: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """What stage n adds, the vectors it saw, and its terms. `chain` and `rest` are equal in value, not in gradient."""
+        stage = self.stage(n)
+        seen = self._enter_stage(n, rest)
+        values = stage.dequantize(codes)
+        terms = stage.terms(seen, values, codes)
+        if self._stages_project:
+            values = estimate(stage._estimator, self._enter_stage(n, chain), values)
+        return self._leave_stage(n, values), seen, terms
+
+    def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
+        """How many stages each vector keeps `[M]`: drawn once per item, so that all frames of an item keep the same."""
+        count = int(items.max()) + 1
+        device = self.generator.device if self.generator is not None else torch.device("cpu")
+        some = torch.randint(1, depth + 1, (count,), generator=self.generator, device=device)
+        drop = torch.rand(count, generator=self.generator, device=device) < self.dropout
+        return torch.where(drop, some, depth).to(items.device)[items]
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = torch.zeros_like(parts[0])
+    for part in parts:  # in the order of the stages, as in training: float addition is not associative
+        total = total + part
+    return total
+
+
+def _mean_terms(terms: list[Terms], depth: int) -> Terms:
+    """Losses as means over the stages, so that a weight means the same at any depth; metrics under "name/stage"."""
+    losses: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
+    for n, term in enumerate(terms):
+        for name, loss in term.losses.items():
+            losses[name] = losses.get(name, 0.0) + loss / depth
+        metrics |= {f"{name}/{n}": value for name, value in term.metrics.items()}
+    return Terms(losses, metrics)

@@ -1,0 +1,227 @@
+"""Training batches as a pure function of seed, step and rank.
+
+Item i of step s is drawn by a generator seeded with (seed, s, i): no sampler state is to be saved, a resumed training sees the
+batches that it would have seen, and W processes with B items each see, together, what one process with W * B items sees.
+
+A clip is drawn in proportion to its length and cut at a random place, so that every second of speech is about as likely as every
+other. Clips are decoded and resampled once and kept as 16-bit integers while they fit; what is not kept passes through 16 bits
+all the same, so that no sample depends on what the cache holds.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.audio import read_audio, resample, to_mono
+from codecvq.errors import AudioError, CorpusError, OptionError
+from codecvq.training.corpus import Clip, ClipFailure, Corpus
+
+FloatArray = npt.NDArray[np.float32]
+
+LONG_CLIP_S = 60.0  # beyond it a clip is never decoded whole: only the segment is read, with a margin
+MARGIN_S = 0.1  # on either side of a segment of a long clip; longer than the resampler's filter at any usual rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to a segment at random; the defaults change level and sign, which changes nothing that is heard."""
+
+    gain_db: tuple[float, float] = (-10.0, 6.0)  # uniform in dB; less where a sample would leave [-1, 1]
+    polarity: float = 0.5  # probability that the sign is flipped
+    tilt_db: float = 0.0  # the Nyquist frequency against 0 Hz, uniform in ± this, by a first-order filter; 0 for none
+
+    def __post_init__(self) -> None:
+        low, high = self.gain_db
+        if not low <= high:
+            raise OptionError(f"augment.gain_db is [{low:g}, {high:g}], but the lower end must come first.")
+        if not 0 <= self.polarity <= 1:
+            raise OptionError(f"augment.polarity is {self.polarity:g}, but a probability from 0 to 1 is needed.")
+        if not 0 <= self.tilt_db <= 40:
+            raise OptionError(f"augment.tilt_db is {self.tilt_db:g}, but 0 to 40 dB are needed.")
+
+
+NO_AUGMENT = AugmentConfig(gain_db=(0.0, 0.0), polarity=0.0, tilt_db=0.0)
+
+
+class Batch(NamedTuple):
+    """A step and its audio `[B, 1, S]`."""
+
+    step: int
+    wav: FloatArray
+
+
+class Segments:
+    """Batches of equally long segments from a corpus. Thread-safe; `failures` lists the clips that could not be read."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        sample_rate: int,
+        segment_s: float,
+        batch_size: int,
+        seed: int,
+        *,
+        augment: AugmentConfig = NO_AUGMENT,
+        cache: bool = True,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        self.segment_samples = round(segment_s * sample_rate)
+        if self.segment_samples < 1 or batch_size < 1:
+            raise OptionError(
+                f"segments of {segment_s:g} s at {sample_rate} Hz in batches of {batch_size}: at least one sample and one item are needed."
+            )
+        if not len(corpus):
+            raise CorpusError(f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split.")
+        measured = corpus.measured()
+        self.corpus, self.sample_rate, self.batch_size, self.seed, self.augment = measured, sample_rate, batch_size, seed, augment
+        self._ends_s = np.cumsum([clip.duration_s or 0.0 for clip in measured], dtype=np.float64)
+        self._free_bytes = cache_bytes if cache else 0
+        self._cache: dict[int, npt.NDArray[np.int16]] = {}
+        self._bad: dict[int, ClipFailure] = {}
+        self._lock = threading.Lock()
+        if not len(measured) or not self._ends_s[-1] > 0:
+            raise self._nothing_readable()
+
+    @property
+    def failures(self) -> tuple[ClipFailure, ...]:
+        """Clips that could not be read so far, first those without a readable header."""
+        return self.corpus.failures + tuple(self._bad[index] for index in sorted(self._bad))
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
+        """The audio `[B, 1, S]` of one step for one of `world` processes; the concatenation over ranks is the whole step."""
+        assert 0 <= rank < world, f"rank {rank} of {world} processes"
+        first = rank * self.batch_size
+        return np.stack([self.item(step, first + b) for b in range(self.batch_size)])[:, None, :]  # [B, 1, S]
+
+    def item(self, step: int, index: int) -> FloatArray:
+        """Item number `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
+        # Only `random()` is drawn: numpy promises its stream for a bit generator, but not those of its distributions.
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
+        clip_at, place = rng.random(), rng.random()
+        drawn = int(np.searchsorted(self._ends_s, clip_at * self._ends_s[-1], side="right"))
+        return augmented(self._segment(min(drawn, len(self._ends_s) - 1), place), self.augment, rng)
+
+    def prefetch(self, first_step: int, last_step: int, rank: int = 0, world: int = 1, depth: int = 4) -> Iterator[Batch]:
+        """The batches of steps first … last (exclusive), made up to `depth` ahead by a thread; the same as `batch` gives."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
+        stop = threading.Event()
+
+        def put(made: Batch | BaseException) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(made, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for step in range(first_step, last_step):
+                    if stop.is_set():
+                        return
+                    put(Batch(step, self.batch(step, rank, world)))
+            except BaseException as error:  # raised where the batch is asked for, not in a thread that nobody watches
+                put(error)
+
+        thread = threading.Thread(target=work, name="codecvq-segments", daemon=True)
+        thread.start()
+        try:
+            for _ in range(first_step, last_step):
+                made = ready.get()
+                if isinstance(made, BaseException):
+                    raise made
+                yield made
+        finally:
+            stop.set()
+            thread.join()
+
+    def _segment(self, drawn: int, place: float) -> FloatArray:
+        """A segment `[S]` of the clip drawn, or of the next one in the corpus's order that can be read."""
+        for offset in range(len(self.corpus)):
+            index = (drawn + offset) % len(self.corpus)
+            if index in self._bad:
+                continue
+            clip = self.corpus[index]
+            try:
+                if (clip.duration_s or 0.0) > LONG_CLIP_S + self.segment_samples / self.sample_rate:
+                    return self._part_of_long(clip, place)
+                return _cut(self._decoded(index), self.segment_samples, place)
+            except (AudioError, OSError) as error:
+                with self._lock:
+                    self._bad[index] = ClipFailure(clip.id, clip.path, str(error))
+        raise self._nothing_readable()
+
+    def _decoded(self, index: int) -> npt.NDArray[np.int16]:
+        """All samples of a clip, 16 bits; kept if they fit. Never evicted: random draws would evict what they need next."""
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
+        samples = _to_int16(self.corpus[index].read(self.sample_rate))
+        with self._lock:
+            if index not in self._cache and samples.nbytes <= self._free_bytes:
+                self._cache[index] = samples
+                self._free_bytes -= samples.nbytes
+        return samples
+
+    def _part_of_long(self, clip: Clip, place: float) -> FloatArray:
+        """A segment of a clip too long to keep, read from the file by itself."""
+        assert clip.duration_s is not None, "measured() fills it"
+        length_s = self.segment_samples / self.sample_rate
+        start_s = clip.start_s + place * (clip.duration_s - length_s)
+        before_s = min(start_s, MARGIN_S)
+        audio = read_audio(clip.path, start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
+        samples = resample(to_mono(audio.samples), audio.sample_rate, self.sample_rate)[round(before_s * self.sample_rate) :]
+        return _cut(_to_int16(samples[: self.segment_samples]), self.segment_samples, 0.0)
+
+    def _nothing_readable(self) -> CorpusError:
+        failures = self.failures
+        first = f" The first: {failures[0].error}" if failures else ""
+        return CorpusError(f"corpus {self.corpus.name!r}: none of its {len(failures)} clips can be read.{first}")
+
+
+def augmented(segment: FloatArray, config: AugmentConfig, rng: np.random.Generator) -> FloatArray:
+    """The segment `[S]` with random tilt, gain and sign. Always draws three numbers, so that no option shifts another's draws."""
+    tilt, gain, sign = rng.random(3)
+    if config.tilt_db:
+        segment = tilted(segment, (2 * tilt - 1) * config.tilt_db)
+    low, high = config.gain_db
+    scale = 10 ** ((low + gain * (high - low)) / 20)
+    peak = float(np.abs(segment).max(initial=0.0))
+    scale = min(scale, 1 / peak) if peak > 0 else scale
+    return segment * np.float32(-scale if sign < config.polarity else scale)
+
+
+def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
+    """The segment `[S]` with the Nyquist frequency raised by `tilt_db` against 0 Hz, its energy kept.
+
+    y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; with r = 10^(tilt/20) = (1 - a) / (1 + a),
+    a = (1 - r) / (1 + r).
+    """
+    ratio = 10 ** (tilt_db / 20)
+    a = np.float32((1 - ratio) / (1 + ratio))
+    out = segment.copy()
+    out[1:] += a * segment[:-1]
+    energy = float(np.dot(out, out))
+    return out * np.float32((float(np.dot(segment, segment)) / energy) ** 0.5) if energy > 0 else out
+
+
+def _cut(samples: npt.NDArray[np.int16], length: int, place: float) -> FloatArray:
+    """`length` samples, float32, from a random place; a shorter clip stands at a random place in silence."""
+    room = len(samples) - length
+    if room >= 0:
+        start = int(place * (room + 1))
+        return samples[start : start + length].astype(np.float32) / 32768
+    segment = np.zeros(length, dtype=np.float32)
+    start = int(place * (1 - room))
+    segment[start : start + len(samples)] = samples.astype(np.float32) / 32768
+    return segment
+
+
+def _to_int16(samples: FloatArray) -> npt.NDArray[np.int16]:
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)

@@ -1,0 +1,120 @@
+"""Lookup-free quantization (arXiv:2310.05737) and its spherical form BSQ (arXiv:2406.07548): each channel is its sign.
+
+    value = s sign x, sign 0 = +1        code = Σ_k [x_k >= 0] 2^k        t_k = 4 x_k / (s τ)
+
+Codes are ±s in every channel, so |x - c|² = const - 2 x·c: soft assignment by distance with temperature s² τ makes the bits
+independent with logits t_k. Dividing by the scale s makes τ mean the same at every residual stage. The loss
+
+    w_entropy (H_sample - w_diversity H_codebook)
+
+asks for sure choices (the first term) and an evenly used codebook (the second); it is negative when all is well.
+"""
+
+from __future__ import annotations
+
+import torch
+from codecvq_lfq.entropy import codebook_entropy, sample_entropy
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from codecvq import Quantizer, Terms
+from codecvq.errors import OptionError
+
+
+class LFQ(Quantizer):
+    """The signs of `bits` channels; `num_codebooks` such codes side by side.
+
+    Args: `temperature` τ in units of the code's scale; `soft_clamp` c bounds the input to c tanh(x/c), None leaves it as it is.
+    """
+
+    refines = True
+    powers: Tensor  # [bits] int64
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int,
+        *,
+        num_codebooks: int = 1,
+        entropy_weight: float = 0.1,
+        diversity_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        temperature: float = 1.0,
+        soft_clamp: float | None = None,
+        estimator: str = "ste",
+    ) -> None:
+        if not isinstance(bits, int) or not 1 <= bits <= 62:
+            raise OptionError(f"lfq: bits is {bits!r}; needed is a whole number from 1 to 62")
+        if temperature <= 0 or (soft_clamp is not None and soft_clamp <= 0):
+            raise OptionError(f"lfq: temperature is {temperature} and soft_clamp {soft_clamp}; both must be above 0")
+        super().__init__(dim, [2**bits] * num_codebooks, code_dim=bits * num_codebooks, estimator=estimator)
+        self.bits, self.temperature, self.soft_clamp = bits, temperature, soft_clamp
+        self.entropy_weight, self.diversity_weight = entropy_weight, diversity_weight
+        self.commitment_weight = commitment_weight
+        self.scale = 1.0
+        self.register_buffer("powers", 2 ** torch.arange(bits), persistent=False)
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """The soft clamp where there is one: `[M, D]` -> `[M, D]`."""
+        return vectors if self.soft_clamp is None else self.soft_clamp * (vectors / self.soft_clamp).tanh()
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Signs times the scale, and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
+        signs = rearrange(vectors >= 0, "m (n d) -> m n d", d=self.bits)
+        codes = (signs * self.powers).sum(dim=2)
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Values of codes: `[M, N]` -> `[M, D]`."""
+        signs = codes[:, :, None] // self.powers % 2
+        return rearrange((2 * signs - 1).float() * self.scale, "m n d -> m (n d)")
+
+    def stage_scale(self, stage: int) -> float:
+        """2^-stage: signs on halved scales are a binary expansion."""
+        return 2.0**-stage
+
+    def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
+        """Entropy losses (each codebook its own, then the mean), commitment, and the entropies as metrics, in nats."""
+        logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n m d", d=self.bits)
+        per_sample = torch.stack([sample_entropy(part) for part in logits]).mean()
+        of_codebook = torch.stack([codebook_entropy(part) for part in logits]).mean()
+        losses = {
+            "per_sample_entropy": self.entropy_weight * per_sample,
+            "codebook_entropy": -self.entropy_weight * self.diversity_weight * of_codebook,
+            "commitment": self.commitment_weight * F.mse_loss(vectors, values.detach()),
+        }
+        return Terms(losses, {"per_sample_entropy": per_sample, "codebook_entropy": of_codebook})
+
+
+class BSQ(LFQ):
+    """LFQ of vectors of length 1: values ±1/√bits in every channel, also of length 1."""
+
+    def __init__(
+        self,
+        dim: int,
+        bits: int,
+        *,
+        num_codebooks: int = 1,
+        entropy_weight: float = 0.1,
+        diversity_weight: float = 1.0,
+        commitment_weight: float = 0.0,
+        temperature: float = 1.0,
+        estimator: str = "ste",
+    ) -> None:
+        super().__init__(
+            dim,
+            bits,
+            num_codebooks=num_codebooks,
+            entropy_weight=entropy_weight,
+            diversity_weight=diversity_weight,
+            commitment_weight=commitment_weight,
+            temperature=temperature,
+            estimator=estimator,
+        )
+        self.scale = bits**-0.5
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """Each codebook's channels on the unit sphere: `[M, D]` -> `[M, D]`."""
+        parts = rearrange(vectors, "m (n d) -> m n d", d=self.bits)
+        return rearrange(F.normalize(parts, dim=2), "m n d -> m (n d)")

@@ -1,0 +1,16 @@
+"""The recipes that come with codecvq: those in this folder's `recipes` in a wheel, in the repository's `recipes` beside a checkout."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from codecvq import RecipeSpec, hookimpl
+
+
+@hookimpl
+def codecvq_recipes() -> Iterable[RecipeSpec]:
+    """Offer every YAML file; its name is the recipe's, its first comment line the summary."""
+    here = Path(__file__).resolve().parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parents[1] / "recipes"
+    for path in sorted(folder.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        yield RecipeSpec(name=path.stem, factory=str(path), summary=first.lstrip("# "))

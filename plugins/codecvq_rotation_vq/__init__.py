@@ -1,0 +1,33 @@
+"""Vector quantization with the rotation trick, and the rotation as an estimator for any quantizer."""
+
+from collections.abc import Iterable
+
+from codecvq import EstimatorSpec, QuantizerSpec, hookimpl
+
+
+@hookimpl
+def codecvq_quantizers() -> Iterable[QuantizerSpec]:
+    """Offer `rotation_vq`."""
+    yield QuantizerSpec(
+        name="rotation_vq",
+        factory="codecvq_rotation_vq.quantizer:RotationVQ",
+        summary="vq whose gradient is rotated and scaled as its input is",
+        reference="arXiv:2410.06424",
+    )
+
+
+@hookimpl
+def codecvq_estimators() -> Iterable[EstimatorSpec]:
+    """Offer `rotation` and `rotation_unscaled`."""
+    yield EstimatorSpec(
+        name="rotation",
+        factory="codecvq_rotation_vq.estimator:rotation",
+        summary="rotation trick: the gradient turns and scales as z does to become q",
+        reference="arXiv:2410.06424",
+    )
+    yield EstimatorSpec(
+        name="rotation_unscaled",
+        factory="codecvq_rotation_vq.estimator:rotation_unscaled",
+        summary="rotation trick without the scale: the gradient turns and keeps its length",
+        reference="arXiv:2410.06424",
+    )

@@ -1,0 +1,162 @@
+"""Classic vector quantization (arXiv:1711.00937): the code of a vector is the index of its nearest codeword.
+
+    k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|²  +  w_codebook |sg z - e_k|²  (the latter by gradient only)
+
+Learned by exponential moving averages (its appendix A.1) the codeword is the mean of the vectors that chose it:
+
+    n_k <- d n_k + (1 - d) count_k        e_k <- (d n_k e_k + (1 - d) sum_k) / n_k
+
+Unlike encodec's code, where a replaced codeword is overwritten in the same call, a dead codeword is replaced together with its
+usage. Dead means used less than `dead_code_threshold` of what uniform use would be, so the number does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codecvq import Quantizer, Terms
+from codecvq.errors import OptionError
+from codecvq.quantizer import from_first_rank, gather_rows, nearest_codes, sum_over_ranks
+
+KMEANS_ROUNDS = 10
+REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: replacing all at once would leave nothing to learn from
+
+
+class VQ(Quantizer):
+    """Nearest of `codebook_size` learned codewords.
+
+    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `distance` "euclidean" or "cosine"
+    (vectors and codewords of length 1); `learn` "ema" or "gradient"; `decay` d of the moving average; `init` "kmeans" (of the
+    first training batch) or "random"; `dead_code_threshold` as above, 0 switches replacement off.
+    """
+
+    codebook: Tensor  # [K, D]
+    usage: Tensor  # [K], moving average of how often each is chosen in a step, over all processes
+    started: Tensor  # 0-d bool: the codebook was initialised from data
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int = 1024,
+        *,
+        codebook_dim: int | None = None,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        learn: Literal["ema", "gradient"] = "ema",
+        decay: float = 0.99,
+        init: Literal["kmeans", "random"] = "kmeans",
+        dead_code_threshold: float = 0.1,
+        commitment_weight: float = 0.25,
+        codebook_weight: float = 1.0,
+        estimator: str = "ste",
+    ) -> None:
+        _check_options(codebook_size, distance, learn, decay, init)
+        super().__init__(dim, [codebook_size], code_dim=codebook_dim, estimator=estimator)
+        self.distance, self.learn, self.init = distance, learn, init
+        self.decay, self.dead_code_threshold = decay, dead_code_threshold
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        codebook = F.normalize(torch.randn(codebook_size, self.code_dim), dim=1)
+        if learn == "gradient":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+        self.register_buffer("usage", torch.zeros(codebook_size))
+        self.register_buffer("started", torch.tensor(False))
+
+    def bound(self, vectors: Tensor) -> Tensor:
+        """Vectors of length 1 for the cosine distance; else as they are."""
+        return F.normalize(vectors, dim=1) if self.distance == "cosine" else vectors
+
+    def codewords(self) -> Tensor:
+        """The codebook as it is compared with: `[K, D]`."""
+        return F.normalize(self.codebook, dim=1) if self.distance == "cosine" else self.codebook
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest codewords and their indices: `[M, D]` -> `[M, D]`, `[M, 1]`."""
+        if self.training and len(vectors) and not bool(self.started):
+            self._start(vectors.detach())
+        codes = nearest_codes(vectors.detach(), self.codewords().detach())[:, None]
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codewords of indices: `[M, 1]` -> `[M, D]`."""
+        return F.embedding(codes[:, 0], self.codewords())
+
+    def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
+        """The two halves of the loss, apart."""
+        losses = {"commitment": self.commitment_weight * F.mse_loss(vectors, values.detach())}
+        if self.learn == "gradient":
+            losses["codebook"] = self.codebook_weight * F.mse_loss(values, vectors.detach())
+        return Terms(losses)
+
+    def update(self, vectors: Tensor, codes: Tensor) -> None:
+        """One step of the moving averages, then the replacement of dead codewords."""
+        index = codes[:, 0]
+        counts = sum_over_ranks(torch.bincount(index, minlength=len(self.usage)).to(self.usage))
+        total = self.decay * self.usage + (1 - self.decay) * counts
+        if self.learn == "ema":
+            sums = sum_over_ranks(torch.zeros_like(self.codebook).index_add_(0, index, vectors))
+            moved = (self.decay * self.usage[:, None] * self.codebook + (1 - self.decay) * sums) / total[:, None]
+            self.codebook.copy_(torch.where(total[:, None] > 0, moved, self.codebook))
+        self.usage.copy_(total)
+        self._replace_dead(vectors)
+
+    @torch.no_grad()
+    def _start(self, vectors: Tensor) -> None:
+        """Put the codebook where the data are, by k-means on the first batch of all processes."""
+        self.started.fill_(True)
+        vectors = gather_rows(vectors)
+        if self.init == "kmeans":
+            self.codebook.copy_(_kmeans(vectors, len(self.usage), self.generator))
+        # As if every codeword had been used evenly for long: a codeword is not dead before it had its time.
+        self.usage.fill_(len(vectors) / len(self.usage))
+
+    def _replace_dead(self, vectors: Tensor) -> None:
+        """Put the least used codewords, if dead, onto random vectors of the batch, with an even share of use."""
+        if self.dead_code_threshold <= 0:
+            return
+        everyone = gather_rows(vectors)
+        if len(everyone) == 0:
+            return
+        even = self.usage.mean()
+        most = max(1, int(REPLACED_SHARE * len(self.usage)))
+        least = self.usage.topk(min(most, len(everyone)), largest=False).indices
+        dead = least[self.usage[least] < self.dead_code_threshold * even]
+        pick = _sample(len(everyone), len(dead), self.generator).to(vectors.device)
+        self.codebook.data[dead] = everyone[pick]  # .data: a pending backward of these codewords is zero, nobody chose them
+        self.usage[dead] = even
+
+
+def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    """Centres `[size, D]` of vectors `[M, D]`; where M is below `size`, the rest are vectors moved by a little noise."""
+    rows = _sample(len(vectors), min(size, len(vectors)), generator).to(vectors.device)
+    centres = vectors[rows]
+    if len(vectors) < size:
+        more = torch.arange(size - len(vectors), device=vectors.device) % len(vectors)
+        noise = from_first_rank(torch.randn(len(more), vectors.shape[1], generator=generator)).to(vectors)
+        return torch.cat([centres, vectors[more] + 0.01 * vectors.std(unbiased=False) * noise])
+    for _ in range(KMEANS_ROUNDS):
+        index = nearest_codes(vectors, centres)
+        counts = torch.bincount(index, minlength=size)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, index, vectors)
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def _sample(population: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` different numbers below `population`, the same on every process."""
+    return from_first_rank(torch.randperm(population, generator=generator)[:count])
+
+
+def _check_options(size: int, distance: str, learn: str, decay: float, init: str) -> None:
+    if not isinstance(size, int) or size < 2:
+        raise OptionError(f"vq: codebook_size is {size!r}; needed is a whole number from 2 up")
+    choices = {"distance": (distance, ("euclidean", "cosine")), "learn": (learn, ("ema", "gradient")), "init": (init, ("kmeans", "random"))}
+    for option, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise OptionError(f"vq: {option} is {value!r}; it is one of {', '.join(allowed)}")
+    if not 0 <= decay < 1:
+        raise OptionError(f"vq: decay is {decay}; needed is a number from 0 to below 1, as 0.99")
