@@ -1,10 +1,11 @@
 """Audio files as float32 arrays `[C, S]` in [-1, 1], and back: reading, writing, resampling, finding.
 
-soundfile (libsndfile) reads what it can: WAV, FLAC, Ogg, Opus, MP3, AIFF, NIST ... PyAV (FFmpeg) reads the rest: m4a, aac, webm,
-wma, and G.722, which is a bare stream without a header. Both come as wheels with their libraries inside. torchaudio is not used:
-from 2.9 on it reads no audio by itself.
+soundfile (libsndfile) reads what it can: WAV, FLAC, Ogg, Opus, MP3, AIFF, NIST ... PyAV (FFmpeg) reads the
+rest: m4a, aac, webm, wma, and G.722, which is a bare stream without a header. Both come as wheels with their
+libraries inside. torchaudio is not used: from 2.9 on it reads no audio by itself.
 
-A file that is no audio is a user's error: whatever a library raises about it becomes an `AudioError` of one line.
+A file that is no audio is a user's error: whatever a library raises about it becomes an `AudioError` of one
+line.
 """
 
 from __future__ import annotations
@@ -27,22 +28,45 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 
-#: What has no header: suffix -> sample rate in Hz. `.sln*` are Asterisk's signed 16-bit little-endian mono files.
+#: What has no header: suffix -> sample rate in Hz. `.sln*` are Asterisk's signed 16-bit little-endian mono
+#: files.
 RAW_RATES = {
     ".sln": 8000, ".sln8": 8000, ".sln12": 12000, ".sln16": 16000, ".sln24": 24000,
     ".sln32": 32000, ".sln44": 44100, ".sln48": 48000, ".sln96": 96000, ".sln192": 192000,
 }  # fmt: skip
 G722_RATE = 16000  # Hz; 64 kbit/s, so that each byte holds two samples
 SOUNDFILE_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".w64", ".sph", ".nist"}
+    {
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".rf64",
+        ".w64",
+        ".sph",
+        ".nist",
+    }
 )
-AV_SUFFIXES = frozenset({".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp", ".g722"})
+AV_SUFFIXES = frozenset(
+    {".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp", ".g722"}
+)
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | AV_SUFFIXES | frozenset(RAW_RATES)
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-#: Streams without a container: their length is known only once they are decoded (FFmpeg guesses it from the bit rate).
+#: Streams without a container: their length is known only once they are decoded (FFmpeg guesses it from the
+#: bit rate).
 UNTIMED_SUFFIXES = frozenset({".aac", ".ac3", ".amr"})
 
-_UNRECOGNISED, _UNSUPPORTED = 1, 4  # libsndfile's error codes for "another library may know it"; the rest means damage
+_UNRECOGNISED, _UNSUPPORTED = (
+    1,
+    4,
+)  # libsndfile's error codes for "another library may know it"; the rest means damage
 
 
 @dataclass(frozen=True)
@@ -58,11 +82,13 @@ class Audio:
         return self.samples.shape[-1] / self.sample_rate
 
 
-def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None) -> Audio:
+def read_audio(
+    path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None
+) -> Audio:
     """The samples of a file `[C, S]` at its own rate; with `start_s` or `duration_s` only that part.
 
-    A part equals the same slice of the whole file, sample by sample; it is shorter where the file ends. Raises AudioError for
-    what is not audio, holds no samples there, or holds NaN or infinity.
+    A part equals the same slice of the whole file, sample by sample; it is shorter where the file ends.
+    Raises AudioError for what is not audio, holds no samples there, or holds NaN or infinity.
     """
     path = _existing_file(path)
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
@@ -77,12 +103,17 @@ def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s
         raise AudioError(f"{path} has no samples{where}. Replace the file, or leave it out of the corpus.")
     if not np.isfinite(audio.samples).all():
         first_s = np.flatnonzero(~np.isfinite(audio.samples).all(axis=0))[0] / audio.sample_rate + start_s
-        raise AudioError(f"{path} has NaN or infinite samples, the first at {first_s:.3f} s. Write it anew, or leave it out.")
+        raise AudioError(
+            f"{path} has NaN or infinite samples, the first at {first_s:.3f} s. Write it anew, or leave "
+            "it out."
+        )
     return audio
 
 
 def duration_s(path: str | os.PathLike[str]) -> float:
-    """Length of a file in seconds, from its header or size; decoded only where neither tells (bare AAC, AC-3, AMR)."""
+    """Length of a file in seconds, from its header or size; decoded only where neither tells (bare AAC, AC-3,
+    AMR).
+    """
     path = _existing_file(path)
     suffix = path.suffix.lower()
     if suffix == ".g722":
@@ -94,18 +125,25 @@ def duration_s(path: str | os.PathLike[str]) -> float:
 
 
 def write_audio(
-    path: str | os.PathLike[str], samples: npt.ArrayLike, sample_rate: int, *, compression: float | None = None
+    path: str | os.PathLike[str],
+    samples: npt.ArrayLike,
+    sample_rate: int,
+    *,
+    compression: float | None = None,
 ) -> Path:
     """The path written: 16-bit WAV or FLAC by its suffix, from samples `[S]` or `[C, S]`.
 
-    Samples beyond [-1, 1] are clamped. Scaled by 32768, as reading divides: 16-bit audio survives read and write bit by bit.
-    `compression` is FLAC's, 0 (fast) to 1 (small).
+    Samples beyond [-1, 1] are clamped. Scaled by 32768, as reading divides: 16-bit audio survives read and
+    write bit by bit. `compression` is FLAC's, 0 (fast) to 1 (small).
     """
     import soundfile
 
     path = Path(path)
     if path.suffix.lower() not in WRITTEN_FORMATS:
-        raise AudioError(f"{path}: audio is written as {' or '.join(WRITTEN_FORMATS)}. Give a name that ends in one of them.")
+        raise AudioError(
+            f"{path}: audio is written as {' or '.join(WRITTEN_FORMATS)}. Give a name that ends in one of "
+            "them."
+        )
     values = np.atleast_2d(np.asarray(samples, dtype=np.float32))
     if values.ndim != 2:
         raise AudioError(f"{path}: samples have shape {values.shape}, but [S] or [C, S] is needed.")
@@ -121,9 +159,11 @@ def write_audio(
 
 
 def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "VHQ") -> FloatArray:
-    """Samples `[..., S]` at another rate, exactly `ceil(S * to_rate / from_rate)` of them; the same array where rates are equal.
+    """Samples `[..., S]` at another rate, exactly `ceil(S * to_rate / from_rate)` of them; the same array
+    where rates are equal.
 
-    soxr with linear phase: no delay, and time 0 stays time 0. `quality` is soxr's: "VHQ", "HQ", "MQ", "LQ", "QQ".
+    soxr with linear phase: no delay, and time 0 stays time 0. `quality` is soxr's: "VHQ", "HQ", "MQ", "LQ",
+    "QQ".
     """
     import soxr
 
@@ -135,7 +175,8 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "
     if samples.size == 0:
         return np.zeros((*samples.shape[:-1], length), dtype=np.float32)
     rows = samples.reshape(-1, samples.shape[-1]).astype(np.float32, copy=False)
-    # soxr rounds the length to the nearest; silence behind the end lets it compute the last sample instead of our guessing it
+    # soxr rounds the length to the nearest; silence behind the end lets it compute the last sample instead of
+    # our guessing it
     rows = np.pad(rows, ((0, 0), (0, from_rate // to_rate + 2)))
     resampled = soxr.resample(np.ascontiguousarray(rows.T), from_rate, to_rate, quality=quality)  # [S, rows]
     return np.ascontiguousarray(resampled[:length].T).reshape(*samples.shape[:-1], length)
@@ -149,10 +190,15 @@ def to_mono(samples: FloatArray) -> FloatArray:
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every audio file below a folder (by `AUDIO_SUFFIXES`), sorted by path; links are followed, hidden names left out."""
+    """Every audio file below a folder (by `AUDIO_SUFFIXES`), sorted by path; links are followed, hidden names
+    left out.
+    """
     root = Path(folder)
     if not root.is_dir():
-        raise AudioError(f"{root} is {'not a folder' if root.exists() else 'missing'}. Give a folder that holds audio files.")
+        raise AudioError(
+            f"{root} is {'not a folder' if root.exists() else 'missing'}. Give a folder that holds audio "
+            "files."
+        )
     found: list[Path] = []
     seen: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True):
@@ -171,7 +217,9 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` when the block ends well, synced; until then, and after an error, nothing changes."""
+    """A binary file that takes the name `path` when the block ends well, synced; until then, and after an
+    error, nothing changes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -210,7 +258,9 @@ def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as 
 
 @contextlib.contextmanager
 def _soundfile_errors(path: Path) -> Iterator[None]:
-    """Turns damage that libsndfile reports into an AudioError; lets a format unknown to it pass for PyAV to try."""
+    """Turns damage that libsndfile reports into an AudioError; lets a format unknown to it pass for PyAV to
+    try.
+    """
     import soundfile
 
     try:
@@ -256,18 +306,23 @@ def _av_open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no type
     import av
 
     try:
-        # "file:" and the whitelist: a name like "a:b.m4a" is no protocol, and no file (a playlist, say) opens a connection.
+        # "file:" and the whitelist: a name like "a:b.m4a" is no protocol, and no file (a playlist, say) opens
+        # a connection.
         form = "g722" if path.suffix.lower() == ".g722" else None
         with av.open(f"file:{path}", format=form, options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
-                raise AudioError(f"{path} has no audio track. Give a file with sound, or leave it out of the corpus.")
+                raise AudioError(
+                    f"{path} has no audio track. Give a file with sound, or leave it out of the corpus."
+                )
             yield container
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _undecodable(path, error) from error
 
 
 def _read_av(path: Path, start_s: float, duration_s: float | None) -> Audio:
-    """The part asked for, decoded from the beginning: seeking in compressed streams is not exact to the sample."""
+    """The part asked for, decoded from the beginning: seeking in compressed streams is not exact to the
+    sample.
+    """
     import av
 
     with _av_open(path) as container:
@@ -299,4 +354,6 @@ def _av_duration_s(path: Path) -> float | None:
 
 def _undecodable(path: Path, why: object) -> AudioError:
     reason = " ".join(str(why).split()).replace(f": 'file:{path}'", "").rstrip(". ")
-    return AudioError(f"{path} is not audio that can be decoded ({reason}). Replace it, or leave it out of the corpus.")
+    return AudioError(
+        f"{path} is not audio that can be decoded ({reason}). Replace it, or leave it out of the corpus."
+    )

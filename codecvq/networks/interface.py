@@ -13,6 +13,7 @@ class Network:
 
     `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B, D, T]`, T = S/hop.
     `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at padded frames changes nothing at real ones.
+    T is at least 1.
     """
 
     encoder: nn.Module

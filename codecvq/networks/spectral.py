@@ -73,16 +73,12 @@ class Framing(nn.Module):
     def spectra(self, wav: Tensor) -> Tensor:
         """Complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
         padded = F.pad(wav[:, 0].float(), (self.overlap, self.overlap))
-        if wav.shape[2] == 0:
-            return torch.zeros(len(wav), 0, self.bins, dtype=torch.complex64, device=wav.device)
         frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
         return torch.fft.rfft(frames * self.window, dim=2)
 
     def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
         """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of real frames."""
         batch, frames, _ = spectra.shape
-        if frames == 0:
-            return torch.zeros(batch, 1, 0, device=spectra.device)
         pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
         real = torch.ones(batch, frames, device=pieces.device) if mask is None else mask.to(pieces.dtype)
         envelope = self._fold(real[:, :, None] * self.window.square())

@@ -141,7 +141,7 @@ class Quantizer(nn.Module):
             clean = torch.where(finite, vectors, 0.0)
             step = self._step(clean if len(clean) else clean.new_zeros(1, self.dim), items, depth)
             if self.training and step.updates and bool(finite.all()):
-                self._apply(step.updates, empty=len(clean) == 0)
+                self._run_updates(step.updates, empty=len(clean) == 0)
             step = self._finish(step, len(clean))
             values = torch.where(finite, step.values, torch.nan)
             metrics = code_metrics(step.codes, self.codebook_sizes) | step.terms.metrics
@@ -209,7 +209,7 @@ class Quantizer(nn.Module):
 
     @staticmethod
     @torch.no_grad()
-    def _apply(updates: list[tuple[Quantizer, Tensor, Tensor]], empty: bool) -> None:
+    def _run_updates(updates: list[tuple[Quantizer, Tensor, Tensor]], empty: bool) -> None:
         for quantizer, vectors, codes in updates:
             rows = 0 if empty else len(vectors)  # the stand-in of an empty batch is nobody's statistics
             quantizer.update(vectors[:rows], codes[:rows])

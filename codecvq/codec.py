@@ -1,0 +1,318 @@
+"""`Codec`: encoder, quantizer and decoder as one model that can be saved, loaded and asked for codes and audio."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import codecvq
+from codecvq.errors import CodecError, OptionError, ShapeError, UnknownName
+from codecvq.files import write_atomically
+from codecvq.networks.build import build_network
+from codecvq.plugins import PROJECT, registry
+from codecvq.quantizer import Quantized, build_quantizer
+from codecvq.quantizer.build import plain_offer
+
+FORMAT = "codecvq.codec/1"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+logger = logging.getLogger(PROJECT)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a codec makes of audio in one pass: for training."""
+
+    wav: Tensor  # [B, C, S]
+    quantized: Quantized
+
+
+class Codec(nn.Module):
+    """A codec made of registered parts.
+
+    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with `name` and the options of that network and quantizer (`dim`
+    of the quantizer is the network's); `name` what reports and token datasets call it.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        network: Mapping[str, Any],
+        quantizer: Mapping[str, Any],
+        channels: int = 1,
+        name: str = "codec",
+    ) -> None:
+        super().__init__()
+        self.name, self.sample_rate, self.channels = name, sample_rate, channels
+        self.network_config, self.quantizer_config = _named("network", network), _named("quantizer", quantizer)
+        built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
+        options = dict(self.quantizer_config)
+        self.encoder, self.decoder = built.encoder, built.decoder
+        self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
+        self.hop_length = built.hop_length
+
+    # what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(iter(self.state_dict().values())).device
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames a second, exactly."""
+        return Fraction(self.sample_rate, self.hop_length)
+
+    @property
+    def num_codebooks(self) -> int:
+        """N."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K of each codebook."""
+        return self.quantizer.codebook_sizes
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits a second: frame rate times the sum of log2 K."""
+        return float(self.frame_rate) * self.quantizer.bits_per_frame
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of all weights: with equal ones codes and audio are identical."""
+        return _hash_of(self.state_dict())
+
+    @property
+    def codebooks_sha256(self) -> str:
+        """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may be trained for them."""
+        parts = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        return _hash_of(parts, json.dumps(self.quantizer_config, sort_keys=True))
+
+    @property
+    def quantizer_info(self) -> dict[str, Any]:
+        """Name, plugin, version and API of the quantizer, for datasets."""
+        offer = plain_offer(self.quantizer_config["name"])
+        return {**offer.identity, "name": self.quantizer_config["name"], "api": offer.spec.api}
+
+    # audio to codes to audio
+
+    @torch.no_grad()
+    def encode(
+        self,
+        wav: Tensor,
+        sample_rate: int | None = None,
+        lengths: Tensor | None = None,
+        num_codebooks: int | None = None,
+    ) -> Tensor:
+        """Codes of audio: `[B, C, S]` -> int64 `[B, N, T]`, T = ceil(S / hop).
+
+        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the samples of each item that are real, of audio as
+        given; frames beyond ceil(length / hop) are padding and 0, and change nothing at real ones.
+        """
+        wav, lengths = self._at_own_rate(self._check_wav(wav), sample_rate, lengths)
+        if lengths is not None and bool((lengths > wav.shape[2]).any()):
+            raise ShapeError(f"lengths go up to {int(lengths.max())}, the audio has {wav.shape[2]} samples")
+        if lengths is not None:  # what stands behind an end must be silence, whatever the caller left there
+            wav = torch.where(torch.arange(wav.shape[2], device=wav.device) < lengths[:, None, None], wav, 0.0)
+        wav = self._whole_frames(wav)
+        mask = self.frame_mask(lengths, wav.shape[2])
+        # networks are not asked for nothing: many convolutions refuse an empty signal
+        empty = torch.zeros(len(wav), self.quantizer.dim, 0, device=self.device)
+        latents = self.encoder(wav.to(self.device), mask) if wav.shape[2] else empty
+        codes = self.quantizer.encode(latents, num_codebooks)
+        return codes if mask is None else codes * mask[:, None, :]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Audio of codes: `[B, n, T]` -> float32 `[B, C, num_samples]`, by default T * hop samples.
+
+        `lengths` `[B]` are the real samples of each item of a padded batch; what follows them is 0.
+        """
+        codes = codes.to(self.device)
+        most = codes.shape[-1] * self.hop_length
+        if num_samples is not None and not 0 <= num_samples <= most:
+            raise ShapeError(
+                f"num_samples is {num_samples}; {codes.shape[-1]} frames of {self.hop_length} samples hold 0 to {most}. "
+                f"Codes are missing, or they were made with another hop."
+            )
+        mask = self.frame_mask(lengths, most)
+        latents = self.quantizer.decode(codes)
+        empty = torch.zeros(len(codes), self.channels, 0, device=self.device)
+        wav = self.decoder(latents, mask).float() if most else empty
+        if lengths is not None:
+            wav = torch.where(torch.arange(most, device=wav.device) < lengths.to(wav.device)[:, None, None], wav, 0.0)
+        return wav[:, :, : most if num_samples is None else num_samples]
+
+    def forward(self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Reconstruction:
+        """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` -> `Reconstruction`."""
+        quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
+        return Reconstruction(self.decoder(quantized.latents, mask), quantized)
+
+    def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
+        """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""
+        if lengths is None:
+            return None
+        frames = -(-lengths.to(self.device) // self.hop_length)
+        return torch.arange(num_samples // self.hop_length, device=self.device) < frames[:, None]
+
+    def _check_wav(self, wav: Tensor) -> Tensor:
+        if wav.ndim != 3 or wav.shape[1] != self.channels or not wav.is_floating_point():
+            raise ShapeError(
+                f"wav is {wav.dtype} {list(wav.shape)}; needed are floats [B, C, S] with C={self.channels}. "
+                f"A mono signal [S] is wav[None, None]; average channels first where there are more."
+            )
+        return wav.float()
+
+    def _at_own_rate(self, wav: Tensor, sample_rate: int | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if sample_rate is None or sample_rate == self.sample_rate:
+            return wav, lengths
+        from codecvq.audio import resample
+
+        resampled = torch.from_numpy(resample(wav.cpu().numpy(), sample_rate, self.sample_rate)).to(wav.device)
+        if lengths is not None:
+            lengths = -(-lengths * self.sample_rate // sample_rate)
+        return resampled, lengths
+
+    def _whole_frames(self, wav: Tensor) -> Tensor:
+        return nn.functional.pad(wav, (0, -wav.shape[2] % self.hop_length))
+
+    # files
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: enough to build it again, and to say what its codes are."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "codecvq": codecvq.__version__,
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "network": self.network_config,
+            "quantizer": self.quantizer_config,
+            "plugins": self._plugins(),
+            "hop_length": self.hop_length,
+            "frame_rate": [self.frame_rate.numerator, self.frame_rate.denominator],
+            "codebook_sizes": list(self.codebook_sizes),
+            "weights_sha256": self.weights_sha256,
+            "codebooks_sha256": self.codebooks_sha256,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """The folder, now with config.json and model.safetensors; nothing in it is pickled."""
+        from safetensors.torch import save as to_bytes
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_atomically(folder / WEIGHTS, to_bytes(weights, metadata={"format": FORMAT}))
+        write_atomically(folder / CONFIG, json.dumps(self.config, indent=2).encode() + b"\n")
+        return folder
+
+    def _plugins(self) -> dict[str, dict[str, str]]:
+        network = registry().find("networks", self.network_config["name"])
+        plugins = {"network": network.identity, "quantizer": plain_offer(self.quantizer_config["name"]).identity}
+        estimator = getattr(self.quantizer, "estimator", "ste")
+        return plugins | {"estimator": registry().find("estimators", estimator).identity}
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
+    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode.
+
+    Raises CodecError when the folder is incomplete or damaged, or when a plugin is missing, and then says which one.
+    """
+    folder = Path(source)
+    if (folder / "codec" / CONFIG).is_file():
+        folder = folder / "codec"
+    config = _read_config(folder)
+    _check_plugin_files(config)
+    try:
+        codec = Codec(
+            sample_rate=config["sample_rate"],
+            network=config["network"],
+            quantizer=config["quantizer"],
+            channels=config["channels"],
+            name=config["name"],
+        )
+    except UnknownName as error:
+        raise CodecError(f"{folder}: {_missing_plugin(config)} ({error})") from error
+    _load_weights(codec, folder / WEIGHTS)
+    if codec.weights_sha256 != config["weights_sha256"]:
+        raise CodecError(f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy both again.")
+    return codec.to(device).eval()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        hint = "its training has not saved a codec yet" if (folder / "recipe.yaml").is_file() else f"there is no {CONFIG} in it"
+        raise CodecError(f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CodecError(f"{path} is damaged ({error}). Copy it again.") from error
+    if config.get("format") != FORMAT:
+        raise CodecError(f"{path} has format {config.get('format')!r}; this codecvq reads {FORMAT!r}. Update codecvq.")
+    return config
+
+
+def _check_plugin_files(config: Mapping[str, Any]) -> None:
+    """Warn when a one-file plugin that is loaded is not the one the codec was trained with."""
+    loaded = {origin.file.stem: origin for origin in registry().origins.values() if origin.file}
+    for part, identity in config["plugins"].items():
+        origin = loaded.get(identity["plugin"])
+        if origin and identity.get("sha256") not in (None, origin.sha256):
+            logger.warning("%s of this codec was trained with another version of plugin file %s", part, origin.file)
+
+
+def _missing_plugin(config: Mapping[str, Any]) -> str:
+    """Which plugin to bring, as a sentence."""
+    for part, kind in (("quantizer", "quantizers"), ("estimator", "estimators"), ("network", "networks")):
+        identity = config["plugins"].get(part, {})
+        if not identity or identity["name"] in registry().offers(kind):
+            continue
+        needs = f"its {part} {identity['name']!r} comes from the plugin"
+        if "file" in identity:
+            return f"{needs} file {identity['file']} (sha256 {identity['sha256'][:12]}…), which is not loaded. Pass it with --plugin."
+        return f"{needs} {identity['plugin']} {identity['version']}, which is not installed. pip install {identity['plugin']}."
+    return "a plugin that it needs is missing."
+
+
+def _load_weights(codec: Codec, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+        codec.load_state_dict(weights)
+    except (OSError, SafetensorError) as error:
+        raise CodecError(f"{path} cannot be read ({error}). The copy is incomplete: copy it again.") from error
+    except RuntimeError as error:  # names or shapes do not fit
+        raise CodecError(f"{path} does not fit {CONFIG} beside it: {error}") from error
+
+
+def _hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _named(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(options.get("name"), str):
+        raise OptionError(f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'.")
+    return dict(options)
+
+

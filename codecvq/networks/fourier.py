@@ -1,0 +1,39 @@
+"""Power spectra with a cheap backward pass.
+
+torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written out it is an
+inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k = ∂L/∂P_k,
+
+    ∂L/∂x_n = Re Σ_k 2 g_k X_k e^(2πikn/N)
+
+while N·irfft(Y) = Re Y_0 + 2 Re Σ_{0<k<N/2} Y_k e^(…) + Re Y_{N/2} (-1)^n. So ∂L/∂x = N·irfft(Y) with Y_k = g_k X_k inside, and
+twice that at both ends. `benchmarks/training_step.py` measures what it saves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class _PowerSpectra(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, frames: Tensor) -> Tensor:
+        spectra = torch.fft.rfft(frames, dim=-1)
+        ctx.save_for_backward(spectra)
+        parts = torch.view_as_real(spectra)
+        return parts.square().sum(dim=-1)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        (spectra,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        length = 2 * (spectra.shape[-1] - 1)
+        weighted = spectra * gradients[0]
+        weighted[..., 0] *= 2
+        weighted[..., -1] *= 2
+        return torch.fft.irfft(weighted, n=length, dim=-1) * length
+
+
+def power_spectra(frames: Tensor) -> Tensor:
+    """|rfft|² of real frames of even length: float `[..., W]` -> `[..., W/2 + 1]`."""
+    assert frames.shape[-1] % 2 == 0, f"frames are {frames.shape[-1]} samples long; the transform is for even lengths"
+    return _PowerSpectra.apply(frames)
