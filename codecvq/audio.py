@@ -28,36 +28,22 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 
-#: What has no header: suffix -> sample rate in Hz. `.sln*` are Asterisk's signed 16-bit little-endian mono
-#: files.
+#: What has no header: suffix -> Hz. `.sln*` are Asterisk's mono files, signed 16 bits, little-endian.
 RAW_RATES = {
     ".sln": 8000, ".sln8": 8000, ".sln12": 12000, ".sln16": 16000, ".sln24": 24000,
     ".sln32": 32000, ".sln44": 44100, ".sln48": 48000, ".sln96": 96000, ".sln192": 192000,
 }  # fmt: skip
 G722_RATE = 16000  # Hz; 64 kbit/s, so that each byte holds two samples
-SOUNDFILE_SUFFIXES = frozenset(
-    {
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".rf64",
-        ".w64",
-        ".sph",
-        ".nist",
-    }
-)
-AV_SUFFIXES = frozenset(
-    {".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp", ".g722"}
-)
+SOUNDFILE_SUFFIXES = frozenset({
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64",
+    ".w64", ".sph", ".nist",
+})  # fmt: skip
+AV_SUFFIXES = frozenset({
+    ".m4a", ".m4b", ".mp4", ".aac", ".ac3", ".webm", ".mka", ".mkv", ".mov", ".wma", ".amr", ".3gp", ".g722",
+})  # fmt: skip
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | AV_SUFFIXES | frozenset(RAW_RATES)
+#: Where a part of a file costs no more than its length; elsewhere all that comes before it is decoded too.
+SEEKABLE_SUFFIXES = (SOUNDFILE_SUFFIXES - {".mp3"}) | frozenset(RAW_RATES)
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 #: Streams without a container: their length is known only once they are decoded (FFmpeg guesses it from the
 #: bit rate).
@@ -111,9 +97,7 @@ def read_audio(
 
 
 def duration_s(path: str | os.PathLike[str]) -> float:
-    """Length of a file in seconds, from its header or size; decoded only where neither tells (bare AAC, AC-3,
-    AMR).
-    """
+    """Length of a file in seconds, from its header or size; decoded only where neither tells (bare AAC)."""
     path = _existing_file(path)
     suffix = path.suffix.lower()
     if suffix == ".g722":
@@ -162,8 +146,7 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "
     """Samples `[..., S]` at another rate, exactly `ceil(S * to_rate / from_rate)` of them; the same array
     where rates are equal.
 
-    soxr with linear phase: no delay, and time 0 stays time 0. `quality` is soxr's: "VHQ", "HQ", "MQ", "LQ",
-    "QQ".
+    soxr with linear phase: no delay, and time 0 stays time 0. `quality` is soxr's, from "QQ" to "VHQ".
     """
     import soxr
 
@@ -190,9 +173,7 @@ def to_mono(samples: FloatArray) -> FloatArray:
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every audio file below a folder (by `AUDIO_SUFFIXES`), sorted by path; links are followed, hidden names
-    left out.
-    """
+    """Every audio file below a folder, by its suffix, sorted; links are followed, hidden names left out."""
     root = Path(folder)
     if not root.is_dir():
         raise AudioError(
@@ -217,9 +198,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` when the block ends well, synced; until then, and after an
-    error, nothing changes.
-    """
+    """A binary file that takes the name `path`, synced, when the block ends well; before, nothing changes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -258,9 +237,7 @@ def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as 
 
 @contextlib.contextmanager
 def _soundfile_errors(path: Path) -> Iterator[None]:
-    """Turns damage that libsndfile reports into an AudioError; lets a format unknown to it pass for PyAV to
-    try.
-    """
+    """Turns damage that libsndfile reports into AudioError; lets what it does not know pass, for PyAV."""
     import soundfile
 
     try:
@@ -293,9 +270,12 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Aud
             start, count = _sample_range(start_s, duration_s, file.samplerate)
             if start >= file.frames:
                 return Audio(np.zeros((file.channels, 0), dtype=np.float32), file.samplerate)
-            file.seek(start)
-            samples = file.read(count, dtype="float32", always_2d=True)
-            return Audio(np.ascontiguousarray(samples.T), file.samplerate)
+            # An MP3 frame leans on bits of earlier ones, and libsndfile decodes from the frame it seeks to:
+            # what follows can be wrong for 10,000 samples. soundfile seeks after each read too: so, one read.
+            skipped = start if file.format == "MP3" else 0
+            file.seek(start - skipped)
+            samples = file.read(count if count < 0 else skipped + count, dtype="float32", always_2d=True)
+            return Audio(np.ascontiguousarray(samples[skipped:].T), file.samplerate)
     except soundfile.LibsndfileError:
         return None
 
@@ -320,9 +300,7 @@ def _av_open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no type
 
 
 def _read_av(path: Path, start_s: float, duration_s: float | None) -> Audio:
-    """The part asked for, decoded from the beginning: seeking in compressed streams is not exact to the
-    sample.
-    """
+    """The part asked for, decoded from the beginning: seeking in these streams is not exact to the sample."""
     import av
 
     with _av_open(path) as container:

@@ -60,6 +60,7 @@ class Codec(nn.Module):
         self.encoder, self.decoder = built.encoder, built.decoder
         self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
         self.hop_length = built.hop_length
+        self._hashes: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
 
     # what it is
 
@@ -91,13 +92,20 @@ class Codec(nn.Module):
     @property
     def weights_sha256(self) -> str:
         """Of all weights: with equal ones codes and audio are identical."""
-        return _hash_of(self.state_dict())
+        return self._kept_hash("weights", self.state_dict())
 
     @property
     def codebooks_sha256(self) -> str:
         """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may be trained for them."""
         parts = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
-        return _hash_of(parts, json.dumps(self.quantizer_config, sort_keys=True))
+        return self._kept_hash("codebooks", parts, json.dumps(self.quantizer_config, sort_keys=True))
+
+    def _kept_hash(self, what: str, tensors: Mapping[str, Tensor], text: str = "") -> str:
+        """The hash, computed again only when a tensor has changed since: every file that is written asks for it."""
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
+        if self._hashes.get(what, (None, ""))[0] != version:
+            self._hashes[what] = (version, _hash_of(tensors, text))
+        return self._hashes[what][1]
 
     @property
     def quantizer_info(self) -> dict[str, Any]:

@@ -1,25 +1,35 @@
-"""Codes as bytes and back, in the two ways that a `.cvq` file knows; integers decide every bit, so any machine decodes any file.
+"""Codes as bytes and back, in the ways that a `.cvq` file knows. Integers decide every bit: any machine
+decodes any file.
 
-`packed` counts in the codebook's own base. For each size K, m codes are one number below K^m, written with ceil(log2 K^m) bits;
-m is the best one below 64 bits (27 codes of K = 5 take 63 bits: 2.333 a code, where log2 5 is 2.322 and whole bits would be 3).
+`packed` counts in the codebook's own base. For each size K, m codes are one number below K^m, written with
+ceil(log2 K^m) bits; m is the best one below 64 bits (27 codes of K = 5 take 63 bits: 2.333 a code, where log2
+5 is 2.322 and whole bits would be 3).
 
-`entropy` is constriction's range coder under a model that both sides learn while they go through the frames, see `FrameModel`.
-Counts were chosen over frequency tables in the file by measurement. Codes of real speech (103 held-out clips of 1 to 10 s, five
-languages) from two stand-in codecs, 12 scalar codebooks of 5 at 50 Hz and 8 k-means codebooks of 1024 at 75 Hz; size against
-the nominal N T log2 K, for clips of about 1 s / 3 s / 6 s:
+`entropy` is constriction's range coder under a model that both sides learn while they go through the frames,
+see `FrameModel`. Counts were chosen over frequency tables in the file by measurement: codes of real speech
+(96 held-out telephone prompts in five languages) from two stand-in codecs, 12 scalar codebooks of 5 at 50 Hz
+and 8 k-means codebooks of 1024 at 75 Hz; bits against the nominal N T log2 K, for clips of 1.2 s / 2.8 s /
+5.8 s on average:
 
-    | model                                        | 12 x 5             | 8 x 1024           |
-    | tables in the file, Elias-gamma coded        | 1.15 / 1.10 / 0.77 | 1.90 / 1.40 / 0.93 |
-    | tables in the file, the shortest conceivable | 0.96 / 0.98 / 0.72 | 0.98 / 0.98 / 0.81 |
-    | counts, growing                              | 0.96 / 0.98 / 0.72 | 0.98 / 0.98 / 0.77 |
-    | and counts after the frame before            | 0.82 / 0.83 / 0.62 | 0.96 / 0.97 / 0.79 |
+    | model                                        | 12 x 5            | 8 x 1024           |
+    | tables in the file, Elias-gamma coded        | 1.13 / 1.09 / .87 | 1.87 / 1.36 / 1.01 |
+    | tables in the file, the shortest conceivable | .95 / .98 / .82   | .97 / .98 / .87    |
+    | counts                                       | .95 / .97 / .83   | .96 / .98 / .84    |
+    | and what followed the frame before (this)    | .79 / .81 / .66   | .94 / .96 / .83    |
+    | the same on the same frames, shuffled        | .98 / 1.00 / .83  | .96 / .98 / .84    |
 
-A table cannot win: sent in the shortest conceivable way (the index of the histogram among all of its size) it costs exactly what
-counts that begin at 1 cost, and it cannot follow from one frame to the next. Clips this short don't pay for anything richer.
+Quantizers whose codes are made of levels have a variant that takes them apart, `digits`: as 3 codebooks of
+5^4, the codes of the left column take .92 / .96 / .82 whole and .79 / .81 / .66 in digits; the 1024 of the
+right one, taken for ten bits, 1.01 / 1.01 / .90. A writer tries both.
 
-No rounding decides. constriction takes floats, scales them by (2^24 - R) / their sum, R being the alphabet, and adds 1 to each so
-that none is 0. The weights given to it are whole numbers whose sum *is* 2^24 - R: the factor is 1.0, every step exact, and the
-frequency of digit i is its weight + 1 on any processor. A test decodes with a plain integer range decoder to hold it to that.
+A table cannot win: sent in the shortest conceivable way (the index of the histogram among all of its size) it
+costs exactly what counts that begin at 1 cost, and it cannot follow from one frame to the next. How much
+following gives depends on the codec; where there is nothing to follow it costs next to nothing.
+
+No rounding decides. constriction takes floats, scales them by (2^24 - R) / their sum, R being the alphabet,
+and adds 1 to each so that none is 0. The weights given to it are whole numbers whose sum *is* 2^24 - R: the
+factor is 1.0, every step exact, and the frequency of digit i is its weight + 1 on any processor. A test
+decodes with a plain integer range decoder to hold it to that.
 """
 
 from __future__ import annotations
@@ -37,22 +47,29 @@ Codes = npt.NDArray[np.int64]
 LARGEST_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
 FOLLOWED_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
 PRECISION = 24  # bits of a frequency, fixed in constriction's range coder
-COUNT, FOLLOWS, REPEATS = 4, 32, 32  # weights of: seen before, seen after the digit before, being the digit before
+COUNT, FOLLOWS, REPEATS = (
+    4,
+    32,
+    32,
+)  # weights of: seen before, seen after the digit before, being the digit before
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 
 
-# ---- packed ----------------------------------------------------------------------------------------------------------------
+# ---- packed --------------------------------------------------------------------------------------
 
 
 def packed_bits(sizes: Sequence[int], frames: int) -> int:
-    """Bits that `pack_codes` writes for codebooks of these sizes, before they are filled up to whole bytes."""
+    """Bits that `pack_codes` writes for codebooks of these sizes, before they are filled up to whole
+    bytes.
+    """
     return sum(_stream_bits(size, sizes.count(size) * frames) for size in dict.fromkeys(sizes))
 
 
 def pack_codes(codes: Codes, sizes: Sequence[int]) -> bytes:
     """Bytes of codes `[N, T]` in mixed radix, `ceil(packed_bits / 8)` of them.
 
-    Codebooks of one size are one stream, frame by frame; the streams follow each other in the order of the first such codebook.
+    Codebooks of one size are one stream, frame by frame; the streams follow each other in the order of the
+    first such codebook.
     """
     bits = []
     for size in dict.fromkeys(sizes):
@@ -62,7 +79,9 @@ def pack_codes(codes: Codes, sizes: Sequence[int]) -> bytes:
 
 
 def unpack_codes(data: bytes, sizes: Sequence[int], frames: int) -> Codes:
-    """Codes `[N, T]` from what `pack_codes` wrote; raises BitstreamError where a number is too large for its codebook."""
+    """Codes `[N, T]` from what `pack_codes` wrote; raises BitstreamError where a number is too large for its
+    codebook.
+    """
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
     codes = np.empty((len(sizes), frames), dtype=np.int64)
     at = 0
@@ -76,12 +95,16 @@ def unpack_codes(data: bytes, sizes: Sequence[int], frames: int) -> Codes:
 
 
 def _bits_of(size: int, count: int) -> int:
-    """Bits of the largest number that `count` codes of one size make: ceil(log2 size^count), exact at any size."""
+    """Bits of the largest number that `count` codes of one size make: ceil(log2 size^count), exact at any
+    size.
+    """
     return int(size**count - 1).bit_length()
 
 
 def _group(size: int) -> int:
-    """How many codes of one size share a number of at most 64 bits: the fewest bits a code; of equals the most codes."""
+    """How many codes of one size share a number of at most 64 bits: the fewest bits a code; of equals the
+    most codes.
+    """
     fitting = (count for count in range(1, 65) if _bits_of(size, count) <= 64)
     return min(fitting, key=lambda count: (_bits_of(size, count) / count, -count))
 
@@ -128,16 +151,20 @@ def _bits_to_digits(bits: npt.NDArray[np.uint8], size: int, rows: int, columns: 
         digits[:, column] = (numbers % np.uint64(size)).astype(np.int64)
         numbers = numbers // np.uint64(size)
     if numbers.any():
-        raise BitstreamError(f"the packed codes hold a number too large for {columns} codes of a codebook of {size}.")
+        raise BitstreamError(
+            f"the packed codes hold a number too large for {columns} codes of a codebook of {size}."
+        )
     return digits
 
 
-# ---- entropy ---------------------------------------------------------------------------------------------------------------
+# ---- entropy -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One digit of a codebook's codes: `code // place % radix`. A raw one is written as it is, the others are modelled."""
+    """One digit of a codebook's codes: `code // place % radix`. A raw one is written as it is, the others are
+    modelled.
+    """
 
     codebook: int
     place: int
@@ -145,17 +172,19 @@ class Plane:
     raw: bool = False
 
 
-def planes(sizes: Sequence[int]) -> list[Plane]:
-    """The digits in which codes are modelled: one a codebook up to 4,096 entries, several above that, none for K = 1.
+def planes(sizes: Sequence[int], whole: int) -> list[Plane]:
+    """The digits in which codes are modelled: one a codebook of up to `whole` entries, several above that,
+    none for K = 1.
 
-    A larger size is taken apart into its prime factors up to 31, smallest first: FSQ, LFQ and BSQ number their codes digit by
-    digit with the first level least significant, so 5^12 or 8*8*8*5*5*5 comes apart at the levels (an 8 as three bits) and every
-    digit is learnt quickly. What is left and still too large loses its low bits, which are written as they are.
+    A larger size is taken apart into its prime factors up to 31, smallest first: FSQ, LFQ and BSQ number
+    their codes digit by digit with the first level least significant, so 5^12 or 8*8*8*5*5*5 comes apart at
+    the levels (an 8 as three bits) and every digit is learnt quickly. What is left and above 4,096 loses its
+    low bits, which are written as they are.
     """
     found = []
     for codebook, size in enumerate(sizes):
         place, rest = 1, size
-        for prime in PRIMES if size > LARGEST_ALPHABET else ():
+        for prime in PRIMES if size > whole else ():
             while rest % prime == 0:
                 found.append(Plane(codebook, place, prime))
                 place, rest = place * prime, rest // prime
@@ -169,18 +198,21 @@ def planes(sizes: Sequence[int]) -> list[Plane]:
 
 
 class FrameModel:
-    """Frequencies of the next frame's digits, learnt from the frames so far; the same on both sides, all in integers.
+    """Frequencies of the next frame's digits, learnt from the frames so far; the same on both sides, all in
+    integers.
 
-    A digit weighs 4 for each time it was seen in its plane, 32 for each time it was seen right after the digit of the frame
-    before (alphabets up to 64), 32 once for being that digit again (speech dwells), and a little from the start, so that
-    everything can happen.
+    A digit weighs 4 for each time it was seen in its plane, 32 for each time it was seen right after the
+    digit of the frame before (alphabets up to 64), 32 once for being that digit again (speech dwells), and a
+    little from the start, so that everything can happen.
     """
 
     def __init__(self, radices: Sequence[int]) -> None:
         self.radices = np.array(radices, dtype=np.int64)
         self.columns = max(2, max(radices))
         self.rows = np.arange(len(radices))
-        start = np.clip(1024 // self.radices, 1, 16)  # small alphabets: nearly even at first; large ones learn at once
+        start = np.clip(
+            1024 // self.radices, 1, 16
+        )  # small alphabets: nearly even at first; large ones learn at once
         self.counts = np.where(np.arange(self.columns) < self.radices[:, None], start[:, None], 0)  # [P, R]
         self.small = np.flatnonzero(self.radices <= FOLLOWED_ALPHABET)
         width = int(self.radices[self.small].max(initial=0))
@@ -188,7 +220,9 @@ class FrameModel:
         self.before: npt.NDArray[np.int64] | None = None
 
     def weights(self) -> npt.NDArray[np.float64]:
-        """Weights `[P, R]` of the digits, whole numbers; every row's sum is 2^24 - R, see the module's docstring."""
+        """Weights `[P, R]` of the digits, whole numbers; every row's sum is 2^24 - R, see the module's
+        docstring.
+        """
         weights = self.counts.copy()
         if self.before is not None:
             if len(self.small):
@@ -208,11 +242,13 @@ class FrameModel:
         self.before = digits
 
 
-def entropy_encode(codes: Codes, sizes: Sequence[int]) -> bytes:
-    """Bytes of codes `[N, T]`: raw digits packed, then the range coder's bytes, which end where zeros can stand for the rest."""
+def entropy_encode(codes: Codes, sizes: Sequence[int], whole: int = LARGEST_ALPHABET) -> bytes:
+    """Bytes of codes `[N, T]`: raw digits packed, then the range coder's bytes, which end where zeros can
+    stand for the rest.
+    """
     from constriction import stream
 
-    raw, modelled = _by_kind(planes(sizes))
+    raw, modelled = _by_kind(planes(sizes, whole))
     low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw])
     if not modelled or codes.shape[1] == 0:
         return low
@@ -224,14 +260,20 @@ def entropy_encode(codes: Codes, sizes: Sequence[int]) -> bytes:
     return low + _shortest(encoder.get_compressed(), *encoder.pos())
 
 
-def entropy_decode(data: bytes, sizes: Sequence[int], frames: int) -> Codes:
-    """Codes `[N, T]` from what `entropy_encode` wrote; raises BitstreamError where the bytes are none of its making."""
-    raw, modelled = _by_kind(planes(sizes))
+def entropy_decode(data: bytes, sizes: Sequence[int], frames: int, whole: int = LARGEST_ALPHABET) -> Codes:
+    """Codes `[N, T]` from what `entropy_encode` wrote; raises BitstreamError where the bytes are none of its
+    making.
+    """
+    raw, modelled = _by_kind(planes(sizes, whole))
     low_bytes = -(-packed_bits([plane.radix for plane in raw], frames) // 8)
     if len(data) < low_bytes:
-        raise BitstreamError(f"the payload has {len(data)} bytes, but the low digits of its codes alone take {low_bytes}.")
+        raise BitstreamError(
+            f"the payload has {len(data)} bytes, but the low digits of its codes alone take {low_bytes}."
+        )
     codes = np.zeros((len(sizes), frames), dtype=np.int64)
-    for plane, digits in zip(raw, unpack_codes(data[:low_bytes], [plane.radix for plane in raw], frames), strict=True):
+    for plane, digits in zip(
+        raw, unpack_codes(data[:low_bytes], [plane.radix for plane in raw], frames), strict=True
+    ):
         codes[plane.codebook] += digits * plane.place
     if modelled and frames:
         radices = [plane.radix for plane in modelled]
@@ -253,7 +295,10 @@ def _decoded_frames(data: bytes, radices: list[int], frames: int) -> Iterator[np
     for _ in range(frames):
         try:
             digits = decoder.decode(family, learnt.weights()).astype(np.int64)
-        except (AssertionError, ValueError) as error:  # how constriction tells bytes that no encoder can have written
+        except (
+            AssertionError,
+            ValueError,
+        ) as error:  # how constriction tells bytes that no encoder can have written
             raise BitstreamError(f"the entropy-coded payload cannot be decoded ({error}).") from error
         if (digits >= learnt.radices).any():
             raise BitstreamError("the entropy-coded payload holds a digit beyond its alphabet.")
@@ -275,10 +320,11 @@ def _digits(codes: Codes, of: list[Plane]) -> Codes:
 
 
 def _shortest(words: npt.NDArray[np.uint32], position: int, state: tuple[int, int]) -> bytes:
-    """The fewest bytes, zeros understood behind them, that lie in the encoder's last interval; constriction ends on whole words.
+    """The fewest bytes, zeros understood behind them, that lie in the encoder's last interval; constriction
+    ends on whole words.
 
-    `state` is (lower, range), 64 bits that begin at word `position`. Some number in the interval is what the words say, so its
-    distance from `lower` (mod 2^64) gives the interval's begin with all carries done.
+    `state` is (lower, range), 64 bits that begin at word `position`. Some number in the interval is what the
+    words say, so its distance from `lower` (mod 2^64) gives the interval's begin with all carries done.
     """
     lower, width = state
     total = 32 * (position + 2)  # bits up to which lower is known

@@ -1,17 +1,18 @@
 """The `.cvq` file: one clip's codes, which codec they are of, and exactly how many samples they stand for.
 
     magic            4 bytes   b"CVQ" and the version, 1
-    kind             1 byte    0 packed, 1 entropy, see `coding`
+    kind             1 byte    0 packed, 1 entropy, 2 digits, see `coding`
     codebooks hash  16 bytes   of the codec's `codebooks_sha256`: whether the codes can be decoded
     weights hash     4 bytes   of its `weights_sha256`: whether the sound will be the same
-    sample rate, hop, samples, frames, payload bytes; runs, and for each run its codebooks and their size: varints
+    numbers          varints   sample rate, hop, samples, frames, payload bytes
+    codebooks        varints   how many runs of equal sizes, and for each run its codebooks and their size
     payload
     CRC-32           4 bytes   of all before, little-endian
 
-That is 44 bytes around the payload for a second of speech. A varint is little-endian base 128, shortest form only, at most 63
-bits. Each length is checked against the bytes that are there before anything is allocated; and as a file holds at least one
-byte of payload for every 256 codes (the writer fills up with zeros, which neither kind minds), what it can make a reader allocate
-is bounded by its own size.
+That is 44 bytes around the payload for a second of speech. A varint is little-endian base 128, shortest form
+only, at most 63 bits. Each length is checked against the bytes that are there before anything is allocated;
+and as a file holds at least one byte of payload for every 256 codes (the writer fills up with zeros, which
+neither kind minds), what it can make a reader allocate is bounded by its own size.
 """
 
 from __future__ import annotations
@@ -28,16 +29,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from codecvq.audio import atomic_writer
 from codecvq.bitstream import coding
 from codecvq.bitstream.coding import Codes
 from codecvq.errors import BitstreamError
+from codecvq.files import write_atomically
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
 
 MAGIC = b"CVQ\x01"
-KINDS = ("packed", "entropy")
+KINDS = ("packed", "entropy", "digits")
+WHOLE = {
+    "entropy": coding.LARGEST_ALPHABET,
+    "digits": coding.FOLLOWED_ALPHABET,
+}  # entries of a codebook coded as one digit
 CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
 FIXED_BYTES = len(MAGIC) + 1 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
 CODES_PER_BYTE = 256  # at most, so that a few bytes cannot claim a day of silence
@@ -58,7 +63,7 @@ class Packet:
     codebook_sizes: tuple[int, ...]
     codebooks_id: str  # the first 32 hexadecimal digits of the codec's codebooks_sha256
     weights_id: str  # the first 8 of its weights_sha256
-    kind: str  # "packed" or "entropy"
+    kind: str  # one of KINDS
     payload_bits: int  # of the codes alone: what a measured bitrate counts
     file_bytes: int  # with header and checksum
 
@@ -74,10 +79,11 @@ class Packet:
 
 
 def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") -> bytes:
-    """The bytes of a `.cvq` file that holds the codes `[N, T]` of one clip (Any: numpy, torch or nested lists of integers).
+    """The bytes of a `.cvq` file that holds the codes `[N, T]` of one clip (Any: numpy, torch or nested lists
+    of integers).
 
-    `codes` may be those of the first N codebooks. `entropy`: True codes them under the adaptive model, False packs them, "auto"
-    takes what is smaller.
+    `codes` may be those of the first N codebooks. `entropy`: True codes them under the adaptive model, False
+    packs them, "auto" takes what is smaller.
     """
     sizes = tuple(codec.codebook_sizes)
     values = _checked_codes(codes, sizes)
@@ -93,7 +99,8 @@ def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") 
     fields = [codec.sample_rate, codec.hop_length, num_samples, frames, len(payload), *_runs(sizes)]
     head = b"".join((
         MAGIC, bytes([KINDS.index(kind)]),
-        bytes.fromhex(codec.codebooks_sha256)[:CODEBOOKS_ID_BYTES], bytes.fromhex(codec.weights_sha256)[:WEIGHTS_ID_BYTES],
+        bytes.fromhex(codec.codebooks_sha256)[:CODEBOOKS_ID_BYTES],
+        bytes.fromhex(codec.weights_sha256)[:WEIGHTS_ID_BYTES],
         *map(_varint, fields),
     ))  # fmt: skip
     return head + payload + zlib.crc32(head + payload).to_bytes(CRC_BYTES, "little")
@@ -102,8 +109,8 @@ def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") 
 def unpack(data: bytes, codec: Codec | None = None, *, force: bool = False) -> Packet:
     """What the bytes of a `.cvq` file hold; raises BitstreamError for a damaged or truncated one.
 
-    With `codec`, its codebooks must be those that the file was written with; `force` lets others of the same sizes pass. Other
-    weights around the same codebooks (a decoder trained further) give a warning.
+    With `codec`, its codebooks must be those that the file was written with; `force` lets others of the same
+    sizes pass. Other weights around the same codebooks (a decoder trained further) give a warning.
     """
     header = _Header(data)
     packet = header.packet()
@@ -112,11 +119,14 @@ def unpack(data: bytes, codec: Codec | None = None, *, force: bool = False) -> P
     return packet
 
 
-def write_cvq(path: str | os.PathLike[str], codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") -> int:
+def write_cvq(
+    path: str | os.PathLike[str], codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto"
+) -> int:
     """Bytes written to the file, which appears whole or not at all; see `pack`."""
     data = pack(codec, codes, num_samples, entropy)
-    with atomic_writer(path) as file:
-        file.write(data)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)
     return len(data)
 
 
@@ -126,7 +136,9 @@ def read_cvq(path: str | os.PathLike[str], codec: Codec | None = None, *, force:
     try:
         return unpack(path.read_bytes(), codec, force=force)
     except OSError as error:
-        raise BitstreamError(f"{path} cannot be read: {error.strerror}. Give the path of a .cvq file.") from error
+        raise BitstreamError(
+            f"{path} cannot be read: {error.strerror}. Give the path of a .cvq file."
+        ) from error
     except BitstreamError as error:
         raise BitstreamError(f"{path}: {error}") from error
 
@@ -137,15 +149,21 @@ class _Header:
     def __init__(self, data: bytes) -> None:
         self.data = data
         if not data.startswith(MAGIC[:3]):
-            raise BitstreamError(f"it begins with {bytes(data[:4])!r}, not with {MAGIC[:3]!r}: not a .cvq file.")
+            raise BitstreamError(
+                f"it begins with {bytes(data[:4])!r}, not with {MAGIC[:3]!r}: not a .cvq file."
+            )
         if data[3:4] != MAGIC[3:] and len(data) > 3:
-            raise BitstreamError(f"it is of version {data[3]}, and this codecvq reads version {MAGIC[3]}. Install a newer one.")
+            raise BitstreamError(
+                f"it is of version {data[3]}, and this codecvq reads version {MAGIC[3]}. Install a newer one."
+            )
         if len(data) < FIXED_BYTES:
             raise _truncated(len(data), "its header")
         self.kind = data[4]
         self.codebooks_id, self.weights_id = data[5:21].hex(), data[21:FIXED_BYTES].hex()
         self.at = FIXED_BYTES
-        self.sample_rate, self.hop_length, self.num_samples, self.frames, self.payload_bytes = (self._varint() for _ in range(5))
+        self.sample_rate, self.hop_length, self.num_samples, self.frames, self.payload_bytes = (
+            self._varint() for _ in range(5)
+        )
         self.sizes = self._sizes()
 
     def packet(self) -> Packet:
@@ -154,21 +172,31 @@ class _Header:
         if len(data) != end + CRC_BYTES:
             if len(data) < end + CRC_BYTES:
                 raise _truncated(len(data), f"{end + CRC_BYTES}")
-            raise BitstreamError(f"it has {len(data) - end - CRC_BYTES} bytes more than its header says. Read one file at a time.")
+            raise BitstreamError(
+                f"it has {len(data) - end - CRC_BYTES} bytes more than its header says. Read one file at a "
+                "time."
+            )
         if zlib.crc32(data[:end]) != int.from_bytes(data[end:], "little"):
-            raise BitstreamError("its checksum does not fit: the file is damaged. Take another copy, or encode the audio again.")
+            raise BitstreamError(
+                "its checksum does not fit: the file is damaged. Take another copy, or encode the audio "
+                "again."
+            )
         self._check_fields()
         payload = data[self.at : end]
-        if self.kind == 1:
-            codes, bits = coding.entropy_decode(payload, self.sizes, self.frames), 8 * len(payload)
+        kind = KINDS[self.kind]
+        if kind in WHOLE:
+            codes, bits = (
+                coding.entropy_decode(payload, self.sizes, self.frames, WHOLE[kind]),
+                8 * len(payload),
+            )
         else:
             bits = coding.packed_bits(self.sizes, self.frames)
             if len(payload) != max(-(-bits // 8), _least_payload(len(self.sizes) * self.frames)):
                 raise _malformed(f"{len(payload)} bytes of payload for {bits} bits")
             codes = coding.unpack_codes(payload, self.sizes, self.frames)
         return Packet(
-            codes, self.num_samples, self.sample_rate, self.hop_length, self.sizes, self.codebooks_id, self.weights_id,
-            KINDS[self.kind], bits, len(data),
+            codes, self.num_samples, self.sample_rate, self.hop_length, self.sizes,
+            self.codebooks_id, self.weights_id, kind, bits, len(data),
         )  # fmt: skip
 
     def _check_fields(self) -> None:
@@ -202,7 +230,7 @@ class _Header:
             value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 if byte == 0 and place > 0:
-                    break  # a shorter form exists: every number has one, so that equal packets are equal bytes
+                    break  # a shorter form exists; every number has one, so equal packets are equal bytes
                 return value
         raise _malformed("a number in its header has no end")
 
@@ -210,21 +238,26 @@ class _Header:
 def _payload(values: Codes, sizes: tuple[int, ...], entropy: Entropy) -> tuple[str, bytes]:
     if entropy not in ("auto", True, False):
         raise BitstreamError(f"entropy is {entropy!r}, but True, False or 'auto' is needed.")
-    coded = coding.entropy_encode(values, sizes) if entropy else None
-    if coded is not None and (entropy is True or len(coded) < -(-coding.packed_bits(sizes, values.shape[1]) // 8)):
-        return "entropy", coded
-    return "packed", coding.pack_codes(values, sizes)
+    found = {"packed": coding.pack_codes(values, sizes)} if entropy is not True else {}
+    if entropy:
+        found["entropy"] = coding.entropy_encode(values, sizes, WHOLE["entropy"])
+        if coding.planes(sizes, WHOLE["digits"]) != coding.planes(sizes, WHOLE["entropy"]):
+            found["digits"] = coding.entropy_encode(values, sizes, WHOLE["digits"])
+    kind = min(found, key=lambda kind: len(found[kind]))  # of equals the simplest
+    return kind, found[kind]
 
 
 def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `pack`
     values = np.asarray(codes.detach().cpu() if hasattr(codes, "detach") else codes)
     if values.ndim != 2 or not 0 < len(values) <= len(sizes):
         raise BitstreamError(
-            f"codes have shape {list(values.shape)}, but one clip's [N, T] with N from 1 to {len(sizes)} is needed. "
+            f"codes have shape {list(values.shape)}, but one clip's [N, T] with N from 1 to {len(sizes)} "
+            "is needed. "
             "A batch [B, N, T] is packed clip by clip."
         )
-    if values.dtype.kind not in "iu":
+    if values.dtype.kind not in "iu" and values.size:  # an empty list has no type
         raise BitstreamError(f"codes are {values.dtype}, but integers are needed.")
+    values = values.astype(np.int64)  # a uint64 beyond it turns negative, and is refused as such
     limits = np.array(sizes[: len(values)], dtype=np.int64)[:, None]
     outside = np.argwhere((values < 0) | (values >= limits))
     if len(outside):
@@ -233,29 +266,33 @@ def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `pa
             f"code {values[book, frame]} of codebook {book} at frame {frame} is not in 0..{sizes[book] - 1}. "
             "Give codes of this codec, without a language model's offsets."
         )
-    return values.astype(np.int64)
+    return values
 
 
 def _check_codec(packet: Packet, codec: Codec, force: bool) -> None:
     ours = tuple(codec.codebook_sizes)
     if packet.codebook_sizes != ours[: len(packet.codebook_sizes)]:
         raise BitstreamError(
-            f"it has codebooks of {_brief(packet.codebook_sizes)}, but codec {codec.name!r} has {_brief(ours)}. "
+            f"it has codebooks of {_brief(packet.codebook_sizes)}, but codec {codec.name!r} has "
+            f"{_brief(ours)}. "
             "Decode it with the codec that wrote it."
         )
     if packet.codebooks_id != codec.codebooks_sha256[: 2 * CODEBOOKS_ID_BYTES] and not force:
         raise BitstreamError(
             f"it was written with codebooks {packet.codebooks_id[:12]}, but codec {codec.name!r} has "
-            f"{codec.codebooks_sha256[:12]}. Decode it with the codec that wrote it, or force it to hear what comes."
+            f"{codec.codebooks_sha256[:12]}. Decode it with the codec that wrote it, or force it to hear "
+            "what comes."
         )
     if (packet.sample_rate, packet.hop_length) != (codec.sample_rate, codec.hop_length):
         raise BitstreamError(
-            f"it has {packet.sample_rate} Hz and {packet.hop_length} samples a frame, but codec {codec.name!r} has "
+            f"it has {packet.sample_rate} Hz and {packet.hop_length} samples a frame, but codec "
+            f"{codec.name!r} has "
             f"{codec.sample_rate} Hz and {codec.hop_length}. Decode it with the codec that wrote it."
         )
     if packet.weights_id != codec.weights_sha256[: 2 * WEIGHTS_ID_BYTES]:
         warnings.warn(
-            f"the file was written with weights {packet.weights_id}, codec {codec.name!r} has {codec.weights_sha256[:8]} around "
+            f"the file was written with weights {packet.weights_id}, codec {codec.name!r} has "
+            f"{codec.weights_sha256[:8]} around "
             "the same codebooks: it will decode, but not to the same samples.",
             stacklevel=3,
         )
@@ -266,7 +303,9 @@ def _least_payload(codes: int) -> int:
 
 
 def _runs(sizes: Sequence[int]) -> list[int]:
-    """Number of runs of equal sizes, then length and size of each: 3 bytes for any number of codebooks of 5."""
+    """Number of runs of equal sizes, then length and size of each: 3 bytes for any number of codebooks of
+    5.
+    """
     runs = [(len(list(group)), size) for size, group in groupby(sizes)]
     return [len(runs), *(number for run in runs for number in run)]
 

@@ -9,5 +9,13 @@ from codecvq.evaluation.report import write_report
 from codecvq.evaluation.result import ClipRow, Evaluation, TableRow
 
 __all__ = [
-    "Bitrate", "ClipRow", "CodebookUse", "Evaluation", "MetricUndefined", "TableRow", "evaluate", "prepare", "write_report",
-]  # fmt: skip
+    "Bitrate",
+    "ClipRow",
+    "CodebookUse",
+    "Evaluation",
+    "MetricUndefined",
+    "TableRow",
+    "evaluate",
+    "prepare",
+    "write_report",
+]

@@ -1,8 +1,9 @@
 """The bit rate of a codec, in three honest senses, and how it uses its codebooks.
 
-*Nominal* is frames a second times the sum of log2 K: what fixed-length codes cost. *Entropy* is what an ideal coder that knows the
-test set's code frequencies, and nothing of their order, would spend; it is a property of the clips, not a rate that a file has.
-*Real* is the bytes that `.cvq` files of these clips hold, payload alone and whole files with headers, over their duration.
+*Nominal* is frames a second times the sum of log2 K: what fixed-length codes cost. *Entropy* is what an ideal
+coder that knows the test set's code frequencies, and nothing of their order, would spend; it is a property of
+the clips, not a rate that a file has. *Real* is the bytes that `.cvq` files of these clips hold, payload
+alone and whole files with headers, over their duration.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -43,7 +46,10 @@ class FileBytes:
 
 @dataclass(frozen=True)
 class Bitrate:
-    """Rates in bit/s over all clips together: total bits over total duration. A real rate is None where no clip was made into a file."""
+    """Rates in bit/s over all clips together: all bits over the whole duration.
+
+    A real rate is None where no clip was made into a file.
+    """
 
     nominal_bps: float
     entropy_bps: float  # plug-in estimate: biased low, the more so the fewer frames a codebook entry has
@@ -72,23 +78,35 @@ class CodeCounter:
 
     def uses(self) -> tuple[CodebookUse, ...]:
         """The use of each codebook by all clips added."""
-        return tuple(_use(size, list(counts.values())) for size, counts in zip(self.sizes, self.counts, strict=True))
+        return tuple(
+            _use(size, list(counts.values())) for size, counts in zip(self.sizes, self.counts, strict=True)
+        )
 
 
 def _use(size: int, counts: list[int]) -> CodebookUse:
-    """Entropy by frequencies, and with Miller and Madow's correction: m codes seen in n frames add (m - 1) / 2n nats."""
+    """Entropy by frequencies; for Miller and Madow's correction m codes in n frames add (m - 1) / 2n nats."""
     frames = sum(counts)
     entropy = sum(count / frames * math.log2(frames / count) for count in counts)
     correction = (len(counts) - 1) / (2 * frames) / math.log(2) if frames else 0.0
-    return CodebookUse(size, frames, len(counts), entropy, min(entropy + correction, math.log2(size)), 2**entropy)
+    return CodebookUse(
+        size, frames, len(counts), entropy, min(entropy + correction, math.log2(size)), 2**entropy
+    )
 
 
 def file_bytes(codec: Codec, codes: np.ndarray, num_samples: int) -> FileBytes:
     """The size of one clip as a `.cvq` file, packed and entropy-coded. Shapes: codes `[N, T]`."""
     from codecvq.bitstream import pack, unpack
 
-    packed, entropy = (pack(codec, codes, num_samples, entropy=kind) for kind in ("packed", "entropy"))
-    return FileBytes(unpack(packed).payload_bits, len(packed), unpack(entropy).payload_bits, len(entropy))
+    packets = []
+    for entropy in (False, True):
+        packet = unpack(pack(codec, codes, num_samples, entropy=entropy), codec)
+        if not np.array_equal(packet.codes, codes):  # a rate counts only if the file gives the codes back
+            raise BitstreamError(
+                f"a {packet.kind} .cvq file gave other codes back than were written. Please report this."
+            )
+        packets.append(packet)
+    packed, coded = packets
+    return FileBytes(packed.payload_bits, packed.file_bytes, coded.payload_bits, coded.file_bytes)
 
 
 def rates(
@@ -98,7 +116,7 @@ def rates(
     files: Sequence[FileBytes] = (),
     files_duration_s: float = 0.0,
 ) -> Bitrate:
-    """The bit rates of clips of `duration_s` in all, of which `files` are those that were made into `.cvq`."""
+    """The bit rates of clips of `duration_s` in all, of which `files` are those made into `.cvq`."""
 
     def real(bits: int) -> float | None:
         return bits / files_duration_s if files_duration_s else None

@@ -63,9 +63,10 @@ def evaluate(
 ) -> Evaluation:
     """The evaluation of a codec on clips, each encoded and decoded alone and whole.
 
-    The reference of every metric is the clip as mono audio at the codec's sample rate, so that what resampling removes is not
-    held against the codec; no alignment is done. `metrics` are names, or the default ones that can be used here. `max_clips`
-    takes that many, spread evenly over the corpus in its order. `audio_dir` is where original and decoded audio is written.
+    The reference of every metric is the clip as mono audio at the codec's sample rate, so that what
+    resampling removes is not held against the codec; no alignment is done. `metrics` are names, or the
+    default ones that can be used here. `max_clips` takes that many, spread evenly over the corpus in its
+    order. `audio_dir` is where original and decoded audio is written.
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
@@ -82,7 +83,8 @@ def evaluate(
     if not found.rows:
         first = found.failures[0]
         raise CodecvqError(
-            f"none of {len(clips)} clips could be evaluated; the first, {first.clip!r}, failed at {first.stage!r}: {first.reason}"
+            f"none of {len(clips)} clips could be evaluated; the first, {first.clip!r}, failed "
+            f"({first.stage}): {first.reason}"
         ) from found.first_error
     return _conclude(codec, ready, found, len(clips), folder)
 
@@ -96,7 +98,9 @@ def _spread(clips: list[Clip], most: int | None) -> list[Clip]:
     return [clips[i * len(clips) // most] for i in range(most)]
 
 
-def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, folder: Path | None) -> None:
+def _evaluate_clip(
+    codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, folder: Path | None
+) -> None:
     """Add one clip to the findings: a row, or a failure."""
     try:
         samples = np.asarray(clip.read(codec.sample_rate), dtype=np.float32)
@@ -108,23 +112,49 @@ def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Finding
         if not found.rows:
             _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
         result = _reconstruct(codec, samples)
-    except Exception as error:  # a stranger's quantizer or network, or memory that does not suffice for a long clip
+    except Exception as error:  # a stranger's quantizer or network, or too little memory for a long clip
         return found.fail(clip.id, "codec", error)
-    if problem := _problem(result.decoded, samples.size):
-        return found.fail(clip.id, "length" if "samples" in problem else "codec", CodecvqError(problem))
+    if result.decoded.size != samples.size:
+        problem = f"decoded to {result.decoded.size} samples, the original has {samples.size}"
+        return found.fail(clip.id, "length", CodecvqError(problem))
+    if not np.isfinite(result.decoded).all():
+        return found.fail(clip.id, "finite", CodecvqError("decoded to NaN or infinity"))
     found.counter.add(result.codes)
-    names = _write_audio(folder, len(found.rows), clip.id, samples, result.decoded, codec.sample_rate) if folder else ("", "")
-    found.rows.append(
-        ClipRow(
-            id=clip.id, path=str(clip.path), text=clip.text, speaker=clip.speaker, language=clip.language,
-            duration_s=samples.size / codec.sample_rate, num_samples=samples.size, num_frames=result.codes.shape[-1],
-            encode_s=result.encode_s, decode_s=result.decode_s,
-            values=_measure(metrics, clip.id, samples, result.decoded, codec.sample_rate, found),
-            files=_files(codec, clip.id, result.codes, samples.size, found),
-            original_audio=names[0], decoded_audio=names[1],
-        )
-    )  # fmt: skip
+    found.rows.append(_row(codec, clip, samples, result, metrics, found, folder))
     return None
+
+
+def _row(
+    codec: Codec,
+    clip: Clip,
+    samples: np.ndarray,
+    result: _Reconstruction,
+    metrics: MetricSet,
+    found: _Findings,
+    folder: Path | None,
+) -> ClipRow:
+    """The row of a clip that was decoded, its values measured and its audio written."""
+    rate = codec.sample_rate
+    index = len(found.rows)
+    original, decoded = (
+        _write_audio(folder, index, clip.id, samples, result.decoded, rate) if folder else ("", "")
+    )
+    return ClipRow(
+        id=clip.id,
+        path=str(clip.path),
+        text=clip.text,
+        speaker=clip.speaker,
+        language=clip.language,
+        duration_s=samples.size / rate,
+        num_samples=samples.size,
+        num_frames=result.codes.shape[-1],
+        encode_s=result.encode_s,
+        decode_s=result.decode_s,
+        values=_measure(metrics, clip.id, samples, result.decoded, rate, found),
+        files=_files(codec, clip.id, result.codes, samples.size, found),
+        original_audio=original,
+        decoded_audio=decoded,
+    )
 
 
 def _reconstruct(codec: Codec, samples: np.ndarray) -> _Reconstruction:
@@ -153,17 +183,15 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _problem(decoded: np.ndarray, num_samples: int) -> str:
-    """What is wrong with decoded audio, if anything: it is then measured by no metric."""
-    if decoded.size != num_samples:
-        return f"decoded to {decoded.size} samples, the original has {num_samples}"
-    return "" if np.isfinite(decoded).all() else "decoded to NaN or infinity"
-
-
 def _measure(
-    metrics: MetricSet, clip: str, reference: np.ndarray, decoded: np.ndarray, sample_rate: int, found: _Findings
+    metrics: MetricSet,
+    clip: str,
+    reference: np.ndarray,
+    decoded: np.ndarray,
+    sample_rate: int,
+    found: _Findings,
 ) -> dict[str, float]:
-    """Every metric's values for one clip. What has none is listed: undefined with its reason, or failed with its error."""
+    """Every metric's values for one clip. What has none is listed, as undefined or as failed."""
     values: dict[str, float] = {}
     for metric in metrics.ready:
         try:
@@ -175,7 +203,9 @@ def _measure(
     return values
 
 
-def _files(codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings) -> FileBytes | None:
+def _files(
+    codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings
+) -> FileBytes | None:
     try:
         return file_bytes(codec, codes, num_samples)
     except CodecvqError as error:
@@ -186,9 +216,10 @@ def _files(codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: 
 def _write_audio(
     folder: Path, index: int, clip: str, samples: np.ndarray, decoded: np.ndarray, sample_rate: int
 ) -> tuple[str, str]:
-    """Names of the original and the decoded clip, written as 16-bit FLAC; the number keeps ids apart that differ in signs only."""
+    """Names of the original and the decoded clip, written as 16-bit FLAC."""
     from codecvq.audio import write_audio
 
+    # The number keeps apart what is one name once its signs are replaced.
     stem = f"{index:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', clip)[-80:]}"
     names = (f"{stem}.original.flac", f"{stem}.decoded.flac")
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,17 +228,23 @@ def _write_audio(
     return names
 
 
-def _conclude(codec: Codec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None) -> Evaluation:
+def _conclude(
+    codec: Codec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None
+) -> Evaluation:
     """The evaluation of what was found."""
     rows = found.rows
     columns = tuple(
         Column(
-            name=name, metric=metric.name, unit=metric.spec.unit, higher_is_better=metric.spec.higher_is_better,
-            summary=metric.spec.summary, reference=metric.spec.reference,
+            name=name,
+            metric=metric.name,
+            unit=metric.spec.unit,
+            higher_is_better=metric.spec.higher_is_better,
+            summary=metric.spec.summary,
+            reference=metric.spec.reference,
         )
         for metric in metrics.ready
         for name in metric.spec.columns
-    )  # fmt: skip
+    )
     names = [column.name for column in columns]
     duration_s = sum(row.duration_s for row in rows)
     files = [(row.files, row.duration_s) for row in rows if row.files]
@@ -219,7 +256,11 @@ def _conclude(codec: Codec, metrics: MetricSet, found: _Findings, clips_given: i
         means=means(rows, names),
         groups={kind: _grouped(rows, kind, names) for kind in ("speaker", "language")},
         bitrate=rates(
-            found.counter.uses(), float(codec.frame_rate), duration_s, [f for f, _ in files], sum(s for _, s in files)
+            found.counter.uses(),
+            float(codec.frame_rate),
+            duration_s,
+            [f for f, _ in files],
+            sum(s for _, s in files),
         ),
         encode_rtf=sum(row.encode_s for row in rows) / duration_s,
         decode_rtf=sum(row.decode_s for row in rows) / duration_s,
@@ -243,11 +284,15 @@ def _grouped(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict
     groups: dict[str, list[ClipRow]] = {}
     for row in rows:
         groups.setdefault(getattr(row, kind), []).append(row)
-    return {group: means(members, columns) for group, members in sorted(groups.items())} if len(groups) > 1 else {}
+    return (
+        {group: means(members, columns) for group, members in sorted(groups.items())}
+        if len(groups) > 1
+        else {}
+    )
 
 
 def identity(codec: Codec) -> Mapping[str, Any]:  # Any: JSON
-    """What tells a codec from every other, as JSON: names, rates and the hashes of its weights and codebooks."""
+    """What tells a codec from every other, as JSON: names, rates, hashes of weights and codebooks."""
     return {
         "name": codec.name,
         "sample_rate": codec.sample_rate,

@@ -9,7 +9,7 @@ import numpy as np
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
-BLOCK_COUNTS = 2**21
+BLOCK_DRAWS = 2**20
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Mean:
 def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
     """The mean and its 95 % percentile-bootstrap interval over clips (2,000 resamples, seeded).
 
-    The clips are taken as independent draws. Clips of one speaker are not: with few speakers the interval says what other clips
-    of *these* speakers would give, and is too narrow for other speakers.
+    The clips are taken as independent draws. Clips of one speaker are not: with few speakers the interval
+    says what other clips of *these* speakers would give, and is too narrow for other speakers.
     """
     if not values:
         return Mean(None, None, None, 0)
@@ -34,11 +34,10 @@ def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
     if data.size == 1:
         return Mean(float(data[0]), None, None, 1)
     generator = np.random.default_rng(seed)
-    shares = np.full(data.size, 1 / data.size)
-    block = max(1, BLOCK_COUNTS // data.size)  # bounds the memory: a resample is a count of how often each clip is drawn
-    means = np.concatenate([
-        generator.multinomial(data.size, shares, size=min(block, RESAMPLES - done)) @ data / data.size
+    block = max(1, BLOCK_DRAWS // data.size)  # resamples at a time, to bound the memory
+    means = [
+        data[generator.integers(data.size, size=(min(block, RESAMPLES - done), data.size))].mean(axis=1)
         for done in range(0, RESAMPLES, block)
-    ])
-    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Mean(float(data.mean()), float(low), float(high), data.size)

@@ -1,4 +1,4 @@
-"""Metrics by name: which are there, which cannot be used here and why, and the one call that measures a clip."""
+"""Metrics by name: which are there, which cannot be used and why, and the call that measures a clip."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from codecvq.plugins import Offer, Registry
 
-#: What a table begins with, where it is there: the measures that listeners agree with best (of those without a network).
+#: What a table begins with, where it is there: the measures that listeners agree with best (of those without
+#: a network).
 LEADING = ("pesq_wb", "pesq_nb", "estoi", "stoi")
 
 
-class MetricUndefined(Exception):  # noqa: N818  # a state of one clip, which evaluation lists, not a user's error
-    """A metric has no value for a clip; the text says why. The clip is listed and left out of that metric's mean."""
+class MetricUndefined(Exception):  # a state of one clip, which evaluation lists, not a user's error
+    """A metric has no value for a clip, and why: the clip is listed and left out of that mean."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Metric:
     def measure(self, reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         """The finite value of each of the spec's columns. Shapes: both `[S]`.
 
-        Raises MetricUndefined for a clip without a value, PluginError when the metric does not keep to its spec, and
-        whatever a stranger's function raises.
+        Raises MetricUndefined for a clip without a value, PluginError when the metric does not keep to its
+        spec, and whatever a stranger's function raises.
         """
         values = dict(self.function(reference, decoded, sample_rate))
         if set(values) != set(self.spec.columns):
             raise PluginError(
-                f"metric {self.name!r} gave the columns {sorted(values)}, its spec promises {sorted(self.spec.columns)}. "
-                f"Update that plugin."
+                f"metric {self.name!r} gave the columns {sorted(values)}, "
+                f"its spec promises {sorted(self.spec.columns)}. Update that plugin."
             )
         for column, value in values.items():
             if not math.isfinite(value):
@@ -63,7 +64,7 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class MetricSet:
-    """The metrics of an evaluation, in the order of its tables, and the default ones that cannot be used here."""
+    """The metrics of an evaluation, in the order of its tables, and the default ones that cannot be used."""
 
     ready: tuple[Metric, ...]
     unavailable: tuple[Unavailable, ...] = ()
@@ -72,8 +73,9 @@ class MetricSet:
 def prepare(names: Iterable[str] | None = None, registry: Registry | None = None) -> MetricSet:
     """The metrics named, or every default one that can be used here, ready to measure.
 
-    Without names, a default metric whose packages are missing is listed in `unavailable`. One that was asked for by name is an
-    error: MissingExtra where an extra of codecvq brings it, UnknownName where nobody offers it.
+    Without names, a default metric whose packages are missing is listed in `unavailable`. One that was asked
+    for by name is an error: MissingExtra where an extra of codecvq brings it, UnknownName where nobody offers
+    it.
     """
     from codecvq.plugins import registry as the_registry
 
@@ -92,7 +94,7 @@ def prepare(names: Iterable[str] | None = None, registry: Registry | None = None
 
 
 def unavailable(registry: Registry | None = None) -> list[Unavailable]:
-    """The registered metrics whose packages are not installed, for a list of what there is: imports no metric."""
+    """The registered metrics whose packages are not installed, for a list; imports no metric."""
     from codecvq.plugins import registry as the_registry
 
     found = []
@@ -137,7 +139,9 @@ def _missing(name: str, spec: MetricSpec, missing: list[str]) -> CodecvqError:
     if spec.extra:
         return MissingExtra(f"metric {name!r}", missing[0], spec.extra)
     packages = " ".join(missing)
-    return PluginError(f"metric {name!r} needs {packages}, which is not installed. Install with: pip install {packages}")
+    return PluginError(
+        f"metric {name!r} needs {packages}, which is not installed. Install with: pip install {packages}"
+    )
 
 
 def _versions(modules: Iterable[str]) -> dict[str, str]:

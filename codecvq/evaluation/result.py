@@ -1,4 +1,4 @@
-"""What an evaluation found: every clip, the means with their intervals, the bit rates, and all that was left out and why."""
+"""What an evaluation found: every clip, the means with intervals, the bit rates, what was left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codecvq.audio import atomic_writer
 from codecvq.errors import CodecvqError
 from codecvq.evaluation.bitrate import Bitrate, CodebookUse, FileBytes
 from codecvq.evaluation.interval import Mean
 from codecvq.evaluation.machine import Machine
+from codecvq.files import write_atomically
 
 FORMAT = 1  # of evaluation.json
 FILE = "evaluation.json"
@@ -60,7 +60,7 @@ class Failure:
     """A clip, or one metric of a clip, that gave an error instead of a result."""
 
     clip: str
-    stage: str  # "read", "codec", "length", "file", "metric"
+    stage: str  # "read", "codec", "length", "finite", "file", "metric"
     reason: str
     metric: str = ""
 
@@ -93,7 +93,9 @@ class Evaluation:
     columns: tuple[Column, ...]
     rows: tuple[ClipRow, ...]
     means: Mapping[str, Mean]  # column -> over all clips
-    groups: Mapping[str, Mapping[str, Mapping[str, Mean]]]  # "speaker" | "language" -> which -> column -> mean
+    groups: Mapping[
+        str, Mapping[str, Mapping[str, Mean]]
+    ]  # "speaker" | "language" -> which -> column -> mean
     bitrate: Bitrate
     encode_rtf: float  # seconds of computing for a second of audio: below 1 is faster than real time
     decode_rtf: float
@@ -101,14 +103,19 @@ class Evaluation:
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
     unavailable: Mapping[str, str] = dataclasses.field(default_factory=dict)  # default metrics not run -> why
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of codecvq, torch and the metrics' packages
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of codecvq, torch and all used
     machine: Machine
     audio_dir: Path | None = None  # where the rows' audio files are
 
     @property
     def exact_lengths(self) -> int:
-        """How many decoded clips had exactly the original's samples; the others are failures of the stage "length"."""
-        return len(self.rows)
+        """How many of the decoded clips had exactly the original's samples."""
+        return self.decoded - sum(failure.stage == "length" for failure in self.failures)
+
+    @property
+    def decoded(self) -> int:
+        """How many clips were decoded: those measured, and those of another length or not finite."""
+        return len(self.rows) + sum(failure.stage in ("length", "finite") for failure in self.failures)
 
     def audio(self, row: ClipRow) -> tuple[Path, Path] | None:
         """The original and the decoded audio of a clip, if they were written."""
@@ -127,25 +134,32 @@ class Evaluation:
             "bit rate, .cvq payload, entropy-coded": rate.entropy_payload_bps,
             "bit rate, .cvq whole file": rate.packed_file_bps,
         }
-        rows += [TableRow(name, f"{bps / 1000:.3f}", "kbit/s", "", clips) for name, bps in rates.items() if bps is not None]
+        rows += [
+            TableRow(name, f"{bps / 1000:.3f}", "kbit/s", "", clips)
+            for name, bps in rates.items()
+            if bps is not None
+        ]
         for name, factor in (("encode", self.encode_rtf), ("decode", self.decode_rtf)):
             rows.append(TableRow(f"{name}, real-time factor", f"{factor:.4f}", "s per s", "", clips))
-        rows.append(TableRow("exact lengths", clips, f"of {self.clips_given} clips", "", ""))
+        rows.append(TableRow("exact lengths", str(self.exact_lengths), f"of {self.decoded} decoded", "", ""))
         return rows
 
     def to_json(self, relative_to: Path | None = None) -> dict[str, Any]:  # Any: JSON
-        """This evaluation as JSON data; the folder of the audio is given relative to `relative_to`, so that both can be moved."""
+        """This evaluation as JSON data; the audio's folder is relative to `relative_to`: both can move."""
         data = dataclasses.asdict(self)
         if self.audio_dir is not None:
-            data["audio_dir"] = os.path.relpath(self.audio_dir, relative_to) if relative_to else str(self.audio_dir)
+            data["audio_dir"] = (
+                os.path.relpath(self.audio_dir, relative_to) if relative_to else str(self.audio_dir)
+            )
         return {"format": FORMAT, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], relative_to: Path | None = None) -> Evaluation:
         """The evaluation that `to_json` gave."""
-        if data.get("format") != FORMAT:
+        if data["format"] != FORMAT:
             raise CodecvqError(
-                f"an evaluation has format {data.get('format')!r}, this codecvq reads {FORMAT}. Evaluate again, or update codecvq."
+                f"an evaluation has format {data['format']!r}, this codecvq reads {FORMAT}. "
+                f"Evaluate again, or update codecvq."
             )
         fields = {name: value for name, value in data.items() if name != "format"}
         fields |= {
@@ -170,10 +184,8 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         # allow_nan=False: NaN is not JSON, and every number here is checked to be finite before it gets in.
         text = json.dumps(self.to_json(folder), ensure_ascii=False, indent=1, allow_nan=False)
-        with atomic_writer(folder / CSV_FILE) as file:
-            file.write(self._csv().encode())
-        with atomic_writer(folder / FILE) as file:
-            file.write(text.encode() + b"\n")
+        write_atomically(folder / CSV_FILE, self._csv())
+        write_atomically(folder / FILE, text + "\n")
         return folder / FILE
 
     @classmethod
@@ -184,17 +196,32 @@ class Evaluation:
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")), path.parent)
         except OSError as error:
-            raise CodecvqError(f"no evaluation at {path} ({error.strerror}). Make one with: codecvq evaluate") from error
+            raise CodecvqError(
+                f"no evaluation at {path} ({error.strerror}). Make one with: codecvq evaluate"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise CodecvqError(f"{path} is not an evaluation of codecvq: {error}. Make it again with: codecvq evaluate") from error
+            raise CodecvqError(
+                f"{path} is not an evaluation of codecvq: {error}. Make it again with: codecvq evaluate"
+            ) from error
 
     def _csv(self) -> str:
         """One line a clip; an undefined value is an empty cell, with its reason in the last column."""
         reasons: dict[str, list[str]] = {}
-        for undefined in (*self.undefined, *(f for f in self.failures if f.metric)):
-            reasons.setdefault(undefined.clip, []).append(f"{undefined.metric}: {undefined.reason}")
+        left_out: list[Undefined | Failure] = [*self.undefined, *(f for f in self.failures if f.metric)]
+        for finding in left_out:
+            reasons.setdefault(finding.clip, []).append(f"{finding.metric}: {finding.reason}")
         names = [column.name for column in self.columns]
-        plain = ["id", "path", "speaker", "language", "duration_s", "num_samples", "num_frames", "encode_s", "decode_s"]
+        plain = [
+            "id",
+            "path",
+            "speaker",
+            "language",
+            "duration_s",
+            "num_samples",
+            "num_frames",
+            "encode_s",
+            "decode_s",
+        ]
         sizes = [field.name for field in dataclasses.fields(FileBytes)]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -202,7 +229,15 @@ class Evaluation:
         for row in self.rows:
             files = [getattr(row.files, name, "") for name in sizes]
             values = [row.values.get(name, "") for name in names]
-            writer.writerow([*(getattr(row, name) for name in plain), *files, *values, row.text, "; ".join(reasons.get(row.id, []))])
+            writer.writerow(
+                [
+                    *(getattr(row, name) for name in plain),
+                    *files,
+                    *values,
+                    row.text,
+                    "; ".join(reasons.get(row.id, [])),
+                ]
+            )
         return out.getvalue()
 
 

@@ -1,8 +1,9 @@
 """Speech to train on: clips, who speaks them, and which of them are for training, validation and test.
 
-A corpus is a folder of audio, a manifest, or a registered name (hook `codecvq_corpora`). Its split is a pure function of what a
-clip is called: 5 % test and 5 % validation by a hash of the clip's id (or of its speaker, on request), so that adding clips moves
-none of the others, and two machines agree without sharing a list. A clip may say its own split, which then holds.
+A corpus is a folder of audio, a manifest, or a registered name (hook `codecvq_corpora`). Its split is a pure
+function of what a clip is called: 5 % test and 5 % validation by a hash of the clip's id (or of its speaker,
+on request), so that adding clips moves none of the others, and two machines agree without sharing a list. A
+clip may say its own split, which then holds.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ class Clip:
     language: str = ""  # BCP 47, like "en-US"
     licence: str = ""
     split: str = ""  # "train", "validation" or "test" where the corpus fixes it; empty for "by the hash"
+    split_key: str = ""  # what the hash is taken of, where not the id: clips that say the same share one
     start_s: float = 0.0
-    duration_s: float | None = None  # None: to the end of the file, and not known before the file is looked at
+    duration_s: float | None = None  # None: to the end of the file, wherever that is
     open_end: bool = False  # `duration_s` only tells, perhaps rounded; the clip goes to the end of its file
-    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)  # Any: a manifest's own columns, untouched
+    #: A manifest's own columns, untouched; Any: JSON values.
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def read(self, sample_rate: int) -> npt.NDArray[np.float32]:
         """The clip's samples `[S]`, mono, at that rate. Raises AudioError."""
-        audio = read_audio(self.path, start_s=self.start_s, duration_s=None if self.open_end else self.duration_s)
+        length_s = None if self.open_end else self.duration_s
+        audio = read_audio(self.path, start_s=self.start_s, duration_s=length_s)
         return resample(to_mono(audio.samples), audio.sample_rate, sample_rate)
 
 
@@ -91,10 +95,10 @@ class Corpus:
         return sum(clip.duration_s or 0.0 for clip in self.clips)
 
     def split_of(self, clip: Clip) -> Split:
-        """Which split a clip belongs to: its own word, or else the hash of its id or speaker."""
+        """The split of a clip: its own word, or the hash of its speaker, its `split_key` or its id."""
         if clip.split:
             return cast(Split, clip.split)  # checked when the corpus was opened
-        return split_of(clip.speaker if self.split_by == "speaker" else clip.id)
+        return split_of(clip.speaker if self.split_by == "speaker" else clip.split_key or clip.id)
 
     def split(self, which: Split) -> Corpus:
         """The clips of one split. It may be empty: five per cent of a few clips can be none."""
@@ -103,7 +107,7 @@ class Corpus:
         return replace(self, clips=tuple(clip for clip in self.clips if self.split_of(clip) == which))
 
     def measured(self) -> Corpus:
-        """The same corpus with every duration known, read from the files' headers; a file without a readable one is a failure."""
+        """The same corpus with every duration known, from the files' headers; the unreadable are failures."""
         if all(clip.duration_s is not None for clip in self.clips):
             return self
         with ThreadPoolExecutor() as pool:  # opening a file waits for the disk, often across a network
@@ -116,7 +120,7 @@ class Corpus:
 
 
 def split_of(key: str) -> Split:
-    """The split that a stable hash gives to an id or speaker: 5 % "test", 5 % "validation", the rest "train"."""
+    """The split that a hash gives to an id or speaker: 5 % "test", 5 % "validation", the rest "train"."""
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if share < TEST_SHARE:
         return "test"
@@ -133,10 +137,11 @@ def open_corpus(
     speakers: Collection[str] | None = None,
     exclude_speakers: Collection[str] = (),
 ) -> Corpus:
-    """A corpus from exactly one of: a registered name (`root`: where it lies, if not in its usual place), a folder, a manifest.
+    """A corpus from exactly one of: a registered name (`root`: where it lies, if not in its usual place), a
+    folder, a manifest.
 
-    `speakers` keeps only these, `exclude_speakers` drops these. Raises CorpusError for what is missing, empty, or contradicts
-    itself; single files that are missing are listed in the corpus's `failures`.
+    `speakers` keeps only these, `exclude_speakers` drops these. Raises CorpusError for what is missing,
+    empty, or contradicts itself; single files that are missing are listed in the corpus's `failures`.
     """
     given = [value for value in (name, folder, manifest) if value is not None]
     if len(given) != 1:
@@ -145,9 +150,14 @@ def open_corpus(
             f"{': ' + ', '.join(map(str, given)) if given else ''}. Keep one of them."
         )
     if root is not None and name is None:
-        raise CorpusError(f"root ({root}) says where a named corpus lies; for a folder or a manifest leave it out.")
+        raise CorpusError(
+            f"root ({root}) says where a named corpus lies; for a folder or a manifest leave it out."
+        )
     if split_by not in get_args(SplitBy):
-        raise CorpusError(f"split_by is {split_by!r}, but 'clip' or 'speaker' is needed.{nearest(split_by, get_args(SplitBy))}")
+        raise CorpusError(
+            f"split_by is {split_by!r}, but 'clip' or 'speaker' is "
+            f"needed.{nearest(split_by, get_args(SplitBy))}"
+        )
     if name is not None:
         corpus = _open_registered(name, Path(root).expanduser() if root is not None else None)
     elif folder is not None:
@@ -162,11 +172,16 @@ def open_corpus(
 
 
 def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
-    """The JSON-lines file written: `id`, `split`, `speaker` and `duration` (seconds) of every clip, in the corpus's order."""
+    """The JSON-lines file written: `id`, `split`, `speaker` and `duration` in seconds of every clip."""
     path = Path(path)
     with atomic_writer(path) as file:
         for clip in corpus.measured():
-            row = {"id": clip.id, "split": corpus.split_of(clip), "speaker": clip.speaker, "duration": clip.duration_s}
+            row = {
+                "id": clip.id,
+                "split": corpus.split_of(clip),
+                "speaker": clip.speaker,
+                "duration": clip.duration_s,
+            }
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return path
 
@@ -197,7 +212,9 @@ def _open_registered(name: str, root: Path | None) -> Corpus:
     except CodecvqError:
         raise
     except Exception as error:  # a stranger's code; the user can do nothing with its traceback
-        raise CorpusError(f"corpus {name!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}") from error
+        raise CorpusError(
+            f"corpus {name!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}"
+        ) from error
     if not clips:
         raise CorpusError(f"corpus {name!r} has no clips{f' below {root}' if root else ''}.{how}")
     return Corpus(name, clips)
@@ -212,7 +229,9 @@ def _open_folder(folder: Path) -> Corpus:
     paths = find_audio(folder)
     if not paths:
         kinds = ", ".join(sorted(AUDIO_SUFFIXES))
-        raise CorpusError(f"the corpus folder {folder} holds no audio. Put files in it with one of these suffixes: {kinds}.")
+        raise CorpusError(
+            f"the corpus folder {folder} holds no audio. Put files in it with one of these suffixes: {kinds}."
+        )
     clips = (Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths)
     return Corpus(folder.resolve().name, tuple(clips))
 
@@ -223,17 +242,27 @@ def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collectio
     known = corpus.speakers
     for speaker in (*(keep or ()), *drop):
         if speaker not in known:
-            some = ", ".join(known[:20]) + (" …" if len(known) > 20 else "") if known else "none, its clips name no speaker"
-            raise CorpusError(
-                f"corpus {corpus.name!r} has no speaker {speaker!r}.{nearest(speaker, known)} Its speakers: {some}."
+            some = (
+                ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+                if known
+                else "none, its clips name no speaker"
             )
-    return tuple(clip for clip in corpus.clips if (keep is None or clip.speaker in keep) and clip.speaker not in drop)
+            raise CorpusError(
+                f"corpus {corpus.name!r} has no speaker {speaker!r}.{nearest(speaker, known)} Its "
+                f"speakers: {some}."
+            )
+    return tuple(
+        clip for clip in corpus.clips if (keep is None or clip.speaker in keep) and clip.speaker not in drop
+    )
 
 
 def _check(corpus: Corpus) -> None:
-    """Raises CorpusError where clips are none, share an id, name a split that does not exist, or lack the speaker to split by."""
+    """Raises CorpusError for no clips, an id twice, an unknown split, or no speaker to split by."""
     if not corpus.clips:
-        raise CorpusError(f"corpus {corpus.name!r} keeps no clips: its speakers are all left out. Change speakers or exclude_speakers.")
+        raise CorpusError(
+            f"corpus {corpus.name!r} keeps no clips: its speakers are all left out. Change speakers or "
+            "exclude_speakers."
+        )
     first: dict[str, Clip] = {}
     for clip in corpus.clips:
         other = first.setdefault(clip.id, clip)
@@ -244,11 +273,13 @@ def _check(corpus: Corpus) -> None:
             )
         if clip.split and clip.split not in SPLITS:
             raise CorpusError(
-                f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of {', '.join(SPLITS)}."
+                f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of "
+                f"{', '.join(SPLITS)}."
                 f"{nearest(clip.split, SPLITS)}"
             )
         if corpus.split_by == "speaker" and not clip.speaker and not clip.split:
             raise CorpusError(
-                f"corpus {corpus.name!r}: clip {clip.id!r} names no speaker, so the corpus cannot be split by speaker. "
+                f"corpus {corpus.name!r}: clip {clip.id!r} names no speaker, so the corpus cannot be "
+                "split by speaker. "
                 "Use split_by 'clip', or a manifest with a speaker column."
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class WaveformLoss(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights of the terms; a term of weight 0 is not computed."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # in a recipe, a misspelt key is an error
 
     mel: float = 15.0
     mel_windows: tuple[int, ...] = (128, 256, 512, 1024, 2048)  # samples

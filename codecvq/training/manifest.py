@@ -1,8 +1,9 @@
 """Manifests: a file that lists clips, JSON lines or a table with a header (CSV, TSV).
 
-One column names the audio, relative to the manifest's folder; those of `FIELDS` are understood under each of their names, and
-every other column travels with its clip, untouched. So the manifests of NeMo (`audio_filepath`, `offset`), of Hugging Face's
-audio folders (`file_name`) and of Common Voice (`path`, `sentence`) are read as they are.
+One column names the audio, relative to the manifest's folder; those of `FIELDS` are understood under each of
+their names, and every other column travels with its clip, untouched. So the manifests of NeMo
+(`audio_filepath`, `offset`), of Hugging Face's audio folders (`file_name`) and of Common Voice (`path` below
+`clips/`, `sentence`) are read as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +32,21 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "start": ("start", "start_s", "offset"),
     "duration": ("duration", "duration_s"),
 }
-SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}  # what others call them
+#: what others call the splits
+SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+CLIPS_FOLDER = "clips"  # where Common Voice keeps the files that its tables name
 
 Row = Mapping[str, Any]  # Any: JSON values, or strings from a table
 
 
 def read_manifest(path: Path) -> Corpus:
-    """The corpus that a manifest lists. A row whose file is missing is a listed failure; a broken row is a CorpusError."""
+    """The corpus that a manifest lists; a missing file is a listed failure, a broken row a CorpusError."""
     if not path.is_file():
-        raise CorpusError(f"the manifest {path} {'is a folder' if path.is_dir() else 'does not exist'}. Give a .jsonl, .csv or .tsv file.")
+        raise CorpusError(
+            f"the manifest {path} {'is a folder' if path.is_dir() else 'does not exist'}. Give a .jsonl, "
+            ".csv or .tsv file."
+        )
     clips, failures, rows_of_ids = [], [], dict[str, int]()
     for line, row in _rows(path):
         clip = _clip(path, line, row)
@@ -52,10 +59,14 @@ def read_manifest(path: Path) -> Corpus:
         if clip.path.is_file():
             clips.append(clip)
         else:
-            failures.append(ClipFailure(clip.id, clip.path, f"line {line} of {path.name}: the file {clip.path} does not exist"))
+            why = f"line {line} of {path.name}: the file {clip.path} does not exist"
+            failures.append(ClipFailure(clip.id, clip.path, why))
     if not clips:
-        what = f"none of its {len(failures)} files exists, the first: {failures[0].path}" if failures else "it has no rows"
-        raise CorpusError(f"manifest {path}: {what}. Paths count from the manifest's folder, {path.parent.resolve()}.")
+        first = f"none of its {len(failures)} files exists, the first: {failures[0].path}" if failures else ""
+        what = first or "it has no rows"
+        raise CorpusError(
+            f"manifest {path}: {what}. Paths count from the manifest's folder, {path.parent.resolve()}."
+        )
     return Corpus(path.stem, tuple(clips), failures=tuple(failures))
 
 
@@ -64,8 +75,14 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if delimiter := DELIMITERS.get(path.suffix.lower()):
-                # QUOTE_MINIMAL for both: a TSV with quotes in its text is written by csv or pandas more often than by hand
-                table = csv.DictReader(file, delimiter=delimiter, strict=True)
+                # Tab-separated values have no quotes: one that begins a sentence belongs to it.
+                raw = delimiter == "\t"
+                table = csv.DictReader(
+                    file,
+                    delimiter=delimiter,
+                    quoting=csv.QUOTE_NONE if raw else csv.QUOTE_MINIMAL,
+                    strict=True,
+                )
                 for row in table:
                     yield table.line_num, _whole_row(path, table.line_num, row)
                 return
@@ -73,24 +90,36 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
                 if text.strip():
                     yield line, _json_row(path, line, text)
     except UnicodeDecodeError as error:
-        raise CorpusError(f"manifest {path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+        raise CorpusError(
+            f"manifest {path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
     except csv.Error as error:
-        raise CorpusError(f"manifest {path}: {error}, near line {table.line_num}. Repair the quotes there.") from error
+        raise CorpusError(
+            f"manifest {path}: {error}, near line {table.line_num}. Repair the quotes there."
+        ) from error
 
 
 def _json_row(path: Path, line: int, text: str) -> Row:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CorpusError(f"manifest {path}, line {line}: not JSON ({error.msg}, column {error.colno}). Repair or remove it.") from error
+        raise CorpusError(
+            f"manifest {path}, line {line}: not JSON ({error.msg}, column {error.colno}). Repair or "
+            "remove it."
+        ) from error
     if not isinstance(row, dict):
-        raise CorpusError(f"manifest {path}, line {line}: {text.strip()[:60]!r} is no JSON object. Each line must be one.")
+        raise CorpusError(
+            f"manifest {path}, line {line}: {text.strip()[:60]!r} is no JSON object. Each line must be one."
+        )
     return row
 
 
 def _whole_row(path: Path, line: int, row: dict[str | Any, Any]) -> Row:  # Any: DictReader's restkey is None
     if None in row or None in row.values():
-        raise CorpusError(f"manifest {path}, line {line}: it has {'more' if None in row else 'fewer'} columns than the header. Repair it.")
+        raise CorpusError(
+            f"manifest {path}, line {line}: it has {'more' if None in row else 'fewer'} columns than the "
+            "header. Repair it."
+        )
     return row
 
 
@@ -126,19 +155,26 @@ def _clip(manifest: Path, line: int, row: Row) -> Clip:
     split = str(taken.fields.get("split", ""))
     return Clip(
         id=str(taken.fields.get("id", _default_id(file, start_s if "start" in taken.fields else None))),
-        path=manifest.parent / Path(file).expanduser(),
+        path=_locate(manifest.parent, file),
         split=SPLIT_NAMES.get(split, split),
         start_s=start_s or 0.0,
         duration_s=duration_s,
-        open_end="start" not in taken.fields,  # a duration alone describes the file, often rounded; it cuts nothing
+        # a duration alone describes the file, often rounded; it cuts nothing
+        open_end="start" not in taken.fields,
         columns=taken.columns,
         **{name: str(taken.fields.get(name, "")) for name in ("text", "speaker", "language", "licence")},
     )
 
 
+def _locate(folder: Path, file: str) -> Path:
+    path = folder / Path(file).expanduser()
+    below = folder / CLIPS_FOLDER / file
+    return below if not path.is_file() and below.is_file() else path
+
+
 def _default_id(file: str, start_s: float | None) -> str:
-    """The path as the manifest has it, without its suffix; with the start where several clips may come from one file."""
-    name = Path(file).with_suffix("").as_posix().lstrip("/")
+    """The path as the manifest has it, without its suffix; with the start, where a file may have many."""
+    name = os.path.splitext(Path(file).as_posix())[0].lstrip("/")
     return name if start_s is None else f"{name}@{start_s:g}"
 
 

@@ -1,11 +1,12 @@
 """Training batches as a pure function of seed, step and rank.
 
-Item i of step s is drawn by a generator seeded with (seed, s, i): no sampler state is to be saved, a resumed training sees the
-batches that it would have seen, and W processes with B items each see, together, what one process with W * B items sees.
+Item i of step s is drawn by a generator seeded with (seed, s, i): no sampler state is to be saved, a resumed
+training sees the batches that it would have seen, and W processes with B items each see, together, what one
+process with W * B items sees.
 
-A clip is drawn in proportion to its length and cut at a random place, so that every second of speech is about as likely as every
-other. Clips are decoded and resampled once and kept as 16-bit integers while they fit; what is not kept passes through 16 bits
-all the same, so that no sample depends on what the cache holds.
+A clip is drawn in proportion to its length and cut at a random place, so that every second of speech is about
+as likely as every other. Clips are decoded and resampled once and kept as 16-bit integers while they fit;
+what is not kept passes through 16 bits all the same, so that no sample depends on what the cache holds.
 """
 
 from __future__ import annotations
@@ -19,30 +20,32 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import read_audio, resample, to_mono
+from codecvq.audio import SEEKABLE_SUFFIXES, read_audio, resample, to_mono
 from codecvq.errors import AudioError, CorpusError, OptionError
 from codecvq.training.corpus import Clip, ClipFailure, Corpus
 
 FloatArray = npt.NDArray[np.float32]
 
-LONG_CLIP_S = 60.0  # beyond it a clip is never decoded whole: only the segment is read, with a margin
-MARGIN_S = 0.1  # on either side of a segment of a long clip; longer than the resampler's filter at any usual rate
+LONG_CLIP_S = 60.0  # beyond it, where the format can seek, only the segment is read, with a margin
+MARGIN_S = 0.1  # on either side of such a segment; longer than the resampler's filter at any usual rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to a segment at random; the defaults change level and sign, which changes nothing that is heard."""
+    """What is done to a segment at random; the defaults change its level and its sign."""
 
     gain_db: tuple[float, float] = (-10.0, 6.0)  # uniform in dB; less where a sample would leave [-1, 1]
     polarity: float = 0.5  # probability that the sign is flipped
-    tilt_db: float = 0.0  # the Nyquist frequency against 0 Hz, uniform in ± this, by a first-order filter; 0 for none
+    tilt_db: float = 0.0  # the Nyquist frequency against 0 Hz, uniform in ± this; 0 for no filter
 
     def __post_init__(self) -> None:
         low, high = self.gain_db
         if not low <= high:
             raise OptionError(f"augment.gain_db is [{low:g}, {high:g}], but the lower end must come first.")
         if not 0 <= self.polarity <= 1:
-            raise OptionError(f"augment.polarity is {self.polarity:g}, but a probability from 0 to 1 is needed.")
+            raise OptionError(
+                f"augment.polarity is {self.polarity:g}, but a probability from 0 to 1 is needed."
+            )
         if not 0 <= self.tilt_db <= 40:
             raise OptionError(f"augment.tilt_db is {self.tilt_db:g}, but 0 to 40 dB are needed.")
 
@@ -58,7 +61,7 @@ class Batch(NamedTuple):
 
 
 class Segments:
-    """Batches of equally long segments from a corpus. Thread-safe; `failures` lists the clips that could not be read."""
+    """Batches of equally long segments from a corpus, safe to ask from several threads."""
 
     def __init__(
         self,
@@ -70,17 +73,21 @@ class Segments:
         *,
         augment: AugmentConfig = NO_AUGMENT,
         cache: bool = True,
-        cache_bytes: int = 4 << 30,
+        cache_bytes: int = 2 << 30,  # eighteen hours at 16 kHz
     ) -> None:
         self.segment_samples = round(segment_s * sample_rate)
         if self.segment_samples < 1 or batch_size < 1:
             raise OptionError(
-                f"segments of {segment_s:g} s at {sample_rate} Hz in batches of {batch_size}: at least one sample and one item are needed."
+                f"segments of {segment_s:g} s at {sample_rate} Hz in batches of {batch_size}: at least "
+                "one sample and one item are needed."
             )
         if not len(corpus):
-            raise CorpusError(f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split.")
+            raise CorpusError(
+                f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split."
+            )
         measured = corpus.measured()
-        self.corpus, self.sample_rate, self.batch_size, self.seed, self.augment = measured, sample_rate, batch_size, seed, augment
+        self.corpus, self.sample_rate, self.batch_size = measured, sample_rate, batch_size
+        self.seed, self.augment = seed, augment
         self._ends_s = np.cumsum([clip.duration_s or 0.0 for clip in measured], dtype=np.float64)
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
@@ -95,21 +102,23 @@ class Segments:
         return self.corpus.failures + tuple(self._bad[index] for index in sorted(self._bad))
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
-        """The audio `[B, 1, S]` of one step for one of `world` processes; the concatenation over ranks is the whole step."""
+        """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
         assert 0 <= rank < world, f"rank {rank} of {world} processes"
         first = rank * self.batch_size
         return np.stack([self.item(step, first + b) for b in range(self.batch_size)])[:, None, :]  # [B, 1, S]
 
     def item(self, step: int, index: int) -> FloatArray:
-        """Item number `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
-        # Only `random()` is drawn: numpy promises its stream for a bit generator, but not those of its distributions.
+        """Item `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
+        # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
         clip_at, place = rng.random(), rng.random()
         drawn = int(np.searchsorted(self._ends_s, clip_at * self._ends_s[-1], side="right"))
         return augmented(self._segment(min(drawn, len(self._ends_s) - 1), place), self.augment, rng)
 
-    def prefetch(self, first_step: int, last_step: int, rank: int = 0, world: int = 1, depth: int = 4) -> Iterator[Batch]:
-        """The batches of steps first … last (exclusive), made up to `depth` ahead by a thread; the same as `batch` gives."""
+    def prefetch(
+        self, first_step: int, last_step: int, rank: int = 0, world: int = 1, depth: int = 4
+    ) -> Iterator[Batch]:
+        """What `batch` gives for steps from first to before last, made up to `depth` ahead by a thread."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
         stop = threading.Event()
 
@@ -126,7 +135,7 @@ class Segments:
                     if stop.is_set():
                         return
                     put(Batch(step, self.batch(step, rank, world)))
-            except BaseException as error:  # raised where the batch is asked for, not in a thread that nobody watches
+            except BaseException as error:  # raised where the batch is asked for: nobody watches this thread
                 put(error)
 
         thread = threading.Thread(target=work, name="codecvq-segments", daemon=True)
@@ -149,7 +158,7 @@ class Segments:
                 continue
             clip = self.corpus[index]
             try:
-                if (clip.duration_s or 0.0) > LONG_CLIP_S + self.segment_samples / self.sample_rate:
+                if self._is_long(clip):
                     return self._part_of_long(clip, place)
                 return _cut(self._decoded(index), self.segment_samples, place)
             except (AudioError, OSError) as error:
@@ -158,7 +167,10 @@ class Segments:
         raise self._nothing_readable()
 
     def _decoded(self, index: int) -> npt.NDArray[np.int16]:
-        """All samples of a clip, 16 bits; kept if they fit. Never evicted: random draws would evict what they need next."""
+        """All samples of a clip `[S]`, 16 bits; kept while they fit.
+
+        Nothing is evicted for another: with random draws, what goes is needed as soon as what comes.
+        """
         kept = self._cache.get(index)
         if kept is not None:
             return kept
@@ -169,6 +181,11 @@ class Segments:
                 self._free_bytes -= samples.nbytes
         return samples
 
+    def _is_long(self, clip: Clip) -> bool:
+        """Whether a segment is read from the file by itself: a property of the clip, not of what is kept."""
+        longest_s = LONG_CLIP_S + self.segment_samples / self.sample_rate
+        return (clip.duration_s or 0.0) > longest_s and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
+
     def _part_of_long(self, clip: Clip, place: float) -> FloatArray:
         """A segment of a clip too long to keep, read from the file by itself."""
         assert clip.duration_s is not None, "measured() fills it"
@@ -176,17 +193,21 @@ class Segments:
         start_s = clip.start_s + place * (clip.duration_s - length_s)
         before_s = min(start_s, MARGIN_S)
         audio = read_audio(clip.path, start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
-        samples = resample(to_mono(audio.samples), audio.sample_rate, self.sample_rate)[round(before_s * self.sample_rate) :]
-        return _cut(_to_int16(samples[: self.segment_samples]), self.segment_samples, 0.0)
+        samples = resample(to_mono(audio.samples), audio.sample_rate, self.sample_rate)
+        first = round(before_s * self.sample_rate)
+        segment = samples[first : first + self.segment_samples]
+        return _cut(_to_int16(segment), self.segment_samples, 0.0)
 
     def _nothing_readable(self) -> CorpusError:
         failures = self.failures
         first = f" The first: {failures[0].error}" if failures else ""
-        return CorpusError(f"corpus {self.corpus.name!r}: none of its {len(failures)} clips can be read.{first}")
+        return CorpusError(
+            f"corpus {self.corpus.name!r}: none of its {len(failures)} clips can be read.{first}"
+        )
 
 
 def augmented(segment: FloatArray, config: AugmentConfig, rng: np.random.Generator) -> FloatArray:
-    """The segment `[S]` with random tilt, gain and sign. Always draws three numbers, so that no option shifts another's draws."""
+    """The segment `[S]` with random tilt, gain and sign; three numbers are drawn whatever is switched on."""
     tilt, gain, sign = rng.random(3)
     if config.tilt_db:
         segment = tilted(segment, (2 * tilt - 1) * config.tilt_db)
@@ -200,8 +221,8 @@ def augmented(segment: FloatArray, config: AugmentConfig, rng: np.random.Generat
 def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
     """The segment `[S]` with the Nyquist frequency raised by `tilt_db` against 0 Hz, its energy kept.
 
-    y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; with r = 10^(tilt/20) = (1 - a) / (1 + a),
-    a = (1 - r) / (1 + r).
+    y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; their ratio is to be
+    r = 10^(tilt / 20) = (1 - a) / (1 + a), so a = (1 - r) / (1 + r).
     """
     ratio = 10 ** (tilt_db / 20)
     a = np.float32((1 - ratio) / (1 + ratio))
@@ -216,10 +237,10 @@ def _cut(samples: npt.NDArray[np.int16], length: int, place: float) -> FloatArra
     room = len(samples) - length
     if room >= 0:
         start = int(place * (room + 1))
-        return samples[start : start + length].astype(np.float32) / 32768
+        return samples[start : start + length].astype(np.float32) / np.float32(32768)
     segment = np.zeros(length, dtype=np.float32)
     start = int(place * (1 - room))
-    segment[start : start + len(samples)] = samples.astype(np.float32) / 32768
+    segment[start : start + len(samples)] = samples.astype(np.float32) / np.float32(32768)
     return segment
 
 

@@ -1,4 +1,4 @@
-"""Measures of a reconstruction against its original that need no network: PESQ, STOI, mel distance, SI-SDR, log-spectral distance."""
+"""Measures of a decoded clip against its original that need no network: PESQ, STOI, mel distance, SI-SDR …"""
 
 from __future__ import annotations
 
@@ -11,31 +11,66 @@ from codecvq import MetricSpec, hookimpl
 def codecvq_metrics() -> Iterator[MetricSpec]:
     """Every metric of this folder; the order is that of a report."""
     yield MetricSpec(
-        name="pesq_wb", columns=("pesq_wb",), factory="codecvq_metrics.pesq_score:wideband", unit="MOS-LQO",
-        summary="PESQ, wideband, at 16 kHz", reference="ITU-T P.862.2", extra="eval", requires=("pesq",),
+        name="pesq_wb",
+        columns=("pesq_wb",),
+        factory="codecvq_metrics.pesq_score:wideband",
+        unit="MOS-LQO",
+        summary="PESQ, wideband, at 16 kHz",
+        reference="ITU-T P.862.2",
+        extra="eval",
+        requires=("pesq",),
     )
     yield MetricSpec(
-        name="pesq_nb", columns=("pesq_nb",), factory="codecvq_metrics.pesq_score:narrowband", unit="MOS-LQO",
-        summary="PESQ, narrowband, at 8 kHz", reference="ITU-T P.862.1", extra="eval", requires=("pesq",), default=False,
+        name="pesq_nb",
+        columns=("pesq_nb",),
+        factory="codecvq_metrics.pesq_score:narrowband",
+        unit="MOS-LQO",
+        summary="PESQ, narrowband, at 8 kHz",
+        reference="ITU-T P.862.1",
+        extra="eval",
+        requires=("pesq",),
+        default=False,
     )
     yield MetricSpec(
-        name="estoi", columns=("estoi",), factory="codecvq_metrics.intelligibility:extended", requires=("pystoi",),
-        summary="extended short-time intelligibility", reference="doi:10.1109/TASLP.2016.2585878",
+        name="estoi",
+        columns=("estoi",),
+        factory="codecvq_metrics.intelligibility:extended",
+        requires=("pystoi",),
+        summary="ESTOI, extended short-time intelligibility",
+        reference="doi:10.1109/TASLP.2016.2585878",
     )
     yield MetricSpec(
-        name="stoi", columns=("stoi",), factory="codecvq_metrics.intelligibility:plain", requires=("pystoi",),
-        summary="short-time objective intelligibility", reference="doi:10.1109/TASL.2011.2114881",
+        name="stoi",
+        columns=("stoi",),
+        factory="codecvq_metrics.intelligibility:plain",
+        requires=("pystoi",),
+        summary="STOI, short-time objective intelligibility",
+        reference="doi:10.1109/TASL.2011.2114881",
     )
     yield MetricSpec(
-        name="mel_distance", columns=("mel_distance",), factory="codecvq_metrics.mel_distance:MelDistance", unit="log10",
-        summary="L1 distance of log mel spectra, five windows", reference="arXiv:2306.06546", higher_is_better=False,
+        name="mel_distance",
+        columns=("mel_distance",),
+        factory="codecvq_metrics.mel_distance:MelDistance",
+        unit="log10",
+        summary="mel distance, L1 of log spectra in five windows",
+        reference="arXiv:2306.06546",
+        higher_is_better=False,
     )
     yield MetricSpec(
-        name="si_sdr", columns=("si_sdr",), factory="codecvq_metrics.si_sdr:make", unit="dB",
-        summary="scale-invariant signal-to-distortion ratio", reference="arXiv:1811.02508",
+        name="si_sdr",
+        columns=("si_sdr",),
+        factory="codecvq_metrics.si_sdr:make",
+        unit="dB",
+        summary="SI-SDR, scale-invariant signal-to-distortion ratio",
+        reference="arXiv:1811.02508",
     )
     yield MetricSpec(
-        name="log_spectral_distance", columns=("log_spectral_distance",), unit="dB", higher_is_better=False, default=False,
-        factory="codecvq_metrics.log_spectral_distance:make", summary="root-mean-square difference of log spectra",
+        name="log_spectral_distance",
+        columns=("log_spectral_distance",),
+        unit="dB",
+        higher_is_better=False,
+        default=False,
+        factory="codecvq_metrics.log_spectral_distance:make",
+        summary="log-spectral distance, RMS over the bins",
         reference="doi:10.1109/TASSP.1976.1162849",
     )

@@ -1,7 +1,7 @@
-"""The log-spectral distance (Gray and Markel 1976): per frame the root-mean-square difference of two spectra in dB, averaged over frames.
+"""The log-spectral distance (Gray and Markel 1976): RMS difference of two spectra in dB, frame by frame.
 
-Window 32 ms, hop 8 ms, magnitudes not below -100 dBFS. It weighs every bin alike, so that half of it comes from the upper half
-of the band, where speech has little: a coarse measure, for comparison with older work.
+Window 32 ms, hop 8 ms, magnitudes not below -100 dBFS. It weighs every bin alike, so that half of it comes
+from the upper half of the band, where speech has little: a coarse measure, for comparison with older work.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray, sample_rat
     if not reference.size:
         raise MetricUndefined("the clip has no samples")
     window = 4 * round(WINDOW_S * sample_rate / 4)
-    levels = [20 * np.log10(np.maximum(magnitudes(s, window, window // 4), FLOOR)) for s in (reference, decoded)]
+    levels = [
+        20 * np.log10(np.maximum(magnitudes(s, window, window // 4), FLOOR)) for s in (reference, decoded)
+    ]
     per_frame = np.sqrt(np.square(levels[0] - levels[1]).mean(axis=-1))  # [frames]
     return {"log_spectral_distance": float(per_frame.mean())}

@@ -1,14 +1,16 @@
 """The distance of two signals in log mel magnitude, averaged over five windows.
 
-For each window w of 8, 16, 32, 64 and 128 ms (128 … 2048 samples at 16 kHz), hop w/4, with 10, 20, 40, 80 and 160 mel bands
+For each window w of 8, 16, 32, 64 and 128 ms (128 … 2048 samples at 16 kHz), hop w/4, with 10, 20, 40, 80 and
+160 mel bands
 
     d_w = mean over frames and bands of | log10 max(M_w(reference), 1e-5) - log10 max(M_w(decoded), 1e-5) |
 
-where M_w is the magnitude (not power) spectrum through triangular mel filters up to half the sample rate, scaled so that a
-full-scale sine has magnitude 1; 1e-5 is -100 dBFS. The metric is the mean of the five d_w; 0.1 is 2 dB. It follows the mel loss of
-DAC (arXiv:2306.06546) with fewer windows, and windows in seconds, so that 16 kHz and 24 kHz codecs are measured alike. It is
-symmetric, and zero for equal signals; where both are below the floor it is zero too, so that silence is defined. Numbers of other
-toolkits, whose windows, bands and floors differ, cannot be compared with it.
+where M_w is the magnitude (not power) spectrum through triangular mel filters up to half the sample rate,
+scaled so that a full-scale sine has magnitude 1; 1e-5 is -100 dBFS. The metric is the mean of the five d_w;
+0.1 is 2 dB. It follows the mel loss of DAC (arXiv:2306.06546) with fewer windows, and windows in seconds, so
+that 16 kHz and 24 kHz codecs are measured alike. It is symmetric, and zero for equal signals; where both are
+below the floor it is zero too, so that silence is defined. Numbers of other toolkits, whose windows, bands
+and floors differ, cannot be compared with it.
 """
 
 from __future__ import annotations
@@ -35,12 +37,17 @@ class MelDistance:
         if not reference.size:
             raise MetricUndefined("the clip has no samples")
         distances = [
-            np.abs(self._log_mel(reference, s, bands, sample_rate) - self._log_mel(decoded, s, bands, sample_rate)).mean()
+            np.abs(
+                self._log_mel(reference, s, bands, sample_rate)
+                - self._log_mel(decoded, s, bands, sample_rate)
+            ).mean()
             for s, bands in zip(WINDOWS_S, BANDS, strict=True)
         ]
         return {"mel_distance": float(np.mean(distances))}
 
     def _log_mel(self, signal: np.ndarray, window_s: float, bands: int, sample_rate: int) -> np.ndarray:
         window = 4 * round(window_s * sample_rate / 4)  # a whole number of hops
-        mel = magnitudes(signal, window, window // 4) @ self._filters(bands, window, sample_rate)  # [frames, bands]
+        mel = magnitudes(signal, window, window // 4) @ self._filters(
+            bands, window, sample_rate
+        )  # [frames, bands]
         return np.log10(np.maximum(mel, FLOOR))

@@ -1,10 +1,11 @@
 """The scale-invariant signal-to-distortion ratio of Le Roux et al. (arXiv:1811.02508, eq. 3), in dB.
 
-With reference s and decoded d, the target is a s, a = <d, s> / <s, s>: the part of d that is the reference at some gain. The ratio is
-10 log10(|a s|² / |d - a s|²), which a gain on d does not change. No mean is subtracted: an offset of a codec is its distortion.
+With reference s and decoded d, the target is a s, a = <d, s> / <s, s>: the part of d that is the reference at
+some gain. The ratio is 10 log10(|a s|² / |d - a s|²), which a gain on d does not change. No mean is
+subtracted: an offset of a codec is its distortion.
 
-A decoder that makes its own phase, as vocoder-like codecs do, has a low or negative SI-SDR however good it sounds. Nor is there any
-alignment: a delay of one sample counts in full.
+A decoder that makes its own phase, as vocoder-like codecs do, has a low or negative SI-SDR however good it
+sounds. Nor is there any alignment: a delay of one sample counts in full.
 """
 
 from __future__ import annotations

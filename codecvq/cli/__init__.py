@@ -1,0 +1,1 @@
+"""The command line: one thin function a verb. Nothing here imports torch before a verb runs."""

@@ -1,0 +1,73 @@
+"""The command `codecvq`: its verbs, and what a user sees of an error."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from click import ClickException
+from click.exceptions import Abort, Exit
+
+from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, tokens, training
+from codecvq.cli.console import errors, log_to_stderr
+from codecvq.errors import CodecvqError
+
+app = typer.Typer(
+    name="codecvq",
+    help="Train neural speech codecs from recipes, bring your own quantizer, turn speech into tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(quickstart.quickstart)
+app.command()(training.train)
+app.command()(evaluation.evaluate)
+app.command()(coding.encode)
+app.command()(coding.decode)
+app.command()(tokens.tokenize)
+app.command()(tokens.detokenize)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(plugins.app, name="plugins")
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> None:
+    """Options before the verb; `main` looks for --debug itself, since errors come before it is read."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 0, 2 for a user's error in one line, 130 for an interrupt."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    log_to_stderr()
+    if arguments == ["--version"]:
+        import codecvq
+
+        print(codecvq.__version__)
+        return
+    try:
+        app(arguments, standalone_mode=False)
+    except CodecvqError as error:
+        if "--debug" in arguments:
+            raise
+        errors.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (Abort, KeyboardInterrupt):
+        errors.print("interrupted: the same command goes on from the last checkpoint or file", highlight=False)
+        sys.exit(130)
+    except Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except BrokenPipeError:  # `codecvq … | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,147 @@
+"""`codecvq plugins list|show|doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codecvq.cli.console import Json, Plugins, output, print_json, print_table
+from codecvq.errors import CodecvqError, UnknownName
+from codecvq.plugins import KINDS, Offer, registry
+
+app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
+
+LISTED = tuple(kind for kind in KINDS if kind != "recipes")  # those have their own list
+
+
+@app.command("list")
+def list_plugins(
+    kind: Annotated[str | None, typer.Option(help=f"Only one of: {', '.join(KINDS)}")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """List everything that plugins offer, and where it comes from.
+
+    Example: [bold]codecvq plugins list --plugin ./my_vq.py[/]
+    """
+    if kind is not None and kind not in KINDS:
+        raise UnknownName(f"no kind of plugin is named {kind!r}; there are {', '.join(KINDS)}.")
+    kinds = [kind] if kind else LISTED
+    found = [(k, name, offer) for k in kinds for name, offer in getattr(registry(), k)().items()]
+    failures = [str(failure) for failure in registry().failures]
+    if as_json:
+        print_json({"offers": [_as_json(k, name, offer) for k, name, offer in found], "failures": failures})
+        return
+    print_table(
+        ["kind", "name", "what it is", "from"], [[k, name, o.spec.summary, _from(o)] for k, name, o in found]
+    )
+    if kind in (None, "quantizers"):
+        output.print("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
+    for failure in failures:
+        output.print(f"not loaded: {failure}".replace("[", "\\["))
+
+
+@app.command("show")
+def show_plugin(
+    name: Annotated[str, typer.Argument(help="A name from the list; residual_X and grouped_X too.")],
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Show what is offered under a name: options with defaults, reference, origin.
+
+    Example: [bold]codecvq plugins show residual_fsq[/]
+    """
+    shown = [_details(kind, name) for kind in KINDS if _offered(kind, name)]
+    if not shown:
+        known = sorted({known for kind in KINDS for known in registry().offers(kind)})
+        raise UnknownName(registry().unknown("plugins", name, known))
+    if as_json:
+        print_json(shown)
+        return
+    for details in shown:
+        for key, value in details.items():
+            if key == "options":
+                print_table(["option", "default"], [[option, str(default)] for option, default in value.items()])
+            elif value:
+                output.print(f"{key}: {value}".replace("[", "\\["))
+
+
+@app.command("doctor")
+def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
+    """Import every offer and show what fails, with tracebacks and import times. Exit 1 if anything does.
+
+    Example: [bold]codecvq plugins doctor[/]
+    """
+    loaded = registry()
+    rows, problems = [], [(str(f.origin), f.details()) for f in loaded.failures]
+    for kind in KINDS:
+        for name, offers in loaded.offers(kind).items():
+            if len(offers) > 1:
+                problems.append((name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in offers)}"))
+            for offer in offers:
+                seconds, problem = _try(kind, offer)
+                rows.append({"kind": kind, "name": name, "from": str(offer.origin), "import_s": round(seconds, 3), "ok": not problem})
+                problems += [(offer.qualified_name, problem)] if problem else []
+    if as_json:
+        print_json({"offers": rows, "problems": [{"where": where, "what": what} for where, what in problems]})
+    else:
+        print_table(
+            ["kind", "name", "from", "import", "state"],
+            [[r["kind"], r["name"], r["from"], f"{r['import_s']:.3f} s", "ok" if r["ok"] else "FAILS"] for r in rows],
+        )
+        for where, what in problems:
+            output.print(f"\n{where}\n{what}".replace("[", "\\["))
+        output.print(f"\n{len(rows)} offers, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _try(kind: str, offer: Offer) -> tuple[float, str]:
+    """Seconds that loading an offer took, and what is wrong with it, if anything."""
+    start = time.perf_counter()
+    try:
+        if kind == "recipes":
+            if not offer.path().is_file():
+                return 0.0, f"its file {offer.path()} does not exist"
+        else:
+            offer.load()
+    except CodecvqError as error:
+        return time.perf_counter() - start, str(error)
+    return time.perf_counter() - start, ""
+
+
+def _offered(kind: str, name: str) -> bool:
+    if kind == "quantizers":
+        from codecvq.quantizer.build import quantizer_names
+
+        return name.rpartition("/")[2] in quantizer_names()
+    return name.rpartition("/")[2] in registry().offers(kind)
+
+
+def _details(kind: str, name: str) -> dict[str, Any]:
+    if kind == "quantizers":
+        from codecvq.quantizer.build import plain_offer, quantizer_options
+
+        offer, options = plain_offer(name), quantizer_options(name)
+    else:
+        offer = registry().find(kind, name)
+        parameters = {} if kind == "recipes" else inspect.signature(offer.load()).parameters
+        options = {key: parameter.default for key, parameter in parameters.items()}
+    shown = {key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()}
+    return {**_as_json(kind, name, offer), "options": shown}
+
+
+def _as_json(kind: str, name: str, offer: Offer) -> dict[str, Any]:
+    fields = dataclasses.asdict(offer.spec)
+    fields.pop("factory")
+    return {**fields, "kind": kind, "name": name, "origin": str(offer.origin), "distribution": offer.origin.distribution}
+
+
+def _from(offer: Offer) -> str:
+    origin = offer.origin
+    return str(Path(origin.file).name) if origin.file else f"{origin.distribution} {origin.version}".strip()

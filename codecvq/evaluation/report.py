@@ -1,0 +1,154 @@
+"""The report of an evaluation: one HTML page that needs nothing else, to be opened, mailed or served.
+
+No script and no address outside: the style, the pictures and the audio are in the page, and a content
+security policy keeps it so. Where the audio is too much for one file it lies beside the page, in `audio/`.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from codecvq.audio import read_audio, to_mono
+from codecvq.evaluation import report_sections as sections
+from codecvq.evaluation.charts import spectrogram_pair
+from codecvq.evaluation.report_sections import Sample
+from codecvq.evaluation.result import ClipRow, Evaluation
+from codecvq.evaluation.training_log import FILE as METRICS_FILE
+from codecvq.evaluation.training_log import read_log
+from codecvq.files import whole_file, write_atomically
+
+EMBED_BYTES = (
+    8_000_000  # what the page may become with the audio inside; mail servers and viewers take that much
+)
+#: Nothing is fetched. `file:` is for audio beside a page that is opened from disk, 'self' for one on a
+#: server.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: 'self'"
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    evaluation: Evaluation,
+    run_dir: str | os.PathLike[str] | None = None,
+    clips: int = 6,
+    commands: Sequence[str] | None = None,
+) -> Path:
+    """The path of `report/index.html`, written into `folder`.
+
+    `run_dir` is the run folder whose recipe and training curves are shown, as far as they are there. `clips`
+    of those with audio can be heard. `commands` are what made this; where they are not given, those that a
+    run folder tells.
+    """
+    report = Path(folder) / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    run = None if run_dir is None else Path(run_dir)
+    samples = _samples(evaluation, clips, report)
+    page = _page(evaluation, samples, run, _commands(run) if commands is None else commands)
+    write_atomically(report / "index.html", page)
+    return report / "index.html"
+
+
+def _page(
+    evaluation: Evaluation, samples: Sequence[Sample], run: Path | None, commands: Sequence[str]
+) -> str:
+    style = importlib.resources.files("codecvq.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    recipe = _text_of(run / "recipe.yaml") if run else ""
+    body = [
+        sections.header(evaluation),
+        sections.quality(evaluation),
+        sections.bitrates(evaluation),
+        sections.listening(samples, evaluation),
+        sections.groups(evaluation),
+        sections.codebooks(evaluation.bitrate.codebooks),
+        sections.training(read_log(run / METRICS_FILE)) if run else "",
+        sections.all_clips(evaluation),
+        sections.provenance(evaluation, recipe, commands),
+    ]
+    name = sections.text(evaluation.codec["name"])
+    version = sections.text(evaluation.versions.get("codecvq", ""))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{name} – codec report</title><style>{style}</style></head>\n'
+        f"<body><main>{chr(10).join(part for part in body if part)}"
+        f"<footer class='note'>Written by codecvq {version}.</footer>"
+        "</main></body></html>\n"
+    )
+
+
+def _commands(run: Path | None) -> list[str]:
+    """The verbs that lead to this report, for a run folder."""
+    if run is None:
+        return []
+    folder = shlex.quote(str(run))
+    train = (
+        [f"codecvq train {shlex.quote(str(run / 'recipe.yaml'))}"] if (run / "recipe.yaml").is_file() else []
+    )
+    return [*train, f"codecvq evaluate {folder}"]
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _samples(evaluation: Evaluation, clips: int, report: Path) -> list[Sample]:
+    """The clips to be heard, with their audio in the page, or beside it where that is too much."""
+    picked = _pick(evaluation, clips)
+    pictures, files = [], []
+    for row, _ in picked:
+        paths = evaluation.audio(row)
+        assert paths is not None, "only clips with audio are picked"
+        sounds = [read_audio(path) for path in paths]
+        original, decoded = (to_mono(sound.samples) for sound in sounds)
+        pictures.append(_data_uri("image/png", spectrogram_pair(original, decoded, sounds[0].sample_rate)))
+        files.append(paths)
+    size = sum(len(picture) for picture in pictures) + sum(
+        path.stat().st_size * 4 // 3 for pair in files for path in pair
+    )
+    inside = size <= EMBED_BYTES
+    return [
+        Sample(
+            row, rank, _audio_address(first, report, inside), _audio_address(second, report, inside), picture
+        )
+        for (row, rank), (first, second), picture in zip(picked, files, pictures, strict=True)
+    ]
+
+
+def _pick(evaluation: Evaluation, clips: int) -> list[tuple[ClipRow, str]]:
+    """Clips with audio, evenly spread over the ranking by the first metric that has values, worst to best."""
+    heard = [row for row in evaluation.rows if _has_audio(evaluation, row)]
+    column = next((c for c in evaluation.columns if any(c.name in row.values for row in heard)), None)
+    if column is not None:
+        sign = 1 if column.higher_is_better else -1
+        name = (
+            column.name
+        )  # a name of its own: mypy cannot see that `column` stays what it is inside the lambda
+        heard = sorted((row for row in heard if name in row.values), key=lambda row: sign * row.values[name])
+    count = min(max(clips, 0), len(heard))
+    places = [round(i * (len(heard) - 1) / max(1, count - 1)) for i in range(count)]
+    by = f" by {column.name}, worst first" if column else ""
+    return [(heard[place], f"{place + 1} of {len(heard)}{by}") for place in places]
+
+
+def _has_audio(evaluation: Evaluation, row: ClipRow) -> bool:
+    paths = evaluation.audio(row)
+    return paths is not None and all(path.is_file() for path in paths)
+
+
+def _audio_address(path: Path, report: Path, inside: bool) -> str:
+    if inside:
+        return _data_uri("audio/flac", path.read_bytes())
+    (report / "audio").mkdir(exist_ok=True)
+    with whole_file(report / "audio" / path.name) as temporary:
+        shutil.copyfile(path, temporary)
+    return f"audio/{path.name}"
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

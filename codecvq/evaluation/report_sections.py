@@ -1,0 +1,367 @@
+"""The parts of the report, each a string of HTML; text from outside is escaped where it comes in."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codecvq.evaluation.bitrate import CodebookUse
+from codecvq.evaluation.charts import curve_svg
+from codecvq.evaluation.interval import COVERAGE, RESAMPLES, Mean
+from codecvq.evaluation.result import ClipRow, Column, Evaluation, formatted
+from codecvq.evaluation.training_log import TrainingLog
+
+MOST_CURVES = 12
+MOST_GROUPS = 40
+MOST_UNFOLDED = 4  # lines of that kind that stand open; more are folded away
+MOST_LISTED = 50  # failures and undefined values written out; the rest is in evaluation.json
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip that can be heard in the report."""
+
+    row: ClipRow
+    rank: str  # "3rd of 20 by pesq_wb"; where in the ranking it stands
+    original: str  # addresses: data URIs, or files beside the page
+    decoded: str
+    spectrograms: str
+
+
+def text(value: object) -> str:
+    """The value as HTML text."""
+    return html.escape(str(value))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    """A table from cells that are HTML already; the columns `numbers` are set right."""
+    right = set(numbers)
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        marks = [
+            (' class="n"' if i in right else ' class="key"' if i == 0 else "") for i in range(len(cells))
+        ]
+        return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    top = line([text(h) for h in head], "th")
+    return f'<div class="wide"><table><thead>{top}</thead><tbody>{body}</tbody></table></div>'
+
+
+def header(evaluation: Evaluation) -> str:
+    """Name, one line on the codec, and the figures that a reader looks for first."""
+    codec, rate = evaluation.codec, evaluation.bitrate
+    facts = [
+        f"{rate.nominal_bps / 1000:.2f} kbit/s",
+        f"{codec['sample_rate'] / 1000:g} kHz",
+        f"{float(codec['sample_rate']) / codec['hop_length']:g} frames a second",
+        f"{codec['num_codebooks']} codebook{'s' if codec['num_codebooks'] != 1 else ''}",
+        f"quantizer {text(codec['quantizer'].get('name', 'unknown'))}",
+    ]
+    tiles = [
+        _tile(c, evaluation.means[c.name])
+        for c in evaluation.columns
+        if evaluation.means[c.name].value is not None
+    ][:4]
+    tiles.append(
+        f'<div class="tile"><b>{rate.nominal_bps / 1000:.2f} <small>kbit/s</small></b>'
+        '<span class="sub">nominal bit rate</span></div>'
+    )
+    minutes = rate.duration_s / 60
+    length = f"{minutes:.1f} minutes" if minutes >= 1 else f"{rate.duration_s:.1f} seconds"
+    return (
+        f"<h1>{text(codec['name'])}</h1><p class='lead'>{' · '.join(facts)}</p>"
+        f"<p class='lead'>Measured on {len(evaluation.rows)} clips, {length} of audio, "
+        f"{text(_moment(evaluation.created))}.</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>{_warnings(evaluation)}'
+    )
+
+
+def _moment(created: str) -> str:
+    """An ISO 8601 time in UTC as people write it."""
+    return created.replace("T", " ").partition("+")[0][:16] + " UTC"
+
+
+def _tile(column: Column, mean: Mean) -> str:
+    assert mean.value is not None, "only metrics with a value have a tile"
+    return (
+        f'<div class="tile"><b>{formatted(mean.value, column.unit)} <small>{text(column.unit)}</small></b>'
+        f'<span class="sub">{text(column.summary or column.name)}, n = {mean.n}</span></div>'
+    )
+
+
+def _warnings(evaluation: Evaluation) -> str:
+    """What is not in the numbers, before anybody reads them."""
+    lines = [f"{text(name)} was not measured: {text(why)}" for name, why in evaluation.unavailable.items()]
+    lines += [
+        f"{text(f.clip)}: {text(f.metric or f.stage)} failed: {text(f.reason)}"
+        for f in evaluation.failures[:MOST_LISTED]
+    ]
+    lines += [
+        f"{text(u.clip)}: {text(u.metric)} is undefined: {text(u.reason)}"
+        for u in evaluation.undefined[:MOST_LISTED]
+    ]
+    hidden = max(0, len(evaluation.failures) - MOST_LISTED) + max(0, len(evaluation.undefined) - MOST_LISTED)
+    if not lines:
+        return ""
+    lost = evaluation.clips_given - len(evaluation.rows)
+    summary = (
+        f"{lost} of {evaluation.clips_given} clips could not be evaluated, "
+        f"{len(evaluation.undefined)} values are undefined"
+    )
+    more = f"<p>{hidden} more in evaluation.json.</p>" if hidden else ""
+    items = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{more}"
+    if len(lines) > MOST_UNFOLDED:
+        items = f"<details><summary>Which and why</summary>{items}</details>"
+    return (
+        f'<div class="warning"><strong>Not in the numbers.</strong> {summary}; they are left out of '
+        f"the means, not replaced.{items}</div>"
+    )
+
+
+def quality(evaluation: Evaluation) -> str:
+    """The means with their intervals."""
+    rows = []
+    for column in evaluation.columns:
+        mean = evaluation.means[column.name]
+        n = str(mean.n) if mean.n == len(evaluation.rows) else f"{mean.n} of {len(evaluation.rows)}"
+        better = "higher" if column.higher_is_better else "lower"
+        origin = f"<span class='sub'><code>{text(column.name)}</code> {text(column.reference)}</span>"
+        name = f"{text(column.summary or column.name)}{origin}"
+        rows.append(
+            [name, _value(mean.value, column), _interval(mean, column), text(column.unit) or "–", better, n]
+        )
+    return (
+        "<h2>Quality</h2>"
+        + table(["metric", "mean", "95 % interval", "unit", "better", "n"], rows, (1, 2, 5))
+        + f"<p class='note'>The reference is each clip at the codec's sample rate, mono; the decoded clip is "
+        f"compared as it is, without alignment (PESQ does its own). "
+        f"Intervals are percentile bootstraps over clips "
+        f"({RESAMPLES:,} resamples, {COVERAGE:.0%}): clips of one speaker are alike, so that for other "
+        f"speakers they are too narrow.</p>"
+    )
+
+
+def _value(value: float | None, column: Column) -> str:
+    return "–" if value is None else formatted(value, column.unit)
+
+
+def _interval(mean: Mean, column: Column) -> str:
+    return "–" if mean.low is None else f"{_value(mean.low, column)} – {_value(mean.high, column)}"
+
+
+def bitrates(evaluation: Evaluation) -> str:
+    """The bit rate in its senses, and the speed."""
+    rate = evaluation.bitrate
+    measured = (
+        ("Nominal", rate.nominal_bps, "frames a second × Σ log<sub>2</sub> K"),
+        (
+            "Entropy of the codes",
+            rate.entropy_bps,
+            "frequencies in these clips, order ignored; no file has this rate",
+        ),
+        (
+            "Entropy, Miller–Madow",
+            rate.corrected_entropy_bps,
+            "the same, corrected for having seen few frames; at most log<sub>2</sub> K",
+        ),
+        (
+            "<code>.cvq</code> payload, packed",
+            rate.packed_payload_bps,
+            "the codes in files, headers not counted",
+        ),
+        (
+            "<code>.cvq</code> payload, entropy-coded",
+            rate.entropy_payload_bps,
+            "the same codes, each clip coded by itself",
+        ),
+        ("<code>.cvq</code> file, packed", rate.packed_file_bps, "every byte on disk, one file a clip"),
+        (
+            "<code>.cvq</code> file, entropy-coded",
+            rate.entropy_file_bps,
+            "every byte on disk, one file a clip",
+        ),
+    )
+    rows = [[name, f"{bps / 1000:.3f}", how] for name, bps, how in measured if bps is not None]
+    machine = evaluation.machine
+    threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
+    return (
+        "<h2>Bit rate and speed</h2>"
+        + table(["rate", "kbit/s", "what it is"], rows, (1,))
+        + f"<p class='note'>{rate.frames:,} frames in {rate.duration_s:.1f} s. The last frame of a clip is "
+        f"filled up, which makes the rate of short files higher than the nominal one.</p>"
+        f"<p>Encoding takes {_speed(evaluation.encode_rtf)}, decoding {_speed(evaluation.decode_rtf)}, "
+        f"clip by clip, on {text(machine.processor)} ({text(machine.device)}, {threads}).</p>"
+    )
+
+
+def _speed(factor: float) -> str:
+    return (
+        f"{factor:.4f} s for a second of audio ({1 / factor:,.0f} times real time)"
+        if factor > 0
+        else "no measurable time"
+    )
+
+
+def codebooks(uses: Sequence[CodebookUse]) -> str:
+    """How each codebook is used."""
+    rows = []
+    for index, use in enumerate(uses):
+        reachable = min(use.size, use.frames) or 1
+        rows.append([
+            str(index), f"{use.size:,}", _bar(use.used / reachable, f"{use.used:,}"),
+            _bar(use.perplexity / use.size, f"{use.perplexity:,.1f}"), f"{use.entropy_bits:.2f}",
+        ])  # fmt: skip
+    frames = uses[0].frames if uses else 0
+    few = any(use.frames < use.size for use in uses)
+    note = (
+        " Fewer frames than entries: not every entry could occur, and use is given of those that could."
+        if few
+        else ""
+    )
+    return (
+        "<h2>Codebooks</h2>"
+        + table(["codebook", "size K", "entries used", "perplexity", "entropy, bits"], rows, (1, 4))
+        + f"<p class='note'>Counted over {frames:,} frames of the test clips. A perplexity of K would be "
+        f"even use of all entries.{note}</p>"
+    )
+
+
+def _bar(share: float, label: str) -> str:
+    return (
+        f'<span class="bar"><i style="--share:{100 * min(1.0, share):.1f}%"></i>{label} ({share:.0%})</span>'
+    )
+
+
+def listening(samples: Sequence[Sample], evaluation: Evaluation) -> str:
+    """Players and spectrograms."""
+    if not samples:
+        return "<h2>Listen</h2><p>No audio was kept in this evaluation.</p>"
+    return (
+        "<h2>Listen</h2><p class='note'>Not chosen by hand: the clips stand at even distances in "
+        "the ranking, the worst and the best among them. "
+        "The spectrograms of a pair share one colour scale.</p>"
+        + "".join(_clip(sample, evaluation) for sample in samples)
+    )
+
+
+def _clip(sample: Sample, evaluation: Evaluation) -> str:
+    row = sample.row
+    about = [part for part in (row.speaker, row.language, f"{row.duration_s:.1f} s", sample.rank) if part]
+    values = [
+        f"{text(c.name)} {formatted(row.values[c.name], c.unit)} {text(c.unit)}".strip()
+        for c in evaluation.columns
+        if c.name in row.values
+    ]
+    quote = f"<blockquote>{text(row.text)}</blockquote>" if row.text else ""
+    players = "".join(
+        f"<figure><figcaption>{name}</figcaption>"
+        f'<audio controls preload="metadata" aria-label="{text(row.id)}, {name}" '
+        f'src="{text(source)}"></audio></figure>'
+        for name, source in (("original", sample.original), ("decoded", sample.decoded))
+    )
+    return (
+        f'<section class="clip"><h3>{text(row.id)}</h3>'
+        f'<span class="sub">{text(" · ".join(about))}</span>{quote}'
+        f'<div class="players">{players}</div>'
+        f'<div class="wide"><img src="{text(sample.spectrograms)}" '
+        f'alt="Spectrograms of {text(row.id)}: original above, decoded below"></div>'
+        f'<p class="note">{" · ".join(values)}</p></section>'
+    )
+
+
+def groups(evaluation: Evaluation) -> str:
+    """Means by speaker and by language, where there are several."""
+    parts = []
+    for kind, found in evaluation.groups.items():
+        if not found:
+            continue
+        shown = list(found.items())[:MOST_GROUPS]
+        rows = [
+            [text(name) or "not said", str(sum(getattr(row, kind) == name for row in evaluation.rows))]
+            + [_group_value(means[c.name], c, name, kind, evaluation) for c in evaluation.columns]
+            for name, means in shown
+        ]
+        head = [kind, "clips", *(c.name for c in evaluation.columns)]
+        more = (
+            f"<p class='note'>{len(found) - len(shown)} more in evaluation.json.</p>"
+            if len(found) > len(shown)
+            else ""
+        )
+        parts.append(f"<h2>By {kind}</h2>" + table(head, rows, range(1, len(head))) + more)
+    return "".join(parts)
+
+
+def _group_value(mean: Mean, column: Column, group: str, kind: str, evaluation: Evaluation) -> str:
+    """A mean, and its n where that is not the group's number of clips."""
+    clips = sum(getattr(row, kind) == group for row in evaluation.rows)
+    return _value(mean.value, column) + (f"<span class='sub'>n = {mean.n}</span>" if mean.n != clips else "")
+
+
+def training(log: TrainingLog) -> str:
+    """Curves of the training."""
+    if not log.curves:
+        return ""
+    figures = "".join(
+        f"<figure><figcaption><code>{text(curve.name)}</code><span class='sub'>{curve.values[-1]:.4g}"
+        f"{f', {curve.left_out} not finite' if curve.left_out else ''}</span></figcaption>"
+        f"{curve_svg(curve)}</figure>"
+        for curve in log.curves[:MOST_CURVES]
+    )
+    notes = [
+        "Faint: as logged; strong: running mean over a twentieth of the curve; the number is the last logged."
+    ]
+    if hidden := [text(curve.name) for curve in log.curves[MOST_CURVES:]]:
+        notes.append(f"Not shown, in metrics.jsonl: {', '.join(hidden)}.")
+    if log.damaged_lines:
+        notes.append(f"Lines of metrics.jsonl that could not be read: {log.damaged_lines}.")
+    return f'<h2>Training</h2><div class="curves">{figures}</div><p class="note">{" ".join(notes)}</p>'
+
+
+def all_clips(evaluation: Evaluation) -> str:
+    """Every clip's values, folded away."""
+    rows = [
+        [text(row.id), text(row.speaker) or "–", f"{row.duration_s:.2f}"]
+        + [
+            formatted(row.values[c.name], c.unit) if c.name in row.values else "undefined"
+            for c in evaluation.columns
+        ]
+        for row in evaluation.rows
+    ]
+    head = ["clip", "speaker", "seconds", *(c.name for c in evaluation.columns)]
+    clips = table(head, rows, range(2, len(head)))
+    return f"<h2>All clips</h2><details><summary>{len(rows)} clips</summary>{clips}</details>"
+
+
+def provenance(evaluation: Evaluation, recipe: str, commands: Sequence[str]) -> str:
+    """Which codec, which versions, which recipe, and the commands that make it again."""
+    machine = evaluation.machine
+    facts: dict[str, Any] = {
+        **_flat(evaluation.codec),
+        "processor": machine.processor,
+        "device": machine.device,
+    }  # Any: printed
+    facts |= {"system": f"{machine.system}, Python {machine.python}"}
+    facts |= {f"{name} version": version for name, version in evaluation.versions.items()}
+    identity = table(["", ""], [[text(name), f"<code>{text(value)}</code>"] for name, value in facts.items()])
+    parts = [f"<h2>What this is</h2>{identity}"]
+    if recipe:
+        parts.append(f"<details><summary>Recipe, as resolved</summary><pre>{text(recipe)}</pre></details>")
+    if commands:
+        parts.append(f"<h3>To make it again</h3><pre>{text(chr(10).join(commands))}</pre>")
+    return "".join(parts)
+
+
+def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
+    """The mapping with those inside it unfolded: {"a": {"b": 1}} -> {"a b": 1}; empty values are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = str(key).replace("_", " ")
+        flat |= (
+            {f"{name} {k}": v for k, v in _flat(value).items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
+    return {key: value for key, value in flat.items() if value not in ("", None)}

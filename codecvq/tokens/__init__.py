@@ -1,0 +1,24 @@
+"""Token datasets: a corpus as codes in Parquet, for language models, and back. Layouts are views on it and
+live beside it.
+"""
+
+from codecvq.tokens.card import Card, read_card
+from codecvq.tokens.dataset import Check, TokenDataset, TokenFailure, TokenRow, check, read_tokens
+from codecvq.tokens.decoding import Decoded, detokenize
+from codecvq.tokens.engine import Progress, Summary, tokenize
+
+__all__ = [
+    "Card",
+    "Check",
+    "Decoded",
+    "Progress",
+    "Summary",
+    "TokenDataset",
+    "TokenFailure",
+    "TokenRow",
+    "check",
+    "detokenize",
+    "read_card",
+    "read_tokens",
+    "tokenize",
+]

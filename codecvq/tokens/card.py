@@ -1,0 +1,238 @@
+"""What stands beside the shards of a token dataset: `codec.json`, `stats.json`, `README.md`.
+
+`codec.json` says which codec the codes are of, and which job wrote them; a copy lies in the footer of every
+shard, so that a shard on its own still knows. `codebooks_sha256` alone decides whether codes can be decoded,
+`weights_sha256` whether to the same samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.errors import TokensError
+
+if TYPE_CHECKING:
+    from codecvq.codec import Codec
+
+FORMAT = "codecvq.tokens/1"
+CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
+LARGEST_HISTOGRAM = 65_536  # entries; a larger codebook's is counted sparsely and not written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a dataset was made of: a folder takes shards of one job only."""
+
+    clips: int
+    clips_sha256: str  # of ids, splits, places in the files, texts and columns, in order
+    shards: Mapping[str, int]  # split -> number of files
+    shard_clips: int
+    shard_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What `codec.json` holds."""
+
+    codec: str
+    weights_sha256: str
+    codebooks_sha256: str
+    quantizer: Mapping[str, Any]  # name, plugin, version, api
+    sample_rate: int  # Hz
+    hop_length: int  # samples a frame
+    codebook_sizes: tuple[int, ...]  # of the codebooks that were kept
+    codec_codebooks: int  # that the codec has
+    channels: int
+    codecvq: str
+    job: Job
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames a second."""
+        return Fraction(self.sample_rate, self.hop_length)
+
+    def to_json(self) -> str:
+        """The text of `codec.json`."""
+        rate = self.frame_rate
+        fields = {"format": FORMAT, **asdict(self), "frame_rate": [rate.numerator, rate.denominator]}
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, origin: str) -> Card:
+        """The card in a text; `origin` names it in errors."""
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != FORMAT:
+                raise TokensError(
+                    f"{origin} is of another format than {FORMAT}. Read it with the codecvq that wrote it."
+                )
+            del fields["frame_rate"]  # sample_rate / hop_length
+            fields["codebook_sizes"] = tuple(fields["codebook_sizes"])
+            return cls(**{**fields, "job": Job(**fields["job"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TokensError(
+                f"{origin} is no token dataset's card ({error}). Restore it, or tokenize again."
+            ) from error
+
+
+def card_of(codec: Codec, num_codebooks: int | None, job: Job) -> Card:
+    """The card of a job's codes: of the codec's first `num_codebooks` codebooks, or of all."""
+    from codecvq import __version__
+
+    kept = codec.num_codebooks if num_codebooks is None else num_codebooks
+    if not 1 <= kept <= codec.num_codebooks:
+        raise TokensError(
+            f"num_codebooks is {kept}, but codec {codec.name!r} has {codec.num_codebooks}. Ask for 1 to "
+            f"{codec.num_codebooks}."
+        )
+    return Card(
+        codec=codec.name,
+        weights_sha256=codec.weights_sha256,
+        codebooks_sha256=codec.codebooks_sha256,
+        quantizer=dict(codec.quantizer_info),
+        sample_rate=codec.sample_rate,
+        hop_length=codec.hop_length,
+        codebook_sizes=tuple(codec.codebook_sizes)[:kept],
+        codec_codebooks=codec.num_codebooks,
+        channels=codec.channels,
+        codecvq=__version__,
+        job=job,
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a token dataset."""
+    path = folder / CARD_NAME
+    if not path.is_file():
+        raise TokensError(
+            f"{folder} has no {CARD_NAME}, so it is no token dataset. Give the folder that tokenize wrote."
+        )
+    return Card.from_json(path.read_bytes(), str(path))
+
+
+def check_same_job(folder: Path, there: Card, now: Card) -> None:
+    """Raises TokensError where the folder holds, or has begun, another job than this one."""
+    questions = [
+        ("codebooks", there.codebooks_sha256[:12], now.codebooks_sha256[:12]),
+        ("codec weights", there.weights_sha256[:12], now.weights_sha256[:12]),
+        ("number of codebooks", len(there.codebook_sizes), len(now.codebook_sizes)),
+        ("number of clips", there.job.clips, now.job.clips),
+        ("clips", there.job.clips_sha256[:12], now.job.clips_sha256[:12]),
+        ("shard_clips", there.job.shard_clips, now.job.shard_clips),
+        ("shard_seconds", there.job.shard_seconds, now.job.shard_seconds),
+    ]
+    for what, old, new in questions:
+        if old != new:
+            raise TokensError(
+                f"{folder} holds tokens of another job: its {what} is {old}, now it is {new}. "
+                "Give another folder, or remove this one to begin anew."
+            )
+
+
+class Histogram:
+    """How often each code of one codebook occurs, gathered shard by shard."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.dense = np.zeros(size if size <= LARGEST_HISTOGRAM else 0, dtype=np.int64)
+        self.sparse: dict[int, int] = {}
+
+    def add(self, codes: npt.NDArray[np.integer[Any]]) -> None:
+        """Counts codes `[M]`."""
+        if len(self.dense):
+            self.dense += np.bincount(codes, minlength=self.size)
+            return
+        for code, count in zip(
+            *(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True
+        ):
+            self.sparse[code] = self.sparse.get(code, 0) + count
+
+    def summary(self) -> dict[str, Any]:
+        """Size, used entries, entropy in bits, and the counts themselves unless the codebook is huge."""
+        counts = (
+            self.dense[self.dense > 0]
+            if len(self.dense)
+            else np.array(list(self.sparse.values()), dtype=np.int64)
+        )
+        shares = counts / max(1, counts.sum())
+        found = {
+            "size": self.size,
+            "used": len(counts),
+            "entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,
+        }
+        return found | ({"histogram": self.dense.tolist()} if len(self.dense) else {})
+
+
+def stats_of(
+    card: Card,
+    histograms: Sequence[Histogram],
+    clips: Mapping[str, int],
+    samples: int,
+    frames: int,
+    failures: int,
+) -> dict[str, Any]:
+    """What `stats.json` holds. The entropy is of each codebook on its own, over the whole dataset.
+
+    `clips` are the rows of each split.
+    """
+    books = [histogram.summary() for histogram in histograms]
+    rate = float(card.frame_rate)
+    return {
+        "clips": sum(clips.values()),
+        "splits": dict(clips),
+        "failures": failures,
+        "hours": samples / card.sample_rate / 3600,
+        "frames": frames,
+        "tokens": frames * len(books),
+        "nominal_bps": rate * sum(float(np.log2(size)) for size in card.codebook_sizes),
+        "entropy_bps": rate * sum(book["entropy_bits"] for book in books),
+        "codebooks": books,
+    }
+
+
+def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licences: Iterable[str]) -> str:
+    """The dataset's README with the front matter from which `datasets.load_dataset(folder)` learns the
+    splits.
+    """
+    front = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split in (name for name, clips in stats["splits"].items() if clips):
+        front += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+    tags = sorted({language.split("-")[0].lower() for language in languages if language})
+    front += ["language:", *(f"- {json.dumps(tag)}" for tag in tags)] if tags else []
+    front += ["tags:", "- audio", "- codecvq", "---"]
+    sizes, licences = card.codebook_sizes, sorted(filter(None, licences))
+    rate = card.frame_rate
+    body = f"""
+# Speech tokens of {card.codec}
+
+{stats["clips"]:,} clips, {stats["hours"]:.2f} hours, {stats["tokens"]:,} tokens: {len(sizes)} codebooks of
+{", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames a second ({stats["nominal_bps"] / 1000:.2f}
+kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} by entropy). {stats["failures"]} clips could not be read,
+see `{FAILURES_NAME}`.
+
+`codes` is `[codebook][frame]`, raw: no offsets, no special tokens. `num_samples` is the exact length at
+{card.sample_rate} Hz.
+
+```python
+import codecvq
+from codecvq.tokens import detokenize, read_tokens
+
+for row in read_tokens("."):
+    row.id, row.codes, row.num_samples          # numpy, [{len(sizes)}, T]
+detokenize(codecvq.load("CODEC"), ".", "wavs")      # {card.codec}, codebooks {card.codebooks_sha256[:12]}
+```
+
+Or `datasets.load_dataset("THIS FOLDER")`. Which codec made the codes is in `{CARD_NAME}`, what they look like
+in `{STATS_NAME}`.
+"""
+    if licences:
+        body += "\nLicences of the speech: " + ", ".join(licences) + ".\n"
+    return "\n".join(front) + "\n" + body

@@ -1,0 +1,300 @@
+"""From clips to a token dataset: read ahead, in batches of similar lengths, shard by shard.
+
+A shard is written when all of its clips are encoded, under its final name or not at all; a later run skips
+the shards that are there. So a process killed at any moment loses the shard in work and nothing else, and
+several processes may share a job: each takes every n-th shard (`shard=(i, n)`), and whichever finds the last
+one there writes the README, statistics and failures.
+
+Codes don't depend on what a clip is batched with, as far as the codec's masks are right and the arithmetic is
+the same; kernels may differ between batch sizes, so a code whose frame lies on the border of two codewords
+may too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.errors import CodecvqError, TokensError
+from codecvq.files import write_atomically
+from codecvq.tokens import card as cards
+from codecvq.tokens.card import Card, Histogram
+from codecvq.tokens.dataset import Shard, TokenFailure, TokenRow, expected_shards, write_shard
+from codecvq.tokens.plan import Plan, PlannedShard, column_values, plan_job
+
+if TYPE_CHECKING:
+    from codecvq.codec import Codec
+    from codecvq.training.corpus import Clip
+
+READERS = 4  # threads; decoding audio releases the interpreter's lock
+READ_AHEAD = 32  # clips
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. Shards that an earlier run wrote count as done, but not as audio of this run."""
+
+    clips_done: int
+    clips_total: int  # of this process
+    failures: int
+    audio_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call of `tokenize` did, and whether the dataset is complete now."""
+
+    folder: Path
+    clips: int  # rows written in this run
+    failures: tuple[TokenFailure, ...]  # of this run
+    shards_written: int
+    shards_skipped: int  # that were there already
+    complete: bool  # False while other processes' shards are missing
+    audio_s: float
+    elapsed_s: float
+
+
+@dataclass
+class _Tally:
+    """The counters of a run."""
+
+    total: int
+    report: Callable[[Progress], None] | None
+    began: float
+    rows: int = 0
+    earlier: int = 0
+    audio_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.failures: list[TokenFailure] = []
+
+    def tell(self) -> None:
+        if self.report is not None:
+            done = self.earlier + self.rows + len(self.failures)
+            elapsed_s = time.monotonic() - self.began
+            self.report(Progress(done, self.total, len(self.failures), self.audio_s, elapsed_s))
+
+
+def tokenize(
+    codec: Codec,
+    clips: Iterable[Clip],
+    folder: str | Path,
+    *,
+    num_codebooks: int | None = None,
+    shard_clips: int = 10_000,
+    shard_seconds: float = 36_000.0,
+    batch_seconds: float = 60.0,
+    shard: tuple[int, int] = (0, 1),
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """What was done to bring the folder to a complete token dataset of these clips; see
+    `codecvq.tokens.dataset` for its form.
+
+    Called again, it goes on where it was. A clip that cannot be read or encoded is a line in `failures.jsonl`
+    and holds up nothing. `batch_seconds` bounds a batch, padding counted. Raises TokensError where the folder
+    holds another job's tokens, and where not a single clip could be tokenized.
+    """
+    folder = Path(folder)
+    index, processes = shard
+    if not 0 <= index < processes:
+        raise TokensError(
+            f"shard is {index} of {processes}, but 0 to {processes - 1} of {processes} is needed."
+        )
+    plan = plan_job(clips, shard_clips, shard_seconds)
+    card = _begin(folder, cards.card_of(codec, num_codebooks, plan.job))
+    mine = plan.shards[index::processes]
+    tally = _Tally(sum(len(one.clips) for one in mine), progress, time.monotonic())
+    written = 0
+    for one in mine:
+        path = folder / "data" / one.name
+        if path.is_file():
+            tally.earlier += len(one.clips)
+            tally.tell()
+            continue
+        _tokenize_shard(codec, card, plan, one, path, batch_seconds, tally)
+        written += 1
+    complete = all(path.is_file() for path in expected_shards(folder, card))
+    if complete:
+        _finish(folder, card, plan)
+    return Summary(
+        folder, tally.rows, tuple(tally.failures), written, len(mine) - written, complete,
+        tally.audio_s, time.monotonic() - tally.began,
+    )  # fmt: skip
+
+
+def _begin(folder: Path, card: Card) -> Card:
+    """The card that the folder goes by: the one that is there if it is of the same job, else this one,
+    written first of all.
+    """
+    if (folder / cards.CARD_NAME).is_file():
+        there = cards.read_card(folder)
+        cards.check_same_job(folder, there, card)
+        return there
+    if any((folder / "data").glob("[!.]*.parquet")):
+        raise TokensError(
+            f"{folder}/data holds shards, but there is no {cards.CARD_NAME} beside it. Give another folder."
+        )
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / cards.CARD_NAME, card.to_json())
+    return card
+
+
+def _tokenize_shard(
+    codec: Codec, card: Card, plan: Plan, shard: PlannedShard, path: Path, batch_seconds: float, tally: _Tally
+) -> None:
+    rows: dict[str, TokenRow] = {}
+    failures: dict[str, TokenFailure] = {}
+    for batch in _batches(shard.clips, card.sample_rate, batch_seconds, failures):
+        for clip, length, result in _encode(codec, card, batch):
+            if isinstance(result, Exception):
+                failures[clip.id] = _failure(clip, result)
+                continue
+            source = {"path": str(clip.path), "start_s": float(clip.start_s)}
+            rows[clip.id] = TokenRow(clip.id, result, length, source, column_values(clip))
+            tally.rows += 1
+            tally.audio_s += length / card.sample_rate
+        tally.tell()
+    in_order = [rows[clip.id] for clip in shard.clips if clip.id in rows]
+    failed = [failures[clip.id] for clip in shard.clips if clip.id in failures]
+    write_shard(path, card, plan.columns, in_order, failed)
+    tally.failures += failed
+    tally.tell()
+
+
+def _batches(
+    clips: Sequence[Clip], sample_rate: int, batch_seconds: float, failures: dict[str, TokenFailure]
+) -> Iterator[list[tuple[Clip, npt.NDArray[np.float32]]]]:
+    """Clips with their samples `[S]`, grouped so that `count * longest` stays below the bound; unreadable
+    ones go to `failures`.
+
+    Longest first, so that a batch too large for the memory shows at the beginning and not after hours.
+    """
+    batch: list[tuple[Clip, npt.NDArray[np.float32]]] = []
+    longest = 0
+    for clip, samples in _read_ahead(sorted(clips, key=lambda clip: -(clip.duration_s or 0.0)), sample_rate):
+        if isinstance(samples, Exception):
+            failures[clip.id] = _failure(clip, samples)
+            continue
+        if batch and max(longest, samples.size) * (len(batch) + 1) > batch_seconds * sample_rate:
+            yield batch
+            batch, longest = [], 0
+        batch.append((clip, samples))
+        longest = max(longest, samples.size)
+    if batch:
+        yield batch
+
+
+def _read_ahead(
+    clips: Sequence[Clip], sample_rate: int
+) -> Iterator[tuple[Clip, npt.NDArray[np.float32] | Exception]]:
+    """Each clip with its samples or what came instead, in order; a bounded number of them is read while the
+    codec works.
+    """
+    waiting: deque[tuple[Clip, Future[npt.NDArray[np.float32]]]] = deque()
+    with ThreadPoolExecutor(READERS, thread_name_prefix="codecvq-read") as pool:
+        try:
+            for clip in clips:
+                waiting.append((clip, pool.submit(clip.read, sample_rate)))
+                if len(waiting) >= READ_AHEAD:
+                    yield _result(*waiting.popleft())
+            while waiting:
+                yield _result(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _result(
+    clip: Clip, future: Future[npt.NDArray[np.float32]]
+) -> tuple[Clip, npt.NDArray[np.float32] | Exception]:
+    try:
+        samples = future.result()
+    except (
+        Exception
+    ) as error:  # whatever a stranger's file does to a library: it is recorded, and the rest goes on
+        return clip, error
+    return clip, samples if samples.size else TokensError("it has no samples")
+
+
+def _encode(
+    codec: Codec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
+) -> Iterator[tuple[Clip, int, npt.NDArray[np.integer[Any]] | Exception]]:
+    """Each clip of the batch with its length and its codes `[N, T]`, or with what the codec raised about
+    it.
+    """
+    try:
+        codes = _encode_together(codec, card, [samples for _, samples in batch])
+    except (
+        CodecvqError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # too much memory, a NaN in one clip: try each on its own
+        if len(batch) == 1:
+            yield batch[0][0], 0, error
+            return
+        for item in batch:
+            yield from _encode(codec, card, [item])
+        return
+    for (clip, samples), row in zip(batch, codes, strict=True):
+        yield clip, samples.size, row[:, : -(-samples.size // card.hop_length)]
+
+
+def _encode_together(
+    codec: Codec, card: Card, waves: Sequence[npt.NDArray[np.float32]]
+) -> npt.NDArray[np.integer[Any]]:
+    """Codes `[B, N, T]` of waves `[S]` of any lengths; a codec of several channels gets the same in each."""
+    import torch
+
+    lengths = [wave.size for wave in waves]
+    padded = np.zeros((len(waves), card.channels, max(lengths)), dtype=np.float32)
+    for row, wave in zip(padded, waves, strict=True):
+        row[:, : wave.size] = wave
+    with torch.inference_mode():
+        codes = codec.encode(
+            torch.from_numpy(padded).to(codec.device),
+            lengths=torch.tensor(lengths, device=codec.device),
+            num_codebooks=len(card.codebook_sizes),
+        )
+    return codes.cpu().numpy()
+
+
+def _failure(clip: Clip, error: Exception) -> TokenFailure:
+    text = str(error) or type(error).__name__
+    return TokenFailure(clip.id, str(clip.path), " ".join(text.split()))
+
+
+def _finish(folder: Path, card: Card, plan: Plan) -> None:
+    """Writes what is said about the whole: the failures, the statistics, and last the README."""
+    histograms = [Histogram(size) for size in card.codebook_sizes]
+    samples = frames = 0
+    rows = dict.fromkeys(card.job.shards, 0)
+    failures: list[TokenFailure] = []
+    for shard in map(Shard.open, expected_shards(folder, card)):
+        failures += shard.failures
+        rows[shard.split] += len(shard)
+        for row in shard.rows():
+            samples, frames = samples + row.num_samples, frames + row.num_frames
+            for histogram, codes in zip(histograms, row.codes, strict=True):
+                histogram.add(codes)
+    lines = [json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures]
+    write_atomically(folder / cards.FAILURES_NAME, "".join(lines))
+    if not any(rows.values()):
+        raise TokensError(
+            f"none of the {card.job.clips} clips could be tokenized; the first: {failures[0].error} "
+            f"All are in {folder / cards.FAILURES_NAME}; remove the folder and begin anew."
+        )
+    stats = cards.stats_of(card, histograms, rows, samples, frames, len(failures))
+    write_atomically(folder / cards.STATS_NAME, json.dumps(stats, indent=2) + "\n")
+    clips = [clip for shard in plan.shards for clip in shard.clips]
+    languages, licences = {clip.language for clip in clips}, {clip.licence for clip in clips}
+    write_atomically(folder / cards.README_NAME, cards.readme(card, stats, languages, licences))

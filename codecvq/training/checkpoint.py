@@ -1,0 +1,94 @@
+"""Checkpoints: a folder that is whole or not there, with everything that a training needs to go on as if never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codecvq.files import sync_folder
+from codecvq.plugins import PROJECT
+
+logger = logging.getLogger(PROJECT)
+
+WEIGHTS, STATE, SEAL = "model.safetensors", "state.pt", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after `step` steps."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    state: Mapping[str, Any]  # optimizer, random numbers: tensors and plain values only
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """The path `folder/step-XXXXXXXX`, written under another name, synced, renamed; all but the newest `keep` are removed."""
+    from safetensors.torch import save_file
+
+    final = folder / f"step-{checkpoint.step:08d}"
+    temporary = folder / f".step-{checkpoint.step:08d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, temporary / WEIGHTS)
+    torch.save(dict(checkpoint.state), temporary / STATE)
+    hashes = {name: _sha256(temporary / name) for name in (WEIGHTS, STATE)}
+    (temporary / SEAL).write_text(json.dumps({"step": checkpoint.step, "sha256": hashes}))
+    for name in (WEIGHTS, STATE, SEAL):
+        with (temporary / name).open("rb+") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.replace(final)
+    sync_folder(folder)
+    for old in _checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where there is none."""
+    for path in _checkpoints(folder):
+        try:
+            return _load(path)
+        except Exception as error:  # whatever a damaged file gives
+            logger.warning("checkpoint %s is damaged (%s): taking the one before", path, error)
+    return None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half written."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _load(path: Path) -> Checkpoint:
+    from safetensors.torch import load_file
+
+    seal = json.loads((path / SEAL).read_text())
+    for name, digest in seal["sha256"].items():
+        if _sha256(path / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    state = torch.load(path / STATE, weights_only=True, map_location="cpu")
+    return Checkpoint(seal["step"], load_file(path / WEIGHTS), state)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

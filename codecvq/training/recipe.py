@@ -1,0 +1,211 @@
+"""`Recipe`: everything that a training is, read from a YAML file and checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from codecvq.errors import RecipeError, UnknownName, nearest
+from codecvq.plugins import registry
+from codecvq.training.losses import LossConfig
+from codecvq.training.segments import AugmentConfig
+
+
+class Section(BaseModel):
+    """A part of a recipe: no key but those named, nothing changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSection(Section):
+    """What to train on: one of `name` (registered), `folder` or `manifest`; and how segments are cut from it."""
+
+    name: str | None = None
+    folder: str | None = None
+    manifest: str | None = None
+    root: str | None = None  # where a registered corpus is, if not where it is usually installed
+    split_by: Literal["clip", "speaker"] = "clip"
+    speakers: list[str] | None = None  # only these
+    exclude_speakers: list[str] = []
+    segment_s: float = Field(1.0, gt=0)
+    cache_gb: float = Field(2.0, ge=0)  # decoded audio kept in memory, a process
+    augment: AugmentConfig = AugmentConfig()
+
+
+class OptimizerSection(Section):
+    """AdamW, linear warm-up, then a cosine to `final_ratio` of the learning rate."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.8, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(100, ge=0)
+    final_ratio: float = Field(0.01, ge=0, le=1)
+    max_grad_norm: float = Field(100.0, gt=0)
+
+
+class TrainingSection(Section):
+    """How long, how much at a time, how precisely, and when to save and look."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(16, gt=0)  # items a process
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the networks; quantizers and losses are float32
+    threads: int | None = Field(None, gt=0)  # of the processor; None: all that this process may use
+    log_every: int = Field(10, gt=0)  # steps
+    checkpoint_every: int = Field(500, gt=0)  # steps
+    keep_checkpoints: int = Field(2, gt=0)
+    validate_every: int = Field(500, gt=0)  # steps
+    validation_clips: int = Field(16, ge=0)
+    max_bad_steps: int = Field(10, gt=0)  # skipped in a row (NaN or infinity) before the training stops
+
+
+class EvaluationSection(Section):
+    """What `codecvq evaluate RUN` does when it is told nothing else."""
+
+    metrics: list[str] | None = None  # None: all default ones that are installed
+    max_clips: int | None = Field(None, gt=0)
+
+
+class Recipe(Section):
+    """A codec, what it learns from, and how."""
+
+    description: str = ""
+    sample_rate: int = Field(gt=0)  # Hz
+    channels: int = Field(1, gt=0)
+    network: dict[str, Any]  # `name` and the network's options
+    quantizer: dict[str, Any]  # `name` and the quantizer's options; `dim` is the network's
+    corpus: CorpusSection
+    losses: LossConfig = LossConfig()
+    optimizer: OptimizerSection = OptimizerSection()
+    training: TrainingSection
+    evaluation: EvaluationSection = EvaluationSection()
+    plugins: list[str] = []  # files (relative to the recipe) or modules, loaded first
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides; its plugins are loaded.
+
+    Raises RecipeError, which names the file, the key and the nearest valid key.
+    """
+    path = find_recipe(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read ({error.strerror}). Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show quickstart")
+    for override in overrides:
+        _override(tree, override)
+    recipe = _validated(tree, str(path))
+    files = [str(registry().load(plugin, relative_to=path.parent).file or plugin) for plugin in recipe.plugins]
+    return recipe.model_copy(update={"plugins": files})
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe: `source` itself if it looks like a path, else the one registered under that name."""
+    text = str(source)
+    if isinstance(source, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        if Path(text).is_file():
+            return Path(text)
+        if "/" not in text or text.endswith((".yaml", ".yml")):
+            raise RecipeError(f"recipe {text} does not exist. Give a YAML file, or a name from: codecvq recipes list")
+    try:
+        return registry().find("recipes", text).path()
+    except UnknownName as error:
+        raise RecipeError(f"{error} Or give the path of a YAML file.") from None
+
+
+def recipe_from_yaml(path: Path) -> Recipe:
+    """The recipe that a run folder holds; its plugins are loaded."""
+    return load_recipe(path)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in the tree; the value is read as YAML, so lists and numbers are what they look like."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {override!r} is not key=value, as in training.steps=1000")
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"override {override!r}: {section!r} is {child!r}, which has no keys of its own")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+
+
+def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = error.errors()
+        text = f"recipe {origin}: {_explained(problems[0])}"
+        if len(problems) > 1:
+            text += f" ({len(problems) - 1} more: {', '.join(_key(p['loc']) for p in problems[1:])})"
+        raise RecipeError(text) from error
+
+
+def _explained(problem: Mapping[str, Any]) -> str:
+    """One pydantic problem as a sentence that says what to do."""
+    location, key = problem["loc"], _key(problem["loc"])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(location[:-1])
+        where = f"'{_key(location[:-1])}:'" if location[:-1] else "the top level"
+        return f"{key} is not a key of a recipe.{nearest(str(location[-1]), known)} Keys of {where}: {', '.join(known)}."
+    if problem["type"] == "missing":
+        return f"{key} is missing. Set it, as the recipes do that come along: codecvq recipes show quickstart"
+    given = problem["input"]
+    shown = f" is {given!r}" if isinstance(given, (str, int, float, bool, list, tuple)) else ""
+    return f"{key}{shown}: {problem['msg'].removeprefix('Value error, ')}."
+
+
+def _key(location: Sequence[str | int]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Keys of the section at `location`."""
+    section: Any = Recipe
+    for part in location:
+        annotation = section.model_fields[part].annotation if issubclass(section, BaseModel) else None
+        section = next((a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and _is_section(a)), Recipe)
+    if is_dataclass(section):
+        return [field.name for field in fields(section)]
+    return list(section.model_fields)
+
+
+def _is_section(candidate: type) -> bool:
+    return issubclass(candidate, BaseModel) or is_dataclass(candidate)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`key: old -> new` for every key in which two recipes differ; "auto" and None in the new one agree with anything."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    open_keys = {"training.precision": "auto", "training.threads": None}
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key) and not (key in open_keys and after.get(key) == open_keys[key])
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

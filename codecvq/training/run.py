@@ -1,0 +1,95 @@
+"""The run folder, and what hooks are told of a run.
+
+    recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  report/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codecvq.errors import RunError
+from codecvq.files import write_atomically
+from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that belongs to one training."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as resolved."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line, with "step"."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def codec(self) -> Path:
+        """The codec as of the last checkpoint."""
+        return self.path / "codec"
+
+    def recipe(self) -> Recipe:
+        """The recipe of this run. Raises RunError where there is none."""
+        if not self.recipe_file.is_file():
+            raise RunError(f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by codecvq train.")
+        return recipe_from_yaml(self.recipe_file)
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder a run of `recipe`, or check that it is one already. Raises RunError where it is of another."""
+        if self.recipe_file.is_file():
+            changed = differences(self.recipe(), recipe)
+            if changed:
+                raise RunError(
+                    f"{self.path} is a run of another recipe ({'; '.join(changed[:4])}{' …' if len(changed) > 4 else ''}). "
+                    f"Give another folder with --run, or the same recipe to go on."
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run.")
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.recipe_file, recipe.to_yaml())
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in scalars.items()}})
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut short."""
+        if not self.metrics_file.is_file():
+            return
+        kept = [line for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
+
+
+@dataclass
+class TrainRun:
+    """What a hook is told of a training."""
+
+    folder: RunFolder
+    recipe: Recipe
+    first_step: int  # 0, or where a resumed training goes on
+    last_step: int
+    state: dict[str, Any] = field(default_factory=dict)  # a plugin's own things, under its own name
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,37 @@
+"""Free speech that needs no open internet: a few minutes in the box, and two corpora of Debian packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from codecvq import CorpusSpec, hookimpl
+
+
+@hookimpl
+def codecvq_corpora() -> Iterator[CorpusSpec]:
+    """The corpora `prompts`, `asterisk` and `festvox_ru`."""
+    yield CorpusSpec(
+        name="prompts",
+        factory="codecvq_free_speech.embedded:clips",
+        summary="eight minutes of telephone prompts by four speakers, 16 kHz; in the box",
+        licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (ru)",
+        install="it is part of codecvq: reinstall codecvq.",
+    )
+    yield CorpusSpec(
+        name="asterisk",
+        factory="codecvq_free_speech.asterisk:clips",
+        summary="two hours of telephone prompts by five speakers, one a language, 16 kHz",
+        reference="https://packages.debian.org/source/stable/asterisk-core-sounds",
+        licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru)",
+        install="apt-get install asterisk-core-sounds-{en,es,fr,it,ru}{-g722,}; or, without being root: "
+        "apt-get download the same, dpkg-deb -x each into one folder, and give that folder as root.",
+    )
+    yield CorpusSpec(
+        name="festvox_ru",
+        factory="codecvq_free_speech.festvox_ru:clips",
+        summary="ninety minutes of one Russian man, 16 kHz, with text",
+        reference="https://packages.debian.org/stable/festvox-ru",
+        licence="BSD-like (Nickolay V. Shmyrev)",
+        install="apt-get install festvox-ru; or, without being root: apt-get download festvox-ru, "
+        "dpkg-deb -x it into a folder, and give that folder as root.",
+    )

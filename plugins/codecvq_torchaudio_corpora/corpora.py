@@ -1,0 +1,125 @@
+"""LibriTTS, LJSpeech and VCTK: downloaded by torchaudio.datasets, read from the folders that their archives
+unpack to.
+
+torchaudio's dataset objects serve for the download alone: from 2.9 on they read no audio by themselves, and
+none of these three tells its paths. A corpus that lies there already is read without torchaudio (and without
+torch).
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from codecvq.errors import CorpusError
+from codecvq.training.corpus import Clip
+
+logger = logging.getLogger("codecvq")
+
+LIBRITTS_SUBSET = "train-clean-100"  # what is downloaded where no subset is there
+LIBRITTS_SPLITS = {
+    "dev": "validation",
+    "test": "test",
+}  # by the subset's first word; the train subsets go by the hash
+VCTK_MICROPHONE = "mic2"  # the same choice as torchaudio's; mic1 has low-frequency noise in many recordings
+
+
+def libritts(root: Path | None = None) -> Iterator[Clip]:
+    """Every utterance of the subsets below `root`/LibriTTS; the official dev and test subsets keep their
+    part.
+    """
+    folder = _find_or_download(root, "LibriTTS", _download_libritts, "LibriTTS train-clean-100 (8 GB)")
+    for subset in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for path in sorted(subset.glob("*/*/*.wav")):
+            text = path.with_suffix(".normalized.txt")
+            yield Clip(
+                id=f"libritts/{path.stem}",
+                path=path,
+                text=text.read_text(encoding="utf-8").strip() if text.is_file() else "",
+                speaker=f"libritts/{path.parent.parent.name}",
+                language="en",
+                licence="CC-BY-4.0",
+                split=LIBRITTS_SPLITS.get(subset.name.partition("-")[0], ""),
+                columns={"subset": subset.name},
+            )
+
+
+def ljspeech(root: Path | None = None) -> Iterator[Clip]:
+    """Every utterance of `root`/LJSpeech-1.1, with its normalised text."""
+    folder = _find_or_download(root, "LJSpeech-1.1", _download_ljspeech, "LJSpeech 1.1 (3 GB)")
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        for name, _, text in csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE):
+            yield Clip(
+                id=f"ljspeech/{name}",
+                path=folder / "wavs" / f"{name}.wav",
+                text=text,
+                speaker="ljspeech/linda_johnson",
+                language="en-US",
+                licence="public domain",
+            )
+
+
+def vctk(root: Path | None = None) -> Iterator[Clip]:
+    """Every utterance of `root`/VCTK-Corpus-0.92 by its second microphone; a few speakers lack text or that
+    microphone.
+    """
+    folder = _find_or_download(root, "VCTK-Corpus-0.92", _download_vctk, "VCTK 0.92 (11 GB)")
+    for path in sorted((folder / "wav48_silence_trimmed").glob(f"*/*_{VCTK_MICROPHONE}.flac")):
+        speaker, name = path.parent.name, path.stem.removesuffix(f"_{VCTK_MICROPHONE}")
+        text = folder / "txt" / speaker / f"{name}.txt"
+        yield Clip(
+            id=f"vctk/{name}",
+            path=path,
+            text=text.read_text(encoding="utf-8").strip() if text.is_file() else "",
+            speaker=f"vctk/{speaker}",
+            language="en",
+            licence="CC-BY-4.0",
+        )
+
+
+def default_root() -> Path:
+    """Where corpora are kept when no root is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecvq" / "corpora"
+
+
+def _find_or_download(root: Path | None, name: str, download: Callable[[Path], object], what: str) -> Path:
+    """The corpus's folder: `root` itself, `root`/name, or that after a download."""
+    root = root or default_root()
+    if root.name == name and root.is_dir():
+        return root
+    if (root / name).is_dir():
+        return root / name
+    logger.warning("%s is not in %s; downloading it there", what, root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        download(root)
+    except (
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # URLError is an OSError; RuntimeError is a wrong checksum
+        raise CorpusError(
+            f"the download of {what} into {root} failed: {type(error).__name__}: {error}."
+        ) from error
+    return root / name
+
+
+def _download_libritts(root: Path) -> object:
+    from torchaudio.datasets import LIBRITTS
+
+    return LIBRITTS(root, url=LIBRITTS_SUBSET, download=True)
+
+
+def _download_ljspeech(root: Path) -> object:
+    from torchaudio.datasets import LJSPEECH
+
+    return LJSPEECH(root, download=True)
+
+
+def _download_vctk(root: Path) -> object:
+    from torchaudio.datasets import VCTK_092
+
+    return VCTK_092(str(root), mic_id=VCTK_MICROPHONE, download=True)

@@ -1,0 +1,248 @@
+"""Writes the corpus in the box, `plugins/codecvq_free_speech/prompts/`, from Debian's asterisk-core-sounds
+packages.
+
+    mkdir /tmp/sounds && cd /tmp/sounds
+    apt-get download asterisk-core-sounds-{en,es,fr,ru}-g722 asterisk-core-sounds-{en,es,fr,ru}
+    for package in *.deb; do dpkg-deb -x $package .; done
+    python scripts/make_prompts_corpus.py --root /tmp/sounds
+
+Which clips are taken is a function of the packages alone: no randomness, no clock. Each voice but the Italian
+one, which is only ever tested, gets the same number of seconds. A clip's split is the one that it has in the
+corpus `asterisk`, so that a codec trained on either is tested fairly on both. Within a split, clips are taken
+greedily by how many new letter trigrams a second of them brings, a cheap stand-in for phonetic variety; one
+that says nearly what another one of its voice says is left out, and so is one that says nearly what a held-
+out clip says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# The tree's own codecvq and plugins, installed or not.
+HERE = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(HERE), str(HERE / "plugins")]
+
+from codecvq_free_speech import asterisk  # noqa: E402
+from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS  # noqa: E402
+
+from codecvq.audio import FloatArray, atomic_writer, write_audio  # noqa: E402
+from codecvq.training.corpus import Clip, Corpus  # noqa: E402
+
+SAMPLE_RATE = 16000
+SECONDS_PER_VOICE = 121.0
+SHORTEST_S, LONGEST_S = 1.5, 8.0
+TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the rest of its seconds are for training
+LONGEST_TESTED_S = 6.0  # longer ones would leave too little to train on
+ALIKE = 0.6  # share of words in common, in order, from which two texts count as nearly the same
+SILENT_DB, LEAST_ACTIVE = -50.0, 0.6  # frames below count as silence; the share of a clip that must not be
+LEVEL_RANGE_DB = 8.0  # around the median of the voice
+LARGEST_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A clip, decoded, and what is said in it."""
+
+    clip: Clip
+    samples: FloatArray  # [S]
+    words: str
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / SAMPLE_RATE
+
+    @property
+    def level_db(self) -> float:
+        """Mean power against full scale, in dB."""
+        return float(10 * np.log10(np.mean(self.samples**2) + 1e-10))
+
+    @property
+    def active(self) -> float:
+        """Share of its 20 ms frames that are not silent."""
+        frames = self.samples[: len(self.samples) // 320 * 320].reshape(-1, 320)
+        return float(np.mean(10 * np.log10(np.mean(frames**2, axis=1) + 1e-10) > SILENT_DB))
+
+    @property
+    def trigrams(self) -> set[str]:
+        """The letter trigrams of the text, word boundaries included."""
+        text = f" {self.words} "
+        return {text[i : i + 3] for i in range(len(text) - 2)}
+
+
+def main() -> None:
+    """Writes the clips, their manifest and their licences, and prints what was written."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True, help="a folder with the packages unpacked")
+    parser.add_argument("--out", type=Path, default=HERE / "plugins/codecvq_free_speech/prompts")
+    options = parser.parse_args()
+
+    corpus = Corpus("asterisk", tuple(asterisk.clips(options.root)))
+    chosen = [
+        pair
+        for speaker in corpus.speakers
+        if speaker not in HELD_OUT_SPEAKERS
+        for pair in choose(corpus, speaker)
+    ]  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    for stale in options.out.glob("*.flac"):
+        stale.unlink()
+    rows = [write_clip(options.out, candidate, split) for candidate, split in chosen]
+    with atomic_writer(options.out / "clips.jsonl") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    with atomic_writer(options.out / "LICENCE.md") as file:
+        file.write(LICENCE.encode())
+    print_summary(options.out, rows)
+
+
+def choose(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
+    """The clips of one voice with their splits, sorted by id."""
+    clips = [clip for clip in corpus if clip.speaker == speaker]
+    said_in_held_out = [asterisk.words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
+    decoded = [
+        Candidate(clip, clip.read(SAMPLE_RATE), asterisk.words(clip.text)) for clip in clips if usable(clip)
+    ]
+    level_db = float(np.median([candidate.level_db for candidate in decoded]))
+    pool = [
+        candidate
+        for candidate in decoded
+        if candidate.active >= LEAST_ACTIVE
+        and abs(candidate.level_db - level_db) <= LEVEL_RANGE_DB
+        and np.abs(candidate.samples).max() < 0.99
+        and not any(alike(candidate.words, said) for said in said_in_held_out)
+    ]
+    splits = {
+        split: [c for c in pool if corpus.split_of(c.clip) == split]
+        for split in ("test", "validation", "train")
+    }
+    taken: list[Candidate] = []
+    for split, count in (("test", TEST_CLIPS), ("validation", VALIDATION_CLIPS)):
+        short = [candidate for candidate in splits[split] if candidate.seconds <= LONGEST_TESTED_S]
+        taken += most_varied(short, taken, clips=count)
+    seconds = SECONDS_PER_VOICE - sum(candidate.seconds for candidate in taken)
+    taken += most_varied(splits["train"], taken, seconds=seconds)
+    return sorted(((c, corpus.split_of(c.clip)) for c in taken), key=lambda pair: pair[0].clip.id)
+
+
+def usable(clip: Clip) -> bool:
+    """Whether a clip is of the right length and its words are known."""
+    return bool(clip.text) and SHORTEST_S <= (clip.duration_s or 0.0) <= LONGEST_S
+
+
+def most_varied(
+    pool: Iterable[Candidate], taken: list[Candidate], *, clips: int = 10**9, seconds: float = float("inf")
+) -> list[Candidate]:
+    """Clips of the pool that bring the most new trigrams a second, as many clips or seconds as asked; none
+    like those taken.
+
+    What is in `taken` has been heard, so its trigrams are new no more, except where a test is chosen for
+    itself.
+    """
+    left, chosen = list(pool), list[Candidate]()
+    known: set[str] = set().union(*(candidate.trigrams for candidate in taken)) if clips == 10**9 else set()
+    while left and len(chosen) < clips:
+        seconds -= chosen[-1].seconds if chosen else 0.0
+        others = [*taken, *chosen]
+        left = [
+            candidate
+            for candidate in left
+            if candidate.seconds <= seconds
+            and not any(alike(candidate.words, other.words) for other in others)
+        ]
+        if not left:
+            break
+        # the id breaks ties, so that no order of files matters
+        best = max(left, key=lambda c: (len(c.trigrams - known) / c.seconds, c.clip.id))
+        known |= best.trigrams
+        chosen.append(best)
+        left.remove(best)
+    return chosen
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts say nearly the same."""
+    return difflib.SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio() >= ALIKE
+
+
+def write_clip(folder: Path, candidate: Candidate, split: str) -> dict[str, object]:
+    """The manifest's row of a clip, which is written beside it as FLAC."""
+    clip = candidate.clip
+    name = clip.id.removeprefix("asterisk/").replace("/", "__") + ".flac"
+    # FLAC's level 8, the smallest; the samples are those that G.722 decodes to, to the last bit.
+    write_audio(folder / name, candidate.samples, SAMPLE_RATE, compression=1.0)
+    return {
+        "path": name,
+        "id": clip.id,
+        "text": clip.text,
+        "speaker": clip.speaker,
+        "language": clip.language,
+        "licence": clip.licence,
+        "duration": round(candidate.seconds, 4),
+        "split": split,
+        "package": clip.columns["package"],
+    }
+
+
+def print_summary(folder: Path, rows: list[dict[str, object]]) -> None:
+    """Prints clips and seconds of each voice and split. Raises SystemExit where the whole is too large."""
+    out = io.StringIO()
+    for speaker in sorted({str(row["speaker"]) for row in rows}):
+        for split in ("train", "validation", "test"):
+            lengths = [
+                float(str(r["duration"])) for r in rows if r["speaker"] == speaker and r["split"] == split
+            ]
+            out.write(f"{speaker:28} {split:11} {len(lengths):4} clips {sum(lengths):7.1f} s\n")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    minutes = sum(float(str(row["duration"])) for row in rows) / 60
+    print(f"{out.getvalue()}{len(rows)} clips, {minutes:.2f} minutes, {size / 1e6:.2f} MB in {folder}")
+    if size > LARGEST_BYTES:
+        raise SystemExit(f"{size} bytes are more than {LARGEST_BYTES}: lower SECONDS_PER_VOICE.")
+
+
+LICENCE = """\
+# Licences of these recordings
+
+The recordings are excerpts of the *Asterisk core sounds* 1.6.1, telephone prompts made for the Asterisk
+project (<http://downloads.asterisk.org/pub/telephony/>), taken from Debian's packages
+`asterisk-core-sounds-XX-g722` 1.6.1-1, and their texts from `asterisk-core-sounds-XX` 1.6.1-1. They are not
+under the licence of codecvq's code. Every row of `clips.jsonl` names the speaker, the licence and the
+package of its clip.
+
+| speaker | language | author and credits | licence |
+|---|---|---|---|
+| `asterisk/allison_smith` | English (en-US) | © 2003–2010 Allison Smith (<http://www.theivrvoice.com>); \
+financial contributions by Digium, Inc. | \
+[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/) |
+| `asterisk/allison_smith_es` | Spanish (es-MX) | © 2003–2010 Allison Smith (<http://www.theivrvoice.com>); \
+financial contributions by Digium, Inc. | \
+[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/) |
+| `asterisk/june_wallack` | French (fr-CA) | © 2006–2008 June Wallack (<http://www.junewallack.com>); \
+translated by Clod Patry, Kristopher Lalletti and June Wallack; financial contributions by Digium, Inc., \
+Unlimitel and BGM Informatique | [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/) |
+| `asterisk/maxim_topal` | Russian (ru-RU) | © 2010 Maxim; provided by Maxim Topal \
+(<http://www.ivrvoice.ru>); the voice is a woman's whom the package does not name | \
+[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/) |
+
+The full texts of both licences are at the addresses above and in the packages' `copyright` files.
+
+**Changes made.** A selection of the prompts; decoded from G.722 and stored as FLAC, 16 kHz, 16 bits, mono;
+files renamed. The samples are unchanged. Notes in brackets that are not spoken were taken out of the texts.
+The selection is distributed under the same licences as the recordings in it.
+`scripts/make_prompts_corpus.py` made it and tells how.
+
+The recordings come as they are, without warranties; nobody named here endorses codecvq.
+"""
+
+if __name__ == "__main__":
+    main()

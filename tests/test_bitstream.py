@@ -1,0 +1,330 @@
+"""The .cvq file: every code comes back, damage never passes, and any machine decodes what another wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codecvq.bitstream import coding, pack, read_cvq, unpack, write_cvq
+from codecvq.errors import BitstreamError
+
+
+@dataclass
+class Sizes:
+    """What the bitstream asks of a codec."""
+
+    codebook_sizes: tuple[int, ...]
+    sample_rate: int = 16000
+    hop_length: int = 320
+    name: str = "fake"
+    weights: str = "weights"
+
+    @property
+    def num_codebooks(self) -> int:
+        return len(self.codebook_sizes)
+
+    @property
+    def codebooks_sha256(self) -> str:
+        return hashlib.sha256(f"{self.name} {self.codebook_sizes}".encode()).hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        return hashlib.sha256(self.weights.encode()).hexdigest()
+
+
+def random_codes(sizes, frames, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.array([rng.integers(0, size, frames) for size in sizes], dtype=np.int64).reshape(
+        len(sizes), frames
+    )
+
+
+def speech_like(sizes, frames, seed=0):
+    """Codes that dwell: each frame keeps its code with probability 1/2, else draws a geometric one."""
+    rng = np.random.default_rng(seed)
+    codes = np.minimum(rng.geometric(0.3, (len(sizes), frames)) - 1, np.array(sizes)[:, None] - 1)
+    for t in range(1, frames):
+        codes[:, t] = np.where(rng.random(len(sizes)) < 0.5, codes[:, t - 1], codes[:, t])
+    return codes.astype(np.int64)
+
+
+SIZES = {
+    "one of 1": (1,),
+    "one of 2": (2,),
+    "twelve of 5": (5,) * 12,
+    "eight of 1024": (1024,) * 8,
+    "2^18": (2**18,),
+    "2^62": (2**62,),
+    "2^62 - 1": (2**62 - 1,),
+    "5^12": (5**12,),
+    "a large prime": (2**31 - 1,),
+    "mixed": (1, 2, 3, 4097, 65536, 64000, 1, 7),
+}
+
+
+@pytest.mark.parametrize("entropy", [True, False, "auto"], ids=["entropy", "packed", "auto"])
+@pytest.mark.parametrize("frames", [0, 1, 2, 27, 28, 65])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_every_code_comes_back(sizes, frames, entropy):
+    codec = Sizes(sizes)
+    lowest, highest = (
+        np.zeros((len(sizes), frames), np.int64),
+        np.array(sizes)[:, None] - np.ones((1, frames), np.int64),
+    )
+    for codes in (random_codes(sizes, frames), lowest, highest):
+        num_samples = max(0, frames * 320 - 7)
+        packet = unpack(pack(codec, codes, num_samples, entropy), codec)
+        assert packet.codes.dtype == np.int64
+        assert np.array_equal(packet.codes, codes)
+        assert (packet.num_samples, packet.sample_rate, packet.hop_length) == (num_samples, 16000, 320)
+        assert packet.codebook_sizes == sizes
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_sizes_and_codes_come_back(data):
+    sizes = tuple(data.draw(st.lists(st.integers(1, 2**62), min_size=1, max_size=6)))
+    frames = data.draw(st.integers(0, 9))
+    codes = [[data.draw(st.integers(0, size - 1)) for _ in range(frames)] for size in sizes]
+    for entropy in (True, False):
+        assert unpack(pack(Sizes(sizes), codes, frames * 320, entropy)).codes.tolist() == codes
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_packing_is_as_near_to_the_ideal_as_it_says(sizes):
+    frames = 500
+    ideal = frames * sum(np.log2(size) for size in sizes)
+    bits = coding.packed_bits(sizes, frames)
+    assert ideal - 1e-6 <= bits <= 1.011 * ideal + len(sizes)
+    assert len(coding.pack_codes(random_codes(sizes, frames), sizes)) == -(-bits // 8)
+
+
+def test_packed_bits_are_those_of_a_number_written_by_hand():
+    # 1 + 2*5 + 4*25 = 111 in 7 bits (5^3 = 125), most significant first, then one bit of padding
+    assert coding.pack_codes(np.array([[1, 2, 4]]), [5]) == bytes([111 << 1])
+
+
+def test_entropy_coding_wins_on_speech_and_auto_takes_the_smaller():
+    codec = Sizes((5,) * 12)
+    dwelling, even = speech_like(codec.codebook_sizes, 100), random_codes(codec.codebook_sizes, 100)
+    small, large = (unpack(pack(codec, dwelling, 32000, entropy)) for entropy in (True, False))
+    assert small.payload_bits < 0.85 * large.payload_bits
+    assert unpack(pack(codec, dwelling, 32000)).kind == "entropy"
+    assert unpack(pack(codec, even, 32000)).kind == "packed"
+
+
+def test_codes_made_of_levels_are_taken_apart():
+    """Four levels of 5 as one codebook of 625 cost what four codebooks of 5 cost, or nearly."""
+    levels = speech_like((5,) * 12, 150)
+    joined = np.tensordot(5 ** np.arange(4), levels.reshape(3, 4, 150), axes=(0, 1))
+    apart, together = pack(Sizes((5,) * 12), levels, 48000), pack(Sizes((625,) * 3), joined, 48000)
+    assert unpack(together).kind == "digits"
+    assert np.array_equal(unpack(together).codes, joined)
+    assert len(together) <= len(apart) + 4
+
+
+def test_a_second_of_speech_has_a_header_below_64_bytes():
+    for sizes in ((5,) * 12, (1024,) * 8):
+        packet = unpack(pack(Sizes(sizes), random_codes(sizes, 50), 16000, False))
+        assert packet.file_bytes - -(-packet.payload_bits // 8) <= 48
+        assert packet.payload_bits == coding.packed_bits(sizes, 50)
+
+
+def reference_decode(data: bytes, model: coding.FrameModel, frames: int) -> list[list[int]]:
+    """A range decoder in plain integers: 64-bit interval, 32-bit words, frequencies of 24 bits."""
+    words = iter(np.frombuffer(data + bytes(8 + -len(data) % 4), ">u4").tolist())
+    low, width, point = 0, 2**64 - 1, next(words) << 32 | next(words)
+    decoded = []
+    for _ in range(frames):
+        digits = []
+        for weights in model.weights().astype(int).tolist():
+            scale = width >> 24
+            quantile, at, digit = ((point - low) % 2**64) // scale, 0, 0
+            while at + weights[digit] + 1 <= quantile:
+                at, digit = at + weights[digit] + 1, digit + 1
+            low, width = (low + scale * at) % 2**64, scale * (weights[digit] + 1)
+            if width < 2**32:
+                low, width, point = (
+                    low << 32 & 2**64 - 1,
+                    width << 32,
+                    (point << 32 | next(words, 0)) & 2**64 - 1,
+                )
+            digits.append(digit)
+        model.learn(np.array(digits))
+        decoded.append(digits)
+    return decoded
+
+
+@pytest.mark.parametrize("sizes", [(5,) * 12, (3, 2, 64, 65, 7), (1000, 4), (4096,)], ids=str)
+def test_no_float_decides_a_bit(sizes):
+    codes = speech_like(sizes, 60)
+    data = coding.entropy_encode(codes, sizes)
+    decoded = reference_decode(data, coding.FrameModel(sizes), 60)
+    assert np.array_equal(np.array(decoded).T, codes)
+
+
+def test_weights_are_whole_and_their_sum_leaves_nothing_to_scale():
+    model = coding.FrameModel([5, 2, 1000])
+    for digits in random_codes([5, 2, 1000], 200).T:
+        weights = model.weights()
+        assert (weights == np.floor(weights)).all()
+        assert (weights >= 0).all()
+        assert (weights.sum(axis=1) == 2**24 - 1000).all()
+        model.learn(digits)
+
+
+def test_entropy_payload_is_within_two_bytes_of_its_model():
+    sizes = (5,) * 12
+    codes, model, bits = speech_like(sizes, 300), coding.FrameModel(sizes), 0.0
+    for digits in codes.T:
+        frequencies = model.weights() + 1
+        bits -= np.log2(frequencies[np.arange(12), digits] / 2**24).sum()
+        model.learn(digits)
+    assert bits / 8 <= len(coding.entropy_encode(codes, sizes)) + 1e-3 <= bits / 8 + 2
+
+
+DAMAGED = [pytest.param(entropy, id="entropy" if entropy else "packed") for entropy in (True, False)]
+
+
+@pytest.mark.parametrize("entropy", DAMAGED)
+def test_truncation_at_any_byte_is_told(entropy):
+    data = pack(Sizes((5,) * 12), speech_like((5,) * 12, 50), 16000, entropy)
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            unpack(data[:length])
+    with pytest.raises(BitstreamError, match="1 bytes more"):
+        unpack(data + b"\0")
+
+
+@pytest.mark.parametrize("entropy", DAMAGED)
+def test_any_flipped_bit_is_told(entropy):
+    data = pack(Sizes((5,) * 12), speech_like((5,) * 12, 50), 16000, entropy)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            unpack(bytes(damaged))
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_an_error_and_nothing_else(data):
+    for start in (b"", b"CVQ\x01"):
+        with pytest.raises(BitstreamError):
+            unpack(start + data)
+
+
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def forged(kind, numbers, payload):
+    """A file with a right checksum and lying numbers."""
+    head = b"CVQ\x01" + bytes([kind]) + bytes(20) + b"".join(map(varint, numbers)) + payload
+    return head + zlib.crc32(head).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("frames", "runs"),
+    [
+        (2**40, [1, 1, 5]),
+        (2**40, [1, 1, 1]),
+        (2**62, [1, 1000, 2**62]),
+        (10, [2**62, 1, 5]),
+        (10, [1, 2**40, 5]),
+        (10, [1, 1, 2**63 - 1]),
+        (0, [0]),
+    ],
+    ids=str,
+)
+def test_a_lying_header_allocates_nothing(kind, frames, runs):
+    payload = bytes(8)
+    with pytest.raises(BitstreamError):
+        unpack(forged(kind, [16000, 320, 0, frames, len(payload), *runs], payload))
+
+
+@given(payload=st.binary(min_size=1, max_size=60), frames=st.integers(1, 200))
+@settings(max_examples=100, deadline=None)
+def test_a_forged_payload_gives_valid_codes_or_an_error(payload, frames):
+    for kind in (0, 1, 2):
+        for size in (5, 4097, 625):
+            try:
+                packet = unpack(forged(kind, [16000, 320, 0, frames, len(payload), 1, 1, size], payload))
+            except BitstreamError:
+                continue
+            assert packet.codes.shape == (1, frames)
+            assert packet.codes.min() >= 0
+            assert packet.codes.max() < size
+
+
+def test_a_minute_of_silence_can_be_read_although_it_takes_almost_nothing():
+    codec = Sizes((5,) * 12)
+    data = pack(codec, np.full((12, 3000), 2), 960_000, entropy=True)
+    assert len(data) < 400
+    assert (unpack(data).codes == 2).all()
+
+
+def test_another_codec_is_refused_and_other_weights_are_told(tmp_path):
+    ours, other = Sizes((5,) * 3), Sizes((5,) * 3, name="other")
+    path = tmp_path / "clip.cvq"
+    written = write_cvq(path, ours, random_codes((5,) * 3, 10), 3200)
+    assert written == path.stat().st_size == read_cvq(path, ours).file_bytes
+    with pytest.raises(
+        BitstreamError, match=f"{ours.codebooks_sha256[:12]}.*'other'.*{other.codebooks_sha256[:12]}"
+    ):
+        read_cvq(path, other)
+    assert read_cvq(path, other, force=True).num_samples == 3200
+    with pytest.warns(UserWarning, match="weights"):
+        read_cvq(path, Sizes((5,) * 3, weights="trained further"))
+    for wrong in (Sizes((5, 5, 4)), Sizes((5, 5)), Sizes((5,) * 3, hop_length=160)):
+        with pytest.raises(BitstreamError):
+            read_cvq(path, wrong, force=True)
+
+
+def test_the_first_codebooks_alone_can_be_packed():
+    codec = Sizes((7, 5, 3))
+    codes = random_codes((7, 5), 20)
+    assert np.array_equal(unpack(pack(codec, codes, 6400), codec).codes, codes)
+
+
+def test_torch_codes_are_taken_as_they_come():
+    torch = pytest.importorskip("torch")
+    codes = random_codes((5,) * 3, 10)
+    codec = Sizes((5,) * 3)
+    assert pack(codec, torch.from_numpy(codes), 3200) == pack(codec, codes, 3200)
+
+
+@pytest.mark.parametrize(
+    ("codes", "num_samples", "what"),
+    [
+        (np.zeros((1, 2, 3), int), 0, "clip by clip"),
+        (np.zeros((3, 3), int), 0, "N from 1 to 2"),
+        (np.zeros((2, 3)), 0, "float64"),
+        (np.array([[0, 5], [0, 0]]), 0, "code 5 of codebook 0 at frame 1"),
+        (np.array([[0, -1], [0, 0]]), 0, "code -1"),
+        (np.array([[0, 2**64 - 1], [0, 0]], dtype=np.uint64), 0, "at frame 1"),
+        (np.zeros((2, 3), int), 961, "takes 4 frames"),
+        (np.zeros((2, 3), int), -1, "num_samples is -1"),
+    ],
+    ids=["batch", "too many", "float", "too large", "negative", "uint64", "too long", "negative length"],
+)
+def test_what_cannot_be_packed_says_why(codes, num_samples, what):
+    with pytest.raises(BitstreamError, match=what):
+        pack(Sizes((5, 5)), codes, num_samples)
+
+
+def test_files_that_are_none_say_so(tmp_path):
+    (tmp_path / "text.cvq").write_text("hello")
+    with pytest.raises(BitstreamError, match=r"text\.cvq.*not a \.cvq file"):
+        read_cvq(tmp_path / "text.cvq")
+    with pytest.raises(BitstreamError, match=r"missing\.cvq cannot be read"):
+        read_cvq(tmp_path / "missing.cvq")
+    with pytest.raises(BitstreamError, match="version 2"):
+        unpack(b"CVQ\x02" + bytes(60))

@@ -1,0 +1,335 @@
+"""Corpora: where clips come from, how they are split, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import codecvq.plugins
+from codecvq import CorpusSpec, hookimpl
+from codecvq.audio import write_audio
+from codecvq.errors import AudioError, CorpusError, UnknownName
+from codecvq.training.corpus import SPLITS, Clip, Corpus, open_corpus, split_of, write_split
+
+RATE = 16000
+
+
+def write_noise(path: Path, seconds: float = 0.1, rate: int = RATE) -> Path:
+    """White noise of a twentieth of full scale, seeded by the file's name."""
+    rng = np.random.default_rng(list(path.name.encode()))
+    return write_audio(path, rng.normal(0, 0.05, round(seconds * rate)), rate)
+
+
+def clips_named(ids: list[str], **fields: str) -> tuple[Clip, ...]:
+    return tuple(Clip(id=id_, path=Path(f"{id_}.wav"), **fields) for id_ in ids)
+
+
+# splits
+
+
+def test_the_hash_gives_five_per_cent_each_and_never_changes():
+    ids = [f"speaker{n % 50}/clip{n}" for n in range(20000)]
+    counts = {split: sum(split_of(id_) == split for id_ in ids) for split in SPLITS}
+    assert counts["test"] / len(ids) == pytest.approx(0.05, abs=0.005)
+    assert counts["validation"] / len(ids) == pytest.approx(0.05, abs=0.005)
+    # A promise to those who trained yesterday: sha256 of these begins at 0.020, 0.073 and 0.440 of its range.
+    assert [split_of(key) for key in ("clip-17", "clip-7", "clip-1")] == ["test", "validation", "train"]
+
+
+def test_splits_are_disjoint_complete_and_independent_of_the_other_clips():
+    corpus = Corpus("c", clips_named([f"c{n}" for n in range(500)]))
+    parts = {which: corpus.split(which) for which in SPLITS}
+    assert sorted(clip.id for part in parts.values() for clip in part) == sorted(clip.id for clip in corpus)
+    fewer = Corpus("c", corpus.clips[::3])
+    for which in SPLITS:
+        assert list(fewer.split(which)) == [clip for clip in parts[which] if clip in fewer.clips]
+    with pytest.raises(CorpusError, match="Did you mean 'validation'"):
+        corpus.split("valid")  # type: ignore[arg-type]
+
+
+def test_a_clips_own_split_and_key_come_before_its_hash():
+    train = next(f"c{n}" for n in range(100) if split_of(f"c{n}") == "train")
+    test = next(f"c{n}" for n in range(200) if split_of(f"c{n}") == "test")
+    own = Clip(id=train, path=Path("a"), split="test")
+    shared = Clip(id=train, path=Path("a"), split_key=test)
+    corpus = Corpus("c", (own, shared))
+    assert corpus.split_of(own) == corpus.split_of(shared) == "test"
+    assert corpus.split_of(Clip(id=train, path=Path("a"))) == "train"
+
+
+def test_by_speaker_a_speaker_is_never_in_two_splits(tmp_path):
+    rows = [{"path": "a.wav", "id": f"{s}-{n}", "speaker": f"s{s}"} for s in range(60) for n in range(5)]
+    corpus = open_corpus(manifest=write_manifest(tmp_path, rows), split_by="speaker")
+    splits_of = {s: {corpus.split_of(clip) for clip in corpus if clip.speaker == s} for s in corpus.speakers}
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    assert set().union(*splits_of.values()) == set(SPLITS)
+
+
+def test_the_split_is_written_down(tmp_path):
+    write_noise(tmp_path / "audio/a.wav", 0.25)
+    write_noise(tmp_path / "audio/b.wav", 0.5)
+    corpus = open_corpus(folder=tmp_path / "audio")
+    path = write_split(corpus, tmp_path / "run/split.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert [row["duration"] for row in rows] == [0.25, 0.5]
+    assert [row["split"] for row in rows] == [split_of("a"), split_of("b")]
+
+
+# folders
+
+
+def test_a_folders_clips_are_named_by_their_paths(tmp_path):
+    for name in ("b/2.flac", "a.wav", "b/1.wav"):
+        write_noise(tmp_path / name)
+    (tmp_path / "readme.txt").touch()
+    corpus = open_corpus(folder=tmp_path)
+    assert [clip.id for clip in corpus] == ["a", "b/1", "b/2"]
+    assert corpus.speakers == ()
+    assert corpus.name == tmp_path.name
+    assert corpus.measured().duration_s == pytest.approx(0.3)
+
+
+def test_clips_are_read_mono_at_the_rate_asked(tmp_path):
+    stereo = np.stack([np.full(4410, 0.5), np.full(4410, -0.25)])
+    write_audio(tmp_path / "a.wav", stereo, 44100)
+    samples = open_corpus(folder=tmp_path)[0].read(RATE)
+    assert samples.shape == (1600,)
+    assert samples.dtype == np.float32
+    assert samples[800] == pytest.approx(0.125, abs=1e-3)
+
+
+def test_a_file_that_is_no_audio_is_a_failure_not_an_end(tmp_path):
+    write_noise(tmp_path / "good.wav")
+    (tmp_path / "bad.wav").write_text("no audio")
+    corpus = open_corpus(folder=tmp_path).measured()
+    assert [clip.id for clip in corpus] == ["good"]
+    assert [failure.id for failure in corpus.failures] == ["bad"]
+    assert "not audio" in str(corpus.failures[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda folder: None, "does not exist"),
+        (lambda folder: folder.touch(), "is a file"),
+        (lambda folder: folder.mkdir(), "holds no audio"),
+        (lambda folder: [write_noise(folder / name) for name in ("a.wav", "a.flac")], "have the id 'a'"),
+    ],
+    ids=["missing", "file", "empty", "same-id"],
+)  # fmt: skip
+def test_a_folder_that_is_no_corpus_says_why(tmp_path, make, why):
+    make(tmp_path / "x")
+    with pytest.raises(CorpusError, match=why):
+        open_corpus(folder=tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "0 were given"),
+        ({"folder": "a", "manifest": "b"}, "2 were given: a, b"),
+        ({"folder": "a", "root": "b"}, "root"),
+        ({"folder": "a", "split_by": "speakers"}, "Did you mean 'speaker'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, why):
+    with pytest.raises(CorpusError, match=why):
+        open_corpus(**options)
+
+
+# manifests
+
+
+def write_manifest(
+    folder: Path, rows: list[dict[str, object]], name: str = "m.jsonl", audio: bool = True
+) -> Path:
+    if audio:
+        write_noise(folder / "a.wav", 1.0)
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("column", ["path", "audio", "audio_filepath", "file", "file_name"])
+def test_json_lines_are_read_under_the_usual_names(tmp_path, column):
+    row = {
+        column: "a.wav",
+        "text": "да",
+        "speaker": "s",
+        "language": "ru",
+        "license": "CC0",
+        "tag": [1, {"x": None}],
+        "n": 3,
+    }
+    clip = open_corpus(manifest=write_manifest(tmp_path, [row]))[0]
+    assert (clip.id, clip.text, clip.speaker, clip.language, clip.licence) == ("a", "да", "s", "ru", "CC0")
+    assert clip.columns == {"tag": [1, {"x": None}], "n": 3}
+    assert len(clip.read(RATE)) == RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "said"), [("m.csv", ",", 'Yes, "no"'), ("m.tsv", "\t", '"Yes, ""no"""')]
+)
+def test_tables_are_read_with_their_own_columns_as_text(tmp_path, name, delimiter, said):
+    write_noise(tmp_path / "clips/deep/a.wav")  # where Common Voice keeps what its tables name
+    table = [
+        ["path", "sentence", "speaker_id", "votes", "split"],
+        ["deep/a.wav", '"Yes, ""no"""', "7", "12", "dev"],
+    ]
+    (tmp_path / name).write_text(
+        "\ufeff" + "".join(delimiter.join(row) + "\r\n" for row in table), encoding="utf-8"
+    )
+    corpus = open_corpus(manifest=tmp_path / name)
+    clip = corpus[0]
+    assert (clip.id, clip.text, clip.speaker) == ("deep/a", said, "7")
+    assert dict(clip.columns) == {"votes": "12"}
+    assert corpus.split_of(clip) == "validation"
+
+
+def test_a_start_cuts_and_a_duration_alone_only_tells(tmp_path):
+    rows: list[dict[str, object]] = [
+        {"path": "a.wav", "start": 0.25, "duration": 0.5},
+        {"path": "a.wav", "start": 0, "duration": 0.25},
+        {"path": "a.wav", "start": 0.75},
+        {"path": "a.wav", "duration": 1.02},
+    ]
+    corpus = open_corpus(manifest=write_manifest(tmp_path, rows))
+    whole = corpus[3].read(RATE)
+    assert [clip.id for clip in corpus] == ["a@0.25", "a@0", "a@0.75", "a"]
+    assert [clip.duration_s for clip in corpus] == [0.5, 0.25, None, 1.02]
+    assert [clip.duration_s for clip in corpus.measured()] == [0.5, 0.25, 0.25, 1.02]
+    assert len(whole) == RATE
+    for clip, (start, end) in zip(corpus, [(4000, 12000), (0, 4000), (12000, 16000)], strict=False):
+        assert np.array_equal(clip.read(RATE), whole[start:end])
+        assert np.array_equal(clip.read(RATE), corpus.measured()[corpus.clips.index(clip)].read(RATE))
+
+
+def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
+    corpus = open_corpus(
+        manifest=write_manifest(tmp_path, [{"path": "a.wav"}, {"path": "gone.wav", "id": "g"}])
+    )
+    assert [clip.id for clip in corpus] == ["a"]
+    assert [failure.id for failure in corpus.failures] == ["g"]
+    assert "line 2 of m.jsonl" in corpus.failures[0].error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("m.jsonl", '{"path": "a.wav"}\n{"path": "b', "line 2: not JSON"),
+        ("m.jsonl", '["a.wav"]\n', "is no JSON object"),
+        ("m.jsonl", '{"wav": "a.wav"}\n', "no column names the audio. It has 'wav'"),
+        ("m.jsonl", '{"path": "a.wav"}\n\n{"path": "a.wav"}\n', "lines 1 and 3 have the same id 'a'"),
+        ("m.jsonl", '{"path": "a.wav", "duration": "long"}\n', "duration is 'long'"),
+        ("m.jsonl", '{"path": "a.wav", "start": -1}\n', "start is -1"),
+        ("m.jsonl", '{"path": "a.wav", "duration": 0}\n', "duration is 0 s"),
+        ("m.jsonl", '{"path": "a.wav", "split": "tset"}\n', "Did you mean 'test'"),
+        ("m.jsonl", "", "it has no rows"),
+        ("m.jsonl", '{"path": "gone.wav"}\n', "none of its 1 files exists"),
+        ("m.csv", "path,text\na.wav\n", "line 2: it has fewer columns"),
+        ("m.csv", 'path,text\na.wav,"open\n', "Repair the quotes"),
+    ],
+)
+def test_a_broken_manifest_says_what_and_where(tmp_path, name, content, why):
+    write_noise(tmp_path / "a.wav")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError) as caught:
+        open_corpus(manifest=tmp_path / name)
+    assert why in str(caught.value)
+    assert name.removesuffix(".jsonl").removesuffix(".csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_no_text_or_not_there(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes(b'{"path": "\xff.wav"}\n')
+    with pytest.raises(CorpusError, match="not UTF-8"):
+        open_corpus(manifest=tmp_path / "m.jsonl")
+    with pytest.raises(CorpusError, match="does not exist"):
+        open_corpus(manifest=tmp_path / "n.jsonl")
+
+
+# speakers
+
+
+def test_speakers_are_kept_and_dropped_by_name(tmp_path):
+    rows: list[dict[str, object]] = [
+        {"path": "a.wav", "id": f"{s}{n}", "speaker": s} for s in ("ann", "bob", "cy") for n in "12"
+    ]
+    manifest = write_manifest(tmp_path, rows)
+    assert open_corpus(manifest=manifest, speakers=["ann", "cy"]).speakers == ("ann", "cy")
+    assert open_corpus(manifest=manifest, exclude_speakers=["bob"]).speakers == ("ann", "cy")
+    with pytest.raises(CorpusError, match=r"no speaker 'anne'. Did you mean 'ann'"):
+        open_corpus(manifest=manifest, speakers=["anne"])
+    with pytest.raises(CorpusError, match="keeps no clips"):
+        open_corpus(manifest=manifest, exclude_speakers=["ann", "bob", "cy"])
+
+
+def test_without_speakers_there_is_no_split_by_speaker(tmp_path):
+    write_noise(tmp_path / "a.wav")
+    with pytest.raises(CorpusError, match="names no speaker"):
+        open_corpus(folder=tmp_path, split_by="speaker")
+    with pytest.raises(CorpusError, match="name no speaker"):
+        open_corpus(folder=tmp_path, exclude_speakers=["ann"])
+
+
+# registered
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> codecvq.plugins.Registry:
+    """A registry with one plugin whose corpora are good, missing, empty and broken."""
+
+    def good(root: Path | None = None) -> list[Clip]:
+        return [Clip(id="a", path=(root or Path("/usual")) / "a.wav", speaker="s")]
+
+    def missing(root: Path | None = None) -> list[Clip]:
+        raise CorpusError("nothing at /usual.")
+
+    def broken(root: Path | None = None) -> list[Clip]:
+        raise KeyError("x")
+
+    plugin = types.ModuleType("strangers")
+
+    @hookimpl
+    def codecvq_corpora():
+        for name, factory in (
+            ("good", good),
+            ("missing", missing),
+            ("empty", lambda root: []),
+            ("broken", broken),
+        ):
+            yield CorpusSpec(name=name, factory=factory, install="apt-get install it")
+
+    plugin.codecvq_corpora = codecvq_corpora  # type: ignore[attr-defined]
+    registry = codecvq.plugins.Registry()
+    registry.register(plugin, "strangers")
+    monkeypatch.setattr(codecvq.plugins, "registry", lambda: registry)
+    return registry
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_corpus_is_opened_by_name(tmp_path):
+    assert open_corpus("good")[0].path == Path("/usual/a.wav")
+    assert open_corpus("strangers/good", root=tmp_path)[0].path == tmp_path / "a.wav"
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_corpus_that_is_not_there_says_how_to_get_it():
+    with pytest.raises(CorpusError, match=r"'missing': nothing at /usual\. To get it: apt-get install it"):
+        open_corpus("missing")
+    with pytest.raises(CorpusError, match=r"'empty' has no clips.*apt-get"):
+        open_corpus("empty")
+    with pytest.raises(CorpusError, match=r"'broken' of strangers failed: KeyError"):
+        open_corpus("broken")
+    with pytest.raises(UnknownName, match="Did you mean 'good'"):
+        open_corpus("goood")
+
+
+def test_a_clip_whose_file_is_gone_is_an_audio_error(tmp_path):
+    with pytest.raises(AudioError, match="does not exist"):
+        Clip(id="a", path=tmp_path / "a.wav").read(RATE)

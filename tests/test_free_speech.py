@@ -1,0 +1,286 @@
+"""The corpora that come with codecvq: what is in the box, and what is found where packages put it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import codecvq_free_speech
+import codecvq_torchaudio_corpora
+import numpy as np
+import pytest
+import soundfile
+from codecvq_free_speech import asterisk, embedded, festvox_ru
+from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
+from codecvq_torchaudio_corpora import corpora
+
+from codecvq.audio import write_audio
+from codecvq.errors import CorpusError
+from codecvq.plugins import Registry
+from codecvq.training.corpus import Clip, Corpus
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Corpus:
+    return Corpus("prompts", tuple(embedded.clips()))
+
+
+# in the box
+
+
+def test_the_box_holds_eight_to_ten_minutes_in_ten_megabytes(prompts):
+    assert 8 * 60 <= prompts.duration_s <= 10 * 60
+    assert sum(path.stat().st_size for path in embedded.FOLDER.iterdir()) <= 10_000_000
+    assert {path.name for path in embedded.FOLDER.glob("*.flac")} == {clip.path.name for clip in prompts}
+
+
+def test_the_box_is_balanced_over_four_speakers(prompts):
+    assert set(prompts.speakers) == {voice.speaker for voice in asterisk.VOICES} - HELD_OUT_SPEAKERS
+    for speaker in prompts.speakers:
+        clips = [clip for clip in prompts if clip.speaker == speaker]
+        assert sum(clip.duration_s or 0 for clip in clips) == pytest.approx(prompts.duration_s / 4, rel=0.05)
+        assert sum(clip.split == "test" for clip in clips) == 6
+        assert sum(clip.split == "validation" for clip in clips) == 4
+
+
+def test_the_boxs_tests_are_a_minute_and_say_what_training_does_not(prompts):
+    assert prompts.split("test").duration_s > 60
+    trained = {(clip.speaker, asterisk.words(clip.text)) for clip in prompts.split("train")}
+    for clip in (*prompts.split("test"), *prompts.split("validation")):
+        assert (clip.speaker, asterisk.words(clip.text)) not in trained
+
+
+def test_nothing_held_out_is_in_the_box(prompts):
+    assert not HELD_OUT & {clip.id for clip in prompts}
+
+
+def test_the_box_says_of_every_clip_whose_it_is(prompts):
+    licences = {voice.speaker: (voice.language, voice.licence, voice.package) for voice in asterisk.VOICES}
+    notice = (embedded.FOLDER / "LICENCE.md").read_text(encoding="utf-8")
+    for clip in prompts:
+        assert clip.text
+        assert (clip.language, clip.licence, clip.columns["package"]) == licences[clip.speaker]
+        assert f"`{clip.speaker}`" in notice
+
+
+def test_the_boxs_audio_is_what_its_manifest_says(prompts):
+    for clip in prompts:
+        header = soundfile.info(clip.path)
+        assert (header.samplerate, header.channels, header.subtype, header.format) == (
+            RATE,
+            1,
+            "PCM_16",
+            "FLAC",
+        )
+        assert header.frames / RATE == pytest.approx(clip.duration_s, abs=1e-4)
+        assert 1.5 <= header.frames / RATE <= 8.0
+
+
+def test_the_boxs_levels_are_those_of_speech(prompts):
+    for clip in prompts.clips[::10]:
+        samples = clip.read(RATE)
+        assert -30 < 10 * np.log10(np.mean(samples**2)) < -10
+        assert 0.1 < np.abs(samples).max() < 0.99
+        assert abs(samples.mean()) < 2e-3
+
+
+def test_a_box_without_its_files_is_an_error(tmp_path):
+    with pytest.raises(CorpusError, match=r"clips\.jsonl is missing"):
+        list(embedded.clips(tmp_path))
+    write_audio(tmp_path / "a.flac", np.zeros(8), RATE)
+    rows = [{"path": "a.flac"}, {"path": "b.flac"}]
+    (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CorpusError, match="1 of its files"):
+        list(embedded.clips(tmp_path))
+
+
+# the packages
+
+
+def write_prompt(sounds: Path, voice: str, name: str, seconds: float = 1.0) -> None:
+    """G.722 has no header and every byte is valid, so silence of any length is that many zero bytes."""
+    path = sounds / voice / f"{name}.g722"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(round(seconds * 8000)))
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """Two voices as the Debian packages put them, with the oddities of the real ones."""
+    sounds = tmp_path / "usr/share/asterisk/sounds"
+    names = ["vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"]
+    for name in [*names, "beep", "silence/5", "tt-monkeys"]:
+        write_prompt(sounds, "en_US_f_Allison", name)
+    write_prompt(sounds, "en_US_f_Allison", "short", 0.5)
+    write_prompt(sounds, "en_US_f_Allison", "empty", 0)
+    write_prompt(sounds, "it_IT_m_Carlo", "ciao")
+    lines = [
+        "; Core Asterisk Sounds in English",
+        "",
+        "vm-whichbox: To leave a message, please enter a mailbox number.",
+        "vm-which-else: to leave a message; please enter a mailbox number",
+        "hello: Hello: is it you?",
+        "hello-again: hello -- is it YOU...",
+        "digits/1f: one",
+        "dot: dot [.]",
+        "not-recorded: nothing",
+    ]
+    doc = tmp_path / "usr/share/doc/asterisk-core-sounds-en"
+    doc.mkdir(parents=True)
+    (doc / "core-sounds-en.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode("utf-8-sig")))
+    return tmp_path
+
+
+def asterisk_of(root: Path) -> dict[str, Clip]:
+    return {clip.id.removeprefix("asterisk/"): clip for clip in asterisk.clips(root)}
+
+
+def test_only_prompts_that_are_speech_are_clips(packages):
+    said = {"vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"}
+    assert set(asterisk_of(packages)) == {f"allison_smith/{name}" for name in said} | {"carlo_flora/ciao"}
+
+
+def test_prompts_have_their_texts_speakers_and_durations(packages):
+    clips = asterisk_of(packages)
+    hello = clips["allison_smith/hello"]
+    assert (hello.text, hello.speaker, hello.language) == (
+        "Hello: is it you?",
+        "asterisk/allison_smith",
+        "en-US",
+    )
+    assert (hello.duration_s, hello.licence) == (1.0, "CC-BY-SA-3.0")
+    assert len(hello.read(RATE)) == RATE
+    assert clips["allison_smith/digits/1F"].text == "one"  # the list has another case
+    assert clips["allison_smith/dot"].text == "dot"  # the note is not said
+    assert clips["carlo_flora/ciao"].text == ""  # its package of texts is not installed
+
+
+def test_the_same_words_share_a_split_and_held_out_ones_are_tests(packages):
+    clips = asterisk_of(packages)
+    assert clips["allison_smith/hello-again"].split_key == clips["allison_smith/hello"].split_key
+    assert clips["allison_smith/hello"].split == ""
+    assert clips["allison_smith/vm-whichbox"].split == "test"
+    assert clips["allison_smith/vm-which-else"].split == "test"  # the words of the held-out one
+    assert clips["carlo_flora/ciao"].split == "test"
+    corpus = Corpus("asterisk", tuple(clips.values()), split_by="speaker")
+    assert corpus.split_of(clips["carlo_flora/ciao"]) == "test"
+    assert "asterisk/carlo_flora" not in (
+        *corpus.split("train").speakers,
+        *corpus.split("validation").speakers,
+    )
+
+
+@pytest.mark.parametrize("below", [".", "usr/share", "usr/share/asterisk/sounds"])
+def test_the_root_may_be_any_folder_on_the_way(packages, below):
+    assert set(asterisk_of(packages / below)) == set(asterisk_of(packages))
+
+
+def test_packages_that_are_not_there_are_a_clear_error(tmp_path):
+    with pytest.raises(CorpusError, match="en_US_f_Allison"):
+        list(asterisk.clips(tmp_path))
+    with pytest.raises(CorpusError, match="msu_ru_nsh_clunits"):
+        list(festvox_ru.clips(tmp_path))
+
+
+@pytest.mark.parametrize("below", [".", "usr/share/festival/voices/russian/msu_ru_nsh_clunits"])
+def test_festvox_has_texts_without_stress_marks(tmp_path, below):
+    voice = tmp_path / "usr/share" / festvox_ru.VOICE
+    for name in ("ru_0001", "ru_0006"):
+        write_audio(voice / "wav" / f"{name}.wav", np.zeros(RATE), RATE)
+    (voice / "etc").mkdir()
+    (voice / "etc/txt.done.data").write_text('( ru_0001 "Прядь вол+ос, за +ухо." )\n', encoding="utf-8")
+    first, second = festvox_ru.clips(tmp_path / below)
+    assert (first.id, first.text, first.split) == ("festvox/nsh/ru_0001", "Прядь волос, за ухо.", "")
+    assert (second.id, second.text, second.split) == ("festvox/nsh/ru_0006", "", "test")
+
+
+# what torchaudio downloads, on layouts as its archives unpack to; the downloads themselves are not run
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_libritts_keeps_its_official_splits(tmp_path):
+    for subset in ("train-clean-100", "dev-clean", "test-other"):
+        stem = tmp_path / "LibriTTS" / subset / "19/198" / f"19_198_{len(subset):06}_000000"
+        write_audio(stem.with_suffix(".wav"), np.zeros(240), 24000)
+        write_text(stem.with_suffix(".normalized.txt"), "Chapter one.\n")
+    clips = {clip.columns["subset"]: clip for clip in corpora.libritts(tmp_path)}
+    assert {subset: clip.split for subset, clip in clips.items()} == {
+        "train-clean-100": "", "dev-clean": "validation", "test-other": "test",
+    }  # fmt: skip
+    clip = clips["train-clean-100"]
+    assert (clip.id, clip.text, clip.speaker) == (
+        "libritts/19_198_000015_000000",
+        "Chapter one.",
+        "libritts/19",
+    )
+    assert list(corpora.libritts(tmp_path / "LibriTTS")) == [clips[subset] for subset in sorted(clips)]
+
+
+def test_ljspeech_has_its_normalised_text(tmp_path):
+    write_audio(tmp_path / "LJSpeech-1.1/wavs/LJ001-0001.wav", np.zeros(220), 22050)
+    write_text(tmp_path / "LJSpeech-1.1/metadata.csv", 'LJ001-0001|"In 1455|"In fourteen fifty-five\n')
+    (clip,) = corpora.ljspeech(tmp_path)
+    assert (clip.id, clip.text) == ("ljspeech/LJ001-0001", '"In fourteen fifty-five')
+    assert clip.path.is_file()
+
+
+def test_vctk_takes_the_second_microphone(tmp_path):
+    folder = tmp_path / "VCTK-Corpus-0.92"
+    for microphone in ("mic1", "mic2"):
+        write_audio(folder / f"wav48_silence_trimmed/p225/p225_001_{microphone}.flac", np.zeros(480), 48000)
+    write_audio(folder / "wav48_silence_trimmed/p315/p315_001_mic2.flac", np.zeros(480), 48000)
+    write_text(folder / "txt/p225/p225_001.txt", "Please call Stella.\n")
+    first, second = corpora.vctk(tmp_path)
+    assert (first.id, first.text, first.speaker) == ("vctk/p225_001", "Please call Stella.", "vctk/p225")
+    assert (second.speaker, second.text) == ("vctk/p315", "")
+
+
+@pytest.mark.parametrize("name", ["libritts", "ljspeech", "vctk"])
+def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
+    def refuse(root: Path) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(corpora, f"_download_{name}", refuse)
+    with pytest.raises(CorpusError, match=r"download of .* failed: OSError: no route to host"):
+        list(getattr(corpora, name)(tmp_path / "new"))
+
+
+# the plugins
+
+
+@pytest.mark.parametrize(
+    ("plugin", "names"),
+    [
+        (codecvq_free_speech, {"prompts", "asterisk", "festvox_ru"}),
+        (codecvq_torchaudio_corpora, {"libritts", "ljspeech", "vctk"}),
+    ],
+)
+def test_the_plugins_offer_corpora_that_load(plugin, names):
+    registry = Registry()
+    registry.register(plugin, "here")
+    offers = registry.offers("corpora")
+    assert set(offers) == names
+    for (offer,) in offers.values():
+        assert callable(offer.load())
+        assert offer.spec.licence
+        assert offer.spec.install
+    assert registry.failures == []
+
+
+def test_listing_the_plugins_imports_neither_torch_nor_numpy():
+    code = (
+        "import sys, codecvq_free_speech as a, codecvq_torchaudio_corpora as b\n"
+        "offers = [*a.codecvq_corpora(), *b.codecvq_corpora()]\n"
+        "print(len(offers), {'torch', 'numpy', 'torchaudio'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "6 set()"

@@ -1,0 +1,265 @@
+"""Training segments: a pure function of seed, step and item, whatever is cached, prefetched or broken."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codecvq.audio import write_audio
+from codecvq.errors import CorpusError, OptionError
+from codecvq.training.corpus import Clip, Corpus
+from codecvq.training.segments import NO_AUGMENT, AugmentConfig, Segments, augmented, tilted
+
+RATE = 8000
+SEGMENT_S = 0.1
+EVERYTHING = AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.5, tilt_db=6.0)
+
+
+def ramp(length: int, first: int = 1) -> np.ndarray:
+    """first, first + 1, ... as 16-bit samples: every sample tells where it stood, and none is silence."""
+    return (np.arange(first, first + length) / 32768).astype(np.float32)
+
+
+def corpus_of(folder: Path, lengths_s: list[float]) -> Corpus:
+    clips = []
+    for n, length_s in enumerate(lengths_s):
+        path = write_audio(folder / f"{n}.wav", ramp(round(length_s * RATE), 1 + 100 * n), RATE)
+        clips.append(Clip(id=str(n), path=path))
+    return Corpus("ramps", tuple(clips))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return corpus_of(tmp_path, [0.5, 0.3, 0.05, 0.8])
+
+
+def segments_of(corpus: Corpus, batch_size: int = 4, seed: int = 1, **options: object) -> Segments:
+    return Segments(corpus, RATE, SEGMENT_S, batch_size, seed, **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_has_the_shape_and_type_that_networks_take(corpus):
+    batch = segments_of(corpus, augment=EVERYTHING).batch(0)
+    assert batch.shape == (4, 1, 800)
+    assert batch.dtype == np.float32
+    assert np.abs(batch).max() <= 1
+
+
+def test_a_step_is_the_same_in_any_order_and_any_process(corpus):
+    first = segments_of(corpus, augment=EVERYTHING)
+    batches = [first.batch(step) for step in range(6)]
+    resumed = segments_of(corpus, augment=EVERYTHING)
+    assert all(np.array_equal(resumed.batch(step), batches[step]) for step in (5, 2, 3))
+    assert not np.array_equal(batches[0], batches[1])
+    assert not np.array_equal(segments_of(corpus, seed=2, augment=EVERYTHING).batch(0), batches[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_ranks_together_draw_what_one_process_draws(corpus, world):
+    whole = segments_of(corpus, batch_size=6, augment=EVERYTHING).batch(7)
+    part = segments_of(corpus, batch_size=6 // world, augment=EVERYTHING)
+    ranks = [part.batch(7, rank, world) for rank in range(world)]
+    assert np.array_equal(np.concatenate(ranks), whole)
+
+
+@pytest.mark.parametrize("options", [{"cache": False}, {"cache_bytes": 0}, {"cache_bytes": 5000}], ids=str)
+def test_what_is_cached_changes_no_sample(corpus, options):
+    cached, other = segments_of(corpus), segments_of(corpus, **options)
+    for step in range(8):
+        assert np.array_equal(cached.batch(step), other.batch(step))
+    held = sum(samples.nbytes for samples in other._cache.values())
+    assert held <= options.get("cache_bytes", 0)
+
+
+def test_a_file_is_decoded_once_while_it_fits(corpus, monkeypatch):
+    reads: list[str] = []
+    read = Clip.read
+    monkeypatch.setattr(Clip, "read", lambda clip, rate: (reads.append(clip.id), read(clip, rate))[1])
+    segments = segments_of(corpus)
+    for step in range(50):
+        segments.batch(step)
+    assert sorted(reads) == ["0", "1", "2", "3"]
+
+
+def test_prefetching_gives_the_same_batches(corpus):
+    segments = segments_of(corpus, augment=EVERYTHING)
+    made = list(segments.prefetch(3, 9, rank=1, world=2, depth=2))
+    assert [batch.step for batch in made] == [3, 4, 5, 6, 7, 8]
+    assert all(np.array_equal(batch.wav, segments.batch(batch.step, 1, 2)) for batch in made)
+    assert list(segments.prefetch(3, 3)) == []
+
+
+def test_leaving_the_prefetch_ends_its_thread(corpus):
+    running = segments_of(corpus).prefetch(0, 10**6, depth=1)
+    assert next(running).step == 0
+    running.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "codecvq-segments"]
+
+
+def test_an_error_in_the_thread_reaches_who_asks(corpus):
+    segments = segments_of(corpus)
+    for clip in corpus:
+        clip.path.write_bytes(b"gone")
+    with pytest.raises(CorpusError, match="none of its 4 clips can be read"):
+        next(segments.prefetch(0, 3))
+
+
+def test_segments_are_cut_from_their_clip_without_change(corpus):
+    segments = segments_of(corpus, augment=NO_AUGMENT)
+    for step in range(10):
+        for item in segments.batch(step)[:, 0]:
+            sounding = np.flatnonzero(item)
+            numbers = np.rint(item[sounding] * 32768)
+            assert np.array_equal(np.diff(numbers), np.ones(len(numbers) - 1))  # a run of some clip's ramp
+            assert np.array_equal(np.diff(sounding), np.ones(len(sounding) - 1))
+            assert len(sounding) in (400, 800)  # the clip of 0.05 s in silence, or a full segment
+
+
+def test_a_short_clip_stands_whole_at_changing_places(tmp_path):
+    segments = segments_of(corpus_of(tmp_path, [0.05]), batch_size=64)
+    items = segments.batch(0)[:, 0]
+    starts = {int(np.flatnonzero(item)[0]) for item in items}
+    for item in items:
+        start = np.flatnonzero(item)[0]
+        assert np.array_equal(item[start : start + 400], ramp(400))
+        assert not item[:start].any()
+        assert not item[start + 400 :].any()
+    assert min(starts) < 100 < 300 < max(starts) <= 400
+
+
+@pytest.mark.parametrize("length", [800, 801])
+def test_a_clip_as_long_as_a_segment_is_taken_from_any_place_there_is(tmp_path, length):
+    segments = segments_of(corpus_of(tmp_path, [length / RATE]), batch_size=32)
+    firsts = {round(float(item[0]) * 32768) for item in segments.batch(0)[:, 0]}
+    assert firsts == set(range(1, length - 800 + 2))
+
+
+def test_every_second_of_speech_is_as_likely(tmp_path, monkeypatch):
+    segments = segments_of(corpus_of(tmp_path, [0.2, 0.4, 1.4]), batch_size=3000)
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        Segments, "_segment", lambda self, index, place: (drawn.append(index), np.zeros(1))[1]
+    )
+    segments.batch(0)
+    assert np.bincount(drawn) / 3000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)
+
+
+def test_an_unreadable_clip_is_replaced_and_remembered(corpus):
+    healthy = segments_of(corpus)
+    before = [healthy.batch(step) for step in range(20)]
+    broken = segments_of(corpus)  # opened while all was well: what breaks later is found when it is drawn
+    corpus[1].path.write_bytes(b"RIFF, and then nothing of use")
+    batches = [broken.batch(step) for step in range(20)]
+    assert [failure.id for failure in broken.failures] == ["1"]
+    assert str(corpus[1].path) in broken.failures[0].error
+    again = segments_of(Corpus("ramps", tuple(healthy.corpus)))
+    assert all(np.array_equal(again.batch(step), batches[step]) for step in reversed(range(20)))
+    same = [
+        np.array_equal(a, b) for a, b in zip(np.concatenate(batches), np.concatenate(before), strict=True)
+    ]
+    assert len(same) * 0.5 < sum(same) < len(same)  # the other items are what they were
+
+
+def test_a_clip_without_a_readable_header_is_never_drawn(corpus):
+    corpus[0].path.write_text("no audio")
+    segments = segments_of(corpus)
+    segments.batch(0)
+    assert [clip.id for clip in segments.corpus] == ["1", "2", "3"]
+    assert [failure.id for failure in segments.failures] == ["0"]
+
+
+def test_a_corpus_of_nothing_is_an_error(corpus):
+    with pytest.raises(CorpusError, match="has no clips"):
+        segments_of(Corpus("none", ()))
+    for clip in corpus:
+        clip.path.write_text("no audio")
+    with pytest.raises(CorpusError, match=r"none of its 4 clips can be read. The first: .*0\.wav"):
+        segments_of(corpus)
+
+
+@pytest.fixture
+def only_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every clip beyond a second is long, and none may be decoded whole."""
+    monkeypatch.setattr("codecvq.training.segments.LONG_CLIP_S", 1.0)
+    monkeypatch.setattr(Clip, "read", None)
+
+
+@pytest.mark.usefixtures("only_parts")
+def test_a_long_clip_is_read_in_parts_from_all_over_it(tmp_path):
+    numbers = segments_of(corpus_of(tmp_path, [3.0]), batch_size=64).batch(0)[:, 0] * 32768
+    assert np.array_equal(np.diff(np.rint(numbers)), np.ones((64, 799)))
+    assert numbers[:, 0].min() < 3000
+    assert numbers[:, -1].max() > 21000
+
+
+@pytest.mark.usefixtures("only_parts")
+@pytest.mark.parametrize("source_rate", [16000, 44100])
+def test_a_part_is_resampled_with_what_lies_around_it(tmp_path, source_rate):
+    wave = 0.4 * np.sin(2 * np.pi * 200 * np.arange(3 * source_rate) / source_rate)
+    path = write_audio(tmp_path / "long.flac", wave, source_rate)
+    items = segments_of(Corpus("long", (Clip(id="long", path=path),)), batch_size=32).batch(0)[:, 0]
+    angle = 2 * np.pi * 200 * np.arange(800) / RATE
+    basis = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    fit, *_ = np.linalg.lstsq(basis, items.T, rcond=None)
+    assert np.hypot(*fit) == pytest.approx(0.4, abs=1e-3)
+    assert (
+        np.abs((basis @ fit).T - items).max() < 1e-3
+    )  # to the ends, where a part without its margin would fade
+
+
+# augmentation
+
+
+def noise(length: int = 4096) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.05, length).astype(np.float32)
+
+
+def test_no_augmentation_changes_nothing():
+    segment = noise()
+    assert np.array_equal(augmented(segment, NO_AUGMENT, np.random.default_rng(3)), segment)
+
+
+def test_gains_fill_their_range_and_signs_both_occur():
+    rng, segment = np.random.default_rng(0), noise()
+    config = AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.25)
+    ratios = np.array([augmented(segment, config, rng)[0] / segment[0] for _ in range(400)])
+    gains_db = 20 * np.log10(np.abs(ratios))
+    assert gains_db.min() == pytest.approx(-12, abs=0.5)
+    assert gains_db.max() == pytest.approx(6, abs=0.5)
+    assert np.mean(ratios < 0) == pytest.approx(0.25, abs=0.08)
+
+
+def test_gain_stops_before_clipping_and_silence_stays_silence():
+    loud = np.array([0.9, -0.5], dtype=np.float32)
+    config = AugmentConfig(gain_db=(6.0, 6.0), polarity=0.0)
+    assert augmented(loud, config, np.random.default_rng(0)) == pytest.approx([1.0, -0.5 / 0.9])
+    assert not augmented(np.zeros(8, np.float32), EVERYTHING, np.random.default_rng(0)).any()
+
+
+@pytest.mark.parametrize("tilt_db", [-12.0, -3.0, 0.0, 6.0])
+def test_tilt_raises_nyquist_against_zero_by_what_it_says(tilt_db):
+    length = 4096
+    flat = np.zeros(length, dtype=np.float32)
+    flat[length // 2] = 0.5  # an impulse: all frequencies alike
+    response = np.abs(np.fft.rfft(tilted(flat, tilt_db)))
+    assert 20 * np.log10(response[-1] / response[0]) == pytest.approx(tilt_db, abs=1e-3)
+    assert np.sum(tilted(flat, tilt_db) ** 2) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gain_db": (3.0, -3.0)}, {"polarity": 1.5}, {"tilt_db": -1.0}, {"tilt_db": float("nan")}],
+    ids=str,
+)
+def test_augmentation_that_cannot_be_is_refused(options):
+    with pytest.raises(OptionError, match=f"augment.{next(iter(options))}"):
+        AugmentConfig(**options)
+
+
+def test_segments_that_cannot_be_are_refused(corpus):
+    with pytest.raises(OptionError, match="at least one sample"):
+        Segments(corpus, RATE, 0.0, 4, 0)
+    with pytest.raises(OptionError, match="at least one sample"):
+        Segments(corpus, RATE, 1.0, 0, 0)

@@ -1,0 +1,383 @@
+"""Token datasets: exact rows in order, failures told, no mixture of jobs, readable by Hugging Face."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from codecvq.audio import read_audio, write_audio
+from codecvq.errors import AudioError, TokensError
+from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
+from codecvq.training.corpus import Clip, Corpus
+
+RATE, HOP = 16000, 160
+
+
+class LevelCodec:
+    """A codec of two codebooks a frame: its mean in `size` steps, the rest in 256; nothing crosses frames."""
+
+    channels, num_codebooks, sample_rate, hop_length = 1, 2, RATE, HOP
+    frame_rate = Fraction(RATE, HOP)
+    device = torch.device("cpu")
+
+    def __init__(self, size=256, name="level", weights="a"):
+        self.name, self.codebook_sizes = name, (size, 256)
+        self.codebooks_sha256 = hashlib.sha256(f"{name}{size}".encode()).hexdigest()
+        self.weights_sha256 = hashlib.sha256(f"{name}{size}{weights}".encode()).hexdigest()
+        self.quantizer_info = {"name": "level", "plugin": "tests", "version": "0", "api": 1}
+        self.batches = []
+
+    def encode(self, wav, sample_rate=None, lengths=None, num_codebooks=None):
+        self.batches.append(tuple(wav.shape))
+        if torch.isnan(wav).any():
+            raise ValueError("NaN in the latents")
+        frames = (
+            torch.nn.functional.pad(wav, (0, -wav.shape[-1] % HOP)).unflatten(-1, (-1, HOP)).mean(dim=(1, 3))
+        )
+        fine = ((frames.clamp(-1, 1) + 1) / 2 * (self.codebook_sizes[0] * 256 - 1)).round().long()
+        return torch.stack([fine // 256, fine % 256], dim=1)[:, :num_codebooks]
+
+    def decode(self, codes, num_samples=None, lengths=None):
+        fine = codes[:, 0] * 256 + (codes[:, 1] if codes.shape[1] > 1 else 128)
+        wav = fine.float() / (self.codebook_sizes[0] * 256 - 1) * 2 - 1
+        return wav.repeat_interleave(HOP, dim=-1)[:, None, :num_samples]
+
+
+def tone(samples, seed):
+    """0.5 sin(2 pi f t) with f between 3 and 40 Hz by the seed."""
+    return 0.5 * np.sin(2 * np.pi * (3 + seed * 7 % 37) * np.arange(samples) / RATE).astype(np.float32)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Ten clips of edge lengths, written as WAV, the last of them in the test split."""
+    lengths = [1, HOP - 1, HOP, HOP + 1, 3 * HOP, 1234, 777, 2000, 5000, 4001]
+    made = []
+    for i, length in enumerate(lengths):
+        path = tmp_path / "audio" / f"{i}.wav"
+        write_audio(path, tone(length, i), RATE)
+        made.append(
+            Clip(id=f"set/clip{i}", path=path, duration_s=length / RATE, split="test" if i == 9 else "")
+        )
+    return made
+
+
+def alone(codec, clip):
+    """The codes of a clip on its own: the slow reference."""
+    wav = torch.from_numpy(clip.read(RATE))[None, None]
+    return codec.encode(wav)[0].numpy()
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_rows_are_the_codes_of_each_clip_alone_in_order(tmp_path, clips):
+    codec = LevelCodec()
+    summary = tokenize(codec, clips, tmp_path / "t", shard_clips=4, batch_seconds=0.5)
+    assert summary.complete
+    assert (summary.clips, summary.shards_written, summary.failures) == (10, 4, ())
+    assert summary.audio_s == pytest.approx(sum(clip.duration_s for clip in clips))
+    dataset = read_tokens(tmp_path / "t")
+    assert len(dataset) == 10
+    assert dataset.splits == ("train", "test")
+    assert dataset.ids == [clip.id for clip in clips]
+    for clip, row in zip(clips, dataset, strict=True):
+        assert row.id == clip.id
+        assert row.codes.dtype == np.uint16
+        assert np.array_equal(row.codes, alone(codec, clip))
+        assert row.num_samples == round(clip.duration_s * RATE)
+        assert row.source == {"path": str(clip.path), "start_s": 0.0}
+    assert np.array_equal(dataset["set/clip5"].codes, alone(codec, clips[5]))
+    assert [row.id for row in dataset.split("test")] == ["set/clip9"]
+    with pytest.raises(TokensError, match=r"no clip 'set/clip55'.*Did you mean 'set/clip5'"):
+        dataset["set/clip55"]
+    assert check(tmp_path / "t").problems == ()
+
+
+def test_batches_keep_to_their_seconds_padding_counted(tmp_path, clips):
+    codec = LevelCodec()
+    tokenize(codec, clips, tmp_path / "t", batch_seconds=0.4)
+    sizes = [(count, count * length / RATE) for count, _, length in codec.batches]
+    assert sum(count for count, _ in sizes) == 10
+    assert all(seconds <= 0.4 or count == 1 for count, seconds in sizes)
+    assert max(count for count, _ in sizes) > 1
+
+
+def test_the_dataset_is_what_the_design_says(tmp_path, clips):
+    folder = tmp_path / "t"
+    tokenize(LevelCodec(), clips, folder, num_codebooks=1)
+    files = [
+        "README.md",
+        "codec.json",
+        "data/test-00000-of-00001.parquet",
+        "data/train-00000-of-00001.parquet",
+    ]
+    assert sorted(contents(folder)) == [*files, "failures.jsonl", "stats.json"]
+    file = pq.ParquetFile(folder / files[3])
+    own = ["id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec"]
+    assert file.schema_arrow.names == own
+    assert str(file.schema_arrow.field("codes").type) in {
+        "list<item: list<item: uint16>>",
+        "list<element: list<element: uint16>>",
+    }
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    card = json.loads((folder / "codec.json").read_text())
+    assert json.loads(file.schema_arrow.metadata[b"codecvq.codec"]) == card
+    assert card["frame_rate"] == [100, 1]
+    assert card["codebook_sizes"] == [256]
+    assert card["quantizer"]["plugin"] == "tests"
+    stats = json.loads((folder / "stats.json").read_text())
+    codes = np.concatenate([row.codes[0] for row in read_tokens(folder)])
+    assert stats["splits"] == {"train": 9, "test": 1}
+    assert stats["frames"] == stats["tokens"] == len(codes)
+    assert stats["nominal_bps"] == 800
+    shares = np.bincount(codes)[np.bincount(codes) > 0] / len(codes)
+    assert stats["codebooks"][0]["used"] == len(shares)
+    assert stats["entropy_bps"] == pytest.approx(-100 * (shares * np.log2(shares)).sum())
+    assert stats["codebooks"][0]["histogram"] == np.bincount(codes, minlength=256).tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32), (2**32 + 1, np.uint64)]
+)
+def test_large_codebooks_take_wider_integers(tmp_path, clips, size, dtype):
+    codec = LevelCodec(size)
+    tokenize(codec, clips[:3], tmp_path / "t")
+    for clip, row in zip(clips, read_tokens(tmp_path / "t"), strict=False):
+        assert row.codes.dtype == dtype
+        assert np.array_equal(row.codes, alone(codec, clip))
+    assert check(tmp_path / "t").problems == ()
+
+
+def test_columns_of_the_manifest_pass_untouched(tmp_path, clips):
+    columns = [{"age": 30 + i, "snr": i / 3, "note": "ä", "words": ["a", "b"][: i % 3]} for i in range(10)]
+    given = [
+        Clip(
+            id=c.id,
+            path=c.path,
+            text="hello" if i else "",
+            speaker=f"s{i}",
+            language="en-GB",
+            columns=columns[i],
+        )
+        for i, c in enumerate(clips)
+    ]
+    tokenize(LevelCodec(), given, tmp_path / "t", shard_clips=1)
+    for i, row in enumerate(read_tokens(tmp_path / "t")):
+        own = {"speaker": f"s{i}", "language": "en-GB", "text": "hello" if i else None}
+        assert row.columns == {**columns[i], **own}
+        assert type(row.columns["age"]) is int
+    assert 'language:\n- "en"\n' in (tmp_path / "t" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [([{"codes": 1}], "'codes'.*source_codes"), ([{"x": 1}, {"x": "one"}], "'x' mixes types")],
+    ids=["clash", "mixed"],
+)
+def test_columns_that_cannot_be_kept_are_refused(tmp_path, clips, columns, what):
+    given = [Clip(id=c.id, path=c.path, columns=own) for c, own in zip(clips, columns, strict=False)]
+    with pytest.raises(TokensError, match=what):
+        tokenize(LevelCodec(), given, tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+class Broken(Clip):
+    def read(self, sample_rate):
+        raise AudioError(f"{self.path} is not audio.\nAt all.")
+
+
+class NotANumber(Clip):
+    def read(self, sample_rate):
+        return np.full(400, np.nan, dtype=np.float32)
+
+
+def test_clips_that_fail_are_told_and_the_rest_goes_on(tmp_path, clips):
+    codec, folder = LevelCodec(), tmp_path / "t"
+    bad = [
+        Broken(id="broken", path=Path("no.wav")),
+        NotANumber(id="nan", path=Path("nan.wav"), duration_s=0.025),
+    ]
+    summary = tokenize(codec, [bad[0], *clips[:5], bad[1], *clips[5:]], folder, shard_clips=3)
+    assert [failure.id for failure in summary.failures] == ["broken", "nan"]
+    lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"id": "broken", "source": "no.wav", "error": "no.wav is not audio. At all."},
+        {"id": "nan", "source": "nan.wav", "error": "NaN in the latents"},
+    ]
+    dataset = read_tokens(folder)
+    assert dataset.ids == [clip.id for clip in clips]
+    assert all(np.array_equal(dataset[clip.id].codes, alone(codec, clip)) for clip in clips)
+    assert check(folder).failures == 2
+    assert check(folder).problems == ()
+    assert json.loads((folder / "stats.json").read_text())["failures"] == 2
+
+
+def test_nothing_to_tokenize_is_an_error(tmp_path, clips):
+    with pytest.raises(TokensError, match="no clips"):
+        tokenize(LevelCodec(), [], tmp_path / "t")
+    with pytest.raises(TokensError, match="none of the 1 clips"):
+        tokenize(LevelCodec(), [Broken(id="b", path=Path("b.wav"))], tmp_path / "t")
+    with pytest.raises(TokensError, match="two clips have the id 'set/clip0'"):
+        tokenize(LevelCodec(), [clips[0], clips[0]], tmp_path / "u")
+
+
+def test_a_second_run_does_nothing_and_a_lost_shard_comes_back(tmp_path, clips):
+    codec, folder = LevelCodec(), tmp_path / "t"
+    tokenize(codec, clips, folder, shard_clips=3)
+    before = contents(folder)
+    codec.batches.clear()
+    summary = tokenize(codec, clips, folder, shard_clips=3)
+    assert (summary.shards_written, summary.shards_skipped, codec.batches) == (0, 4, [])
+    (folder / "data" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(TokensError, match=r"1 of 4 shards are missing.*train-00001"):
+        read_tokens(folder)
+    assert len(check(folder).problems) == 1
+    assert tokenize(codec, clips, folder, shard_clips=3).shards_written == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("codec", "keywords", "take", "what"),
+    [
+        (LevelCodec(name="other"), {}, 10, "codebooks"),
+        (LevelCodec(weights="b"), {}, 10, "codec weights"),
+        (LevelCodec(), {"num_codebooks": 1}, 10, "number of codebooks is 2, now it is 1"),
+        (LevelCodec(), {}, 9, "number of clips is 10, now it is 9"),
+        (LevelCodec(), {"shard_clips": 5}, 10, "shard_clips"),
+    ],
+    ids=["codec", "weights", "codebooks", "clips", "shards"],
+)
+def test_another_job_is_not_mixed_in(tmp_path, clips, codec, keywords, take, what):
+    tokenize(LevelCodec(), clips, tmp_path / "t")
+    before = contents(tmp_path / "t")
+    with pytest.raises(TokensError, match=what):
+        tokenize(codec, clips[:take], tmp_path / "t", **keywords)
+    assert contents(tmp_path / "t") == before
+
+
+def test_processes_share_a_job(tmp_path, clips):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    tokenize(LevelCodec(), clips, whole, shard_clips=2)
+    parts = [tokenize(LevelCodec(), clips, shared, shard_clips=2, shard=(i, 3)) for i in range(3)]
+    assert [part.complete for part in parts] == [False, False, True]
+    assert sum(part.shards_written for part in parts) == 6
+    assert contents(shared) == contents(whole)
+    with pytest.raises(TokensError, match="shard is 3 of 3"):
+        tokenize(LevelCodec(), clips, shared, shard=(3, 3))
+
+
+def test_progress_counts_every_clip(tmp_path, clips):
+    told = []
+    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=told.append)
+    assert told[-1].clips_done == told[-1].clips_total == 10
+    assert [one.clips_done for one in told] == sorted(one.clips_done for one in told)
+    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=told.append)
+    assert told[-1].clips_done == 10
+    assert told[-1].audio_s == 0
+
+
+def test_splits_are_the_corpus_own(tmp_path, clips):
+    corpus = Corpus("c", tuple(clips))
+    tokenize(LevelCodec(), corpus, tmp_path / "t")
+    dataset = read_tokens(tmp_path / "t")
+    for name in dataset.splits:
+        assert [row.id for row in dataset.split(name)] == [clip.id for clip in corpus.split(name)]
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav"])
+def test_detokenize_gives_every_sample_back(tmp_path, clips, suffix):
+    codec = LevelCodec()
+    tokenize(codec, clips, tmp_path / "t")
+    decoded = detokenize(codec, tmp_path / "t", tmp_path / "out", suffix=suffix)
+    assert len(decoded.files) == 10
+    for clip in clips:
+        audio = read_audio(tmp_path / "out" / f"{clip.id}{suffix}")
+        assert audio.samples.shape == (1, round(clip.duration_s * RATE))
+        frames = torch.from_numpy(clip.read(RATE))
+        expected = codec.decode(codec.encode(frames[None, None]), num_samples=len(frames))[0]
+        assert np.abs(audio.samples - expected.numpy()).max() <= 1 / 32768
+    some = detokenize(codec, tmp_path / "t", tmp_path / "some", ids=["set/clip3"])
+    assert some.files == (tmp_path / "some" / "set" / "clip3.flac",)
+
+
+def test_detokenize_refuses_another_codec(tmp_path, clips):
+    ours, other = LevelCodec(), LevelCodec(name="other")
+    tokenize(ours, clips, tmp_path / "t")
+    with pytest.raises(
+        TokensError, match=f"{ours.codebooks_sha256[:12]}.*'other'.*{other.codebooks_sha256[:12]}"
+    ):
+        detokenize(other, tmp_path / "t", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.warns(UserWarning, match="weights"):
+        detokenize(LevelCodec(weights="b"), tmp_path / "t", tmp_path / "out", ids=["set/clip0"])
+
+
+def test_ids_lead_out_of_no_folder(tmp_path, clips):
+    paths = [Clip(id=id, path=clips[4].path) for id in ("../../a", "/b", "c:d")]
+    tokenize(LevelCodec(), paths, tmp_path / "t")
+    out = tmp_path / "deep" / "er" / "out"
+    files = detokenize(LevelCodec(), tmp_path / "t", out).files
+    assert [path.relative_to(out).as_posix() for path in files] == ["a.flac", "b.flac", "c_d.flac"]
+
+
+def test_damage_is_found(tmp_path, clips):
+    folder = tmp_path / "t"
+    tokenize(LevelCodec(), clips, folder, shard_clips=3)
+    first, second = (
+        folder / "data" / "train-00000-of-00003.parquet",
+        folder / "data" / "train-00001-of-00003.parquet",
+    )
+    kept = first.read_bytes()
+    first.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(TokensError, match=r"train-00000-of-00003\.parquet is damaged"):
+        read_tokens(folder)
+    first.write_bytes(second.read_bytes())
+    problems = "\n".join(check(folder).problems)
+    assert "clip 'set/clip3' is there twice" in problems
+    first.write_bytes(kept)
+    tokenize(LevelCodec(name="other"), clips, tmp_path / "other", shard_clips=3)
+    second.write_bytes((tmp_path / "other" / "data" / second.name).read_bytes())
+    with pytest.raises(TokensError, match="codec 'other'"):
+        read_tokens(folder)
+    (folder / "codec.json").write_text("{}")
+    with pytest.raises(TokensError, match=r"codec\.json is no token dataset's card"):
+        read_card(folder)
+    with pytest.raises(TokensError, match="no token dataset"):
+        check(tmp_path)
+
+
+def test_hugging_face_loads_the_folder(tmp_path, clips, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "t"
+    broken = [
+        Broken(id="b", path=Path("no.wav")),
+        Broken(id="v", path=Path("no.wav"), split="validation"),
+    ]  # no rows
+    given = [Clip(id=c.id, path=c.path, split=c.split, text="a", columns={"n": 1}) for c in clips]
+    tokenize(LevelCodec(), [*given, *broken], folder, shard_clips=3)
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 9, "test": 1}
+    for ours, theirs in zip(read_tokens(folder).split("train"), loaded["train"], strict=True):
+        assert theirs["codes"] == ours.codes.tolist()
+        assert (theirs["id"], theirs["num_samples"], theirs["text"], theirs["n"]) == (
+            ours.id,
+            ours.num_samples,
+            "a",
+            1,
+        )
