@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from codecvq.errors import CodecvqError
+from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 from codecvq.hookspecs import (
     CorpusSpec,
     EstimatorSpec,
@@ -21,17 +21,24 @@ from codecvq.hookspecs import (
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec, load
+    from codecvq.evaluation.metrics import MetricUndefined
     from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
+    from codecvq.training.corpus import Clip
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AudioError",
+    "Clip",
     "Codec",
     "CodecvqError",
+    "CorpusError",
     "CorpusSpec",
     "EstimatorSpec",
     "MetricSpec",
+    "MetricUndefined",
     "NetworkSpec",
+    "OptionError",
     "Quantized",
     "Quantizer",
     "QuantizerSpec",
@@ -43,6 +50,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Clip": "codecvq.training.corpus",
+    "MetricUndefined": "codecvq.evaluation.metrics",
     "Codec": "codecvq.codec",
     "load": "codecvq.codec",
     "Quantized": "codecvq.quantizer",

@@ -54,7 +54,10 @@ class Codec(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
-        self.network_config, self.quantizer_config = _named("network", network), _named("quantizer", quantizer)
+        self.network_config, self.quantizer_config = (
+            _named("network", network),
+            _named("quantizer", quantizer),
+        )
         built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
         options = dict(self.quantizer_config)
         self.encoder, self.decoder = built.encoder, built.decoder
@@ -97,7 +100,9 @@ class Codec(nn.Module):
     @property
     def codebooks_sha256(self) -> str:
         """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may be trained for them."""
-        parts = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        parts = {
+            name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")
+        }
         return self._kept_hash("codebooks", parts, json.dumps(self.quantizer_config, sort_keys=True))
 
     def _kept_hash(self, what: str, tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -132,7 +137,9 @@ class Codec(nn.Module):
         if lengths is not None and bool((lengths > wav.shape[2]).any()):
             raise ShapeError(f"lengths go up to {int(lengths.max())}, the audio has {wav.shape[2]} samples")
         if lengths is not None:  # what stands behind an end must be silence, whatever the caller left there
-            wav = torch.where(torch.arange(wav.shape[2], device=wav.device) < lengths[:, None, None], wav, 0.0)
+            wav = torch.where(
+                torch.arange(wav.shape[2], device=wav.device) < lengths[:, None, None], wav, 0.0
+            )
         wav = self._whole_frames(wav)
         mask = self.frame_mask(lengths, wav.shape[2])
         # networks are not asked for nothing: many convolutions refuse an empty signal
@@ -159,10 +166,14 @@ class Codec(nn.Module):
         empty = torch.zeros(len(codes), self.channels, 0, device=self.device)
         wav = self.decoder(latents, mask).float() if most else empty
         if lengths is not None:
-            wav = torch.where(torch.arange(most, device=wav.device) < lengths.to(wav.device)[:, None, None], wav, 0.0)
+            wav = torch.where(
+                torch.arange(most, device=wav.device) < lengths.to(wav.device)[:, None, None], wav, 0.0
+            )
         return wav[:, :, : most if num_samples is None else num_samples]
 
-    def forward(self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Reconstruction:
+    def forward(
+        self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None
+    ) -> Reconstruction:
         """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` -> `Reconstruction`."""
         quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
         return Reconstruction(self.decoder(quantized.latents, mask), quantized)
@@ -182,12 +193,16 @@ class Codec(nn.Module):
             )
         return wav.float()
 
-    def _at_own_rate(self, wav: Tensor, sample_rate: int | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _at_own_rate(
+        self, wav: Tensor, sample_rate: int | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         if sample_rate is None or sample_rate == self.sample_rate:
             return wav, lengths
         from codecvq.audio import resample
 
-        resampled = torch.from_numpy(resample(wav.cpu().numpy(), sample_rate, self.sample_rate)).to(wav.device)
+        resampled = torch.from_numpy(resample(wav.cpu().numpy(), sample_rate, self.sample_rate)).to(
+            wav.device
+        )
         if lengths is not None:
             lengths = -(-lengths * self.sample_rate // sample_rate)
         return resampled, lengths
@@ -229,7 +244,10 @@ class Codec(nn.Module):
 
     def _plugins(self) -> dict[str, dict[str, str]]:
         network = registry().find("networks", self.network_config["name"])
-        plugins = {"network": network.identity, "quantizer": plain_offer(self.quantizer_config["name"]).identity}
+        plugins = {
+            "network": network.identity,
+            "quantizer": plain_offer(self.quantizer_config["name"]).identity,
+        }
         estimator = getattr(self.quantizer, "estimator", "ste")
         return plugins | {"estimator": registry().find("estimators", estimator).identity}
 
@@ -256,21 +274,31 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
         raise CodecError(f"{folder}: {_missing_plugin(config)} ({error})") from error
     _load_weights(codec, folder / WEIGHTS)
     if codec.weights_sha256 != config["weights_sha256"]:
-        raise CodecError(f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy both again.")
+        raise CodecError(
+            f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy both again."
+        )
     return codec.to(device).eval()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        hint = "its training has not saved a codec yet" if (folder / "recipe.yaml").is_file() else f"there is no {CONFIG} in it"
-        raise CodecError(f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save.")
+        hint = (
+            "its training has not saved a codec yet"
+            if (folder / "recipe.yaml").is_file()
+            else f"there is no {CONFIG} in it"
+        )
+        raise CodecError(
+            f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CodecError(f"{path} is damaged ({error}). Copy it again.") from error
     if config.get("format") != FORMAT:
-        raise CodecError(f"{path} has format {config.get('format')!r}; this codecvq reads {FORMAT!r}. Update codecvq.")
+        raise CodecError(
+            f"{path} has format {config.get('format')!r}; this codecvq reads {FORMAT!r}. Update codecvq."
+        )
     return config
 
 
@@ -280,7 +308,9 @@ def _check_plugin_files(config: Mapping[str, Any]) -> None:
     for part, identity in config["plugins"].items():
         origin = loaded.get(identity["plugin"])
         if origin and identity.get("sha256") not in (None, origin.sha256):
-            logger.warning("%s of this codec was trained with another version of plugin file %s", part, origin.file)
+            logger.warning(
+                "%s of this codec was trained with another version of plugin file %s", part, origin.file
+            )
 
 
 def _missing_plugin(config: Mapping[str, Any]) -> str:
@@ -304,7 +334,9 @@ def _load_weights(codec: Codec, path: Path) -> None:
         weights = load_file(path)
         codec.load_state_dict(weights)
     except (OSError, SafetensorError) as error:
-        raise CodecError(f"{path} cannot be read ({error}). The copy is incomplete: copy it again.") from error
+        raise CodecError(
+            f"{path} cannot be read ({error}). The copy is incomplete: copy it again."
+        ) from error
     except RuntimeError as error:  # names or shapes do not fit
         raise CodecError(f"{path} does not fit {CONFIG} beside it: {error}") from error
 
@@ -320,7 +352,7 @@ def _hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def _named(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(options.get("name"), str):
-        raise OptionError(f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'.")
+        raise OptionError(
+            f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
+        )
     return dict(options)
-
-

@@ -69,5 +69,6 @@ class MissingExtra(CodecvqError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known word, or nothing: to be put behind a sentence."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) or [w for w in words if w.startswith(word)]
     return f" Did you mean {close[0]!r}?" if close else ""

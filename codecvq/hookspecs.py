@@ -29,7 +29,9 @@ class Spec:
     """What every offer has: a name that recipes say, a factory, and a line for `codecvq plugins list`."""
 
     name: str  # lower case letters, digits and underscores, beginning with a letter
-    factory: str | Callable[..., Any]  # Any: what a factory makes depends on the kind; "module:attribute" or the thing itself
+    factory: (
+        str | Callable[..., Any]
+    )  # Any: what a factory makes depends on the kind; "module:attribute" or the thing itself
     summary: str = ""  # one line
     reference: str = ""  # arXiv id, DOI or address of where the method comes from
     api: int = API_VERSION  # the version of this API that the plugin was written for

@@ -58,7 +58,9 @@ class Origin:
         if self.file:
             return f"file {self.file}"
         version = f" {self.version}" if self.version else ""
-        return f"{self.distribution}{version}" + (f" (entry point {self.entry_point!r})" if self.entry_point else "")
+        return f"{self.distribution}{version}" + (
+            f" (entry point {self.entry_point!r})" if self.entry_point else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class Registry:
         """Register every entry point of the group; a failure is kept and told in one line, and the rest goes on."""
         entries = importlib.metadata.entry_points(group=PROJECT)
         for entry in sorted(entries, key=lambda entry: (entry.dist.name if entry.dist else "", entry.name)):
-            origin = Origin(entry.dist.name if entry.dist else "?", entry.dist.version if entry.dist else "", entry.name)
+            origin = Origin(
+                entry.dist.name if entry.dist else "?", entry.dist.version if entry.dist else "", entry.name
+            )
             if entry.name in disabled or origin.distribution in disabled:
                 continue
             try:
@@ -163,18 +167,24 @@ class Registry:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise PluginError(f"plugin file {path} cannot be read ({error.strerror}). Check the path.") from error
+            raise PluginError(
+                f"plugin file {path} cannot be read ({error.strerror}). Check the path."
+            ) from error
         origin = Origin(path.stem, "", "", path, hashlib.sha256(content).hexdigest())
         if self.origins.get(str(origin)) == origin:
             return origin
         if str(origin) in self.origins:
-            raise PluginError(f"plugin file {path} changed after it was loaded. Start a new process to use the new one.")
+            raise PluginError(
+                f"plugin file {path} changed after it was loaded. Start a new process to use the new one."
+            )
         name = f"{PROJECT}_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{origin.sha256[:8]}"
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise PluginError(f"plugin file {path} is not Python source. Give a file that ends in .py.")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # so that classes in it can be pickled and its dataclasses resolve their annotations
+        sys.modules[name] = (
+            module  # so that classes in it can be pickled and its dataclasses resolve their annotations
+        )
         try:
             spec.loader.exec_module(module)
             self._register(module, origin)
@@ -217,7 +227,9 @@ class Registry:
     def _fail(self, origin: Origin, error: BaseException) -> None:
         failure = PluginFailure(origin, error)
         self.failures.append(failure)
-        logger.warning("plugin %s did not load (%s). Details: codecvq plugins doctor", origin, type(error).__name__)
+        logger.warning(
+            "plugin %s did not load (%s). Details: codecvq plugins doctor", origin, type(error).__name__
+        )
 
     # asking
 
@@ -281,7 +293,9 @@ class Registry:
             try:
                 self.manager.subset_hook_caller(hook, others)(**arguments)
             except Exception as error:  # a stranger's function; losing a training to it would be worse
-                logger.warning("%s of plugin %s failed: %s: %s", hook, plugin_name, type(error).__name__, error)
+                logger.warning(
+                    "%s of plugin %s failed: %s: %s", hook, plugin_name, type(error).__name__, error
+                )
 
     def _implementations(self, hook: str) -> Iterator[tuple[str, object, Callable[..., Any]]]:
         implementations = getattr(self.manager.hook, hook).get_hookimpls()
@@ -293,16 +307,22 @@ def _check_spec(spec: object, spec_type: type[Spec]) -> None:
     if not isinstance(spec, spec_type):
         raise PluginError(f"it yields {spec!r}; this hook takes {spec_type.__name__} objects")
     if not NAME.fullmatch(spec.name):
-        raise PluginError(f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in 'my_vq'")
+        raise PluginError(
+            f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in 'my_vq'"
+        )
     if spec.api > API_VERSION:
-        raise PluginError(f"{spec.name!r} was written for plugin API {spec.api}, this codecvq has {API_VERSION}: update codecvq")
+        raise PluginError(
+            f"{spec.name!r} was written for plugin API {spec.api}, this codecvq has {API_VERSION}: update codecvq"
+        )
 
 
 @functools.cache
 def registry() -> Registry:
     """The one registry of this process, with every installed plugin but those in CODECVQ_DISABLE_PLUGINS (names, commas between)."""
     loaded = Registry()
-    loaded.load_installed(disabled=[name for name in os.environ.get("CODECVQ_DISABLE_PLUGINS", "").split(",") if name])
+    loaded.load_installed(
+        disabled=[name for name in os.environ.get("CODECVQ_DISABLE_PLUGINS", "").split(",") if name]
+    )
     return loaded
 
 

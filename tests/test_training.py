@@ -49,7 +49,9 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], at_least: int
 
 
 @pytest.mark.parametrize("quantizer", [None, VQ], ids=["fsq", "residual_vq_with_dropout"])
-def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path: Path, quantizer: dict | None) -> None:
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, quantizer: dict | None
+) -> None:
     sections = {"quantizer": quantizer} if quantizer else {}
     recipe = write_recipe(tmp_path / "tiny.yaml", training={"steps": 150, "checkpoint_every": 25}, **sections)
     process = start(recipe, tmp_path / "killed")
@@ -64,13 +66,17 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(tmp_path: P
     assert again.communicate()[0], again.returncode
     assert whole.communicate()[0], whole.returncode
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(set(steps)), "no step is logged twice"
     assert steps[-1] == 150
 
 
 def test_resuming_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 12, "checkpoint_every": 5}))
+    recipe = load_recipe(
+        write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 12, "checkpoint_every": 5})
+    )
     loop.train(recipe, tmp_path / "whole")
     plain = loop.Trainer.step
 
@@ -112,7 +118,9 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
     assert run.recipe() == recipe, "the resolved recipe reads back as what was run"
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 6]
-    assert {"loss/total", "loss/mel", "codebook/usage", "gradient/norm", "optimizer/learning_rate"} <= lines[0].keys()
+    assert {"loss/total", "loss/mel", "codebook/usage", "gradient/norm", "optimizer/learning_rate"} <= lines[
+        0
+    ].keys()
     assert list((run.path / "tensorboard").glob("events.*"))
     splits = [json.loads(line) for line in (run.path / "split.jsonl").read_text().splitlines()]
     assert {row["split"] for row in splits} == {"train", "validation", "test"}
@@ -122,7 +130,9 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"steps": 60}, optimizer={"warmup_steps": 5}))
+    recipe = load_recipe(
+        write_recipe(tmp_path / "tiny.yaml", training={"steps": 60}, optimizer={"warmup_steps": 5})
+    )
     loop.train(recipe, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss/mel"] < 0.8 * lines[0]["loss/mel"]
@@ -140,7 +150,9 @@ def test_steps_with_nan_are_skipped_counted_and_named(
             wav = wav.clone()
             wav[1, 0, 17] = torch.nan
         found = plain(trainer, step, wav)
-        assert same(before, trainer.codec.state_dict()) == (step in (2, 3)), "a bad step changes nothing, a good one something"
+        assert same(before, trainer.codec.state_dict()) == (step in (2, 3)), (
+            "a bad step changes nothing, a good one something"
+        )
         return found
 
     monkeypatch.setattr(loop.Trainer, "step", poisoned)
@@ -148,13 +160,21 @@ def test_steps_with_nan_are_skipped_counted_and_named(
         trained = loop.train(recipe, tmp_path / "run")
     assert trained.skipped == 2
     assert [r.message for r in caplog.records if "skipped" in r.message and "loss 'mel'" in r.message]
-    assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values() if tensor.is_floating_point())
+    assert all(
+        bool(tensor.isfinite().all())
+        for tensor in weights(tmp_path / "run").values()
+        if tensor.is_floating_point()
+    )
 
 
-def test_too_many_bad_steps_in_a_row_stop_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_bad_steps_in_a_row_stop_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"max_bad_steps": 3}))
     plain = loop.Trainer.step
-    monkeypatch.setattr(loop.Trainer, "step", lambda trainer, step, wav: plain(trainer, step, wav * torch.nan))
+    monkeypatch.setattr(
+        loop.Trainer, "step", lambda trainer, step, wav: plain(trainer, step, wav * torch.nan)
+    )
     with pytest.raises(RunError, match="3 steps in a row"):
         loop.train(recipe, tmp_path / "run")
 
@@ -176,9 +196,13 @@ def test_a_collapsed_codebook_is_told_loudly(tmp_path: Path, caplog: pytest.LogC
     assert "codebook 1" in told[0]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, Checkpoint(step, {"w": torch.full((3,), float(step))}, {"step": step}), keep=2)
+        save_checkpoint(
+            tmp_path, Checkpoint(step, {"w": torch.full((3,), float(step))}, {"step": step}), keep=2
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     newest = tmp_path / "step-00000003" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])

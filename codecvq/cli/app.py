@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 import typer
-from click import ClickException
-from click.exceptions import Abort, Exit
 
-from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, tokens, training
+from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, scaffold, tokens, training
 from codecvq.cli.console import errors, log_to_stderr
 from codecvq.errors import CodecvqError
+
+# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
+UsageProblem: type = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="codecvq",
@@ -28,6 +29,7 @@ app.command()(coding.encode)
 app.command()(coding.decode)
 app.command()(tokens.tokenize)
 app.command()(tokens.detokenize)
+app.command()(scaffold.new_plugin)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
 
@@ -50,23 +52,24 @@ def main(arguments: list[str] | None = None) -> None:
         print(codecvq.__version__)
         return
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)  # what a verb left with, or None
     except CodecvqError as error:
         if "--debug" in arguments:
             raise
         errors.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except ClickException as error:
+    except UsageProblem as error:
         error.show()
         sys.exit(error.exit_code)
-    except (Abort, KeyboardInterrupt):
-        errors.print("interrupted: the same command goes on from the last checkpoint or file", highlight=False)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print(
+            "interrupted: the same command goes on from the last checkpoint or file", highlight=False
+        )
         sys.exit(130)
-    except Exit as leaving:
-        sys.exit(leaving.exit_code)
     except BrokenPipeError:  # `codecvq … | head`
         sys.stderr.close()
         sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _plain(text: str) -> str:

@@ -30,7 +30,9 @@ def encode(
     codec: CodecArgument,
     inputs: Inputs,
     out: Out,
-    num_codebooks: Annotated[int | None, typer.Option(help="Only the first n codebooks of a residual codec.")] = None,
+    num_codebooks: Annotated[
+        int | None, typer.Option(help="Only the first n codebooks of a residual codec.")
+    ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -112,7 +114,9 @@ def _pairs(
         if target in pairs:
             target = out / relative.with_name(relative.name + suffix)  # a.wav and a.mp3 side by side
         if target in pairs:
-            raise AudioError(f"{pairs[target]} and {source} would both become {target}. Encode them into two folders.")
+            raise AudioError(
+                f"{pairs[target]} and {source} would both become {target}. Encode them into two folders."
+            )
         pairs[target] = source
     return [(source, target) for target, source in pairs.items()]
 
@@ -139,7 +143,9 @@ def _each(
             except CodecvqError as error:
                 failures.append({"source": str(source), "error": str(error)})
             left = time_left(count, len(pairs), time.monotonic() - start)
-            line.show(f"file {count}/{len(pairs)}  {len(failures)} failed  {left} left", final=count == len(pairs))
+            line.show(
+                f"file {count}/{len(pairs)}  {len(failures)} failed  {left} left", final=count == len(pairs)
+            )
     return done, failures
 
 
@@ -153,7 +159,12 @@ def _finish(
             print_written(("failed", failure["error"]))
         seconds = sum(float(str(row["seconds"])) for row in done)
         size = sum(int(str(row.get("bytes", 0))) for row in done)
-        rate = f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
-        print_written((verb, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {len(failures)} failed"), ("folder", out))
+        rate = (
+            f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
+        )
+        print_written(
+            (verb, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {len(failures)} failed"),
+            ("folder", out),
+        )
     if failures:
         raise typer.Exit(1 if done else 2)

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from codecvq.plugins import PROJECT, load
 
-output = Console(soft_wrap=True, highlight=False)
+# Without a terminal lines are as wide as what reads them likes: 80 columns would cut tables in pieces.
+output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 PLAIN_EVERY_S = 15.0  # between progress lines where stderr is not a terminal
@@ -31,10 +32,16 @@ def _load_plugins(sources: list[str]) -> list[str]:
 
 Plugins = Annotated[
     list[str],
-    typer.Option("--plugin", help="Load this plugin: a file (./my_vq.py) or a module. Repeatable.", callback=_load_plugins),
+    typer.Option(
+        "--plugin",
+        help="Load this plugin: a file (./my_vq.py) or a module. Repeatable.",
+        callback=_load_plugins,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CodecArgument = Annotated[Path, typer.Argument(help="A run folder, or a folder with config.json and model.safetensors.")]
+CodecArgument = Annotated[
+    Path, typer.Argument(help="A run folder, or a folder with config.json and model.safetensors.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …; auto takes a GPU where there is one.")]
 
 
@@ -53,12 +60,13 @@ def print_json(value: Any) -> None:  # Any: JSON
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table that is as narrow as it can be; without a terminal, as wide as it needs to be."""
-    table = Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    """Print a table."""
+    table = Table(
+        *columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    width = output.width if output.is_terminal else max(output.width, 200)
-    output.print(table, width=width, soft_wrap=False)
+    output.print(table, soft_wrap=False)
 
 
 def print_written(*paths: tuple[str, Path | str]) -> None:
@@ -105,7 +113,7 @@ def progress_line() -> Iterator[ProgressLine]:
 
 
 def duration(seconds: float | None) -> str:
-    """"1:05", "2:00:00", or "?" for None."""
+    """ "1:05", "2:00:00", or "?" for None."""
     if seconds is None:
         return "?"
     minutes, rest = divmod(round(seconds), 60)

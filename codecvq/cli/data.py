@@ -31,4 +31,6 @@ def corpus_of(data: str, root: Path | None = None) -> Corpus:
         )
     if "/" not in data:
         return open_corpus(data, root=root)  # its error lists the known names
-    raise CorpusError(f"{data} does not exist. Give a folder of audio, a manifest, or one of: {', '.join(registry().corpora())}.")
+    raise CorpusError(
+        f"{data} does not exist. Give a folder of audio, a manifest, or one of: {', '.join(registry().corpora())}."
+    )

@@ -31,12 +31,20 @@ if TYPE_CHECKING:
 
 def evaluate(
     codec: CodecArgument,
-    data: Annotated[str | None, typer.Argument(help="Folder, manifest or corpus name; by default the run's own corpus.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Folder, manifest or corpus name; by default the run's own corpus.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, or all.")] = "test",
-    metrics: Annotated[str | None, typer.Option(help="Names, commas between; by default all that are installed.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names, commas between; by default all that are installed.")
+    ] = None,
     max_clips: Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report and numbers; by default the run folder.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report and numbers; by default the run folder.")
+    ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -65,7 +73,8 @@ def evaluate(
             max_clips,
             audio_dir=folder / "report" / "audio",
             progress=lambda done, total, clip: line.show(
-                f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left", final=done == total
+                f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
+                final=done == total,
             ),
         )
     result.save(folder / "report")
@@ -80,7 +89,8 @@ def evaluate(
 def print_evaluation(result: Evaluation) -> None:
     """The short table, and what is missing from it."""
     print_table(
-        ["measure", "mean", "unit", "95 %", "n"], [[row.name, row.value, row.unit, row.interval, row.n] for row in result.table()]
+        ["measure", "mean", "unit", "95 %", "n"],
+        [[row.name, row.value, row.unit, row.interval, row.n] for row in result.table()],
     )
     for name, why in result.unavailable.items():
         print_written((f"not measured: {name}", why))
@@ -97,7 +107,9 @@ def _recipe_of(folder: Path) -> Recipe | None:
 
 def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None) -> Corpus:
     if data is None and recipe is None:
-        raise CorpusError("there is nothing to evaluate on. Name a folder, a manifest or a corpus behind the codec.")
+        raise CorpusError(
+            "there is nothing to evaluate on. Name a folder, a manifest or a corpus behind the codec."
+        )
     if data is None:
         from codecvq.training.loop import open_recipe_corpus
 
@@ -112,5 +124,7 @@ def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | Non
     chosen: Any = split
     part = corpus.split(chosen)
     if not len(part):
-        raise CorpusError(f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take --split all.")
+        raise CorpusError(
+            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take --split all."
+        )
     return part

@@ -1,4 +1,4 @@
-"""`codecvq plugins list|show|doctor`."""
+"""`codecvq plugins list|show|doctor|check`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from codecvq.cli.console import Json, Plugins, output, print_json, print_table
-from codecvq.errors import CodecvqError, UnknownName
+from codecvq.errors import CodecvqError, OptionError, UnknownName
 from codecvq.plugins import KINDS, Offer, registry
 
 app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
@@ -99,6 +99,55 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
         output.print(f"\n{len(rows)} offers, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A registered quantizer; its residual and grouped forms are checked too.")],
+    options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Hold a quantizer to the promises of every quantizer (codecvq.testing). Exit 1 if one is not kept.
+
+    Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py codebook_size=16[/]
+    """
+    from codecvq.testing import quantizer_checks, run_checks
+
+    outcomes = list(run_checks(quantizer_checks(name, **_options(options or []))))
+    broken = [outcome for outcome in outcomes if outcome.found]
+    if as_json:
+        rows = [
+            {"name": o.check.name, "ok": not o.found, "why": o.check.why, "found": o.found, "seconds": round(o.seconds, 4)}
+            for o in outcomes
+        ]
+        print_json({"quantizer": name, "checks": rows, "broken": len(broken)})
+    else:
+        print_table(
+            ["check", "state", "time"],
+            [[o.check.name, "BROKEN" if o.found else "ok", f"{1000 * o.seconds:.0f} ms"] for o in outcomes],
+        )
+        for outcome in broken:
+            output.print(f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}".replace("[", "\\["))
+        output.print(f"\n{len(outcomes)} checks, {len(broken)} broken")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
+    import yaml
+
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise OptionError(f"option {text!r} is not key=value, as in codebook_size=16 or levels=[5,5]")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise OptionError(f"option {text!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+    return options
 
 
 def _try(kind: str, offer: Offer) -> tuple[float, str]:

@@ -31,7 +31,14 @@ def quickstart(
     overrides = [] if steps is None else [f"training.steps={steps}"]
     at = str(run)
     _verb("train", "quickstart", *overrides, "--run", at)
-    _verb("encode", at, *files, "--out", f"{at}/compressed", shown=f"codecvq encode {at} CLIPS --out {at}/compressed")
+    _verb(
+        "encode",
+        at,
+        *files,
+        "--out",
+        f"{at}/compressed",
+        shown=f"codecvq encode {at} CLIPS --out {at}/compressed",
+    )
     _verb("decode", at, f"{at}/compressed", "--out", f"{at}/decoded")
     _verb("tokenize", at, "prompts", "--out", f"{at}/tokens")
     _verb("evaluate", at)
@@ -52,4 +59,6 @@ def _verb(*arguments: str, shown: str = "") -> None:
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "codecvq", *arguments], check=False)
     if done.returncode:
-        raise CodecvqError(f"codecvq {arguments[0]} ended with exit {done.returncode}, see above. The same command goes on from there.")
+        raise CodecvqError(
+            f"codecvq {arguments[0]} ended with exit {done.returncode}, see above. The same command goes on from there."
+        )

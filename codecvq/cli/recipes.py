@@ -22,7 +22,12 @@ def list_recipes(as_json: Json = False) -> None:
     if as_json:
         print_json(
             [
-                {"name": name, "summary": offer.spec.summary, "file": str(offer.path()), "origin": str(offer.origin)}
+                {
+                    "name": name,
+                    "summary": offer.spec.summary,
+                    "file": str(offer.path()),
+                    "origin": str(offer.origin),
+                }
                 for name, offer in offers.items()
             ]
         )
@@ -33,7 +38,9 @@ def list_recipes(as_json: Json = False) -> None:
 @app.command("show")
 def show_recipe(
     name: Annotated[str, typer.Argument(help="A name from the list, or a YAML file.")],
-    resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out, and the codec's size.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With every default written out, and the codec's size.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print a recipe: to read, or to begin your own from.

@@ -27,9 +27,15 @@ def tokenize(
     codec: CodecArgument,
     data: Annotated[str, typer.Argument(help="Folder of audio, manifest, or corpus name.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the dataset.")],
-    num_codebooks: Annotated[int | None, typer.Option(help="Only the first n codebooks of a residual codec.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")] = None,
-    shard: Annotated[str, typer.Option(help="i/n: this process does every n-th shard, beginning with i = 0.")] = "0/1",
+    num_codebooks: Annotated[
+        int | None, typer.Option(help="Only the first n codebooks of a residual codec.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: this process does every n-th shard, beginning with i = 0.")
+    ] = "0/1",
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -61,7 +67,10 @@ def tokenize(
         return
     state = "complete" if summary.complete else "other processes' shards are missing"
     print_written(
-        ("tokenized", f"{summary.clips} clips, {summary.audio_s:.1f} s of audio, {len(summary.failures)} failed; {state}"),
+        (
+            "tokenized",
+            f"{summary.clips} clips, {summary.audio_s:.1f} s of audio, {len(summary.failures)} failed; {state}",
+        ),
         ("dataset", out),
     )
 
@@ -93,13 +102,18 @@ def detokenize(
             ids.split(",") if ids else None,
             suffix=suffix,
             progress=lambda done, total: line.show(
-                f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left", final=done == total
+                f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
+                final=done == total,
             ),
         )
     if as_json:
-        print_json({"folder": str(out), "files": [str(file) for file in decoded.files], "audio_s": decoded.audio_s})
+        print_json(
+            {"folder": str(out), "files": [str(file) for file in decoded.files], "audio_s": decoded.audio_s}
+        )
         return
-    print_written(("decoded", f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio"), ("folder", out))
+    print_written(
+        ("decoded", f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio"), ("folder", out)
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecvq.cli.console import Json, Plugins, ProgressLine, duration, print_json, print_written, progress_line
+from codecvq.cli.console import (
+    Json,
+    Plugins,
+    ProgressLine,
+    duration,
+    print_json,
+    print_written,
+    progress_line,
+)
 
 if TYPE_CHECKING:
     from codecvq.training.loop import Moment, Trained
@@ -15,7 +23,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a name from: codecvq recipes list")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Recipe keys to set: training.steps=1000 …")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Recipe keys to set: training.steps=1000 …")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; by default runs/RECIPE.")] = None,
     plugin: Plugins = [],  # noqa: B006  typer's default for a repeatable option
     as_json: Json = False,
@@ -57,14 +67,21 @@ def _print(trained: Trained, as_json: bool) -> None:
                 "resumed_at": trained.resumed_at,
                 "seconds": round(trained.seconds, 1),
                 "skipped_steps": trained.skipped,
+                "failures": [str(failure) for failure in trained.failures],
             }
         )
         return
+    for failure in trained.failures[:10]:
+        print_written(("not read", str(failure)))
+    if len(trained.failures) > 10:
+        print_written(("not read", f"{len(trained.failures) - 10} more clips"))
     if trained.resumed_at == trained.steps:
         how = "was finished before"
     else:
         start = f", from step {trained.resumed_at} on" if trained.resumed_at else ""
         how = f"took {duration(trained.seconds)}{start}"
     print_written(
-        (f"trained {trained.steps} steps", how), ("codec", folder.codec), ("curves", f"tensorboard --logdir {folder.path}")
+        (f"trained {trained.steps} steps", how),
+        ("codec", folder.codec),
+        ("curves", f"tensorboard --logdir {folder.path}"),
     )

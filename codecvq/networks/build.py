@@ -19,7 +19,9 @@ def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: 
     known = [key for key in inspect.signature(factory).parameters if key not in GIVEN]
     for key in options:
         if key not in known:
-            raise OptionError(f"network {name!r} has no option {key!r}; it has {', '.join(known)}.{nearest(key, known)}")
+            raise OptionError(
+                f"network {name!r} has no option {key!r}; it has {', '.join(known)}.{nearest(key, known)}"
+            )
     try:
         return factory(sample_rate=sample_rate, channels=channels, **options)
     except TypeError as error:  # of a wrong type: 'hop_length: many'

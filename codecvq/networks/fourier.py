@@ -35,5 +35,7 @@ class _PowerSpectra(torch.autograd.Function):
 
 def power_spectra(frames: Tensor) -> Tensor:
     """|rfft|² of real frames of even length: float `[..., W]` -> `[..., W/2 + 1]`."""
-    assert frames.shape[-1] % 2 == 0, f"frames are {frames.shape[-1]} samples long; the transform is for even lengths"
+    assert frames.shape[-1] % 2 == 0, (
+        f"frames are {frames.shape[-1]} samples long; the transform is for even lengths"
+    )
     return _PowerSpectra.apply(frames)

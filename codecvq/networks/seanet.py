@@ -38,7 +38,9 @@ def build_seanet(
             f"all others, so padded batches and streams would give other codes"
         )
     if not ratios or min(ratios) < 1:
-        raise OptionError(f"seanet: ratios is {list(ratios)!r}; needed is a list of whole numbers, as [8, 5, 4, 2]")
+        raise OptionError(
+            f"seanet: ratios is {list(ratios)!r}; needed is a list of whole numbers, as [8, 5, 4, 2]"
+        )
     options: dict[str, Any] = {
         "channels": channels,
         "dimension": dim,

@@ -39,7 +39,9 @@ def build_spectral(
 ) -> Network:
     """A spectral network. Widths are channels inside, `dim` is D of the latents, lengths are in samples."""
     if channels != 1:
-        raise OptionError(f"spectral: channels is {channels}; this network is for mono audio. Set channels: 1.")
+        raise OptionError(
+            f"spectral: channels is {channels}; this network is for mono audio. Set channels: 1."
+        )
     if window_length < hop_length or (window_length - hop_length) % 2 or hop_length < 1:
         raise OptionError(
             f"spectral: window_length {window_length} and hop_length {hop_length}: the window must be at least a hop, "

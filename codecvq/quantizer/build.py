@@ -12,7 +12,10 @@ from codecvq.quantizer.interface import Quantizer
 from codecvq.quantizer.residual import Residual
 
 FORMS = ("residual_", "grouped_")
-COMPOSITE_OPTIONS = {"residual_": ("num_codebooks", "dropout", "shared"), "grouped_": ("num_codebooks", "num_groups")}
+COMPOSITE_OPTIONS = {
+    "residual_": ("num_codebooks", "dropout", "shared"),
+    "grouped_": ("num_codebooks", "num_groups"),
+}
 
 
 def build_quantizer(name: str, **options: Any) -> Quantizer:
@@ -31,7 +34,9 @@ def quantizer_names() -> list[str]:
     """Every name that `build_quantizer` knows."""
     plain = list(registry().quantizers())
     derived = [f"{form}{name}" for form in FORMS for name in plain if not name.startswith(FORMS)]
-    return sorted({*plain, *derived, *(f"grouped_residual_{name}" for name in plain if not name.startswith(FORMS))})
+    return sorted(
+        {*plain, *derived, *(f"grouped_residual_{name}" for name in plain if not name.startswith(FORMS))}
+    )
 
 
 def plain_offer(name: str) -> Offer:
@@ -63,7 +68,9 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
     except TypeError as error:  # of a wrong type: 'levels: 5', 'codebook_size: "many"'
         raise OptionError(f"quantizer {name!r} cannot be made with {options}: {error}") from error
     if not isinstance(quantizer, Quantizer):
-        raise OptionError(f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer")
+        raise OptionError(
+            f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer"
+        )
     return quantizer
 
 
@@ -86,12 +93,14 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
     groups = _count(name, options.pop("num_codebooks", None) if groups is None else groups)
     dim = options.get("dim")
     if not isinstance(dim, int) or dim % groups:
-        raise OptionError(f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two.")
+        raise OptionError(
+            f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two."
+        )
     return Grouped([_build(loaded, inner, options | {"dim": dim // groups}) for _ in range(groups)])
 
 
 def _form_to_derive(loaded: Registry, name: str) -> str:
-    """"residual_" or "grouped_" where the name is such a form and nobody registered it as it is."""
+    """ "residual_" or "grouped_" where the name is such a form and nobody registered it as it is."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
     return "" if form and bare in loaded.offers("quantizers") else form
@@ -119,13 +128,18 @@ def _check_options(name: str, options: dict[str, Any], parameters: dict[str, ins
             raise OptionError(
                 f"quantizer {name!r} has no option {key!r}; it has {', '.join(parameters)}.{nearest(key, parameters)}"
             )
-    missing = [key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options]
+    missing = [
+        key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options
+    ]
     if missing:
-        raise OptionError(f"quantizer {name!r} needs {' and '.join(missing)}; given are {', '.join(options) or 'no options'}.")
+        raise OptionError(
+            f"quantizer {name!r} needs {' and '.join(missing)}; given are {', '.join(options) or 'no options'}."
+        )
 
 
 def _count(name: str, num_codebooks: object) -> int:
     if not isinstance(num_codebooks, int) or isinstance(num_codebooks, bool) or num_codebooks < 1:
-        raise OptionError(f"quantizer {name!r} needs num_codebooks, a whole number from 1 up; given is {num_codebooks!r}.")
+        raise OptionError(
+            f"quantizer {name!r} needs num_codebooks, a whole number from 1 up; given is {num_codebooks!r}."
+        )
     return num_codebooks
-

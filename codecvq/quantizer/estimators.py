@@ -16,7 +16,9 @@ from torch import Tensor
 
 from codecvq.plugins import registry
 
-Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, z, q), each [M, D], z and q without gradient -> G x [M, D]
+Estimator = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (x, z, q), each [M, D], z and q without gradient -> G x [M, D]
 
 
 def find_estimator(name: str) -> Estimator:
@@ -30,4 +32,6 @@ def estimate(estimator: Estimator, z: Tensor, q: Tensor) -> Tensor:
     Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`.
     """
     moved = estimator(z, z.detach(), q.detach())
-    return q.detach() + (moved - moved.detach())  # the bracket is 0 forward: q + 0 is q exactly, z + (q - z) is not
+    return q.detach() + (
+        moved - moved.detach()
+    )  # the bracket is 0 forward: q + 0 is q exactly, z + (q - z) is not

@@ -30,7 +30,9 @@ class Grouped(Quantizer):
 
     def _codes_to_vectors(self, codes: Tensor) -> Tensor:
         parts = codes.split([group.num_codebooks for group in self._members()], dim=1)
-        return torch.cat([group._codes_to_vectors(part) for group, part in zip(self._members(), parts, strict=True)], dim=1)
+        return torch.cat(
+            [group._codes_to_vectors(part) for group, part in zip(self._members(), parts, strict=True)], dim=1
+        )
 
     def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
         parts = zip(self._members(), self._slices(vectors), strict=True)

@@ -12,7 +12,8 @@ Letters: B batch, D latent channels, T frames, N codebooks, K codebook size, M v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from codecvq.errors import NonFiniteError, OptionError, ShapeError
 from codecvq.quantizer.estimators import estimate, find_estimator
+from codecvq.quantizer.ranks import sum_over_ranks
 from codecvq.quantizer.statistics import code_metrics
 
 
@@ -81,7 +83,8 @@ class Quantizer(nn.Module):
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.estimator = estimator
         self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
-        self.generator: torch.Generator | None = None  # of quantizer dropout and of codebook starts; None: torch's own
+        #: of quantizer dropout and of codebook starts; None: torch's own
+        self.generator: torch.Generator | None = None
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
         self._estimator = find_estimator(estimator)
@@ -126,7 +129,9 @@ class Quantizer(nn.Module):
         """N."""
         return len(self.codebook_sizes)
 
-    def forward(self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Quantized:
+    def forward(
+        self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None
+    ) -> Quantized:
         """Quantized latents with codes, losses and metrics; updates codebook state in training mode.
 
         Shapes: latents `[B, D, T]` of any float type, mask `[B, T]` bool with True for real frames -> see `Quantized`.
@@ -139,8 +144,11 @@ class Quantizer(nn.Module):
             vectors, items, real = self._flatten(latents, mask)
             finite = vectors.isfinite().all(dim=1, keepdim=True)
             clean = torch.where(finite, vectors, 0.0)
-            step = self._step(clean if len(clean) else clean.new_zeros(1, self.dim), items, depth)
-            if self.training and step.updates and bool(finite.all()):
+            changes = self.training and self._has_state()
+            learns = changes and _can_learn_from(finite)
+            with _as_in_eval(self) if changes and not learns else nullcontext():
+                step = self._step(clean if len(clean) else clean.new_zeros(1, self.dim), items, depth)
+            if learns:
                 self._run_updates(step.updates, empty=len(clean) == 0)
             step = self._finish(step, len(clean))
             values = torch.where(finite, step.values, torch.nan)
@@ -155,9 +163,13 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Codes alone: `[B, D, T]` -> int64 `[B, n, T]`. Raises NonFiniteError for NaN or infinity, naming the first frame."""
+        """Codes alone: `[B, D, T]` -> int64 `[B, n, T]`. Raises NonFiniteError for NaN or infinity, naming the first frame.
+
+        Learns nothing and draws nothing in training mode either.
+        """
         depth = self._check(latents, None, num_codebooks)
-        with torch.autocast(latents.device.type, enabled=False):
+        quiet = _as_in_eval(self) if self.training else nullcontext()
+        with quiet, torch.autocast(latents.device.type, enabled=False):
             vectors, _, _ = self._flatten(latents, None)
             if not bool(vectors.isfinite().all()):
                 row = int((~vectors.isfinite().all(dim=1)).nonzero()[0])
@@ -171,7 +183,9 @@ class Quantizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks decode by themselves."""
         if codes.ndim != 3 or codes.is_floating_point():
-            raise ShapeError(f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with N={self.num_codebooks}")
+            raise ShapeError(
+                f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with N={self.num_codebooks}"
+            )
         self._depth(codes.shape[1])
         sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
         wrong = (codes < 0) | (codes >= sizes)
@@ -201,11 +215,21 @@ class Quantizer(nn.Module):
         entered = self.enter(vectors)
         values, codes = self.quantize(entered)
         terms = self.terms(entered, values, codes)
-        return Step(self.project_out(estimate(self._estimator, entered, values)), codes, terms, self.updates(entered, codes))
+        return Step(
+            self.project_out(estimate(self._estimator, entered, values)),
+            codes,
+            terms,
+            self.updates(entered, codes),
+        )
 
     def updates(self, entered: Tensor, codes: Tensor) -> list[tuple[Quantizer, Tensor, Tensor]]:
         """The update of this step, to be made once it is known that all vectors are finite; none where there is no state."""
         return [] if type(self).update is Quantizer.update else [(self, entered.detach(), codes)]
+
+    def _has_state(self) -> bool:
+        """Whether anything in it changes by `update`."""
+        members = (member for member in self.modules() if isinstance(member, Quantizer))
+        return any(type(member).update is not Quantizer.update for member in members)
 
     @staticmethod
     @torch.no_grad()
@@ -232,9 +256,13 @@ class Quantizer(nn.Module):
         if num_codebooks is None or num_codebooks == self.num_codebooks:
             return self.num_codebooks
         if not self.prefix_decodable:
-            raise ShapeError(f"num_codebooks is {num_codebooks}; {type(self).__name__} always has {self.num_codebooks}")
+            raise ShapeError(
+                f"num_codebooks is {num_codebooks}; {type(self).__name__} always has {self.num_codebooks}"
+            )
         if not 1 <= num_codebooks <= self.num_codebooks:
-            raise ShapeError(f"num_codebooks is {num_codebooks}; this quantizer has 1 to {self.num_codebooks}")
+            raise ShapeError(
+                f"num_codebooks is {num_codebooks}; this quantizer has 1 to {self.num_codebooks}"
+            )
         return num_codebooks
 
     def _check(self, latents: Tensor, mask: Tensor | None, num_codebooks: int | None) -> int:
@@ -243,7 +271,9 @@ class Quantizer(nn.Module):
                 f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with D={self.dim}. "
                 f"For [..., D] use latents.flatten(0, -2).T[None]."
             )
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != (latents.shape[0], latents.shape[2])):
+        if mask is not None and (
+            mask.dtype != torch.bool or mask.shape != (latents.shape[0], latents.shape[2])
+        ):
             raise ShapeError(
                 f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = {[latents.shape[0], latents.shape[2]]}, True = real"
             )
@@ -258,6 +288,25 @@ class Quantizer(nn.Module):
             return vectors, items, None
         real = mask.flatten()
         return vectors[real], items[real], real
+
+
+@contextmanager
+def _as_in_eval(quantizer: Quantizer) -> Iterator[None]:
+    """A block in which the quantizer is in eval: no codebook starts from data, nothing is dropped at random."""
+    training = [module for module in quantizer.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _can_learn_from(finite: Tensor) -> bool:
+    """Whether the batch has vectors and all are finite, on all processes together: they must agree, since updates are collective."""
+    counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
+    return bool(counts[0] > 0) and not bool(counts[1])
 
 
 def _unflatten(rows: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:

@@ -38,7 +38,9 @@ class Residual(Quantizer):
         first = stages[0]
         count = len(stages) if num_codebooks is None else num_codebooks
         if any(len(stage.codebook_sizes) != 1 for stage in stages):
-            raise OptionError("a residual stage must have one codebook. Put groups outside: grouped_residual_X.")
+            raise OptionError(
+                "a residual stage must have one codebook. Put groups outside: grouped_residual_X."
+            )
         if not 0.0 <= dropout <= 1.0:
             raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
@@ -81,7 +83,9 @@ class Residual(Quantizer):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
-        parts = [self._leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])]
+        parts = [
+            self._leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])
+        ]
         return _sum(parts)
 
     def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
@@ -89,7 +93,9 @@ class Residual(Quantizer):
 
     def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
         entered = self.enter(vectors)
-        depths = self._draw_depths(items, depth) if self.training and self.dropout > 0 and len(items) else None
+        depths = (
+            self._draw_depths(items, depth) if self.training and self.dropout > 0 and len(items) else None
+        )
         with torch.no_grad():
             chosen = self.choose(entered.detach(), depth)
         codes = torch.zeros_like(chosen)

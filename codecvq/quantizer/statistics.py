@@ -17,7 +17,9 @@ def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Te
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
-    counts = torch.zeros(codes.shape, device=codes.device).scatter_add_(0, runs, torch.ones(codes.shape, device=codes.device))
+    counts = torch.zeros(codes.shape, device=codes.device).scatter_add_(
+        0, runs, torch.ones(codes.shape, device=codes.device)
+    )
     shares = counts / max(1, codes.shape[0])
     perplexity = torch.special.entr(shares).sum(dim=0).exp()  # [n]
     sizes = torch.tensor(codebook_sizes[: codes.shape[1]], dtype=torch.float32, device=codes.device)

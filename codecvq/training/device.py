@@ -7,11 +7,15 @@ from pathlib import Path
 
 import torch
 
-MATRIX_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # flags of x86 and Arm processors that multiply bfloat16 in hardware
+MATRIX_BF16 = {
+    "amx_bf16",
+    "avx512_bf16",
+    "bf16",
+}  # flags of x86 and Arm processors that multiply bfloat16 in hardware
 
 
 def best_precision() -> str:
-    """"bf16" where the hardware multiplies bfloat16, else "fp32"."""
+    """ "bf16" where the hardware multiplies bfloat16, else "fp32"."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if MATRIX_BF16 & _processor_flags() else "fp32"
@@ -27,4 +31,9 @@ def _processor_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return set()
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":", 1)[1].split()}
+    return {
+        flag
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.split(":", 1)[1].split()
+    }

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ from codecvq.codec import Codec
 from codecvq.errors import RecipeError, RunError
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
-from codecvq.training.corpus import Corpus, open_corpus, write_split
+from codecvq.training.corpus import Clip, ClipFailure, Corpus, open_corpus, write_split
 from codecvq.training.device import best_precision, usable_threads
 from codecvq.training.losses import build_losses
 from codecvq.training.recipe import CorpusSection, OptimizerSection, Recipe
@@ -58,6 +58,7 @@ class Trained:
     resumed_at: int  # step; 0 for one that was not resumed
     seconds: float  # of this process
     skipped: int  # steps with NaN or infinity
+    failures: tuple[ClipFailure, ...]  # clips that could not be read
 
 
 def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
@@ -69,7 +70,9 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     started = time.monotonic()
     recipe, folder = _settled(recipe, RunFolder(Path(path)))
     torch.set_num_threads(recipe.training.threads or 1)
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision))
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
+    )
     if accelerator.is_main_process:
         folder.begin(recipe)
         clear_leftovers(folder.checkpoints)
@@ -78,7 +81,7 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     first = trainer.resume()
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
-    return Trained(folder, recipe.training.steps, first, time.monotonic() - started, trainer.skipped)
+    return Trained(folder, recipe.training.steps, first, time.monotonic() - started, trainer.skipped, trainer.failures)
 
 
 def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
@@ -133,11 +136,17 @@ class Trainer:
         )
         self.model, self.optimizer = accelerator.prepare(self.codec, optimizer)
         self.segments = self._segments(corpus)
-        self.validation_clips = corpus.split("validation").clips[: self.config.validation_clips]
+        self.validation_clips = _spread(corpus.split("validation").clips, self.config.validation_clips)
         if accelerator.is_main_process:
             write_split(corpus, folder.path / "split.jsonl")
+        self.failures_of_corpus = corpus.failures
         self.skipped = 0
         self.bad_in_a_row = 0
+
+    @property
+    def failures(self) -> tuple[ClipFailure, ...]:
+        """Clips that could not be read so far, each once."""
+        return tuple({failure.id: failure for failure in (*self.failures_of_corpus, *self.segments.failures)}.values())
 
     def _segments(self, corpus: Corpus) -> Segments:
         whole = self.recipe.corpus.segment_s * self.recipe.sample_rate / self.codec.hop_length
@@ -207,8 +216,16 @@ class Trainer:
         self.optimizer.step()
         self.usage.add(out.quantized.codes)
         found = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
-        found |= {f"quantizer/{name}": float(value) for name, value in out.quantized.metrics.items() if _is_own(name)}
-        return found | {"loss/total": float(total.detach()), "gradient/norm": float(norm), "optimizer/learning_rate": rate}
+        found |= {
+            f"quantizer/{name}": float(value)
+            for name, value in out.quantized.metrics.items()
+            if _is_own(name)
+        }
+        return found | {
+            "loss/total": float(total.detach()),
+            "gradient/norm": float(norm),
+            "optimizer/learning_rate": rate,
+        }
 
     def _skip(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Count a step that gave NaN or infinity, and say where it came from; stop after too many in a row."""
@@ -256,7 +273,9 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(
-            self.folder.checkpoints, Checkpoint(step, self.codec.state_dict(), state), self.config.keep_checkpoints
+            self.folder.checkpoints,
+            Checkpoint(step, self.codec.state_dict(), state),
+            self.config.keep_checkpoints,
         )
         self.codec.save(self.folder.codec)
 
@@ -285,6 +304,12 @@ def _settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
         threads = before.threads if before else usable_threads()
     training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
     return recipe.model_copy(update={"training": training}), folder
+
+
+def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
+    count = min(most, len(clips))
+    return [clips[i * len(clips) // count] for i in range(count)]
 
 
 def _is_own(metric: str) -> bool:

@@ -75,7 +75,9 @@ class LossConfig:
 
 def build_losses(config: LossConfig, sample_rate: int) -> tuple[nn.ModuleDict, dict[str, float]]:
     """Loss modules by name, called with (decoded, reference), and their weights."""
-    weights = {name: weight for name, weight in (("mel", config.mel), ("waveform", config.waveform)) if weight}
+    weights = {
+        name: weight for name, weight in (("mel", config.mel), ("waveform", config.waveform)) if weight
+    }
     modules: dict[str, nn.Module] = {}
     if "mel" in weights:
         modules["mel"] = MelLoss(sample_rate, config.mel_windows, config.mel_bands)

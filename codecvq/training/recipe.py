@@ -54,7 +54,9 @@ class TrainingSection(Section):
     steps: int = Field(gt=0)
     batch_size: int = Field(16, gt=0)  # items a process
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the networks; quantizers and losses are float32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
+        "auto"  # of the networks; quantizers and losses are float32
+    )
     threads: int | None = Field(None, gt=0)  # of the processor; None: all that this process may use
     log_every: int = Field(10, gt=0)  # steps
     checkpoint_every: int = Field(500, gt=0)  # steps
@@ -104,11 +106,15 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show quickstart")
+        raise RecipeError(
+            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show quickstart"
+        )
     for override in overrides:
         _override(tree, override)
     recipe = _validated(tree, str(path))
-    files = [str(registry().load(plugin, relative_to=path.parent).file or plugin) for plugin in recipe.plugins]
+    files = [
+        str(registry().load(plugin, relative_to=path.parent).file or plugin) for plugin in recipe.plugins
+    ]
     return recipe.model_copy(update={"plugins": files})
 
 
@@ -119,7 +125,9 @@ def find_recipe(source: str | Path) -> Path:
         if Path(text).is_file():
             return Path(text)
         if "/" not in text or text.endswith((".yaml", ".yml")):
-            raise RecipeError(f"recipe {text} does not exist. Give a YAML file, or a name from: codecvq recipes list")
+            raise RecipeError(
+                f"recipe {text} does not exist. Give a YAML file, or a name from: codecvq recipes list"
+            )
     try:
         return registry().find("recipes", text).path()
     except UnknownName as error:
@@ -141,12 +149,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         child = node.setdefault(section, {})
         if not isinstance(child, dict):
-            raise RecipeError(f"override {override!r}: {section!r} is {child!r}, which has no keys of its own")
+            raise RecipeError(
+                f"override {override!r}: {section!r} is {child!r}, which has no keys of its own"
+            )
         node = child
     try:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+        raise RecipeError(
+            f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})"
+        ) from error
 
 
 def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:
@@ -183,7 +195,9 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     section: Any = Recipe
     for part in location:
         annotation = section.model_fields[part].annotation if issubclass(section, BaseModel) else None
-        section = next((a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and _is_section(a)), Recipe)
+        section = next(
+            (a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and _is_section(a)), Recipe
+        )
     if is_dataclass(section):
         return [field.name for field in fields(section)]
     return list(section.model_fields)

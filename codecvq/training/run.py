@@ -1,6 +1,6 @@
 """The run folder, and what hooks are told of a run.
 
-    recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  report/
+recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  report/
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe of this run. Raises RunError where there is none."""
         if not self.recipe_file.is_file():
-            raise RunError(f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by codecvq train.")
+            raise RunError(
+                f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by codecvq train."
+            )
         return recipe_from_yaml(self.recipe_file)
 
     def begin(self, recipe: Recipe) -> None:
@@ -59,7 +61,9 @@ class RunFolder:
                 )
             return
         if self.path.is_dir() and any(self.path.iterdir()):
-            raise RunError(f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run.")
+            raise RunError(
+                f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
+            )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe_file, recipe.to_yaml())
 
@@ -73,7 +77,11 @@ class RunFolder:
         """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut short."""
         if not self.metrics_file.is_file():
             return
-        kept = [line for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        kept = [
+            line
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines()
+            if _step_of(line) <= step
+        ]
         write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
 

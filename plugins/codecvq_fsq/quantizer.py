@@ -47,7 +47,9 @@ class FSQ(Quantizer):
     ) -> None:
         _check_options(levels, num_codebooks, bound)
         size = math.prod(levels)
-        super().__init__(dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator)
+        super().__init__(
+            dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator
+        )
         self.kind = bound
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
@@ -84,7 +86,9 @@ class FSQ(Quantizer):
         return self.levels.repeat(self.num_codebooks).double().pow(-stage).float()
 
     def _values(self, digits: Tensor) -> Tensor:
-        if self.kind == "symmetric":  # 0 … L - 1 to -1 … 1, computed so that k and L - 1 - k give exactly opposite values
+        if (
+            self.kind == "symmetric"
+        ):  # 0 … L - 1 to -1 … 1, computed so that k and L - 1 - k give exactly opposite values
             values = (2 * digits - (self.levels - 1)).float() / (self.levels - 1)
         else:
             values = (digits - self.levels // 2).float() / (self.levels // 2)
@@ -93,9 +97,13 @@ class FSQ(Quantizer):
 
 def _check_options(levels: Sequence[int], num_codebooks: int, bound: str) -> None:
     if isinstance(levels, (str, int)) or not levels or any(not isinstance(n, int) or n < 2 for n in levels):
-        raise OptionError(f"fsq: levels is {levels!r}; needed is a list of whole numbers from 2 up, as [8, 5, 5, 5]")
+        raise OptionError(
+            f"fsq: levels is {levels!r}; needed is a list of whole numbers from 2 up, as [8, 5, 5, 5]"
+        )
     if math.prod(levels) > 2**62:
-        raise OptionError(f"fsq: levels {list(levels)} make a codebook of {math.prod(levels)}, more than 2^62. Use num_codebooks.")
+        raise OptionError(
+            f"fsq: levels {list(levels)} make a codebook of {math.prod(levels)}, more than 2^62. Use num_codebooks."
+        )
     if not isinstance(num_codebooks, int) or num_codebooks < 1:
         raise OptionError(f"fsq: num_codebooks is {num_codebooks!r}; needed is a whole number from 1 up")
     if bound not in ("symmetric", "original"):

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 
+SHORTEST = 1e-2  # bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
+
 
 class LFQ(Quantizer):
     """The signs of `bits` channels; `num_codebooks` such codes side by side.
@@ -47,7 +49,9 @@ class LFQ(Quantizer):
         if not isinstance(bits, int) or not 1 <= bits <= 62:
             raise OptionError(f"lfq: bits is {bits!r}; needed is a whole number from 1 to 62")
         if temperature <= 0 or (soft_clamp is not None and soft_clamp <= 0):
-            raise OptionError(f"lfq: temperature is {temperature} and soft_clamp {soft_clamp}; both must be above 0")
+            raise OptionError(
+                f"lfq: temperature is {temperature} and soft_clamp {soft_clamp}; both must be above 0"
+            )
         super().__init__(dim, [2**bits] * num_codebooks, code_dim=bits * num_codebooks, estimator=estimator)
         self.bits, self.temperature, self.soft_clamp = bits, temperature, soft_clamp
         self.entropy_weight, self.diversity_weight = entropy_weight, diversity_weight
@@ -117,4 +121,4 @@ class BSQ(LFQ):
     def bound(self, vectors: Tensor) -> Tensor:
         """Each codebook's channels on the unit sphere: `[M, D]` -> `[M, D]`."""
         parts = rearrange(vectors, "m (n d) -> m n d", d=self.bits)
-        return rearrange(F.normalize(parts, dim=2), "m n d -> m (n d)")
+        return rearrange(F.normalize(parts, dim=2, eps=SHORTEST), "m n d -> m (n d)")

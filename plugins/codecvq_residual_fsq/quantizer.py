@@ -28,10 +28,18 @@ class ResidualFSQ(Residual):
     """`num_codebooks` digits of an FSQ with `levels`; `dropout` as of every residual quantizer."""
 
     def __init__(
-        self, dim: int, levels: Sequence[int], *, num_codebooks: int, dropout: float = 0.0, estimator: str = "ste"
+        self,
+        dim: int,
+        levels: Sequence[int],
+        *,
+        num_codebooks: int,
+        dropout: float = 0.0,
+        estimator: str = "ste",
     ) -> None:
         stage = FSQ(len(levels) if isinstance(levels, Sequence) else 1, levels, estimator=estimator)
-        if not isinstance(num_codebooks, int) or not 1 <= num_codebooks * math.log(max(levels)) <= math.log(EXACT):
+        if not isinstance(num_codebooks, int) or not 1 <= num_codebooks * math.log(max(levels)) <= math.log(
+            EXACT
+        ):
             raise OptionError(
                 f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole number from 1 to "
                 f"{int(math.log(EXACT) / math.log(max(levels)))}: float64 holds no more digits"
@@ -53,4 +61,6 @@ class ResidualFSQ(Residual):
         cell = ((vectors.double() / limit + 1) / 2 * finest).floor()
         cell = torch.minimum(cell, finest - 1).clamp(min=0).long()  # [M, D]; tanh may round to ±1
         powers = [self.levels ** (self.num_codebooks - 1 - i) for i in range(depth)]
-        return torch.stack([(cell // power % self.levels * stage.radix).sum(dim=1) for power in powers], dim=1)
+        return torch.stack(
+            [(cell // power % self.levels * stage.radix).sum(dim=1) for power in powers], dim=1
+        )

@@ -36,12 +36,16 @@ class SimVQ(Quantizer):
         estimator: str = "ste",
     ) -> None:
         if not isinstance(codebook_size, int) or codebook_size < 2:
-            raise OptionError(f"simvq: codebook_size is {codebook_size!r}; needed is a whole number from 2 up")
+            raise OptionError(
+                f"simvq: codebook_size is {codebook_size!r}; needed is a whole number from 2 up"
+            )
         super().__init__(dim, [codebook_size], code_dim=codebook_dim, estimator=estimator)
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
         self.map = nn.Linear(self.code_dim, self.code_dim, bias=False)
-        self._cached: tuple[int, Tensor] | None = None  # version of the map's weight, and its image of the codebook
+        self._cached: tuple[int, Tensor] | None = (
+            None  # version of the map's weight, and its image of the codebook
+        )
 
     @torch.no_grad()
     def codewords(self) -> Tensor:

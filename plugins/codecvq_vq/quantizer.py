@@ -23,7 +23,8 @@ from codecvq.errors import OptionError
 from codecvq.quantizer import from_first_rank, gather_rows, nearest_codes, sum_over_ranks
 
 KMEANS_ROUNDS = 10
-REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: replacing all at once would leave nothing to learn from
+REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
+SHORTEST = 1e-2  # cosine: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
 
 
 class VQ(Quantizer):
@@ -68,7 +69,7 @@ class VQ(Quantizer):
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Vectors of length 1 for the cosine distance; else as they are."""
-        return F.normalize(vectors, dim=1) if self.distance == "cosine" else vectors
+        return F.normalize(vectors, dim=1, eps=SHORTEST) if self.distance == "cosine" else vectors
 
     def codewords(self) -> Tensor:
         """The codebook as it is compared with: `[K, D]`."""
@@ -99,7 +100,8 @@ class VQ(Quantizer):
         total = self.decay * self.usage + (1 - self.decay) * counts
         if self.learn == "ema":
             sums = sum_over_ranks(torch.zeros_like(self.codebook).index_add_(0, index, vectors))
-            moved = (self.decay * self.usage[:, None] * self.codebook + (1 - self.decay) * sums) / total[:, None]
+            kept = self.decay * self.usage[:, None] * self.codebook
+            moved = (kept + (1 - self.decay) * sums) / total[:, None]
             self.codebook.copy_(torch.where(total[:, None] > 0, moved, self.codebook))
         self.usage.copy_(total)
         self._replace_dead(vectors)
@@ -126,7 +128,9 @@ class VQ(Quantizer):
         least = self.usage.topk(min(most, len(everyone)), largest=False).indices
         dead = least[self.usage[least] < self.dead_code_threshold * even]
         pick = _sample(len(everyone), len(dead), self.generator).to(vectors.device)
-        self.codebook.data[dead] = everyone[pick]  # .data: a pending backward of these codewords is zero, nobody chose them
+        self.codebook.data[dead] = everyone[
+            pick
+        ]  # .data: a pending backward of these codewords is zero, nobody chose them
         self.usage[dead] = even
 
 
@@ -154,7 +158,11 @@ def _sample(population: int, count: int, generator: torch.Generator | None) -> T
 def _check_options(size: int, distance: str, learn: str, decay: float, init: str) -> None:
     if not isinstance(size, int) or size < 2:
         raise OptionError(f"vq: codebook_size is {size!r}; needed is a whole number from 2 up")
-    choices = {"distance": (distance, ("euclidean", "cosine")), "learn": (learn, ("ema", "gradient")), "init": (init, ("kmeans", "random"))}
+    choices = {
+        "distance": (distance, ("euclidean", "cosine")),
+        "learn": (learn, ("ema", "gradient")),
+        "init": (init, ("kmeans", "random")),
+    }
     for option, (value, allowed) in choices.items():
         if value not in allowed:
             raise OptionError(f"vq: {option} is {value!r}; it is one of {', '.join(allowed)}")

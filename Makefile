@@ -1,0 +1,40 @@
+# make quickstart   trains a small codec on real speech and shows what it does
+# make test         passes the tests
+# make lint         ruff and mypy          make bench   the speed claims          make slow   the longer tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: quickstart test slow lint bench clean
+quickstart: $(VENV)/installed
+	$(BIN)/codecvq quickstart $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/bitstream.py
+
+# The measures that are built from source are an extra: without a C compiler, everything else works and says what is missing.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"codecvq needs Python 3.10 or later, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@if command -v cc >/dev/null; then \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval]' \
+	  || echo "the extra 'eval' could not be built: evaluation goes without PESQ (a C compiler and Python headers are needed)"; \
+	else echo "no C compiler: evaluation goes without PESQ (pip install 'codecvq[eval]' once there is one)"; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,77 @@
+"""`codecvq new-plugin`."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from codecvq.cli.console import output, print_written
+from codecvq.errors import PluginError
+from codecvq.files import write_atomically
+from codecvq.plugins import registry
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Of the quantizer: lower case letters, digits and underscores.")],
+    packaged: Annotated[
+        bool, typer.Option("--packaged", help="A distribution with its tests, to be installed by pip.")
+    ] = False,
+    into: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
+) -> None:
+    """Write a quantizer that works, to be changed into your own: one file, or a distribution with --packaged.
+
+    Example: [bold]codecvq new-plugin my_vq[/]
+    """
+    _check_name(name)
+    files = _distribution(name, into) if packaged else {into / f"{name}.py": "plugin.py.txt"}
+    for path in files:
+        if path.exists():
+            raise PluginError(f"{path} is there already. Give another name, or another folder with --into.")
+    words = {
+        "name": name,
+        "Class": "".join(part.capitalize() for part in name.split("_")),
+        "module": f"codecvq_{name}",
+        "distribution": _distribution_name(name),
+    }
+    for path, template in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words))
+    print_written(*(("wrote", path) for path in files))
+    root = into / _distribution_name(name)
+    file = into / f"{name}.py"
+    alone = f"codecvq plugins check {name} --plugin {file if into.is_absolute() else f'./{file}'}"
+    for step in [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]:
+        output.print(f"next:  {step}")
+
+
+def _distribution(name: str, into: Path) -> dict[Path, str]:
+    """The files of a distribution, each with the template that it is made of."""
+    root, module = into / _distribution_name(name), f"codecvq_{name}"
+    return {
+        root / "pyproject.toml": "packaged/pyproject.toml.txt",
+        root / "README.md": "packaged/README.md.txt",
+        root / "src" / module / "__init__.py": "packaged/init.py.txt",
+        root / "src" / module / "quantizer.py": "packaged/quantizer.py.txt",
+        root / "tests" / f"test_{name}.py": "packaged/test.py.txt",
+    }
+
+
+def _distribution_name(name: str) -> str:
+    return f"codecvq-{name.replace('_', '-')}"
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name.startswith(("residual_", "grouped_")):
+        raise PluginError(
+            f"{name!r} cannot be the name of a quantizer: it takes lower case letters, digits and underscores, begins with a "
+            f"letter and not with residual_ or grouped_, as 'my_vq'."
+        )
+    if taken := registry().offers("quantizers").get(name):
+        raise PluginError(f"a quantizer named {name!r} is offered by {taken[0].origin} already. Choose another name.")

@@ -1,0 +1,252 @@
+"""Checks of what must make no difference: padding, eval, autocast, layout, saving, copying. The first line of each says the promise."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from codecvq.quantizer import Quantized, Quantizer
+from codecvq.testing.check import SEED, expect, expect_close, expect_equal
+from codecvq.testing.subject import TRAINING_STEPS, Subject, expect_same_state, state_of
+
+LENGTHS = (8, 3, 0, 5)  # real frames of each item of a padded batch; the third is all padding
+
+
+def padding_values(subject: Subject) -> None:
+    """What stands in the padding changes no value, no code and no metric; padding comes out as zero."""
+    mask, real = _mask(), _mask().flatten()
+    for mode in (True, False):
+        for name, quantizer in subject.both():
+            one, other = (_forward(copy_, _padded(subject, fill), mask) for copy_, fill in _pair(quantizer.train(mode)))
+            what = f"{name}, {'train' if mode else 'eval'}, other padding"
+            expect_equal(_rows(one.latents)[real], _rows(other.latents)[real], f"{what}: latents of real frames")
+            expect_equal(one.codes, other.codes, f"{what}: codes")
+            for metric, value in one.metrics.items():
+                expect_equal(value, other.metrics[metric], f"{what}: metric {metric}")
+            expect(not bool(_rows(one.latents)[~real].any()), f"{what}: latents at padding are not zero")
+            unpadded = _forward(quantizer, _unpadded(subject), None)
+            expect_equal(_rows(one.codes)[real], _rows(unpadded.codes), f"{what}: codes, compared with no padding at all")
+
+
+def padding_losses(subject: Subject) -> None:
+    """Losses are means over real frames: other padding, more padding or none gives the same."""
+    for mode in (True, False):
+        for name, quantizer in subject.both():
+            one, other = (_forward(copy_, _padded(subject, fill), _mask()) for copy_, fill in _pair(quantizer.train(mode)))
+            unpadded = _forward(quantizer, _unpadded(subject), None)
+            for loss, value in one.losses.items():
+                what = f"{name}, {'train' if mode else 'eval'}: loss {loss}"
+                expect_equal(other.losses[loss], value, f"{what} with other padding")
+                expect_close(value, unpadded.losses[loss], f"{what}, compared with no padding at all")
+
+
+def padding_gradients(subject: Subject) -> None:
+    """Gradients, of latents and of parameters, are those of the batch without padding; padding gets none."""
+    mask = _mask()
+    for name, quantizer in subject.both():
+        padded, unpadded = _pair(quantizer)
+        grad, parameters = _gradients(padded[0], _padded(subject, math.nan), mask)
+        needed, needed_parameters = _gradients(unpadded[0], _unpadded(subject), None)
+        expect_close(_rows(grad)[mask.flatten()], _rows(needed), f"{name}: gradient of real frames")
+        expect(not bool(_rows(grad)[~mask.flatten()].any()), f"{name}: padding has a gradient")
+        for parameter, value in needed_parameters.items():
+            expect_close(parameters[parameter], value, f"{name}: gradient of {parameter}")
+
+
+def padding_state(subject: Subject) -> None:
+    """Codebook state after a training step is that of the batch without padding."""
+    for name, quantizer in subject.both():
+        pairs = _pair(quantizer)
+        one, other = (_state_after(copy_, _padded(subject, fill), _mask()) for copy_, fill in pairs)
+        unpadded = _state_after(quantizer, _unpadded(subject), None)
+        expect_same_state(one, other, f"{name}: after a batch with other padding")
+        expect_same_state(one, unpadded, f"{name}: after a padded batch, and one without padding", tolerance=1e-4)
+
+
+def all_padding(subject: Subject) -> None:
+    """A batch that is all padding has losses of 0, finite gradients, and changes no state."""
+    for name, quantizer in subject.both():
+        before = state_of(quantizer)
+        latents = subject.latents().requires_grad_()
+        out = quantizer(latents, torch.zeros(latents.shape[0], latents.shape[2], dtype=torch.bool))
+        expect(not bool(out.latents.any()), f"{name}: latents are not zero")
+        for loss, value in out.losses.items():
+            expect(float(value.detach()) == 0.0, f"{name}: loss {loss} is {float(value.detach())}, not 0")
+        expect_same_state(state_of(quantizer), before, f"{name}: all padding")
+
+
+def eval_changes_nothing(subject: Subject) -> None:
+    """eval(), encode and decode change no parameter and no buffer; forward repeats itself."""
+    for name, quantizer in subject.both():
+        quantizer.eval()
+        before, latents = state_of(quantizer), subject.latents()
+        first = quantizer(latents)
+        quantizer.decode(quantizer.encode(latents))
+        second = quantizer(latents)
+        expect_same_state(state_of(quantizer), before, f"{name}, in eval")
+        expect_equal(second.latents, first.latents, f"{name}, in eval: the same latents again")
+        for loss, value in first.losses.items():
+            expect(not value.requires_grad, f"{name}, in eval: loss {loss} is not detached")
+
+
+def encode_changes_nothing(subject: Subject) -> None:
+    """encode and decode change no state in training mode either, and give the codes of eval."""
+    for name, quantizer in subject.both():
+        before, latents = state_of(quantizer), subject.latents()
+        codes = quantizer.encode(latents)
+        quantizer.decode(codes)
+        expect_same_state(state_of(quantizer), before, f"{name}, encode in training mode")
+        expect_equal(quantizer.eval().encode(latents), codes, f"{name}: codes in eval, compared with training mode")
+
+
+def input_untouched(subject: Subject) -> None:
+    """The latents given are not written to."""
+    quantizer, latents = subject.trained(), subject.latents()
+    kept = latents.clone()
+    quantizer(latents)
+    quantizer.encode(latents)
+    expect_equal(latents, kept, "the latents, after forward and encode")
+
+
+def autocast(subject: Subject) -> None:
+    """Inside autocast everything is computed in float32: the same codes, latents and losses."""
+    for mode in (True, False):
+        inside, outside = (pair[0] for pair in _pair(subject.trained().train(mode)))
+        latents = subject.latents()
+        needed = _forward(outside, latents, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = _forward(inside, latents, None)
+            expect_equal(inside.encode(latents), outside.encode(latents), "codes of encode inside autocast")
+            expect_equal(inside.decode(got.codes), outside.decode(got.codes), "decode inside autocast")
+        expect_equal(got.codes, needed.codes, "codes inside autocast")
+        expect_equal(got.latents, needed.latents, "latents inside autocast")
+        for loss, value in needed.losses.items():
+            expect_equal(got.losses[loss], value, f"loss {loss} inside autocast")
+
+
+def half_precision(subject: Subject) -> None:
+    """Latents in bfloat16 or float16 come out in that type, with the codes of their float32 values; so does float64."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        quantizer = subject.trained().eval()
+        latents = subject.latents().to(dtype)
+        out, needed = quantizer(latents), quantizer(latents.float())
+        expect_equal(out.codes, needed.codes, f"codes of {dtype} latents")
+        expect_equal(out.latents, needed.latents.to(dtype), f"latents in {dtype}")
+        expect_equal(quantizer.encode(latents), needed.codes, f"encode of {dtype} latents")
+
+
+def layout(subject: Subject) -> None:
+    """Latents and codes that are not contiguous in memory give the same."""
+    quantizer, latents = subject.trained().eval(), subject.latents()
+    needed = quantizer.encode(latents)
+    for what, strided in {
+        "frames last but not adjacent": latents.transpose(1, 2).contiguous().transpose(1, 2),
+        "every second of a longer tensor": torch.stack([latents, latents + 1], dim=3).flatten(2)[:, :, ::2],
+    }.items():
+        expect_equal(quantizer.encode(strided), needed, f"codes, {what}")
+        expect_equal(quantizer(strided).latents, quantizer(latents).latents, f"latents, {what}")
+    strided_codes = needed.transpose(1, 2).contiguous().transpose(1, 2)
+    expect_equal(quantizer.decode(strided_codes), quantizer.decode(needed), "decode of strided codes")
+
+
+def save_load(subject: Subject) -> None:
+    """Saved as safetensors and loaded into a new one: the same codes, latents and state."""
+    quantizer, other = subject.trained().eval(), subject.build(seed=1).eval()
+    latents = subject.latents()
+    other(latents)  # so that whatever it keeps for eval is stale by the time of loading
+    content = safetensors.torch.save({name: t.contiguous() for name, t in quantizer.state_dict().items()})
+    other.load_state_dict(safetensors.torch.load(content))
+    expect_same_state(state_of(other), state_of(quantizer), "after loading")
+    expect_equal(other.encode(latents), quantizer.encode(latents), "codes after loading")
+    expect_equal(other(latents).latents, quantizer(latents).latents, "latents after loading")
+
+
+def deepcopy(subject: Subject) -> None:
+    """A deep copy gives the same, and training the copy leaves the original as it was."""
+    quantizer = subject.trained()
+    quantizer.generator = torch.Generator().manual_seed(1)
+    twin, before, latents = copy.deepcopy(quantizer), state_of(quantizer), subject.latents()
+    expect_equal(twin.encode(latents), quantizer.encode(latents), "codes of a copy")
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.1)
+    twin(latents)
+    expect_same_state(state_of(quantizer), before, "the original, after its copy was trained")
+
+
+def same_seed(subject: Subject) -> None:
+    """The same seed gives the same weights, the same training and the same codes."""
+    first, second = subject.trained(seed=3), subject.trained(seed=3)
+    expect_same_state(state_of(second), state_of(first), f"two of one seed, after {TRAINING_STEPS} steps")
+    latents = subject.latents()
+    expect_equal(second.encode(latents), first.encode(latents), "codes of two of one seed")
+
+
+TESTS = (
+    padding_values,
+    padding_losses,
+    padding_gradients,
+    padding_state,
+    all_padding,
+    eval_changes_nothing,
+    encode_changes_nothing,
+    input_untouched,
+    autocast,
+    half_precision,
+    layout,
+    save_load,
+    deepcopy,
+    same_seed,
+)
+
+
+def _mask() -> Tensor:
+    return torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
+
+
+def _padded(subject: Subject, fill: float) -> Tensor:
+    """Latents whose padding is `fill`."""
+    latents = subject.latents(len(LENGTHS), max(LENGTHS))
+    return torch.where(_mask()[:, None], latents, fill)
+
+
+def _unpadded(subject: Subject) -> Tensor:
+    """The real frames alone, as one item: `[1, D, M]`."""
+    return _rows(_padded(subject, 0.0))[_mask().flatten()].T[None].contiguous()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """`[B, X, T]` -> `[B·T, X]`."""
+    return tensor.transpose(1, 2).flatten(0, 1)
+
+
+def _pair(quantizer: Quantizer) -> list[tuple[Quantizer, float]]:
+    """Two copies, each with what its padding is filled with."""
+    return [(copy.deepcopy(quantizer), 1e4), (copy.deepcopy(quantizer), math.nan)]
+
+
+def _forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> Quantized:
+    """The forward pass from the same random numbers every time."""
+    torch.manual_seed(SEED)
+    return quantizer(latents, mask)
+
+
+def _state_after(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """The state after a training step."""
+    _forward(quantizer, latents, mask)
+    return state_of(quantizer)
+
+
+def _gradients(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of latents and parameters, of a loss that looks at real frames only."""
+    latents = latents.detach().requires_grad_()
+    out = _forward(quantizer, latents, mask)
+    total = out.latents.square().sum() + torch.stack([out.latents.sum(), *out.losses.values()]).sum()
+    total.backward()
+    assert latents.grad is not None, "backward gives the latents a gradient"
+    parameters = {name: p.grad for name, p in quantizer.named_parameters() if p.grad is not None}
+    return latents.grad, parameters

@@ -1,0 +1,115 @@
+"""Checks of training: gradients, losses, and what a broken batch may do. The first line of each says the promise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from codecvq.quantizer import Grouped, Quantizer, Residual
+from codecvq.testing.check import expect, expect_close
+from codecvq.testing.subject import Subject, expect_same_state, state_of
+
+MAX_GAIN = 1000.0  # how much longer a gradient may come back than it came in, whatever the latents
+
+
+def gradient(subject: Subject) -> None:
+    """A gradient reaches the latents and every parameter, and all of it is finite."""
+    for name, quantizer in subject.both():
+        latents = subject.latents().requires_grad_()
+        out = quantizer(latents)
+        torch.stack([(out.latents * _upstream(latents)).sum(), *out.losses.values()]).sum().backward()
+        expect(latents.grad is not None and bool(latents.grad.any()), f"{name}: no gradient reaches the latents")
+        expect(bool(latents.grad.isfinite().all()), f"{name}: the gradient of the latents is not finite")  # type: ignore[union-attr]
+        for parameter, value in quantizer.named_parameters():
+            expect(value.grad is not None, f"{name}: parameter {parameter} gets no gradient")
+            expect(bool(value.grad.isfinite().all()), f"{name}: the gradient of {parameter} is not finite")  # type: ignore[union-attr]
+
+
+def gradient_at_edges(subject: Subject) -> None:
+    """The gradient stays finite and bounded for latents of zero, of any size, and on a codeword."""
+    quantizer = subject.trained()
+    latents = subject.latents()
+    on_codewords = quantizer.decode(quantizer.encode(latents)).detach()
+    for what, edge in {
+        "zero": torch.zeros_like(latents),
+        "tiny": latents * 1e-12,
+        "huge": latents * 1e6,
+        "on codewords": on_codewords,
+        "opposite to codewords": -on_codewords,
+    }.items():
+        edge = edge.requires_grad_()
+        out = quantizer(edge)
+        upstream = _upstream(edge)
+        (got,) = torch.autograd.grad((out.latents * upstream).sum(), edge)
+        expect(bool(got.isfinite().all()), f"latents {what}: the gradient is not finite")
+        gain = float((got.norm(dim=1) / upstream.norm(dim=1)).max())
+        expect(gain <= MAX_GAIN, f"latents {what}: the gradient is {gain:g} times as long as what came in, more than {MAX_GAIN:g}")
+
+
+def gradient_gain(subject: Subject) -> None:
+    """With straight-through, the gradient is that of the quantizer in which every choice is the identity: once, not N times."""
+    for name, quantizer in subject.both():
+        latents = subject.latents(2, 5).requires_grad_()
+        upstream = _upstream(latents)
+        (got,) = torch.autograd.grad((quantizer(latents).latents * upstream).sum(), latents)
+        vectors = latents.transpose(1, 2).flatten(0, 1)
+        identity = _without_choice(quantizer, vectors).unflatten(0, (2, 5)).transpose(1, 2)
+        (needed,) = torch.autograd.grad((identity * upstream).sum(), latents)
+        gain = float((got * needed).sum() / needed.square().sum().clamp(min=1e-30))
+        expect_close(got, needed, f"{name}: gradient, with a gain of {gain:.3g} instead of 1", tolerance=1e-4)
+
+
+def losses_train(subject: Subject) -> None:
+    """In training, losses keep their names from step to step, and those of eval are the same ones."""
+    quantizer = subject.build()
+    names = [sorted(quantizer(subject.latents(seed=seed)).losses) for seed in range(3)]
+    names.append(sorted(quantizer.eval()(subject.latents()).losses))
+    expect(all(each == names[0] for each in names), f"losses of three steps and of eval are {names}")
+
+
+def metrics_are_detached(subject: Subject) -> None:
+    """Metrics carry no gradient, so that keeping them keeps no graph."""
+    out = subject.trained()(subject.latents().requires_grad_())
+    kept = [name for name, value in out.metrics.items() if value.requires_grad]
+    expect(not kept, f"metrics {kept} carry a gradient")
+
+
+def non_finite_training(subject: Subject) -> None:
+    """A NaN or infinite frame shows in the latents or losses, changes no state, and harms no other frame."""
+    for bad in (math.nan, math.inf):
+        for name, quantizer in subject.both():
+            before, latents = state_of(quantizer), subject.latents()
+            latents[0, :, 2] = bad
+            out = quantizer(latents)
+            shown = not bool(out.latents[0, :, 2].isfinite().any()) or any(not bool(v.isfinite()) for v in out.losses.values())
+            expect(shown, f"{name}: a frame of {bad} gives finite latents and losses")
+            others = torch.cat([out.latents[0, :, :2], out.latents[0, :, 3:], *out.latents[1:]], dim=1)
+            expect(bool(others.isfinite().all()), f"{name}: a frame of {bad} makes other frames non-finite")
+            expect_same_state(state_of(quantizer), before, f"{name}: a frame of {bad}, in training")
+            expect(quantizer.training, f"{name}: a frame of {bad} leaves it in eval")
+
+
+TESTS = (gradient, gradient_at_edges, losses_train, metrics_are_detached, non_finite_training)
+
+
+def _upstream(latents: Tensor) -> Tensor:
+    """A gradient as it might come from a decoder: normal random, the same for every call."""
+    return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
+
+
+def _without_choice(quantizer: Quantizer, vectors: Tensor) -> Tensor:
+    """The map that is left when every choice is the identity: `[M, D]` -> `[M, D]`."""
+    if isinstance(quantizer, Grouped):
+        members = [group for group in quantizer.groups if isinstance(group, Quantizer)]
+        parts = vectors.split([group.dim for group in members], dim=1)
+        return torch.cat([_without_choice(group, part) for group, part in zip(members, parts, strict=True)], dim=1)
+    first = quantizer.stage(0) if isinstance(quantizer, Residual) else quantizer
+    if isinstance(quantizer, Residual) and not first.refines and first.dim != first.code_dim:  # each stage projects
+        rest = vectors
+        for n in range(quantizer.num_codebooks):
+            stage = quantizer.stage(n)
+            rest = rest - stage.project_out(stage.enter(rest))
+        return vectors - rest
+    return quantizer.project_out(quantizer.enter(vectors))

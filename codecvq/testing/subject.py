@@ -1,0 +1,67 @@
+"""`Subject`, the quantizer that is checked: how to make one, feed one, and see whether one has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codecvq.quantizer import Quantizer, build_quantizer
+from codecvq.testing.check import CheckFailed
+
+TRAINING_STEPS = 3
+BATCH, FRAMES = 4, 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One form of one quantizer, with options."""
+
+    name: str  # as build_quantizer takes it: "residual_vq"
+    options: Mapping[str, Any]  # Any: an option is whatever its plugin takes
+
+    def build(self, seed: int = 0, **more: Any) -> Quantizer:
+        """A new one, in training mode, with weights from `seed`."""
+        torch.manual_seed(seed)
+        return build_quantizer(self.name, **{**self.options, **more}).train()
+
+    def trained(self, seed: int = 0, **more: Any) -> Quantizer:
+        """One that has seen a few batches, so that codebooks made from data are there; in training mode."""
+        quantizer = self.build(seed, **more)
+        for step in range(TRAINING_STEPS):
+            quantizer(self.latents(seed=100 + step))
+        return quantizer
+
+    def both(self) -> list[tuple[str, Quantizer]]:
+        """A new one and one that has seen data, with what to call them; in training mode."""
+        return [("new", self.build()), ("trained", self.trained())]
+
+    def latents(self, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> Tensor:
+        """Normal random latents `[B, D, T]`, float32."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, int(self.options["dim"]), frames, generator=generator)
+
+
+def state_of(quantizer: Quantizer) -> dict[str, Tensor]:
+    """Copies of every parameter and buffer, the unsaved ones too."""
+    return {name: t.detach().clone() for name, t in (*quantizer.named_parameters(), *quantizer.named_buffers())}
+
+
+def expect_same_state(got: Mapping[str, Tensor], needed: Mapping[str, Tensor], what: str, tolerance: float = 0.0) -> None:
+    """Raise CheckFailed, naming the tensors, unless two states are equal within `tolerance`."""
+    if got.keys() != needed.keys():
+        raise CheckFailed(f"{what}: other tensors, {sorted(got.keys() ^ needed.keys())}")
+    changed = [f"{name} by up to {_distance(got[name], old):g}" for name, old in needed.items() if _distance(got[name], old) > tolerance]
+    if changed:
+        raise CheckFailed(f"{what}: state differs: {', '.join(changed)}")
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return torch.inf
+    if torch.equal(a, b):
+        return 0.0
+    return float((a.double() - b.double()).abs().nan_to_num(nan=torch.inf).max())

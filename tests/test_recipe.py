@@ -1,0 +1,127 @@
+"""Recipes: every mistake is answered with the key, the file and what to do; every recipe that ships can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recipes import TINY, write_recipe
+
+from codecvq.errors import CodecvqError, RecipeError
+from codecvq.plugins import registry
+from codecvq.training import loop
+from codecvq.training.recipe import differences, load_recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("quantiser.levels=[5]", r"quantiser is not a key.*Did you mean 'quantizer'"),
+        ("training.step=3", r"training\.step is not a key.*Did you mean 'steps'"),
+        ("losses.mell=3", r"losses\.mell is not a key.*Did you mean 'mel'"),
+        ("corpus.augment.gain=3", r"corpus\.augment\.gain is not a key.*Did you mean 'gain_db'"),
+        ("training.steps=many", r"training\.steps is 'many'"),
+        ("training.steps=0", r"training\.steps is 0.*greater than 0"),
+        ("training.precision=int8", r"training\.precision is 'int8'.*'fp32'"),
+        ("optimizer.betas=[1]", r"optimizer\.betas"),
+        ("corpus.segment_s=-1", r"corpus\.segment_s is -1"),
+        ("training.steps", r"is not key=value"),
+        ("training.steps.more=3", r"'steps' is 30, which has no keys"),
+        ("training.steps=[", r"the value is not YAML"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: str) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml")
+    with pytest.raises(RecipeError, match=says) as caught:
+        load_recipe(path, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "holds NoneType"), ("- a\n- b\n", "holds list"), ("a: [", "is not YAML"), ("sample_rate: 16000\n", "network is missing")],
+    ids=["empty", "list", "broken", "incomplete"],
+)
+def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=says) as caught:
+        load_recipe(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("quikstart", "Did you mean 'quickstart'"), ("no/such.yaml", "does not exist"), ("no.yml", "does not exist")]
+)
+def test_an_unknown_recipe_is_told(source: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(source)
+
+
+def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml")
+    recipe = load_recipe(path, ["quantizer.levels=[8, 5]", "training.steps=7", "corpus.name=null", "corpus.folder=/data"])
+    assert recipe.quantizer["levels"] == [8, 5]
+    assert (recipe.training.steps, recipe.corpus.name, recipe.corpus.folder) == (7, None, "/data")
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml"))
+    (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_differences_name_what_changed(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml")
+    old, new = load_recipe(path), load_recipe(path, ["training.seed=4", "training.precision=auto"])
+    assert differences(old, old) == []
+    assert differences(old, new) == ["training.seed: 0 -> 4"], "auto agrees with what the run settled on"
+
+
+def test_plugins_of_a_recipe_are_found_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("LOADED = True\n")
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./beside.py"]))
+    assert recipe.plugins == [str(tmp_path / "beside.py")]
+    with pytest.raises(CodecvqError, match="cannot be read"):
+        load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./not_there.py"]))
+
+
+SHIPPED = sorted(registry().recipes())
+SMALL = [
+    "network.encoder_width=16",
+    "network.encoder_blocks=1",
+    "network.decoder_width=16",
+    "network.decoder_blocks=1",
+    "losses.mel_windows=[512]",
+    "losses.mel_bands=[40]",
+    "corpus.name=prompts",
+    "corpus.cache_gb=1",
+    "training.steps=2",
+    "training.batch_size=2",
+    "training.threads=1",
+    "training.validation_clips=1",
+]
+
+
+def test_the_recipes_that_are_promised_ship() -> None:
+    promised = {"quickstart", "speech-16k-cpu", *(f"tts-24k-{q}" for q in ("fsq", "simvq", "rotation-vq", "residual-fsq", "lfq"))}
+    assert promised <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_trains_when_made_small(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, SMALL)
+    trained = loop.train(recipe, tmp_path / "run")
+    assert (trained.steps, trained.skipped) == (2, 0)
+
+
+def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:
+    recipes = [load_recipe(name) for name in SHIPPED if name.startswith("tts-24k-")]
+    assert {round(loop.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
+    for recipe in recipes[1:]:
+        changed = {line.partition(":")[0].partition(".")[0] for line in differences(recipes[0], recipe)}
+        assert changed <= {"description", "quantizer", "network"}
+        same = {key: value for key, value in recipe.network.items() if key != "dim"}
+        assert same == {key: value for key, value in recipes[0].network.items() if key != "dim"}
+
+
