@@ -16,12 +16,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import AudioError
+from codecvq.files import whole_file
 
 if TYPE_CHECKING:
     import soundfile
@@ -134,9 +135,9 @@ def write_audio(
     if not np.isfinite(values).all():
         raise AudioError(f"{path}: samples to be written hold NaN or infinity. Look at what made them.")
     pcm = np.clip(np.rint(values * 32768.0), -32768, 32767).astype(np.int16)
-    with atomic_writer(path) as file:
+    with whole_file(path) as temporary:
         soundfile.write(
-            file, pcm.T, sample_rate, subtype="PCM_16", format=WRITTEN_FORMATS[path.suffix.lower()],
+            temporary, pcm.T, sample_rate, subtype="PCM_16", format=WRITTEN_FORMATS[path.suffix.lower()],
             compression_level=compression,
         )  # fmt: skip
     return path
@@ -194,22 +195,6 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
         ]
     return sorted(found, key=lambda path: path.as_posix())
-
-
-@contextlib.contextmanager
-def atomic_writer(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path`, synced, when the block ends well; before, nothing changes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:

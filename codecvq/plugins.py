@@ -199,6 +199,12 @@ class Registry:
         self._register(plugin, origin)
         return origin
 
+    def unregister(self, origin: Origin) -> None:
+        """Take a registered plugin back, with everything that it offers."""
+        self.manager.unregister(name=str(origin))
+        del self.origins[str(origin)]
+        self._offers.clear()
+
     def _register(self, plugin: ModuleType | object, origin: Origin) -> None:
         self._check_hooks(plugin)
         try:

@@ -34,7 +34,8 @@ sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 from codecvq_free_speech import asterisk  # noqa: E402
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS  # noqa: E402
 
-from codecvq.audio import FloatArray, atomic_writer, write_audio  # noqa: E402
+from codecvq.audio import FloatArray, write_audio  # noqa: E402
+from codecvq.files import write_atomically  # noqa: E402
 from codecvq.training.corpus import Clip, Corpus  # noqa: E402
 
 SAMPLE_RATE = 16000
@@ -99,10 +100,9 @@ def main() -> None:
     for stale in options.out.glob("*.flac"):
         stale.unlink()
     rows = [write_clip(options.out, candidate, split) for candidate, split in chosen]
-    with atomic_writer(options.out / "clips.jsonl") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-    with atomic_writer(options.out / "LICENCE.md") as file:
-        file.write(LICENCE.encode())
+    lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    write_atomically(options.out / "clips.jsonl", lines)
+    write_atomically(options.out / "LICENCE.md", LICENCE)
     print_summary(options.out, rows)
 
 

@@ -10,7 +10,6 @@ import pytest
 import soundfile
 
 from codecvq.audio import (
-    atomic_writer,
     duration_s,
     find_audio,
     read_audio,
@@ -244,21 +243,3 @@ def test_finding_is_recursive_sorted_and_follows_links_once(tmp_path):
     assert names == ["a.mp3", "b/1.wav", "b/2.FLAC", "c/deep/er.g722", "link/far.ogg"]
     with pytest.raises(AudioError, match="missing"):
         find_audio(tmp_path / "nowhere")
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "x.bin"
-    path.write_bytes(b"old")
-
-    def interrupted() -> None:
-        with atomic_writer(path) as file:
-            file.write(b"half of the ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-    with atomic_writer(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new"

@@ -20,7 +20,7 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.errors import AudioError, BitstreamError, CodecvqError
+from codecvq.errors import AudioError, CodecvqError
 
 Inputs = Annotated[list[Path], typer.Argument(help="Files, or folders that are searched for them.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; subfolders are kept.")]
@@ -58,7 +58,7 @@ def encode(
         seconds = wav.shape[2] / loaded.sample_rate
         return {"seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
 
-    done, failures = _each(_pairs(inputs, find_audio, out, ".cvq"), one)
+    done, failures = _each(_pairs(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq"), one)
     _finish("encoded", done, failures, out, as_json)
 
 
@@ -93,15 +93,14 @@ def decode(
         write_audio(target, wav, loaded.sample_rate)
         return {"seconds": packet.num_samples / loaded.sample_rate}
 
-    done, failures = _each(_pairs(inputs, _find_cvq, out, suffix), one)
+    done, failures = _each(_pairs(inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix), one)
     _finish("decoded", done, failures, out, as_json)
 
 
-def _find_cvq(folder: Path) -> list[Path]:
-    found = sorted(folder.rglob("*.cvq"))
-    if not found:
-        raise BitstreamError(f"{folder} holds no .cvq file. Make some with: codecvq encode")
-    return found
+def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
+    if not files:
+        raise AudioError(f"folder {folder} is empty: there is no {suffixes} file in it or below it.")
+    return files
 
 
 def _pairs(

@@ -6,13 +6,16 @@ import dataclasses
 import inspect
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codecvq.cli.console import Json, Plugins, output, print_json, print_table
 from codecvq.errors import CodecvqError, OptionError, UnknownName
 from codecvq.plugins import KINDS, Offer, registry
+
+if TYPE_CHECKING:
+    from codecvq.testing import Outcome
 
 app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
 
@@ -123,15 +126,20 @@ def check(
         ]
         print_json({"quantizer": name, "checks": rows, "broken": len(broken)})
     else:
-        print_table(
-            ["check", "state", "time"],
-            [[o.check.name, "BROKEN" if o.found else "ok", f"{1000 * o.seconds:.0f} ms"] for o in outcomes],
-        )
+        _print_outcomes(outcomes)
         for outcome in broken:
             output.print(f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}".replace("[", "\\["))
         output.print(f"\n{len(outcomes)} checks, {len(broken)} broken")
     if broken:
         raise typer.Exit(1)
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    """A row a check, a column a form."""
+    states = {outcome.check.name: "BROKEN" if outcome.found else "ok" for outcome in outcomes}
+    forms = list(dict.fromkeys(name.rpartition("/")[0] for name in states))
+    checks = list(dict.fromkeys(name.rpartition("/")[2] for name in states))
+    print_table(["check", *forms], [[c, *(states.get(f"{form}/{c}", "") for form in forms)] for c in checks])
 
 
 def _options(texts: list[str]) -> dict[str, Any]:

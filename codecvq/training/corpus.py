@@ -20,8 +20,9 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import AUDIO_SUFFIXES, atomic_writer, duration_s, find_audio, read_audio, resample, to_mono
+from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio, read_audio, resample, to_mono
 from codecvq.errors import AudioError, CodecvqError, CorpusError, nearest
+from codecvq.files import write_atomically
 
 Split = Literal["train", "validation", "test"]
 SplitBy = Literal["clip", "speaker"]
@@ -173,16 +174,17 @@ def open_corpus(
 
 def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
     """The JSON-lines file written: `id`, `split`, `speaker` and `duration` in seconds of every clip."""
+    rows = (
+        {
+            "id": clip.id,
+            "split": corpus.split_of(clip),
+            "speaker": clip.speaker,
+            "duration": clip.duration_s,
+        }
+        for clip in corpus.measured()
+    )
     path = Path(path)
-    with atomic_writer(path) as file:
-        for clip in corpus.measured():
-            row = {
-                "id": clip.id,
-                "split": corpus.split_of(clip),
-                "speaker": clip.speaker,
-                "duration": clip.duration_s,
-            }
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     return path
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from codecvq.codec import Codec
@@ -69,15 +70,18 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     """
     started = time.monotonic()
     recipe, folder = _settled(recipe, RunFolder(Path(path)))
+    folder.check(recipe)
     torch.set_num_threads(recipe.training.threads or 1)
+    AcceleratorState._reset_state()  # accelerate holds a process to its first precision: a notebook trains again
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
     )
+    trainer = Trainer(recipe, folder, accelerator)  # before the folder is made: a missing corpus leaves nothing behind
     if accelerator.is_main_process:
         folder.begin(recipe)
         clear_leftovers(folder.checkpoints)
+        write_split(trainer.corpus, folder.path / "split.jsonl")
     accelerator.wait_for_everyone()
-    trainer = Trainer(recipe, folder, accelerator)
     first = trainer.resume()
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
@@ -123,7 +127,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.config = recipe.training
-        corpus = open_recipe_corpus(recipe.corpus)
+        self.corpus = open_recipe_corpus(recipe.corpus)
         self.codec = build_codec(recipe, name=folder.path.resolve().name)
         self.usage = CodebookUse(self.codec.codebook_sizes)
         losses, self.weights = build_losses(recipe.losses, recipe.sample_rate)
@@ -135,18 +139,15 @@ class Trainer:
             weight_decay=recipe.optimizer.weight_decay,
         )
         self.model, self.optimizer = accelerator.prepare(self.codec, optimizer)
-        self.segments = self._segments(corpus)
-        self.validation_clips = _spread(corpus.split("validation").clips, self.config.validation_clips)
-        if accelerator.is_main_process:
-            write_split(corpus, folder.path / "split.jsonl")
-        self.failures_of_corpus = corpus.failures
+        self.segments = self._segments(self.corpus)
+        self.validation_clips = _spread(self.corpus.split("validation").clips, self.config.validation_clips)
         self.skipped = 0
         self.bad_in_a_row = 0
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
         """Clips that could not be read so far, each once."""
-        return tuple({failure.id: failure for failure in (*self.failures_of_corpus, *self.segments.failures)}.values())
+        return tuple({failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values())
 
     def _segments(self, corpus: Corpus) -> Segments:
         whole = self.recipe.corpus.segment_s * self.recipe.sample_rate / self.codec.hop_length

@@ -50,22 +50,26 @@ class RunFolder:
             )
         return recipe_from_yaml(self.recipe_file)
 
-    def begin(self, recipe: Recipe) -> None:
-        """Make the folder a run of `recipe`, or check that it is one already. Raises RunError where it is of another."""
+    def check(self, recipe: Recipe) -> None:
+        """Raise RunError where the folder is a run of another recipe, or somebody else's."""
         if self.recipe_file.is_file():
             changed = differences(self.recipe(), recipe)
             if changed:
+                shown = "; ".join(changed[:4]) + (" …" if len(changed) > 4 else "")
                 raise RunError(
-                    f"{self.path} is a run of another recipe ({'; '.join(changed[:4])}{' …' if len(changed) > 4 else ''}). "
+                    f"{self.path} is a run of another recipe ({shown}). "
                     f"Give another folder with --run, or the same recipe to go on."
                 )
-            return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(self.path.iterdir()):
             raise RunError(
                 f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
             )
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make the folder a run of `recipe`, if it is not one yet."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.recipe_file, recipe.to_yaml())
+        if not self.recipe_file.is_file():
+            write_atomically(self.recipe_file, recipe.to_yaml())
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""

@@ -1,0 +1,29 @@
+"""`loss.csv` in the run folder: step and total loss, a row whenever scalars are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from codecvq.files import write_atomically
+
+if TYPE_CHECKING:
+    from codecvq.training.run import TrainRun
+
+HEADER = "step,loss"
+
+
+def begin(run: TrainRun) -> None:
+    """Keep the rows up to where the training goes on; drop those that are about to be made again."""
+    path = run.folder.path / "loss.csv"
+    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+    kept = [row for row in rows if int(row.partition(",")[0]) <= run.first_step]
+    write_atomically(path, "\n".join([HEADER, *kept]) + "\n")
+    run.state["ternary_loss_table"] = path
+
+
+def add(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
+    """Append a row, where there was a loss to log."""
+    if "loss/total" in scalars:
+        with run.state["ternary_loss_table"].open("a", encoding="utf-8") as file:
+            file.write(f"{step},{scalars['loss/total']:.6g}\n")
