@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/bitstream.py
+	$(BIN)/python benchmarks/mel_loss.py
 
 # The measures that are built from source are an extra: without a C compiler, everything else works and says what is missing.
 $(VENV)/installed: pyproject.toml

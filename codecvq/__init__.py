@@ -1,6 +1,7 @@
 """A plugin-based toolkit for neural speech codecs.
 
-What users and plugin authors import from here is loaded on first use: `import codecvq` alone imports no torch.
+What users and plugin authors import from here is loaded on first use: `import codecvq` alone imports no
+torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`Codec`: encoder, quantizer and decoder as one model that can be saved, loaded and asked for codes and audio."""
+"""`Codec`: encoder, quantizer and decoder as one model that can be saved, loaded and asked for codes and
+audio.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ class Reconstruction:
 class Codec(nn.Module):
     """A codec made of registered parts.
 
-    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with `name` and the options of that network and quantizer (`dim`
-    of the quantizer is the network's); `name` what reports and token datasets call it.
+    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with `name` and the options of that network
+    and quantizer (`dim` of the quantizer is the network's); `name` what reports and token datasets call it.
     """
 
     def __init__(
@@ -99,14 +101,18 @@ class Codec(nn.Module):
 
     @property
     def codebooks_sha256(self) -> str:
-        """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may be trained for them."""
+        """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may
+        be trained for them.
+        """
         parts = {
             name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")
         }
         return self._kept_hash("codebooks", parts, json.dumps(self.quantizer_config, sort_keys=True))
 
     def _kept_hash(self, what: str, tensors: Mapping[str, Tensor], text: str = "") -> str:
-        """The hash, computed again only when a tensor has changed since: every file that is written asks for it."""
+        """The hash, computed again only when a tensor has changed since: every file that is written asks for
+        it.
+        """
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
         if self._hashes.get(what, (None, ""))[0] != version:
             self._hashes[what] = (version, _hash_of(tensors, text))
@@ -130,8 +136,9 @@ class Codec(nn.Module):
     ) -> Tensor:
         """Codes of audio: `[B, C, S]` -> int64 `[B, N, T]`, T = ceil(S / hop).
 
-        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the samples of each item that are real, of audio as
-        given; frames beyond ceil(length / hop) are padding and 0, and change nothing at real ones.
+        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the samples of each item that
+        are real, of audio as given; frames beyond ceil(length / hop) are padding and 0, and change nothing at
+        real ones.
         """
         wav, lengths = self._at_own_rate(self._check_wav(wav), sample_rate, lengths)
         if lengths is not None and bool((lengths > wav.shape[2]).any()):
@@ -158,7 +165,8 @@ class Codec(nn.Module):
         most = codes.shape[-1] * self.hop_length
         if num_samples is not None and not 0 <= num_samples <= most:
             raise ShapeError(
-                f"num_samples is {num_samples}; {codes.shape[-1]} frames of {self.hop_length} samples hold 0 to {most}. "
+                f"num_samples is {num_samples}; {codes.shape[-1]} frames of {self.hop_length} samples hold 0 "
+                f"to {most}. "
                 f"Codes are missing, or they were made with another hop."
             )
         mask = self.frame_mask(lengths, most)
@@ -174,7 +182,9 @@ class Codec(nn.Module):
     def forward(
         self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None
     ) -> Reconstruction:
-        """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` -> `Reconstruction`."""
+        """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` ->
+        `Reconstruction`.
+        """
         quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
         return Reconstruction(self.decoder(quantized.latents, mask), quantized)
 
@@ -255,7 +265,8 @@ class Codec(nn.Module):
 def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
     """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode.
 
-    Raises CodecError when the folder is incomplete or damaged, or when a plugin is missing, and then says which one.
+    Raises CodecError when the folder is incomplete or damaged, or when a plugin is missing, and then says
+    which one.
     """
     folder = Path(source)
     if (folder / "codec" / CONFIG).is_file():
@@ -275,7 +286,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
     _load_weights(codec, folder / WEIGHTS)
     if codec.weights_sha256 != config["weights_sha256"]:
         raise CodecError(
-            f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy both again."
+            f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy "
+            "both again."
         )
     return codec.to(device).eval()
 
@@ -321,8 +333,10 @@ def _missing_plugin(config: Mapping[str, Any]) -> str:
             continue
         needs = f"its {part} {identity['name']!r} comes from the plugin"
         if "file" in identity:
-            return f"{needs} file {identity['file']} (sha256 {identity['sha256'][:12]}…), which is not loaded. Pass it with --plugin."
-        return f"{needs} {identity['plugin']} {identity['version']}, which is not installed. pip install {identity['plugin']}."
+            file = f"file {identity['file']} (sha256 {identity['sha256'][:12]}…)"
+            return f"{needs} {file}, which is not loaded. Pass it with --plugin."
+        name, version = identity["plugin"], identity["version"]
+        return f"{needs} {name} {version}, which is not installed. Install it with: pip install {name}."
     return "a plugin that it needs is missing."
 
 
@@ -346,7 +360,7 @@ def _hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -1,4 +1,6 @@
-"""What can go wrong for a user, as exceptions that the command line prints in one line and leaves with exit 2."""
+"""What can go wrong for a user, as exceptions that the command line prints in one line and leaves with exit
+2.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ class CodecvqError(Exception):
 
 
 class PluginError(CodecvqError):
-    """A plugin did not load, two plugins offer one name, or a plugin offers what this codecvq does not understand."""
+    """A plugin did not load, two plugins offer one name, or a plugin offers what this codecvq does not
+    understand.
+    """
 
 
 class UnknownName(CodecvqError):
@@ -63,12 +67,15 @@ class MissingExtra(CodecvqError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{what} needs the package {package!r}, which is not installed. Install it with: pip install 'codecvq[{extra}]'"
+            f"{what} needs the package {package!r}, which is not installed. Install it with: pip install "
+            f"'codecvq[{extra}]'"
         )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known word, or nothing: to be put behind a sentence."""
     words = list(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) or [w for w in words if w.startswith(word)]
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) or [
+        w for w in words if w.startswith(word)
+    ]
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,6 @@
-"""Files that are either whole or not there: written under another name in the same folder, synced, then renamed."""
+"""Files that are either whole or not there: written under another name in the same folder, synced, then
+renamed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes the name of `path` when the block ends without an error."""
+    """A temporary path beside `path`; what was written there takes the name of `path` when the block ends
+    without an error.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

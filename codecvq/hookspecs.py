@@ -1,15 +1,14 @@
 """The plugin API: what a plugin can offer (frozen dataclasses) and the hooks it offers them through.
 
-A hook implementation *yields specs*; it is called without arguments, so that a plugin is tested by calling a function and
-looking at what it yields. A spec names its factory by string (`"package.module:Name"`), which is imported on first use: so
-listing plugins costs no torch. This module imports none either.
+A hook implementation *yields specs*; it is called without arguments, so that a plugin is tested by calling a
+function and looking at what it yields. A spec names its factory by string (`"package.module:Name"`), which is
+imported on first use: so listing plugins costs no torch. This module imports none either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -29,9 +28,8 @@ class Spec:
     """What every offer has: a name that recipes say, a factory, and a line for `codecvq plugins list`."""
 
     name: str  # lower case letters, digits and underscores, beginning with a letter
-    factory: (
-        str | Callable[..., Any]
-    )  # Any: what a factory makes depends on the kind; "module:attribute" or the thing itself
+    # "module:attribute", or the thing itself. Any: what a factory makes depends on the kind
+    factory: str | Callable[..., Any]
     summary: str = ""  # one line
     reference: str = ""  # arXiv id, DOI or address of where the method comes from
     api: int = API_VERSION  # the version of this API that the plugin was written for
@@ -39,23 +37,28 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerSpec(Spec):
-    """A quantizer: the factory is a subclass of `codecvq.Quantizer`, called with `dim` and its options as keywords."""
+    """A quantizer: the factory is a subclass of `codecvq.Quantizer`, called with `dim` and its options as
+    keywords.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorSpec(Spec):
-    """A gradient estimator: the factory is a function `(x, z, q) -> G x`, see `codecvq.quantizer.estimators`."""
+    """A gradient estimator: the factory is `(x, z, q) -> G x`, see `codecvq.quantizer.estimators`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
-    """An encoder and decoder: the factory is called with `sample_rate`, `channels` and its options, and makes a `Network`."""
+    """An encoder and decoder: the factory is called with `sample_rate`, `channels` and its options, and makes
+    a `Network`.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """A measure of a reconstruction: the factory is called without arguments and makes a function
-    `(reference [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length."""
+    """A measure of a reconstruction: the factory is called without arguments and makes a function `(reference
+    [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length.
+    """
 
     columns: tuple[str, ...]  # the names of the values, in the order in which reports show them
     unit: str = ""  # "dB", "MOS-LQO" …; empty for a plain number
@@ -67,7 +70,9 @@ class MetricSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec(Spec):
-    """A corpus: the factory is called with `root` (a folder, or None for where it is usually installed) and yields `Clip`s."""
+    """A corpus: the factory is called with `root` (a folder, or None for where it is usually installed) and
+    yields `Clip`s.
+    """
 
     licence: str = ""
     install: str = ""  # what to do to get it, as a sentence or a command: shown when it is not found
@@ -75,9 +80,7 @@ class CorpusSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSpec(Spec):
-    """A recipe: the factory is the path of its YAML file, a string or `Path`, relative to the plugin's own module file."""
-
-    factory: str | Path
+    """A recipe: the factory is the path of its YAML file, relative to the plugin's own module file."""
 
 
 @hookspec
@@ -118,7 +121,7 @@ def codecvq_recipes() -> Iterable[RecipeSpec]:
 
 @hookspec
 def codecvq_train_start(run: TrainRun) -> None:
-    """Called once in the main process before the first step; a plugin may keep what it needs in `run.state`."""
+    """Called in the main process before the first step; a plugin keeps what it needs in `run.state`."""
 
 
 @hookspec

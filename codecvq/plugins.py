@@ -1,8 +1,9 @@
 """Who offers what, what failed to load, and why.
 
-pluggy keeps the hooks; finding the plugins is done here, because `PluginManager.load_setuptools_entrypoints` lets one broken
-plugin stop the host and skips a second entry point of the same name without a word. Loaded are the entry points of the group
-`codecvq`, the built-ins among them, and the files or modules that the user names; nothing is loaded from the working folder by itself.
+pluggy keeps the hooks; finding the plugins is done here, because `PluginManager.load_setuptools_entrypoints`
+lets one broken plugin stop the host and skips a second entry point of the same name without a word. Loaded
+are the entry points of the group `codecvq`, the built-ins among them, and the files or modules that the user
+names; nothing is loaded from the working folder by itself.
 """
 
 from __future__ import annotations
@@ -103,11 +104,13 @@ class Offer:
         """The factory, imported now if the spec names it by string."""
         factory = self.spec.factory
         if not isinstance(factory, str):
-            return factory  # type: ignore[return-value]  # a Path only in RecipeSpec, which has path()
+            return factory
         module_name, _, attribute = factory.partition(":")
         try:
-            module = importlib.import_module(module_name) if module_name else self.module
-            return functools.reduce(getattr, attribute.split("."), module)  # type: ignore[arg-type, return-value]
+            found: Any = importlib.import_module(module_name) if module_name else self.module
+            for part in attribute.split("."):
+                found = getattr(found, part)
+            return found
         except Exception as error:  # a stranger's module may raise anything when it is imported
             raise PluginError(
                 f"{self.spec.name!r} of {self.origin} did not load: its factory {factory!r} gave "
@@ -134,7 +137,9 @@ class Registry:
     # loading
 
     def load_installed(self, disabled: Collection[str] = ()) -> None:
-        """Register every entry point of the group; a failure is kept and told in one line, and the rest goes on."""
+        """Register every entry point of the group; a failure is kept and told in one line, and the rest goes
+        on.
+        """
         entries = importlib.metadata.entry_points(group=PROJECT)
         for entry in sorted(entries, key=lambda entry: (entry.dist.name if entry.dist else "", entry.name)):
             origin = Origin(
@@ -148,7 +153,9 @@ class Registry:
                 self._fail(origin, error)
 
     def load(self, source: str | Path, relative_to: Path | None = None) -> Origin:
-        """The origin of the file or module that the user named, registered now (once). Raises PluginError when it cannot be."""
+        """The origin of the file or module that the user named, registered now (once). Raises PluginError
+        when it cannot be.
+        """
         text = str(source)
         if text.endswith(".py") or os.sep in text:
             return self._load_file(((relative_to or Path.cwd()) / Path(text).expanduser()).resolve())
@@ -194,7 +201,9 @@ class Registry:
         return origin
 
     def register(self, plugin: ModuleType | object, name: str) -> Origin:
-        """The origin of a plugin object, for notebooks and tests: a module, or any object with hook implementations."""
+        """The origin of a plugin object, for notebooks and tests: a module, or any object with hook
+        implementations.
+        """
         origin = Origin(name, "", "")
         self._register(plugin, origin)
         return origin
@@ -219,12 +228,15 @@ class Registry:
         self._offers.clear()
 
     def _check_hooks(self, plugin: ModuleType | object) -> None:
-        """Raise PluginError for a hook that is misspelt, of a newer codecvq, or lacks `@hookimpl`: pluggy would ignore it."""
+        """Raise PluginError for a hook that is misspelt, of a newer codecvq, or lacks `@hookimpl`: pluggy
+        would ignore it.
+        """
         for name in dir(plugin):
             marked = self.manager.parse_hookimpl_opts(plugin, name) is not None
             if marked and name not in self._known_hooks:
                 raise PluginError(
-                    f"it implements the hook {name!r}, which this codecvq does not know.{nearest(name, self._known_hooks)} "
+                    f"it implements the hook {name!r}, which this codecvq does not "
+                    f"know.{nearest(name, self._known_hooks)} "
                     f"Known: {', '.join(sorted(self._known_hooks))}. Correct the name, or update codecvq."
                 )
             if name in self._known_hooks and not marked and inspect.isroutine(getattr(plugin, name)):
@@ -258,8 +270,8 @@ class Registry:
     def find(self, kind: str, name: str) -> Offer:
         """The one offer under `name` or `distribution/name`.
 
-        Raises UnknownName, which lists the known names, the nearest one and every plugin that failed; and PluginError when two
-        plugins offer the name.
+        Raises UnknownName, which lists the known names, the nearest one and every plugin that failed; and
+        PluginError when two plugins offer the name.
         """
         offers = self.offers(kind)
         distribution, slash, bare = name.rpartition("/")
@@ -271,7 +283,8 @@ class Registry:
         both = " and by ".join(str(offer.origin) for offer in candidates)
         raise PluginError(
             f"{kind[:-1]} {name!r} is offered by {both}. Say which one you mean: "
-            f"{' or '.join(offer.qualified_name for offer in candidates)}; or disable one: CODECVQ_DISABLE_PLUGINS=NAME."
+            f"{' or '.join(offer.qualified_name for offer in candidates)}; or disable one: "
+            "CODECVQ_DISABLE_PLUGINS=NAME."
         )
 
     def unknown(self, kind: str, name: str, known: Collection[str]) -> str:
@@ -283,7 +296,9 @@ class Registry:
         return text + (" Details: codecvq plugins doctor." if self.failures else "")
 
     def __getattr__(self, kind: str) -> Callable[[], dict[str, Offer]]:
-        """`registry.metrics()`, `registry.quantizers()` …: name -> offer, under qualified names where two plugins clash."""
+        """`registry.metrics()`, `registry.quantizers()` …: name -> offer, under qualified names where two
+        plugins clash.
+        """
         if kind not in KINDS:
             raise AttributeError(kind)
         return lambda: {
@@ -293,7 +308,9 @@ class Registry:
         }
 
     def call(self, hook: str, **arguments: object) -> None:
-        """Call a hook of every plugin; one that raises is told in one line, and the others are called all the same."""
+        """Call a hook of every plugin; one that raises is told in one line, and the others are called all the
+        same.
+        """
         for plugin_name, plugin, _ in self._implementations(hook):
             others = [other for other in self.manager.get_plugins() if other is not plugin]
             try:
@@ -314,17 +331,21 @@ def _check_spec(spec: object, spec_type: type[Spec]) -> None:
         raise PluginError(f"it yields {spec!r}; this hook takes {spec_type.__name__} objects")
     if not NAME.fullmatch(spec.name):
         raise PluginError(
-            f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in 'my_vq'"
+            f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in "
+            "'my_vq'"
         )
     if spec.api > API_VERSION:
         raise PluginError(
-            f"{spec.name!r} was written for plugin API {spec.api}, this codecvq has {API_VERSION}: update codecvq"
+            f"{spec.name!r} was written for plugin API {spec.api}, this codecvq has {API_VERSION}: update "
+            "codecvq"
         )
 
 
 @functools.cache
 def registry() -> Registry:
-    """The one registry of this process, with every installed plugin but those in CODECVQ_DISABLE_PLUGINS (names, commas between)."""
+    """The one registry of this process, with every installed plugin but those in CODECVQ_DISABLE_PLUGINS
+    (names, commas between).
+    """
     loaded = Registry()
     loaded.load_installed(
         disabled=[name for name in os.environ.get("CODECVQ_DISABLE_PLUGINS", "").split(",") if name]

@@ -35,7 +35,9 @@ TINY: dict[str, Any] = {
 
 
 def write_recipe(path: Path, **sections: Any) -> Path:
-    """The tiny recipe at `path`, with sections updated key by key (`training={"steps": 3}`) or replaced (`quantizer={...}`)."""
+    """The tiny recipe at `path`, with sections updated key by key (`training={"steps": 3}`) or replaced
+    (`quantizer={...}`).
+    """
     tree = {**TINY}
     for name, value in sections.items():
         merge = isinstance(value, dict) and "name" not in value and name in tree

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipes import write_recipe
 
 from codecvq.audio import read_audio
 from codecvq.cli.app import main
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
+from recipes import write_recipe
 
 SECOND = np.sin(np.arange(44100) * 2 * np.pi * 440 / 44100) * 0.3  # 440 Hz at 44.1 kHz
 
@@ -41,12 +41,15 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["recipes", "list"], ["train", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins", "list"], ["recipes", "list"], ["train", "--help"]], ids=" ".join
+)
 def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
     done = python(
         f"import sys\nfrom codecvq.cli.app import main\ntry: main({arguments!r})\n"
         "except SystemExit as leaving: assert not leaving.code, leaving.code\n"
-        "heavy = {'torch', 'librosa', 'torchaudio', 'matplotlib', 'encodec', 'accelerate', 'pyarrow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'librosa', 'torchaudio', 'matplotlib', 'encodec', 'accelerate', 'pyarrow'} & "
+        "set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     assert done.returncode == 0, done.stderr
@@ -60,10 +63,22 @@ def test_help_and_plugins_list_answer_at_once(arguments: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "codecvq", *arguments], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert statistics.median(times) < 0.4, f"seconds of processor time, which other processes do not lengthen: {times}"
+    assert statistics.median(times) < 0.4, (
+        f"seconds of processor time, which other processes do not lengthen: {times}"
+    )
 
 
-VERBS = ("quickstart", "train", "evaluate", "encode", "decode", "tokenize", "detokenize", "plugins list", "recipes show")
+VERBS = (
+    "quickstart",
+    "train",
+    "evaluate",
+    "encode",
+    "decode",
+    "tokenize",
+    "detokenize",
+    "plugins list",
+    "recipes show",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -74,27 +89,31 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str],
 
 
 def test_mistakes_are_one_line_and_exit_2(
-    capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.wav").write_text("not audio\n")
-    (tmp_path / "misspelt.yaml").write_text((run_folder.parent / "tiny.yaml").read_text() + "\ntrainning: {}\n")
+    (tmp_path / "misspelt.yaml").write_text(
+        (run_folder.parent / "tiny.yaml").read_text() + "\ntrainning: {}\n"
+    )
+    tiny, empty = run_folder.parent / "tiny.yaml", tmp_path / "empty"
     cases = {
         ("train", "nosuch"): "no recipe named 'nosuch'",
         ("train", tmp_path / "misspelt.yaml"): "Did you mean 'training'",
-        ("train", run_folder.parent / "tiny.yaml", "corpus.name=libritss"): "Did you mean 'libritts'",
-        ("train", run_folder.parent / "tiny.yaml", "corpus.name=null", f"corpus.folder={tmp_path / 'empty'}", "--run", tmp_path / "r"): "empty",
-        ("train", run_folder.parent / "tiny.yaml", "corpus.name=asterisk", f"corpus.root={tmp_path}", "--run", tmp_path / "s"): "asterisk",
-        ("train", run_folder.parent / "tiny.yaml", "quantizer.level=[3]", "--run", tmp_path / "t"): "Did you mean 'levels'",
+        ("train", tiny, "corpus.name=libritss"): "Did you mean 'libritts'",
+        ("train", tiny, "corpus.name=null", f"corpus.folder={empty}"): "empty",
+        ("train", tiny, "corpus.name=asterisk", f"corpus.root={tmp_path}"): "asterisk",
+        ("train", tiny, "quantizer.level=[3]"): "Did you mean 'levels'",
         ("encode", tmp_path, tmp_path, "-o", tmp_path / "out"): "is not a codec",
-        ("encode", run_folder, tmp_path / "empty", "-o", tmp_path / "out"): "empty",
+        ("encode", run_folder, empty, "-o", tmp_path / "out"): "empty",
         ("encode", run_folder, tmp_path / "text.wav", "-o", tmp_path / "out"): "text.wav",
         ("decode", run_folder, tmp_path / "text.wav", "-o", tmp_path / "out"): "text.wav",
         ("evaluate", run_folder, tmp_path / "nowhere"): "nowhere",
         ("evaluate", run_folder, "--split", "best"): "train, validation, test or all",
         ("evaluate", run_folder, "--metrics", "pesk_wb"): "Did you mean 'pesq_wb'",
-        ("tokenize", run_folder, tmp_path / "empty", "-o", tmp_path / "tokens"): "empty",
-        ("detokenize", run_folder, tmp_path / "empty", "-o", tmp_path / "audio"): "empty",
+        ("tokenize", run_folder, empty, "-o", tmp_path / "tokens"): "empty",
+        ("detokenize", run_folder, empty, "-o", tmp_path / "audio"): "empty",
         ("plugins", "show", "fsqq"): "Did you mean 'fsq'",
         ("plugins", "list", "--plugin", tmp_path / "nowhere.py"): "cannot be read",
     }  # fmt: skip
@@ -104,6 +123,7 @@ def test_mistakes_are_one_line_and_exit_2(
         assert code == 2, (arguments, out, err)
         assert told, (arguments, out, err)
         assert "Traceback" not in out + err
+    assert not (tmp_path / "runs").exists(), "a training that could not begin leaves no folder"
 
 
 def test_any_audio_goes_in_and_comes_back_as_long_as_it_was(
@@ -132,19 +152,35 @@ def test_any_audio_goes_in_and_comes_back_as_long_as_it_was(
         assert decoded.samples.shape == (1, -(-original.samples.shape[1] * 16000 // 44100))
 
 
-def test_tokens_go_and_come_back(capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path) -> None:
+def test_tokens_go_and_come_back(
+    capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
+) -> None:
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     soundfile.write(recordings / "a.wav", SECOND[:16001], 16000)
     assert call(capsys, "tokenize", run_folder, recordings, "-o", tmp_path / "tokens")[0] == 0
-    code, out, _ = call(capsys, "detokenize", run_folder, tmp_path / "tokens", "-o", tmp_path / "audio", "--json")
+    code, out, _ = call(
+        capsys, "detokenize", run_folder, tmp_path / "tokens", "-o", tmp_path / "audio", "--json"
+    )
     assert code == 0
     assert [read_audio(file).samples.shape for file in json.loads(out)["files"]] == [(1, 16001)]
 
 
-def test_evaluate_prints_what_it_wrote_last(capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path) -> None:
+def test_evaluate_prints_what_it_wrote_last(
+    capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
+) -> None:
     code, out, _ = call(
-        capsys, "evaluate", run_folder, "--metrics", "stoi,mel_distance", "--max-clips", 2, "--out", tmp_path, "--device", "cpu"
+        capsys,
+        "evaluate",
+        run_folder,
+        "--metrics",
+        "stoi,mel_distance",
+        "--max-clips",
+        2,
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
     )
     assert code == 0
     assert out.splitlines()[-1] == f"report: {tmp_path / 'report' / 'index.html'}"
@@ -165,10 +201,22 @@ def test_the_quickstart_goes_through_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "codecvq", "quickstart", "--run", str(tmp_path / "run"), "--steps", "4"]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
-    for made in ("codec/model.safetensors", "tokens/codec.json", "report/index.html", "report/evaluation.json", "split.jsonl"):
+    for made in (
+        "codec/model.safetensors",
+        "tokens/codec.json",
+        "report/index.html",
+        "report/evaluation.json",
+        "split.jsonl",
+    ):
         assert (tmp_path / "run" / made).is_file(), made
     assert len(list((tmp_path / "run" / "decoded").glob("*.wav"))) == 24
-    for line in ("codecvq train quickstart", "codecvq encode", "codecvq decode", "codecvq tokenize", "codecvq evaluate"):
+    for line in (
+        "codecvq train quickstart",
+        "codecvq encode",
+        "codecvq decode",
+        "codecvq tokenize",
+        "codecvq evaluate",
+    ):
         assert f"$ {line}" in first.stdout
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -16,14 +16,19 @@ from codecvq.codec import Codec, load
 from codecvq.errors import CodecError, OptionError, ShapeError
 
 HOP = 80
+SMALL = {"hop_length": HOP, "window_length": 320, "encoder_width": 16, "decoder_width": 16, "dim": 8}
 NETWORKS = {
-    "spectral": {"name": "spectral", "hop_length": HOP, "window_length": 320, "encoder_width": 16, "decoder_width": 16,
-                 "encoder_blocks": 2, "decoder_blocks": 2, "num_mels": 20, "dim": 8},
-    "spectral_stft": {"name": "spectral", "features": "stft", "hop_length": HOP, "window_length": 320, "encoder_width": 16,
-                      "decoder_width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "dim": 8},
+    "spectral": {"name": "spectral", "encoder_blocks": 2, "decoder_blocks": 2, "num_mels": 20, **SMALL},
+    "spectral_stft": {
+        "name": "spectral",
+        "features": "stft",
+        "encoder_blocks": 1,
+        "decoder_blocks": 1,
+        **SMALL,
+    },
     "seanet": {"name": "seanet", "filters": 2, "ratios": [5, 4, 4], "dim": 8},
     "seanet_causal": {"name": "seanet", "filters": 2, "ratios": [5, 4, 4], "dim": 8, "causal": True},
-}  # fmt: skip
+}
 FSQ = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}
 
 
@@ -60,7 +65,9 @@ def test_padding_changes_neither_codes_nor_audio(codec: Codec, length: int) -> N
     assert torch.equal(together[1:, :, :frames], single), "what lies behind the end, here noise, was heard"
     assert not together[1, :, frames:].any(), "padding has code 0"
     decoded = codec.decode(together, lengths=lengths)
-    torch.testing.assert_close(decoded[1:, :, :length], codec.decode(single, num_samples=length), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        decoded[1:, :, :length], codec.decode(single, num_samples=length), atol=1e-6, rtol=1e-5
+    )
     assert not decoded[1, :, length:].any()
 
 
@@ -90,7 +97,9 @@ def test_the_hashes_tell_codecs_apart() -> None:
     assert codec.codebooks_sha256 == codebooks, "codes mean the same to a decoder that was trained further"
     with torch.no_grad():
         codec.encoder.project.bias += 1  # type: ignore[operator, union-attr]
-    assert codec.codebooks_sha256 != codebooks, "FSQ has no codebook: what gives its codes their meaning is the encoder"
+    assert codec.codebooks_sha256 != codebooks, (
+        "FSQ has no codebook: what gives its codes their meaning is the encoder"
+    )
 
 
 def test_audio_at_another_rate_is_resampled() -> None:
@@ -98,7 +107,9 @@ def test_audio_at_another_rate_is_resampled() -> None:
     at_44k = noise(1, 1, 44100)
     codes = codec.encode(at_44k, sample_rate=44100)
     assert codes.shape[2] == 100, "one second"
-    assert codec.encode(at_44k).shape[2] == -(-44100 // HOP), "without a rate the samples are taken as they are"
+    assert codec.encode(at_44k).shape[2] == -(-44100 // HOP), (
+        "without a rate the samples are taken as they are"
+    )
     lengths = torch.tensor([22050])
     assert not codec.encode(at_44k, sample_rate=44100, lengths=lengths)[:, :, 50:].any()
 
@@ -166,7 +177,8 @@ class TestFiles:
             "import torch\nfrom codecvq import Quantizer, QuantizerSpec, hookimpl\n"
             "class One(Quantizer):\n"
             "    def __init__(self, dim):\n        super().__init__(dim, [1])\n"
-            "    def quantize(self, x):\n        return torch.zeros_like(x), torch.zeros(len(x), 1, dtype=torch.long)\n"
+            "    def quantize(self, x):\n        return torch.zeros_like(x), torch.zeros(len(x), 1, "
+            "dtype=torch.long)\n"
             "    def dequantize(self, codes):\n        return torch.zeros(len(codes), self.code_dim)\n"
             "@hookimpl\ndef codecvq_quantizers():\n    yield QuantizerSpec(name='one_code', factory=One)\n"
         )
@@ -175,12 +187,15 @@ class TestFiles:
             "from codecvq.plugins import load\n"
             f"if 'plugin' in sys.argv: load({str(plugin)!r})\n"
             f"network = {NETWORKS['spectral']!r}\n"
-            f"if 'save' in sys.argv: codecvq.Codec(sample_rate=8000, network=network, quantizer=dict(name='one_code')).save({str(tmp_path)!r})\n"
+            "if 'save' in sys.argv: codecvq.Codec(sample_rate=8000, network=network, "
+            f"quantizer=dict(name='one_code')).save({str(tmp_path)!r})\n"
             f"else: print(codecvq.load({str(tmp_path)!r}).codebook_sizes)\n"
         )
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+            return subprocess.run(
+                [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+            )
 
         assert run("save", "plugin").returncode == 0
         assert run("plugin").stdout == "(1,)\n"

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes import write_recipe
 
 from codecvq.training.corpus import open_corpus
+from recipes import write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,12 @@ def run(command: str, folder: Path) -> None:
     if command.startswith("codecvq train"):
         command += " " + " ".join(f"'{override}'" for override in SMALLER)
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -80,18 +85,26 @@ def test_every_command_runs_in_the_order_in_which_it_stands(folder: Path) -> Non
 @pytest.mark.slow
 def test_every_python_block_runs(folder: Path) -> None:
     for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
 def test_the_house_is_as_described() -> None:
     described = set(re.findall(r"^\| `(\w+)/` \|", README, flags=re.MULTILINE))
     there = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
     assert described == there & {name.split("/")[0] for name in tracked}
 
 
 def test_every_verb_is_in_the_readme_or_its_help() -> None:
-    help_text = subprocess.run([sys.executable, "-m", "codecvq", "--help"], capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(
+        [sys.executable, "-m", "codecvq", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     used = {command.split()[1] for command in commands() if command.startswith("codecvq")}
-    assert used <= set(re.findall(r"│ (\S+)", help_text)) | set(re.findall(r"^\s+(\w[\w-]*)\s\s", help_text, flags=re.MULTILINE))
+    assert used <= set(re.findall(r"│ (\S+)", help_text)) | set(
+        re.findall(r"^\s+(\w[\w-]*)\s\s", help_text, flags=re.MULTILINE)
+    )

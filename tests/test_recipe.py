@@ -1,16 +1,18 @@
-"""Recipes: every mistake is answered with the key, the file and what to do; every recipe that ships can be trained."""
+"""Recipes: every mistake is answered with the key, the file and what to do; every recipe that ships can be
+trained.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from recipes import TINY, write_recipe
 
 from codecvq.errors import CodecvqError, RecipeError
 from codecvq.plugins import registry
 from codecvq.training import loop
 from codecvq.training.recipe import differences, load_recipe
+from recipes import write_recipe
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,12 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "holds NoneType"), ("- a\n- b\n", "holds list"), ("a: [", "is not YAML"), ("sample_rate: 16000\n", "network is missing")],
+    [
+        ("", "holds NoneType"),
+        ("- a\n- b\n", "holds list"),
+        ("a: [", "is not YAML"),
+        ("sample_rate: 16000\n", "network is missing"),
+    ],
     ids=["empty", "list", "broken", "incomplete"],
 )
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, says: str) -> None:
@@ -51,7 +58,12 @@ def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, says: str) 
 
 
 @pytest.mark.parametrize(
-    ("source", "says"), [("quikstart", "Did you mean 'quickstart'"), ("no/such.yaml", "does not exist"), ("no.yml", "does not exist")]
+    ("source", "says"),
+    [
+        ("quikstart", "Did you mean 'quickstart'"),
+        ("no/such.yaml", "does not exist"),
+        ("no.yml", "does not exist"),
+    ],
 )
 def test_an_unknown_recipe_is_told(source: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
@@ -60,7 +72,9 @@ def test_an_unknown_recipe_is_told(source: str, says: str) -> None:
 
 def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml")
-    recipe = load_recipe(path, ["quantizer.levels=[8, 5]", "training.steps=7", "corpus.name=null", "corpus.folder=/data"])
+    recipe = load_recipe(
+        path, ["quantizer.levels=[8, 5]", "training.steps=7", "corpus.name=null", "corpus.folder=/data"]
+    )
     assert recipe.quantizer["levels"] == [8, 5]
     assert (recipe.training.steps, recipe.corpus.name, recipe.corpus.folder) == (7, None, "/data")
 
@@ -104,7 +118,11 @@ SMALL = [
 
 
 def test_the_recipes_that_are_promised_ship() -> None:
-    promised = {"quickstart", "speech-16k-cpu", *(f"tts-24k-{q}" for q in ("fsq", "simvq", "rotation-vq", "residual-fsq", "lfq"))}
+    promised = {
+        "quickstart",
+        "speech-16k-cpu",
+        *(f"tts-24k-{q}" for q in ("fsq", "simvq", "rotation-vq", "residual-fsq", "lfq")),
+    }
     assert promised <= set(SHIPPED)
 
 
@@ -123,5 +141,3 @@ def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:
         assert changed <= {"description", "quantizer", "network"}
         same = {key: value for key, value in recipe.network.items() if key != "dim"}
         assert same == {key: value for key, value in recipes[0].network.items() if key != "dim"}
-
-

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes import write_recipe
 from safetensors.torch import load_file
 
 from codecvq.codec import load
@@ -22,6 +21,7 @@ from codecvq.training import loop
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.recipe import OptimizerSection, load_recipe
 from codecvq.training.run import RunFolder
+from recipes import write_recipe
 
 VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebooks": 2, "dropout": 0.5}
 

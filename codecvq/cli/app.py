@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -10,8 +11,9 @@ from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, scaffo
 from codecvq.cli.console import errors, log_to_stderr
 from codecvq.errors import CodecvqError
 
-# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
-UsageProblem: type = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own. (Any: mypy
+# knows no exception class that is found at run time.)
+UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="codecvq",
@@ -43,7 +45,9 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 0, 2 for a user's error in one line, 130 for an interrupt."""
+    """Run the command line and leave with its exit code: 0, 2 for a user's error in one line, 130 for an
+    interrupt.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     log_to_stderr()
     if arguments == ["--version"]:

@@ -58,7 +58,9 @@ def encode(
         seconds = wav.shape[2] / loaded.sample_rate
         return {"seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
 
-    done, failures = _each(_pairs(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq"), one)
+    done, failures = _each(
+        _pairs(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq"), one
+    )
     _finish("encoded", done, failures, out, as_json)
 
 
@@ -93,7 +95,9 @@ def decode(
         write_audio(target, wav, loaded.sample_rate)
         return {"seconds": packet.num_samples / loaded.sample_rate}
 
-    done, failures = _each(_pairs(inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix), one)
+    done, failures = _each(
+        _pairs(inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix), one
+    )
     _finish("decoded", done, failures, out, as_json)
 
 

@@ -76,7 +76,9 @@ def print_written(*paths: tuple[str, Path | str]) -> None:
 
 
 class ProgressLine:
-    """A line on stderr that says how far a job is: kept up to date on a terminal, said again every few seconds elsewhere."""
+    """A line on stderr that says how far a job is: kept up to date on a terminal, said again every few
+    seconds elsewhere.
+    """
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()

@@ -15,7 +15,7 @@ MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 
 def corpus_of(data: str, root: Path | None = None) -> Corpus:
-    """The corpus behind an argument: an existing folder, a manifest file, or the name of a registered corpus."""
+    """The corpus behind an argument: an existing folder, a manifest, or the name of a registered corpus."""
     from codecvq.training.corpus import open_corpus
 
     path = Path(data).expanduser()
@@ -27,10 +27,12 @@ def corpus_of(data: str, root: Path | None = None) -> Corpus:
         return open_corpus(manifest=path)
     if path.is_file():
         raise CorpusError(
-            f"{data} is neither a folder nor a manifest ({', '.join(MANIFESTS)}). For single audio files: codecvq encode."
+            f"{data} is neither a folder nor a manifest ({', '.join(MANIFESTS)}). For single audio files: "
+            "codecvq encode."
         )
     if "/" not in data:
         return open_corpus(data, root=root)  # its error lists the known names
     raise CorpusError(
-        f"{data} does not exist. Give a folder of audio, a manifest, or one of: {', '.join(registry().corpora())}."
+        f"{data} does not exist. Give a folder of audio, a manifest, or one of: "
+        f"{', '.join(registry().corpora())}."
     )

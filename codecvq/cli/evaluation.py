@@ -125,6 +125,7 @@ def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | Non
     part = corpus.split(chosen)
     if not len(part):
         raise CorpusError(
-            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take --split all."
+            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take "
+            "--split all."
         )
     return part

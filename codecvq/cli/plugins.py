@@ -69,7 +69,9 @@ def show_plugin(
     for details in shown:
         for key, value in details.items():
             if key == "options":
-                print_table(["option", "default"], [[option, str(default)] for option, default in value.items()])
+                print_table(
+                    ["option", "default"], [[option, str(default)] for option, default in value.items()]
+                )
             elif value:
                 output.print(f"{key}: {value}".replace("[", "\\["))
 
@@ -81,21 +83,35 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
     Example: [bold]codecvq plugins doctor[/]
     """
     loaded = registry()
-    rows, problems = [], [(str(f.origin), f.details()) for f in loaded.failures]
+    rows: list[dict[str, Any]] = []
+    problems = [(str(f.origin), f.details()) for f in loaded.failures]
     for kind in KINDS:
         for name, offers in loaded.offers(kind).items():
             if len(offers) > 1:
-                problems.append((name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in offers)}"))
+                problems.append(
+                    (name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in offers)}")
+                )
             for offer in offers:
                 seconds, problem = _try(kind, offer)
-                rows.append({"kind": kind, "name": name, "from": str(offer.origin), "import_s": round(seconds, 3), "ok": not problem})
+                rows.append(
+                    {
+                        "kind": kind,
+                        "name": name,
+                        "from": str(offer.origin),
+                        "import_s": round(seconds, 3),
+                        "ok": not problem,
+                    }
+                )
                 problems += [(offer.qualified_name, problem)] if problem else []
     if as_json:
         print_json({"offers": rows, "problems": [{"where": where, "what": what} for where, what in problems]})
     else:
         print_table(
             ["kind", "name", "from", "import", "state"],
-            [[r["kind"], r["name"], r["from"], f"{r['import_s']:.3f} s", "ok" if r["ok"] else "FAILS"] for r in rows],
+            [
+                [r["kind"], r["name"], r["from"], f"{r['import_s']:.3f} s", "ok" if r["ok"] else "FAILS"]
+                for r in rows
+            ],
         )
         for where, what in problems:
             output.print(f"\n{where}\n{what}".replace("[", "\\["))
@@ -106,7 +122,9 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
 
 @app.command("check")
 def check(
-    name: Annotated[str, typer.Argument(help="A registered quantizer; its residual and grouped forms are checked too.")],
+    name: Annotated[
+        str, typer.Argument(help="A registered quantizer; its residual and grouped forms are checked too.")
+    ],
     options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -121,14 +139,24 @@ def check(
     broken = [outcome for outcome in outcomes if outcome.found]
     if as_json:
         rows = [
-            {"name": o.check.name, "ok": not o.found, "why": o.check.why, "found": o.found, "seconds": round(o.seconds, 4)}
+            {
+                "name": o.check.name,
+                "ok": not o.found,
+                "why": o.check.why,
+                "found": o.found,
+                "seconds": round(o.seconds, 4),
+            }
             for o in outcomes
         ]
         print_json({"quantizer": name, "checks": rows, "broken": len(broken)})
     else:
         _print_outcomes(outcomes)
         for outcome in broken:
-            output.print(f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}".replace("[", "\\["))
+            output.print(
+                f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}".replace(
+                    "[", "\\["
+                )
+            )
         output.print(f"\n{len(outcomes)} checks, {len(broken)} broken")
     if broken:
         raise typer.Exit(1)
@@ -154,7 +182,9 @@ def _options(texts: list[str]) -> dict[str, Any]:
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise OptionError(f"option {text!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+            raise OptionError(
+                f"option {text!r}: the value is not YAML ({' '.join(str(error).split())})"
+            ) from error
     return options
 
 
@@ -189,14 +219,22 @@ def _details(kind: str, name: str) -> dict[str, Any]:
         offer = registry().find(kind, name)
         parameters = {} if kind == "recipes" else inspect.signature(offer.load()).parameters
         options = {key: parameter.default for key, parameter in parameters.items()}
-    shown = {key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()}
+    shown = {
+        key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()
+    }
     return {**_as_json(kind, name, offer), "options": shown}
 
 
 def _as_json(kind: str, name: str, offer: Offer) -> dict[str, Any]:
     fields = dataclasses.asdict(offer.spec)
     fields.pop("factory")
-    return {**fields, "kind": kind, "name": name, "origin": str(offer.origin), "distribution": offer.origin.distribution}
+    return {
+        **fields,
+        "kind": kind,
+        "name": name,
+        "origin": str(offer.origin),
+        "distribution": offer.origin.distribution,
+    }
 
 
 def _from(offer: Offer) -> str:

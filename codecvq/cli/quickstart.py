@@ -19,7 +19,8 @@ def quickstart(
     run: Annotated[Path, typer.Option("--run", help="Folder for everything.")] = Path("runs/quickstart"),
     steps: Annotated[int | None, typer.Option(help="Training steps, instead of the recipe's.")] = None,
 ) -> None:
-    """Train a small codec on real speech, compress and decode held-out clips, evaluate, tokenize: in minutes, on a laptop.
+    """Train a small codec on real speech, compress and decode held-out clips, evaluate, tokenize: in minutes,
+    on a laptop.
 
     Interrupted, the same command goes on. Example: [bold]codecvq quickstart[/]
     """
@@ -60,5 +61,6 @@ def _verb(*arguments: str, shown: str = "") -> None:
     done = subprocess.run([sys.executable, "-m", "codecvq", *arguments], check=False)
     if done.returncode:
         raise CodecvqError(
-            f"codecvq {arguments[0]} ended with exit {done.returncode}, see above. The same command goes on from there."
+            f"codecvq {arguments[0]} ended with exit {done.returncode}, see above. The same command goes on "
+            "from there."
         )

@@ -19,7 +19,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="Of the quantizer: lower case letters, digits and underscores.")],
+    name: Annotated[
+        str, typer.Argument(help="Of the quantizer: lower case letters, digits and underscores.")
+    ],
     packaged: Annotated[
         bool, typer.Option("--packaged", help="A distribution with its tests, to be installed by pip.")
     ] = False,
@@ -47,7 +49,9 @@ def new_plugin(
     root = into / _distribution_name(name)
     file = into / f"{name}.py"
     alone = f"codecvq plugins check {name} --plugin {file if into.is_absolute() else f'./{file}'}"
-    for step in [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]:
+    for step in (
+        [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]
+    ):
         output.print(f"next:  {step}")
 
 
@@ -68,10 +72,17 @@ def _distribution_name(name: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name.startswith(("residual_", "grouped_")):
+    if (
+        not re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        or keyword.iskeyword(name)
+        or name.startswith(("residual_", "grouped_"))
+    ):
         raise PluginError(
-            f"{name!r} cannot be the name of a quantizer: it takes lower case letters, digits and underscores, begins with a "
+            f"{name!r} cannot be the name of a quantizer: it takes lower case letters, digits and "
+            "underscores, begins with a "
             f"letter and not with residual_ or grouped_, as 'my_vq'."
         )
     if taken := registry().offers("quantizers").get(name):
-        raise PluginError(f"a quantizer named {name!r} is offered by {taken[0].origin} already. Choose another name.")
+        raise PluginError(
+            f"a quantizer named {name!r} is offered by {taken[0].origin} already. Choose another name."
+        )

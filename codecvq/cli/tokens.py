@@ -69,7 +69,8 @@ def tokenize(
     print_written(
         (
             "tokenized",
-            f"{summary.clips} clips, {summary.audio_s:.1f} s of audio, {len(summary.failures)} failed; {state}",
+            f"{summary.clips} clips, {summary.audio_s:.1f} s of audio, {len(summary.failures)} failed; "
+            f"{state}",
         ),
         ("dataset", out),
     )

@@ -1,4 +1,6 @@
-"""Encoders and decoders: what turns audio into latents and latents into audio. The built-in ones are offered as any plugin's."""
+"""Encoders and decoders: what turns audio into latents and latents into audio. The built-in ones are offered
+as any plugin's.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Power spectra with a cheap backward pass.
 
-torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written out it is an
-inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k = ∂L/∂P_k,
+torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written
+out it is an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k =
+∂L/∂P_k,
 
     ∂L/∂x_n = Re Σ_k 2 g_k X_k e^(2πikn/N)
 
-while N·irfft(Y) = Re Y_0 + 2 Re Σ_{0<k<N/2} Y_k e^(…) + Re Y_{N/2} (-1)^n. So ∂L/∂x = N·irfft(Y) with Y_k = g_k X_k inside, and
-twice that at both ends. `benchmarks/training_step.py` measures what it saves.
+while N·irfft(Y) = Re Y_0 + 2 Re Σ_{0<k<N/2} Y_k e^(…) + Re Y_{N/2} (-1)^n. So ∂L/∂x = N·irfft(Y) with Y_k =
+g_k X_k inside, and twice that at both ends. `benchmarks/mel_loss.py` measures what it saves.
 """
 
 from __future__ import annotations

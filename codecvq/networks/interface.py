@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class Network:
     """What a network plugin makes.
 
-    `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B, D, T]`, T = S/hop.
-    `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at padded frames changes nothing at real ones.
-    T is at least 1.
+    `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B,
+    D, T]`, T = S/hop. `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at
+    padded frames changes nothing at real ones. T is at least 1.
     """
 
     encoder: nn.Module
@@ -23,5 +23,7 @@ class Network:
 
 
 def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """`hidden` `[B, T, X]` with zeros at padded frames, so that a convolution sees there what it sees beyond the end."""
+    """`hidden` `[B, T, X]` with zeros at padded frames, so that a convolution sees there what it sees beyond
+    the end.
+    """
     return hidden if mask is None else hidden * mask[:, :, None].to(hidden.dtype)

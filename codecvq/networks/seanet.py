@@ -1,13 +1,13 @@
 """SEANet from the `encodec` package (arXiv:2210.13438): strided convolutions at the sample rate.
 
-Its normalisations over time are refused: with them a frame hangs on all others, so that neither streaming nor a padded batch
-gives the codes of the whole file alone. Padding is with zeros for the same reason.
+Its normalisations over time are refused: with them a frame hangs on all others, so that neither streaming nor
+a padded batch gives the codes of the whole file alone. Padding is with zeros for the same reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,10 +31,13 @@ def build_seanet(
     causal: bool = False,
     norm: str = "weight_norm",
 ) -> Network:
-    """A SEANet pair; the hop is the product of `ratios`, the first of which is the decoder's first and the encoder's last."""
+    """A SEANet pair; the hop is the product of `ratios`, the first of which is the decoder's first and the
+    encoder's last.
+    """
     if norm not in NORMS:
         raise OptionError(
-            f"seanet: norm is {norm!r}; allowed are {' and '.join(NORMS)}: a normalisation over time makes every frame hang on "
+            f"seanet: norm is {norm!r}; allowed are {' and '.join(NORMS)}: a normalisation over time makes "
+            "every frame hang on "
             f"all others, so padded batches and streams would give other codes"
         )
     if not ratios or min(ratios) < 1:
@@ -62,7 +65,7 @@ def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     import encodec.modules.conv as conv
     from encodec.modules import SEANetDecoder, SEANetEncoder
 
-    old: Callable[..., nn.Module] = conv.weight_norm
+    old = conv.weight_norm
     conv.weight_norm = torch.nn.utils.parametrizations.weight_norm
     try:
         return SEANetEncoder(**options), SEANetDecoder(**options)
@@ -71,7 +74,9 @@ def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 
 class ItemByItem(nn.Module):
-    """A convolutional module that runs each item of a padded batch by itself, since its inner layers see what stands behind an end."""
+    """A convolutional module that runs each item of a padded batch by itself, since its inner layers see what
+    stands behind an end.
+    """
 
     def __init__(self, module: nn.Module, samples_in: int, samples_out: int) -> None:
         super().__init__()
@@ -79,7 +84,9 @@ class ItemByItem(nn.Module):
         self.samples_in, self.samples_out = samples_in, samples_out  # per frame
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames * samples_out]`, zero at padding."""
+        """`[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames * samples_out]`, zero at
+        padding.
+        """
         if mask is None or bool(mask.all()):
             return self.module(signal)
         frames = mask.shape[1]

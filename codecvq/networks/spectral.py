@@ -1,11 +1,13 @@
 """The spectral network: everything between the two Fourier transforms happens at the frame rate.
 
-wav -> log-mel (or compressed STFT) -> ConvNeXt blocks -> latents -> ConvNeXt blocks -> magnitude and phase -> inverse STFT,
-after Vocos (arXiv:2306.00814) with an encoder of the same kind. LayerNorm is per frame and there is no normalisation over time,
-so neither padding nor cutting into chunks changes a frame beyond the receptive field.
+wav -> log-mel (or compressed STFT) -> ConvNeXt blocks -> latents -> ConvNeXt blocks -> magnitude and phase ->
+inverse STFT, after Vocos (arXiv:2306.00814) with an encoder of the same kind. LayerNorm is per frame and
+there is no normalisation over time, so neither padding nor cutting into chunks changes a frame beyond the
+receptive field.
 
-Framing, both ways: with W = window and H = hop, frame t covers samples tH - P … tH - P + W, P = (W - H)/2, zeros beyond the ends.
-So S = T·H samples make T frames, and T frames make T·H samples. Letters: F features or frequencies a frame, X channels inside.
+Framing, both ways: with W = window and H = hop, frame t covers samples tH - P … tH - P + W, P = (W - H)/2,
+zeros beyond the ends. So S = T·H samples make T frames, and T frames make T·H samples. Letters: F features or
+frequencies a frame, X channels inside.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def build_spectral(
         )
     if window_length < hop_length or (window_length - hop_length) % 2 or hop_length < 1:
         raise OptionError(
-            f"spectral: window_length {window_length} and hop_length {hop_length}: the window must be at least a hop, "
+            f"spectral: window_length {window_length} and hop_length {hop_length}: the window must be at "
+            "least a hop, "
             f"and the difference even. Usual is window_length = 4 * hop_length."
         )
     framing = Framing(window_length, hop_length)
@@ -79,7 +82,9 @@ class Framing(nn.Module):
         return torch.fft.rfft(frames * self.window, dim=2)
 
     def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
-        """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of real frames."""
+        """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of
+        real frames.
+        """
         batch, frames, _ = spectra.shape
         pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
         real = torch.ones(batch, frames, device=pieces.device) if mask is None else mask.to(pieces.dtype)
@@ -100,7 +105,9 @@ class Framing(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Log-mel features, `[B, 1, S]` -> `[B, T, F]`; magnitudes, Slaney's mel scale, decadic logarithm, about -1 … 1."""
+    """Log-mel features, `[B, 1, S]` -> `[B, T, F]`; magnitudes, Slaney's mel scale, decadic logarithm, about
+    -1 … 1.
+    """
 
     mel: Tensor  # [bins, F]; saved with the weights, so that codes do not hang on the version of a library
 
@@ -113,6 +120,7 @@ class LogMel(nn.Module):
         self.register_buffer("mel", torch.from_numpy(mel).T.contiguous())
 
     def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
         magnitudes = self.framing.spectra(wav).abs() / self.framing.window.sum()
         return (magnitudes @ self.mel).clamp(min=FLOOR).log10() / 2 + 1
 
@@ -125,13 +133,16 @@ class CompressedStft(nn.Module):
         self.framing = framing
 
     def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
         spectra = self.framing.spectra(wav) / self.framing.window.sum()
         scaled = spectra * spectra.abs().clamp(min=FLOOR).pow(-0.7)
         return torch.cat([scaled.real, scaled.imag], dim=2)
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over 7 frames, LayerNorm per frame, an MLP of three times the width, a learned scale, a skip."""
+    """Depthwise convolution over 7 frames, LayerNorm per frame, an MLP of three times the width, a learned
+    scale, a skip.
+    """
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
@@ -163,6 +174,7 @@ class Backbone(nn.Module):
         self.norm_out = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """`[B, T, F]`, mask `[B, T]` -> `[B, T, X]`."""
         hidden = self.norm_in(depthwise(zero_padding(features, mask), self.embed))
         for block in self.blocks:
             hidden = block(hidden, mask)

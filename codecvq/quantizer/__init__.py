@@ -1,4 +1,6 @@
-"""The one interface of every quantizer: what authors write against, and what turns any of them into residual and grouped ones."""
+"""The one interface of every quantizer: what authors write against, and what turns any of them into residual
+and grouped ones.
+"""
 
 from codecvq.quantizer.build import build_quantizer
 from codecvq.quantizer.estimators import Estimator, estimate

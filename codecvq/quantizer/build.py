@@ -21,9 +21,9 @@ COMPOSITE_OPTIONS = {
 def build_quantizer(name: str, **options: Any) -> Quantizer:
     """The quantizer registered under `name`, made with `dim` and its options as keywords.
 
-    `residual_X` takes `num_codebooks` (stages), `dropout` and `shared` (one codebook for all stages) beside X's own options;
-    `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as in grouped_residual_vq, `num_groups`.
-    Raises UnknownName and OptionError, which name what is known.
+    `residual_X` takes `num_codebooks` (stages), `dropout` and `shared` (one codebook for all stages) beside
+    X's own options; `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as
+    in grouped_residual_vq, `num_groups`. Raises UnknownName and OptionError, which name what is known.
     """
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
@@ -126,14 +126,16 @@ def _check_options(name: str, options: dict[str, Any], parameters: dict[str, ins
     for key in options:
         if key not in parameters:
             raise OptionError(
-                f"quantizer {name!r} has no option {key!r}; it has {', '.join(parameters)}.{nearest(key, parameters)}"
+                f"quantizer {name!r} has no option {key!r}; it has "
+                f"{', '.join(parameters)}.{nearest(key, parameters)}"
             )
     missing = [
         key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options
     ]
     if missing:
         raise OptionError(
-            f"quantizer {name!r} needs {' and '.join(missing)}; given are {', '.join(options) or 'no options'}."
+            f"quantizer {name!r} needs {' and '.join(missing)}; given are "
+            f"{', '.join(options) or 'no options'}."
         )
 
 

@@ -11,7 +11,9 @@ from codecvq.quantizer.interface import Quantizer, Step, Terms
 
 
 class Grouped(Quantizer):
-    """`groups` side by side: the latent channels are cut into equal slices, codebooks follow one another group by group."""
+    """`groups` side by side: the latent channels are cut into equal slices, codebooks follow one another
+    group by group.
+    """
 
     def __init__(self, groups: Sequence[Quantizer]) -> None:
         sizes = [size for group in groups for size in group.codebook_sizes]

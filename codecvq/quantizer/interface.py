@@ -1,12 +1,14 @@
 """`Quantizer`, the interface, and `Quantized`, what it returns.
 
-An author writes two functions over plain vectors: `quantize`, vectors `[M, D]` to values `[M, D]` and codes `[M, N]`, and
-`dequantize`, codes back to values. The host does the rest: layout, masks, float32 under autocast, projection to the code's own
-dimension, the gradient estimator, metrics, checks. Where a method has them, the author adds `bound` (a differentiable map before
-the choice, as tanh in FSQ), `terms` (losses and metrics), `update` (state that is not learned by gradient) and `stage_scale`
-(how much finer the grid of residual stage n is).
+An author writes two functions over plain vectors: `quantize`, vectors `[M, D]` to values `[M, D]` and codes
+`[M, N]`, and `dequantize`, codes back to values. The host does the rest: layout, masks, float32 under
+autocast, projection to the code's own dimension, the gradient estimator, metrics, checks. Where a method has
+them, the author adds `bound` (a differentiable map before the choice, as tanh in FSQ), `terms` (losses and
+metrics), `update` (state that is not learned by gradient) and `stage_scale` (how much finer the grid of
+residual stage n is).
 
-Letters: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (the real frames of a batch, in a row).
+Letters: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (the real frames of a
+batch, in a row).
 """
 
 from __future__ import annotations
@@ -58,15 +60,15 @@ class Step:
 class Quantizer(nn.Module):
     """Base class of every quantizer, and its public face.
 
-    Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the dimension in which
-    vectors are quantized, with a learned linear projection in and out where it differs from `dim`; `estimator` the registered
-    name of a gradient estimator.
+    Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the
+    dimension in which vectors are quantized, with a learned linear projection in and out where it differs
+    from `dim`; `estimator` the registered name of a gradient estimator.
     """
 
     #: True where any first n codebooks decode to something by themselves (residual quantizers)
     prefix_decodable: ClassVar[bool] = False
-    #: True where a residual form refines one vector on ever finer grids (`stage_scale`): one projection, one bound around all
-    #: stages. False where each stage learns a codebook: each has a projection of its own.
+    #: True where a residual form refines one vector on ever finer grids (`stage_scale`): one projection, one
+    #: bound around all stages. False where each stage learns a codebook: each has a projection of its own.
     refines: ClassVar[bool] = False
 
     def __init__(
@@ -92,14 +94,17 @@ class Quantizer(nn.Module):
     # What an author writes
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and codes: `[M, D]`, finite float32, after `bound` -> `[M, D]` and int64 `[M, N]`. M may be 0.
+        """Values and codes: `[M, D]`, finite float32, after `bound` -> `[M, D]` and int64 `[M, N]`. M may be
+        0.
 
         In training the values carry a gradient to the codebook where it is learned by gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} must define quantize(vectors) -> (values, codes)")
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Values of codes: int64 `[M, N]`, in range -> `[M, D]`, the same values that `quantize` gives with these codes."""
+        """Values of codes: int64 `[M, N]`, in range -> `[M, D]`, the same values that `quantize` gives with
+        these codes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define dequantize(codes) -> values")
 
     def bound(self, vectors: Tensor) -> Tensor:
@@ -111,7 +116,9 @@ class Quantizer(nn.Module):
         return Terms()
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """Change state that no gradient changes, once a training step; M may be 0. Not called with NaN or infinity around."""
+        """Change state that no gradient changes, once a training step; M may be 0. Not called with NaN or
+        infinity around.
+        """
 
     def stage_scale(self, stage: int) -> Tensor | float:
         """Factor by which the grid of residual stage `stage` is finer (below 1), a number or `[D]`."""
@@ -134,10 +141,10 @@ class Quantizer(nn.Module):
     ) -> Quantized:
         """Quantized latents with codes, losses and metrics; updates codebook state in training mode.
 
-        Shapes: latents `[B, D, T]` of any float type, mask `[B, T]` bool with True for real frames -> see `Quantized`.
-        Padding changes nothing at real frames, neither values nor losses nor state. A non-finite frame comes out as NaN, so
-        that the loss shows it, and changes no state. The codes belong to the values returned, which an update of the codebook
-        in this same call has not touched yet.
+        Shapes: latents `[B, D, T]` of any float type, mask `[B, T]` bool with True for real frames -> see
+        `Quantized`. Padding changes nothing at real frames, neither values nor losses nor state. A non-finite
+        frame comes out as NaN, so that the loss shows it, and changes no state. The codes belong to the
+        values returned, which an update of the codebook in this same call has not touched yet.
         """
         depth = self._check(latents, mask, num_codebooks)
         with torch.autocast(latents.device.type, enabled=False):
@@ -163,7 +170,8 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
-        """Codes alone: `[B, D, T]` -> int64 `[B, n, T]`. Raises NonFiniteError for NaN or infinity, naming the first frame.
+        """Codes alone: `[B, D, T]` -> int64 `[B, n, T]`. Raises NonFiniteError for NaN or infinity, naming
+        the first frame.
 
         Learns nothing and draws nothing in training mode either.
         """
@@ -175,16 +183,20 @@ class Quantizer(nn.Module):
                 row = int((~vectors.isfinite().all(dim=1)).nonzero()[0])
                 item, frame = divmod(row, latents.shape[2])
                 raise NonFiniteError(
-                    f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the encoder's weights."
+                    f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the "
+                    "encoder's weights."
                 )
             codes = self._vectors_to_codes(vectors, depth)
         return _unflatten(codes, None, (latents.shape[0], latents.shape[2]))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks decode by themselves."""
+        """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks
+        decode by themselves.
+        """
         if codes.ndim != 3 or codes.is_floating_point():
             raise ShapeError(
-                f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with N={self.num_codebooks}"
+                f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with "
+                f"N={self.num_codebooks}"
             )
         self._depth(codes.shape[1])
         sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
@@ -192,7 +204,8 @@ class Quantizer(nn.Module):
         if bool(wrong.any()):
             b, n, t = (int(i) for i in wrong.nonzero()[0])
             raise ShapeError(
-                f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {self.codebook_sizes[n] - 1}. "
+                f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … "
+                f"{self.codebook_sizes[n] - 1}. "
                 f"The codes are of another codec, or still carry a language model's offsets."
             )
         with torch.autocast(codes.device.type, enabled=False):
@@ -223,7 +236,9 @@ class Quantizer(nn.Module):
         )
 
     def updates(self, entered: Tensor, codes: Tensor) -> list[tuple[Quantizer, Tensor, Tensor]]:
-        """The update of this step, to be made once it is known that all vectors are finite; none where there is no state."""
+        """The update of this step, to be made once it is known that all vectors are finite; none where there
+        is no state.
+        """
         return [] if type(self).update is Quantizer.update else [(self, entered.detach(), codes)]
 
     def _has_state(self) -> bool:
@@ -239,7 +254,9 @@ class Quantizer(nn.Module):
             quantizer.update(vectors[:rows], codes[:rows])
 
     def _finish(self, step: Step, count: int) -> Step:
-        """The step without the stand-in row of an empty batch; in eval, losses detached and values those that `decode` gives."""
+        """The step without the stand-in row of an empty batch; in eval, losses detached and values those that
+        `decode` gives.
+        """
         values, losses = step.values[:count], step.terms.losses
         if count == 0:
             losses = {name: loss * 0.0 for name, loss in losses.items()}
@@ -268,19 +285,23 @@ class Quantizer(nn.Module):
     def _check(self, latents: Tensor, mask: Tensor | None, num_codebooks: int | None) -> int:
         if latents.ndim != 3 or latents.shape[1] != self.dim or not latents.is_floating_point():
             raise ShapeError(
-                f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with D={self.dim}. "
+                f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with "
+                f"D={self.dim}. "
                 f"For [..., D] use latents.flatten(0, -2).T[None]."
             )
         if mask is not None and (
             mask.dtype != torch.bool or mask.shape != (latents.shape[0], latents.shape[2])
         ):
             raise ShapeError(
-                f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = {[latents.shape[0], latents.shape[2]]}, True = real"
+                f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = "
+                f"{[latents.shape[0], latents.shape[2]]}, True = real"
             )
         return self._depth(num_codebooks)
 
     def _flatten(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Real frames as float32 vectors `[M, D]`, the item of each `[M]`, and where they were `[B·T]` (None: everywhere)."""
+        """Real frames as float32 vectors `[M, D]`, the item of each `[M]`, and where they were `[B·T]` (None:
+        everywhere).
+        """
         batch, _, frames = latents.shape
         vectors = rearrange(latents, "b d t -> (b t) d").float()
         items = torch.arange(batch, device=latents.device).repeat_interleave(frames)
@@ -292,7 +313,7 @@ class Quantizer(nn.Module):
 
 @contextmanager
 def _as_in_eval(quantizer: Quantizer) -> Iterator[None]:
-    """A block in which the quantizer is in eval: no codebook starts from data, nothing is dropped at random."""
+    """A block in which the quantizer is in eval: no codebook starts from data, nothing is dropped."""
     training = [module for module in quantizer.modules() if module.training]
     for module in training:
         module.training = False
@@ -304,7 +325,9 @@ def _as_in_eval(quantizer: Quantizer) -> Iterator[None]:
 
 
 def _can_learn_from(finite: Tensor) -> bool:
-    """Whether the batch has vectors and all are finite, on all processes together: they must agree, since updates are collective."""
+    """Whether the batch has vectors and all are finite, on all processes together: they must agree, since
+    updates are collective.
+    """
     counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
     return bool(counts[0] > 0) and not bool(counts[1])
 

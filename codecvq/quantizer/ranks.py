@@ -1,4 +1,6 @@
-"""Statistics over all processes of a training, asked for at run time: a module may be built before or after the process group."""
+"""Statistics over all processes of a training, asked for at run time: a module may be built before or after
+the process group.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of every process one after another, without gradient: `[M, D]` -> `[sum of M over ranks, D]`."""
+    """The rows of all processes one after another, without gradient: `[M, D]` -> `[sum of all M, D]`."""
     world = ranks()
     if world == 1:
         return rows.detach()
@@ -40,7 +42,9 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:
-    """The tensor that the first process has, on every process: for random draws that must be equal everywhere."""
+    """The tensor that the first process has, on every process: for random draws that must be equal
+    everywhere.
+    """
     if ranks() > 1:
         dist.broadcast(tensor, src=0)
     return tensor

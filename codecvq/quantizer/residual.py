@@ -1,13 +1,15 @@
 """`Residual`: any quantizer in stages, each quantizing what the ones before it left over.
 
-Two kinds of stages. A quantizer on a fixed grid (`refines = True`: FSQ, LFQ) refines one vector: it is projected and bounded
-once, and stage n works on a grid finer by `stage_scale(n)`. A quantizer that learns its codebook (VQ, SimVQ) gives every stage a
-codebook and, where the code has its own dimension, projections of its own (factorised codes, arXiv:2306.06546 §3.2).
+Two kinds of stages. A quantizer on a fixed grid (`refines = True`: FSQ, LFQ) refines one vector: it is
+projected and bounded once, and stage n works on a grid finer by `stage_scale(n)`. A quantizer that learns its
+codebook (VQ, SimVQ) gives every stage a codebook and, where the code has its own dimension, projections of
+its own (factorised codes, arXiv:2306.06546 §3.2).
 
-The gradient. A straight-through step around each stage multiplies it by N. Where stages have no projections the estimator works
-once, around the whole stack: gain 1. Where they have, the gradient is that of the chain in which every choice is the identity,
-I - Π(I - P_n) with P_n = out_n in_n: again not more than 1 where the P_n are projections. Losses see residuals whose past choices
-carry no gradient; in encodec's and audiocraft's code the commitment loss of stages 2 to N has none at all.
+The gradient. A straight-through step around each stage multiplies it by N. Where stages have no projections
+the estimator works once, around the whole stack: gain 1. Where they have, the gradient is that of the chain
+in which every choice is the identity, I - Π(I - P_n) with P_n = out_n in_n: again not more than 1 where the
+P_n are projections. Losses see residuals whose past choices carry no gradient; in encodec's and audiocraft's
+code the commitment loss of stages 2 to N has none at all.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from codecvq.quantizer.interface import Quantizer, Step, Terms
 class Residual(Quantizer):
     """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
 
-    Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`); `dropout` the
-    probability that an item in training keeps only its first n codebooks, n uniform in 1 … N. Codes of dropped stages are 0
-    and touch nothing: no value, no loss, no codebook.
+    Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`);
+    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in 1 … N.
+    Codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook.
     """
 
     prefix_decodable = True
@@ -73,7 +75,9 @@ class Residual(Quantizer):
         return self.dequantize(codes), codes
 
     def choose(self, vectors: Tensor, depth: int) -> Tensor:
-        """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact expansion overrides it."""
+        """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
+        expansion overrides it.
+        """
         codes, rest = [], vectors
         for n in range(depth):
             values, code = self.stage(n).quantize(self._enter_stage(n, rest))
@@ -120,7 +124,9 @@ class Residual(Quantizer):
         return Step(self.project_out(total), codes, _mean_terms(terms, depth), updates)
 
     def _stage_step(self, n: int, chain: Tensor, rest: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Terms]:
-        """What stage n adds, the vectors it saw, and its terms. `chain` and `rest` are equal in value, not in gradient."""
+        """What stage n adds, the vectors it saw, and its terms. `chain` and `rest` are equal in value, not in
+        gradient.
+        """
         stage = self.stage(n)
         seen = self._enter_stage(n, rest)
         values = stage.dequantize(codes)
@@ -130,7 +136,9 @@ class Residual(Quantizer):
         return self._leave_stage(n, values), seen, terms
 
     def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
-        """How many stages each vector keeps `[M]`: drawn once per item, so that all frames of an item keep the same."""
+        """How many stages each vector keeps `[M]`: drawn once per item, so that all frames of an item keep
+        the same.
+        """
         count = int(items.max()) + 1
         device = self.generator.device if self.generator is not None else torch.device("cpu")
         some = torch.randint(1, depth + 1, (count,), generator=self.generator, device=device)
@@ -146,7 +154,9 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 
 def _mean_terms(terms: list[Terms], depth: int) -> Terms:
-    """Losses as means over the stages, so that a weight means the same at any depth; metrics under "name/stage"."""
+    """Losses as means over the stages, so that a weight means the same at any depth; metrics under
+    "name/stage".
+    """
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     for n, term in enumerate(terms):

@@ -14,8 +14,9 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 
     Shapes: vectors `[M, D]`, codebook `[K, D]`, both float32 -> int64 `[M]`.
 
-    |z - c|² = |z|² + |c|² - 2 z·c, and |z|² is the same for all c, so the score |c|²/2 - z·c decides. Both are centred on the
-    codebook's mean first: far from the origin the two terms would cancel each other's digits away.
+    |z - c|² = |z|² + |c|² - 2 z·c, and |z|² is the same for all c, so the score |c|²/2 - z·c decides. Both
+    are centred on the codebook's mean first: far from the origin the two terms would cancel each other's
+    digits away.
     """
     centre = codebook.mean(dim=0)
     centred = codebook - centre  # [K, D]

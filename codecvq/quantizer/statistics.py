@@ -9,9 +9,9 @@ from torch import Tensor
 def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Tensor]:
     """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
 
-    Shapes: codes `[M, n]` -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and `perplexity/i`, `usage/i` for
-    each where there are several. Counting sorts the M codes instead of filling a histogram of K, so K may be 2^60, and no shape
-    depends on the data.
+    Shapes: codes `[M, n]` -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and
+    `perplexity/i`, `usage/i` for each where there are several. Counting sorts the M codes instead of filling
+    a histogram of K, so K may be 2^60, and no shape depends on the data.
     """
     ordered = codes.sort(dim=0).values  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)

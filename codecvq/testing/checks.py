@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 from codecvq.errors import CodecvqError
 from codecvq.plugins import Offer, registry
 from codecvq.quantizer import Quantizer, build_quantizer
@@ -39,7 +41,8 @@ def _checks_of(subject: Subject, must_build: bool) -> Iterator[Check]:
     """The checks of one form; where it cannot be made, the one check that says so."""
     tests: Sequence[Test] = (values.builds,)
     try:
-        tests = (*tests, *_tests_for(build_quantizer(subject.name, **subject.options)))
+        with torch.random.fork_rng(devices=[]):
+            tests = (*tests, *_tests_for(build_quantizer(subject.name, **subject.options)))
     except CodecvqError:
         if must_build:  # the user's own options are wrong
             raise
@@ -62,11 +65,14 @@ def _tests_for(quantizer: Quantizer) -> list[Test]:
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[Subject]:
     """`name` itself, and the forms derived from it that nobody registered as a quantizer of its own."""
-    bare = name.rpartition("/")[2]
-    if bare.startswith(FORMS) and bare not in registry().offers("quantizers"):
+    bare, registered = name.rpartition("/")[2], registry().offers("quantizers")
+    if bare.startswith("grouped_") and bare not in registered:
+        options = {"num_groups": GROUPS, **options}
+    inner = bare.removeprefix("grouped_")
+    if inner.startswith("residual_") and inner not in registered:
         options = {"num_codebooks": STAGES, **options}
     yield Subject(name, options)
-    if not bare.startswith(FORMS) and f"residual_{bare}" not in registry().offers("quantizers"):
+    if not bare.startswith(FORMS) and f"residual_{bare}" not in registered:
         yield Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES})
     if not bare.startswith("grouped_"):
         yield Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS})

@@ -15,16 +15,28 @@ TIMEOUT_S = 60
 def imports_no_torch(module: str) -> None:
     """Importing the plugin's module imports no torch: its factory is named by string."""
     loaded = _heavy_modules(module)
-    expect(loaded == "", f"importing {module} imported {loaded}. Name the factory by string: 'package.module:Class'.")
+    expect(
+        loaded == "",
+        f"importing {module} imported {loaded}. Name the factory by string: 'package.module:Class'.",
+    )
 
 
 @functools.cache
 def _heavy_modules(module: str) -> str:
     """What a new process has imported of the heavy packages after importing `module`; "" for nothing."""
-    program = f"import sys, {module}; print(*(m for m in ('torch', 'librosa', 'matplotlib') if m in sys.modules))"
+    program = (
+        f"import sys, {module}; print(*(m for m in ('torch', 'librosa', 'matplotlib') if m in sys.modules))"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environment,
+        check=False,
     )
-    expect(done.returncode == 0, f"importing {module} in a process of its own gave {done.stderr.strip()[-500:]}")
+    expect(
+        done.returncode == 0, f"importing {module} in a process of its own gave {done.stderr.strip()[-500:]}"
+    )
     return done.stdout.strip()

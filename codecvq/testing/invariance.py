@@ -21,22 +21,33 @@ def padding_values(subject: Subject) -> None:
     mask, real = _mask(), _mask().flatten()
     for mode in (True, False):
         for name, quantizer in subject.both():
-            one, other = (_forward(copy_, _padded(subject, fill), mask) for copy_, fill in _pair(quantizer.train(mode)))
+            one, other = (
+                _forward(copy_, _padded(subject, fill), mask) for copy_, fill in _pair(quantizer.train(mode))
+            )
             what = f"{name}, {'train' if mode else 'eval'}, other padding"
-            expect_equal(_rows(one.latents)[real], _rows(other.latents)[real], f"{what}: latents of real frames")
+            expect_equal(
+                _rows(one.latents)[real], _rows(other.latents)[real], f"{what}: latents of real frames"
+            )
             expect_equal(one.codes, other.codes, f"{what}: codes")
             for metric, value in one.metrics.items():
                 expect_equal(value, other.metrics[metric], f"{what}: metric {metric}")
             expect(not bool(_rows(one.latents)[~real].any()), f"{what}: latents at padding are not zero")
             unpadded = _forward(quantizer, _unpadded(subject), None)
-            expect_equal(_rows(one.codes)[real], _rows(unpadded.codes), f"{what}: codes, compared with no padding at all")
+            expect_equal(
+                _rows(one.codes)[real],
+                _rows(unpadded.codes),
+                f"{what}: codes, compared with no padding at all",
+            )
 
 
 def padding_losses(subject: Subject) -> None:
     """Losses are means over real frames: other padding, more padding or none gives the same."""
     for mode in (True, False):
         for name, quantizer in subject.both():
-            one, other = (_forward(copy_, _padded(subject, fill), _mask()) for copy_, fill in _pair(quantizer.train(mode)))
+            one, other = (
+                _forward(copy_, _padded(subject, fill), _mask())
+                for copy_, fill in _pair(quantizer.train(mode))
+            )
             unpadded = _forward(quantizer, _unpadded(subject), None)
             for loss, value in one.losses.items():
                 what = f"{name}, {'train' if mode else 'eval'}: loss {loss}"
@@ -64,7 +75,9 @@ def padding_state(subject: Subject) -> None:
         one, other = (_state_after(copy_, _padded(subject, fill), _mask()) for copy_, fill in pairs)
         unpadded = _state_after(quantizer, _unpadded(subject), None)
         expect_same_state(one, other, f"{name}: after a batch with other padding")
-        expect_same_state(one, unpadded, f"{name}: after a padded batch, and one without padding", tolerance=1e-4)
+        expect_same_state(
+            one, unpadded, f"{name}: after a padded batch, and one without padding", tolerance=1e-4
+        )
 
 
 def all_padding(subject: Subject) -> None:
@@ -100,7 +113,9 @@ def encode_changes_nothing(subject: Subject) -> None:
         codes = quantizer.encode(latents)
         quantizer.decode(codes)
         expect_same_state(state_of(quantizer), before, f"{name}, encode in training mode")
-        expect_equal(quantizer.eval().encode(latents), codes, f"{name}: codes in eval, compared with training mode")
+        expect_equal(
+            quantizer.eval().encode(latents), codes, f"{name}: codes in eval, compared with training mode"
+        )
 
 
 def input_untouched(subject: Subject) -> None:
@@ -118,10 +133,12 @@ def autocast(subject: Subject) -> None:
         inside, outside = (pair[0] for pair in _pair(subject.trained().train(mode)))
         latents = subject.latents()
         needed = _forward(outside, latents, None)
+        codes = outside.encode(latents)
         with torch.autocast("cpu", torch.bfloat16):
             got = _forward(inside, latents, None)
-            expect_equal(inside.encode(latents), outside.encode(latents), "codes of encode inside autocast")
-            expect_equal(inside.decode(got.codes), outside.decode(got.codes), "decode inside autocast")
+            expect_equal(inside.encode(latents), codes, "codes of encode inside autocast")
+            decoded = inside.decode(codes)
+        expect_equal(decoded, outside.decode(codes), "decode inside autocast")
         expect_equal(got.codes, needed.codes, "codes inside autocast")
         expect_equal(got.latents, needed.latents, "latents inside autocast")
         for loss, value in needed.losses.items():
@@ -241,7 +258,9 @@ def _state_after(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> 
     return state_of(quantizer)
 
 
-def _gradients(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+def _gradients(
+    quantizer: Quantizer, latents: Tensor, mask: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradients of latents and parameters, of a loss that looks at real frames only."""
     latents = latents.detach().requires_grad_()
     out = _forward(quantizer, latents, mask)

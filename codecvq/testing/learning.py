@@ -20,7 +20,9 @@ def gradient(subject: Subject) -> None:
         latents = subject.latents().requires_grad_()
         out = quantizer(latents)
         torch.stack([(out.latents * _upstream(latents)).sum(), *out.losses.values()]).sum().backward()
-        expect(latents.grad is not None and bool(latents.grad.any()), f"{name}: no gradient reaches the latents")
+        expect(
+            latents.grad is not None and bool(latents.grad.any()), f"{name}: no gradient reaches the latents"
+        )
         expect(bool(latents.grad.isfinite().all()), f"{name}: the gradient of the latents is not finite")  # type: ignore[union-attr]
         for parameter, value in quantizer.named_parameters():
             expect(value.grad is not None, f"{name}: parameter {parameter} gets no gradient")
@@ -45,20 +47,24 @@ def gradient_at_edges(subject: Subject) -> None:
         (got,) = torch.autograd.grad((out.latents * upstream).sum(), edge)
         expect(bool(got.isfinite().all()), f"latents {what}: the gradient is not finite")
         gain = float((got.norm(dim=1) / upstream.norm(dim=1)).max())
-        expect(gain <= MAX_GAIN, f"latents {what}: the gradient is {gain:g} times as long as what came in, more than {MAX_GAIN:g}")
+        expect(
+            gain <= MAX_GAIN,
+            f"latents {what}: the gradient is {gain:g} times as long as what came in, more than {MAX_GAIN:g}",
+        )
 
 
 def gradient_gain(subject: Subject) -> None:
     """With straight-through, the gradient is that of the quantizer in which every choice is the identity: once, not N times."""
-    for name, quantizer in subject.both():
-        latents = subject.latents(2, 5).requires_grad_()
-        upstream = _upstream(latents)
-        (got,) = torch.autograd.grad((quantizer(latents).latents * upstream).sum(), latents)
-        vectors = latents.transpose(1, 2).flatten(0, 1)
-        identity = _without_choice(quantizer, vectors).unflatten(0, (2, 5)).transpose(1, 2)
-        (needed,) = torch.autograd.grad((identity * upstream).sum(), latents)
-        gain = float((got * needed).sum() / needed.square().sum().clamp(min=1e-30))
-        expect_close(got, needed, f"{name}: gradient, with a gain of {gain:.3g} instead of 1", tolerance=1e-4)
+    quantizer, before = subject.trained(), subject.trained()
+    latents = subject.latents(2, 5).requires_grad_()
+    upstream = _upstream(latents)
+    out = quantizer(latents)
+    (got,) = torch.autograd.grad((out.latents * upstream).sum(), latents)
+    vectors, codes = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (latents, out.codes))
+    identity = _with_identity_for_choice(before, vectors, codes).unflatten(0, (2, 5)).transpose(1, 2)
+    (needed,) = torch.autograd.grad((identity * upstream).sum(), latents)
+    gain = float((got * needed).sum() / needed.square().sum().clamp(min=1e-30))
+    expect_close(got, needed, f"gradient, with a gain of {gain:.3g} instead of 1", tolerance=1e-4)
 
 
 def losses_train(subject: Subject) -> None:
@@ -83,7 +89,9 @@ def non_finite_training(subject: Subject) -> None:
             before, latents = state_of(quantizer), subject.latents()
             latents[0, :, 2] = bad
             out = quantizer(latents)
-            shown = not bool(out.latents[0, :, 2].isfinite().any()) or any(not bool(v.isfinite()) for v in out.losses.values())
+            shown = not bool(out.latents[0, :, 2].isfinite().any()) or any(
+                not bool(v.isfinite()) for v in out.losses.values()
+            )
             expect(shown, f"{name}: a frame of {bad} gives finite latents and losses")
             others = torch.cat([out.latents[0, :, :2], out.latents[0, :, 3:], *out.latents[1:]], dim=1)
             expect(bool(others.isfinite().all()), f"{name}: a frame of {bad} makes other frames non-finite")
@@ -99,17 +107,20 @@ def _upstream(latents: Tensor) -> Tensor:
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
 
 
-def _without_choice(quantizer: Quantizer, vectors: Tensor) -> Tensor:
-    """The map that is left when every choice is the identity: `[M, D]` -> `[M, D]`."""
+def _with_identity_for_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) -> Tensor:
+    """What has the gradient that is left when every choice is the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
     if isinstance(quantizer, Grouped):
         members = [group for group in quantizer.groups if isinstance(group, Quantizer)]
-        parts = vectors.split([group.dim for group in members], dim=1)
-        return torch.cat([_without_choice(group, part) for group, part in zip(members, parts, strict=True)], dim=1)
+        slices = vectors.split([group.dim for group in members], dim=1)
+        parts = zip(members, slices, codes.split([group.num_codebooks for group in members], dim=1), strict=True)
+        return torch.cat([_with_identity_for_choice(*part) for part in parts], dim=1)
     first = quantizer.stage(0) if isinstance(quantizer, Residual) else quantizer
-    if isinstance(quantizer, Residual) and not first.refines and first.dim != first.code_dim:  # each stage projects
-        rest = vectors
-        for n in range(quantizer.num_codebooks):
-            stage = quantizer.stage(n)
-            rest = rest - stage.project_out(stage.enter(rest))
-        return vectors - rest
-    return quantizer.project_out(quantizer.enter(vectors))
+    if not isinstance(quantizer, Residual) or first.refines or first.dim == first.code_dim:
+        return quantizer.project_out(quantizer.enter(vectors))
+    rest = vectors  # each stage projects: one chain through them all, its last residual what the chain leaves over
+    for n in range(quantizer.num_codebooks):
+        stage = quantizer.stage(n)
+        entered = stage.enter(rest)
+        chosen = stage.dequantize(codes[:, n : n + 1]).detach()
+        rest = rest - stage.project_out(entered + (chosen - entered).detach())
+    return vectors - rest

@@ -26,11 +26,17 @@ def parametrize_quantizer(
     import pytest
 
     reasons = dict(expected_failures or {})
-    checks = [check for name in ([names] if isinstance(names, str) else names) for check in quantizer_checks(name, **options)]
+    checks = [
+        check
+        for name in ([names] if isinstance(names, str) else names)
+        for check in quantizer_checks(name, **options)
+    ]
     known = {check.name for check in checks} | {check.name.rpartition("/")[2] for check in checks}
     for name in reasons:
         if name not in known:
-            raise OptionError(f"expected_failures names {name!r}, which is no check.{nearest(name, known)} Known: {', '.join(sorted(known))}.")
+            raise OptionError(
+                f"expected_failures names {name!r}, which is no check.{nearest(name, known)} Known: {', '.join(sorted(known))}."
+            )
     parameters = []
     for check in checks:
         reason = reasons.get(check.name) or reasons.get(check.name.rpartition("/")[2])

@@ -24,7 +24,9 @@ def prefix(subject: Subject) -> None:
             expect_equal(quantizer.encode(latents, num_codebooks=n), codes[:, :n], f"{what}: codes")
             out = quantizer(latents, num_codebooks=n)
             expect_equal(out.codes, codes[:, :n], f"{what}: codes of forward")
-            expect_equal(quantizer.decode(codes[:, :n]), out.latents, f"{what}: decode, compared with forward")
+            expect_equal(
+                quantizer.decode(codes[:, :n]), out.latents, f"{what}: decode, compared with forward"
+            )
 
 
 def depth_is_checked(subject: Subject) -> None:
@@ -41,9 +43,13 @@ def training_depth(subject: Subject) -> None:
         quantizer, before = subject.trained(), subject.trained().eval()
         out = quantizer(subject.latents(), num_codebooks=n)
         expect(out.codes.shape[1] == n, f"{n} codebooks in training: codes {list(out.codes.shape)}")
-        expect_close(out.latents, before.decode(out.codes), f"{n} codebooks in training: latents, compared with decode")
+        expect_close(
+            out.latents, before.decode(out.codes), f"{n} codebooks in training: latents, compared with decode"
+        )
         for loss, value in out.losses.items():
-            expect(bool(value.isfinite()), f"{n} codebooks in training: loss {loss} is {float(value.detach())}")
+            expect(
+                bool(value.isfinite()), f"{n} codebooks in training: loss {loss} is {float(value.detach())}"
+            )
 
 
 def dropout_per_item(subject: Subject) -> None:
@@ -55,7 +61,10 @@ def dropout_per_item(subject: Subject) -> None:
     unknown = [b for b, depth in enumerate(depths) if depth == 0]
     expect(not unknown, f"items {unknown[:5]} are no sum of their first codebooks")
     for b, depth in enumerate(depths):
-        expect(not bool(out.codes[b, depth:].any()), f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0")
+        expect(
+            not bool(out.codes[b, depth:].any()),
+            f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0",
+        )
     kept = sorted(set(depths))
     expect(
         kept == list(range(1, quantizer.num_codebooks + 1)),
@@ -68,8 +77,12 @@ def dropout_off_in_eval(subject: Subject) -> None:
     dropping, plain = subject.build(dropout=1.0).eval(), subject.build(dropout=0.0).eval()
     latents = subject.latents()
     expect_equal(dropping(latents).codes, plain(latents).codes, "codes in eval, with and without dropout")
-    expect_equal(dropping(latents).latents, plain(latents).latents, "latents in eval, with and without dropout")
-    expect_equal(dropping.train().encode(latents), plain.encode(latents), "encode in training mode with dropout")
+    expect_equal(
+        dropping(latents).latents, plain(latents).latents, "latents in eval, with and without dropout"
+    )
+    expect_equal(
+        dropping.train().encode(latents), plain.encode(latents), "encode in training mode with dropout"
+    )
 
 
 def refinement(subject: Subject) -> None:
@@ -79,9 +92,15 @@ def refinement(subject: Subject) -> None:
     with torch.no_grad():
         target = quantizer.enter(vectors)
         codes = quantizer.encode(vectors.T[None])[0].T
-        errors = [float((quantizer.dequantize(codes[:, :n]) - target).square().mean()) for n in range(1, codes.shape[1] + 1)]
+        errors = [
+            float((quantizer.dequantize(codes[:, :n]) - target).square().mean())
+            for n in range(1, codes.shape[1] + 1)
+        ]
     shown = ", ".join(f"{error:.3g}" for error in errors)
-    expect(all(b < a for a, b in zip(errors, errors[1:], strict=False)), f"mean squared errors after 1, 2, … stages: {shown}")
+    expect(
+        all(b < a for a, b in zip(errors, errors[1:], strict=False)),
+        f"mean squared errors after 1, 2, … stages: {shown}",
+    )
 
 
 def refining(quantizer: Quantizer) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from codecvq.quantizer import Quantizer, build_quantizer
 from codecvq.testing.check import CheckFailed
 
-TRAINING_STEPS = 3
+TRAINING_STEPS = 2
 BATCH, FRAMES = 4, 8
 
 
@@ -47,14 +47,22 @@ class Subject:
 
 def state_of(quantizer: Quantizer) -> dict[str, Tensor]:
     """Copies of every parameter and buffer, the unsaved ones too."""
-    return {name: t.detach().clone() for name, t in (*quantizer.named_parameters(), *quantizer.named_buffers())}
+    return {
+        name: t.detach().clone() for name, t in (*quantizer.named_parameters(), *quantizer.named_buffers())
+    }
 
 
-def expect_same_state(got: Mapping[str, Tensor], needed: Mapping[str, Tensor], what: str, tolerance: float = 0.0) -> None:
+def expect_same_state(
+    got: Mapping[str, Tensor], needed: Mapping[str, Tensor], what: str, tolerance: float = 0.0
+) -> None:
     """Raise CheckFailed, naming the tensors, unless two states are equal within `tolerance`."""
     if got.keys() != needed.keys():
         raise CheckFailed(f"{what}: other tensors, {sorted(got.keys() ^ needed.keys())}")
-    changed = [f"{name} by up to {_distance(got[name], old):g}" for name, old in needed.items() if _distance(got[name], old) > tolerance]
+    changed = [
+        f"{name} by up to {_distance(got[name], old):g}"
+        for name, old in needed.items()
+        if _distance(got[name], old) > tolerance
+    ]
     if changed:
         raise CheckFailed(f"{what}: state differs: {', '.join(changed)}")
 

@@ -20,9 +20,15 @@ def builds(subject: Subject) -> None:
     quantizer = subject.build()
     sizes = quantizer.codebook_sizes
     expect(quantizer.dim == subject.options["dim"], f"dim is {quantizer.dim}, not {subject.options['dim']}")
-    expect(len(sizes) == quantizer.num_codebooks, f"num_codebooks is {quantizer.num_codebooks}, codebook_sizes {sizes}")
+    expect(
+        len(sizes) == quantizer.num_codebooks,
+        f"num_codebooks is {quantizer.num_codebooks}, codebook_sizes {sizes}",
+    )
     bits = sum(math.log2(size) for size in sizes)
-    expect(math.isclose(quantizer.bits_per_frame, bits), f"bits_per_frame is {quantizer.bits_per_frame}, Σ log2 K {bits}")
+    expect(
+        math.isclose(quantizer.bits_per_frame, bits),
+        f"bits_per_frame is {quantizer.bits_per_frame}, Σ log2 K {bits}",
+    )
 
 
 def shapes(subject: Subject) -> None:
@@ -32,14 +38,20 @@ def shapes(subject: Subject) -> None:
             latents = subject.latents()
             out = quantizer.train(mode)(latents)
             what = f"{name}, {'train' if mode else 'eval'}"
-            expect(out.latents.shape == latents.shape, f"{what}: latents {list(out.latents.shape)} for {list(latents.shape)}")
+            expect(
+                out.latents.shape == latents.shape,
+                f"{what}: latents {list(out.latents.shape)} for {list(latents.shape)}",
+            )
             expect(out.latents.dtype == latents.dtype, f"{what}: latents are {out.latents.dtype}")
             expect(bool(out.latents.isfinite().all()), f"{what}: latents are not finite")
             _expect_codes(quantizer, out.codes, latents, what)
             _expect_scalars(out.losses, f"{what}: loss")
             _expect_scalars(out.metrics, f"{what}: metric")
             _expect_codes(quantizer, quantizer.encode(latents), latents, f"{what}: encode")
-            expect("perplexity" in out.metrics and "usage" in out.metrics, f"{what}: metrics are {sorted(out.metrics)}")
+            expect(
+                "perplexity" in out.metrics and "usage" in out.metrics,
+                f"{what}: metrics are {sorted(out.metrics)}",
+            )
 
 
 def codes_in_range(subject: Subject) -> None:
@@ -59,14 +71,20 @@ def round_trip(subject: Subject) -> None:
         out = quantizer(latents)
         codes = quantizer.encode(latents)
         expect_equal(codes, out.codes, f"{name}: codes of encode, compared with forward's")
-        expect_equal(quantizer.decode(codes), out.latents, f"{name}: decode(encode(z)), compared with forward(z).latents")
+        expect_equal(
+            quantizer.decode(codes),
+            out.latents,
+            f"{name}: decode(encode(z)), compared with forward(z).latents",
+        )
 
 
 def training_values(subject: Subject) -> None:
     """What training sees is what decoding gives: latents of forward in training are those of its codes."""
     training, before = subject.trained(), subject.trained().eval()
     out = training(subject.latents())
-    expect_close(out.latents, before.decode(out.codes), "latents in training, compared with decode of their codes")
+    expect_close(
+        out.latents, before.decode(out.codes), "latents in training, compared with decode of their codes"
+    )
 
 
 def every_code_decodes(subject: Subject) -> None:
@@ -78,8 +96,12 @@ def every_code_decodes(subject: Subject) -> None:
     columns = [_spread(steps, size, count) for size in quantizer.codebook_sizes]
     codes = torch.stack(columns)[None]  # [1, N, count]
     values = quantizer.decode(codes)
-    expect(values.shape == (1, quantizer.dim, count), f"decode of {list(codes.shape)} gave {list(values.shape)}")
-    expect(bool(values.isfinite().all()), f"values of some code are not finite (smallest codebook {smallest})")
+    expect(
+        values.shape == (1, quantizer.dim, count), f"decode of {list(codes.shape)} gave {list(values.shape)}"
+    )
+    expect(
+        bool(values.isfinite().all()), f"values of some code are not finite (smallest codebook {smallest})"
+    )
     expect_equal(quantizer.decode(codes), values, "decode a second time")
 
 
@@ -94,7 +116,9 @@ def no_frames(subject: Subject) -> None:
                 _expect_codes(quantizer, out.codes, latents, what)
                 expect(out.latents.shape == latents.shape, f"{what}: latents {list(out.latents.shape)}")
                 for loss, value in out.losses.items():
-                    expect(float(value.detach()) == 0.0, f"{what}: loss {loss} is {float(value.detach())}, not 0")
+                    expect(
+                        float(value.detach()) == 0.0, f"{what}: loss {loss} is {float(value.detach())}, not 0"
+                    )
                 codes = quantizer.encode(latents)
                 expect(quantizer.decode(codes).shape == latents.shape, f"{what}: decode")
 
@@ -116,7 +140,9 @@ def frames_are_independent(subject: Subject) -> None:
     latents = subject.latents(2, 6)
     whole = quantizer.encode(latents)
     for t in range(latents.shape[2]):
-        expect_equal(quantizer.encode(latents[:, :, t : t + 1]), whole[:, :, t : t + 1], f"codes of frame {t} alone")
+        expect_equal(
+            quantizer.encode(latents[:, :, t : t + 1]), whole[:, :, t : t + 1], f"codes of frame {t} alone"
+        )
 
 
 def wrong_latents(subject: Subject) -> None:
@@ -131,7 +157,11 @@ def wrong_latents(subject: Subject) -> None:
     }.items():
         expect_error(ShapeError, lambda wrong=wrong: quantizer(wrong), what)  # type: ignore[misc]
         expect_error(ShapeError, lambda wrong=wrong: quantizer.encode(wrong), f"encode of {what}")  # type: ignore[misc]
-    for what, wrong in {"mask [B, 1, T]": mask[:, None], "mask of floats": mask.float(), "mask too short": mask[:, 1:]}.items():
+    for what, wrong in {
+        "mask [B, 1, T]": mask[:, None],
+        "mask of floats": mask.float(),
+        "mask too short": mask[:, 1:],
+    }.items():
         expect_error(ShapeError, lambda wrong=wrong: quantizer(latents, wrong), what)  # type: ignore[misc]
 
 
@@ -143,10 +173,16 @@ def wrong_codes(subject: Subject) -> None:
         for bad in (-1, size):
             wrong = codes.clone()
             wrong[1, n, 2] = bad
-            expect_error(ShapeError, lambda wrong=wrong: quantizer.decode(wrong), f"code {bad} in codebook {n} of {size}")  # type: ignore[misc]
+            expect_error(
+                ShapeError,
+                lambda wrong=wrong: quantizer.decode(wrong),
+                f"code {bad} in codebook {n} of {size}",
+            )  # type: ignore[misc]
     expect_error(ShapeError, lambda: quantizer.decode(codes.float()), "codes of floats")
     expect_error(ShapeError, lambda: quantizer.decode(codes[0]), "codes [N, T]")
-    expect_error(ShapeError, lambda: quantizer.decode(torch.cat([codes, codes[:, :1]], dim=1)), "one codebook too many")
+    expect_error(
+        ShapeError, lambda: quantizer.decode(torch.cat([codes, codes[:, :1]], dim=1)), "one codebook too many"
+    )
 
 
 def non_finite_encode(subject: Subject) -> None:
@@ -181,12 +217,16 @@ def _expect_codes(quantizer: Quantizer, codes: Tensor, latents: Tensor, what: st
         part = codes[:, n]
         if part.numel():
             low, high = int(part.min()), int(part.max())
-            expect(0 <= low and high < size, f"{what}: codes of codebook {n} span {low} … {high}; K is {size}")
+            expect(
+                0 <= low and high < size, f"{what}: codes of codebook {n} span {low} … {high}; K is {size}"
+            )
 
 
 def _expect_scalars(scalars: dict[str, Tensor], what: str) -> None:
     for name, value in scalars.items():
-        expect(isinstance(value, Tensor) and value.ndim == 0, f"{what} {name!r} is {value!r}, not a 0-d tensor")
+        expect(
+            isinstance(value, Tensor) and value.ndim == 0, f"{what} {name!r} is {value!r}, not a 0-d tensor"
+        )
         expect(bool(value.isfinite()), f"{what} {name!r} is {float(value.detach())}")
 
 

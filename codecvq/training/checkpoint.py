@@ -1,4 +1,6 @@
-"""Checkpoints: a folder that is whole or not there, with everything that a training needs to go on as if never stopped."""
+"""Checkpoints: a folder that is whole or not there, with everything that a training needs to go on as if
+never stopped.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """The path `folder/step-XXXXXXXX`, written under another name, synced, renamed; all but the newest `keep` are removed."""
+    """The path `folder/step-XXXXXXXX`, written under another name, synced, renamed; all but the newest `keep`
+    are removed.
+    """
     from safetensors.torch import save_file
 
     final = folder / f"step-{checkpoint.step:08d}"
@@ -56,7 +60,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where there is none."""
+    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where
+    there is none.
+    """
     for path in _checkpoints(folder):
         try:
             return _load(path)

@@ -1,8 +1,8 @@
 """The training, read from top to bottom: prepare, resume, then step after step.
 
-Everything that a step hangs on is either in the checkpoint (weights, optimizer, random numbers) or a function of its number
-(batch, learning rate). So a training that was killed and resumed ends with the weights of one that was not, bit for bit, given
-the same processor and number of threads.
+Everything that a step hangs on is either in the checkpoint (weights, optimizer, random numbers) or a function
+of its number (batch, learning rate). So a training that was killed and resumed ends with the weights of one
+that was not, bit for bit, given the same processor and number of threads.
 """
 
 from __future__ import annotations
@@ -65,18 +65,20 @@ class Trained:
 def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
     """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
 
-    Sets the number of torch's threads. Raises RunError when the folder is of another recipe, or when too many steps in a row
-    give NaN or infinity.
+    Sets the number of torch's threads. Raises RunError when the folder is of another recipe, or when too many
+    steps in a row give NaN or infinity.
     """
     started = time.monotonic()
     recipe, folder = _settled(recipe, RunFolder(Path(path)))
     folder.check(recipe)
     torch.set_num_threads(recipe.training.threads or 1)
-    AcceleratorState._reset_state()  # accelerate holds a process to its first precision: a notebook trains again
+    # accelerate holds a process to its first precision: a notebook trains again
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
     )
-    trainer = Trainer(recipe, folder, accelerator)  # before the folder is made: a missing corpus leaves nothing behind
+    # before the folder is made: a missing corpus leaves nothing behind
+    trainer = Trainer(recipe, folder, accelerator)
     if accelerator.is_main_process:
         folder.begin(recipe)
         clear_leftovers(folder.checkpoints)
@@ -85,7 +87,9 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     first = trainer.resume()
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
-    return Trained(folder, recipe.training.steps, first, time.monotonic() - started, trainer.skipped, trainer.failures)
+    return Trained(
+        folder, recipe.training.steps, first, time.monotonic() - started, trainer.skipped, trainer.failures
+    )
 
 
 def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
@@ -147,14 +151,18 @@ class Trainer:
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
         """Clips that could not be read so far, each once."""
-        return tuple({failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values())
+        return tuple(
+            {failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values()
+        )
 
     def _segments(self, corpus: Corpus) -> Segments:
         whole = self.recipe.corpus.segment_s * self.recipe.sample_rate / self.codec.hop_length
         if abs(whole - round(whole)) > 1e-6:
             raise RecipeError(
-                f"corpus.segment_s is {self.recipe.corpus.segment_s}, which is {whole:.2f} frames of {self.codec.hop_length} "
-                f"samples at {self.recipe.sample_rate} Hz. Set it to {round(whole) * self.codec.hop_length / self.recipe.sample_rate:g}."
+                f"corpus.segment_s is {self.recipe.corpus.segment_s}, which is {whole:.2f} frames of "
+                f"{self.codec.hop_length} "
+                f"samples at {self.recipe.sample_rate} Hz. Set it to "
+                f"{round(whole) * self.codec.hop_length / self.recipe.sample_rate:g}."
             )
         return Segments(
             corpus.split("train"),
@@ -197,7 +205,9 @@ class Trainer:
                 clock = time.monotonic()
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
-        """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or infinity came up."""
+        """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or
+        infinity came up.
+        """
         rate = learning_rate(self.recipe.optimizer, step, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -229,7 +239,7 @@ class Trainer:
         }
 
     def _skip(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Count a step that gave NaN or infinity, and say where it came from; stop after too many in a row."""
+        """Count a step that gave NaN or infinity, and say where it came from; stop after many in a row."""
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += 1
         self.bad_in_a_row += 1
@@ -238,7 +248,8 @@ class Trainer:
         if self.bad_in_a_row >= self.config.max_bad_steps:
             raise RunError(
                 f"{self.bad_in_a_row} steps in a row gave NaN or infinity, the last in {where}. Lower "
-                f"optimizer.learning_rate, or set training.precision=fp32. The last checkpoint in {self.folder.checkpoints} is whole."
+                "optimizer.learning_rate, or set training.precision=fp32. The last checkpoint in "
+                f"{self.folder.checkpoints} is whole."
             )
 
     def _validate(self) -> dict[str, float]:
@@ -296,9 +307,12 @@ class Trainer:
 
 
 def _settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
-    """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of this machine."""
+    """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
+    this machine.
+    """
     before = folder.recipe().training if folder.recipe_file.is_file() else None
-    precision, threads = recipe.training.precision, recipe.training.threads
+    precision: str = recipe.training.precision
+    threads = recipe.training.threads
     if precision == "auto":
         precision = before.precision if before else best_precision()
     if threads is None:
@@ -314,7 +328,9 @@ def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
 
 
 def _is_own(metric: str) -> bool:
-    """Whether a metric is of the method: perplexity and usage of one batch are logged as `codebook/…` over many."""
+    """Whether a metric is of the method: perplexity and usage of one batch are logged as `codebook/…` over
+    many.
+    """
     return not metric.startswith(("perplexity", "usage"))
 
 

@@ -19,10 +19,11 @@ FLOOR = 1e-5  # of magnitudes before the logarithm
 
 
 class MelLoss(nn.Module):
-    """Mean absolute difference of decadic log-mel magnitudes over several windows (arXiv:2306.06546 §3.4, without its linear term).
+    """Mean absolute difference of decadic log-mel magnitudes over several windows (arXiv:2306.06546 §3.4,
+    without its linear term).
 
-    Args: `windows` in samples, hop a quarter of each; `mels` bands for each window. A band that holds no frequency of its
-    window is left out, as it would be constant.
+    Args: `windows` in samples, hop a quarter of each; `mels` bands for each window. A band that holds no
+    frequency of its window is left out, as it would be constant.
     """
 
     def __init__(self, sample_rate: int, windows: Sequence[int], mels: Sequence[int]) -> None:

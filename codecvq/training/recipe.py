@@ -23,7 +23,7 @@ class Section(BaseModel):
 
 
 class CorpusSection(Section):
-    """What to train on: one of `name` (registered), `folder` or `manifest`; and how segments are cut from it."""
+    """What to train on: one of `name` (registered), `folder` and `manifest`; how it is cut."""
 
     name: str | None = None
     folder: str | None = None
@@ -94,7 +94,8 @@ class Recipe(Section):
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides; its plugins are loaded.
+    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides; its plugins are
+    loaded.
 
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
@@ -107,7 +108,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeError(
-            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show quickstart"
+            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show "
+            "quickstart"
         )
     for override in overrides:
         _override(tree, override)
@@ -119,7 +121,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe: `source` itself if it looks like a path, else the one registered under that name."""
+    """The file of a recipe: `source` if it looks like a path, else the one registered under that name."""
     text = str(source)
     if isinstance(source, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         if Path(text).is_file():
@@ -140,7 +142,7 @@ def recipe_from_yaml(path: Path) -> Recipe:
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in the tree; the value is read as YAML, so lists and numbers are what they look like."""
+    """Set `a.b=value`; the value is read as YAML, so lists and numbers are what they look like."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(f"override {override!r} is not key=value, as in training.steps=1000")
@@ -178,7 +180,8 @@ def _explained(problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(location[:-1])
         where = f"'{_key(location[:-1])}:'" if location[:-1] else "the top level"
-        return f"{key} is not a key of a recipe.{nearest(str(location[-1]), known)} Keys of {where}: {', '.join(known)}."
+        hint = nearest(str(location[-1]), known)
+        return f"{key} is not a key of a recipe.{hint} Keys of {where}: {', '.join(known)}."
     if problem["type"] == "missing":
         return f"{key} is missing. Set it, as the recipes do that come along: codecvq recipes show quickstart"
     given = problem["input"]
@@ -208,7 +211,9 @@ def _is_section(candidate: type) -> bool:
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` for every key in which two recipes differ; "auto" and None in the new one agree with anything."""
+    """`key: old -> new` for every key in which two recipes differ; "auto" and None in the new one agree with
+    anything.
+    """
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     open_keys = {"training.precision": "auto", "training.threads": None}
     return [

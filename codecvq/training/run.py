@@ -46,7 +46,8 @@ class RunFolder:
         """The recipe of this run. Raises RunError where there is none."""
         if not self.recipe_file.is_file():
             raise RunError(
-                f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by codecvq train."
+                f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by "
+                "codecvq train."
             )
         return recipe_from_yaml(self.recipe_file)
 
@@ -78,7 +79,9 @@ class RunFolder:
             file.write(line + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut short."""
+        """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut
+        short.
+        """
         if not self.metrics_file.is_file():
             return
         kept = [

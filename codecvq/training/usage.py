@@ -27,7 +27,9 @@ class CodebookUse:
                 counts += torch.bincount(flat[n], minlength=len(counts))
 
     def scalars(self) -> dict[str, float]:
-        """Usage (share of a codebook chosen lately) and perplexity, means over codebooks and of each; empty before the first step."""
+        """Usage (share of a codebook chosen lately) and perplexity, means over codebooks and of each; empty
+        before the first step.
+        """
         found: dict[str, float] = {}
         for n, counts in self.counts.items():
             total = float(counts.sum())

@@ -16,7 +16,9 @@ LONGEST_S = 5.0  # of a clip: validation is a glance, `codecvq evaluate` is the 
 
 @torch.no_grad()
 def validate(codec: Codec, mel: nn.Module, clips: Sequence[Clip]) -> dict[str, float]:
-    """`validation/mel`: mean mel loss of the clips through codes and back, as users would get them. The mode is put back."""
+    """`validation/mel`: mean mel loss of the clips through codes and back, as users would get them. The mode
+    is put back.
+    """
     training = codec.training
     codec.eval()
     losses = []

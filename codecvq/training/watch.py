@@ -38,8 +38,10 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
             continue
         warned[n] = step
         logger.warning(
-            "CODEBOOK COLLAPSE at step %d: codebook %s uses %.1f %% of its codes, perplexity %.2f. The codec is losing this "
-            "codebook. Lower the learning rate or the commitment weight, switch dead-code replacement on, or take fsq.",
+            "CODEBOOK COLLAPSE at step %d: codebook %s uses %.1f %% of its codes, perplexity %.2f. The codec "
+            "is losing this "
+            "codebook. Lower the learning rate or the commitment weight, switch dead-code replacement on, or "
+            "take fsq.",
             step,
             n,
             100 * usage,
@@ -48,5 +50,5 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
 
 
 def collapsed(perplexity: float, usage: float) -> bool:
-    """Whether a codebook carries next to no information: one code only, or few of those there are, unevenly."""
+    """Whether a codebook carries next to nothing: one code only, or few of those there are, unevenly."""
     return perplexity < 1.05 or (usage < LEAST_SHARE and perplexity < math.e**2)

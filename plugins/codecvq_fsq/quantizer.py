@@ -5,8 +5,8 @@ The symmetric bound, the default, reaches every level and is odd, for even L too
     x = tanh z        k = floor((L - 1)(x + 1)/2 + 1/2) in 0 … L - 1        value = 2k/(L - 1) - 1
 
 The original one (its appendix A.1) shifts even L by half a level, so that 0 is a level: values k/⌊L/2⌋ - 1.
-The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, in int64 from the whole numbers k_j
-and never from the values: exact up to 2^62.
+The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, in int64 from the
+whole numbers k_j and never from the values: exact up to 2^62.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ EPSILON = 1e-3  # of the original bound: keeps tanh from rounding to a level bey
 class FSQ(Quantizer):
     """Channels rounded to `levels` values each; `num_codebooks` such codes side by side.
 
-    Args: `levels` one L per channel of a codebook; where `len(levels) * num_codebooks` is not `dim` there is a projection;
-    `bound` "symmetric" or "original".
+    Args: `levels` one L per channel of a codebook; where `len(levels) * num_codebooks` is not `dim` there is
+    a projection; `bound` "symmetric" or "original".
     """
 
     refines = True
@@ -102,7 +102,8 @@ def _check_options(levels: Sequence[int], num_codebooks: int, bound: str) -> Non
         )
     if math.prod(levels) > 2**62:
         raise OptionError(
-            f"fsq: levels {list(levels)} make a codebook of {math.prod(levels)}, more than 2^62. Use num_codebooks."
+            f"fsq: levels {list(levels)} make a codebook of {math.prod(levels)}, more than 2^62. Use "
+            "num_codebooks."
         )
     if not isinstance(num_codebooks, int) or num_codebooks < 1:
         raise OptionError(f"fsq: num_codebooks is {num_codebooks!r}; needed is a whole number from 1 up")

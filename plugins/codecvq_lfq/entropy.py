@@ -1,8 +1,8 @@
 """Entropies of soft sign codes, exact: no clamp, no table of all codes.
 
-With logits t_k the bits of a vector are independent, P(bit k = 1) = p_k = sigmoid(t_k). So the entropy of one vector's code is a
-sum over bits, O(d), and the mean distribution over all 2^d codes is Aᵀ B / M, where A and B hold each vector's distribution over
-the codes of the lower and of the upper half of the bits.
+With logits t_k the bits of a vector are independent, P(bit k = 1) = p_k = sigmoid(t_k). So the entropy of one
+vector's code is a sum over bits, O(d), and the mean distribution over all 2^d codes is Aᵀ B / M, where A and
+B hold each vector's distribution over the codes of the lower and of the upper half of the bits.
 """
 
 from __future__ import annotations

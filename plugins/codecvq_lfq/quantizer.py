@@ -1,33 +1,38 @@
-"""Lookup-free quantization (arXiv:2310.05737) and its spherical form BSQ (arXiv:2406.07548): each channel is its sign.
+"""Lookup-free quantization (arXiv:2310.05737) and its spherical form BSQ (arXiv:2406.07548): each channel is
+its sign.
 
     value = s sign x, sign 0 = +1        code = Σ_k [x_k >= 0] 2^k        t_k = 4 x_k / (s τ)
 
-Codes are ±s in every channel, so |x - c|² = const - 2 x·c: soft assignment by distance with temperature s² τ makes the bits
-independent with logits t_k. Dividing by the scale s makes τ mean the same at every residual stage. The loss
+Codes are ±s in every channel, so |x - c|² = const - 2 x·c: soft assignment by distance with temperature s² τ
+makes the bits independent with logits t_k. Dividing by the scale s makes τ mean the same at every residual
+stage. The loss
 
     w_entropy (H_sample - w_diversity H_codebook)
 
-asks for sure choices (the first term) and an evenly used codebook (the second); it is negative when all is well.
+asks for sure choices (the first term) and an evenly used codebook (the second); it is negative when all is
+well.
 """
 
 from __future__ import annotations
 
 import torch
-from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
+from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 
-SHORTEST = 1e-2  # bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
+# bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
+SHORTEST = 1e-2
 
 
 class LFQ(Quantizer):
     """The signs of `bits` channels; `num_codebooks` such codes side by side.
 
-    Args: `temperature` τ in units of the code's scale; `soft_clamp` c bounds the input to c tanh(x/c), None leaves it as it is.
+    Args: `temperature` τ in units of the code's scale; `soft_clamp` c bounds the input to c tanh(x/c), None
+    leaves it as it is.
     """
 
     refines = True
@@ -79,7 +84,9 @@ class LFQ(Quantizer):
         return 2.0**-stage
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """Entropy losses (each codebook its own, then the mean), commitment, and the entropies as metrics, in nats."""
+        """Entropy losses (each codebook its own, then the mean), commitment, and the entropies as metrics, in
+        nats.
+        """
         logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n m d", d=self.bits)
         per_sample = torch.stack([sample_entropy(part) for part in logits]).mean()
         of_codebook = torch.stack([codebook_entropy(part) for part in logits]).mean()

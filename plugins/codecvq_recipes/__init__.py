@@ -1,4 +1,6 @@
-"""The recipes that come with codecvq: those in this folder's `recipes` in a wheel, in the repository's `recipes` beside a checkout."""
+"""The recipes that come with codecvq: those in this folder's `recipes` in a wheel, in the repository's
+`recipes` beside a checkout.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Residual FSQ: the digits of one bounded vector in base L, coarsest first.
 
-With c = L/(L - 1) the input is bounded to x' = c tanh(z/c), in (-c, c), once. Stage i rounds what is left of x' to L levels on a
-grid finer by L^-i. The L cells of a stage have equal width 2c/L, and what is left lies in a cell of that width, so the sum of
-n stages is within c L^-n of x' (of x', not of z: compare with x'). The digits are those of one whole number,
+With c = L/(L - 1) the input is bounded to x' = c tanh(z/c), in (-c, c), once. Stage i rounds what is left of
+x' to L levels on a grid finer by L^-i. The L cells of a stage have equal width 2c/L, and what is left lies in
+a cell of that width, so the sum of n stages is within c L^-n of x' (of x', not of z: compare with x'). The
+digits are those of one whole number,
 
     m = floor((x'/c + 1)/2 · L^n)        k_i = floor(m / L^(n-1-i)) mod L
 
@@ -37,12 +38,11 @@ class ResidualFSQ(Residual):
         estimator: str = "ste",
     ) -> None:
         stage = FSQ(len(levels) if isinstance(levels, Sequence) else 1, levels, estimator=estimator)
-        if not isinstance(num_codebooks, int) or not 1 <= num_codebooks * math.log(max(levels)) <= math.log(
-            EXACT
-        ):
+        most = int(math.log(EXACT) / math.log(max(levels)))
+        if not isinstance(num_codebooks, int) or not 1 <= num_codebooks <= most:
             raise OptionError(
                 f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole number from 1 to "
-                f"{int(math.log(EXACT) / math.log(max(levels)))}: float64 holds no more digits"
+                f"{most}: float64 holds no more digits"
             )
         super().__init__(dim, [stage], num_codebooks=num_codebooks, dropout=dropout)
         self.levels = stage.levels
@@ -56,7 +56,7 @@ class ResidualFSQ(Residual):
         """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`."""
         stage = self.stage(0)
         assert isinstance(stage, FSQ), "a residual FSQ is made of an FSQ"
-        limit = (self.levels / (self.levels - 1)).double()
+        limit = self.levels.double() / (self.levels - 1)
         finest = self.levels.double() ** self.num_codebooks
         cell = ((vectors.double() / limit + 1) / 2 * finest).floor()
         cell = torch.minimum(cell, finest - 1).clamp(min=0).long()  # [M, D]; tanh may round to ±1

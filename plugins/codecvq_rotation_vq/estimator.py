@@ -1,12 +1,14 @@
 """The rotation trick (arXiv:2410.06424, eq. 4) as an estimator: G = s R.
 
-R is the smallest rotation that takes u = z/|z| to v = q/|q|, a product of two reflections. With h = u + v and c = u·v, and
+R is the smallest rotation that takes u = z/|z| to v = q/|q|, a product of two reflections. With h = u + v and
+c = u·v, and
 |h|² = 2 (1 + c),
 
     R x = x - h (h·x) / (1 + c) + 2 v (u·x)        (R u = u - h + 2 v = v, as it must be)
 
-and s = |q|/|z|. The backward pass then is Gᵀ of the gradient. Where R or s is not defined (z = 0, q = 0, z = -q) G is the
-identity; s is kept below MAX_SCALE, since a residual near 0 would otherwise blow the gradient up without bound.
+and s = |q|/|z|. The backward pass then is Gᵀ of the gradient. Where R or s is not defined (z = 0, q = 0, z =
+-q) G is the identity; s is kept below MAX_SCALE, since a residual near 0 would otherwise blow the gradient up
+without bound.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`rotation_vq`: `vq` with the rotation trick and defaults under which it does not collapse.
 
-The scale |q|/|z| of the trick shrinks z where q is short, and strands codewords at the radius where k-means put them; what cures
-it is the replacement of dead codewords (see this folder's README).
+The scale |q|/|z| of the trick shrinks z where q is short, and strands codewords at the radius where k-means
+put them; what cures it is the replacement of dead codewords (see this folder's README).
 """
 
 from __future__ import annotations

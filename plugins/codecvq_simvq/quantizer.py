@@ -1,4 +1,5 @@
-"""SimVQ (arXiv:2411.02038): the codebook C is frozen, a linear map W of its space is learned, so every codeword moves at each step.
+"""SimVQ (arXiv:2411.02038): the codebook C is frozen, a linear map W of its space is learned, so every
+codeword moves at each step.
 
     e = C Wᵀ        k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|² + w_codebook |sg z - e_k|²
 
@@ -49,7 +50,9 @@ class SimVQ(Quantizer):
 
     @torch.no_grad()
     def codewords(self) -> Tensor:
-        """The image of the codebook `[K, D]`, without gradient; kept in eval for as long as the map does not change."""
+        """The image of the codebook `[K, D]`, without gradient; kept in eval for as long as the map does not
+        change.
+        """
         if self.training:
             return self.map(self.frozen)
         version = self.map.weight._version

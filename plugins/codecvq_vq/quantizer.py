@@ -1,13 +1,16 @@
 """Classic vector quantization (arXiv:1711.00937): the code of a vector is the index of its nearest codeword.
 
-    k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|²  +  w_codebook |sg z - e_k|²  (the latter by gradient only)
+    k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|²  +  w_codebook |sg z - e_k|²  (the latter by
+    gradient only)
 
-Learned by exponential moving averages (its appendix A.1) the codeword is the mean of the vectors that chose it:
+Learned by exponential moving averages (its appendix A.1) the codeword is the mean of the vectors that chose
+it:
 
     n_k <- d n_k + (1 - d) count_k        e_k <- (d n_k e_k + (1 - d) sum_k) / n_k
 
-Unlike encodec's code, where a replaced codeword is overwritten in the same call, a dead codeword is replaced together with its
-usage. Dead means used less than `dead_code_threshold` of what uniform use would be, so the number does not depend on the batch.
+Unlike encodec's code, where a replaced codeword is overwritten in the same call, a dead codeword is replaced
+together with its usage. Dead means used less than `dead_code_threshold` of what uniform use would be, so the
+number does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -24,15 +27,17 @@ from codecvq.quantizer import from_first_rank, gather_rows, nearest_codes, sum_o
 
 KMEANS_ROUNDS = 10
 REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
-SHORTEST = 1e-2  # cosine: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
+# cosine: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
+SHORTEST = 1e-2
 
 
 class VQ(Quantizer):
     """Nearest of `codebook_size` learned codewords.
 
-    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `distance` "euclidean" or "cosine"
-    (vectors and codewords of length 1); `learn` "ema" or "gradient"; `decay` d of the moving average; `init` "kmeans" (of the
-    first training batch) or "random"; `dead_code_threshold` as above, 0 switches replacement off.
+    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `distance`
+    "euclidean" or "cosine" (vectors and codewords of length 1); `learn` "ema" or "gradient"; `decay` d of the
+    moving average; `init` "kmeans" (of the first training batch) or "random"; `dead_code_threshold` as above,
+    0 switches replacement off.
     """
 
     codebook: Tensor  # [K, D]
@@ -117,7 +122,7 @@ class VQ(Quantizer):
         self.usage.fill_(len(vectors) / len(self.usage))
 
     def _replace_dead(self, vectors: Tensor) -> None:
-        """Put the least used codewords, if dead, onto random vectors of the batch, with an even share of use."""
+        """Put the least used codewords, if dead, onto vectors of the batch, with an even share of use."""
         if self.dead_code_threshold <= 0:
             return
         everyone = gather_rows(vectors)
@@ -135,7 +140,9 @@ class VQ(Quantizer):
 
 
 def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
-    """Centres `[size, D]` of vectors `[M, D]`; where M is below `size`, the rest are vectors moved by a little noise."""
+    """Centres `[size, D]` of vectors `[M, D]`; where M is below `size`, the rest are vectors moved by a
+    little noise.
+    """
     rows = _sample(len(vectors), min(size, len(vectors)), generator).to(vectors.device)
     centres = vectors[rows]
     if len(vectors) < size:

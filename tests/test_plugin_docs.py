@@ -1,0 +1,132 @@
+"""What plugins/README.md and the plugins' own pages say is so: every block is run, every table compared, every name looked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import codecvq.quantizer
+from codecvq import hookspecs
+from codecvq.plugins import PROJECT, registry
+from codecvq.quantizer.build import quantizer_options
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = ROOT / "plugins/README.md"
+PAGES = sorted(
+    path for path in ROOT.glob("plugins/codecvq_*/README.md") if (path.parent / "quantizer.py").is_file()
+)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\S+\.\w+)\n")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables with which commands find this Python's programs, install into `folder`/site, and need no network."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    for name, module in {"codecvq": "codecvq", "pip": "pip", "pytest": "pytest"}.items():
+        script = bin_folder / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        script.chmod(0o755)
+    paths = (folder / "site", ROOT, ROOT / "plugins")
+    variables = {
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
+        "PIP_TARGET": str(folder / "site"),
+        "PIP_NO_DEPS": "1",
+        "PIP_QUIET": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
+    }
+    if importlib.util.find_spec("hatchling"):
+        variables["PIP_NO_BUILD_ISOLATION"] = "0"  # pip reads it so: "no isolation" is switched on by a false value
+    return os.environ | variables
+
+
+def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    variables = environment(tmp_path)
+    blocks = BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
+    assert {language for language, _ in blocks} == {"sh", "python", "yaml"}
+    for language, text in blocks:
+        named = FILE.match(text)
+        if named:
+            path = work / named[1]
+            content = text[named.end() :]
+            if path.exists():  # the guide shows what a command has written
+                assert path.read_text(encoding="utf-8") == content, f"{named[1]} differs from what the guide shows"
+            path.write_text(content, encoding="utf-8")
+        if named and not path.name.startswith("test_"):
+            continue
+        command = {"sh": ["bash", "-e", "-c", text], "python": [sys.executable, "-c", text]}.get(language, [])
+        if named:
+            command = [sys.executable, "-m", "pytest", path.name]
+        import time; t=time.time()
+        done = subprocess.run(command, cwd=work, env=variables, capture_output=True, text=True, timeout=120, check=False)
+        print(f"{time.time()-t:.1f}", text[:50])
+        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_table_of_the_guide_is_what_is_listed() -> None:
+    rows = re.findall(r"^\| (\w+) \| `([\w/]+)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    program = [sys.executable, "-m", "codecvq", "plugins", "list", "--json"]
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
+    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=True)
+    listed = {(o["kind"], o["name"]) for o in json.loads(done.stdout)["offers"] if o["distribution"] == "codecvq"}
+    assert set(rows) == listed
+    assert len(rows) == len(listed)
+
+
+def test_every_place_of_the_guide_exists() -> None:
+    for target in re.findall(r"\]\(([^):]+)\)", GUIDE.read_text(encoding="utf-8")):
+        assert (GUIDE.parent / target).exists(), target
+
+
+def test_every_hook_is_in_the_guide() -> None:
+    hooks = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
+    assert len(hooks) >= 8
+    text = GUIDE.read_text(encoding="utf-8")
+    assert [name for name in hooks if f"def {name}(" not in text] == []
+
+
+def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    members = [n for n in vars(codecvq.quantizer.Quantizer) if not n.startswith("_") and n not in vars(nn.Module)]
+    names = {*members, "forward", *codecvq.quantizer.__all__}
+    assert {"quantize", "dequantize", "bound", "terms", "update", "stage_scale", "refines"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_options_of_a_page_are_those_of_the_quantizer(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    offered = [n for n, o in registry().quantizers().items() if getattr(o.module, "__name__", "") == page.parent.name]
+    assert re.findall(r"^\| option of `(\w+)`", text, re.MULTILINE) == sorted(offered, key=text.index)
+    assert offered
+    for name in offered:
+        table = re.search(rf"^\| option of `{name}`.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
+        assert table
+        rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", table[0], re.MULTILINE)
+        needed = [
+            (option, "–" if default is inspect.Parameter.empty else f"`{default!r}`")
+            for option, default in quantizer_options(name).items()
+        ]
+        assert rows == needed
+
+
+def test_every_quantizer_plugin_has_a_page() -> None:
+    folders = {path.parent for path in ROOT.glob("plugins/codecvq_*/quantizer.py")}
+    assert folders == {page.parent for page in PAGES}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for needed in ("**When to take it.**", "**When not.**", "**Traps.**", "arXiv:"):
+            assert needed in text, f"{page}: {needed}"
