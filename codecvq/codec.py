@@ -55,6 +55,7 @@ class Codec(nn.Module):
         name: str = "codec",
     ) -> None:
         super().__init__()
+        self._hashes: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             _named("network", network),
@@ -65,7 +66,6 @@ class Codec(nn.Module):
         self.encoder, self.decoder = built.encoder, built.decoder
         self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
         self.hop_length = built.hop_length
-        self._hashes: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
 
     # what it is
 
@@ -110,13 +110,18 @@ class Codec(nn.Module):
         return self._kept_hash("codebooks", parts, json.dumps(self.quantizer_config, sort_keys=True))
 
     def _kept_hash(self, what: str, tensors: Mapping[str, Tensor], text: str = "") -> str:
-        """The hash, computed again only when a tensor has changed since: every file that is written asks for
-        it.
+        """The hash; in eval mode kept until a tensor changes, since every file that is written asks for it.
+        In training not: fused optimizers change tensors without counting up their version.
         """
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
-        if self._hashes.get(what, (None, ""))[0] != version:
+        if self.training or self._hashes.get(what, (None, ""))[0] != version:
             self._hashes[what] = (version, _hash_of(tensors, text))
         return self._hashes[what][1]
+
+    def train(self, mode: bool = True) -> Codec:
+        """Itself in training or eval mode; what was kept of its weights is dropped."""
+        self._hashes.clear()
+        return super().train(mode)
 
     @property
     def quantizer_info(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What plugins/README.md and the plugins' own pages say is so: every block is run, every table compared, every name looked for."""
+"""plugins/README.md and the plugins' own pages: blocks are run, tables compared, names looked for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import codecvq.quantizer
 from codecvq import hookspecs
-from codecvq.plugins import PROJECT, registry
+from codecvq.plugins import PROJECT, Registry, registry
 from codecvq.quantizer.build import quantizer_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +32,7 @@ FILE = re.compile(r"# (\S+\.\w+)\n")
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables with which commands find this Python's programs, install into `folder`/site, and need no network."""
+    """Variables with which commands find this Python's programs and install into `folder`/site, offline."""
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     for name, module in {"codecvq": "codecvq", "pip": "pip", "pytest": "pytest"}.items():
@@ -47,7 +50,8 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
     }
     if importlib.util.find_spec("hatchling"):
-        variables["PIP_NO_BUILD_ISOLATION"] = "0"  # pip reads it so: "no isolation" is switched on by a false value
+        # pip reads this variable as "build isolation": a false value switches it off.
+        variables |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
     return os.environ | variables
 
 
@@ -63,25 +67,51 @@ def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
             path = work / named[1]
             content = text[named.end() :]
             if path.exists():  # the guide shows what a command has written
-                assert path.read_text(encoding="utf-8") == content, f"{named[1]} differs from what the guide shows"
+                assert path.read_text(encoding="utf-8") == content, (
+                    f"{named[1]} differs from what the guide shows"
+                )
             path.write_text(content, encoding="utf-8")
-        if named and not path.name.startswith("test_"):
             continue
-        command = {"sh": ["bash", "-e", "-c", text], "python": [sys.executable, "-c", text]}.get(language, [])
-        if named:
-            command = [sys.executable, "-m", "pytest", path.name]
-        import time; t=time.time()
-        done = subprocess.run(command, cwd=work, env=variables, capture_output=True, text=True, timeout=120, check=False)
-        print(f"{time.time()-t:.1f}", text[:50])
+        command = ["bash", "-e", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+        done = subprocess.run(
+            command, cwd=work, env=variables, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
+    blocks = [text for _, text in BLOCK.findall(GUIDE.read_text(encoding="utf-8"))]
+    (tmp_path / "my_hooks.py").write_text(next(text for text in blocks if text.startswith("# my_hooks.py")))
+    own = Registry()
+    own.load(tmp_path / "my_hooks.py")
+    quantizer = own.find("quantizers", "small_fsq").load()(dim=6)
+    assert quantizer(torch.randn(2, 6, 3)).codes.shape == (2, 1, 3)
+    assert own.find("estimators", "half").load()(torch.ones(2, 3), None, None).tolist() == [[0.5] * 3] * 2
+    network = own.find("networks", "plain").load()(sample_rate=16_000)
+    latents = network.encoder(torch.randn(2, 1, 640), None)
+    assert latents.shape == (2, network.dim, 2)
+    assert network.decoder(latents, None).shape == (2, 1, 640)
+    peak = own.find("metrics", "peak").load()()
+    assert peak(np.zeros(3), np.array([0.0, -2.0, 1.0]), 16_000) == {"peak": 2.0}
+    (tmp_path / "one.wav").touch()
+    assert [clip.id for clip in own.find("corpora", "my_speech").load()(tmp_path)] == ["one"]
+    folder = SimpleNamespace(path=tmp_path)
+    run = SimpleNamespace(folder=folder, state={})
+    own.call("codecvq_train_start", run=run)
+    own.call("codecvq_train_logged", run=run, step=1, scalars={"loss/total": 2.5})
+    assert "my_hooks" in run.state
 
 
 def test_the_table_of_the_guide_is_what_is_listed() -> None:
     rows = re.findall(r"^\| (\w+) \| `([\w/]+)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     program = [sys.executable, "-m", "codecvq", "plugins", "list", "--json"]
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
-    done = subprocess.run(program, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=True)
-    listed = {(o["kind"], o["name"]) for o in json.loads(done.stdout)["offers"] if o["distribution"] == "codecvq"}
+    done = subprocess.run(
+        program, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=True
+    )
+    listed = {
+        (o["kind"], o["name"]) for o in json.loads(done.stdout)["offers"] if o["distribution"] == "codecvq"
+    }
     assert set(rows) == listed
     assert len(rows) == len(listed)
 
@@ -100,7 +130,9 @@ def test_every_hook_is_in_the_guide() -> None:
 
 def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
     text = GUIDE.read_text(encoding="utf-8")
-    members = [n for n in vars(codecvq.quantizer.Quantizer) if not n.startswith("_") and n not in vars(nn.Module)]
+    members = [
+        n for n in vars(codecvq.quantizer.Quantizer) if not n.startswith("_") and n not in vars(nn.Module)
+    ]
     names = {*members, "forward", *codecvq.quantizer.__all__}
     assert {"quantize", "dequantize", "bound", "terms", "update", "stage_scale", "refines"} <= names
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == []
@@ -109,7 +141,9 @@ def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_options_of_a_page_are_those_of_the_quantizer(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    offered = [n for n, o in registry().quantizers().items() if getattr(o.module, "__name__", "") == page.parent.name]
+    offered = [
+        n for n, o in registry().quantizers().items() if getattr(o.module, "__name__", "") == page.parent.name
+    ]
     assert re.findall(r"^\| option of `(\w+)`", text, re.MULTILINE) == sorted(offered, key=text.index)
     assert offered
     for name in offered:

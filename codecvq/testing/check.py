@@ -30,7 +30,7 @@ class Check:
         Random numbers are seeded inside and left outside as they were.
         """
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(SEED)
+            torch.default_generator.manual_seed(SEED)
             self.test()
 
 
@@ -69,7 +69,7 @@ def expect_equal(got: Tensor, needed: Tensor, what: str) -> None:
 
 
 def expect_close(got: Tensor, needed: Tensor, what: str, tolerance: float = 1e-5) -> None:
-    """Raise CheckFailed unless two tensors are of one shape and type and equal within `tolerance` · (1 + |needed|)."""
+    """Raise CheckFailed unless shape, type and, within `tolerance` · (1 + |needed|), values are equal."""
     expect(got.shape == needed.shape, f"{what}: shape {list(got.shape)}, not {list(needed.shape)}")
     expect(got.dtype == needed.dtype, f"{what}: {got.dtype}, not {needed.dtype}")
     if not got.numel():

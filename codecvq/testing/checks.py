@@ -26,8 +26,8 @@ Test = Callable[[Subject], None]
 def quantizer_checks(name: str, **options: Any) -> Iterator[Check]:
     """Every check of the quantizer registered under `name`, then of its residual and its grouped form.
 
-    `options` are those of `build_quantizer`; `dim` may be left out. Each check takes well under a second on a CPU. Raises
-    UnknownName for an unknown name and OptionError for options with which the quantizer cannot be made.
+    `options` are those of `build_quantizer`; `dim` may be left out. Each check takes well under a second on a
+    CPU. Raises UnknownName for an unknown name and OptionError for options with which it cannot be made.
     """
     options = {"dim": DIM, **options}
     for subject in _forms(name, options):

@@ -1,4 +1,7 @@
-"""Checks of what must make no difference: padding, eval, autocast, layout, saving, copying. The first line of each says the promise."""
+"""Checks of what must make no difference: padding, eval, autocast, layout, saving, copying.
+
+The first line of each says the promise.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +149,7 @@ def autocast(subject: Subject) -> None:
 
 
 def half_precision(subject: Subject) -> None:
-    """Latents in bfloat16 or float16 come out in that type, with the codes of their float32 values; so does float64."""
+    """bfloat16, float16 and float64 latents keep their type, and get the codes of their float32 values."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         quantizer = subject.trained().eval()
         latents = subject.latents().to(dtype)
@@ -248,7 +251,7 @@ def _pair(quantizer: Quantizer) -> list[tuple[Quantizer, float]]:
 
 def _forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> Quantized:
     """The forward pass from the same random numbers every time."""
-    torch.manual_seed(SEED)
+    torch.default_generator.manual_seed(SEED)
     return quantizer(latents, mask)
 
 

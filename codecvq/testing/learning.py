@@ -1,4 +1,7 @@
-"""Checks of training: gradients, losses, and what a broken batch may do. The first line of each says the promise."""
+"""Checks of training: gradients, losses, and what a broken batch may do.
+
+The first line of each says the promise.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def gradient_at_edges(subject: Subject) -> None:
 
 
 def gradient_gain(subject: Subject) -> None:
-    """With straight-through, the gradient is that of the quantizer in which every choice is the identity: once, not N times."""
+    """With straight-through, the gradient is as if every choice were the identity: once, not N times."""
     quantizer, before = subject.trained(), subject.trained()
     latents = subject.latents(2, 5).requires_grad_()
     upstream = _upstream(latents)
@@ -108,19 +111,20 @@ def _upstream(latents: Tensor) -> Tensor:
 
 
 def _with_identity_for_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) -> Tensor:
-    """What has the gradient that is left when every choice is the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
+    """Vectors with the gradient left when every choice is the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
     if isinstance(quantizer, Grouped):
         members = [group for group in quantizer.groups if isinstance(group, Quantizer)]
         slices = vectors.split([group.dim for group in members], dim=1)
-        parts = zip(members, slices, codes.split([group.num_codebooks for group in members], dim=1), strict=True)
+        chosen = codes.split([group.num_codebooks for group in members], dim=1)
+        parts = zip(members, slices, chosen, strict=True)
         return torch.cat([_with_identity_for_choice(*part) for part in parts], dim=1)
     first = quantizer.stage(0) if isinstance(quantizer, Residual) else quantizer
     if not isinstance(quantizer, Residual) or first.refines or first.dim == first.code_dim:
         return quantizer.project_out(quantizer.enter(vectors))
-    rest = vectors  # each stage projects: one chain through them all, its last residual what the chain leaves over
+    rest = vectors  # each stage projects: one chain through them all
     for n in range(quantizer.num_codebooks):
         stage = quantizer.stage(n)
         entered = stage.enter(rest)
-        chosen = stage.dequantize(codes[:, n : n + 1]).detach()
-        rest = rest - stage.project_out(entered + (chosen - entered).detach())
+        values = stage.dequantize(codes[:, n : n + 1])
+        rest = rest - stage.project_out(entered + (values - entered).detach())
     return vectors - rest

@@ -18,10 +18,11 @@ def parametrize_quantizer(
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,  # Any: an option is whatever its plugin takes
 ) -> pytest.MarkDecorator:
-    """A decorator that gives a test every check of one or more quantizers, one by one, as its argument `check`.
+    """A decorator that gives a test every check of one or more quantizers, one by one, as argument `check`.
 
-    `expected_failures` maps checks to the reason why they fail: "prefix" in all forms, or "residual_my_vq/prefix" in one. Such a
-    check is run all the same, and the test fails once it passes, so that the reason does not outlive its fault.
+    `expected_failures` maps checks to the reason why they fail: "prefix" in all forms, or
+    "residual_my_vq/prefix" in one. Such a check is run all the same, and the test fails once it passes, so
+    that the reason does not outlive its fault.
     """
     import pytest
 
@@ -35,7 +36,8 @@ def parametrize_quantizer(
     for name in reasons:
         if name not in known:
             raise OptionError(
-                f"expected_failures names {name!r}, which is no check.{nearest(name, known)} Known: {', '.join(sorted(known))}."
+                f"expected_failures names {name!r}, which is no check.{nearest(name, known)} "
+                f"Known: {', '.join(sorted(known))}."
             )
     parameters = []
     for check in checks:

@@ -1,6 +1,12 @@
-"""Checks of residual quantizers: any depth, quantizer dropout, finer grids. The first line of each says the promise."""
+"""Checks of residual quantizers: any depth, quantizer dropout, finer grids.
+
+The first line of each says the promise.
+"""
 
 from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,8 +39,8 @@ def depth_is_checked(subject: Subject) -> None:
     """A depth of 0, or beyond N, is a ShapeError."""
     quantizer, latents = subject.trained().eval(), subject.latents()
     for n in (0, quantizer.num_codebooks + 1):
-        expect_error(ShapeError, lambda n=n: quantizer.encode(latents, num_codebooks=n), f"encode with {n}")  # type: ignore[misc]
-        expect_error(ShapeError, lambda n=n: quantizer(latents, num_codebooks=n), f"forward with {n}")  # type: ignore[misc]
+        expect_error(ShapeError, partial(quantizer.encode, latents, num_codebooks=n), f"encode with {n}")
+        expect_error(ShapeError, partial(quantizer, latents, num_codebooks=n), f"forward with {n}")
 
 
 def training_depth(subject: Subject) -> None:
@@ -53,7 +59,7 @@ def training_depth(subject: Subject) -> None:
 
 
 def dropout_per_item(subject: Subject) -> None:
-    """With quantizer dropout each item of a batch keeps its own number of codebooks, the same for all its frames."""
+    """With quantizer dropout each item keeps its own number of codebooks, one for all its frames."""
     quantizer, before = subject.trained(dropout=1.0), subject.trained(dropout=1.0).eval()
     latents = subject.latents(ITEMS, 4)
     out = quantizer(latents)
@@ -98,7 +104,7 @@ def refinement(subject: Subject) -> None:
         ]
     shown = ", ".join(f"{error:.3g}" for error in errors)
     expect(
-        all(b < a for a, b in zip(errors, errors[1:], strict=False)),
+        all(b < a for a, b in pairwise(errors)),
         f"mean squared errors after 1, 2, … stages: {shown}",
     )
 
@@ -112,7 +118,7 @@ TESTS = (prefix, depth_is_checked, training_depth, dropout_per_item, dropout_off
 
 
 def _depth(quantizer: Quantizer, latents: Tensor, codes: Tensor) -> int:
-    """How many codebooks `[1, D, T]` latents are the sum of; the most where several fit, 0 where none does."""
+    """How many codebooks `[1, D, T]` latents are the sum of; the most that fit, 0 where none do."""
     for n in range(codes.shape[1], 0, -1):
         decoded = quantizer.decode(codes[:, :n])
         if torch.allclose(decoded, latents, rtol=1e-4, atol=1e-4):

@@ -25,7 +25,7 @@ class Subject:
 
     def build(self, seed: int = 0, **more: Any) -> Quantizer:
         """A new one, in training mode, with weights from `seed`."""
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build_quantizer(self.name, **{**self.options, **more}).train()
 
     def trained(self, seed: int = 0, **more: Any) -> Quantizer:

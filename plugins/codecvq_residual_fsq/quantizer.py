@@ -12,7 +12,7 @@ taken from it in float64: subtracting stage after stage in float32 has lost the 
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -38,11 +38,11 @@ class ResidualFSQ(Residual):
         estimator: str = "ste",
     ) -> None:
         stage = FSQ(len(levels) if isinstance(levels, Sequence) else 1, levels, estimator=estimator)
-        most = int(math.log(EXACT) / math.log(max(levels)))
+        most = next(n for n in itertools.count() if max(levels) ** (n + 1) > EXACT)
         if not isinstance(num_codebooks, int) or not 1 <= num_codebooks <= most:
             raise OptionError(
-                f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole number from 1 to "
-                f"{most}: float64 holds no more digits"
+                f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole "
+                f"number from 1 to {most}: float64 holds no more digits"
             )
         super().__init__(dim, [stage], num_codebooks=num_codebooks, dropout=dropout)
         self.levels = stage.levels

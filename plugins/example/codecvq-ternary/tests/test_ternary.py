@@ -1,15 +1,15 @@
 """`ternary` and its forms held to the promises of every quantizer, and to what it says of itself."""
 
-import codecvq
 import numpy as np
 import pytest
 import torch
+from codecvq_ternary.estimator import clipped_straight_through
+from codecvq_ternary.metric import make_level_difference
+
+import codecvq
 from codecvq.evaluation.metrics import MetricUndefined
 from codecvq.plugins import registry
 from codecvq.testing import Check, parametrize_quantizer
-
-from codecvq_ternary.estimator import clipped_straight_through
-from codecvq_ternary.metric import make_level_difference
 
 
 @parametrize_quantizer("ternary", dim=8, trits=8)
@@ -47,7 +47,9 @@ def test_the_sparsity_loss_pulls_to_zero() -> None:
 
 def test_clipped_ste_cuts_outside() -> None:
     z = torch.tensor([[-2.0, -1.0, 0.3, 1.5]])
-    assert torch.equal(clipped_straight_through(torch.ones(1, 4), z, z.sign()), torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
+    assert torch.equal(
+        clipped_straight_through(torch.ones(1, 4), z, z.sign()), torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+    )
 
 
 def test_level_difference_of_half_the_amplitude() -> None:

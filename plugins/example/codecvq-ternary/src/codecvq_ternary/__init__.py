@@ -1,4 +1,7 @@
-"""Ternary quantization for codecvq, and an example of what else a plugin can offer. This file imports no torch."""
+"""Ternary quantization for codecvq, and an example of what else a plugin can offer.
+
+This file imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from codecvq import EstimatorSpec, MetricSpec, QuantizerSpec, RecipeSpec, hookimpl
-
 from codecvq_ternary import loss_table
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def codecvq_metrics() -> Iterable[MetricSpec]:
 @hookimpl
 def codecvq_recipes() -> Iterable[RecipeSpec]:
     """Offer `ternary-smoke`."""
-    yield RecipeSpec(name="ternary-smoke", factory="ternary-smoke.yaml", summary="five steps of a tiny ternary codec")
+    yield RecipeSpec(
+        name="ternary-smoke", factory="ternary-smoke.yaml", summary="five steps of a tiny ternary codec"
+    )
 
 
 @hookimpl

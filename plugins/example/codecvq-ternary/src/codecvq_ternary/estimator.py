@@ -1,6 +1,7 @@
-"""The clipped straight-through estimator of binarized networks (arXiv:1602.02830, eq. 4): G = diag(|z_i| <= 1).
+"""The clipped straight-through estimator of binarized networks (arXiv:1602.02830, eq. 4): G = diag(|z| <= 1).
 
-A channel that is far outside already is not pushed further out, nor pulled back: what brings it back is the loss.
+A channel that is far outside already is neither pushed further out nor pulled back: what brings it back is a
+loss.
 """
 
 from torch import Tensor

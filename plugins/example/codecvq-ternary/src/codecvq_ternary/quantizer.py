@@ -2,17 +2,19 @@
 
     x = 3/2 tanh(2z/3)        t = floor(x + 1/2) in {-1, 0, 1}        code = Σ_j (t_j + 1) 3^j
 
-The bound keeps x within ±3/2, where the three cells have equal width 1, and has slope 1 at 0. What is left, x - t, lies in
-[-1/2, 1/2], the same cell three times finer: 3 (x - t) is a number within ±3/2 again. So the residual form, whose stage n works on
-the grid 3^-n, finds the digits of x in balanced ternary, and after n stages is within 3^-(n-1) / 2 of it: of x, not of z.
+The bound keeps x within ±3/2, where the three cells have equal width 1, and has slope 1 at 0. What is left,
+x - t, lies in [-1/2, 1/2], the same cell three times finer: 3 (x - t) is a number within ±3/2 again. So the
+residual form, whose stage n works on the grid 3^-n, finds the digits of x in balanced ternary, and after n
+stages is within 3^-(n-1) / 2 of it: of x, not of z.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
-from torch import Tensor
 
 LIMIT = 1.5  # of x
 MOST_TRITS = 39  # 3^39 codes still fit into int64
@@ -21,7 +23,8 @@ MOST_TRITS = 39  # 3^39 codes still fit into int64
 class Ternary(Quantizer):
     """Each of `trits` channels -1, 0 or 1.
 
-    Args: `sparsity_weight` weights the mean |x|, which makes zeros frequent, and so the codes cheap for an entropy coder.
+    Args: `sparsity_weight` weights the mean |x|, which makes zeros frequent, and so the codes cheap for an
+    entropy coder.
     """
 
     refines = True

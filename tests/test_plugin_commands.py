@@ -1,0 +1,226 @@
+"""Plugins from the command line, and a stranger's distribution installed by pip and used out of tree."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stranger import ROOT, codecvq_command, distribution, run
+
+import codecvq
+from codecvq.errors import CodecvqError
+from codecvq.plugins import registry as own_registry
+
+TERNARY = ROOT / "plugins/example/codecvq-ternary"
+
+
+def test_the_list_imports_no_torch() -> None:
+    program = (
+        "import sys\nfrom codecvq.cli.app import main\n"
+        "try:\n    main(['plugins', 'list', '--json'])\n"
+        "except SystemExit as leaving:\n    assert not leaving.code\n"
+        "print(sorted({'torch', 'numpy', 'librosa'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = run(sys.executable, "-c", program)
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+    assert {offer["name"] for offer in json.loads(done.stdout)["offers"]} >= {
+        "vq",
+        "mel_distance",
+        "spectral",
+    }
+
+
+def test_the_list_answers_at_once() -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        codecvq_command("plugins", "list")
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 1.2, times  # 0.4 s on a machine that has nothing else to do
+
+
+@pytest.fixture
+def command_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`codecvq …` in this process and an empty folder: exit code, stdout, stderr.
+
+    Plugin files that it loads are taken back afterwards.
+    """
+    from codecvq.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("codecvq")
+    handlers, propagate, origins = logger.handlers, logger.propagate, dict(own_registry().origins)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as leaving:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return int(leaving.value.code or 0), captured.out, captured.err
+
+    yield call
+    logger.handlers, logger.propagate = handlers, propagate
+    for name in set(own_registry().origins) - set(origins):
+        own_registry().unregister(own_registry().origins[name])
+
+
+ODD = """
+from codecvq import Quantizer, QuantizerSpec, hookimpl
+
+class Odd(Quantizer):
+    def __init__(self, dim):
+        super().__init__(dim, [2])
+
+    def quantize(self, vectors):
+        codes = (vectors[:, :1] > vectors.mean()).long()
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes):
+        return codes.float().expand(-1, self.dim)
+
+@hookimpl
+def codecvq_quantizers():
+    yield QuantizerSpec(name="odd", factory=Odd)
+"""
+
+
+def test_check_tells_in_words_in_json_and_by_its_exit_code(
+    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD)
+    code, out, _ = command_here("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
+    assert code == 1
+    assert "odd/frames_are_independent\n  promised: What becomes of a frame depends on no other frame" in out
+    assert "found: values of frame 0 alone" in out
+    code, out, _ = command_here("plugins", "check", "odd", "--json")
+    report = json.loads(out)
+    broken = [check["name"] for check in report["checks"] if not check["ok"]]
+    assert code == 1
+    assert len(broken) == report["broken"] > 0
+    assert "odd/frames_are_independent" in broken
+    assert "odd/shapes" not in broken
+
+
+def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command_here("plugins", "check", "grouped_fsq", "levels=[3,3]", "dim=4")
+    assert code == 0
+    assert "0 broken" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plugins", "check", "fsqq"], "Did you mean 'fsq'"),
+        (["plugins", "check", "fsq"], "needs levels"),
+        (["plugins", "check", "fsq", "levels"], "not key=value"),
+        (["plugins", "check", "fsq", "levels=[5"], "not YAML"),
+        (["new-plugin", "fsq"], "offered by codecvq"),
+        (["new-plugin", "My-VQ"], "lower case"),
+        (["new-plugin", "residual_mine"], "not with residual_"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_user_errors_are_one_line_and_exit_2(
+    command_here: Callable[..., tuple[int, str, str]], arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    code, _, err = command_here(*arguments)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_plugin_overwrites_nothing(
+    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    assert command_here("new-plugin", "my_vq")[0] == 0
+    written = (tmp_path / "my_vq.py").read_text()
+    code, _, err = command_here("new-plugin", "my_vq")
+    assert code == 2
+    assert "is there already" in err
+    assert (tmp_path / "my_vq.py").read_text() == written
+
+
+# A stranger's distributions, installed by pip
+
+
+def install(source: Path, target: Path) -> None:
+    """Install by pip, without the network where hatchling is here."""
+    isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
+    done = run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *isolation, "--target", target, source
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def ternary_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the example distribution is installed."""
+    site = tmp_path_factory.mktemp("site")
+    install(TERNARY, site)
+    return site
+
+
+def test_the_example_is_listed_with_where_it_comes_from(ternary_site: Path) -> None:
+    listed = json.loads(codecvq_command("plugins", "list", "--json", site=ternary_site))
+    assert listed["failures"] == []
+    mine = {
+        (o["kind"], o["name"]): o["origin"]
+        for o in listed["offers"]
+        if o["distribution"] == "codecvq-ternary"
+    }
+    assert set(mine) == {
+        ("quantizers", "ternary"),
+        ("estimators", "clipped_ste"),
+        ("metrics", "level_difference"),
+    }
+    assert set(mine.values()) == {"codecvq-ternary 0.1.0 (entry point 'ternary')"}
+
+
+def test_the_example_passes_its_own_tests(ternary_site: Path, tmp_path: Path) -> None:
+    done = run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        TERNARY / "tests",
+        site=ternary_site,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_example_trains_out_of_tree(ternary_site: Path, tmp_path: Path) -> None:
+    codecvq_command("train", "ternary-smoke", "--run", tmp_path / "run", site=ternary_site, cwd=tmp_path)
+    config = json.loads((tmp_path / "run/codec/config.json").read_text())
+    assert "codecvq-ternary" in json.dumps(config)
+    rows = (tmp_path / "run/loss.csv").read_text().splitlines()
+    assert rows[0] == "step,loss"
+    assert [int(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 4, 5]
+    # Without the plugin, the codec says which one to bring.
+    with pytest.raises(CodecvqError, match="codecvq-ternary"):
+        codecvq.load(tmp_path / "run")
+
+
+def test_a_broken_distribution_leaves_the_list_whole(tmp_path: Path) -> None:
+    distribution(tmp_path, "codecvq-broken", "import a_module_that_is_not_there")
+    done = run(sys.executable, "-m", "codecvq", "plugins", "list", site=tmp_path)
+    assert done.returncode == 0
+    assert "fsq" in done.stdout
+    assert "not loaded: codecvq-broken 1.0" in done.stdout
+    assert "codecvq-broken" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run(sys.executable, "-m", "codecvq", "plugins", "doctor", "--json", site=tmp_path)
+    assert done.returncode == 1
+    assert "a_module_that_is_not_there" in json.dumps(json.loads(done.stdout)["problems"])
