@@ -140,10 +140,29 @@ def test_every_second_of_speech_is_as_likely(tmp_path, monkeypatch):
     segments = segments_of(corpus_of(tmp_path, [0.2, 0.4, 1.4]), batch_size=3000)
     drawn: list[int] = []
     monkeypatch.setattr(
-        Segments, "_segment", lambda self, index, place: (drawn.append(index), np.zeros(1))[1]
+        Segments, "_segment", lambda self, index, place, length: (drawn.append(index), np.zeros(length))[1]
     )
     segments.batch(0)
     assert np.bincount(drawn) / 3000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_speed_moves_the_pitch_and_keeps_the_length(tmp_path, factor):
+    tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000).astype(np.float32)  # 1 kHz, 2 s
+    write_audio(tmp_path / "tone.wav", tone, 16000)
+    corpus = Corpus("tone", (Clip(id="tone", path=tmp_path / "tone.wav"),))
+    augment = AugmentConfig(gain_db=(0, 0), polarity=0, speed=(factor, factor))
+    segment = Segments(corpus, 16000, 1.0, 1, 0, augment=augment).batch(0)[0, 0]
+    assert segment.shape == (16000,)
+    spectrum = np.abs(np.fft.rfft(segment * np.hanning(16000)))
+    assert int(spectrum.argmax()) == pytest.approx(1000 * factor, abs=1)  # a bin is 1 Hz
+    assert segment.std() == pytest.approx(tone.std(), rel=0.01)
+
+
+@pytest.mark.parametrize("speed", [(1.2, 0.9), (0.1, 1.0), (1.0, 3.0)])
+def test_a_speed_that_cannot_work_is_an_error(speed):
+    with pytest.raises(OptionError, match="augment.speed"):
+        AugmentConfig(speed=speed)
 
 
 def test_an_unreadable_clip_is_replaced_and_remembered(corpus):

@@ -11,8 +11,8 @@ from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, scaffo
 from codecvq.cli.console import errors, log_to_stderr
 from codecvq.errors import CodecvqError
 
-# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own. (Any: mypy
-# knows no exception class that is found at run time.)
+# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
+# Any: mypy knows no exception class that is found at run time.
 UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(

@@ -125,6 +125,45 @@ def learning_rate(config: OptimizerSection, step: int, steps: int) -> float:
     return config.learning_rate * warm * fall
 
 
+class Means:
+    """Means of scalars since they were last taken; a step that was skipped adds none."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, scalars: Mapping[str, float]) -> None:
+        """Add the scalars of a step."""
+        for name, value in scalars.items():
+            self._values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        """The means, to begin anew."""
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values = {}
+        return means
+
+
+class Pace:
+    """How long a step takes lately, checkpoints and validation left out."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=100)
+        self._since = time.monotonic()
+
+    def tick(self) -> None:
+        """A step has ended."""
+        self._times.append(time.monotonic() - self._since)
+
+    def rest(self) -> None:
+        """The next step begins now."""
+        self._since = time.monotonic()
+
+    @property
+    def step_s(self) -> float:
+        """Seconds a step, the median."""
+        return median(self._times)
+
+
 class Trainer:
     """One process of a training."""
 
@@ -182,28 +221,21 @@ class Trainer:
             self.folder.forget_after(first)
             registry().call("codecvq_train_start", run=run)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        sums: dict[str, float] = {}
+        means, pace = Means(), Pace()
         scalars: dict[str, float] = {}
-        pace: deque[float] = deque(maxlen=100)
-        clock = time.monotonic()
         for step, wav in self.segments.prefetch(first, self.config.steps, rank, world):
-            found = self.step(step, torch.from_numpy(wav).to(self.accelerator.device))
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
-            sums["_count"] = sums.get("_count", 0) + 1
-            done, now = step + 1, time.monotonic()
-            pace.append(now - clock)
-            clock = now
+            means.add(self.step(step, torch.from_numpy(wav).to(self.accelerator.device)))
+            pace.tick()
+            done = step + 1
             last = done == self.config.steps
             if self.accelerator.is_main_process:
                 validated = self._validate() if last or done % self.config.validate_every == 0 else {}
                 if validated or last or done % self.config.log_every == 0:
-                    scalars = self._log(run, done, sums, validated, median(pace))
-                    sums = {}
-                report(Moment(done, self.config.steps, scalars, median(pace) * (self.config.steps - done)))
+                    scalars = self._log(run, done, means.take() | validated, pace)
+                report(Moment(done, self.config.steps, scalars, pace.step_s * (self.config.steps - done)))
             if last or done % self.config.checkpoint_every == 0:
                 self.save(done)
-                clock = time.monotonic()
+            pace.rest()
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
         """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or
@@ -259,12 +291,9 @@ class Trainer:
         found = validate(self.codec, self.losses["mel"], self.validation_clips)
         return {name: self.weights["mel"] * value for name, value in found.items()}
 
-    def _log(
-        self, run: TrainRun, done: int, sums: dict[str, float], validated: dict[str, float], seconds: float
-    ) -> dict[str, float]:
-        count = sums.pop("_count", 1)
-        scalars = {name: total / count for name, total in sums.items()} | self.usage.scalars() | validated
-        scalars["speed/steps_per_s"] = 1 / max(seconds, 1e-9)
+    def _log(self, run: TrainRun, done: int, found: dict[str, float], pace: Pace) -> dict[str, float]:
+        scalars = found | self.usage.scalars()
+        scalars["speed/steps_per_s"] = 1 / max(pace.step_s, 1e-9)
         scalars["steps/skipped"] = self.skipped
         self.folder.log(done, scalars)
         registry().call("codecvq_train_logged", run=run, step=done, scalars=scalars)

@@ -38,10 +38,18 @@ class AugmentConfig:
     polarity: float = 0.5  # probability that the sign is flipped
     tilt_db: float = 0.0  # the Nyquist frequency against 0 Hz, uniform in ± this; 0 for no filter
 
+    #: played at a speed uniform between these: pitch and formants move with it, as between speakers
+    speed: tuple[float, float] = (1.0, 1.0)
+
     def __post_init__(self) -> None:
         low, high = self.gain_db
         if not low <= high:
             raise OptionError(f"augment.gain_db is [{low:g}, {high:g}], but the lower end must come first.")
+        if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
+            raise OptionError(
+                f"augment.speed is [{self.speed[0]:g}, {self.speed[1]:g}], but two factors from 0.5 to 2 are "
+                "needed, the lower first."
+            )
         if not 0 <= self.polarity <= 1:
             raise OptionError(
                 f"augment.polarity is {self.polarity:g}, but a probability from 0 to 1 is needed."
@@ -113,7 +121,10 @@ class Segments:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
         clip_at, place = rng.random(), rng.random()
         drawn = int(np.searchsorted(self._ends_s, clip_at * self._ends_s[-1], side="right"))
-        return augmented(self._segment(min(drawn, len(self._ends_s) - 1), place), self.augment, rng)
+        slow, fast = self.augment.speed
+        length = round(self.segment_samples * (slow + rng.random() * (fast - slow)))
+        segment = self._segment(min(drawn, len(self._ends_s) - 1), place, length)
+        return augmented(resample(segment, length, self.segment_samples), self.augment, rng)
 
     def prefetch(
         self, first_step: int, last_step: int, rank: int = 0, world: int = 1, depth: int = 4
@@ -150,8 +161,8 @@ class Segments:
             stop.set()
             thread.join()
 
-    def _segment(self, drawn: int, place: float) -> FloatArray:
-        """A segment `[S]` of the clip drawn, or of the next one in the corpus's order that can be read."""
+    def _segment(self, drawn: int, place: float, length: int) -> FloatArray:
+        """A segment `[length]` of the clip drawn, or of the next one in the corpus's order that can be read."""
         for offset in range(len(self.corpus)):
             index = (drawn + offset) % len(self.corpus)
             if index in self._bad:
@@ -159,8 +170,8 @@ class Segments:
             clip = self.corpus[index]
             try:
                 if self._is_long(clip):
-                    return self._part_of_long(clip, place)
-                return _cut(self._decoded(index), self.segment_samples, place)
+                    return self._part_of_long(clip, place, length)
+                return _cut(self._decoded(index), length, place)
             except (AudioError, OSError) as error:
                 with self._lock:
                     self._bad[index] = ClipFailure(clip.id, clip.path, str(error))
@@ -183,20 +194,19 @@ class Segments:
 
     def _is_long(self, clip: Clip) -> bool:
         """Whether a segment is read from the file by itself: a property of the clip, not of what is kept."""
-        longest_s = LONG_CLIP_S + self.segment_samples / self.sample_rate
+        longest_s = LONG_CLIP_S + self.augment.speed[1] * self.segment_samples / self.sample_rate
         return (clip.duration_s or 0.0) > longest_s and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
 
-    def _part_of_long(self, clip: Clip, place: float) -> FloatArray:
-        """A segment of a clip too long to keep, read from the file by itself."""
+    def _part_of_long(self, clip: Clip, place: float, length: int) -> FloatArray:
+        """A segment `[length]` of a clip too long to keep, read from the file by itself."""
         assert clip.duration_s is not None, "measured() fills it"
-        length_s = self.segment_samples / self.sample_rate
+        length_s = length / self.sample_rate
         start_s = clip.start_s + place * (clip.duration_s - length_s)
         before_s = min(start_s, MARGIN_S)
         audio = read_audio(clip.path, start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
         samples = resample(to_mono(audio.samples), audio.sample_rate, self.sample_rate)
         first = round(before_s * self.sample_rate)
-        segment = samples[first : first + self.segment_samples]
-        return _cut(_to_int16(segment), self.segment_samples, 0.0)
+        return _cut(_to_int16(samples[first : first + length]), length, 0.0)
 
     def _nothing_readable(self) -> CorpusError:
         failures = self.failures
