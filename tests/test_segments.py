@@ -161,7 +161,7 @@ def test_speed_moves_the_pitch_and_keeps_the_length(tmp_path, factor):
 
 @pytest.mark.parametrize("speed", [(1.2, 0.9), (0.1, 1.0), (1.0, 3.0)])
 def test_a_speed_that_cannot_work_is_an_error(speed):
-    with pytest.raises(OptionError, match="augment.speed"):
+    with pytest.raises(OptionError, match=r"augment\.speed"):
         AugmentConfig(speed=speed)
 
 

@@ -162,7 +162,7 @@ class Segments:
             thread.join()
 
     def _segment(self, drawn: int, place: float, length: int) -> FloatArray:
-        """A segment `[length]` of the clip drawn, or of the next one in the corpus's order that can be read."""
+        """A segment `[length]` of the clip drawn, or of the next in the corpus that can be read."""
         for offset in range(len(self.corpus)):
             index = (drawn + offset) % len(self.corpus)
             if index in self._bad:
