@@ -27,6 +27,8 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/bitstream.py
 	$(BIN)/python benchmarks/mel_loss.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/quantizers.py --quick
 
 # The measures that are built from source are an extra: without a C compiler, everything else works and says what is missing.
 $(VENV)/installed: pyproject.toml

@@ -2,7 +2,9 @@
 and grouped ones.
 """
 
+from codecvq.quantizer.beam import nearest_candidates
 from codecvq.quantizer.build import build_quantizer
+from codecvq.quantizer.channels_last import ChannelsLast
 from codecvq.quantizer.estimators import Estimator, estimate
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.interface import Quantized, Quantizer, Terms
@@ -11,6 +13,7 @@ from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.search import nearest_codes
 
 __all__ = [
+    "ChannelsLast",
     "Estimator",
     "Grouped",
     "Quantized",
@@ -21,6 +24,7 @@ __all__ = [
     "estimate",
     "from_first_rank",
     "gather_rows",
+    "nearest_candidates",
     "nearest_codes",
     "sum_over_ranks",
 ]

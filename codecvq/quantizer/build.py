@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from codecvq.errors import OptionError, UnknownName, nearest
@@ -12,18 +13,26 @@ from codecvq.quantizer.interface import Quantizer
 from codecvq.quantizer.residual import Residual
 
 FORMS = ("residual_", "grouped_")
-COMPOSITE_OPTIONS = {
-    "residual_": ("num_codebooks", "dropout", "shared"),
-    "grouped_": ("num_codebooks", "num_groups"),
+COMPOSITE_OPTIONS: dict[str, dict[str, Any]] = {
+    "residual_": {
+        "num_codebooks": inspect.Parameter.empty,
+        "dropout": 0.0,
+        "shared": False,
+        "stages": None,
+        "beam": 1,
+    },
+    "grouped_": {"num_codebooks": inspect.Parameter.empty, "num_groups": None},
 }
 
 
 def build_quantizer(name: str, **options: Any) -> Quantizer:
     """The quantizer registered under `name`, made with `dim` and its options as keywords.
 
-    `residual_X` takes `num_codebooks` (stages), `dropout` and `shared` (one codebook for all stages) beside
-    X's own options; `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as
-    in grouped_residual_vq, `num_groups`. Raises UnknownName and OptionError, which name what is known.
+    `residual_X` takes `num_codebooks` (how many stages), `dropout`, `beam` and `shared` (one codebook for all
+    stages) beside X's own options. Stages that differ have `stages`, a list of each one's options over those
+    of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its length. `grouped_X` takes
+    `num_codebooks` (groups), and where X itself has several codebooks, as in grouped_residual_vq,
+    `num_groups`. Raises UnknownName and OptionError, which name what is known.
     """
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
@@ -51,8 +60,7 @@ def quantizer_options(name: str) -> dict[str, Any]:
     form = _form_to_derive(registry(), name)
     if not form:
         return {key: p.default for key, p in _parameters(plain_offer(name)).items()}
-    defaults = {"num_codebooks": inspect.Parameter.empty, "dropout": 0.0, "shared": False, "num_groups": None}
-    return quantizer_options(_without(form, name)) | {key: defaults[key] for key in COMPOSITE_OPTIONS[form]}
+    return quantizer_options(_without(form, name)) | COMPOSITE_OPTIONS[form]
 
 
 def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
@@ -76,15 +84,37 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
 
 def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
     inner = _without("residual_", name)
-    count = _count(name, options.pop("num_codebooks", None))
-    dropout, shared = options.pop("dropout", 0.0), options.pop("shared", False)
-    first = _build(loaded, inner, options)
+    overrides = _overrides(name, options.pop("num_codebooks", None), options.pop("stages", None))
+    shared = options.pop("shared", False)
+    stack = {key: options.pop(key) for key in ("dropout", "beam") if key in options}
+    first = _build(loaded, inner, options | overrides[0])
+    if (shared or first.refines) and any(overrides):
+        raise OptionError(
+            f"quantizer {name!r}: stages is {overrides}, but all its stages share one "
+            f"{'grid' if first.refines else 'codebook'}. Give the options beside `stages`, once."
+        )
     if first.refines:  # one grid serves all stages; its projection is the stack's
         dim, options = first.dim, options | {"dim": first.code_dim}
         first = _build(loaded, inner, options)
-        return Residual(dim, [first], num_codebooks=count, dropout=dropout)
-    stages = [first] if shared else [first, *(_build(loaded, inner, options) for _ in range(count - 1))]
-    return Residual(first.dim, stages, num_codebooks=count, dropout=dropout)
+        return Residual(dim, [first], num_codebooks=len(overrides), **stack)
+    rest = [] if shared else [_build(loaded, inner, options | override) for override in overrides[1:]]
+    return Residual(first.dim, [first, *rest], num_codebooks=len(overrides), **stack)
+
+
+def _overrides(name: str, count: object, stages: object) -> list[dict[str, Any]]:
+    """The options of each stage that differ from those of all."""
+    if stages is None:
+        return [{}] * _count(name, count)
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
+        raise OptionError(
+            f"quantizer {name!r}: stages is {stages!r}; needed is a list with the options of each stage that "
+            "differ, as [{codebook_size: 1024}, {}, {}]"
+        )
+    if count is not None and count != len(stages):
+        raise OptionError(f"quantizer {name!r}: num_codebooks is {count}, and stages has {len(stages)}")
+    if any("dim" in stage for stage in stages):
+        raise OptionError(f"quantizer {name!r}: all stages have the same dim. Give it beside `stages`.")
+    return [dict(stage) for stage in stages]
 
 
 def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:

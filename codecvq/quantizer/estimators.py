@@ -12,11 +12,15 @@ rest.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from codecvq.plugins import registry
+from codecvq.plugins import PROJECT, registry
+
+logger = logging.getLogger(PROJECT)
 
 #: (x, z, q), each [M, D], z and q without gradient -> G x [M, D]
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,11 +31,46 @@ def find_estimator(name: str) -> Estimator:
     return registry().find("estimators", name).load()
 
 
-def estimate(estimator: Estimator, z: Tensor, q: Tensor) -> Tensor:
+def estimate(estimator: Estimator, z: Tensor, q: Tensor, watch: GainWatch | None = None) -> Tensor:
     """`q`, bit for bit, with the gradient that `estimator` sends to `z`; none goes to `q`.
 
-    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`.
+    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`. `watch` warns where G makes gradients much longer or shorter.
     """
     moved = estimator(z, z.detach(), q.detach())
+    if watch is not None and moved is not z and not torch.compiler.is_compiling():
+        watch.see(z.detach(), moved.detach())
     # the bracket is 0 forward: q + 0 is q exactly, z + (q - z) is not
     return q.detach() + (moved - moved.detach())
+
+
+class GainWatch:
+    """Warns, once, where |G z|/|z| stays outside [0.1, 10]: G z is q for the rotation, so that codewords much
+    shorter or longer than latents scale the gradient of the encoder away, or blow it up.
+
+    It looks at every 50th step only, and needs 4 looks in a row: on a GPU each look waits for the device.
+    """
+
+    LOWEST, HIGHEST = 0.1, 10.0
+    STEPS, LOOKS = 50, 4
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._steps = self._outside = 0
+
+    def see(self, z: Tensor, moved: Tensor) -> None:
+        """One training step: z and G z, `[M, D]`."""
+        self._steps += 1
+        if self._steps % self.STEPS or not len(z) or self._outside >= self.LOOKS:
+            return
+        gain = float((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median())
+        # G may bound its scale at just HIGHEST, so that counts as beyond
+        self._outside = 0 if self.LOWEST <= gain < 0.99 * self.HIGHEST else self._outside + 1
+        if self._outside == self.LOOKS:
+            logger.warning(
+                "estimator %s: for %d steps codewords have been about %.3g times as long as latents, and "
+                "gradients are scaled by as much. Use init: kmeans, dead_code_threshold above 0, or "
+                "estimator: rotation_unscaled.",
+                self.name,
+                self.LOOKS * self.STEPS,
+                gain,
+            )

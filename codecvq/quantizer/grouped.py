@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codecvq.quantizer.interface import Quantizer, Step, Terms
+from codecvq.quantizer.rows import Items
 
 
 class Grouped(Quantizer):
@@ -36,7 +37,7 @@ class Grouped(Quantizer):
             [group._codes_to_vectors(part) for group, part in zip(self._members(), parts, strict=True)], dim=1
         )
 
-    def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
+    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
         parts = zip(self._members(), self._slices(vectors), strict=True)
         steps = [group._step(part, items, group.num_codebooks) for group, part in parts]
         losses: dict[str, Tensor] = {}

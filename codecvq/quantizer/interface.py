@@ -14,18 +14,18 @@ batch, in a row).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from codecvq.errors import NonFiniteError, OptionError, ShapeError
-from codecvq.quantizer.estimators import estimate, find_estimator
-from codecvq.quantizer.ranks import sum_over_ranks
+from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
+from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
+from codecvq.quantizer.rows import Items, all_finite, finite_frames, in_place, real_rows
 from codecvq.quantizer.statistics import code_metrics
 
 
@@ -47,6 +47,10 @@ class Terms:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+#: who is to be updated, with which vectors and codes
+Update: TypeAlias = "tuple[Quantizer, Tensor, Tensor]"
+
+
 @dataclass(frozen=True)
 class Step:
     """What a quantizer makes of plain vectors; inside the package only."""
@@ -54,7 +58,7 @@ class Step:
     values: Tensor  # [M, D]
     codes: Tensor  # [M, n]
     terms: Terms
-    updates: list[tuple[Quantizer, Tensor, Tensor]]  # who is to be updated with which vectors and codes
+    updates: list[Update]
 
 
 class Quantizer(nn.Module):
@@ -70,6 +74,9 @@ class Quantizer(nn.Module):
     #: True where a residual form refines one vector on ever finer grids (`stage_scale`): one projection, one
     #: bound around all stages. False where each stage learns a codebook: each has a projection of its own.
     refines: ClassVar[bool] = False
+    #: True where `terms` sums over the processes of a training: then every process calls it, also one that
+    #: has no vectors, so it must do with M = 0. False: it is called with vectors only.
+    collective: ClassVar[bool] = False
 
     def __init__(
         self, dim: int, codebook_sizes: Sequence[int], *, code_dim: int | None = None, estimator: str = "ste"
@@ -85,11 +92,11 @@ class Quantizer(nn.Module):
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.estimator = estimator
         self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
-        #: of quantizer dropout and of codebook starts; None: torch's own
-        self.generator: torch.Generator | None = None
+        self._generator: torch.Generator | None = None
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
         self._estimator = find_estimator(estimator)
+        self._watch = GainWatch(estimator)
 
     # What an author writes
 
@@ -107,24 +114,45 @@ class Quantizer(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define dequantize(codes) -> values")
 
+    def codes_alone(self, vectors: Tensor) -> Tensor:
+        """The codes of `quantize`, for `encode`; define it where values take long: `[M, D]` -> `[M, N]`."""
+        return self.quantize(vectors)[1]
+
     def bound(self, vectors: Tensor) -> Tensor:
         """A differentiable map of `[M, D]` before the choice; the gradient estimator works behind it."""
         return vectors
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """Losses and metrics of real vectors after `bound`; M is at least 1."""
+        """Losses and metrics of real vectors after `bound`; M is at least 1 unless it is `collective`."""
         return Terms()
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """Change state that no gradient changes, once a training step; M may be 0. Not called with NaN or
-        infinity around.
+        """Change state that no gradient does, once a training step; not called with NaN or infinity around.
+
+        Under several processes all call it together; M may be 0 on some, never on all.
         """
 
     def stage_scale(self, stage: int) -> Tensor | float:
         """Factor by which the grid of residual stage `stage` is finer (below 1), a number or `[D]`."""
         return 1.0
 
+    def candidates(self, vectors: Tensor, count: int) -> Tensor:
+        """Codes of the `count` best values for each vector, best first: `[M, D]` -> `[M, count]`. Only the
+        beam search of a residual form asks; `count` is at most K.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lists no candidates: it has no beam search")
+
     # What users call
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What dropout and codebook starts draw from, in all stages and groups; None: torch's own."""
+        return self._generator
+
+    @generator.setter
+    def generator(self, generator: torch.Generator | None) -> None:
+        for member in self._quantizers():
+            member._generator = generator
 
     @property
     def bits_per_frame(self) -> float:
@@ -148,22 +176,24 @@ class Quantizer(nn.Module):
         """
         depth = self._check(latents, mask, num_codebooks)
         with torch.autocast(latents.device.type, enabled=False):
-            vectors, items, real = self._flatten(latents, mask)
-            finite = vectors.isfinite().all(dim=1, keepdim=True)
-            clean = torch.where(finite, vectors, 0.0)
+            vectors, items, real = real_rows(latents, mask)
+            finite = finite_frames(latents).flatten()[:, None]
+            finite = finite if real is None else finite[real]
+            whole = _known_finite(finite)
+            clean = vectors if whole else torch.where(finite, vectors, 0.0)
             changes = self.training and self._has_state()
             learns = changes and _can_learn_from(finite)
             with _as_in_eval(self) if changes and not learns else nullcontext():
-                step = self._step(clean if len(clean) else clean.new_zeros(1, self.dim), items, depth)
+                step = self._step(clean, items, depth)
             if learns:
-                self._run_updates(step.updates, empty=len(clean) == 0)
-            step = self._finish(step, len(clean))
-            values = torch.where(finite, step.values, torch.nan)
+                _run_updates(step.updates)
+            step = step if self.training else self._as_decoded(step)
+            values = step.values if whole else torch.where(finite, step.values, torch.nan)
             metrics = code_metrics(step.codes, self.codebook_sizes) | step.terms.metrics
         shape = (latents.shape[0], latents.shape[2])
         return Quantized(
-            latents=_unflatten(values, real, shape).to(latents.dtype),
-            codes=_unflatten(step.codes, real, shape),
+            latents=in_place(values, real, shape).to(latents.dtype),
+            codes=in_place(step.codes, real, shape),
             losses=step.terms.losses,
             metrics={name: value.detach() for name, value in metrics.items()},
         )
@@ -178,16 +208,10 @@ class Quantizer(nn.Module):
         depth = self._check(latents, None, num_codebooks)
         quiet = _as_in_eval(self) if self.training else nullcontext()
         with quiet, torch.autocast(latents.device.type, enabled=False):
-            vectors, _, _ = self._flatten(latents, None)
-            if not bool(vectors.isfinite().all()):
-                row = int((~vectors.isfinite().all(dim=1)).nonzero()[0])
-                item, frame = divmod(row, latents.shape[2])
-                raise NonFiniteError(
-                    f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the "
-                    "encoder's weights."
-                )
+            vectors, _, _ = real_rows(latents, None)
+            _refuse(~all_finite(latents), lambda: _not_finite(latents))
             codes = self._vectors_to_codes(vectors, depth)
-        return _unflatten(codes, None, (latents.shape[0], latents.shape[2]))
+        return in_place(codes, None, (latents.shape[0], latents.shape[2]))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks
@@ -199,18 +223,10 @@ class Quantizer(nn.Module):
                 f"N={self.num_codebooks}"
             )
         self._depth(codes.shape[1])
-        sizes = torch.tensor(self.codebook_sizes[: codes.shape[1]], device=codes.device)[:, None]
-        wrong = (codes < 0) | (codes >= sizes)
-        if bool(wrong.any()):
-            b, n, t = (int(i) for i in wrong.nonzero()[0])
-            raise ShapeError(
-                f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … "
-                f"{self.codebook_sizes[n] - 1}. "
-                f"The codes are of another codec, or still carry a language model's offsets."
-            )
+        _refuse(_outside(codes, self.codebook_sizes), lambda: _out_of_range(codes, self.codebook_sizes))
         with torch.autocast(codes.device.type, enabled=False):
-            values = self._codes_to_vectors(rearrange(codes.long(), "b n t -> (b t) n"))
-        return _unflatten(values, None, (codes.shape[0], codes.shape[2]))
+            values = self._codes_to_vectors(codes.long().transpose(1, 2).flatten(0, 1))
+        return in_place(values, None, (codes.shape[0], codes.shape[2]))
 
     # Plain vectors; Residual and Grouped have their own
 
@@ -219,53 +235,56 @@ class Quantizer(nn.Module):
         return self.bound(self.project_in(vectors))
 
     def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
-        return self.quantize(self.enter(vectors))[1]
+        return self.codes_alone(self.enter(vectors))
 
     def _codes_to_vectors(self, codes: Tensor) -> Tensor:
         return self.project_out(self.dequantize(codes))
 
-    def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
+    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
         entered = self.enter(vectors)
         values, codes = self.quantize(entered)
-        terms = self.terms(entered, values, codes)
-        return Step(
-            self.project_out(estimate(self._estimator, entered, values)),
-            codes,
-            terms,
-            self.updates(entered, codes),
+        terms = self.terms_of(entered, values, codes)
+        passed = estimate(self._estimator, entered, values, self._watch if self.training else None)
+        return Step(self.project_out(passed), codes, terms, self.updates(entered, codes))
+
+    def terms_of(self, entered: Tensor, values: Tensor, codes: Tensor) -> Terms:
+        """The terms of a step, also where M is 0: zeros then, under the same names."""
+        if len(entered) or self.collective:
+            return self.terms(entered, values, codes)
+        nothing = codes.new_zeros(1, codes.shape[1])
+        terms = self.terms(entered.new_zeros(1, entered.shape[1]), self.dequantize(nothing), nothing)
+        return Terms(
+            {name: loss * 0.0 for name, loss in terms.losses.items()},
+            {name: metric * 0.0 for name, metric in terms.metrics.items()},
         )
 
-    def updates(self, entered: Tensor, codes: Tensor) -> list[tuple[Quantizer, Tensor, Tensor]]:
+    def updates(self, entered: Tensor, codes: Tensor) -> list[Update]:
         """The update of this step, to be made once it is known that all vectors are finite; none where there
         is no state.
         """
         return [] if type(self).update is Quantizer.update else [(self, entered.detach(), codes)]
 
+    def _quantizers(self) -> list[Quantizer]:
+        """Itself and every quantizer inside."""
+        return [member for member in self.modules() if isinstance(member, Quantizer)]
+
     def _has_state(self) -> bool:
         """Whether anything in it changes by `update`."""
-        members = (member for member in self.modules() if isinstance(member, Quantizer))
-        return any(type(member).update is not Quantizer.update for member in members)
+        return any(type(member).update is not Quantizer.update for member in self._quantizers())
 
-    @staticmethod
-    @torch.no_grad()
-    def _run_updates(updates: list[tuple[Quantizer, Tensor, Tensor]], empty: bool) -> None:
-        for quantizer, vectors, codes in updates:
-            rows = 0 if empty else len(vectors)  # the stand-in of an empty batch is nobody's statistics
-            quantizer.update(vectors[:rows], codes[:rows])
+    def _as_decoded(self, step: Step) -> Step:
+        """The step as eval gives it: losses detached, and values those that `decode` gives."""
+        losses = {name: loss.detach() for name, loss in step.terms.losses.items()}
+        with torch.no_grad():
+            decoded = self._codes_to_vectors(step.codes)
+        values = decoded + (step.values - step.values.detach())  # the bracket is 0, and carries the gradient
+        return Step(values, step.codes, Terms(losses, step.terms.metrics), [])
 
-    def _finish(self, step: Step, count: int) -> Step:
-        """The step without the stand-in row of an empty batch; in eval, losses detached and values those that
-        `decode` gives.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
+        """What `.to()`, `.half()` and `.bfloat16()` call: all it has may move to another device, but stays in
+        float32, since rounded codewords and projections would give other codes.
         """
-        values, losses = step.values[:count], step.terms.losses
-        if count == 0:
-            losses = {name: loss * 0.0 for name, loss in losses.items()}
-        if not self.training:
-            losses = {name: loss.detach() for name, loss in losses.items()}
-            with torch.no_grad():
-                decoded = self._codes_to_vectors(step.codes[:count])
-            values = decoded + (values - values.detach())  # the bracket is 0, and carries the gradient
-        return Step(values, step.codes[:count], Terms(losses, step.terms.metrics), [])
+        return super()._apply(lambda tensor: _in_its_type(fn(tensor), tensor), recurse)
 
     # Input, checked once
 
@@ -286,8 +305,7 @@ class Quantizer(nn.Module):
         if latents.ndim != 3 or latents.shape[1] != self.dim or not latents.is_floating_point():
             raise ShapeError(
                 f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with "
-                f"D={self.dim}. "
-                f"For [..., D] use latents.flatten(0, -2).T[None]."
+                f"D={self.dim}. For [..., D] there is codecvq.quantizer.ChannelsLast."
             )
         if mask is not None and (
             mask.dtype != torch.bool or mask.shape != (latents.shape[0], latents.shape[2])
@@ -297,18 +315,6 @@ class Quantizer(nn.Module):
                 f"{[latents.shape[0], latents.shape[2]]}, True = real"
             )
         return self._depth(num_codebooks)
-
-    def _flatten(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Real frames as float32 vectors `[M, D]`, the item of each `[M]`, and where they were `[B·T]` (None:
-        everywhere).
-        """
-        batch, _, frames = latents.shape
-        vectors = rearrange(latents, "b d t -> (b t) d").float()
-        items = torch.arange(batch, device=latents.device).repeat_interleave(frames)
-        if mask is None:
-            return vectors, items, None
-        real = mask.flatten()
-        return vectors[real], items[real], real
 
 
 @contextmanager
@@ -324,6 +330,11 @@ def _as_in_eval(quantizer: Quantizer) -> Iterator[None]:
             module.training = True
 
 
+def _known_finite(finite: Tensor) -> bool:
+    """Whether all frames are finite, where the answer costs nothing: a GPU would have to be waited for."""
+    return not finite.is_cuda and not torch.compiler.is_compiling() and bool(finite.all())
+
+
 def _can_learn_from(finite: Tensor) -> bool:
     """Whether the batch has vectors and all are finite, on all processes together: they must agree, since
     updates are collective.
@@ -332,10 +343,56 @@ def _can_learn_from(finite: Tensor) -> bool:
     return bool(counts[0] > 0) and not bool(counts[1])
 
 
-def _unflatten(rows: Tensor, real: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """Rows `[M, X]` back in their places, zero elsewhere: `[B, X, T]`."""
-    batch, frames = shape
-    if real is not None:
-        full = rows.new_zeros(batch * frames, rows.shape[1])
-        rows = full.masked_scatter(real[:, None], rows)
-    return rearrange(rows, "(b t) x -> b x t", b=batch, t=frames)
+def _run_updates(updates: list[Update]) -> None:
+    """Make the updates of a step: one for each quantizer, of all its vectors, where any process has some."""
+    merged: dict[Quantizer, list[tuple[Tensor, Tensor]]] = {}
+    for quantizer, vectors, codes in updates:  # a quantizer that serves several stages comes several times
+        merged.setdefault(quantizer, []).append((vectors, codes))
+    counts = counts_over_ranks([sum(len(codes) for _, codes in parts) for parts in merged.values()])
+    for (quantizer, parts), count in zip(merged.items(), counts, strict=True):
+        if count:
+            vectors, codes = (
+                torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True)
+            )
+            with torch.no_grad():
+                quantizer.update(vectors, codes)
+
+
+def _in_its_type(moved: Tensor, tensor: Tensor) -> Tensor:
+    return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+
+def _refuse(wrong: Tensor, error: Callable[[], Exception]) -> None:
+    """Raise what `error` makes where any of `wrong` is True; inside torch.compile a RuntimeError, as a graph
+    can raise no other.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(~wrong.any(), "codecvq: NaN or infinite latents, or codes out of range")
+    elif bool(wrong.any()):
+        raise error()
+
+
+def _not_finite(latents: Tensor) -> NonFiniteError:
+    item, frame = (int(i) for i in (~latents.isfinite().all(dim=1)).nonzero()[0])
+    return NonFiniteError(
+        f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the encoder's "
+        "weights."
+    )
+
+
+def _outside(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Whether any code `[B, n, T]` is negative or beyond its codebook: bool, of any shape."""
+    if codes.numel() and len(set(sizes)) == 1:
+        least, greatest = codes.aminmax()
+        return (least < 0) | (greatest >= sizes[0])
+    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+    return (codes < 0) | (codes >= high)
+
+
+def _out_of_range(codes: Tensor, sizes: tuple[int, ...]) -> ShapeError:
+    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+    b, n, t = (int(i) for i in ((codes < 0) | (codes >= high)).nonzero()[0])
+    return ShapeError(
+        f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {sizes[n] - 1}. "
+        f"The codes are of another codec, or still carry a language model's offsets."
+    )

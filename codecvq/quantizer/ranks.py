@@ -26,6 +26,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return collectives.all_reduce(tensor) if tensor.requires_grad else _sum_without_gradient(tensor)
 
 
+def counts_over_ranks(counts: list[int]) -> list[int]:
+    """Numbers of vectors, each summed over all processes; as they are, without a copy, for one process."""
+    if ranks() == 1 or not counts:
+        return counts
+    return _sum_without_gradient(torch.tensor(counts, device=_device_of_ranks())).tolist()
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes one after another, without gradient: `[M, D]` -> `[sum of all M, D]`."""
     world = ranks()
@@ -45,9 +52,18 @@ def from_first_rank(tensor: Tensor) -> Tensor:
     """The tensor that the first process has, on every process: for random draws that must be equal
     everywhere.
     """
-    if ranks() > 1:
-        dist.broadcast(tensor, src=0)
-    return tensor
+    if ranks() == 1:
+        return tensor
+    first = tensor.detach().clone().to(_device_of_ranks(tensor))
+    dist.broadcast(first, src=0)
+    return first.to(tensor.device)
+
+
+def _device_of_ranks(tensor: Tensor | None = None) -> torch.device:
+    """Where a tensor must be to be sent; NCCL sends from GPUs only."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _sum_without_gradient(tensor: Tensor) -> Tensor:

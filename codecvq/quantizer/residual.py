@@ -20,22 +20,32 @@ import torch
 from torch import Tensor, nn
 
 from codecvq.errors import OptionError
+from codecvq.quantizer.beam import beam_search
 from codecvq.quantizer.estimators import estimate
-from codecvq.quantizer.interface import Quantizer, Step, Terms
+from codecvq.quantizer.interface import Quantizer, Step, Terms, Update
+from codecvq.quantizer.rows import Items
 
 
 class Residual(Quantizer):
     """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
 
     Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`);
-    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in 1 … N.
-    Codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook.
+    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in 1 … N;
+    codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook. `beam` how many partial
+    sums are kept from stage to stage in eval and `encode`, where stages list candidates: 1 is the nearest
+    codeword at each stage, which is what training does.
     """
 
     prefix_decodable = True
 
     def __init__(
-        self, dim: int, stages: Sequence[Quantizer], *, num_codebooks: int | None = None, dropout: float = 0.0
+        self,
+        dim: int,
+        stages: Sequence[Quantizer],
+        *,
+        num_codebooks: int | None = None,
+        dropout: float = 0.0,
+        beam: int = 1,
     ) -> None:
         first = stages[0]
         count = len(stages) if num_codebooks is None else num_codebooks
@@ -45,12 +55,13 @@ class Residual(Quantizer):
             )
         if not 0.0 <= dropout <= 1.0:
             raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
+        _check_beam(beam, stages)
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
         super().__init__(dim, sizes, code_dim=inner, estimator=first.estimator)
         self.stages = nn.ModuleList(stages)
-        self.dropout = dropout
-        self._stages_project = not first.refines and first.dim != first.code_dim
+        self.dropout, self.beam = dropout, beam
+        self.stages_project = not first.refines and any(stage.dim != stage.code_dim for stage in stages)
 
     def stage(self, n: int) -> Quantizer:
         """The quantizer of codebook n; the same for all where they share one."""
@@ -62,10 +73,12 @@ class Residual(Quantizer):
         """The bound of a fixed grid, once around all stages; nothing where each stage has its own."""
         return self.stage(0).bound(vectors) if self.stage(0).refines else vectors
 
-    def _enter_stage(self, n: int, rest: Tensor) -> Tensor:
+    def enter_stage(self, n: int, rest: Tensor) -> Tensor:
+        """What is left, in the space and on the scale of stage n: `[M, D]` -> `[M, D of the stage]`."""
         return rest / self.stage(n).stage_scale(n) if self.stage(n).refines else self.stage(n).enter(rest)
 
-    def _leave_stage(self, n: int, values: Tensor) -> Tensor:
+    def leave_stage(self, n: int, values: Tensor) -> Tensor:
+        """What the values of stage n add to the sum: `[M, D of the stage]` -> `[M, D]`."""
         stage = self.stage(n)
         return values * stage.stage_scale(n) if stage.refines else stage.project_out(values)
 
@@ -78,49 +91,46 @@ class Residual(Quantizer):
         """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
         expansion overrides it.
         """
+        if self.beam > 1 and not self.training:
+            return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
         codes, rest = [], vectors
         for n in range(depth):
-            values, code = self.stage(n).quantize(self._enter_stage(n, rest))
-            rest = rest - self._leave_stage(n, values)
+            values, code = self.stage(n).quantize(self.enter_stage(n, rest))
+            rest = rest - self.leave_stage(n, values)
             codes.append(code)
         return torch.cat(codes, dim=1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
         parts = [
-            self._leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])
+            self.leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])
         ]
         return _sum(parts)
 
     def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
         return self.choose(self.enter(vectors), depth)
 
-    def _step(self, vectors: Tensor, items: Tensor, depth: int) -> Step:
+    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
         entered = self.enter(vectors)
-        depths = (
-            self._draw_depths(items, depth) if self.training and self.dropout > 0 and len(items) else None
-        )
+        kept = self._kept_rows(items, depth)
         with torch.no_grad():
             chosen = self.choose(entered.detach(), depth)
         codes = torch.zeros_like(chosen)
         total, chain, rest = torch.zeros_like(entered), entered, entered
         terms: list[Terms] = []
-        updates: list[tuple[Quantizer, Tensor, Tensor]] = []
-        for n in range(depth):
-            rows = slice(None) if depths is None else (depths > n).nonzero()[:, 0]
-            if depths is not None and len(rows) == 0:  # type: ignore[arg-type]
-                break
+        updates: list[Update] = []
+        for n, rows in enumerate(kept):  # also where no row is left: other processes may have some
             code = chosen[rows, n : n + 1]
             part, seen, term = self._stage_step(n, chain[rows], rest[rows], code)
             codes[rows, n : n + 1] = code
-            whole = part if depths is None else torch.zeros_like(total).index_copy(0, rows, part)  # type: ignore[arg-type]
+            whole = part if isinstance(rows, slice) else torch.zeros_like(total).index_copy(0, rows, part)
             total = total + whole
             chain = chain - whole
             rest = rest - whole.detach()
             terms.append(term)
             updates += self.stage(n).updates(seen, code)
-        if not self._stages_project:
-            total = estimate(self._estimator, entered, total)
+        if not self.stages_project:
+            total = estimate(self._estimator, entered, total, self._watch if self.training else None)
         return Step(self.project_out(total), codes, _mean_terms(terms, depth), updates)
 
     def _stage_step(self, n: int, chain: Tensor, rest: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Terms]:
@@ -128,22 +138,37 @@ class Residual(Quantizer):
         gradient.
         """
         stage = self.stage(n)
-        seen = self._enter_stage(n, rest)
+        seen = self.enter_stage(n, rest)
         values = stage.dequantize(codes)
-        terms = stage.terms(seen, values, codes)
-        if self._stages_project:
-            values = estimate(stage._estimator, self._enter_stage(n, chain), values)
-        return self._leave_stage(n, values), seen, terms
+        terms = stage.terms_of(seen, values, codes)
+        if self.stages_project:
+            entered = self.enter_stage(n, chain)
+            values = estimate(stage._estimator, entered, values, stage._watch if self.training else None)
+        return self.leave_stage(n, values), seen, terms
+
+    def _kept_rows(self, items: Items, depth: int) -> list[Tensor | slice]:
+        """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
+        if not self.training or self.dropout == 0:
+            return [slice(None)] * depth
+        depths = self._draw_depths(torch.arange(items.count, device=items.device), depth)[items.index]
+        return [(depths > n).nonzero()[:, 0] for n in range(depth)]
 
     def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
-        """How many stages each vector keeps `[M]`: drawn once per item, so that all frames of an item keep
-        the same.
-        """
-        count = int(items.max()) + 1
+        """How many stages each item of `items` `[B]` keeps: `[B]`."""
         device = self.generator.device if self.generator is not None else torch.device("cpu")
-        some = torch.randint(1, depth + 1, (count,), generator=self.generator, device=device)
-        drop = torch.rand(count, generator=self.generator, device=device) < self.dropout
-        return torch.where(drop, some, depth).to(items.device)[items]
+        some = torch.randint(1, depth + 1, items.shape, generator=self.generator, device=device)
+        drop = torch.rand(items.shape, generator=self.generator, device=device) < self.dropout
+        return torch.where(drop, some, depth).to(items.device)
+
+
+def _check_beam(beam: int, stages: Sequence[Quantizer]) -> None:
+    if not isinstance(beam, int) or beam < 1:
+        raise OptionError(f"beam is {beam!r}; needed is a whole number from 1 up")
+    if beam > 1 and any(type(stage).candidates is Quantizer.candidates for stage in stages):
+        raise OptionError(
+            f"beam is {beam}, and {type(stages[0]).__name__} lists no candidates to search. "
+            "Leave beam at 1, or define candidates(vectors, count)."
+        )
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

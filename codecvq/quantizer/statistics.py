@@ -5,27 +5,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+HISTOGRAM = 64  # bins a code at most: beyond, sorting the codes is cheaper than a histogram of the codebook
+
 
 def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Tensor]:
     """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
 
     Shapes: codes `[M, n]` -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and
-    `perplexity/i`, `usage/i` for each where there are several. Counting sorts the M codes instead of filling
-    a histogram of K, so K may be 2^60, and no shape depends on the data.
+    `perplexity/i`, `usage/i` for each where there are several. K may be 2^60, and no shape depends on the
+    values of the codes.
     """
+    rows, count = codes.shape
+    sizes = codebook_sizes[:count]
+    if max(sizes) <= HISTOGRAM * rows:
+        repeats, different = _by_histogram(codes, max(sizes))
+    else:
+        repeats, different = _by_sorting(codes)
+    # a code seen c times adds c/M · log(M/c) to the entropy: log(M/c)/M for each of its rows
+    entropy = (max(rows, 1) / repeats).log().sum(dim=0) / max(rows, 1)  # [n]
+    perplexity = entropy.exp()
+    if count == 1:
+        return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
+    usage = different / torch.tensor(sizes, dtype=torch.float32, device=codes.device)  # [n]
+    metrics = {"perplexity": perplexity.mean(), "usage": usage.mean()}
+    metrics |= {f"perplexity/{i}": value for i, value in enumerate(perplexity.unbind())}
+    return metrics | {f"usage/{i}": value for i, value in enumerate(usage.unbind())}
+
+
+def _by_histogram(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """How often each row's code occurs `[M, n]`, and how many different codes there are `[n]`."""
+    columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; a wrong code is for the checks to tell
+    bins = torch.zeros(codes.shape[1], size, device=codes.device)
+    bins.scatter_add_(1, columns, torch.ones(columns.shape, device=codes.device))
+    return bins.gather(1, columns).T, (bins > 0).sum(dim=1)
+
+
+def _by_sorting(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for any codebook size: equal codes are neighbours once sorted. Rows come out in that order."""
     ordered = codes.sort(dim=0).values  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
-    counts = torch.zeros(codes.shape, device=codes.device).scatter_add_(
-        0, runs, torch.ones(codes.shape, device=codes.device)
-    )
-    shares = counts / max(1, codes.shape[0])
-    perplexity = torch.special.entr(shares).sum(dim=0).exp()  # [n]
-    sizes = torch.tensor(codebook_sizes[: codes.shape[1]], dtype=torch.float32, device=codes.device)
-    usage = starts.sum(dim=0) / sizes  # [n]
-    metrics = {"perplexity": perplexity.mean(), "usage": usage.mean()}
-    if codes.shape[1] > 1:
-        metrics |= {f"perplexity/{i}": value for i, value in enumerate(perplexity.unbind())}
-        metrics |= {f"usage/{i}": value for i, value in enumerate(usage.unbind())}
-    return metrics
+    ones = torch.ones(codes.shape, device=codes.device)
+    return torch.zeros_like(ones).scatter_add_(0, runs, ones).gather(0, runs), starts.sum(dim=0)

@@ -118,8 +118,7 @@ def _with_identity_for_choice(quantizer: Quantizer, vectors: Tensor, codes: Tens
         chosen = codes.split([group.num_codebooks for group in members], dim=1)
         parts = zip(members, slices, chosen, strict=True)
         return torch.cat([_with_identity_for_choice(*part) for part in parts], dim=1)
-    first = quantizer.stage(0) if isinstance(quantizer, Residual) else quantizer
-    if not isinstance(quantizer, Residual) or first.refines or first.dim == first.code_dim:
+    if not isinstance(quantizer, Residual) or not quantizer.stages_project:
         return quantizer.project_out(quantizer.enter(vectors))
     rest = vectors  # each stage projects: one chain through them all
     for n in range(quantizer.num_codebooks):

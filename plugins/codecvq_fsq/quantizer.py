@@ -5,8 +5,9 @@ The symmetric bound, the default, reaches every level and is odd, for even L too
     x = tanh z        k = floor((L - 1)(x + 1)/2 + 1/2) in 0 … L - 1        value = 2k/(L - 1) - 1
 
 The original one (its appendix A.1) shifts even L by half a level, so that 0 is a level: values k/⌊L/2⌋ - 1.
-The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, in int64 from the
-whole numbers k_j and never from the values: exact up to 2^62.
+The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, from the whole
+numbers k_j and never from the values: exact up to 2^62. Up to 2^52 it is counted in float64, which is exact
+too, and several times faster: processors divide many floats at a time, but one int64.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from codecvq import Quantizer
 from codecvq.errors import OptionError
 
+EXACT = 2**52  # up to here float64 holds every whole number, and floor(a / b) of two is exact
 EPSILON = 1e-3  # of the original bound: keeps tanh from rounding to a level beyond the last
 
 
@@ -35,6 +36,8 @@ class FSQ(Quantizer):
     refines = True
     levels: Tensor  # [d] int64, of one codebook
     radix: Tensor  # [d] int64: Π of the levels before
+    last: Tensor  # [d] float32, L - 1
+    weights: Tensor  # [d] float64, the radix where float64 is exact
 
     def __init__(
         self,
@@ -50,10 +53,12 @@ class FSQ(Quantizer):
         super().__init__(
             dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator
         )
-        self.kind = bound
+        self.kind, self.sizes = bound, tuple(levels)
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
         self.register_buffer("radix", torch.tensor(radix, dtype=torch.int64), persistent=False)
+        self.register_buffer("last", torch.tensor(levels, dtype=torch.float32) - 1, persistent=False)
+        self.register_buffer("weights", self.radix.double(), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Channels in the range of the values: `[M, D]` -> `[M, D]`."""
@@ -67,32 +72,51 @@ class FSQ(Quantizer):
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded values and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
-        channels = rearrange(vectors, "m (n d) -> m n d", n=self.num_codebooks)
-        last = (self.levels - 1).to(vectors)
+        digits = self._digits(vectors)
+        return self._values(digits), self.codes_of(digits)
+
+    def codes_alone(self, vectors: Tensor) -> Tensor:
+        """Codes of rounded values: `[M, D]` -> `[M, N]`."""
+        return self.codes_of(self._digits(vectors))
+
+    @torch.no_grad()
+    def _digits(self, vectors: Tensor) -> Tensor:
+        """The level of each channel, a whole number in a float: `[M, D]` -> `[M, N, d]`."""
+        channels = vectors.unflatten(1, (self.num_codebooks, -1))
         if self.kind == "symmetric":
-            steps = ((channels.clamp(-1, 1) + 1) * (last / 2) + 0.5).floor()
-        else:
-            half = self.levels // 2
-            steps = torch.minimum((channels * half).round() + half, last).clamp(min=0)
-        digits = steps.long()  # [M, N, d]
-        return self._values(digits), (digits * self.radix).sum(dim=2)
+            return channels.clamp(-1, 1).add_(1).mul_(self.last / 2).add_(0.5).floor_()
+        half = (self.levels // 2).to(vectors)
+        return torch.minimum((channels * half).round() + half, self.last).clamp(min=0)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of codes: `[M, N]` -> `[M, D]`."""
-        return self._values(codes[:, :, None] // self.radix % self.levels)
+        return self._values(self.digits_of(codes).float())
 
     def stage_scale(self, stage: int) -> Tensor:
         """`L^-stage` per channel: the cells of a stage are cut into L by the next."""
         return self.levels.repeat(self.num_codebooks).double().pow(-stage).float()
 
+    def codes_of(self, digits: Tensor) -> Tensor:
+        """Mixed-radix numbers: whole numbers in floats `[..., d]` -> int64 `[...]`."""
+        if math.prod(self.sizes) <= EXACT:
+            return (digits.double() @ self.weights).long()
+        return (digits.long() * self.radix).sum(dim=-1)
+
+    def digits_of(self, codes: Tensor) -> Tensor:
+        """The digits of mixed-radix numbers: int64 `[...]` -> whole numbers in float64 `[..., d]`."""
+        if math.prod(self.sizes) > EXACT:
+            return (codes[..., None] // self.radix % self.levels).double()
+        levels = self.levels.double()
+        above = (codes[..., None].double() / self.weights).floor()
+        return above - (above / levels).floor() * levels
+
     def _values(self, digits: Tensor) -> Tensor:
-        if (
-            self.kind == "symmetric"
-        ):  # 0 … L - 1 to -1 … 1, computed so that k and L - 1 - k give exactly opposite values
-            values = (2 * digits - (self.levels - 1)).float() / (self.levels - 1)
+        if self.kind == "symmetric":  # 0 … L - 1 to -1 … 1, and k and L - 1 - k to exactly opposite values
+            values = (2 * digits).sub_(self.last).div_(self.last)
         else:
-            values = (digits - self.levels // 2).float() / (self.levels // 2)
-        return rearrange(values, "m n d -> m (n d)")
+            half = (self.levels // 2).to(digits)
+            values = (digits - half) / half
+        return values.flatten(1)
 
 
 def _check_options(levels: Sequence[int], num_codebooks: int, bound: str) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
+from codecvq.quantizer import sum_over_ranks
 from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 
 # bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
@@ -36,6 +37,7 @@ class LFQ(Quantizer):
     """
 
     refines = True
+    collective = True  # the codebook's entropy is that of all processes together
     powers: Tensor  # [bits] int64
 
     def __init__(
@@ -71,8 +73,7 @@ class LFQ(Quantizer):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Signs times the scale, and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
         signs = rearrange(vectors >= 0, "m (n d) -> m n d", d=self.bits)
-        codes = (signs * self.powers).sum(dim=2)
-        return self.dequantize(codes), codes
+        return torch.where(vectors >= 0, self.scale, -self.scale), (signs * self.powers).sum(dim=2)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of codes: `[M, N]` -> `[M, D]`."""
@@ -87,13 +88,15 @@ class LFQ(Quantizer):
         """Entropy losses (each codebook its own, then the mean), commitment, and the entropies as metrics, in
         nats.
         """
-        logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n m d", d=self.bits)
-        per_sample = torch.stack([sample_entropy(part) for part in logits]).mean()
-        of_codebook = torch.stack([codebook_entropy(part) for part in logits]).mean()
+        logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n d m", d=self.bits)
+        total = sum_over_ranks if self.training else _alone  # one process may evaluate while others wait
+        per_sample = torch.stack([sample_entropy(part, total) for part in logits]).mean()
+        of_codebook = torch.stack([codebook_entropy(part, total) for part in logits]).mean()
+        error = (vectors - values.detach()).square().sum() / max(1, vectors.numel())
         losses = {
             "per_sample_entropy": self.entropy_weight * per_sample,
             "codebook_entropy": -self.entropy_weight * self.diversity_weight * of_codebook,
-            "commitment": self.commitment_weight * F.mse_loss(vectors, values.detach()),
+            "commitment": self.commitment_weight * error,
         }
         return Terms(losses, {"per_sample_entropy": per_sample, "codebook_entropy": of_codebook})
 
@@ -129,3 +132,7 @@ class BSQ(LFQ):
         """Each codebook's channels on the unit sphere: `[M, D]` -> `[M, D]`."""
         parts = rearrange(vectors, "m (n d) -> m n d", d=self.bits)
         return rearrange(F.normalize(parts, dim=2, eps=SHORTEST), "m n d -> m (n d)")
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor

@@ -7,7 +7,12 @@ digits are those of one whole number,
 
     m = floor((x'/c + 1)/2 · L^n)        k_i = floor(m / L^(n-1-i)) mod L
 
-taken from it in float64: subtracting stage after stage in float32 has lost the fifth digit already.
+taken from it in float64: subtracting stage after stage in float32 has lost the fifth digit already. The first
+n digits say in which of L^n cells x' lies, m_n = floor(m / L^(N-n)), and their stages sum to its middle,
+
+    c ((2 m_n + 1) / L^n - 1)
+
+so values need no sum over stages: forward and decode compute this from the same whole number.
 """
 
 from __future__ import annotations
@@ -16,13 +21,13 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from codecvq_fsq.quantizer import FSQ
+from codecvq_fsq.quantizer import EXACT, FSQ
 from torch import Tensor
 
 from codecvq.errors import OptionError
-from codecvq.quantizer import Residual
-
-EXACT = 2**52  # finest cell that float64 still tells apart
+from codecvq.quantizer import Residual, Terms, estimate
+from codecvq.quantizer.interface import Step
+from codecvq.quantizer.rows import Items
 
 
 class ResidualFSQ(Residual):
@@ -45,22 +50,67 @@ class ResidualFSQ(Residual):
                 f"number from 1 to {most}: float64 holds no more digits"
             )
         super().__init__(dim, [stage], num_codebooks=num_codebooks, dropout=dropout)
-        self.levels = stage.levels
+
+    @property
+    def grid(self) -> FSQ:
+        """The one stage that serves all; its levels stay whole numbers here, as powers must be exact."""
+        stage = self.stage(0)
+        assert isinstance(stage, FSQ), "a residual FSQ is made of an FSQ"
+        return stage
 
     def bound(self, vectors: Tensor) -> Tensor:
         """x' = c tanh(z/c): `[M, D]` -> `[M, D]`."""
-        limit = self.levels / (self.levels - 1)
+        limit = self.grid.levels / (self.grid.levels - 1)
         return limit * (vectors / limit).tanh()
 
     def choose(self, vectors: Tensor, depth: int) -> Tensor:
         """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`."""
-        stage = self.stage(0)
-        assert isinstance(stage, FSQ), "a residual FSQ is made of an FSQ"
-        limit = self.levels.double() / (self.levels - 1)
-        finest = self.levels.double() ** self.num_codebooks
-        cell = ((vectors.double() / limit + 1) / 2 * finest).floor()
-        cell = torch.minimum(cell, finest - 1).clamp(min=0).long()  # [M, D]; tanh may round to ±1
-        powers = [self.levels ** (self.num_codebooks - 1 - i) for i in range(depth)]
-        return torch.stack(
-            [(cell // power % self.levels * stage.radix).sum(dim=1) for power in powers], dim=1
-        )
+        return self._codes(self._cells(vectors, depth))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """The middle of the cell that the digits name: `[M, n]`, n at most N -> `[M, D]`."""
+        depth = codes.shape[1]
+        below = self._cells_within(depth, torch.arange(1, depth + 1, device=codes.device))  # [n, 1, D]
+        cells = (self.grid.digits_of(codes.T) * below).sum(dim=0)
+        return self._middle(cells, depth)
+
+    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
+        entered = self.enter(vectors)
+        with torch.no_grad():
+            cells = self._cells(entered, depth)
+            codes, values = self._codes(cells), self._middle(cells[-1], depth)
+            if self.training and self.dropout > 0:
+                of_items = self._draw_depths(torch.arange(items.count, device=codes.device), depth)
+                kept = of_items[items.index][:, None]  # [M, 1]
+                codes = codes.where(torch.arange(depth, device=codes.device) < kept, 0)
+                cell = cells.gather(0, (kept - 1).expand_as(values)[None])[0]
+                values = self._middle(cell, kept)
+        passed = estimate(self._estimator, entered, values, self._watch if self.training else None)
+        return Step(self.project_out(passed), codes, Terms(), [])
+
+    def _cells(self, vectors: Tensor, depth: int) -> Tensor:
+        """Which of the L^n cells each channel of x' lies in, for n = 1 … depth: `[M, D]` -> whole numbers in
+        float64 `[depth, M, D]`.
+        """
+        levels = self.grid.levels.double()
+        finest = (self.grid.levels**self.num_codebooks).double()
+        cell = ((vectors.double() / (levels / (levels - 1)) + 1) / 2 * finest).floor()
+        cell = torch.minimum(cell, finest - 1).clamp(min=0)  # tanh may round to ±1
+        stages = torch.arange(1, depth + 1, device=vectors.device)
+        return (cell / self._cells_within(self.num_codebooks, stages)).floor_()
+
+    def _cells_within(self, depth: int, stages: Tensor) -> Tensor:
+        """How many cells of `depth` digits a cell of n digits has, for each n: `[n]` -> `[n, 1, D]`."""
+        return (self.grid.levels ** (depth - stages)[:, None, None]).double()
+
+    def _codes(self, cells: Tensor) -> Tensor:
+        """Cells of 1 … n digits, `[n, M, D]` -> codes `[M, n]`."""
+        levels = self.grid.levels.double()
+        coarser = [torch.zeros_like(cells[0]), *cells[:-1]]
+        digits = (cell - above * levels for cell, above in zip(cells, coarser, strict=True))
+        return torch.stack([self.grid.codes_of(part) for part in digits], dim=1)
+
+    def _middle(self, cell: Tensor, depth: Tensor | int) -> Tensor:
+        """The middle of a cell of `depth` digits: float64 `[M, D]` -> float32 `[M, D]`."""
+        limit = self.grid.levels.double() / (self.grid.levels - 1)
+        return (limit * ((2 * cell + 1) / (self.grid.levels**depth).double() - 1)).float()

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
-from codecvq.quantizer import nearest_codes
+from codecvq.quantizer import nearest_candidates, nearest_codes
+from codecvq.quantizer.search import Kept, SearchTable, search_table
 
 
 class SimVQ(Quantizer):
@@ -44,35 +45,47 @@ class SimVQ(Quantizer):
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
         self.map = nn.Linear(self.code_dim, self.code_dim, bias=False)
-        self._cached: tuple[int, Tensor] | None = (
-            None  # version of the map's weight, and its image of the codebook
-        )
+        self._kept = Kept()
 
-    @torch.no_grad()
     def codewords(self) -> Tensor:
-        """The image of the codebook `[K, D]`, without gradient; kept in eval for as long as the map does not
-        change.
-        """
-        if self.training:
-            return self.map(self.frozen)
-        version = self.map.weight._version
-        if self._cached is None or self._cached[0] != version or self._cached[1].device != self.frozen.device:
-            self._cached = (version, self.map(self.frozen))
-        return self._cached[1]
+        """The image of the codebook `[K, D]`, without gradient; in eval kept while neither changes."""
+        return self._image()[0]
 
     def train(self, mode: bool = True) -> SimVQ:
         """Itself; the kept image of the codebook is dropped."""
-        self._cached = None
+        self._kept.forget()
         return super().train(mode)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codewords and their indices: `[M, D]` -> `[M, D]`, `[M, 1]`."""
-        codes = nearest_codes(vectors.detach(), self.codewords())[:, None]
+        codes = self.codes_alone(vectors)
         return self.dequantize(codes), codes
 
+    def codes_alone(self, vectors: Tensor) -> Tensor:
+        """Indices of the nearest mapped codewords: `[M, D]` -> `[M, 1]`."""
+        return nearest_codes(vectors.detach(), self._image()[1])[:, None]
+
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Mapped codewords of indices: `[M, 1]` -> `[M, D]`; only the rows asked for are mapped."""
-        return self.map(F.embedding(codes[:, 0], self.frozen))
+        """Mapped codewords of indices: `[M, 1]` -> `[M, D]`; in training only the rows asked for are mapped,
+        with a gradient.
+        """
+        if self.training:
+            return self.map(F.embedding(codes[:, 0], self.frozen))
+        return F.embedding(codes[:, 0], self.codewords())
+
+    def candidates(self, vectors: Tensor, count: int) -> Tensor:
+        """The nearest `count` mapped codewords: `[M, D]` -> `[M, count]`."""
+        return nearest_candidates(vectors, self.codewords(), count)
+
+    def _image(self) -> tuple[Tensor, SearchTable]:
+        if self.training:
+            return self._map_codebook()
+        return self._kept.get(self._map_codebook, self.frozen, self.map.weight)
+
+    @torch.no_grad()
+    def _map_codebook(self) -> tuple[Tensor, SearchTable]:
+        codewords = self.map(self.frozen)
+        return codewords, search_table(codewords)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         """The two halves of the loss, apart."""

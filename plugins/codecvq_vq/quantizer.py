@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
-from codecvq.quantizer import from_first_rank, gather_rows, nearest_codes, sum_over_ranks
+from codecvq.quantizer import from_first_rank, gather_rows, nearest_candidates, nearest_codes, sum_over_ranks
+from codecvq.quantizer.search import Kept, SearchTable, search_table
 
 KMEANS_ROUNDS = 10
 REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
@@ -71,6 +72,7 @@ class VQ(Quantizer):
             self.register_buffer("codebook", codebook)
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
+        self._kept = Kept()
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Vectors of length 1 for the cosine distance; else as they are."""
@@ -82,14 +84,29 @@ class VQ(Quantizer):
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codewords and their indices: `[M, D]` -> `[M, D]`, `[M, 1]`."""
-        if self.training and len(vectors) and not bool(self.started):
+        if self.training and not bool(self.started):  # on all processes, also one without vectors
             self._start(vectors.detach())
-        codes = nearest_codes(vectors.detach(), self.codewords().detach())[:, None]
+        codes = self.codes_alone(vectors)
         return self.dequantize(codes), codes
+
+    def codes_alone(self, vectors: Tensor) -> Tensor:
+        """Indices of the nearest codewords: `[M, D]` -> `[M, 1]`."""
+        table = self._table() if self.training else self._kept.get(self._table, self.codebook)
+        return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Codewords of indices: `[M, 1]` -> `[M, D]`."""
-        return F.embedding(codes[:, 0], self.codewords())
+        chosen = F.embedding(codes[:, 0], self.codebook)
+        return F.normalize(chosen, dim=1) if self.distance == "cosine" else chosen
+
+    def candidates(self, vectors: Tensor, count: int) -> Tensor:
+        """The nearest `count` codewords: `[M, D]` -> `[M, count]`."""
+        return nearest_candidates(vectors, self.codewords(), count)
+
+    def train(self, mode: bool = True) -> VQ:
+        """Itself; what eval keeps for the search is dropped."""
+        self._kept.forget()
+        return super().train(mode)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         """The two halves of the loss, apart."""
@@ -100,16 +117,20 @@ class VQ(Quantizer):
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step of the moving averages, then the replacement of dead codewords."""
+        self._kept.forget()
         index = codes[:, 0]
         counts = sum_over_ranks(torch.bincount(index, minlength=len(self.usage)).to(self.usage))
         total = self.decay * self.usage + (1 - self.decay) * counts
         if self.learn == "ema":
             sums = sum_over_ranks(torch.zeros_like(self.codebook).index_add_(0, index, vectors))
-            kept = self.decay * self.usage[:, None] * self.codebook
-            moved = (kept + (1 - self.decay) * sums) / total[:, None]
-            self.codebook.copy_(torch.where(total[:, None] > 0, moved, self.codebook))
+            chosen = counts.nonzero()[:, 0]  # the mean of the others stays as it is
+            kept = self.decay * self.usage[chosen, None] * self.codebook[chosen]
+            self.codebook[chosen] = (kept + (1 - self.decay) * sums[chosen]) / total[chosen, None]
         self.usage.copy_(total)
         self._replace_dead(vectors)
+
+    def _table(self) -> SearchTable:
+        return search_table(self.codewords().detach())
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
@@ -118,6 +139,8 @@ class VQ(Quantizer):
         vectors = gather_rows(vectors)
         if self.init == "kmeans":
             self.codebook.copy_(_kmeans(vectors, len(self.usage), self.generator))
+        else:
+            self.codebook.copy_(from_first_rank(self.codebook))
         # As if every codeword had been used evenly for long: a codeword is not dead before it had its time.
         self.usage.fill_(len(vectors) / len(self.usage))
 

@@ -1,0 +1,370 @@
+"""Our quantizers against vector-quantize-pytorch 1.32.0: time and peak memory of a step, codes compared.
+
+    pip install vector-quantize-pytorch==1.32.0
+    python benchmarks/quantizers.py [--only residual_vq] [--quick] [--json out.json]
+
+Both sides have the same codebooks and get the same vectors, N of them, each in its own layout (ours
+`[B, D, T]`, the peer `[B, T, D]`). They take turns in one process on one thread; a time is the median, of
+processor time. `encode` is the way to codes in eval mode, `train` forward and backward in training mode with
+each side's own losses and codebook updates (ours with metrics and the replacement of dead codes, which the
+peer leaves out), `decode` the way back. Memory is how far the resident set of a fresh process rises in its
+first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import codecvq
+
+SHORTEST = 0.02  # seconds: a step that is faster is repeated within a measurement
+WARM_UP_VECTORS = 8
+SEED = 20_26
+
+
+@dataclass(frozen=True)
+class Case:
+    """One quantizer with one set of sizes, on both sides."""
+
+    name: str
+    dim: int
+    make: Callable[[], tuple[nn.Module, codecvq.Quantizer]]  # the peer's and ours, with the same codebooks
+    modes: tuple[str, ...] = ("encode", "train")
+    to_our_codes: Callable[[Tensor], Tensor] = lambda codes: codes  # of the peer's [B, T] or [B, T, N]
+    peer_vectors: int | None = None  # the peer is timed with so many, and scaled: more would take too long
+    spread: float = 1.0  # standard deviation of the vectors
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one case, in one mode, with N vectors."""
+
+    quantizer: str
+    mode: str
+    vectors: int
+    peer_ms: float
+    ours_ms: float
+    peer_mb: float | None
+    ours_mb: float | None
+    different_codes: int | None  # of `codes`; None where there is nothing to compare
+    codes: int
+    peer_vectors: int  # fewer than `vectors` where the peer's figures are scaled up
+
+
+# Both sides of each case
+
+
+def vq(size: int, dim: int) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import VectorQuantize
+
+    peer = VectorQuantize(dim, size, decay=0.99, rotation_trick=False)
+    ours = codecvq.build_quantizer("vq", dim=dim, codebook_size=size, init="random")
+    _copy_codebook(peer, ours, torch.randn(size, dim))
+    return peer, ours
+
+
+def residual_vq(stages: int, size: int, dim: int) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import ResidualVQ
+
+    peer = ResidualVQ(dim=dim, codebook_size=size, num_quantizers=stages, decay=0.99, rotation_trick=False)
+    ours = codecvq.build_quantizer(
+        "residual_vq", dim=dim, codebook_size=size, num_codebooks=stages, init="random"
+    )
+    for stage, layer in enumerate(peer.layers):
+        _copy_codebook(layer, ours.get_submodule(f"stages.{stage}"), torch.randn(size, dim) * 0.8**stage)
+    return peer, ours
+
+
+def _copy_codebook(peer: nn.Module, ours: nn.Module, codebook: Tensor) -> None:
+    state = {"_codebook.embed": codebook[None], "_codebook.embed_avg": codebook[None]}
+    peer.load_state_dict(state, strict=False)
+    ours.load_state_dict({"codebook": codebook}, strict=False)
+
+
+def simvq(size: int, dim: int) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import SimVQ
+
+    peer = SimVQ(dim=dim, codebook_size=size, rotation_trick=False)
+    ours = codecvq.build_quantizer("simvq", dim=dim, codebook_size=size)
+    state = peer.state_dict()
+    ours.load_state_dict({"frozen": state["frozen_codebook"], "map.weight": state["code_transform.weight"]})
+    return peer, ours
+
+
+def lfq(bits: int) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import LFQ
+
+    # the peer's inverse temperature is 100, which is a temperature of 1/100 in units of the code's scale
+    return LFQ(codebook_size=2**bits, dim=bits), codecvq.build_quantizer(
+        "lfq", dim=bits, bits=bits, temperature=0.01, commitment_weight=0.0
+    )
+
+
+def fsq(levels: list[int]) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import FSQ
+
+    peer = FSQ(levels, preserve_symmetry=True)
+    return peer, codecvq.build_quantizer("fsq", dim=len(levels), levels=levels)
+
+
+def residual_fsq(stages: int, levels: list[int]) -> tuple[nn.Module, codecvq.Quantizer]:
+    from vector_quantize_pytorch import ResidualFSQ
+
+    peer = ResidualFSQ(levels=levels, num_quantizers=stages)
+    return peer, codecvq.build_quantizer("residual_fsq", dim=len(levels), levels=levels, num_codebooks=stages)
+
+
+def _highest_bit_last(bits: int) -> Callable[[Tensor], Tensor]:
+    """The peer counts the first channel as the highest bit, we as the lowest."""
+    return lambda codes: sum((codes >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # type: ignore[return-value]
+
+
+def all_cases(quick: bool) -> Iterator[Case]:
+    for size, dim in ((1024, 128), (8192, 8), (8192, 64)):
+        yield Case(f"vq {size}×{dim}", dim, lambda size=size, dim=dim: vq(size, dim))
+    yield Case("residual_vq 8×1024×128", 128, lambda: residual_vq(8, 1024, 128))
+    for size in (8192, 65536):
+        yield Case(
+            f"simvq {size}×128", 128, lambda size=size: simvq(size, 128), ("encode", "train", "decode")
+        )
+    for bits, vectors in ((10, None), (14, 1024 if quick else None), (18, 128)):
+        yield Case(
+            f"lfq 2^{bits}",
+            bits,
+            lambda bits=bits: lfq(bits),
+            # the peer holds a table of all codes for encoding too
+            ("train",) if bits > 16 else ("encode", "train"),
+            to_our_codes=_highest_bit_last(bits),
+            peer_vectors=vectors,
+        )
+    yield Case("fsq 8,5,5,5", 4, lambda: fsq([8, 5, 5, 5]), ("encode", "train"))
+    yield Case("residual_fsq 8×(8,5,5,5)", 4, lambda: residual_fsq(8, [8, 5, 5, 5]))
+
+
+# One step
+
+
+def step_of(case: Case, who: str, mode: str, vectors: int) -> Callable[[], Tensor]:
+    """A function that takes one step and returns the codes; the same vectors and weights on both sides."""
+    torch.manual_seed(SEED)
+    peer, ours = case.make()
+    batch = 8 if vectors % 8 == 0 else 1
+    rows = case.spread * torch.randn(batch, vectors // batch, case.dim)
+    quantizer = (peer if who == "peer" else ours).train(mode == "train")
+    latents = rows if who == "peer" else rows.mT.contiguous()
+    call = _peer_call(quantizer) if who == "peer" else _our_call(quantizer)
+    if mode == "encode":
+        return _encoding(quantizer, latents, who)
+    if mode == "decode":
+        return _decoding(quantizer, _encoding(quantizer, latents, who)(), who)
+    return _training(quantizer, latents, call)
+
+
+def _peer_call(quantizer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor, list[Tensor]]]:
+    def call(latents: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        quantized, codes, *losses = quantizer(latents)
+        return quantized, codes, losses
+
+    return call
+
+
+def _our_call(quantizer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor, list[Tensor]]]:
+    def call(latents: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        out = quantizer(latents)
+        return out.latents, out.codes, list(out.losses.values())
+
+    return call
+
+
+def _encoding(quantizer: Any, latents: Tensor, who: str) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def encode() -> Tensor:
+        return quantizer(latents)[1] if who == "peer" else quantizer.encode(latents)
+
+    return encode
+
+
+def _decoding(quantizer: Any, codes: Tensor, who: str) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def decode() -> Tensor:
+        return quantizer.indices_to_codes(codes) if who == "peer" else quantizer.decode(codes).mT
+
+    return decode
+
+
+def _training(
+    quantizer: nn.Module, latents: Tensor, call: Callable[[Tensor], tuple[Tensor, Tensor, list[Tensor]]]
+) -> Callable[[], Tensor]:
+    latents.requires_grad_()
+    upstream = torch.randn(latents.shape)
+
+    def train() -> Tensor:
+        latents.grad = None
+        quantizer.zero_grad()
+        quantized, codes, losses = call(latents)
+        loss = (quantized * upstream).sum()
+        for term in losses:
+            loss = loss + term.sum()
+        loss.backward()
+        return codes
+
+    return train
+
+
+# What is measured
+
+
+def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool) -> Row:
+    fewer = min(vectors, case.peer_vectors or vectors) if mode == "train" else vectors
+    steps = {who: step_of(case, who, mode, fewer if who == "peer" else vectors) for who in ("peer", "ours")}
+    first = {who: step() for who, step in steps.items()}  # before any update of a codebook
+    times = take_turns(steps, repeats)
+    growth = {
+        who: peak_growth(case, who, mode, fewer if who == "peer" else vectors) if memory else None
+        for who in steps
+    }
+    scale = vectors / fewer
+    compared = _differences(case, mode, first) if fewer == vectors else (None, 0)
+    return Row(
+        case.name,
+        mode,
+        vectors,
+        1000 * scale * median(times["peer"]),
+        1000 * median(times["ours"]),
+        None if growth["peer"] is None else scale * growth["peer"],
+        growth["ours"],
+        *compared,
+        fewer,
+    )
+
+
+def _differences(case: Case, mode: str, first: dict[str, Tensor]) -> tuple[int, int]:
+    """How many codes (after decode: values, by more than 1e-5) differ, and of how many."""
+    if mode == "decode":
+        wrong = (first["peer"] - first["ours"]).abs() > 1e-5 * (1 + first["peer"].abs())
+        return int(wrong.sum()), wrong.numel()
+    peer = case.to_our_codes(first["peer"].long())
+    peer = peer[:, None] if peer.ndim == 2 else peer.mT  # [B, N, T]
+    return int((peer != first["ours"]).sum()), peer.numel()
+
+
+def take_turns(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of processor time of a step, `repeats` of each, one after the other in turn."""
+    loops = {who: max(1, math.ceil(SHORTEST / max(_seconds(step, 1), 1e-6))) for who, step in steps.items()}
+    times: dict[str, list[float]] = {who: [] for who in steps}
+    for _ in range(repeats):
+        for who, step in steps.items():
+            times[who].append(_seconds(step, loops[who]))
+    return times
+
+
+def _seconds(step: Callable[[], Tensor], loops: int) -> float:
+    start = time.process_time()
+    for _ in range(loops):
+        step()
+    return (time.process_time() - start) / loops
+
+
+def peak_growth(case: Case, who: str, mode: str, vectors: int) -> float | None:
+    """MB by which a first step raises the resident set of a fresh process; None where Linux does not tell."""
+    arguments = ["--memory-of", case.name, who, mode, str(vectors)]
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
+
+
+def print_peak_growth(name: str, who: str, mode: str, vectors: int) -> None:
+    case = next(case for case in all_cases(quick=False) if case.name == name)
+    step_of(case, who, mode, WARM_UP_VECTORS)()  # what is loaded on the first call is not the step's
+    step = step_of(case, who, mode, vectors)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the first call has freed must not hide what this one takes
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
+    before = _status_mb("VmRSS")
+    step()
+    print(max(0.0, _status_mb("VmHWM") - before))
+
+
+def _status_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
+
+
+# What is printed
+
+
+HEADER = (
+    "| quantizer | step | N | peer ms | codecvq ms | faster | peer MB | codecvq MB | less | codes apart |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def markdown(row: Row) -> str:
+    scaled = "" if row.peer_vectors == row.vectors else f" (from N = {row.peer_vectors})"
+    less = f"{row.peer_mb / max(row.ours_mb, 1):.1f}×" if row.peer_mb and row.ours_mb else "–"
+    differ = "–" if row.different_codes is None else f"{row.different_codes} of {row.codes}"
+    cells = [
+        *(row.quantizer, row.mode, str(row.vectors), f"{row.peer_ms:.3g}{scaled}", f"{row.ours_ms:.3g}"),
+        *(f"**{row.peer_ms / row.ours_ms:.3g}×**", _mb(row.peer_mb), _mb(row.ours_mb), less, differ),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mb(megabytes: float | None) -> str:
+    return "–" if megabytes is None else f"{megabytes:.0f}"
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), one thread"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--mode", default="", help="only this step: encode, train or decode")
+    parser.add_argument("--vectors", type=int, nargs="+", default=[8192, 75])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, the slowest peers scaled")
+    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.memory_of:
+        name, who, mode, vectors = options.memory_of
+        return print_peak_growth(name, who, mode, int(vectors))
+    rows = []
+    print(f"{machine()}\n\n{HEADER}", flush=True)
+    for case in all_cases(options.quick):
+        for mode in case.modes:
+            for vectors in options.vectors:
+                if options.only not in case.name or options.mode not in mode:
+                    continue
+                repeats = 5 if options.quick else options.repeats
+                rows.append(measure(case, mode, vectors, repeats, memory=not options.quick))
+                print(markdown(rows[-1]), flush=True)
+    if options.json:
+        text = json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1)
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

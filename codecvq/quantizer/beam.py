@@ -1,0 +1,53 @@
+"""Beam search through the stages of a residual quantizer: not only the nearest partial sum is kept.
+
+The nearest codeword at each stage need not lead to the nearest sum. Here the `beam` best partial sums go on,
+each with its `beam` best next codewords; where `beam` covers all sums the result is the best of all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from codecvq.quantizer.residual import Residual
+
+FLOATS = 2**22  # of partial sums in memory at a time: 16 MB
+
+
+@torch.no_grad()
+def beam_search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
+    """Codes of all stages: `[M, D]` after `bound` -> int64 `[M, N]`."""
+    rows = max(1, FLOATS // (beam * beam * max(1, vectors.shape[1])))
+    return torch.cat([_search(stack, tile, beam) for tile in vectors.split(rows)])
+
+
+def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
+    rests = vectors[:, None]  # [M, sums, D]: what each partial sum leaves over
+    codes = vectors.new_zeros(len(vectors), 1, 0, dtype=torch.int64)  # [M, sums, stages so far]
+    for n in range(stack.num_codebooks):
+        sums = rests.shape[1]
+        width = min(beam, stack.codebook_sizes[n])
+        flat = rests.flatten(0, 1)
+        found = stack.stage(n).candidates(stack.enter_stage(n, flat), width)  # [M·sums, width]
+        values = stack.leave_stage(n, stack.stage(n).dequantize(found.reshape(-1, 1)))
+        rests = (flat.repeat_interleave(width, dim=0) - values).unflatten(0, (-1, sums * width))
+        longer = codes.repeat_interleave(width, dim=1)
+        codes = torch.cat([longer, found.view(len(vectors), sums * width, 1)], dim=2)
+        best = rests.square().sum(dim=2).topk(min(beam, sums * width), dim=1, largest=False).indices
+        rests = rests.gather(1, best[:, :, None].expand(-1, -1, rests.shape[2]))
+        codes = codes.gather(1, best[:, :, None].expand(-1, -1, codes.shape[2]))
+    return codes[:, 0]
+
+
+@torch.no_grad()
+def nearest_candidates(vectors: Tensor, codebook: Tensor, count: int) -> Tensor:
+    """The `count` nearest codewords of each vector, in order: `[M, D]`, `[K, D]` -> int64 `[M, count]`."""
+    centre = codebook.mean(dim=0)  # centred as in `nearest_codes`, for the same reason
+    centred = codebook - centre
+    half_norms = centred.square().sum(dim=1) / 2
+    tiles = (vectors - centre).split(max(1, FLOATS // len(codebook)))
+    scores = (torch.addmm(half_norms, tile, centred.T, alpha=-1) for tile in tiles)
+    return torch.cat([score.topk(count, dim=1, largest=False).indices for score in scores])
