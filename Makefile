@@ -29,6 +29,8 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/mel_loss.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python benchmarks/quantizers.py --quick
+	$(BIN)/python benchmarks/quantizer_quality.py
+	$(BIN)/python benchmarks/adversarial_step.py
 
 # The measures that are built from source are an extra: without a C compiler, everything else works and says what is missing.
 $(VENV)/installed: pyproject.toml
@@ -37,7 +39,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@if command -v cc >/dev/null; then \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval]' \
-	  || echo "the extra 'eval' could not be built: evaluation goes without PESQ (a C compiler and Python headers are needed)"; \
+	  || { echo "the extra 'eval' could not be installed whole: evaluation goes without ViSQOL, DNSMOS and speaker similarity"; \
+	       $(BIN)/python -m pip install --quiet --disable-pip-version-check pesq \
+	       || echo "and without PESQ (a C compiler and Python headers are needed)"; }; \
 	else echo "no C compiler: evaluation goes without PESQ (pip install 'codecvq[eval]' once there is one)"; fi
 	@touch $@
 

@@ -2,6 +2,7 @@
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/quantizers.py [--only residual_vq] [--quick] [--json out.json]
+    python benchmarks/quantizers.py --table out.json        # the README's table of an earlier run
 
 Both sides have the same codebooks and get the same vectors, N of them, each in its own layout (ours
 `[B, D, T]`, the peer `[B, T, D]`). They take turns in one process on one thread; a time is the median, of
@@ -325,6 +326,26 @@ def markdown(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def side_by_side(rows: list[Row]) -> str:
+    """The README's table: one line a quantizer and step, with each N beside the other."""
+    sizes = sorted({row.vectors for row in rows}, reverse=True)
+    found = {(row.quantizer, row.mode, row.vectors): row for row in rows}
+    head = [f"{size:,} vectors, ms | faster | MB" for size in sizes]
+    lines = [f"| quantizer | step | {' | '.join(head)} |", "|---|---" + "|---|---|---" * len(sizes) + "|"]
+    for name, mode in dict.fromkeys((row.quantizer, row.mode) for row in rows):
+        cells = [_three_cells(found.get((name, mode, size))) for size in sizes]
+        lines.append(f"| `{name}` | {mode} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _three_cells(row: Row | None) -> str:
+    if row is None:
+        return "– | – | –"
+    scaled = "" if row.peer_vectors == row.vectors else f" (of {row.peer_vectors:,}, scaled)"
+    times = f"{row.peer_ms:.3g}{scaled} / {row.ours_ms:.3g}"
+    return f"{times} | {row.peer_ms / row.ours_ms:.3g} | {_mb(row.peer_mb)} / {_mb(row.ours_mb)}"
+
+
 def _mb(megabytes: float | None) -> str:
     return "–" if megabytes is None else f"{megabytes:.0f}"
 
@@ -345,12 +366,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, the slowest peers scaled")
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    parser.add_argument("--table", type=Path, help="print the README's table of such a file; measure nothing")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory_of:
         name, who, mode, vectors = options.memory_of
         return print_peak_growth(name, who, mode, int(vectors))
+    if options.table:
+        kept = json.loads(options.table.read_text())
+        return print(f"{kept['machine']}\n\n{side_by_side([Row(**row) for row in kept['rows']])}")
     rows = []
     print(f"{machine()}\n\n{HEADER}", flush=True)
     for case in all_cases(options.quick):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 from codecvq.hookspecs import (
+    CodecSpec,
     CorpusSpec,
     EstimatorSpec,
     MetricSpec,
@@ -32,6 +33,7 @@ __all__ = [
     "AudioError",
     "Clip",
     "Codec",
+    "CodecSpec",
     "CodecvqError",
     "CorpusError",
     "CorpusSpec",

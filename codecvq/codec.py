@@ -4,9 +4,9 @@ audio.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
+from codecvq.codec_config import CONFIG, FORMAT, check_plugin_files, missing_plugin, read_config
 from codecvq.errors import CodecError, OptionError, ShapeError, UnknownName
 from codecvq.files import write_atomically
 from codecvq.networks.build import build_network
-from codecvq.plugins import PROJECT, registry
+from codecvq.plugins import registry
+from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
 
-FORMAT = "codecvq.codec/1"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-logger = logging.getLogger(PROJECT)
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -246,16 +245,48 @@ class Codec(nn.Module):
             "codebooks_sha256": self.codebooks_sha256,
         }
 
-    def save(self, folder: str | Path) -> Path:
-        """The folder, now with config.json and model.safetensors; nothing in it is pickled."""
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """The folder, now with config.json and model.safetensors; nothing in it is pickled.
+
+        With `dtype` (`torch.float16`) the weights of encoder and decoder are rounded to it and take half the
+        bytes; the quantizer's and all buffers stay as they are, so that codebooks are exact. `load` makes
+        float32 of them again, and the hashes in config.json are those of what it gives. Itself is not
+        changed: codes of the rounded codec may differ from its own.
+        """
         from safetensors.torch import save as to_bytes
 
+        saved, narrow = (self, set[str]()) if dtype is None else self._rounded(dtype)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        weights = {
+            name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype).contiguous()
+            for name, tensor in saved.state_dict().items()
+        }
         write_atomically(folder / WEIGHTS, to_bytes(weights, metadata={"format": FORMAT}))
-        write_atomically(folder / CONFIG, json.dumps(self.config, indent=2).encode() + b"\n")
+        write_atomically(folder / CONFIG, json.dumps(saved.config, indent=2).encode() + b"\n")
         return folder
+
+    def _rounded(self, dtype: torch.dtype) -> tuple[Codec, set[str]]:
+        """A copy whose networks hold only values that `dtype` has, and the names of those weights."""
+        if dtype not in (torch.float16, torch.bfloat16):
+            raise OptionError(
+                f"dtype is {dtype}; weights are saved as torch.float16, as torch.bfloat16, or unchanged."
+            )
+        rounded = copy.deepcopy(self)
+        names = set()
+        for name, weight in rounded.named_parameters():
+            if weight.dtype != torch.float32 or not name.startswith(("encoder.", "decoder.")):
+                continue
+            narrow = weight.detach().to(dtype)
+            if not narrow.isfinite().all():
+                raise CodecError(
+                    f"weight {name} goes up to {weight.abs().max():.3g}, more than {dtype} holds. Save with "
+                    "torch.bfloat16, or without dtype."
+                )
+            weight.data = narrow.to(weight.dtype)
+            names.add(name)
+        rounded._hashes.clear()
+        return rounded, names
 
     def _plugins(self) -> dict[str, dict[str, str]]:
         network = registry().find("networks", self.network_config["name"])
@@ -268,16 +299,32 @@ class Codec(nn.Module):
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode.
+    """The codec in a folder that `Codec.save` wrote, in a run folder, or registered by a plugin under a name
+    ("speech-16k"), in eval mode. A folder that is there goes before a name.
 
-    Raises CodecError when the folder is incomplete or damaged, or when a plugin is missing, and then says
-    which one.
+    Raises CodecError when nothing is there or registered, when the folder is incomplete or damaged, or when
+    a plugin is missing, and then says which one.
     """
+    offer = codec_offer(source)
+    if offer is None:
+        if Path(source).exists():
+            return load_folder(source, device)
+        raise unknown_codec(source)
+    if spec_of(offer).foreign:
+        raise CodecError(
+            f"{source} is a codec of others: it has no codes, so it cannot be loaded. Measure it with: "
+            f"codecvq compare {source}"
+        )
+    return offer.load()(device=device)
+
+
+def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:
+    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode; see `load`."""
     folder = Path(source)
     if (folder / "codec" / CONFIG).is_file():
         folder = folder / "codec"
-    config = _read_config(folder)
-    _check_plugin_files(config)
+    config = read_config(folder)
+    check_plugin_files(config)
     try:
         codec = Codec(
             sample_rate=config["sample_rate"],
@@ -287,7 +334,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
             name=config["name"],
         )
     except UnknownName as error:
-        raise CodecError(f"{folder}: {_missing_plugin(config)} ({error})") from error
+        raise CodecError(f"{folder}: {missing_plugin(config)} ({error})") from error
     _load_weights(codec, folder / WEIGHTS)
     if codec.weights_sha256 != config["weights_sha256"]:
         raise CodecError(
@@ -295,54 +342,6 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
             "both again."
         )
     return codec.to(device).eval()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        hint = (
-            "its training has not saved a codec yet"
-            if (folder / "recipe.yaml").is_file()
-            else f"there is no {CONFIG} in it"
-        )
-        raise CodecError(
-            f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CodecError(f"{path} is damaged ({error}). Copy it again.") from error
-    if config.get("format") != FORMAT:
-        raise CodecError(
-            f"{path} has format {config.get('format')!r}; this codecvq reads {FORMAT!r}. Update codecvq."
-        )
-    return config
-
-
-def _check_plugin_files(config: Mapping[str, Any]) -> None:
-    """Warn when a one-file plugin that is loaded is not the one the codec was trained with."""
-    loaded = {origin.file.stem: origin for origin in registry().origins.values() if origin.file}
-    for part, identity in config["plugins"].items():
-        origin = loaded.get(identity["plugin"])
-        if origin and identity.get("sha256") not in (None, origin.sha256):
-            logger.warning(
-                "%s of this codec was trained with another version of plugin file %s", part, origin.file
-            )
-
-
-def _missing_plugin(config: Mapping[str, Any]) -> str:
-    """Which plugin to bring, as a sentence."""
-    for part, kind in (("quantizer", "quantizers"), ("estimator", "estimators"), ("network", "networks")):
-        identity = config["plugins"].get(part, {})
-        if not identity or identity["name"] in registry().offers(kind):
-            continue
-        needs = f"its {part} {identity['name']!r} comes from the plugin"
-        if "file" in identity:
-            file = f"file {identity['file']} (sha256 {identity['sha256'][:12]}…)"
-            return f"{needs} {file}, which is not loaded. Pass it with --plugin."
-        name, version = identity["plugin"], identity["version"]
-        return f"{needs} {name} {version}, which is not installed. Install it with: pip install {name}."
-    return "a plugin that it needs is missing."
 
 
 def _load_weights(codec: Codec, path: Path) -> None:

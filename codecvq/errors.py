@@ -72,6 +72,15 @@ class MissingExtra(CodecvqError):
         )
 
 
+class MissingProgram(CodecvqError):
+    """A program of the system is needed and not installed."""
+
+    def __init__(self, what: str, program: str, install: str) -> None:
+        super().__init__(
+            f"{what} needs the program {program!r}, which is not installed. Install it with: {install}"
+        )
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest known word, or nothing: to be put behind a sentence."""
     words = list(known)

@@ -27,7 +27,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class Spec:
     """What every offer has: a name that recipes say, a factory, and a line for `codecvq plugins list`."""
 
-    name: str  # lower case letters, digits and underscores, beginning with a letter
+    name: str  # lower case letters, digits and underscores, hyphens between them; begins with a letter
     # "module:attribute", or the thing itself. Any: what a factory makes depends on the kind
     factory: str | Callable[..., Any]
     summary: str = ""  # one line
@@ -55,6 +55,13 @@ class NetworkSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiscriminatorSpec(NetworkSpec):
+    """A network that judges audio in adversarial training: the factory is called with `sample_rate`,
+    `channels` and its options, and makes a `Discriminator`. Offered through the hook of networks.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
     """A measure of a reconstruction: the factory is called without arguments and makes a function `(reference
     [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length.
@@ -66,6 +73,30 @@ class MetricSpec(Spec):
     default: bool = True  # part of an evaluation that names no metrics
     extra: str = ""  # the extra of codecvq that brings its packages; empty when the base install does
     requires: tuple[str, ...] = ()  # import names of packages that must be there
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec(Spec):
+    """A codec that is ready for use: what `codecvq.load(NAME)` gives, and `codecvq compare NAME` measures.
+
+    Either `folder`, which `Codec.save` wrote and which travels in the plugin's wheel; or `factory`, called
+    with `device`, which makes a `Codec`, or what has its attributes, `encode` and `decode`. The factory of a
+    `foreign` codec is called without arguments and makes a `codecvq.evaluation.transmission.Transmitter`:
+    samples go in, samples come out, and there are no codes to be had.
+    """
+
+    factory: str | Callable[..., Any] = ""
+    folder: str = ""  # relative to the plugin's own module file
+    foreign: bool = False
+    licence: str = ""  # of the weights, and of the data behind them where that asks for it
+    card: str = ""  # the model card, a file relative to the plugin's own module file
+
+    def __post_init__(self) -> None:
+        if bool(self.factory) == bool(self.folder) or (self.foreign and self.folder):
+            raise ValueError(
+                f"codec {self.name!r} has factory {self.factory!r} and folder {self.folder!r}; one of them "
+                "is needed, and a foreign codec has a factory"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +128,21 @@ def codecvq_estimators() -> Iterable[EstimatorSpec]:
 
 @hookspec
 def codecvq_networks() -> Iterable[NetworkSpec]:
-    """Encoder and decoder pairs, what `network.name` in a recipe names."""
+    """Encoder and decoder pairs, what `network.name` in a recipe names; and discriminators, what
+    `discriminator.networks` names.
+    """
     return ()
 
 
 @hookspec
 def codecvq_metrics() -> Iterable[MetricSpec]:
     """Measures for `codecvq evaluate`."""
+    return ()
+
+
+@hookspec
+def codecvq_codecs() -> Iterable[CodecSpec]:
+    """Codecs that are trained already, what `codecvq.load` finds by name; and others' codecs, to compare."""
     return ()
 
 

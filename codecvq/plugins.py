@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, type[Spec]]] = {
     "estimators": ("codecvq_estimators", hookspecs.EstimatorSpec),
     "networks": ("codecvq_networks", hookspecs.NetworkSpec),
     "metrics": ("codecvq_metrics", hookspecs.MetricSpec),
+    "codecs": ("codecvq_codecs", hookspecs.CodecSpec),
     "corpora": ("codecvq_corpora", hookspecs.CorpusSpec),
     "recipes": ("codecvq_recipes", hookspecs.RecipeSpec),
 }
@@ -101,7 +102,9 @@ class Offer:
         return record
 
     def load(self) -> Callable[..., Any]:
-        """The factory, imported now if the spec names it by string."""
+        """The factory, imported now if the spec names it by string; of a codec's folder one that loads it."""
+        if isinstance(self.spec, hookspecs.CodecSpec) and self.spec.folder:
+            return self._load_of_folder(self.beside(self.spec.folder))
         factory = self.spec.factory
         if not isinstance(factory, str):
             return factory
@@ -119,8 +122,22 @@ class Offer:
 
     def path(self) -> Path:
         """The file that a recipe's spec names, beside the plugin's module."""
-        beside = getattr(self.module, "__file__", None) or "."
-        return Path(beside).resolve().parent / str(self.spec.factory)
+        return self.beside(str(self.spec.factory))
+
+    def beside(self, name: str) -> Path:
+        """A file or folder that comes with the plugin, by its path from the plugin's module."""
+        module = getattr(self.module, "__file__", None) or "."
+        return Path(module).resolve().parent / name
+
+    def _load_of_folder(self, folder: Path) -> Callable[..., Any]:
+        if not folder.is_dir():
+            raise PluginError(
+                f"{self.spec.name!r} of {self.origin} did not load: its folder {folder} does not exist. "
+                "Reinstall or update that plugin."
+            )
+        from codecvq.codec import load_folder
+
+        return functools.partial(load_folder, folder)
 
 
 class Registry:
@@ -290,7 +307,7 @@ class Registry:
     def unknown(self, kind: str, name: str, known: Collection[str]) -> str:
         """The text of an error about a name that nobody offers."""
         singular = {"corpora": "corpus", "metrics": "metric"}.get(kind, kind[:-1])
-        text = f"no {singular} named {name!r}; known: {', '.join(known)}.{nearest(name, known)}"
+        text = f"no {singular} named {name!r}; known: {', '.join(known) or 'none'}.{nearest(name, known)}"
         for failure in self.failures:
             text += f" Not loaded: {failure}."
         return text + (" Details: codecvq plugins doctor." if self.failures else "")
@@ -332,7 +349,7 @@ def _check_spec(spec: object, spec_type: type[Spec]) -> None:
     if not NAME.fullmatch(spec.name):
         raise PluginError(
             f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in "
-            "'my_vq'"
+            "'my_vq', and hyphens between them, as in 'speech-16k'"
         )
     if spec.api > API_VERSION:
         raise PluginError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import codecvq
 from codecvq.quantizer import Quantized, Quantizer
@@ -37,6 +37,18 @@ PROJECTED: dict[str, dict[str, Any]] = {
     "grouped_residual_fsq": {"levels": [5, 4, 3], "num_codebooks": 5, "num_groups": 2},
 }
 DIM = 8
+MLP = f"{__name__}:Mlp"  # as an option names it
+
+
+class Mlp(nn.Module):
+    """A map of codewords that is not linear."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(dim, 16), nn.GELU(), nn.Linear(16, dim))
+
+    def forward(self, codewords: Tensor) -> Tensor:
+        return self.layers(codewords)
 
 
 def make(name: str, seed: int = 0, dim: int = DIM, **options: Any) -> Quantizer:

@@ -72,6 +72,7 @@ VERBS = (
     "quickstart",
     "train",
     "evaluate",
+    "compare",
     "encode",
     "decode",
     "tokenize",

@@ -101,6 +101,14 @@ def test_training_is_one_graph_where_no_codebook_is_updated(name: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
+def test_noise_in_training_is_one_graph_too() -> None:
+    quantizer = codecvq.build_quantizer("fsq", dim=DIM, levels=[5, 4], noise_dropout=1.0)
+    forward, latents = torch.compile(quantizer, fullgraph=True, backend="aot_eager"), normal(3)
+    out = forward(latents)
+    assert torch.equal(out.codes, quantizer.encode(latents))
+    assert not torch.equal(out.latents, forward(latents).latents)
+
+
 @pytest.mark.parametrize("name", ["residual_vq", "simvq"])
 def test_inductor_gives_the_codes_of_eager(name: str) -> None:
     quantizer = make(name).eval()

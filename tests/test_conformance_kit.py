@@ -170,6 +170,22 @@ class ScalesNothing(Whole):
         return (codes * 2.0 - 1.0).expand(-1, self.code_dim)
 
 
+class Converts(Whole):
+    """Lets .bfloat16() round its codebook."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return nn.Module._apply(self, fn, recurse)
+
+
+class CountsCalls(Whole):
+    """Changes its state whenever it is asked, also for no vectors at all."""
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training:
+            self.steps += 1
+        return super().quantize(vectors)
+
+
 class CannotBeMade(Whole):
     def __init__(self, dim: int) -> None:
         raise RuntimeError("no codebook today")
@@ -178,7 +194,8 @@ class CannotBeMade(Whole):
 BROKEN: dict[type[Quantizer], set[str]] = {
     OneTooHigh: {"shapes", "codes_in_range"},
     DecodesSomethingElse: {"training_values"},
-    SumsItsLoss: {"padding_values", "padding_losses", "padding_gradients", "all_padding"},
+    SumsItsLoss: {"padding_values", "padding_losses", "padding_gradients", "padding_width", "all_padding"},
+    Converts: {"conversion"},
     LearnsInEval: {"eval_changes_nothing", "encode_changes_nothing", "all_padding", "non_finite_training"},
     NormalisesOverTheBatch: {"frames_are_independent"},
     GradientTwice: {"gradient_gain"},
@@ -233,6 +250,12 @@ def test_what_is_broken_is_found(broken: type[Quantizer]) -> None:
 
 def test_a_grid_that_does_not_refine_is_found() -> None:
     assert "refinement" in found_in(ScalesNothing, "residual_", ["refinement"])
+
+
+def test_a_stage_that_learns_though_it_is_dropped_is_found() -> None:
+    only = ["dropped_stages_untouched"]
+    assert "stage " in found_in(CountsCalls, "residual_", only)["dropped_stages_untouched"]
+    assert found_in(Whole, "residual_", only) == {}
 
 
 def test_what_was_found_is_said() -> None:

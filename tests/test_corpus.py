@@ -319,6 +319,23 @@ def test_a_registered_corpus_is_opened_by_name(tmp_path):
 
 
 @pytest.mark.usefixtures("registered")
+def test_several_names_are_one_corpus_and_each_is_named_once(registered):
+    class Another:
+        @hookimpl
+        def codecvq_corpora(self):
+            yield CorpusSpec(name="more", factory=lambda root: [Clip(id="b", path=Path("/b.wav"))])
+
+    registered.register(Another(), "others")
+    corpus = open_corpus(["good", "more"])
+    assert corpus.name == "good+more"
+    assert [clip.id for clip in corpus] == [open_corpus("good")[0].id, "b"]
+    with pytest.raises(CorpusError, match="named twice"):
+        open_corpus(["good", "good"])
+    with pytest.raises(CorpusError, match="exactly one of"):
+        open_corpus(["good", "more"], folder="/somewhere")
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_registered_corpus_that_is_not_there_says_how_to_get_it():
     with pytest.raises(CorpusError, match=r"'missing': nothing at /usual\. To get it: apt-get install it"):
         open_corpus("missing")

@@ -2,13 +2,16 @@
 
 Every test says the promise in its name and the fault's number in its docstring. Here are faults 1 to 15;
 those of numbers, state and search, 16 to 27 and 32, are in test_faults_of_numbers.py; 28 to 31 need several
-processes and are in test_ranks.py.
+processes and are in test_ranks.py. README.md here has the list.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +32,30 @@ from small_quantizers import (
 from torch import Tensor
 
 from codecvq.quantizer import Quantizer
+
+HERE = Path(__file__).parent
+
+
+def named_after_faults() -> dict[int, list[str]]:
+    """Fault -> "file.py::test" of every test whose docstring begins with its number."""
+    found: dict[int, list[str]] = {number: [] for number in range(1, 33)}
+    for file in sorted(HERE.glob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                number = re.match(r"Fault (\d+):", ast.get_docstring(node) or "")
+                if number:
+                    found[int(number[1])].append(f"{file.name}::{node.name}")
+    return found
+
+
+def test_every_fault_has_exactly_one_test_and_the_readme_lists_it() -> None:
+    tests = named_after_faults()
+    assert {number for number, names in tests.items() if len(names) != 1} == set()
+    rows = re.findall(r"^\| (\d+) \|.*\| `(\w+)` \| \[(\S+)\]", (HERE / "README.md").read_text("utf-8"), re.M)
+    assert [(int(n), f"{file}::{name}") for n, name, file in rows] == [
+        (n, tests[n][0]) for n in sorted(tests)
+    ]
+
 
 # Gradients: faults 1 to 3
 

@@ -13,7 +13,7 @@ import codecvq_torchaudio_corpora
 import numpy as np
 import pytest
 import soundfile
-from codecvq_free_speech import asterisk, embedded, festvox_ru
+from codecvq_free_speech import asterisk, embedded, festvox_ru, kde
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 from codecvq_torchaudio_corpora import corpora
 
@@ -199,6 +199,25 @@ def test_festvox_has_texts_without_stress_marks(tmp_path, below):
     assert (second.id, second.text, second.split) == ("festvox/nsh/ru_0006", "", "test")
 
 
+@pytest.mark.parametrize("below", [".", "usr/share", "usr/share/ktuberling/sounds"])
+def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_copy(tmp_path, below):
+    sounds = tmp_path / "usr/share/ktuberling/sounds"
+    for name, rate, length_s in (
+        ("da/hat", 44100, 1.0),
+        ("da/eye", 22050, 0.4),
+        ("fi/hat", 8000, 1.0),
+        ("sr@latin/hat", 44100, 1.0),
+        ("sr/hat", 44100, 0.1),
+    ):
+        write_audio(sounds / f"{name}.wav", np.zeros(round(rate * length_s)), rate)
+    found = {clip.id: clip for clip in kde.ktuberling(tmp_path / below)}
+    assert set(found) == {"ktuberling/da/hat", "ktuberling/da/eye"}
+    assert {clip.speaker for clip in found.values()} == {"ktuberling/da"}
+    assert len(found["ktuberling/da/hat"].read(16000)) == 16000
+    with pytest.raises(CorpusError, match="klettres"):
+        list(kde.klettres(tmp_path))
+
+
 # what torchaudio downloads, on layouts as its archives unpack to; the downloads themselves are not run
 
 
@@ -260,7 +279,7 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("plugin", "names"),
     [
-        (codecvq_free_speech, {"prompts", "asterisk", "festvox_ru"}),
+        (codecvq_free_speech, {"prompts", "asterisk", "festvox_ru", "klettres", "ktuberling"}),
         (codecvq_torchaudio_corpora, {"libritts", "ljspeech", "vctk"}),
     ],
 )
@@ -283,4 +302,4 @@ def test_listing_the_plugins_imports_neither_torch_nor_numpy():
         "print(len(offers), {'torch', 'numpy', 'torchaudio'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "6 set()"
+    assert result.stdout.strip() == "8 set()"

@@ -1,12 +1,23 @@
-"""The Fourier parts of the spectral network, and the losses, against their definitions."""
+"""The Fourier parts of the spectral network, and the losses, against their definitions; how far networks see,
+and what their presets are.
+"""
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
+from codecvq.codec import Codec
+from codecvq.errors import OptionError
+from codecvq.networks.build import build_network
+from codecvq.networks.cost import cost_of, multiply_adds
 from codecvq.networks.fourier import power_spectra
-from codecvq.networks.spectral import Framing
+from codecvq.networks.framing import Crossfade, Framing
+from codecvq.networks.interface import Network
 from codecvq.training.losses import LossConfig, MelLoss, build_losses
 
 
@@ -84,7 +95,233 @@ def test_silence_gives_finite_losses_and_gradients() -> None:
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
-    modules, weights = build_losses(LossConfig(mel=0.0, waveform=2.0), 16000)
+    modules = build_losses(LossConfig(mel=0.0, waveform=2.0), 16000)
     assert list(modules) == ["waveform"]
-    assert weights == {"waveform": 2.0}
     assert float(modules["waveform"](torch.zeros(1, 1, 4), torch.full((1, 1, 4), 0.5))) == 0.5
+
+
+# how far a network sees
+
+HOP = 40
+SPECTRAL: dict[str, Any] = {
+    "name": "spectral",
+    "hop_length": HOP,
+    "window_length": 4 * HOP,
+    "num_mels": 20,
+    "encoder_width": 16,
+    "encoder_blocks": 2,
+    "decoder_width": 16,
+    "decoder_blocks": 1,
+    "dim": 8,
+}
+SEANET: dict[str, Any] = {"name": "seanet", "filters": 2, "ratios": [5, 4, 2], "dim": 8}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "spectral": SPECTRAL,
+    "spectral_stft": {**SPECTRAL, "features": "stft"},
+    "spectral_detail": {**SPECTRAL, "detail_window_length": 60},
+    "spectral_causal": {**SPECTRAL, "causal": True},
+    "spectral_causal_odd_window": {**SPECTRAL, "causal": True, "window_length": 123},
+    "spectral_causal_detail": {**SPECTRAL, "causal": True, "detail_window_length": 64},
+    "spectral_causal_waiting": {
+        **SPECTRAL,
+        "causal": True,
+        "lookahead_frames": 2,
+        "detail_window_length": 64,
+    },
+    "seanet": {**SEANET, "residual_layers": 2},
+    "seanet_causal": {**SEANET, "causal": True},
+    "seanet_causal_lstm": {**SEANET, "causal": True, "lstm_layers": 1},
+}
+CAUSAL = [name for name in NETWORKS if "causal" in name]
+
+
+def network(name: str) -> Network:
+    torch.manual_seed(0)
+    made = build_network(sample_rate=8000, **NETWORKS[name])
+    made.encoder.eval()
+    made.decoder.eval()
+    return made
+
+
+def touched(module: nn.Module, given: torch.Tensor, made: slice) -> tuple[int, int]:
+    """First and last place of `given` that the outputs `made` of the module hang on, by their gradient."""
+    given = given.clone().requires_grad_()
+    out = module(given)[0, :, made]
+    (out * torch.randn(out.shape)).sum().backward()
+    assert given.grad is not None
+    places = given.grad[0].abs().sum(dim=0).nonzero().flatten()
+    return int(places[0]), int(places[-1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_module_sees_as_far_as_it_says_and_no_farther(name: str) -> None:
+    made, frame, frames = network(name), 30, 61
+    encoder, decoder = made.encoder_reach, made.decoder_reach
+    assert encoder is not None
+    assert decoder is not None
+    first, last = touched(made.encoder, 0.1 * torch.randn(1, 1, frames * HOP), slice(frame, frame + 1))
+    past = frame * HOP if encoder.past is None else encoder.past
+    edge = 2  # samples: a window is 0 at its ends
+    assert frame * HOP - past <= first <= frame * HOP - past + edge
+    assert (frame + 1) * HOP - 1 + encoder.future - edge <= last <= (frame + 1) * HOP - 1 + encoder.future
+    first, last = touched(made.decoder, torch.randn(1, 8, frames), slice(frame * HOP, (frame + 1) * HOP))
+    past = frame if decoder.past is None else decoder.past
+    assert (first, last) == (frame - past, frame + decoder.future)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_network_does_not_see_what_comes(name: str) -> None:
+    made = network(name)
+    waits = NETWORKS[name].get("lookahead_frames", 0)
+    assert made.lookahead == waits * HOP
+    wav, frames = 0.1 * torch.randn(1, 1, 30 * HOP), 12
+    other = wav.clone()
+    other[:, :, (frames + waits) * HOP :] = torch.randn(1, 1, (30 - frames - waits) * HOP)
+    latents, changed = made.encoder(wav), made.encoder(other)
+    assert torch.equal(changed[:, :, :frames], latents[:, :, :frames])
+    assert not torch.equal(changed[:, :, frames], latents[:, :, frames])
+    mixed = torch.cat([latents[:, :, :frames], changed[:, :, frames:] + 1], dim=2)
+    before, after = made.decoder(latents), made.decoder(mixed)
+    assert torch.equal(after[:, :, : frames * HOP], before[:, :, : frames * HOP])
+    assert not torch.equal(after[:, :, frames * HOP :][:, :, :HOP], before[:, :, frames * HOP :][:, :, :HOP])
+    early = made.decoder(latents[:, :, :frames])
+    assert early.shape[2] == frames * HOP, "audio is there as soon as its codes are"
+    torch.testing.assert_close(early, before[:, :, : frames * HOP], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "lstm" not in name])
+def test_pieces_with_their_reach_around_them_give_what_the_whole_gives(name: str) -> None:
+    made = network(name)
+    wav, latents, frames, piece = 0.1 * torch.randn(1, 1, 50 * HOP), torch.randn(1, 8, 50), 50, 7
+    encoder, decoder = made.encoder_reach, made.decoder_reach
+    assert encoder is not None
+    assert encoder.past is not None
+    assert decoder is not None
+    assert decoder.past is not None
+    past, future = -(-encoder.past // HOP), -(-encoder.future // HOP)
+    encoded, decoded = [], []
+    for start in range(0, frames, piece):
+        end = min(start + piece, frames)
+        first, last = max(0, start - past), min(frames, end + future)
+        part = made.encoder(wav[:, :, first * HOP : last * HOP])
+        encoded.append(part[:, :, start - first : end - first])
+        first, last = max(0, start - decoder.past), min(frames, end + decoder.future)
+        audio = made.decoder(latents[:, :, first:last])
+        decoded.append(audio[:, :, (start - first) * HOP : (end - first) * HOP])
+    torch.testing.assert_close(torch.cat(encoded, dim=2), made.encoder(wav), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(decoded, dim=2), made.decoder(latents), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_stands_behind_an_end_changes_nothing(name: str) -> None:
+    made, real = network(name), 9
+    mask = (torch.arange(14) < real)[None]
+    latents, wav = torch.randn(1, 8, 14), torch.randn(1, 1, 14 * HOP)
+    wav[:, :, real * HOP :] = 0  # a codec sees to that; the mask is for what is inside
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(
+        made.encoder(wav, mask)[:, :, :real], made.encoder(wav[:, :, : real * HOP]), **close
+    )
+    torch.testing.assert_close(
+        made.decoder(latents, mask)[:, :, : real * HOP], made.decoder(latents[:, :, :real]), **close
+    )
+
+
+def test_the_receptive_field_is_the_sum_of_both() -> None:
+    made = network("spectral")
+    assert made.encoder_reach is not None
+    assert made.decoder_reach is not None
+    # three convolutions of seven frames and a window that is 1.5 hops longer on either side
+    assert (made.encoder_reach.past, made.encoder_reach.future) == (9 * HOP + 60, 9 * HOP + 60)
+    # two convolutions, and two frames that reach into the hop from either side
+    assert (made.decoder_reach.past, made.decoder_reach.future) == (8, 8)
+    assert made.lookahead == 17 * HOP + 60
+    assert made.receptive_field == 2 * (17 * HOP + 60) + HOP
+    assert network("seanet_causal_lstm").receptive_field is None
+    unknown = Network(nn.Identity(), nn.Identity(), 1, 1)
+    assert (unknown.lookahead, unknown.receptive_field) == (None, None)
+
+
+@pytest.mark.parametrize("hop", [2, 5, 40])
+def test_crossfaded_frames_of_one_signal_are_the_signal(hop: int) -> None:
+    crossfade, frames = Crossfade(hop), 6
+    wav = torch.randn(1, frames * hop + hop)
+    pieces = wav.unfold(1, crossfade.length, hop)[:, :frames]
+    decoded = crossfade.overlap_add(torch.fft.rfft(pieces), None)
+    assert decoded.shape == (1, 1, frames * hop)
+    torch.testing.assert_close(decoded[0, :, hop:], wav[:, hop : frames * hop])
+    torch.testing.assert_close(
+        decoded[0, 0, : crossfade.overlap], crossfade.fade * wav[0, : crossfade.overlap]
+    )
+
+
+# presets
+
+
+@pytest.mark.parametrize("name", ["spectral", "seanet"])
+def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None:
+    def parameters(**options: Any) -> int:
+        made = build_network(name, sample_rate=16000, **options)
+        return sum(p.numel() for module in (made.encoder, made.decoder) for p in module.parameters())
+
+    sizes = [parameters(preset=preset) for preset in ("tiny", "small", "base")]
+    assert sizes == sorted(set(sizes))
+    assert parameters() == sizes[1], "small is the default"
+    changed = {"decoder_blocks": 2} if name == "spectral" else {"residual_layers": 2}
+    assert parameters(preset="tiny", **changed) != sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "spectral", "preset": "bas"}, "Did you mean 'base'"),
+        ({"name": "seanet", "preset": "huge"}, "tiny, small, base, large"),
+        ({"name": "spectral", "encoder_blocks": 0}, "encoder_blocks is 0"),
+        ({"name": "seanet", "filters": 1.5}, r"filters is 1\.5"),
+        ({"name": "spectral", "lookahead_frames": 1}, "not causal"),
+        ({"name": "spectral", "lookahead_frames": 4, "causal": True}, "0 to 3"),
+        ({"name": "spectral", "lookahead_frames": -1, "causal": True}, "lookahead_frames is -1"),
+        ({"name": "seanet", "causal": True, "norm": "time_group_norm"}, "streams would give other codes"),
+    ],
+)
+def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        build_network(sample_rate=16000, **options)
+
+
+# what a codec costs
+
+
+def test_the_cost_of_a_layer_is_counted_by_hand() -> None:
+    given = torch.randn(2, 5, 30)
+    with torch.no_grad():
+        made, linear = multiply_adds(lambda: nn.Linear(30, 7)(given))
+        assert made.shape == (2, 5, 7)
+        assert linear == 2 * 5 * 30 * 7
+        _, grouped = multiply_adds(lambda: nn.Conv1d(5, 10, 3, padding=1, stride=2, groups=5)(given))
+        assert grouped == 2 * 15 * 10 * (5 // 5) * 3
+        _, recurrent = multiply_adds(lambda: nn.LSTM(30, 8)(given)[0])
+        assert recurrent == 2 * 5 * 4 * 8 * (30 + 8)
+        _, transform = multiply_adds(lambda: torch.fft.rfft(given[..., :16]))
+        assert transform == 2 * 5 * 1.25 * 16 * 4
+        _, back = multiply_adds(lambda: torch.fft.irfft(torch.fft.rfft(given[..., :16])))
+        assert back == 2 * transform
+
+
+def test_the_cost_of_a_codec_is_that_of_its_layers() -> None:
+    options = {**SPECTRAL, "hop_length": 64, "window_length": 256}
+    codec = Codec(sample_rate=8000, network=options, quantizer={"name": "vq", "codebook_size": 32})
+    cost, frame_rate = cost_of(codec), Fraction(8000, 64)
+    assert codec.training
+    width, window, bins, mels, dim = 16, 256, 129, 20, 8
+
+    def backbone(features: int, blocks: int) -> int:
+        return 7 * features * width + blocks * (7 * width + 2 * width * 3 * width)
+
+    encoder = 1.25 * window * 8 + bins * mels + backbone(mels, 2) + width * dim
+    decoder = backbone(dim, 1) + width * 2 * bins + 1.25 * window * 8
+    assert cost.encoder.multiply_adds_per_s == pytest.approx(float(frame_rate * round(encoder)))
+    assert cost.decoder.multiply_adds_per_s == pytest.approx(float(frame_rate * round(decoder)))
+    assert cost.quantizer.multiply_adds_per_s >= frame_rate * 32 * dim, "each code is compared"
+    assert cost.decoder.parameters == sum(p.numel() for p in codec.decoder.parameters())
+    assert cost.by_part()["encoder"]["parameters"] == cost.encoder.parameters

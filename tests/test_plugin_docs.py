@@ -93,6 +93,8 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
     assert network.decoder(latents, None).shape == (2, 1, 640)
     peak = own.find("metrics", "peak").load()()
     assert peak(np.zeros(3), np.array([0.0, -2.0, 1.0]), 16_000) == {"peak": 2.0}
+    sent = own.find("codecs", "one-bit").load()().transmit(np.array([0.5, -0.1], np.float32), 16_000)
+    assert (sent.samples.tolist(), sent.payload_bits) == ([pytest.approx(0.3), pytest.approx(-0.3)], 2)
     (tmp_path / "one.wav").touch()
     assert [clip.id for clip in own.find("corpora", "my_speech").load()(tmp_path)] == ["one"]
     folder = SimpleNamespace(path=tmp_path)
@@ -103,7 +105,7 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
 
 
 def test_the_table_of_the_guide_is_what_is_listed() -> None:
-    rows = re.findall(r"^\| (\w+) \| `([\w/]+)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| `([\w/-]+)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     program = [sys.executable, "-m", "codecvq", "plugins", "list", "--json"]
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
     done = subprocess.run(

@@ -206,3 +206,50 @@ def test_straight_through_is_never_warned_of(caplog: pytest.LogCaptureFixture) -
     for step in range(GainWatch.STEPS * GainWatch.LOOKS):
         quantizer(normal(1, 4, 4, seed=step))
     assert not caplog.records
+
+
+NESTED = {"dim": 12, "levels": [5, 5], "num_codebooks": 3, "dropout": 1.0}
+
+
+def test_nested_groups_keep_their_first_n_and_leave_zeros_in_the_other_channels() -> None:
+    quantizer = make("grouped_fsq", **NESTED)
+    latents = torch.randn(200, 12, 3)
+    out = quantizer(latents)
+    kept = (out.latents != 0).any(dim=2).unflatten(1, (3, 4)).any(dim=2)  # [B, groups]
+    depths = kept.sum(dim=1)
+    assert torch.equal(kept, torch.arange(3) < depths[:, None]), "the first ones, never a later one alone"
+    assert set(depths.tolist()) == {1, 2, 3}
+    assert not bool(out.codes[~kept].any()), "codes of dropped groups are 0"
+
+
+def test_the_first_nested_groups_decode_by_themselves() -> None:
+    quantizer = make("grouped_fsq", **NESTED).eval()
+    latents = torch.randn(2, 12, 5)
+    codes = quantizer.encode(latents)
+    for n in (1, 2, 3):
+        assert torch.equal(quantizer.encode(latents, n), codes[:, :n])
+        decoded = quantizer.decode(codes[:, :n])
+        torch.testing.assert_close(decoded, quantizer(latents, num_codebooks=n).latents)
+        assert torch.equal(decoded[:, : 4 * n], quantizer.decode(codes)[:, : 4 * n])
+        assert not bool(decoded[:, 4 * n :].any())
+
+
+def test_a_dropped_group_learns_nothing() -> None:
+    quantizer = make("grouped_vq", dim=8, codebook_size=8, num_codebooks=2, dropout=1.0)
+    quantizer(torch.randn(64, 8, 4))  # starts both codebooks
+    second = quantizer.groups[1]
+    for seed in range(20):
+        quantizer.generator = torch.Generator().manual_seed(seed)
+        before = second.codebook.clone(), second.usage.clone()
+        out = quantizer(torch.randn(1, 8, 4))
+        changed = not torch.equal(second.usage, before[1])
+        assert changed == bool((out.latents[:, 4:] != 0).any())
+
+
+def test_depths_inside_a_group_and_groups_that_are_not_nested_are_told() -> None:
+    pairs = make("grouped_fsq", dim=8, levels=[5], num_groups=2, num_codebooks=2, dropout=0.5).eval()
+    assert pairs.encode(torch.randn(1, 8, 2), 2).shape == (1, 2, 2)
+    with pytest.raises(ShapeError, match="inside a group"):
+        pairs.encode(torch.randn(1, 8, 2), 3)
+    with pytest.raises(ShapeError, match="always has 3"):
+        make("grouped_fsq", **{**NESTED, "dropout": 0.0}).encode(torch.randn(1, 12, 2), 1)

@@ -71,11 +71,13 @@ def test_rotation_is_the_explicit_matrix(name: str, dim: int) -> None:
     torch.testing.assert_close(torch.autograd.functional.jacobian(quantized, z), needed)
 
 
-def test_rotation_is_straight_through_where_it_is_not_defined() -> None:
-    q = torch.tensor([[1.0, 2.0, 2.0]])
-    for z in (torch.zeros(1, 3), -q, -q + 1e-7):
+@pytest.mark.parametrize("name", ["rotation", "rotation_unscaled"])
+def test_rotation_is_straight_through_where_it_is_not_defined(name: str) -> None:
+    word, zero = torch.tensor([[1.0, 2.0, 2.0]]), torch.zeros(1, 3)
+    pairs = [(zero, word), (word, zero), (zero, zero), (-word, word), (-word + 1e-7, word), (-3 * word, word)]
+    for z, q in pairs:
         z = z.clone().requires_grad_()
-        out = estimate(find_estimator("rotation"), z, q)
+        out = estimate(find_estimator(name), z, q)
         assert torch.equal(out, q)
         (gradient,) = torch.autograd.grad(out, z, torch.tensor([[3.0, 4.0, 5.0]]))
         assert gradient.tolist() == [[3.0, 4.0, 5.0]]

@@ -30,6 +30,7 @@ def test_metrics_by_histogram_and_by_sorting_are_those_of_counting(
     found = []
     for bins in (10**9, 0):  # always a histogram, never one
         monkeypatch.setattr(statistics, "HISTOGRAM", bins)
+        monkeypatch.setattr(statistics, "SMALL", bins)
         found.append(statistics.code_metrics(codes, sizes))
     for metrics in found:
         for i, size in enumerate(sizes):
@@ -84,7 +85,7 @@ def test_rows_are_the_frames(dim: int, learns: bool) -> None:
     assert torch.equal(real_rows(latents, None)[0], latents.transpose(1, 2).flatten(0, 1).float())
 
 
-# fsq and residual_fsq: whole numbers in floats
+# fsq, lfq and residual_fsq: whole numbers in floats
 
 
 @pytest.mark.parametrize("levels", [[8, 5, 5, 5], [2] * 52, [2**13] * 4, [2] * 53, [4] * 31], ids=str)
@@ -96,6 +97,19 @@ def test_fsq_codes_are_the_mixed_radix_number_of_python(levels: list[int]) -> No
     needed = [sum(digit * step for digit, step in zip(row, radix, strict=True)) for row in digits.tolist()]
     assert quantizer.codes_of(digits.float()).tolist() == needed
     assert torch.equal(quantizer.digits_of(torch.tensor(needed)), digits.double())
+
+
+@pytest.mark.parametrize("bits", [1, 10, 53, 54, 62])
+def test_lfq_codes_are_the_signs_as_bits(bits: int) -> None:
+    quantizer = codecvq.build_quantizer("lfq", dim=2 * bits, bits=bits, num_codebooks=2).eval()
+    vectors = torch.randn(50, 2 * bits, generator=generator(bits))
+    vectors[0] = 1.0
+    needed = [
+        [sum(1 << i for i, value in enumerate(part) if value >= 0) for part in (row[:bits], row[bits:])]
+        for row in vectors.tolist()
+    ]
+    assert quantizer.codes_alone(vectors).tolist() == needed
+    assert quantizer.quantize(vectors)[1].tolist() == needed
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_quantizers import MLP
 
 import codecvq
 from codecvq.errors import OptionError, ShapeError, UnknownName
 from codecvq.plugins import registry
 from codecvq.quantizer import Grouped, Residual, nearest_codes
 from codecvq.quantizer.build import quantizer_names, quantizer_options
-from codecvq.testing import Check, quantizer_checks
+from codecvq.testing import Check, quantizer_checks, run_checks
 
 #: every registered quantizer with options that make a small one
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,6 +39,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("residual_fsq", {"dim": 8, "levels": [3] * 8, "num_codebooks": 3}),
     ("lfq", {"dim": 8, "bits": 4, "num_codebooks": 2, "soft_clamp": 2.0, "temperature": 0.5}),
     ("residual_bsq", {"bits": 40}),
+    ("simvq", {"codebook_size": 16, "codebook_dim": 3, "map": MLP}),
+    ("fsq", {"levels": [8, 5], "num_codebooks": 2, "bound": "original", "noise_dropout": 0.5}),
+    ("residual_vq", {"codebook_size": 16, "codebook_dim": 3, "beam": 4, "dropout": 0.5}),
+    ("grouped_vq", {"codebook_size": 16, "dropout": 0.5}),
+    ("residual_vq", {"codebook_size": 16, "stages": [{"codebook_size": 8}, {}]}),
+    ("residual_lfq", {"bits": 8, "dropout": 0.5, "diversity_weight": 2.0}),
 ]
 
 
@@ -58,6 +65,18 @@ def all_checks() -> list[Any]:
 @pytest.mark.parametrize("check", all_checks())
 def test_promises(check: Check) -> None:
     check.run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in quantizer_names() if name.endswith(tuple(SMALL))])
+def test_plugins_check_passes_for_every_name(name: str) -> None:
+    """What `codecvq plugins check NAME` runs, of each name and of the forms around it."""
+    plain = next(each for each in sorted(SMALL, key=len, reverse=True) if name.endswith(each))
+    options = {key: value for key, value in SMALL[plain].items() if key != "num_codebooks"}
+    if "residual_" in name:
+        options["num_codebooks"] = 3
+    found = {o.check.name: o.found for o in run_checks(quantizer_checks(name, **options)) if o.found}
+    assert found == {}
 
 
 def test_every_registered_quantizer_is_held_to_them() -> None:

@@ -68,7 +68,7 @@ def test_codebooks_are_identical_on_all_ranks(found: list[dict[str, Any]], scena
 def test_two_ranks_learn_what_one_learns_from_the_whole_batch(
     found: list[dict[str, Any]], alone: dict[str, Any], scenario: str, kind: str
 ) -> None:
-    """k-means start, moving averages and replacement of dead codewords; with fault 31, grouped k-means."""
+    """k-means start, moving averages and replacement of dead codewords."""
     assert_close(found[0][scenario][kind], alone["ema"][kind])
 
 
@@ -78,6 +78,17 @@ def test_a_module_built_before_the_process_group_is_synchronised(
 ) -> None:
     """Fault 28: it never was, and neither were modules built later."""
     assert_close(found[0]["ema, built before"][kind], alone["ema"][kind])
+
+
+def test_groups_start_by_kmeans_from_the_vectors_of_all_ranks(
+    found: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    """Fault 31: several heads with k-means could not be built under several processes."""
+    for each in found:
+        for scenario in ("ema", "ema, uneven"):
+            started = each[scenario]["heads"]
+            assert [bool(started[f"groups.{n}.started"]) for n in (0, 1)] == [True, True]
+            assert_close(started, alone["ema"]["heads"])
 
 
 @pytest.mark.parametrize("scenario", ["signs", "signs, uneven"])

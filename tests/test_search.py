@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from codecvq.quantizer import nearest_codes
+from codecvq.quantizer import nearest_codes, prefilter, search
 from codecvq.quantizer.search import GROUP, ROWS, TILE, Kept, search_table
 
 WIDTH = TILE // ROWS  # codewords a tile where there are vectors enough
@@ -117,3 +118,97 @@ def test_kept_works_on_inference_tensors() -> None:
         assert kept.get(lambda: float(weight.sum()), weight) == 2.0
         weight.add_(1)
         assert kept.get(lambda: float(weight.sum()), weight) == 4.0
+
+
+# The prefilter in bfloat16, also where the processor has no instructions for it
+
+
+@pytest.fixture
+def prefiltered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefilter, "is_fast_here", lambda: True)
+    monkeypatch.setattr(search, "WORTH", 0)
+
+
+def clumps(rows: int, dim: int, seed: int) -> Tensor:
+    """Vectors around 20 centres, some far from the origin, of lengths that differ a thousand times."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(20, dim, generator=generator) * torch.logspace(-2, 1, 20)[:, None]
+    which = torch.randint(20, (rows,), generator=generator)
+    return centres[which] * (1 + 0.05 * torch.randn(rows, dim, generator=generator))
+
+
+KINDS = {
+    "gaussian": draw,
+    "small": lambda rows, dim, seed: 1e-3 * draw(rows, dim, seed),
+    "far": lambda rows, dim, seed: 1000 + draw(rows, dim, seed),
+    "unit": lambda rows, dim, seed: F.normalize(draw(rows, dim, seed), dim=1),
+    "clumps": clumps,
+}
+
+
+@pytest.mark.parametrize("dim", [1, 8, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prefilter_keeps_the_group_of_the_nearest(kind: str, dim: int, prefiltered: None) -> None:
+    codebook, vectors = KINDS[kind](1000, dim, seed=12), KINDS[kind](300, dim, seed=13)
+    table = search_table(codebook)
+    assert table.coarse is not None
+    pairs = prefilter.likely_groups(vectors - table.centre, table.coarse, share=1.0)
+    assert pairs is not None
+    group, row = pairs
+    kept = torch.zeros(300, len(table.codewords) // GROUP, dtype=torch.bool)
+    kept[row, group] = True
+    # the same centred numbers, so that only the prefilter's own error is looked at
+    centred, codewords = (vectors - table.centre).double(), table.codewords[:1000].double()
+    scores = codewords.square().sum(dim=1) / 2 - centred @ codewords.T
+    nearest = scores.argmin(dim=1) // GROUP
+    assert bool(kept.gather(1, nearest[:, None]).all())
+    if dim == 64 and kind != "clumps":  # or it would be of no use
+        assert kept.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("dim", [1, 8, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_search_with_the_prefilter_finds_what_tiles_find(kind: str, dim: int, prefiltered: None) -> None:
+    codebook, vectors = KINDS[kind](1000, dim, seed=14), KINDS[kind](2500, dim, seed=15)
+    table = search_table(codebook)
+    found, needed = nearest_codes(vectors, table), nearest_codes(vectors, table._replace(coarse=None))
+    different = found != needed  # both are float32, so they may break a tie of rounding in two ways
+    gap = distances(vectors, codebook).square().gather(1, torch.stack([found, needed], dim=1)).diff().abs()
+    scale = (vectors - table.centre).norm(dim=1) * table.codewords.norm(dim=1).max() + table.half_norms[
+        :1000
+    ].max()
+    assert torch.all(gap[:, 0] <= 1e-5 * scale)
+    assert different.float().mean() < 0.01
+
+
+def test_the_prefilter_takes_the_first_of_equal_codewords(prefiltered: None) -> None:
+    codebook = draw(600, 8, seed=16).repeat(2, 1)
+    vectors = draw(2000, 8, seed=17)
+    assert int(nearest_codes(vectors, codebook).max()) < 600
+
+
+def test_the_prefilter_gives_up_where_bfloat16_is_too_coarse(prefiltered: None) -> None:
+    """1,000 codewords within a thousandth of a vector far away: float32 still tells them apart."""
+    line = torch.linspace(-1, 1, 1000)[:, None] * 2.0**-10
+    codebook, vectors = torch.cat([line, 0 * line], dim=1), torch.cat([line, 1000 + 0 * line], dim=1)
+    codebook = torch.cat([codebook, torch.tensor([[0.0, -3.0], [0.0, 3.0]])])[:-1]
+    table = search_table(codebook)
+    assert table.coarse is not None
+    assert prefilter.likely_groups(vectors - table.centre, table.coarse) is None
+    assert torch.equal(nearest_codes(vectors, table), nearest_codes(vectors, table._replace(coarse=None)))
+
+
+def test_numbers_beyond_float32_squared_are_left_to_float32(prefiltered: None) -> None:
+    codebook, vectors = draw(1000, 4, seed=18), 1e30 * draw(10, 4, seed=19)
+    table = search_table(1e-5 * codebook)
+    assert torch.equal(nearest_codes(vectors, table), nearest_codes(vectors, table._replace(coarse=None)))
+
+
+def test_few_vectors_are_not_worth_a_coarse_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefilter, "is_fast_here", lambda: True)
+    codebook = draw(1000, 4, seed=20)
+    assert search_table(codebook, vectors=75).coarse is None
+    assert search_table(codebook[:100]).coarse is None
+    assert search_table(codebook, vectors=ROWS).coarse is not None
+    monkeypatch.setattr(prefilter, "is_fast_here", lambda: False)
+    assert search_table(codebook).coarse is None

@@ -282,3 +282,13 @@ def test_segments_that_cannot_be_are_refused(corpus):
         Segments(corpus, RATE, 0.0, 4, 0)
     with pytest.raises(OptionError, match="at least one sample"):
         Segments(corpus, RATE, 1.0, 0, 0)
+
+
+@pytest.mark.parametrize(("balance", "share"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
+def test_balance_moves_the_draws_from_seconds_to_speakers(tmp_path, balance, share):
+    clips = []
+    for speaker, length_s, value in (("much", 4.5, 0.5), ("little", 0.5, -0.5)):
+        path = write_audio(tmp_path / f"{speaker}.wav", np.full(round(length_s * RATE), value), RATE)
+        clips.append(Clip(id=speaker, path=path, speaker=speaker))
+    batch = segments_of(Corpus("two", tuple(clips)), batch_size=2000, balance=balance).batch(0)
+    assert np.mean(batch[:, 0, 0] < 0) == pytest.approx(share, abs=0.04)

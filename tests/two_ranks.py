@@ -66,7 +66,7 @@ EMA: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("rotation_vq", {"codebook_size": 100, "init": "random", "dead_code_threshold": 0.8}),
     "residual": ("residual_vq", {"codebook_size": 16, "num_codebooks": 3}),
     "shared": ("residual_vq", {"codebook_size": 16, "num_codebooks": 3, "shared": True}),
-    "heads": ("grouped_vq", {"codebook_size": 16, "num_codebooks": 2}),  # fault 31
+    "heads": ("grouped_vq", {"codebook_size": 16, "num_codebooks": 2}),  # several codebooks start at once
 }
 SIGNS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfq": ("lfq", {"bits": 4, "diversity_weight": 2.0}),
@@ -174,7 +174,7 @@ def data_parallel(share: Share) -> Any:
 
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    # before there is a group: fault 28
+    # before there is a group
     early = {kind: make(name, **options) for kind, (name, options) in EMA.items()}
     store = f"file://{folder.resolve() / 'store'}"
     limit = datetime.timedelta(seconds=TIMEOUT_S)

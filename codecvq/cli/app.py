@@ -7,7 +7,17 @@ from typing import Any
 
 import typer
 
-from codecvq.cli import coding, evaluation, plugins, quickstart, recipes, scaffold, tokens, training
+from codecvq.cli import (
+    coding,
+    comparison,
+    evaluation,
+    plugins,
+    quickstart,
+    recipes,
+    scaffold,
+    tokens,
+    training,
+)
 from codecvq.cli.console import errors, log_to_stderr
 from codecvq.errors import CodecvqError
 
@@ -27,6 +37,7 @@ app = typer.Typer(
 app.command()(quickstart.quickstart)
 app.command()(training.train)
 app.command()(evaluation.evaluate)
+app.command()(comparison.compare)
 app.command()(coding.encode)
 app.command()(coding.decode)
 app.command()(tokens.tokenize)

@@ -117,6 +117,11 @@ def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | Non
         corpus = open_recipe_corpus(recipe.corpus)
     else:
         corpus = corpus_of(data, root)
+    return split_clips(corpus, split)
+
+
+def split_clips(corpus: Corpus, split: str) -> Corpus:
+    """The clips of a split, or all; raises CorpusError for another word, and where there is none."""
     if split == "all":
         return corpus
     if split not in ("train", "validation", "test"):

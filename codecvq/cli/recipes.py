@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codecvq.cli.console import Json, output, print_json, print_table
 from codecvq.plugins import registry
+
+if TYPE_CHECKING:
+    from codecvq.codec import Codec
 
 app = typer.Typer(help="Recipes that are installed.", no_args_is_help=True)
 
@@ -38,34 +41,83 @@ def list_recipes(as_json: Json = False) -> None:
 @app.command("show")
 def show_recipe(
     name: Annotated[str, typer.Argument(help="A name from the list, or a YAML file.")],
-    resolved: Annotated[
-        bool, typer.Option("--resolved", help="With every default written out, and the codec's size.")
-    ] = False,
+    resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a recipe: to read, or to begin your own from.
+    """Print a recipe, to read or to begin your own from; and, as comments below it, what its codec is: rate,
+    parameters, multiply-adds for a second of audio, how far it sees.
 
     Example: [bold]codecvq recipes show quickstart > mine.yaml[/]
     """
     from codecvq.training.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
-    if not resolved and not as_json:
-        output.out(path.read_text(encoding="utf-8"), end="", highlight=False)
-        return
+    if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
+        output.out(path.read_text(encoding="utf-8").rstrip("\n"), highlight=False)
+    recipe = load_recipe(path)
     from codecvq.training.loop import build_codec
 
-    recipe = load_recipe(path)
-    codec = build_codec(recipe)
-    facts = {
-        "parameters": sum(p.numel() for p in codec.parameters()),
-        "bitrate_bps": codec.bitrate,
-        "frame_rate_hz": float(codec.frame_rate),
-        "codebook_sizes": list(codec.codebook_sizes),
-    }
+    facts = codec_facts(build_codec(recipe))
     if as_json:
         print_json({"file": str(path), "recipe": recipe.model_dump(mode="json"), "codec": facts})
         return
-    output.out(recipe.to_yaml(), end="", highlight=False)
-    for key, value in facts.items():
-        output.out(f"# {key}: {value}", highlight=False)
+    if resolved:
+        output.out(recipe.to_yaml().rstrip("\n"), highlight=False)
+    for line in _told(facts):
+        output.out(f"# {line}".rstrip(), highlight=False)
+
+
+def codec_facts(codec: Codec) -> dict[str, Any]:
+    """What can be said of a codec before it is trained: JSON; units are in the names."""
+    from codecvq.networks.cost import cost_of
+    from codecvq.networks.interface import Network
+
+    network = Network(codec.encoder, codec.decoder, codec.quantizer.dim, codec.hop_length)
+    parts = cost_of(codec).by_part()
+    return {
+        "parameters": sum(part["parameters"] for part in parts.values()),
+        "multiply_adds_per_s": sum(part["multiply_adds_per_s"] for part in parts.values()),
+        "parts": parts,
+        "bitrate_bps": codec.bitrate,
+        "frame_rate_hz": float(codec.frame_rate),
+        "codebook_sizes": list(codec.codebook_sizes),
+        "lookahead_samples": network.lookahead,
+        "receptive_field_samples": network.receptive_field,
+        "lookahead_s": _seconds(network.lookahead, codec.sample_rate),
+        "receptive_field_s": _seconds(network.receptive_field, codec.sample_rate),
+    }
+
+
+def _seconds(samples: int | None, sample_rate: int) -> float | None:
+    return None if samples is None else samples / sample_rate
+
+
+def _told(facts: dict[str, Any]) -> list[str]:
+    """The facts as lines for people."""
+    lines = [
+        "",
+        f"{facts['bitrate_bps']:.0f} bit/s: {facts['frame_rate_hz']:g} frames a second of "
+        f"{_sizes(facts['codebook_sizes'])}",
+        f"{'':10}{'parameters':>14}{'multiply-adds per second of audio':>38}",
+    ]
+    whole = {name: facts[name] for name in ("parameters", "multiply_adds_per_s")}
+    for name, part in {**facts["parts"], "whole": whole}.items():
+        lines.append(f"{name:10}{part['parameters']:>14,}{_millions(part['multiply_adds_per_s']):>38}")
+    if facts["lookahead_s"] is not None:
+        lines.append(
+            f"looks {1000 * facts['lookahead_s']:.1f} ms beyond a frame; its receptive field is "
+            + ("all that came before" if facts["receptive_field_s"] is None else "")
+            + (f"{1000 * facts['receptive_field_s']:.0f} ms" if facts["receptive_field_s"] else "")
+        )
+    return lines
+
+
+def _sizes(sizes: list[int]) -> str:
+    if len(set(sizes)) > 1:
+        return f"{len(sizes)} codebooks of {', '.join(map(str, sizes))} codes"
+    many = f"{len(sizes)} codebooks" if len(sizes) > 1 else "one codebook"
+    return f"{many} of {sizes[0]} codes"
+
+
+def _millions(multiply_adds: float) -> str:
+    return f"{multiply_adds / 1e6:,.1f} M"

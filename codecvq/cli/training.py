@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from codecvq.cli.console import (
 
 if TYPE_CHECKING:
     from codecvq.training.loop import Moment, Trained
+    from codecvq.training.recipe import Recipe
 
 
 def train(
@@ -27,6 +29,25 @@ def train(
         list[str] | None, typer.Argument(help="Recipe keys to set: training.steps=1000 …")
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; by default runs/RECIPE.")] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="CODEC|RUN",
+            help="Begin with the weights of this run, codec folder or registered codec.",
+        ),
+    ] = None,
+    init_partial: Annotated[
+        bool, typer.Option("--init-partial", help="Take those weights that fit, begin the others anew.")
+    ] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke",
+            help="Three steps on the speech in the box, to see that the recipe works; without --run nothing "
+            "is kept.",
+        ),
+    ] = False,
     plugin: Plugins = [],  # noqa: B006  typer's default for a repeatable option
     as_json: Json = False,
 ) -> None:
@@ -35,15 +56,68 @@ def train(
     Example: [bold]codecvq train quickstart training.steps=2000 --run runs/longer[/]
     """
     from codecvq.training.loop import train as run_training
-    from codecvq.training.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
-    plugins = [str(Path(p).resolve()) if p.endswith(".py") else p for p in plugin]
-    loaded = loaded.model_copy(update={"plugins": list(dict.fromkeys([*loaded.plugins, *plugins]))})
+    loaded = _loaded(recipe, overrides or [], plugin, init_from, init_partial)
+    if smoke:
+        _smoke(loaded, run, as_json)
+        return
     folder = run or Path("runs") / Path(recipe).stem
     with progress_line() as line:
         trained = run_training(loaded, folder, lambda moment: show_moment(line, moment))
     _print(trained, as_json)
+
+
+def _loaded(
+    recipe: str, overrides: list[str], plugins: list[str], init_from: str | None, init_partial: bool
+) -> Recipe:
+    """The recipe with what the options say."""
+    from codecvq.errors import RecipeError
+    from codecvq.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    files = [str(Path(p).resolve()) if p.endswith(".py") else p for p in plugins]
+    training = loaded.training
+    if init_from is not None:
+        training = training.model_copy(update={"init_from": init_from})
+    if init_partial:
+        training = training.model_copy(update={"init_partial": True})
+    if training.init_partial and training.init_from is None:
+        raise RecipeError(
+            "--init-partial (training.init_partial) is given, but not whose weights to take: add --init-from "
+            "and a run or codec"
+        )
+    return loaded.model_copy(
+        update={"plugins": list(dict.fromkeys([*loaded.plugins, *files])), "training": training}
+    )
+
+
+def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
+    """Three steps into `run`, or into a folder that goes away."""
+    from codecvq.training.smoke import smoke
+
+    with tempfile.TemporaryDirectory(prefix="codecvq-smoke-") as temporary, progress_line() as line:
+        done = smoke(recipe, run or Path(temporary) / "run", lambda moment: show_moment(line, moment))
+    trained = done.trained
+    if as_json:
+        print_json(
+            {
+                "works": True,
+                "steps": trained.steps,
+                "seconds": round(trained.seconds, 1),
+                "bitrate_bps": done.bitrate_bps,
+                "run": str(run) if run else None,
+            }
+        )
+        return
+    heard = "" if recipe.discriminator is None else ", the discriminators from the second on"
+    print_written(
+        (
+            "works",
+            f"{trained.steps} steps in {trained.seconds:.0f} s{heard}; validated, saved, read again, and "
+            f"{done.seconds_of_audio:.1f} s of audio to codes ({done.bitrate_bps:.0f} bit/s) and back",
+        ),
+        ("run", trained.folder.path if run else "not kept: give --run to keep it"),
+    )
 
 
 def show_moment(line: ProgressLine, moment: Moment) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from codecvq.evaluation.bitrate import Bitrate, CodebookUse
+from codecvq.evaluation.compare import compare
+from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
 from codecvq.evaluation.evaluate import evaluate
 from codecvq.evaluation.metrics import MetricUndefined, prepare
 from codecvq.evaluation.report import write_report
 from codecvq.evaluation.result import ClipRow, Evaluation, TableRow
+from codecvq.evaluation.transmission import Transmission, Transmitter
 
 __all__ = [
     "Bitrate",
     "ClipRow",
     "CodebookUse",
+    "ComparedClip",
+    "ComparedCodec",
+    "Comparison",
     "Evaluation",
     "MetricUndefined",
     "TableRow",
+    "Transmission",
+    "Transmitter",
+    "compare",
     "evaluate",
     "prepare",
     "write_report",

@@ -16,9 +16,10 @@ import numpy as np
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.evaluation.bitrate import CodeCounter, FileBytes, file_bytes, rates
 from codecvq.evaluation.interval import Mean, mean_of
+from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
-from codecvq.evaluation.metrics import MetricSet, MetricUndefined, prepare
-from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure, Undefined
+from codecvq.evaluation.metrics import MetricSet, prepare
+from codecvq.evaluation.result import ClipRow, Column, Evaluation
 
 if TYPE_CHECKING:
     import torch
@@ -37,20 +38,12 @@ class _Reconstruction:
     decode_s: float
 
 
-@dataclass
-class _Findings:
+@dataclass(kw_only=True)
+class _Findings(LeftOut):
     """What has been found so far; the only state of an evaluation."""
 
     counter: CodeCounter
     rows: list[ClipRow] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    undefined: list[Undefined] = field(default_factory=list)
-    first_error: Exception | None = None
-
-    def fail(self, clip: str, stage: str, error: Exception, metric: str = "") -> None:
-        reason = str(error) if isinstance(error, CodecvqError) else f"{type(error).__name__}: {error}"
-        self.failures.append(Failure(clip, stage, reason, metric))
-        self.first_error = self.first_error or error
 
 
 def evaluate(
@@ -70,12 +63,12 @@ def evaluate(
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
-    clips = _spread(list(corpus), max_clips)
+    clips = spread(list(corpus), max_clips)
     if not clips:
         raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     folder = None if audio_dir is None else Path(audio_dir)
-    found = _Findings(CodeCounter(codec.codebook_sizes))
+    found = _Findings(counter=CodeCounter(codec.codebook_sizes))
     for done, clip in enumerate(clips, start=1):
         _evaluate_clip(codec, clip, ready, found, folder)
         if progress:
@@ -89,7 +82,7 @@ def evaluate(
     return _conclude(codec, ready, found, len(clips), folder)
 
 
-def _spread(clips: list[Clip], most: int | None) -> list[Clip]:
+def spread(clips: list[Clip], most: int | None) -> list[Clip]:
     """At most `most` clips at even distances: the first ones alone would often be of one speaker."""
     if most is None or most >= len(clips):
         return clips
@@ -150,7 +143,7 @@ def _row(
         num_frames=result.codes.shape[-1],
         encode_s=result.encode_s,
         decode_s=result.decode_s,
-        values=_measure(metrics, clip.id, samples, result.decoded, rate, found),
+        values=found.measure(metrics, clip.id, samples, result.decoded, rate),
         files=_files(codec, clip.id, result.codes, samples.size, found),
         original_audio=original,
         decoded_audio=decoded,
@@ -183,26 +176,6 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _measure(
-    metrics: MetricSet,
-    clip: str,
-    reference: np.ndarray,
-    decoded: np.ndarray,
-    sample_rate: int,
-    found: _Findings,
-) -> dict[str, float]:
-    """Every metric's values for one clip. What has none is listed, as undefined or as failed."""
-    values: dict[str, float] = {}
-    for metric in metrics.ready:
-        try:
-            values |= metric.measure(reference, decoded, sample_rate)
-        except MetricUndefined as error:
-            found.undefined.append(Undefined(clip, metric.name, str(error)))
-        except Exception as error:  # a stranger's metric
-            found.fail(clip, "metric", error, metric.name)
-    return values
-
-
 def _files(
     codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings
 ) -> FileBytes | None:
@@ -233,18 +206,7 @@ def _conclude(
 ) -> Evaluation:
     """The evaluation of what was found."""
     rows = found.rows
-    columns = tuple(
-        Column(
-            name=name,
-            metric=metric.name,
-            unit=metric.spec.unit,
-            higher_is_better=metric.spec.higher_is_better,
-            summary=metric.spec.summary,
-            reference=metric.spec.reference,
-        )
-        for metric in metrics.ready
-        for name in metric.spec.columns
-    )
+    columns = columns_of(metrics)
     names = [column.name for column in columns]
     duration_s = sum(row.duration_s for row in rows)
     files = [(row.files, row.duration_s) for row in rows if row.files]
@@ -268,9 +230,25 @@ def _conclude(
         failures=tuple(found.failures),
         undefined=tuple(found.undefined),
         unavailable={missing.name: missing.reason for missing in metrics.unavailable},
-        versions=_versions(metrics),
+        versions=versions_of(metrics),
         machine=this_machine(codec.device),
         audio_dir=folder,
+    )
+
+
+def columns_of(metrics: MetricSet) -> tuple[Column, ...]:
+    """Every value that the metrics give for a clip, in the order of the tables."""
+    return tuple(
+        Column(
+            name=name,
+            metric=metric.name,
+            unit=metric.spec.unit,
+            higher_is_better=metric.spec.higher_is_better,
+            summary=metric.spec.summary,
+            reference=metric.spec.reference,
+        )
+        for metric in metrics.ready
+        for name in metric.spec.columns
     )
 
 
@@ -308,7 +286,7 @@ def identity(codec: Codec) -> Mapping[str, Any]:  # Any: JSON
     }
 
 
-def _versions(metrics: MetricSet) -> dict[str, str]:
+def versions_of(metrics: MetricSet) -> dict[str, str]:
     """Distribution -> version of everything that can move a number."""
     import torch
 

@@ -1,10 +1,26 @@
-"""`Network`: an encoder and a decoder that fit each other."""
+"""`Network`: an encoder and a decoder that fit each other. `Discriminator`: what judges them in training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from codecvq.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a module sees, beyond the frame itself that it makes or reads: an attribute `reach` of encoders
+    and decoders.
+
+    Of an encoder, in samples: latents of frame t hang on the samples tH - past … (t + 1)H + future. Of a
+    decoder, in frames: the samples of frame t hang on latents of the frames t - past … t + future. So a
+    stream may be worked on in pieces, each with that much around it, and gives what the whole gives.
+    """
+
+    past: int | None  # None: everything before, as with a recurrent layer
+    future: int
 
 
 @dataclass(frozen=True)
@@ -13,7 +29,8 @@ class Network:
 
     `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B,
     D, T]`, T = S/hop. `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at
-    padded frames changes nothing at real ones. T is at least 1.
+    padded frames changes nothing at real ones. T is at least 1. Both may have a `reach`, without which they
+    are not known to stream.
     """
 
     encoder: nn.Module
@@ -21,9 +38,73 @@ class Network:
     dim: int  # D
     hop_length: int  # samples a frame
 
+    @property
+    def encoder_reach(self) -> Reach | None:
+        """In samples; None where it is not known."""
+        return getattr(self.encoder, "reach", None)
+
+    @property
+    def decoder_reach(self) -> Reach | None:
+        """In frames; None where it is not known."""
+        return getattr(self.decoder, "reach", None)
+
+    @property
+    def lookahead(self) -> int | None:
+        """Samples behind the end of its frame that decoded audio hangs on; None where it is not known. Audio
+        comes out of a stream this much, and a hop, later than it goes in.
+        """
+        encoder, decoder = self.encoder_reach, self.decoder_reach
+        if encoder is None or decoder is None:
+            return None
+        return encoder.future + decoder.future * self.hop_length
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Samples that a frame of decoded audio hangs on, its own among them; None where it is not known, or
+        is everything before.
+        """
+        encoder, decoder, future = self.encoder_reach, self.decoder_reach, self.lookahead
+        if encoder is None or decoder is None or future is None:
+            return None
+        if encoder.past is None or decoder.past is None:
+            return None
+        return encoder.past + decoder.past * self.hop_length + self.hop_length + future
+
 
 def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """`hidden` `[B, T, X]` with zeros at padded frames, so that a convolution sees there what it sees beyond
     the end.
     """
     return hidden if mask is None else hidden * mask[:, :, None].to(hidden.dtype)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one part of a discriminator makes of audio."""
+
+    scores: Tensor  # any shape [B, …]: higher is more like recorded audio
+    features: tuple[Tensor, ...]  # of its inner layers, each [B, …]
+
+
+class Discriminator(nn.Module):
+    """What a discriminator plugin makes: `judge` gives a list of judgements, one a resolution or period.
+
+    Args: `min_samples` the shortest audio that it can judge.
+    """
+
+    def __init__(self, min_samples: int) -> None:
+        super().__init__()
+        self.min_samples = min_samples
+
+    def forward(self, wav: Tensor) -> list[Judgement]:
+        """Judgements of audio `[B, C, S]`."""
+        if wav.shape[2] < self.min_samples:
+            raise ShapeError(
+                f"{type(self).__name__} judges at least {self.min_samples} samples, and was given "
+                f"{wav.shape[2]}. Train on longer segments (corpus.segment_s), or take shorter windows."
+            )
+        return self.judge(wav)
+
+    def judge(self, wav: Tensor) -> list[Judgement]:
+        """As `forward`, for a plugin to define."""
+        raise NotImplementedError

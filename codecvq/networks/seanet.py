@@ -8,15 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from codecvq.errors import OptionError
-from codecvq.networks.interface import Network
+from codecvq.networks.encodec_norm import parametrized_norm
+from codecvq.networks.interface import Network, Reach
+from codecvq.networks.presets import sized
 
 NORMS = ("none", "weight_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Channels of the first layer, which double with every stride; residual layers before each stride; layers
+    of an LSTM at the frame rate.
+    """
+
+    filters: int
+    residual_layers: int
+    lstm_layers: int
+
+
+PRESETS = {
+    "tiny": Size(filters=8, residual_layers=1, lstm_layers=0),
+    "small": Size(filters=16, residual_layers=1, lstm_layers=0),
+    "base": Size(filters=32, residual_layers=1, lstm_layers=2),  # EnCodec's
+    "large": Size(filters=64, residual_layers=3, lstm_layers=0),
+}
 
 
 def build_seanet(
@@ -24,16 +46,25 @@ def build_seanet(
     sample_rate: int,
     channels: int = 1,
     dim: int = 64,
-    filters: int = 16,
     ratios: Sequence[int] = (8, 5, 4, 2),
-    residual_layers: int = 1,
-    lstm_layers: int = 0,
+    preset: str = "small",
+    filters: int | None = None,
+    residual_layers: int | None = None,
+    lstm_layers: int | None = None,
     causal: bool = False,
     norm: str = "weight_norm",
 ) -> Network:
     """A SEANet pair; the hop is the product of `ratios`, the first of which is the decoder's first and the
-    encoder's last.
+    encoder's last. `preset` is its size, of which the numbers that are given take the place.
     """
+    size = sized(
+        "seanet",
+        PRESETS,
+        preset,
+        filters=filters,
+        residual_layers=residual_layers,
+        lstm_layers=lstm_layers,
+    )
     if norm not in NORMS:
         raise OptionError(
             f"seanet: norm is {norm!r}; allowed are {' and '.join(NORMS)}: a normalisation over time makes "
@@ -47,10 +78,10 @@ def build_seanet(
     options: dict[str, Any] = {
         "channels": channels,
         "dimension": dim,
-        "n_filters": filters,
-        "n_residual_layers": residual_layers,
+        "n_filters": size.filters,
+        "n_residual_layers": size.residual_layers,
         "ratios": list(ratios),
-        "lstm": lstm_layers,
+        "lstm": size.lstm_layers,
         "causal": causal,
         "norm": norm,
         "pad_mode": "constant",
@@ -61,16 +92,10 @@ def build_seanet(
 
 
 def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """encodec's modules, with today's weight_norm: the old one warns and cannot be copied."""
-    import encodec.modules.conv as conv
     from encodec.modules import SEANetDecoder, SEANetEncoder
 
-    old = conv.weight_norm
-    conv.weight_norm = torch.nn.utils.parametrizations.weight_norm
-    try:
+    with parametrized_norm():
         return SEANetEncoder(**options), SEANetDecoder(**options)
-    finally:
-        conv.weight_norm = old
 
 
 class ItemByItem(nn.Module):
@@ -82,6 +107,7 @@ class ItemByItem(nn.Module):
         super().__init__()
         self.module = module
         self.samples_in, self.samples_out = samples_in, samples_out  # per frame
+        self.reach = _reach(module, samples_in, samples_out)
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames * samples_out]`, zero at
@@ -96,3 +122,29 @@ class ItemByItem(nn.Module):
             out = self(item[None, :, : length * self.samples_in])
             items.append(nn.functional.pad(out, (0, (frames - length) * self.samples_out)))
         return torch.cat(items)
+
+
+def _reach(module: nn.Module, samples_in: int, samples_out: int) -> Reach:
+    """How far the outputs 0 … samples_out - 1 of a stack of encodec's convolutions see beyond the inputs 0 …
+    samples_in - 1: the interval of inputs, layer by layer from the last to the first.
+
+    Output j of a convolution with kernel k, stride s, dilation d and l zeros in front sees the inputs js - l
+    … js - l + (k - 1)d. Of a transposed one that drops its first l outputs, it sees the inputs m with
+    0 ≤ j + l - ms ≤ k - 1. Skips see less than what they pass by.
+    """
+    first, last = 0, samples_out - 1
+    for layer in reversed(list(module.modules())):
+        if type(layer).__name__ == "SConv1d":
+            conv: Any = layer.conv.conv  # type: ignore[union-attr]
+            kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+            padding = (kernel - 1) * dilation - (stride - 1)
+            left = padding if layer.causal else padding - padding // 2
+            first, last = first * stride - left, last * stride - left + (kernel - 1) * dilation
+        elif type(layer).__name__ == "SConvTranspose1d":
+            conv = layer.convtr.convtr  # type: ignore[union-attr]
+            kernel, stride = conv.kernel_size[0], conv.stride[0]
+            padding = kernel - stride
+            left = 0 if layer.causal else padding - padding // 2
+            first, last = -((kernel - 1 - first - left) // stride), (last + left) // stride
+    recurrent = any(isinstance(layer, nn.LSTM) for layer in module.modules())
+    return Reach(None if recurrent else -first, last - (samples_in - 1))

@@ -5,13 +5,16 @@ inverse STFT, after Vocos (arXiv:2306.00814) with an encoder of the same kind. L
 there is no normalisation over time, so neither padding nor cutting into chunks changes a frame beyond the
 receptive field.
 
-Framing, both ways: with W = window and H = hop, frame t covers samples tH - P … tH - P + W, P = (W - H)/2,
-zeros beyond the ends. So S = T·H samples make T frames, and T frames make T·H samples. Letters: F features or
-frequencies a frame, X channels inside.
+Offline, windows are centred on their hops both ways (`Framing`), convolutions see three frames on either
+side. Causal, the analysis window ends with its hop, or `lookahead_frames` hops later; convolutions see six
+frames back; and the decoder's signal of a frame begins with its hop (`Crossfade`): audio up to (t + 1)H is
+decoded from codes up to frame t, which were made from audio up to (t + 1 + lookahead_frames)H. Letters: F
+features or frequencies a frame, X channels inside.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,9 +23,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.errors import OptionError
-from codecvq.networks.interface import Network, zero_padding
+from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
+from codecvq.networks.framing import Crossfade, Framing
+from codecvq.networks.interface import Network, Reach, zero_padding
+from codecvq.networks.presets import sized
 
-FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
+KERNEL = 7  # frames that a convolution sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Channels inside, and blocks."""
+
+    encoder_width: int
+    encoder_blocks: int
+    decoder_width: int
+    decoder_blocks: int
+
+
+PRESETS = {
+    "tiny": Size(encoder_width=128, encoder_blocks=3, decoder_width=192, decoder_blocks=4),
+    "small": Size(encoder_width=256, encoder_blocks=4, decoder_width=384, decoder_blocks=6),
+    "base": Size(encoder_width=384, encoder_blocks=8, decoder_width=512, decoder_blocks=8),
+    "large": Size(encoder_width=512, encoder_blocks=8, decoder_width=768, decoder_blocks=12),
+}
 
 
 def build_spectral(
@@ -33,110 +57,85 @@ def build_spectral(
     window_length: int = 1280,
     features: Literal["log_mel", "stft"] = "log_mel",
     num_mels: int = 100,
-    encoder_width: int = 256,
-    encoder_blocks: int = 4,
-    decoder_width: int = 384,
-    decoder_blocks: int = 6,
+    detail_window_length: int = 0,
+    causal: bool = False,
+    lookahead_frames: int = 0,
+    preset: str = "small",
+    encoder_width: int | None = None,
+    encoder_blocks: int | None = None,
+    decoder_width: int | None = None,
+    decoder_blocks: int | None = None,
     dim: int = 64,
 ) -> Network:
-    """A spectral network. Widths are channels inside, `dim` is D of the latents, lengths are in samples."""
+    """A spectral network. `preset` is its size, of which widths and blocks that are given take their place;
+    `dim` is D of the latents, lengths are in samples.
+
+    `detail_window_length`, where not 0, shows the encoder log-mels of a second, shorter window too: onsets
+    that the long one smears. `lookahead_frames` are hops that the encoder of a causal network waits for.
+    """
+    size = sized(
+        "spectral",
+        PRESETS,
+        preset,
+        encoder_width=encoder_width,
+        encoder_blocks=encoder_blocks,
+        decoder_width=decoder_width,
+        decoder_blocks=decoder_blocks,
+    )
+    _check(channels, hop_length, window_length, causal, lookahead_frames)
+    after = lookahead_frames * hop_length if causal else None
+    framing = Framing(window_length, hop_length, after)
+    if features == "log_mel":
+        front: FrontEnd = LogMel(framing, sample_rate, num_mels)
+        if detail_window_length:
+            front = Beside(front, DetailMel(detail_window_length, hop_length, sample_rate, num_mels, after))
+    elif features == "stft":
+        front = CompressedStft(framing)
+    else:
+        raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
+    encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal)
+    synthesis = Crossfade(hop_length) if causal else framing
+    decoder = SpectralDecoder(synthesis, dim, size.decoder_width, size.decoder_blocks, causal)
+    return Network(encoder, decoder, dim, hop_length)
+
+
+def _check(channels: int, hop_length: int, window_length: int, causal: bool, lookahead_frames: int) -> None:
     if channels != 1:
         raise OptionError(
             f"spectral: channels is {channels}; this network is for mono audio. Set channels: 1."
         )
-    if window_length < hop_length or (window_length - hop_length) % 2 or hop_length < 1:
+    uncentred = not causal and (window_length - hop_length) % 2
+    if window_length < hop_length or uncentred or hop_length < 1:
         raise OptionError(
             f"spectral: window_length {window_length} and hop_length {hop_length}: the window must be at "
             "least a hop, "
             f"and the difference even. Usual is window_length = 4 * hop_length."
         )
-    framing = Framing(window_length, hop_length)
-    if features == "log_mel":
-        front: nn.Module = LogMel(framing, sample_rate, num_mels)
-        num_features = num_mels
-    elif features == "stft":
-        front, num_features = CompressedStft(framing), 2 * framing.bins
-    else:
-        raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
-    encoder = SpectralEncoder(front, num_features, encoder_width, encoder_blocks, dim)
-    decoder = SpectralDecoder(framing, dim, decoder_width, decoder_blocks)
-    return Network(encoder, decoder, dim, hop_length)
-
-
-class Framing(nn.Module):
-    """Audio to windowed spectra and back."""
-
-    window: Tensor  # [W]
-
-    def __init__(self, window_length: int, hop_length: int) -> None:
-        super().__init__()
-        self.window_length, self.hop_length = window_length, hop_length
-        self.overlap = (window_length - hop_length) // 2
-        self.bins = window_length // 2 + 1
-        self.register_buffer("window", torch.hann_window(window_length), persistent=False)
-
-    def spectra(self, wav: Tensor) -> Tensor:
-        """Complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
-        padded = F.pad(wav[:, 0].float(), (self.overlap, self.overlap))
-        frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
-        return torch.fft.rfft(frames * self.window, dim=2)
-
-    def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
-        """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of
-        real frames.
-        """
-        batch, frames, _ = spectra.shape
-        pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
-        real = torch.ones(batch, frames, device=pieces.device) if mask is None else mask.to(pieces.dtype)
-        envelope = self._fold(real[:, :, None] * self.window.square())
-        return (self._fold(zero_padding(pieces, mask)) / envelope.clamp(min=1e-4))[:, None]
-
-    def _fold(self, pieces: Tensor) -> Tensor:
-        """Pieces `[B, T, W]` added where they belong, without the outer overlap: `[B, T * H]`."""
-        frames = pieces.shape[1]
-        length = (frames - 1) * self.hop_length + self.window_length
-        folded = F.fold(
-            rearrange(pieces, "b t w -> b w t"),
-            output_size=(1, length),
-            kernel_size=(1, self.window_length),
-            stride=(1, self.hop_length),
+    if lookahead_frames and not causal:
+        raise OptionError(
+            f"spectral: lookahead_frames is {lookahead_frames}, but the network is not causal and sees what "
+            "it needs. Set causal: true, or leave lookahead_frames out."
         )
-        return folded[:, 0, 0, self.overlap : self.overlap + frames * self.hop_length]
+    if not 0 <= lookahead_frames * hop_length <= window_length - hop_length:
+        raise OptionError(
+            f"spectral: lookahead_frames is {lookahead_frames}; with a window of {window_length} samples and "
+            f"hops of {hop_length} it is 0 to {window_length // hop_length - 1}."
+        )
 
 
-class LogMel(nn.Module):
-    """Log-mel features, `[B, 1, S]` -> `[B, T, F]`; magnitudes, Slaney's mel scale, decadic logarithm, about
-    -1 … 1.
-    """
+class FrameConv(nn.Conv1d):
+    """A convolution over seven frames of `[B, T, X]`: around each, or where `causal` up to each."""
 
-    mel: Tensor  # [bins, F]; saved with the weights, so that codes do not hang on the version of a library
+    def __init__(self, width_in: int, width_out: int, causal: bool, groups: int = 1) -> None:
+        super().__init__(width_in, width_out, KERNEL, padding=0 if causal else KERNEL // 2, groups=groups)
+        self.causal = causal
 
-    def __init__(self, framing: Framing, sample_rate: int, num_mels: int) -> None:
-        super().__init__()
-        import librosa.filters
-
-        self.framing = framing
-        mel = librosa.filters.mel(sr=sample_rate, n_fft=framing.window_length, n_mels=num_mels, norm=None)
-        self.register_buffer("mel", torch.from_numpy(mel).T.contiguous())
-
-    def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
-        magnitudes = self.framing.spectra(wav).abs() / self.framing.window.sum()
-        return (magnitudes @ self.mel).clamp(min=FLOOR).log10() / 2 + 1
-
-
-class CompressedStft(nn.Module):
-    """Real and imaginary parts with magnitudes to the power 0.3, `[B, 1, S]` -> `[B, T, 2 * bins]`."""
-
-    def __init__(self, framing: Framing) -> None:
-        super().__init__()
-        self.framing = framing
-
-    def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
-        spectra = self.framing.spectra(wav) / self.framing.window.sum()
-        scaled = spectra * spectra.abs().clamp(min=FLOOR).pow(-0.7)
-        return torch.cat([scaled.real, scaled.imag], dim=2)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[B, T, X]` -> `[B, T, Y]`."""
+        channels_first = rearrange(hidden, "b t x -> b x t")
+        if self.causal:
+            channels_first = F.pad(channels_first, (KERNEL - 1, 0))
+        return rearrange(super().forward(channels_first), "b x t -> b t x")
 
 
 class ConvNeXtBlock(nn.Module):
@@ -144,9 +143,9 @@ class ConvNeXtBlock(nn.Module):
     scale, a skip.
     """
 
-    def __init__(self, width: int, scale: float) -> None:
+    def __init__(self, width: int, scale: float, causal: bool) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        self.depthwise = FrameConv(width, width, causal, groups=width)
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, 3 * width)
         self.narrow = nn.Linear(3 * width, width)
@@ -154,28 +153,25 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`[B, T, X]` -> `[B, T, X]`."""
-        mixed = depthwise(zero_padding(hidden, mask), self.depthwise)
+        mixed = self.depthwise(zero_padding(hidden, mask))
         return hidden + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
-
-
-def depthwise(hidden: Tensor, conv: nn.Conv1d) -> Tensor:
-    """The depthwise convolution of `[B, T, X]`, with the frames on the second axis."""
-    return rearrange(conv(rearrange(hidden, "b t x -> b x t")), "b x t -> b t x")
 
 
 class Backbone(nn.Module):
     """Features in, ConvNeXt blocks, LayerNorm: `[B, T, F]` -> `[B, T, X]`."""
 
-    def __init__(self, features: int, width: int, blocks: int) -> None:
+    def __init__(self, features: int, width: int, blocks: int, causal: bool) -> None:
         super().__init__()
-        self.embed = nn.Conv1d(features, width, kernel_size=7, padding=3)
+        self.embed = FrameConv(features, width, causal)
         self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(width, scale=1 / blocks) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width, 1 / blocks, causal) for _ in range(blocks))
         self.norm_out = nn.LayerNorm(width)
+        frames = (blocks + 1) * (KERNEL - 1)
+        self.reach = Reach(frames, 0) if causal else Reach(frames // 2, frames // 2)  # in frames
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """`[B, T, F]`, mask `[B, T]` -> `[B, T, X]`."""
-        hidden = self.norm_in(depthwise(zero_padding(features, mask), self.embed))
+        hidden = self.norm_in(self.embed(zero_padding(features, mask)))
         for block in self.blocks:
             hidden = block(hidden, mask)
         return self.norm_out(hidden)
@@ -184,11 +180,16 @@ class Backbone(nn.Module):
 class SpectralEncoder(nn.Module):
     """Audio to latents."""
 
-    def __init__(self, front: nn.Module, features: int, width: int, blocks: int, dim: int) -> None:
+    def __init__(
+        self, front: FrontEnd, hop_length: int, width: int, blocks: int, dim: int, causal: bool
+    ) -> None:
         super().__init__()
         self.front = front
-        self.backbone = Backbone(features, width, blocks)
+        self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
+        frames = self.backbone.reach
+        assert frames.past is not None, "there is nothing recurrent in it"
+        self.reach = Reach(frames.past * hop_length + front.before, frames.future * hop_length + front.after)
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
@@ -200,11 +201,15 @@ class SpectralEncoder(nn.Module):
 class SpectralDecoder(nn.Module):
     """Latents to audio."""
 
-    def __init__(self, framing: Framing, dim: int, width: int, blocks: int) -> None:
+    def __init__(self, framing: Framing | Crossfade, dim: int, width: int, blocks: int, causal: bool) -> None:
         super().__init__()
         self.framing = framing
-        self.backbone = Backbone(dim, width, blocks)
+        self.backbone = Backbone(dim, width, blocks, causal)
         self.head = nn.Linear(width, 2 * framing.bins)
+        frames = self.backbone.reach
+        assert frames.past is not None, "there is nothing recurrent in it"
+        beside = framing.frames_beside
+        self.reach = Reach(frames.past + beside, 0 if causal else frames.future + beside)
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""

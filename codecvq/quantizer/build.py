@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
+
+from torch import nn
 
 from codecvq.errors import OptionError, UnknownName, nearest
 from codecvq.plugins import Offer, Registry, registry
@@ -21,7 +24,7 @@ COMPOSITE_OPTIONS: dict[str, dict[str, Any]] = {
         "stages": None,
         "beam": 1,
     },
-    "grouped_": {"num_codebooks": inspect.Parameter.empty, "num_groups": None},
+    "grouped_": {"num_codebooks": inspect.Parameter.empty, "num_groups": None, "dropout": 0.0},
 }
 
 
@@ -32,7 +35,8 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
     stages) beside X's own options. Stages that differ have `stages`, a list of each one's options over those
     of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its length. `grouped_X` takes
     `num_codebooks` (groups), and where X itself has several codebooks, as in grouped_residual_vq,
-    `num_groups`. Raises UnknownName and OptionError, which name what is known.
+    `num_groups`; its `dropout` makes the groups nested, unless X is residual, which then has it. Raises
+    UnknownName and OptionError, which name what is known.
     """
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
@@ -97,7 +101,7 @@ def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Qua
         dim, options = first.dim, options | {"dim": first.code_dim}
         first = _build(loaded, inner, options)
         return Residual(dim, [first], num_codebooks=len(overrides), **stack)
-    rest = [] if shared else [_build(loaded, inner, options | override) for override in overrides[1:]]
+    rest = [] if shared else [_build(loaded, inner, _own(options | override)) for override in overrides[1:]]
     return Residual(first.dim, [first, *rest], num_codebooks=len(overrides), **stack)
 
 
@@ -126,7 +130,17 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
         raise OptionError(
             f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two."
         )
-    return Grouped([_build(loaded, inner, options | {"dim": dim // groups}) for _ in range(groups)])
+    dropout = 0.0 if "dropout" in quantizer_options(inner) else options.pop("dropout", 0.0)
+    first = _build(loaded, inner, options | {"dim": dim // groups})
+    rest = [_build(loaded, inner, _own(options | {"dim": dim // groups})) for _ in range(groups - 1)]
+    return Grouped([first, *rest], dropout=dropout)
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of one more stage or group: a module among them is copied, so that none learns for two."""
+    return {
+        key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in options.items()
+    }
 
 
 def _form_to_derive(loaded: Registry, name: str) -> str:

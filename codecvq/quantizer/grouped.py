@@ -1,4 +1,9 @@
-"""`Grouped`: any quantizer side by side, each on its own slice of the latent channels (arXiv:2305.02765)."""
+"""`Grouped`: any quantizer side by side, each on its own slice of the latent channels (arXiv:2305.02765).
+
+With quantizer dropout the groups are nested: an item in training keeps its first n, the others leave zeros in
+their channels. So the first channels learn what matters most, and the first n codebooks decode by themselves,
+as those of a residual quantizer do.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from codecvq.errors import ShapeError
+from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows_of
 from codecvq.quantizer.interface import Quantizer, Step, Terms
 from codecvq.quantizer.rows import Items
 
@@ -14,12 +22,18 @@ from codecvq.quantizer.rows import Items
 class Grouped(Quantizer):
     """`groups` side by side: the latent channels are cut into equal slices, codebooks follow one another
     group by group.
+
+    Args: `dropout` the probability that an item in training keeps only its first n groups, n uniform in 1 to
+    all; where it is above 0, the first n groups are all that `num_codebooks` and `decode` need.
     """
 
-    def __init__(self, groups: Sequence[Quantizer]) -> None:
+    def __init__(self, groups: Sequence[Quantizer], *, dropout: float = 0.0) -> None:
+        check_dropout(dropout)
         sizes = [size for group in groups for size in group.codebook_sizes]
         super().__init__(sum(group.dim for group in groups), sizes, estimator=groups[0].estimator)
         self.groups = nn.ModuleList(groups)
+        self.dropout = dropout
+        self.prefix_decodable = dropout > 0  # type: ignore[misc]  # it hangs on the option here
 
     def _members(self) -> list[Quantizer]:
         return [group for group in self.groups if isinstance(group, Quantizer)]
@@ -27,32 +41,68 @@ class Grouped(Quantizer):
     def _slices(self, vectors: Tensor) -> tuple[Tensor, ...]:
         return vectors.split([group.dim for group in self._members()], dim=1)
 
+    def _first(self, depth: int) -> list[Quantizer]:
+        """The groups that the first `depth` codebooks are of."""
+        members, count = [], 0
+        for group in self._members():
+            if count < depth:
+                members.append(group)
+                count += group.num_codebooks
+        if count != depth:
+            raise ShapeError(
+                f"{depth} codebooks end inside a group; each has {self._members()[0].num_codebooks}. Take a "
+                "multiple of that."
+            )
+        return members
+
     def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
-        parts = zip(self._members(), self._slices(vectors), strict=True)
+        parts = zip(self._first(depth), self._slices(vectors), strict=False)
         return torch.cat([group._vectors_to_codes(part, group.num_codebooks) for group, part in parts], dim=1)
 
     def _codes_to_vectors(self, codes: Tensor) -> Tensor:
-        parts = codes.split([group.num_codebooks for group in self._members()], dim=1)
-        return torch.cat(
-            [group._codes_to_vectors(part) for group, part in zip(self._members(), parts, strict=True)], dim=1
-        )
+        groups = self._first(codes.shape[1])
+        parts = codes.split([group.num_codebooks for group in groups], dim=1)
+        values = [group._codes_to_vectors(part) for group, part in zip(groups, parts, strict=True)]
+        return self._filled(torch.cat(values, dim=1))
+
+    def _filled(self, values: Tensor) -> Tensor:
+        """Values `[M, D of the first groups]` with zeros for the groups that are not there: `[M, D]`."""
+        return F.pad(values, (0, self.dim - values.shape[1]))
 
     def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
-        parts = zip(self._members(), self._slices(vectors), strict=True)
-        steps = [group._step(part, items, group.num_codebooks) for group, part in parts]
-        losses: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        first = 0  # codebook of a group's metric "name" or "name/n"
-        for group, step in zip(self._members(), steps, strict=True):
-            for name, loss in step.terms.losses.items():
-                losses[name] = losses.get(name, 0.0) + loss / len(steps)
-            for name, value in step.terms.metrics.items():
-                base, _, n = name.partition("/")
-                metrics[f"{base}/{first + int(n or 0)}"] = value
-            first += group.num_codebooks
+        groups = self._first(depth)
+        kept = self._kept_rows(items, len(groups))
+        parts = zip(groups, self._slices(vectors), kept, strict=False)
+        steps = [group._step(part[rows], items, group.num_codebooks) for group, part, rows in parts]
+        values = [in_rows(rows, step.values, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
+        codes = [in_rows(rows, step.codes, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
         return Step(
-            torch.cat([step.values for step in steps], dim=1),
-            torch.cat([step.codes for step in steps], dim=1),
-            Terms(losses, metrics),
+            self._filled(torch.cat(values, dim=1)),
+            torch.cat(codes, dim=1),
+            _joined(groups, steps),
             [update for step in steps for update in step.updates],
         )
+
+    def _kept_rows(self, items: Items, count: int) -> list[Tensor | slice]:
+        """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
+        if not self.training or self.dropout == 0:
+            return [slice(None)] * count
+        depths = drawn_depths(
+            torch.arange(items.count, device=items.device), count, self.dropout, self.generator
+        )
+        return rows_of(depths[items.index], count)
+
+
+def _joined(groups: Sequence[Quantizer], steps: Sequence[Step]) -> Terms:
+    """The mean of the groups' losses, and their metrics under the number of the codebook that they are of."""
+    losses: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
+    first = 0  # codebook of a group's metric "name" or "name/n"
+    for group, step in zip(groups, steps, strict=True):
+        for name, loss in step.terms.losses.items():
+            losses[name] = losses.get(name, 0.0) + loss / len(steps)
+        for name, value in step.terms.metrics.items():
+            base, _, n = name.partition("/")
+            metrics[f"{base}/{first + int(n or 0)}"] = value
+        first += group.num_codebooks
+    return Terms(losses, metrics)

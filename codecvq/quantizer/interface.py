@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
@@ -175,7 +175,7 @@ class Quantizer(nn.Module):
         values returned, which an update of the codebook in this same call has not touched yet.
         """
         depth = self._check(latents, mask, num_codebooks)
-        with torch.autocast(latents.device.type, enabled=False):
+        with _in_float32(latents.device):
             vectors, items, real = real_rows(latents, mask)
             finite = finite_frames(latents).flatten()[:, None]
             finite = finite if real is None else finite[real]
@@ -207,7 +207,7 @@ class Quantizer(nn.Module):
         """
         depth = self._check(latents, None, num_codebooks)
         quiet = _as_in_eval(self) if self.training else nullcontext()
-        with quiet, torch.autocast(latents.device.type, enabled=False):
+        with quiet, _in_float32(latents.device):
             vectors, _, _ = real_rows(latents, None)
             _refuse(~all_finite(latents), lambda: _not_finite(latents))
             codes = self._vectors_to_codes(vectors, depth)
@@ -224,7 +224,7 @@ class Quantizer(nn.Module):
             )
         self._depth(codes.shape[1])
         _refuse(_outside(codes, self.codebook_sizes), lambda: _out_of_range(codes, self.codebook_sizes))
-        with torch.autocast(codes.device.type, enabled=False):
+        with _in_float32(codes.device):
             values = self._codes_to_vectors(codes.long().transpose(1, 2).flatten(0, 1))
         return in_place(values, None, (codes.shape[0], codes.shape[2]))
 
@@ -330,6 +330,13 @@ def _as_in_eval(quantizer: Quantizer) -> Iterator[None]:
             module.training = True
 
 
+def _in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """A block without autocast. To enter one takes as long as to decode a few codes: only where it is on."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def _known_finite(finite: Tensor) -> bool:
     """Whether all frames are finite, where the answer costs nothing: a GPU would have to be waited for."""
     return not finite.is_cuda and not torch.compiler.is_compiling() and bool(finite.all())
@@ -368,7 +375,7 @@ def _refuse(wrong: Tensor, error: Callable[[], Exception]) -> None:
     """
     if torch.compiler.is_compiling():
         torch._assert_async(~wrong.any(), "codecvq: NaN or infinite latents, or codes out of range")
-    elif bool(wrong.any()):
+    elif bool(wrong if wrong.ndim == 0 else wrong.any()):
         raise error()
 
 

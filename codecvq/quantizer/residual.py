@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from codecvq.errors import OptionError
 from codecvq.quantizer.beam import beam_search
+from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows_of
 from codecvq.quantizer.estimators import estimate
 from codecvq.quantizer.interface import Quantizer, Step, Terms, Update
 from codecvq.quantizer.rows import Items
@@ -49,12 +50,13 @@ class Residual(Quantizer):
     ) -> None:
         first = stages[0]
         count = len(stages) if num_codebooks is None else num_codebooks
-        if any(len(stage.codebook_sizes) != 1 for stage in stages):
+        counts = [stage.num_codebooks for stage in stages]
+        if any(each != 1 for each in counts):
             raise OptionError(
-                "a residual stage must have one codebook. Put groups outside: grouped_residual_X."
+                f"a residual stage has one codebook, and these have {counts}. "
+                "Take stages of one codebook each, and put groups outside: grouped_residual_X."
             )
-        if not 0.0 <= dropout <= 1.0:
-            raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
+        check_dropout(dropout)
         _check_beam(beam, stages)
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
@@ -87,17 +89,20 @@ class Residual(Quantizer):
         codes = self.choose(vectors, self.num_codebooks)
         return self.dequantize(codes), codes
 
-    def choose(self, vectors: Tensor, depth: int) -> Tensor:
+    def choose(self, vectors: Tensor, depth: int, kept: Sequence[Tensor | slice] | None = None) -> Tensor:
         """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
         expansion overrides it.
+
+        `kept` is which vectors each stage has to itself, with quantizer dropout (None: all). A stage sees no
+        others, not even to begin its codebook where they are; their codes are 0.
         """
         if self.beam > 1 and not self.training:
             return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
         codes, rest = [], vectors
-        for n in range(depth):
-            values, code = self.stage(n).quantize(self.enter_stage(n, rest))
-            rest = rest - self.leave_stage(n, values)
-            codes.append(code)
+        for n, rows in enumerate([slice(None)] * depth if kept is None else kept):
+            values, code = self.stage(n).quantize(self.enter_stage(n, rest[rows]))
+            rest = rest - in_rows(rows, self.leave_stage(n, values), len(rest))
+            codes.append(in_rows(rows, code, len(rest)))
         return torch.cat(codes, dim=1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -114,16 +119,14 @@ class Residual(Quantizer):
         entered = self.enter(vectors)
         kept = self._kept_rows(items, depth)
         with torch.no_grad():
-            chosen = self.choose(entered.detach(), depth)
-        codes = torch.zeros_like(chosen)
+            codes = self.choose(entered.detach(), depth, kept)
         total, chain, rest = torch.zeros_like(entered), entered, entered
         terms: list[Terms] = []
         updates: list[Update] = []
         for n, rows in enumerate(kept):  # also where no row is left: other processes may have some
-            code = chosen[rows, n : n + 1]
+            code = codes[rows, n : n + 1]
             part, seen, term = self._stage_step(n, chain[rows], rest[rows], code)
-            codes[rows, n : n + 1] = code
-            whole = part if isinstance(rows, slice) else torch.zeros_like(total).index_copy(0, rows, part)
+            whole = in_rows(rows, part, len(total))
             total = total + whole
             chain = chain - whole
             rest = rest - whole.detach()
@@ -150,15 +153,12 @@ class Residual(Quantizer):
         """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
-        depths = self._draw_depths(torch.arange(items.count, device=items.device), depth)[items.index]
-        return [(depths > n).nonzero()[:, 0] for n in range(depth)]
+        depths = self._draw_depths(torch.arange(items.count, device=items.device), depth)
+        return rows_of(depths[items.index], depth)
 
     def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
         """How many stages each item of `items` `[B]` keeps: `[B]`."""
-        device = self.generator.device if self.generator is not None else torch.device("cpu")
-        some = torch.randint(1, depth + 1, items.shape, generator=self.generator, device=device)
-        drop = torch.rand(items.shape, generator=self.generator, device=device) < self.dropout
-        return torch.where(drop, some, depth).to(items.device)
+        return drawn_depths(items, depth, self.dropout, self.generator)
 
 
 def _check_beam(beam: int, stages: Sequence[Quantizer]) -> None:

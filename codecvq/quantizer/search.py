@@ -6,10 +6,12 @@ other's digits away.
 
 Scores are made tile by tile, some vectors against some codewords, in one buffer that stays in the cache: a
 table of all scores `[M, K]` would be written to memory and read back, which takes longer than making it.
+On processors with bfloat16 a prefilter first tells which codewords can be the nearest at all.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,36 +19,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GROUP = 64  # codewords whose least score is found before it is asked which of them has it
+from codecvq.quantizer import prefilter
+from codecvq.quantizer.prefilter import GROUP, CoarseTable
+
 ROWS = 1024  # vectors a tile, at most
 TILE = 2**20  # scores a tile on a CPU: 4 MB
 TILE_ON_GPU = 2**24  # where the launch of a kernel costs more than a cache saves
+FEWEST = 512  # codewords with a table in bfloat16
+WORTH = 2**21  # scores: with fewer, the prefilter's many small steps take longer than float32
+INTERVALS = 2**21  # of the prefilter at a time: 8 MB
 
 
 class SearchTable(NamedTuple):
-    """What a search needs of a codebook, or of a part of one; K is rounded up to whole groups with codewords
-    at infinity.
-    """
+    """What a search needs of a codebook; K is rounded up to whole groups with codewords at infinity."""
 
     codewords: Tensor  # [K, D], less the centre
     half_norms: Tensor  # [K], |c|²/2
     centre: Tensor  # [D]
+    coarse: CoarseTable | None  # the same in bfloat16, where that is of use
 
 
 @torch.no_grad()
-def search_table(codebook: Tensor) -> SearchTable:
-    """The table of a codebook `[K, D]`, for many searches in it."""
-    return _table(codebook, codebook.mean(dim=0))
-
-
-def _table(codebook: Tensor, centre: Tensor) -> SearchTable:
+def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
+    """The table of a codebook `[K, D]`, to search that many vectors in it; None: many, time and again."""
+    centre = codebook.mean(dim=0)
     codewords = codebook - centre
-    half_norms = codewords.square().sum(dim=1) / 2
+    half_norms = torch.cat([part.square().sum(dim=1) for part in codewords.split(prefilter.PART)]) / 2
     missing = -len(codebook) % GROUP if len(codebook) > GROUP else 0
     if missing:
         codewords = F.pad(codewords, (0, 0, 0, missing))
         half_norms = F.pad(half_norms, (0, missing), value=torch.inf)
-    return SearchTable(codewords, half_norms, centre)
+    if torch.compiler.is_compiling() or codebook.device.type != "cpu" or not prefilter.is_fast_here():
+        coarse = None
+    elif len(codewords) < FEWEST or (vectors is not None and vectors < ROWS):
+        coarse = None  # to make it would take longer than it saves
+    else:
+        coarse = prefilter.coarse_table(codewords, half_norms, len(codebook))
+    return SearchTable(codewords, half_norms, centre, coarse)
 
 
 @torch.no_grad()
@@ -56,38 +65,50 @@ def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
     Shapes: vectors `[M, D]`, codebook `[K, D]`, both float32 and finite -> int64 `[M]`. Give the codebook's
     `search_table` where it is searched often and seldom changes.
     """
-    if isinstance(codebook, SearchTable):
-        size, centre = len(codebook.codewords), codebook.centre
-    else:
-        size, centre = len(codebook), codebook.mean(dim=0)
+    table = codebook if isinstance(codebook, SearchTable) else search_table(codebook, len(vectors))
+    if table.coarse is None or len(vectors) * len(table.codewords) < WORTH or torch.compiler.is_compiling():
+        return _nearest_by_tiles(vectors, table)
+    codes: list[Tensor] = []
+    parts = vectors.split(max(ROWS, INTERVALS // (len(table.codewords) // GROUP)))
+    for i, part in enumerate(parts):
+        centred = part - table.centre
+        pairs = prefilter.likely_groups(centred, table.coarse)
+        if (
+            pairs is None
+        ):  # these codewords are too near each other for bfloat16, so it is no use for the rest
+            return torch.cat([*codes, _nearest_by_tiles(torch.cat(parts[i:]), table)])
+        codes.append(prefilter.nearest_of(pairs, centred, table.codewords, table.half_norms))
+    return torch.cat(codes)
+
+
+def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
+    """All scores, in float32."""
     rows = max(1, min(ROWS, len(vectors)))
     width = max(GROUP, (TILE_ON_GPU if vectors.is_cuda else TILE) // rows // GROUP * GROUP)
     buffer = vectors.new_empty(rows * width)
     best = vectors.new_full((len(vectors),), torch.inf)
     codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    for first in range(0, size, width):  # outside: this part of the codebook stays in the cache
-        part = _part(codebook, centre, slice(first, first + width))
+    for first in range(
+        0, len(table.codewords), width
+    ):  # outside: this part of the codebook stays in the cache
+        part = slice(first, first + width)
+        codewords, half_norms = table.codewords[part], table.half_norms[part]
         for top in range(0, len(vectors), rows):
             tile = slice(top, top + rows)
-            least, where = _first_least(_scores(part, vectors[tile] - centre, buffer))
+            scores = _scores(vectors[tile] - table.centre, codewords, half_norms, buffer)
+            least, where = _first_least(scores)
             nearer = least < best[tile]  # never <=: the first of equals stays
             best[tile] = torch.where(nearer, least, best[tile])
             codes[tile] = torch.where(nearer, where + first, codes[tile])
     return codes
 
 
-def _part(codebook: Tensor | SearchTable, centre: Tensor, which: slice) -> SearchTable:
-    if isinstance(codebook, SearchTable):
-        return SearchTable(codebook.codewords[which], codebook.half_norms[which], centre)
-    return _table(codebook[which], centre)
-
-
-def _scores(part: SearchTable, rows: Tensor, buffer: Tensor) -> Tensor:
+def _scores(rows: Tensor, codewords: Tensor, half_norms: Tensor, buffer: Tensor) -> Tensor:
     """|c|²/2 - z·c, in the buffer: centred vectors `[R, D]` and W codewords -> `[R, W]`."""
     if torch.compiler.is_compiling():  # the compiler plans memory by itself
-        return torch.addmm(part.half_norms, rows, part.codewords.T, alpha=-1)
-    out = buffer[: len(rows) * len(part.codewords)].view(len(rows), -1)
-    return torch.addmm(part.half_norms, rows, part.codewords.T, alpha=-1, out=out)
+        return torch.addmm(half_norms, rows, codewords.T, alpha=-1)
+    out = buffer[: len(rows) * len(codewords)].view(len(rows), -1)
+    return torch.addmm(half_norms, rows, codewords.T, alpha=-1, out=out)
 
 
 def _first_least(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,29 +134,23 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._sources: tuple[tuple[Tensor, int, int], ...] = ()
+        self._sources: tuple[Tensor, ...] = ()
+        self._state: list[tuple[int, int]] = []
         self._made: Any = None
 
     def get(self, make: Callable[[], Any], *sources: Tensor) -> Any:
         """What `make` gives, made again where one of `sources`, of which it is made, has changed."""
         if torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
             return make()  # neither counts its writes
-        if not self._is_made_of(sources):
+        state = [(source.data_ptr(), source._version) for source in sources]
+        if state != self._state or any(map(operator.is_not, sources, self._sources)):
             self._made = make()
-            self._sources = tuple((source, source.data_ptr(), source._version) for source in sources)
+            self._sources, self._state = sources, state
         return self._made
 
     def forget(self) -> None:
         """Keep nothing, and hold no memory."""
-        self._sources, self._made = (), None
-
-    def _is_made_of(self, sources: tuple[Tensor, ...]) -> bool:
-        if len(sources) != len(self._sources):
-            return False
-        for source, (kept, place, version) in zip(sources, self._sources, strict=True):
-            if source is not kept or source.data_ptr() != place or source._version != version:
-                return False
-        return True
+        self._sources, self._state, self._made = (), [], None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
         return Kept()

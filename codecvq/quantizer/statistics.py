@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-HISTOGRAM = 64  # bins a code at most: beyond, sorting the codes is cheaper than a histogram of the codebook
+# A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many
+# bins a code.
+SMALL, HISTOGRAM = 4096, 8
 
 
 def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -17,12 +19,8 @@ def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Te
     """
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
-    if max(sizes) <= HISTOGRAM * rows:
-        repeats, different = _by_histogram(codes, max(sizes))
-    else:
-        repeats, different = _by_sorting(codes)
-    # a code seen c times adds c/M · log(M/c) to the entropy: log(M/c)/M for each of its rows
-    entropy = (max(rows, 1) / repeats).log().sum(dim=0) / max(rows, 1)  # [n]
+    by_histogram = max(sizes) <= max(SMALL, HISTOGRAM * rows)
+    entropy, different = _by_histogram(codes, max(sizes)) if by_histogram else _by_sorting(codes)
     perplexity = entropy.exp()
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
@@ -33,18 +31,21 @@ def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Te
 
 
 def _by_histogram(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """How often each row's code occurs `[M, n]`, and how many different codes there are `[n]`."""
+    """Entropy of each column, nats, and how many different codes it has: `[M, n]` -> `[n]`, `[n]`."""
     columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; a wrong code is for the checks to tell
     bins = torch.zeros(codes.shape[1], size, device=codes.device)
     bins.scatter_add_(1, columns, torch.ones(columns.shape, device=codes.device))
-    return bins.gather(1, columns).T, (bins > 0).sum(dim=1)
+    return torch.special.entr(bins / max(len(codes), 1)).sum(dim=1), bins.count_nonzero(dim=1)
 
 
 def _by_sorting(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for any codebook size: equal codes are neighbours once sorted. Rows come out in that order."""
+    """The same for any codebook size: equal codes are neighbours once sorted."""
     ordered = codes.sort(dim=0).values  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
     ones = torch.ones(codes.shape, device=codes.device)
-    return torch.zeros_like(ones).scatter_add_(0, runs, ones).gather(0, runs), starts.sum(dim=0)
+    counts = torch.zeros_like(ones).scatter_add_(
+        0, runs, ones
+    )  # of the first, second … distinct code, then 0
+    return torch.special.entr(counts / max(len(codes), 1)).sum(dim=0), starts.sum(dim=0)

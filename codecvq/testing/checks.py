@@ -69,7 +69,7 @@ def _forms(name: str, options: dict[str, Any]) -> Iterator[Subject]:
     if bare.startswith("grouped_") and bare not in registered:
         options = {"num_groups": GROUPS, **options}
     inner = bare.removeprefix("grouped_")
-    if inner.startswith("residual_") and inner not in registered:
+    if inner.startswith("residual_") and inner not in registered and "stages" not in options:
         options = {"num_codebooks": STAGES, **options}
     yield Subject(name, options)
     if not bare.startswith(FORMS) and f"residual_{bare}" not in registered:

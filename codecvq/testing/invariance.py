@@ -23,7 +23,7 @@ def padding_values(subject: Subject) -> None:
     """What stands in the padding changes no value, no code and no metric; padding comes out as zero."""
     mask, real = _mask(), _mask().flatten()
     for mode in (True, False):
-        for name, quantizer in subject.both():
+        for name, quantizer in subject.settled().both():
             one, other = (
                 _forward(copy_, _padded(subject, fill), mask) for copy_, fill in _pair(quantizer.train(mode))
             )
@@ -46,7 +46,7 @@ def padding_values(subject: Subject) -> None:
 def padding_losses(subject: Subject) -> None:
     """Losses are means over real frames: other padding, more padding or none gives the same."""
     for mode in (True, False):
-        for name, quantizer in subject.both():
+        for name, quantizer in subject.settled().both():
             one, other = (
                 _forward(copy_, _padded(subject, fill), _mask())
                 for copy_, fill in _pair(quantizer.train(mode))
@@ -61,7 +61,7 @@ def padding_losses(subject: Subject) -> None:
 def padding_gradients(subject: Subject) -> None:
     """Gradients, of latents and of parameters, are those of the batch without padding; padding gets none."""
     mask = _mask()
-    for name, quantizer in subject.both():
+    for name, quantizer in subject.settled().both():
         padded, unpadded = _pair(quantizer)
         grad, parameters = _gradients(padded[0], _padded(subject, math.nan), mask)
         needed, needed_parameters = _gradients(unpadded[0], _unpadded(subject), None)
@@ -73,7 +73,7 @@ def padding_gradients(subject: Subject) -> None:
 
 def padding_state(subject: Subject) -> None:
     """Codebook state after a training step is that of the batch without padding."""
-    for name, quantizer in subject.both():
+    for name, quantizer in subject.settled().both():
         pairs = _pair(quantizer)
         one, other = (_state_after(copy_, _padded(subject, fill), _mask()) for copy_, fill in pairs)
         unpadded = _state_after(quantizer, _unpadded(subject), None)
@@ -81,6 +81,24 @@ def padding_state(subject: Subject) -> None:
         expect_same_state(
             one, unpadded, f"{name}: after a padded batch, and one without padding", tolerance=1e-4
         )
+
+
+def padding_width(subject: Subject) -> None:
+    """How far a batch is padded changes nothing, with dropout neither: values, losses, gradients, state."""
+    mask, wide = _mask(), torch.nn.functional.pad(_mask(), (0, 4))
+    latents = _padded(subject, math.nan)
+    for name, quantizer in subject.both():
+        (one, _), (other, _) = _pair(quantizer)
+        out, longer = _forward(one, latents, mask), _forward(other, _pad(latents, 4), wide)
+        for what in ("latents", "codes"):
+            got, needed = (_rows(getattr(each, what)) for each in (longer, out))
+            expect_equal(got[wide.flatten()], needed[mask.flatten()], f"{name}: {what} of real frames")
+        for loss, value in out.losses.items():
+            expect_close(longer.losses[loss], value, f"{name}: loss {loss}")
+        expect_same_state(state_of(other), state_of(one), f"{name}: after a wider batch", tolerance=1e-5)
+        needed, _ = _gradients(one, latents, mask)
+        got, _ = _gradients(other, _pad(latents, 4), wide)
+        expect_close(got[:, :, : mask.shape[1]], needed, f"{name}: gradient of the latents", tolerance=1e-4)
 
 
 def all_padding(subject: Subject) -> None:
@@ -159,6 +177,18 @@ def half_precision(subject: Subject) -> None:
         expect_equal(quantizer.encode(latents), needed.codes, f"encode of {dtype} latents")
 
 
+def conversion(subject: Subject) -> None:
+    """A model's .bfloat16(), .half() and .double() leave weights and buffers as they are: the same codes."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        quantizer, latents = subject.trained().eval(), subject.latents()
+        before, codes = state_of(quantizer), quantizer.encode(latents)
+        decoded = quantizer.decode(codes)
+        torch.nn.Sequential(quantizer).to(dtype)
+        expect_same_state(state_of(quantizer), before, f"after .to({dtype})")
+        expect_equal(quantizer.encode(latents), codes, f"codes after .to({dtype})")
+        expect_equal(quantizer.decode(codes), decoded, f"decode after .to({dtype})")
+
+
 def layout(subject: Subject) -> None:
     """Latents and codes that are not contiguous in memory give the same."""
     quantizer, latents = subject.trained().eval(), subject.latents()
@@ -211,12 +241,14 @@ TESTS = (
     padding_losses,
     padding_gradients,
     padding_state,
+    padding_width,
     all_padding,
     eval_changes_nothing,
     encode_changes_nothing,
     input_untouched,
     autocast,
     half_precision,
+    conversion,
     layout,
     save_load,
     deepcopy,
@@ -232,6 +264,10 @@ def _padded(subject: Subject, fill: float) -> Tensor:
     """Latents whose padding is `fill`."""
     latents = subject.latents(len(LENGTHS), max(LENGTHS))
     return torch.where(_mask()[:, None], latents, fill)
+
+
+def _pad(latents: Tensor, frames: int) -> Tensor:
+    return torch.nn.functional.pad(latents, (0, frames), value=math.nan)
 
 
 def _unpadded(subject: Subject) -> Tensor:

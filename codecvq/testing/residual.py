@@ -1,22 +1,24 @@
-"""Checks of residual quantizers: any depth, quantizer dropout, finer grids.
+"""Checks of quantizers whose first codebooks decode by themselves: any depth, quantizer dropout, finer grids.
 
 The first line of each says the promise.
 """
 
 from __future__ import annotations
 
+import copy
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from codecvq.errors import ShapeError
-from codecvq.quantizer import Quantizer, Residual
+from codecvq.quantizer import Grouped, Quantizer, Residual
 from codecvq.testing.check import expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject
+from codecvq.testing.subject import Subject, expect_same_state, state_of
 
 ITEMS = 64  # of a batch with quantizer dropout
+SEEDS = 4  # of the depth that one item draws
 
 
 def prefix(subject: Subject) -> None:
@@ -25,7 +27,7 @@ def prefix(subject: Subject) -> None:
         quantizer.eval()
         latents = subject.latents()
         codes = quantizer.encode(latents)
-        for n in range(1, quantizer.num_codebooks + 1):
+        for n in _depths(quantizer):
             what = f"{name}, {n} of {quantizer.num_codebooks} codebooks"
             expect_equal(quantizer.encode(latents, num_codebooks=n), codes[:, :n], f"{what}: codes")
             out = quantizer(latents, num_codebooks=n)
@@ -45,8 +47,11 @@ def depth_is_checked(subject: Subject) -> None:
 
 def training_depth(subject: Subject) -> None:
     """Training with fewer codebooks gives the values of those codebooks, and finite losses."""
-    for n in range(1, subject.build().num_codebooks + 1):
-        quantizer, before = subject.trained(), subject.trained().eval()
+    subject = subject.settled()
+    for n in _depths(subject.build(dropout=1.0)):
+        quantizer, before = subject.trained(dropout=1.0), subject.trained(dropout=1.0).eval()
+        # only now: groups have depths only where they are made with dropout
+        quantizer.dropout = 0.0  # type: ignore[assignment]
         out = quantizer(subject.latents(), num_codebooks=n)
         expect(out.codes.shape[1] == n, f"{n} codebooks in training: codes {list(out.codes.shape)}")
         expect_close(
@@ -60,6 +65,7 @@ def training_depth(subject: Subject) -> None:
 
 def dropout_per_item(subject: Subject) -> None:
     """With quantizer dropout each item keeps its own number of codebooks, one for all its frames."""
+    subject = subject.settled()  # of the other dropout, noise
     quantizer, before = subject.trained(dropout=1.0), subject.trained(dropout=1.0).eval()
     latents = subject.latents(ITEMS, 4)
     out = quantizer(latents)
@@ -72,10 +78,29 @@ def dropout_per_item(subject: Subject) -> None:
             f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0",
         )
     kept = sorted(set(depths))
-    expect(
-        kept == list(range(1, quantizer.num_codebooks + 1)),
-        f"{ITEMS} items with dropout 1 keep {kept} codebooks, not each of 1 to {quantizer.num_codebooks}",
-    )
+    needed = _depths(quantizer)
+    expect(kept == needed, f"{ITEMS} items with dropout 1 keep {kept} codebooks, not each of {needed}")
+
+
+def dropped_stages_untouched(subject: Subject) -> None:
+    """A stage that no item keeps, for dropout or a smaller depth, learns nothing and has no gradient."""
+    subject = subject.settled()
+    for depth in (None, _depths(subject.build(dropout=1.0))[0]):
+        for seed in range(SEEDS):
+            quantizer = subject.build(dropout=1.0)
+            stages = _parts(quantizer)
+            quantizer(subject.latents(ITEMS, 4))  # starts every codebook
+            quantizer.generator = torch.Generator().manual_seed(seed)
+            before, states = copy.deepcopy(quantizer).eval(), [state_of(stage) for stage in stages.values()]
+            out = quantizer(subject.latents(1).requires_grad_(), num_codebooks=depth)
+            kept = _depth(before, out.latents, out.codes)
+            (out.latents.sum() + torch.stack([*out.losses.values(), torch.zeros(())]).sum()).backward()
+            for (n, stage), state in zip(stages.items(), states, strict=True):
+                if n >= kept:
+                    what = f"stage of codebook {n}, with {kept} of {quantizer.num_codebooks} kept"
+                    expect_same_state(state_of(stage), state, what)
+                    pulled = [name for name, p in stage.named_parameters() if _has_gradient(p)]
+                    expect(not pulled, f"{what}: {pulled} have a gradient")
 
 
 def dropout_off_in_eval(subject: Subject) -> None:
@@ -114,12 +139,41 @@ def refining(quantizer: Quantizer) -> bool:
     return isinstance(quantizer, Residual) and quantizer.stage(0).refines
 
 
-TESTS = (prefix, depth_is_checked, training_depth, dropout_per_item, dropout_off_in_eval)
+TESTS = (
+    prefix,
+    depth_is_checked,
+    training_depth,
+    dropout_per_item,
+    dropped_stages_untouched,
+    dropout_off_in_eval,
+)
+
+
+def _parts(quantizer: Quantizer) -> dict[int, Quantizer]:
+    """First codebook -> the stage or group that has it; nothing where one stage serves all."""
+    if isinstance(quantizer, Grouped):
+        groups = [group for group in quantizer.groups if isinstance(group, Quantizer)]
+        firsts = accumulate([group.num_codebooks for group in groups[:-1]], initial=0)
+        return dict(zip(firsts, groups, strict=True))
+    if not isinstance(quantizer, Residual) or len(quantizer.stages) < quantizer.num_codebooks:
+        return {}
+    return {n: quantizer.stage(n) for n in range(quantizer.num_codebooks)}
+
+
+def _depths(quantizer: Quantizer) -> list[int]:
+    """The numbers of codebooks that it can be asked for: groups cannot be cut."""
+    if isinstance(quantizer, Grouped):
+        return [*list(_parts(quantizer))[1:], quantizer.num_codebooks]
+    return list(range(1, quantizer.num_codebooks + 1))
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _depth(quantizer: Quantizer, latents: Tensor, codes: Tensor) -> int:
     """How many codebooks `[1, D, T]` latents are the sum of; the most that fit, 0 where none do."""
-    for n in range(codes.shape[1], 0, -1):
+    for n in reversed([n for n in _depths(quantizer) if n <= codes.shape[1]]):
         decoded = quantizer.decode(codes[:, :n])
         if torch.allclose(decoded, latents, rtol=1e-4, atol=1e-4):
             return n

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from codecvq.testing.check import CheckFailed
 
 TRAINING_STEPS = 2
 BATCH, FRAMES = 4, 8
+#: options with which training sees on purpose what decoding does not give
+DROPOUTS = ("dropout", "noise_dropout")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Subject:
     def both(self) -> list[tuple[str, Quantizer]]:
         """A new one and one that has seen data, with what to call them; in training mode."""
         return [("new", self.build()), ("trained", self.trained())]
+
+    def settled(self) -> Subject:
+        """The same without dropout of any kind, for promises of what training sees."""
+        off = {name: 0.0 for name in DROPOUTS if name in self.options}
+        return replace(self, options={**self.options, **off})
 
     def latents(self, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> Tensor:
         """Normal random latents `[B, D, T]`, float32."""

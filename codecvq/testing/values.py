@@ -84,6 +84,7 @@ def round_trip(subject: Subject) -> None:
 
 def training_values(subject: Subject) -> None:
     """What training sees is what decoding gives: latents of forward in training are those of its codes."""
+    subject = subject.settled()
     training, before = subject.trained(), subject.trained().eval()
     out = training(subject.latents())
     expect_close(

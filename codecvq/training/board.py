@@ -1,14 +1,22 @@
-"""Writes the scalars of a training as TensorBoard events: a plugin like any other."""
+"""Writes the scalars of a training as TensorBoard events, and its validation clips as audio and spectrograms:
+a plugin like any other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codecvq.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from codecvq.training.run import TrainRun
+    import numpy as np
+    import numpy.typing as npt
+
+    from codecvq.training.run import Heard, TrainRun
+
+WINDOW, HOP = 512, 128  # samples, of the spectrograms
+RANGE_DB = 80.0
 
 
 @hookimpl
@@ -21,8 +29,31 @@ def codecvq_train_start(run: TrainRun) -> None:
 
 @hookimpl
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Add every scalar."""
+    """Add every scalar, and what validation has just decoded; the originals once."""
     writer = run.state["board"]
     for name, value in scalars.items():
         writer.add_scalar(name, value, step)
+    for heard in run.heard:
+        _add_clip(writer, heard, step, with_original=not run.state.get("board_originals"))
+    if run.heard:
+        run.state["board_originals"] = True
     writer.flush()
+
+
+def _add_clip(writer: Any, heard: Heard, step: int, with_original: bool) -> None:  # Any: a SummaryWriter
+    signals = {"decoded": heard.decoded} | ({"original": heard.reference} if with_original else {})
+    for kind, samples in signals.items():
+        tag = f"{heard.id}/{kind}"
+        writer.add_audio(tag, samples[None], step, sample_rate=heard.sample_rate)
+        writer.add_image(tag, spectrogram(samples), step, dataformats="HW")
+
+
+def spectrogram(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A picture of samples `[S]`, `[257, frames]` from 0 to 1 over 80 dB, the highest frequency on top."""
+    import numpy as np
+
+    padded = np.pad(samples, (WINDOW // 2, WINDOW))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32)))).T[::-1]
+    level_db = 10 * np.log10(np.maximum(power / max(float(power.max()), 1e-12), 10 ** (-RANGE_DB / 10)))
+    return (level_db / RANGE_DB + 1).astype(np.float32)

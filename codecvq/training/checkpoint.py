@@ -5,6 +5,7 @@ never stopped.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -37,22 +38,34 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """The path `folder/step-XXXXXXXX`, written under another name, synced, renamed; all but the newest `keep`
     are removed.
+
+    Raises OSError when it cannot be written, as on a full disk; nothing half written stays.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     final = folder / f"step-{checkpoint.step:08d}"
     temporary = folder / f".step-{checkpoint.step:08d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, temporary / WEIGHTS)
-    torch.save(dict(checkpoint.state), temporary / STATE)
-    hashes = {name: _sha256(temporary / name) for name in (WEIGHTS, STATE)}
-    (temporary / SEAL).write_text(json.dumps({"step": checkpoint.step, "sha256": hashes}))
-    for name in (WEIGHTS, STATE, SEAL):
-        with (temporary / name).open("rb+") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
+    state = io.BytesIO()  # torch and safetensors have errors of their own for a full disk: bytes have OSError
+    torch.save(dict(checkpoint.state), state)
+    content = {
+        WEIGHTS: to_bytes({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}),
+        STATE: state.getvalue(),
+    }
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    content[SEAL] = json.dumps({"step": checkpoint.step, "sha256": hashes}).encode()
+    try:
+        temporary.mkdir(parents=True)
+        for name, data in content.items():
+            with (temporary / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.replace(final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_folder(folder)
     for old in _checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)

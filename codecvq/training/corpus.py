@@ -1,9 +1,9 @@
 """Speech to train on: clips, who speaks them, and which of them are for training, validation and test.
 
-A corpus is a folder of audio, a manifest, or a registered name (hook `codecvq_corpora`). Its split is a pure
-function of what a clip is called: 5 % test and 5 % validation by a hash of the clip's id (or of its speaker,
-on request), so that adding clips moves none of the others, and two machines agree without sharing a list. A
-clip may say its own split, which then holds.
+A corpus is a folder of audio, a manifest, or one or several registered names (hook `codecvq_corpora`). Its
+split is a pure function of what a clip is called: 5 % test and 5 % validation by a hash of the clip's id (or
+of its speaker, on request), so that adding clips moves none of the others, and two machines agree without
+sharing a list. A clip may say its own split, which then holds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,7 +129,7 @@ def split_of(key: str) -> Split:
 
 
 def open_corpus(
-    name: str | None = None,
+    name: str | Sequence[str] | None = None,
     *,
     folder: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
@@ -138,19 +138,20 @@ def open_corpus(
     speakers: Collection[str] | None = None,
     exclude_speakers: Collection[str] = (),
 ) -> Corpus:
-    """A corpus from exactly one of: a registered name (`root`: where it lies, if not in its usual place), a
-    folder, a manifest.
+    """A corpus from exactly one of: a registered name, or several for all their clips together (`root`: where
+    they lie, if not in their usual places), a folder, a manifest.
 
     `speakers` keeps only these, `exclude_speakers` drops these. Raises CorpusError for what is missing,
     empty, or contradicts itself; single files that are missing are listed in the corpus's `failures`.
     """
-    given = [value for value in (name, folder, manifest) if value is not None]
+    names = [name] if isinstance(name, str) else list(name or ())
+    given = [value for value in ("+".join(names) or None, folder, manifest) if value is not None]
     if len(given) != 1:
         raise CorpusError(
             f"a corpus needs exactly one of name, folder and manifest, but {len(given)} were given"
             f"{': ' + ', '.join(map(str, given)) if given else ''}. Keep one of them."
         )
-    if root is not None and name is None:
+    if root is not None and not names:
         raise CorpusError(
             f"root ({root}) says where a named corpus lies; for a folder or a manifest leave it out."
         )
@@ -159,8 +160,8 @@ def open_corpus(
             f"split_by is {split_by!r}, but 'clip' or 'speaker' is "
             f"needed.{nearest(split_by, get_args(SplitBy))}"
         )
-    if name is not None:
-        corpus = _open_registered(name, Path(root).expanduser() if root is not None else None)
+    if names:
+        corpus = _open_together(names, Path(root).expanduser() if root is not None else None)
     elif folder is not None:
         corpus = _open_folder(Path(folder).expanduser())
     else:
@@ -198,6 +199,14 @@ def _measure(clip: Clip) -> Clip | ClipFailure:
         return replace(clip, duration_s=rest_s, open_end=True)
     except AudioError as error:
         return ClipFailure(clip.id, clip.path, str(error))
+
+
+def _open_together(names: Sequence[str], root: Path | None) -> Corpus:
+    if len(set(names)) < len(names):
+        raise CorpusError(f"the corpora {', '.join(names)}: one is named twice. Name each once.")
+    corpora = [_open_registered(name, root) for name in names]
+    clips = tuple(clip for corpus in corpora for clip in corpus)
+    return Corpus("+".join(corpus.name for corpus in corpora), clips)
 
 
 def _open_registered(name: str, root: Path | None) -> Corpus:

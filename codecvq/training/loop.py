@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,32 +21,29 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from codecvq.codec import Codec
-from codecvq.errors import RecipeError, RunError
+from codecvq.codec import Codec, Reconstruction
+from codecvq.errors import CorpusError, RecipeError, RunError
 from codecvq.plugins import PROJECT, registry
+from codecvq.training.adversary import Adversary
+from codecvq.training.average import WeightAverage
+from codecvq.training.balancer import Balancer
 from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
-from codecvq.training.corpus import Clip, ClipFailure, Corpus, open_corpus, write_split
+from codecvq.training.corpus import ClipFailure, Corpus, open_corpus, write_split
 from codecvq.training.device import best_precision, usable_threads
+from codecvq.training.loading import load_batches
 from codecvq.training.losses import build_losses
-from codecvq.training.recipe import CorpusSection, OptimizerSection, Recipe
+from codecvq.training.progress import Means, Moment, Pace
+from codecvq.training.recipe import CorpusSection, Recipe
 from codecvq.training.run import RunFolder, TrainRun
+from codecvq.training.schedule import learning_rate
 from codecvq.training.segments import Segments
+from codecvq.training.start import begin_from
 from codecvq.training.usage import CodebookUse
-from codecvq.training.validation import validate
+from codecvq.training.validation import Validation
 
 logger = logging.getLogger(PROJECT)
 
 Report = Callable[["Moment"], None]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where a training is: for a progress line."""
-
-    step: int  # steps done
-    steps: int  # of all
-    scalars: Mapping[str, float]  # the last ones logged
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,9 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     # accelerate holds a process to its first precision: a notebook trains again
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
+        mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
+        log_with=list(recipe.training.trackers) or None,
+        project_dir=folder.path,
     )
     # before the folder is made: a missing corpus leaves nothing behind
     trainer = Trainer(recipe, folder, accelerator)
@@ -117,53 +115,6 @@ def open_recipe_corpus(section: CorpusSection) -> Corpus:
     )
 
 
-def learning_rate(config: OptimizerSection, step: int, steps: int) -> float:
-    """Of step `step` of `steps`: linear warm-up, then half a cosine down to `final_ratio`."""
-    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    progress = max(0.0, (step - config.warmup_steps) / max(1, steps - config.warmup_steps))
-    fall = config.final_ratio + (1 - config.final_ratio) * (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * warm * fall
-
-
-class Means:
-    """Means of scalars since they were last taken; a step that was skipped adds none."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, scalars: Mapping[str, float]) -> None:
-        """Add the scalars of a step."""
-        for name, value in scalars.items():
-            self._values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        """The means, to begin anew."""
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
-        self._values = {}
-        return means
-
-
-class Pace:
-    """How long a step takes lately, checkpoints and validation left out."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=100)
-        self._since = time.monotonic()
-
-    def tick(self) -> None:
-        """A step has ended."""
-        self._times.append(time.monotonic() - self._since)
-
-    def rest(self) -> None:
-        """The next step begins now."""
-        self._since = time.monotonic()
-
-    @property
-    def step_s(self) -> float:
-        """Seconds a step, the median."""
-        return median(self._times)
-
-
 class Trainer:
     """One process of a training."""
 
@@ -172,9 +123,10 @@ class Trainer:
         self.config = recipe.training
         self.corpus = open_recipe_corpus(recipe.corpus)
         self.codec = build_codec(recipe, name=folder.path.resolve().name)
+        self.segments = self._segments(self.corpus)
         self.usage = CodebookUse(self.codec.codebook_sizes)
-        losses, self.weights = build_losses(recipe.losses, recipe.sample_rate)
-        self.losses = losses.to(accelerator.device)
+        self.weights = recipe.losses.weights()
+        self.losses = build_losses(recipe.losses, recipe.sample_rate).to(accelerator.device)
         optimizer = torch.optim.AdamW(
             self.codec.parameters(),
             lr=recipe.optimizer.learning_rate,
@@ -183,8 +135,13 @@ class Trainer:
             fused=True,  # a quarter of the time of a step of the plain one on a CPU
         )
         self.model, self.optimizer = accelerator.prepare(self.codec, optimizer)
-        self.segments = self._segments(self.corpus)
-        self.validation_clips = _spread(self.corpus.split("validation").clips, self.config.validation_clips)
+        if self.config.compile:
+            self.model = torch.compile(self.model)
+        section = recipe.discriminator
+        self.adversary = Adversary(recipe, section, accelerator) if section else None
+        self.average = WeightAverage(self.codec, self.config.average) if self.config.average else None
+        self.balancer = self._balancer() if recipe.losses.balance else None
+        self.validation = Validation(recipe, self.corpus, self.codec, self.losses, folder)
         self.skipped = 0
         self.bad_in_a_row = 0
 
@@ -196,22 +153,31 @@ class Trainer:
         )
 
     def _segments(self, corpus: Corpus) -> Segments:
-        whole = self.recipe.corpus.segment_s * self.recipe.sample_rate / self.codec.hop_length
+        recipe = self.recipe
+        hop_length = self.codec.hop_length
+        whole = recipe.corpus.segment_s * recipe.sample_rate / hop_length
         if abs(whole - round(whole)) > 1e-6:
             raise RecipeError(
-                f"corpus.segment_s is {self.recipe.corpus.segment_s}, which is {whole:.2f} frames of "
-                f"{self.codec.hop_length} "
-                f"samples at {self.recipe.sample_rate} Hz. Set it to "
-                f"{round(whole) * self.codec.hop_length / self.recipe.sample_rate:g}."
+                f"corpus.segment_s is {recipe.corpus.segment_s}, which is {whole:.2f} frames of "
+                f"{hop_length} samples at {recipe.sample_rate} Hz. Set it to "
+                f"{round(whole) * hop_length / recipe.sample_rate:g}."
             )
         return Segments(
             corpus.split("train"),
-            self.recipe.sample_rate,
-            self.recipe.corpus.segment_s,
-            self.config.batch_size,
+            recipe.sample_rate,
+            recipe.corpus.segment_s,
+            self.config.batch_size * self.config.accumulate,
             self.config.seed,
-            augment=self.recipe.corpus.augment,
-            cache_bytes=int(self.recipe.corpus.cache_gb * 1e9),
+            augment=recipe.corpus.augment,
+            balance=recipe.corpus.balance,
+            cache_bytes=int(recipe.corpus.cache_gb * 1e9),
+        )
+
+    def _balancer(self) -> Balancer:
+        return Balancer(
+            self.weights,
+            self.recipe.losses.balance_norm,
+            mean=lambda norms: self.accelerator.reduce(norms, reduction="mean"),
         )
 
     def run(self, first: int, report: Report) -> None:
@@ -220,22 +186,42 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.forget_after(first)
             registry().call("codecvq_train_start", run=run)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.accelerator.init_trackers("codecvq", config={"recipe": self.recipe.to_yaml()})
         means, pace = Means(), Pace()
         scalars: dict[str, float] = {}
-        for step, wav in self.segments.prefetch(first, self.config.steps, rank, world):
-            means.add(self.step(step, torch.from_numpy(wav).to(self.accelerator.device)))
+        for step, wav in self._batches(first):
+            means.add(self.step(step, wav))
             pace.tick()
             done = step + 1
             last = done == self.config.steps
             if self.accelerator.is_main_process:
-                validated = self._validate() if last or done % self.config.validate_every == 0 else {}
+                validated = self._validate(done) if last or done % self.config.validate_every == 0 else {}
                 if validated or last or done % self.config.log_every == 0:
                     scalars = self._log(run, done, means.take() | validated, pace)
                 report(Moment(done, self.config.steps, scalars, pace.step_s * (self.config.steps - done)))
             if last or done % self.config.checkpoint_every == 0:
-                self.save(done)
+                self.save(done, must=last)
             pace.rest()
+        self.accelerator.end_training()
+
+    def _batches(self, first: int) -> Iterator[tuple[int, Tensor]]:
+        """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone, what
+        was learned is saved first.
+        """
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        step = first
+        try:
+            for step, wav in load_batches(
+                self.segments, first, self.config.steps, rank, world, workers=self.config.workers
+            ):
+                yield step, wav.to(self.accelerator.device, non_blocking=True)
+        except CorpusError as error:
+            if step > first:
+                self.save(step + 1)
+            raise RunError(
+                f"the training stopped after step {step + 1}: {error} It is saved: bring the data back and "
+                "give the same command."
+            ) from error
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
         """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or
@@ -245,31 +231,66 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        out = self.model(wav)
-        terms = {name: self.weights[name] * loss(out.wav, wav) for name, loss in self.losses.items()}
-        terms |= out.quantized.losses
-        total = torch.stack([term.float() for term in terms.values()]).sum()
+        adversary = self.adversary if self.adversary and self.adversary.active(step) else None
+        means, codes = Means(), []
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(total)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        for n, part in enumerate(wav.chunk(self.config.accumulate)):
+            last = n == self.config.accumulate - 1
+            with nullcontext() if last else self._unsynced(adversary):
+                terms, out = self._pass(step, part, adversary, means)
+            codes.append(out.quantized.codes)
+        found = means.take()
+        if adversary:
+            found["discriminator/gradient_norm"] = adversary.finish(step)
+        norm = self.accelerator.clip_grad_norm_(self.codec.parameters(), self.recipe.optimizer.max_grad_norm)
         assert norm is not None, "clip_grad_norm_ gives the norm"
         if not math.isfinite(float(norm)):  # the same on all ranks: gradients have been reduced
             self._skip(step, terms)
             return {}
         self.bad_in_a_row = 0
         self.optimizer.step()
-        self.usage.add(out.quantized.codes)
-        found = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
+        self.usage.add(torch.cat(codes))
+        if self.average:
+            self.average.update()
         found |= {
             f"quantizer/{name}": float(value)
             for name, value in out.quantized.metrics.items()
             if _is_own(name)
         }
-        return found | {
-            "loss/total": float(total.detach()),
-            "gradient/norm": float(norm),
-            "optimizer/learning_rate": rate,
-        }
+        return found | {"gradient/norm": float(norm), "optimizer/learning_rate": rate}
+
+    def _pass(
+        self, step: int, wav: Tensor, adversary: Adversary | None, means: Means
+    ) -> tuple[dict[str, Tensor], Reconstruction]:
+        """Forward and backward of audio `[b, C, S]`, a part of a step: weighted terms, and what came out."""
+        out: Reconstruction = self.model(wav)
+        losses = {name: loss(out.wav, wav) for name, loss in self.losses.items()}
+        if adversary:
+            decoded, recorded = adversary.judged(out.wav), adversary.judged(wav)
+            losses |= adversary.terms(step, decoded, recorded)
+        losses = {name: loss for name, loss in losses.items() if name in self.weights}
+        share = 1 / self.config.accumulate
+        terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.quantized.losses
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        if self.balancer:
+            gradient = self.balancer.gradient(losses, out.wav)
+            own = [term.float() for term in out.quantized.losses.values()]
+            self.accelerator.backward(share * torch.stack([(out.wav * gradient).sum(), *own]).sum())
+        else:
+            self.accelerator.backward(share * total)
+        if adversary:
+            learned = adversary.learn(step, decoded, recorded, share)
+            means.add({f"discriminator/{name}": float(value) for name, value in learned.items()})
+        means.add({f"loss/{name}": float(term.detach()) for name, term in terms.items()})
+        means.add({"loss/total": float(total.detach())})
+        return terms, out
+
+    def _unsynced(self, adversary: Adversary | None) -> ExitStack:
+        """While it lasts, backward passes add up without talking to other processes."""
+        stack = ExitStack()
+        for module in (self.model, *(adversary.wrapped if adversary else ())):
+            stack.enter_context(self.accelerator.no_sync(module))
+        return stack
 
     def _skip(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Count a step that gave NaN or infinity, and say where it came from; stop after many in a row."""
@@ -285,24 +306,24 @@ class Trainer:
                 f"{self.folder.checkpoints} is whole."
             )
 
-    def _validate(self) -> dict[str, float]:
-        if not self.validation_clips or "mel" not in self.losses:
-            return {}
-        found = validate(self.codec, self.losses["mel"], self.validation_clips)
-        return {name: self.weights["mel"] * value for name, value in found.items()}
+    def _validate(self, done: int) -> dict[str, float]:
+        with self.average.applied() if self.average else nullcontext():
+            return self.validation.look(done)
 
     def _log(self, run: TrainRun, done: int, found: dict[str, float], pace: Pace) -> dict[str, float]:
         scalars = found | self.usage.scalars()
         scalars["speed/steps_per_s"] = 1 / max(pace.step_s, 1e-9)
         scalars["steps/skipped"] = self.skipped
+        run.heard = self.validation.take_heard()
         self.folder.log(done, scalars)
         registry().call("codecvq_train_logged", run=run, step=done, scalars=scalars)
+        self.accelerator.log(scalars, step=done)
         return scalars
 
     # what outlives the process
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint and the codec as it is now."""
+    def save(self, step: int, must: bool = False) -> None:
+        """Write a checkpoint and the codec as it is now. A full disk is told, and survived unless `must`."""
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
@@ -312,28 +333,53 @@ class Trainer:
             "usage": self.usage.counts,
             "skipped": self.skipped,
         }
+        for name, part in self._parts().items():
+            state[name] = part.state()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        save_checkpoint(
-            self.folder.checkpoints,
-            Checkpoint(step, self.codec.state_dict(), state),
-            self.config.keep_checkpoints,
+        checkpoint = Checkpoint(step, self.codec.state_dict(), state)
+        try:
+            save_checkpoint(self.folder.checkpoints, checkpoint, self.config.keep_checkpoints)
+            with self.average.applied() if self.average else nullcontext():
+                self.codec.save(self.folder.codec)
+        except OSError as error:
+            self._not_saved(step, error, must)
+
+    def _not_saved(self, step: int, error: OSError, must: bool) -> None:
+        before = last_checkpoint(self.folder.checkpoints)
+        text = (
+            f"step {step} could not be saved in {self.folder.path} ({error.strerror}). The last whole "
+            f"checkpoint is of step {before.step if before else 0}."
         )
-        self.codec.save(self.folder.codec)
+        if must:
+            raise RunError(f"{text} Make room and give the same command.") from error
+        logger.warning("%s The training goes on and tries again. Make room.", text)
 
     def resume(self) -> int:
-        """The step to go on from: that of the last whole checkpoint, now loaded; 0 where there is none."""
+        """The step to go on from: that of the last whole checkpoint, now loaded; 0 where there is none, with
+        the weights of `init_from` where it is set.
+        """
         checkpoint = last_checkpoint(self.folder.checkpoints)
         if checkpoint is None:
+            begin_from(self.recipe, self.codec, self.adversary)
+            if self.average:
+                self.average = WeightAverage(self.codec, self.config.average)
             return 0
         self.codec.load_state_dict(checkpoint.weights)
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         torch.set_rng_state(checkpoint.state["random"])
         self.usage.counts = dict(checkpoint.state["usage"])
         self.skipped = checkpoint.state["skipped"]
+        for name, part in self._parts().items():
+            part.load(checkpoint.state[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         return checkpoint.step
+
+    def _parts(self) -> dict[str, Any]:
+        """What is there besides the codec and its optimizer, with `state` and `load`."""
+        parts = {"adversary": self.adversary, "average": self.average, "balancer": self.balancer}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
@@ -349,12 +395,6 @@ def _settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
         threads = before.threads if before else usable_threads()
     training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
     return recipe.model_copy(update={"training": training}), folder
-
-
-def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
-    count = min(most, len(clips))
-    return [clips[i * len(clips) // count] for i in range(count)]
 
 
 def _is_own(metric: str) -> bool:

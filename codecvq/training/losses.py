@@ -1,11 +1,8 @@
-"""Losses of the decoded audio, as named, weighted terms.
-
-The adversarial terms come with the training issue; their place is `LossConfig`.
-"""
+"""Losses of the decoded audio, as named, weighted terms. The adversarial ones are in `adversary`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,12 +19,16 @@ class MelLoss(nn.Module):
     """Mean absolute difference of decadic log-mel magnitudes over several windows (arXiv:2306.06546 §3.4,
     without its linear term).
 
-    Args: `windows` in samples, hop a quarter of each; `mels` bands for each window. A band that holds no
-    frequency of its window is left out, as it would be constant.
+    Args: `windows` in samples, hop a quarter of each; `mels` bands for each window; `floor` below which
+    magnitudes, those of windowed sums, count as equal. A band that holds no frequency of its window is left
+    out, as it would be constant.
     """
 
-    def __init__(self, sample_rate: int, windows: Sequence[int], mels: Sequence[int]) -> None:
+    def __init__(
+        self, sample_rate: int, windows: Sequence[int], mels: Sequence[int], floor: float = FLOOR
+    ) -> None:
         super().__init__()
+        self.floor = floor
         import librosa.filters
 
         self.windows = tuple(windows)
@@ -51,7 +52,7 @@ class MelLoss(nn.Module):
         frames = F.pad(wav, (size // 2, size // 2)).unfold(1, size, size // 4)  # [B·C, frames, W]
         power = power_spectra(frames * self.get_buffer(f"window_{size}"))
         magnitudes = (power + FLOOR**2).sqrt()  # smooth at 0
-        return (magnitudes @ self.get_buffer(f"mel_{size}")).clamp(min=FLOOR).log10()
+        return (magnitudes @ self.get_buffer(f"mel_{size}")).clamp(min=self.floor).log10()
 
 
 class WaveformLoss(nn.Module):
@@ -59,29 +60,115 @@ class WaveformLoss(nn.Module):
 
     def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`."""
-        return F.l1_loss(decoded.float(), reference.float())
+        return F.l1_loss(_precise(decoded), _precise(reference))
+
+
+class StftLoss(nn.Module):
+    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M and M̂,
+
+        |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
+
+    and the mean over windows (samples, hop a quarter of each). Magnitudes are those of the windowed sum
+    divided by the sum of the window, so that a sine of amplitude 1 has about 1/2; the logarithm stops at
+    -100 dB.
+    """
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        super().__init__()
+        self.windows = tuple(windows)
+        for size in windows:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+
+    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
+        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32."""
+        with torch.autocast(decoded.device.type, enabled=False):
+            losses = []
+            for size in self.windows:
+                ours = self._magnitudes(_precise(decoded), size)
+                with torch.no_grad():
+                    theirs = self._magnitudes(_precise(reference), size)
+                convergence = torch.linalg.vector_norm(theirs - ours) / torch.linalg.vector_norm(theirs)
+                losses.append(convergence + F.l1_loss(ours.log(), theirs.log()))
+            return torch.stack(losses).mean()
+
+    def _magnitudes(self, wav: Tensor, size: int) -> Tensor:
+        window = self.get_buffer(f"window_{size}")
+        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4) * (window / window.sum())
+        return (power_spectra(frames) + FLOOR**2).sqrt()
+
+
+def _precise(wav: Tensor) -> Tensor:
+    """Audio in float32, or in float64 where it comes so."""
+    return wav if wav.dtype == torch.float64 else wav.float()
+
+
+class ComplexStftLoss(nn.Module):
+    """Distance of complex spectra, which sees phases: for each window Σ |X - X̂|² / Σ |X|², both under a root,
+    and the mean over windows (samples, hop a quarter of each).
+    """
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        super().__init__()
+        self.windows = tuple(windows)
+        for size in windows:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+
+    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
+        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32. The transform is linear, so it is
+        that of the difference.
+        """
+        with torch.autocast(decoded.device.type, enabled=False):
+            reference = _precise(reference)
+            difference = _precise(decoded) - reference
+            losses = []
+            for size in self.windows:
+                with torch.no_grad():
+                    energy = self._energy(reference, size)
+                losses.append(((self._energy(difference, size) + FLOOR**2) / (energy + FLOOR**2)).sqrt())
+            return torch.stack(losses).mean()
+
+    def _energy(self, wav: Tensor, size: int) -> Tensor:
+        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
+        return power_spectra(frames * self.get_buffer(f"window_{size}")).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the terms; a term of weight 0 is not computed."""
+    """Weights of the terms; a term of weight 0 is not computed.
+
+    With `balance` the weights are shares of the gradient at the decoded audio (see `balancer`), and
+    `balance_norm` is what they share out.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # in a recipe, a misspelt key is an error
 
     mel: float = 15.0
     mel_windows: tuple[int, ...] = (128, 256, 512, 1024, 2048)  # samples
     mel_bands: tuple[int, ...] = (10, 20, 40, 80, 160)  # a window each
+    #: The usual one lies far below what 16 bits hold. Recordings with digital silence or cut bands teach
+    #: faster with 1e-2, which is about -85 dB: what is below is neither heard nor learned.
+    mel_floor: float = 1e-5
+    stft: float = 0.0
+    complex_stft: float = 0.0
+    stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
+    adversarial: float = 0.0  # these two need the recipe's `discriminator`
+    feature_matching: float = 0.0
+    balance: bool = False
+    balance_norm: float = 1.0
+
+    def weights(self) -> dict[str, float]:
+        """The weights that are not 0, by the name of their term."""
+        names = ("mel", "stft", "complex_stft", "waveform", "adversarial", "feature_matching")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
-def build_losses(config: LossConfig, sample_rate: int) -> tuple[nn.ModuleDict, dict[str, float]]:
-    """Loss modules by name, called with (decoded, reference), and their weights."""
-    weights = {
-        name: weight for name, weight in (("mel", config.mel), ("waveform", config.waveform)) if weight
+def build_losses(config: LossConfig, sample_rate: int) -> nn.ModuleDict:
+    """The loss modules by name, called with (decoded, reference); not the adversarial ones."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "mel": lambda: MelLoss(sample_rate, config.mel_windows, config.mel_bands, config.mel_floor),
+        "stft": lambda: StftLoss(config.stft_windows),
+        "complex_stft": lambda: ComplexStftLoss(config.stft_windows),
+        "waveform": WaveformLoss,
     }
-    modules: dict[str, nn.Module] = {}
-    if "mel" in weights:
-        modules["mel"] = MelLoss(sample_rate, config.mel_windows, config.mel_bands)
-    if "waveform" in weights:
-        modules["waveform"] = WaveformLoss()
-    return nn.ModuleDict(modules), weights
+    return nn.ModuleDict({name: builders[name]() for name in config.weights() if name in builders})

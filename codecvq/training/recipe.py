@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.plugins import registry
@@ -25,14 +25,15 @@ class Section(BaseModel):
 class CorpusSection(Section):
     """What to train on: one of `name` (registered), `folder` and `manifest`; how it is cut."""
 
-    name: str | None = None
+    name: str | list[str] | None = None  # several: all their clips together
     folder: str | None = None
     manifest: str | None = None
-    root: str | None = None  # where a registered corpus is, if not where it is usually installed
+    root: str | None = None  # where registered corpora are, if not where they are usually installed
     split_by: Literal["clip", "speaker"] = "clip"
     speakers: list[str] | None = None  # only these
     exclude_speakers: list[str] = []
     segment_s: float = Field(1.0, gt=0)
+    balance: float = Field(0.0, ge=0, le=1)  # 0: every second is as likely; 1: every speaker is
     cache_gb: float = Field(2.0, ge=0)  # decoded audio kept in memory, a process
     augment: AugmentConfig = AugmentConfig()
 
@@ -48,11 +49,32 @@ class OptimizerSection(Section):
     max_grad_norm: float = Field(100.0, gt=0)
 
 
+class DiscriminatorSection(Section):
+    """Who judges the decoded audio in adversarial training, from which step on, and how they learn."""
+
+    networks: list[dict[str, Any]] = Field(min_length=1)  # each `name` and options of a discriminator
+    loss: Literal["hinge", "least_squares"] = "hinge"
+    start_step: int = Field(0, ge=0)
+    every_step: int = Field(1, gt=0)  # they learn, and are heard, in each n-th step
+    every_item: int = Field(1, gt=0)  # they are shown each n-th item of a batch
+    in_turn: bool = False  # one of the networks a step, instead of all
+    optimizer: OptimizerSection = OptimizerSection(
+        learning_rate=3e-4, betas=(0.8, 0.99), warmup_steps=0, max_grad_norm=10.0
+    )
+
+
 class TrainingSection(Section):
     """How long, how much at a time, how precisely, and when to save and look."""
 
     steps: int = Field(gt=0)
-    batch_size: int = Field(16, gt=0)  # items a process
+    batch_size: int = Field(16, gt=0)  # items a process, at a time
+    accumulate: int = Field(1, gt=0)  # batches that make a step; codebooks are updated with each
+    average: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights, as 0.999; 0: none
+    compile: bool = False  # the codec by torch.compile
+    init_from: str | None = None  # weights to begin with: a run, a codec's folder, or a registered codec
+    init_partial: bool = False  # whether what does not fit is left out instead of refused
+    workers: int = Field(0, ge=0)  # processes that cut segments; 0: a thread of this one
+    trackers: list[str] = []  # of accelerate, beside TensorBoard: wandb, trackio
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = (
         "auto"  # of the networks; quantizers and losses are float32
@@ -63,6 +85,8 @@ class TrainingSection(Section):
     keep_checkpoints: int = Field(2, gt=0)
     validate_every: int = Field(500, gt=0)  # steps
     validation_clips: int = Field(16, ge=0)
+    validation_metrics: list[str] = []  # registered ones, as stoi, beside the mel loss
+    keep_best: str = "validation/mel"  # by which the codec in best/ is chosen; a metric is validation/NAME
     max_bad_steps: int = Field(10, gt=0)  # skipped in a row (NaN or infinity) before the training stops
 
 
@@ -83,10 +107,26 @@ class Recipe(Section):
     quantizer: dict[str, Any]  # `name` and the quantizer's options; `dim` is the network's
     corpus: CorpusSection
     losses: LossConfig = LossConfig()
+    discriminator: DiscriminatorSection | None = None
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     plugins: list[str] = []  # files (relative to the recipe) or modules, loaded first
+
+    @model_validator(mode="after")
+    def _adversarial_terms_have_a_discriminator(self) -> Recipe:
+        heard = self.losses.adversarial or self.losses.feature_matching
+        if heard and self.discriminator is None:
+            raise ValueError(
+                "losses.adversarial and losses.feature_matching need a discriminator, and there is none. Add "
+                "discriminator: {networks: [{name: multi_band}]}, or set both weights to 0"
+            )
+        if self.discriminator is not None and not heard:
+            raise ValueError(
+                "a discriminator is there, but losses.adversarial and losses.feature_matching are 0: nobody "
+                "would hear it. Set them, as to 1.0 and 2.0, or remove discriminator"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""

@@ -1,19 +1,26 @@
 """The run folder, and what hooks are told of a run.
 
-recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  report/
+recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  best/  report/
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from codecvq.errors import RunError
 from codecvq.files import write_atomically
+from codecvq.plugins import PROJECT
 from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
+
+logger = logging.getLogger(PROJECT)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,11 @@ class RunFolder:
     def codec(self) -> Path:
         """The codec as of the last checkpoint."""
         return self.path / "codec"
+
+    @property
+    def best(self) -> Path:
+        """The codec that validation liked best, and best.json, which says when."""
+        return self.path / "best"
 
     def recipe(self) -> Recipe:
         """The recipe of this run. Raises RunError where there is none."""
@@ -75,8 +87,11 @@ class RunFolder:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
         line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in scalars.items()}})
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:  # a full disk costs a line of the curves, not the training
+            logger.warning("step %d was not logged in %s (%s)", step, self.metrics_file, error.strerror)
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut
@@ -92,6 +107,16 @@ class RunFolder:
         write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A validation clip and what the codec made of it."""
+
+    id: str
+    sample_rate: int  # Hz
+    reference: npt.NDArray[np.float32]  # [S]
+    decoded: npt.NDArray[np.float32]  # [S]
+
+
 @dataclass
 class TrainRun:
     """What a hook is told of a training."""
@@ -100,6 +125,7 @@ class TrainRun:
     recipe: Recipe
     first_step: int  # 0, or where a resumed training goes on
     last_step: int
+    heard: list[Heard] = field(default_factory=list)  # in the validation that is logged now
     state: dict[str, Any] = field(default_factory=dict)  # a plugin's own things, under its own name
 
 

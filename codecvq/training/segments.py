@@ -5,15 +5,16 @@ training sees the batches that it would have seen, and W processes with B items 
 process with W * B items sees.
 
 A clip is drawn in proportion to its length and cut at a random place, so that every second of speech is about
-as likely as every other. Clips are decoded and resampled once and kept as 16-bit integers while they fit;
-what is not kept passes through 16 bits all the same, so that no sample depends on what the cache holds.
+as likely as every other; `balance` moves that towards every speaker being as likely as every other. Clips are
+decoded and resampled once and kept as 16-bit integers while they fit; what is not kept passes through 16 bits
+all the same, so that no sample depends on what the cache holds.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +81,7 @@ class Segments:
         seed: int,
         *,
         augment: AugmentConfig = NO_AUGMENT,
+        balance: float = 0.0,
         cache: bool = True,
         cache_bytes: int = 2 << 30,  # eighteen hours at 16 kHz
     ) -> None:
@@ -96,18 +98,24 @@ class Segments:
         measured = corpus.measured()
         self.corpus, self.sample_rate, self.batch_size = measured, sample_rate, batch_size
         self.seed, self.augment = seed, augment
-        self._ends_s = np.cumsum([clip.duration_s or 0.0 for clip in measured], dtype=np.float64)
+        self._ends = np.cumsum(_shares(measured, balance))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
         self._bad: dict[int, ClipFailure] = {}
         self._lock = threading.Lock()
-        if not len(measured) or not self._ends_s[-1] > 0:
+        if not len(measured) or not self._ends[-1] > 0:
             raise self._nothing_readable()
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
         """Clips that could not be read so far, first those without a readable header."""
         return self.corpus.failures + tuple(self._bad[index] for index in sorted(self._bad))
+
+    def note_failures(self, failures: Iterable[ClipFailure]) -> None:
+        """Add what a worker process could not read."""
+        indices = {failure.id: failure for failure in failures}
+        known = {clip.id: index for index, clip in enumerate(self.corpus)} if indices else {}
+        self._bad.update({known[id_]: failure for id_, failure in indices.items() if id_ in known})
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
         """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
@@ -120,10 +128,10 @@ class Segments:
         # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
         clip_at, place = rng.random(), rng.random()
-        drawn = int(np.searchsorted(self._ends_s, clip_at * self._ends_s[-1], side="right"))
+        drawn = int(np.searchsorted(self._ends, clip_at * self._ends[-1], side="right"))
         slow, fast = self.augment.speed
         length = round(self.segment_samples * (slow + rng.random() * (fast - slow)))
-        segment = self._segment(min(drawn, len(self._ends_s) - 1), place, length)
+        segment = self._segment(min(drawn, len(self._ends) - 1), place, length)
         return augmented(resample(segment, length, self.segment_samples), self.augment, rng)
 
     def prefetch(
@@ -214,6 +222,16 @@ class Segments:
         return CorpusError(
             f"corpus {self.corpus.name!r}: none of its {len(failures)} clips can be read.{first}"
         )
+
+
+def _shares(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
+    """How likely each clip `[M]` is, up to a factor: d / (seconds of its speaker)^balance, d its seconds."""
+    durations_s = np.array([clip.duration_s or 0.0 for clip in corpus], dtype=np.float64)
+    speaker_s: dict[str, float] = {}
+    for clip in corpus:
+        speaker_s[clip.speaker] = speaker_s.get(clip.speaker, 0.0) + (clip.duration_s or 0.0)
+    totals_s = np.array([speaker_s[clip.speaker] for clip in corpus], dtype=np.float64)
+    return durations_s / np.maximum(totals_s, 1e-9) ** balance
 
 
 def augmented(segment: FloatArray, config: AugmentConfig, rng: np.random.Generator) -> FloatArray:

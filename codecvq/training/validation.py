@@ -2,33 +2,132 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
+from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from codecvq.codec import Codec
-from codecvq.errors import AudioError
-from codecvq.training.corpus import Clip
+from codecvq.errors import AudioError, RecipeError, nearest
+from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
+from codecvq.files import write_atomically
+from codecvq.hookspecs import MetricSpec
+from codecvq.plugins import PROJECT
+from codecvq.training.corpus import Clip, Corpus
+from codecvq.training.recipe import Recipe
+from codecvq.training.run import Heard, RunFolder
+
+logger = logging.getLogger(PROJECT)
 
 LONGEST_S = 5.0  # of a clip: validation is a glance, `codecvq evaluate` is the measure
+HEARD = 4  # clips that are kept to listen to
 
 
-@torch.no_grad()
-def validate(codec: Codec, mel: nn.Module, clips: Sequence[Clip]) -> dict[str, float]:
-    """`validation/mel`: mean mel loss of the clips through codes and back, as users would get them. The mode
-    is put back.
-    """
-    training = codec.training
-    codec.eval()
-    losses = []
-    for clip in clips:
+class Validation:
+    """The fixed validation clips of a training and what is measured on them."""
+
+    def __init__(
+        self, recipe: Recipe, corpus: Corpus, codec: Codec, losses: nn.ModuleDict, folder: RunFolder
+    ) -> None:
+        config = recipe.training
+        self.codec, self.folder = codec, folder
+        self.clips = _spread(corpus.split("validation").clips, config.validation_clips)
+        self.mel = losses["mel"] if "mel" in losses else None  # noqa: SIM401  a ModuleDict has no get
+        self.mel_weight = recipe.losses.mel
+        self.metrics = prepare(config.validation_metrics).ready
+        self.best_by = config.keep_best
+        self.lower_is_better = self._lower_is_better()
+        self._heard: list[Heard] = []
+
+    def look(self, step: int) -> dict[str, float]:
+        """Means over the clips, `validation/NAME`; the codec is kept in `best/` if it is the best so far."""
+        found = self._measured()
+        value = found.get(self.best_by)
+        if value is not None:
+            self._keep_if_best(step, value)
+        return found
+
+    def take_heard(self) -> list[Heard]:
+        """What the last look decoded, to listen to; nothing where it was taken before."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    @torch.no_grad()
+    def _measured(self) -> dict[str, float]:
+        """The clips through codes and back, as users would get them. The mode is put back."""
+        training = self.codec.training
+        self.codec.eval()
+        values: dict[str, list[float]] = {}
+        self._heard = []
+        for clip in self.clips:
+            try:
+                samples = clip.read(self.codec.sample_rate)[: round(LONGEST_S * self.codec.sample_rate)]
+            except AudioError:
+                continue  # `split.jsonl` and evaluation name it; a glance goes on
+            wav = torch.from_numpy(samples)[None, None].to(self.codec.device)
+            decoded = self.codec.decode(self.codec.encode(wav), num_samples=wav.shape[2])
+            if self.mel is not None:
+                values.setdefault("mel", []).append(self.mel_weight * float(self.mel(decoded, wav)))
+            heard = decoded[0, 0].cpu().numpy()
+            for name, value in _scores(self.metrics, samples, heard, self.codec.sample_rate).items():
+                values.setdefault(name, []).append(value)
+            if len(self._heard) < HEARD:
+                self._heard.append(Heard(clip.id, self.codec.sample_rate, samples, heard))
+        self.codec.train(training)
+        return {f"validation/{name}": sum(each) / len(each) for name, each in values.items()}
+
+    def _keep_if_best(self, step: int, value: float) -> None:
+        file = self.folder.best / "best.json"
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))["value"]
+            if value == before or (value < before) != self.lower_is_better:
+                return
+        training = self.codec.training
         try:
-            samples = clip.read(codec.sample_rate)[: round(LONGEST_S * codec.sample_rate)]
-        except AudioError:
-            continue  # `split.jsonl` and evaluation name it; a glance goes on
-        wav = torch.from_numpy(samples)[None, None].to(codec.device)
-        decoded = codec.decode(codec.encode(wav), num_samples=wav.shape[2])
-        losses.append(float(mel(decoded, wav)))
-    codec.train(training)
-    return {"validation/mel": sum(losses) / len(losses)} if losses else {}
+            self.codec.eval().save(self.folder.best)
+            write_atomically(file, json.dumps({"step": step, "by": self.best_by, "value": value}) + "\n")
+        except OSError as error:  # a full disk costs a candidate, not the training
+            logger.warning("the best codec so far was not kept in %s (%s)", self.folder.best, error.strerror)
+        finally:
+            self.codec.train(training)
+
+    def _lower_is_better(self) -> bool:
+        columns = {
+            f"validation/{column}": not cast(MetricSpec, metric.spec).higher_is_better
+            for metric in self.metrics
+            for column in metric.spec.columns
+        }
+        known = {"validation/mel": True, **columns}
+        if self.best_by not in known:
+            raise RecipeError(
+                f"training.keep_best is {self.best_by!r}, which is not measured."
+                f"{nearest(self.best_by, known)} Take one of {', '.join(known)}, or name the metric in "
+                "training.validation_metrics."
+            )
+        return known[self.best_by]
+
+
+def _scores(
+    metrics: Sequence[Metric],
+    reference: npt.NDArray[np.float32],
+    decoded: npt.NDArray[np.float32],
+    sample_rate: int,
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for metric in metrics:
+        try:
+            found |= metric.measure(reference, decoded, sample_rate)
+        except MetricUndefined:
+            continue  # too short or silent: the others count
+    return found
+
+
+def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
+    count = min(most, len(clips))
+    return [clips[i * len(clips) // count] for i in range(count)]

@@ -1,4 +1,6 @@
-"""Watches the codebooks of a training and warns, loudly, when one collapses: a plugin like any other."""
+"""Watches a training and warns, loudly, when a codebook collapses or discriminators win or give up: a plugin
+like any other.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,23 @@ logger = logging.getLogger(PROJECT)
 LEAST_SHARE = 0.05  # of the evenly used codebook's perplexity, in nats' exponent: below it is collapse
 AGAIN_AFTER = 500  # steps until the same codebook is warned about again
 GRACE = 20  # steps at the start
+WINNING, GUESSING = 0.98, 0.51  # win rates of discriminators from which the codec learns nothing
+FOR_LONG = 10  # times logged in a row
 
 
 @hookimpl
 def codecvq_train_start(run: TrainRun) -> None:
     """Remember nothing yet."""
     run.state["codebook_watch"] = {}
+    run.state["discriminator_watch"] = []
 
 
 @hookimpl
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Warn about each codebook of which, lately, hardly any code is chosen."""
+    """Warn about each codebook of which, lately, hardly any code is chosen, and about discriminators that
+    have won or given up.
+    """
+    _watch_discriminators(run.state["discriminator_watch"], step, scalars)
     warned: dict[str, int] = run.state["codebook_watch"]
     for name, perplexity in scalars.items():
         if not name.startswith("codebook/perplexity/") or step < GRACE:
@@ -52,3 +60,28 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
 def collapsed(perplexity: float, usage: float) -> bool:
     """Whether a codebook carries next to nothing: one code only, or few of those there are, unevenly."""
     return perplexity < 1.05 or (usage < LEAST_SHARE and perplexity < math.e**2)
+
+
+def _watch_discriminators(rates: list[float], step: int, scalars: Mapping[str, float]) -> None:
+    """Warn when the last `FOR_LONG` win rates all say the same; then begin to count anew."""
+    if "discriminator/win_rate" not in scalars:
+        return
+    rates.append(scalars["discriminator/win_rate"])
+    del rates[:-FOR_LONG]
+    if len(rates) < FOR_LONG:
+        return
+    if min(rates) > WINNING:
+        text = (
+            "DISCRIMINATORS WIN at step %d: for long they have told recorded from decoded audio in more than "
+            "%.0f %% of cases, so their gradient says little. Lower discriminator.optimizer.learning_rate, "
+            "or raise discriminator.every_step."
+        )
+        logger.warning(text, step, 100 * WINNING)
+        rates.clear()
+    elif max(rates) < GUESSING:
+        text = (
+            "DISCRIMINATORS GUESS at step %d: for long their win rate has been below %.0f %%, so they teach "
+            "the codec nothing. Raise discriminator.optimizer.learning_rate, or give them more filters."
+        )
+        logger.warning(text, step, 100 * GUESSING)
+        rates.clear()

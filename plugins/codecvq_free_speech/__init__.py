@@ -1,4 +1,4 @@
-"""Free speech that needs no open internet: a few minutes in the box, and two corpora of Debian packages."""
+"""Free speech that needs no open internet: a few minutes in the box, and four corpora of Debian packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codecvq import CorpusSpec, hookimpl
 
 @hookimpl
 def codecvq_corpora() -> Iterator[CorpusSpec]:
-    """The corpora `prompts`, `asterisk` and `festvox_ru`."""
+    """The corpora `prompts`, `asterisk`, `festvox_ru`, `klettres` and `ktuberling`."""
     yield CorpusSpec(
         name="prompts",
         factory="codecvq_free_speech.embedded:clips",
@@ -33,5 +33,23 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
         reference="https://packages.debian.org/stable/festvox-ru",
         licence="BSD-like (Nickolay V. Shmyrev)",
         install="apt-get install festvox-ru; or, without being root: apt-get download festvox-ru, "
+        "dpkg-deb -x it into a folder, and give that folder as root.",
+    )
+    yield CorpusSpec(
+        name="klettres",
+        factory="codecvq_free_speech.kde:klettres",
+        summary="fifty minutes of letters and syllables in twenty languages, by volunteers",
+        reference="https://packages.debian.org/stable/klettres-data",
+        licence="GPL-2.0-or-later",
+        install="apt-get install klettres-data; or, without being root: apt-get download klettres-data, "
+        "dpkg-deb -x it into a folder, and give that folder as root.",
+    )
+    yield CorpusSpec(
+        name="ktuberling",
+        factory="codecvq_free_speech.kde:ktuberling",
+        summary="half an hour of names of things in some twenty languages, by volunteers",
+        reference="https://packages.debian.org/stable/ktuberling-data",
+        licence="GPL-2.0-or-later",
+        install="apt-get install ktuberling-data; or, without being root: apt-get download ktuberling-data, "
         "dpkg-deb -x it into a folder, and give that folder as root.",
     )

@@ -5,6 +5,12 @@ The symmetric bound, the default, reaches every level and is odd, for even L too
     x = tanh z        k = floor((L - 1)(x + 1)/2 + 1/2) in 0 … L - 1        value = 2k/(L - 1) - 1
 
 The original one (its appendix A.1) shifts even L by half a level, so that 0 is a level: values k/⌊L/2⌋ - 1.
+Its listing has tan where atanh takes 0 to 0, and a range of 1 - ε where 1 + ε also serves L = 2.
+
+With `noise_dropout` p, a vector in training gets, with probability p, uniform noise as wide as a level in
+place of the rounding (arXiv:2411.19842 mixes the two halves and halves): the decoder sees errors of the same
+size everywhere between the levels, and the gradient of these vectors is exact. Codes are not touched.
+
 The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, from the whole
 numbers k_j and never from the values: exact up to 2^62. Up to 2^52 it is counted in float64, which is exact
 too, and several times faster: processors divide many floats at a time, but one int64.
@@ -23,20 +29,22 @@ from codecvq import Quantizer
 from codecvq.errors import OptionError
 
 EXACT = 2**52  # up to here float64 holds every whole number, and floor(a / b) of two is exact
-EPSILON = 1e-3  # of the original bound: keeps tanh from rounding to a level beyond the last
+EPSILON = 1e-3  # of the original bound: the last level is reached by tanh before infinity
 
 
 class FSQ(Quantizer):
     """Channels rounded to `levels` values each; `num_codebooks` such codes side by side.
 
     Args: `levels` one L per channel of a codebook; where `len(levels) * num_codebooks` is not `dim` there is
-    a projection; `bound` "symmetric" or "original".
+    a projection; `bound` "symmetric" or "original"; `noise_dropout` the probability that a vector in training
+    gets noise in place of the rounding.
     """
 
     refines = True
     levels: Tensor  # [d] int64, of one codebook
     radix: Tensor  # [d] int64: Π of the levels before
     last: Tensor  # [d] float32, L - 1
+    middle: Tensor  # [d] float32, (L - 1)/2
     weights: Tensor  # [d] float64, the radix where float64 is exact
 
     def __init__(
@@ -46,18 +54,20 @@ class FSQ(Quantizer):
         *,
         num_codebooks: int = 1,
         bound: Literal["symmetric", "original"] = "symmetric",
+        noise_dropout: float = 0.0,
         estimator: str = "ste",
     ) -> None:
-        _check_options(levels, num_codebooks, bound)
+        _check_options(levels, num_codebooks, bound, noise_dropout)
         size = math.prod(levels)
         super().__init__(
             dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator
         )
-        self.kind, self.sizes = bound, tuple(levels)
+        self.kind, self.sizes, self.noise_dropout = bound, tuple(levels), noise_dropout
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
         self.register_buffer("radix", torch.tensor(radix, dtype=torch.int64), persistent=False)
         self.register_buffer("last", torch.tensor(levels, dtype=torch.float32) - 1, persistent=False)
+        self.register_buffer("middle", self.last / 2, persistent=False)
         self.register_buffer("weights", self.radix.double(), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
@@ -73,7 +83,8 @@ class FSQ(Quantizer):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded values and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
         digits = self._digits(vectors)
-        return self._values(digits), self.codes_of(digits)
+        values, codes = self._values(digits), self.codes_of(digits)
+        return (self._noised(vectors, values) if self.training and self.noise_dropout else values), codes
 
     def codes_alone(self, vectors: Tensor) -> Tensor:
         """Codes of rounded values: `[M, D]` -> `[M, N]`."""
@@ -84,7 +95,7 @@ class FSQ(Quantizer):
         """The level of each channel, a whole number in a float: `[M, D]` -> `[M, N, d]`."""
         channels = vectors.unflatten(1, (self.num_codebooks, -1))
         if self.kind == "symmetric":
-            return channels.clamp(-1, 1).add_(1).mul_(self.last / 2).add_(0.5).floor_()
+            return torch.addcmul(self.middle + 0.5, channels.clamp(-1, 1), self.middle).floor_()
         half = (self.levels // 2).to(vectors)
         return torch.minimum((channels * half).round() + half, self.last).clamp(min=0)
 
@@ -110,16 +121,27 @@ class FSQ(Quantizer):
         above = (codes[..., None].double() / self.weights).floor()
         return above - (above / levels).floor() * levels
 
+    @torch.no_grad()
+    def _noised(self, vectors: Tensor, values: Tensor) -> Tensor:
+        """Values, some of them the vector plus noise within the range of the levels: `[M, D]` -> `[M, D]`."""
+        top = self._values(self.last.expand(1, self.num_codebooks, -1))  # [1, D]; the lowest level is at -1
+        step = (top + 1) / self.last.repeat(self.num_codebooks)
+        device = vectors.device if self.generator is None else self.generator.device
+        draws = torch.rand(len(vectors), 1 + vectors.shape[1], generator=self.generator, device=device)
+        chosen, noise = draws.to(vectors).split([1, vectors.shape[1]], dim=1)
+        noisy = torch.minimum((vectors + (noise - 0.5) * step).clamp(min=-1.0), top)
+        return torch.where(chosen < self.noise_dropout, noisy, values)
+
     def _values(self, digits: Tensor) -> Tensor:
         if self.kind == "symmetric":  # 0 … L - 1 to -1 … 1, and k and L - 1 - k to exactly opposite values
-            values = (2 * digits).sub_(self.last).div_(self.last)
+            values = digits.sub(self.middle).div_(self.middle)
         else:
             half = (self.levels // 2).to(digits)
             values = (digits - half) / half
         return values.flatten(1)
 
 
-def _check_options(levels: Sequence[int], num_codebooks: int, bound: str) -> None:
+def _check_options(levels: Sequence[int], num_codebooks: int, bound: str, noise_dropout: float) -> None:
     if isinstance(levels, (str, int)) or not levels or any(not isinstance(n, int) or n < 2 for n in levels):
         raise OptionError(
             f"fsq: levels is {levels!r}; needed is a list of whole numbers from 2 up, as [8, 5, 5, 5]"
@@ -133,3 +155,5 @@ def _check_options(levels: Sequence[int], num_codebooks: int, bound: str) -> Non
         raise OptionError(f"fsq: num_codebooks is {num_codebooks!r}; needed is a whole number from 1 up")
     if bound not in ("symmetric", "original"):
         raise OptionError(f"fsq: bound is {bound!r}; it is symmetric or original")
+    if not 0.0 <= noise_dropout <= 1.0:
+        raise OptionError(f"fsq: noise_dropout is {noise_dropout}; it is a probability, 0 to 1")

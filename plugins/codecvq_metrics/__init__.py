@@ -1,4 +1,4 @@
-"""Measures of a decoded clip against its original that need no network: PESQ, STOI, mel distance, SI-SDR …"""
+"""Measures of a decoded clip that need no network: PESQ, STOI, ViSQOL, DNSMOS, mel distance, SI-SDR …"""
 
 from __future__ import annotations
 
@@ -73,4 +73,36 @@ def codecvq_metrics() -> Iterator[MetricSpec]:
         factory="codecvq_metrics.log_spectral_distance:make",
         summary="log-spectral distance, RMS over the bins",
         reference="doi:10.1109/TASSP.1976.1162849",
+    )
+    yield MetricSpec(
+        name="visqol",
+        columns=("visqol",),
+        factory="codecvq_metrics.visqol_score:make",
+        unit="MOS-LQO",
+        summary="ViSQOL v3, speech mode, lattice mapping",
+        reference="arXiv:2004.09584",
+        extra="eval",
+        requires=("visqol", "ai_edge_litert"),
+        default=False,
+    )
+    yield MetricSpec(
+        name="dnsmos",
+        columns=("dnsmos", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"),
+        factory="codecvq_metrics.dnsmos:make",
+        unit="MOS",
+        summary="DNSMOS of the decoded clip alone: overall, voice, background, P.808",
+        reference="arXiv:2110.01763",
+        extra="eval",
+        requires=("speechmos", "onnxruntime"),
+        default=False,
+    )
+    yield MetricSpec(
+        name="speaker_similarity",
+        columns=("speaker_similarity",),
+        factory="codecvq_metrics.speaker_similarity:make",
+        summary="cosine of the speaker embeddings of Resemblyzer",
+        reference="arXiv:1710.10467",
+        extra="eval",
+        requires=("resemblyzer", "webrtcvad"),
+        default=False,
     )

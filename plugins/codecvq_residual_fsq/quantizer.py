@@ -63,8 +63,10 @@ class ResidualFSQ(Residual):
         limit = self.grid.levels / (self.grid.levels - 1)
         return limit * (vectors / limit).tanh()
 
-    def choose(self, vectors: Tensor, depth: int) -> Tensor:
-        """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`."""
+    def choose(self, vectors: Tensor, depth: int, kept: Sequence[Tensor | slice] | None = None) -> Tensor:
+        """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`; a grid learns nothing from whom it
+        sees, so `kept` is of no interest here.
+        """
         return self._codes(self._cells(vectors, depth))
 
     def dequantize(self, codes: Tensor) -> Tensor:

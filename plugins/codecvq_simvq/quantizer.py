@@ -1,5 +1,5 @@
 """SimVQ (arXiv:2411.02038): the codebook C is frozen, a linear map W of its space is learned, so every
-codeword moves at each step.
+codeword moves at each step. Any module from vectors to vectors may take W's place.
 
     e = C Wᵀ        k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|² + w_codebook |sg z - e_k|²
 
@@ -9,20 +9,27 @@ Both halves of the loss are there whatever the gradient estimator; decoding appl
 
 from __future__ import annotations
 
+import copy
+import sys
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
+from codecvq.plugins import registry
 from codecvq.quantizer import nearest_candidates, nearest_codes
-from codecvq.quantizer.search import Kept, SearchTable, search_table
+from codecvq.quantizer.search import Kept, search_table
 
 
 class SimVQ(Quantizer):
     """Nearest of `codebook_size` codewords that are the linear image of frozen random ones.
 
-    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`.
+    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `map` a module
+    `[K, D] -> [K, D]` in place of the linear map, or, as recipes can say it, the class of one by name,
+    "plugin:Name", which is called with D. It must treat every codeword by itself: a batch norm would
+    not, since training maps only the codewords that were chosen.
     """
 
     frozen: Tensor  # [K, D], N(0, 1/D)
@@ -33,6 +40,7 @@ class SimVQ(Quantizer):
         codebook_size: int = 8192,
         *,
         codebook_dim: int | None = None,
+        map: nn.Module | str | None = None,
         commitment_weight: float = 0.25,
         codebook_weight: float = 1.0,
         estimator: str = "ste",
@@ -44,16 +52,17 @@ class SimVQ(Quantizer):
         super().__init__(dim, [codebook_size], code_dim=codebook_dim, estimator=estimator)
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
-        self.map = nn.Linear(self.code_dim, self.code_dim, bias=False)
-        self._kept = Kept()
+        self.map = _module(map, self.code_dim)
+        self._kept_codewords, self._kept_table = Kept(), Kept()
 
     def codewords(self) -> Tensor:
         """The image of the codebook `[K, D]`, without gradient; in eval kept while neither changes."""
-        return self._image()[0]
+        return self._mapped() if self.training else self._kept_codewords.get(self._mapped, *self._sources())
 
     def train(self, mode: bool = True) -> SimVQ:
         """Itself; the kept image of the codebook is dropped."""
-        self._kept.forget()
+        self._kept_codewords.forget()
+        self._kept_table.forget()
         return super().train(mode)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +72,11 @@ class SimVQ(Quantizer):
 
     def codes_alone(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest mapped codewords: `[M, D]` -> `[M, 1]`."""
-        return nearest_codes(vectors.detach(), self._image()[1])[:, None]
+        if self.training:
+            table = search_table(self._mapped(), len(vectors))
+        else:
+            table = self._kept_table.get(lambda: search_table(self.codewords()), *self._sources())
+        return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Mapped codewords of indices: `[M, 1]` -> `[M, D]`; in training only the rows asked for are mapped,
@@ -77,15 +90,17 @@ class SimVQ(Quantizer):
         """The nearest `count` mapped codewords: `[M, D]` -> `[M, count]`."""
         return nearest_candidates(vectors, self.codewords(), count)
 
-    def _image(self) -> tuple[Tensor, SearchTable]:
-        if self.training:
-            return self._map_codebook()
-        return self._kept.get(self._map_codebook, self.frozen, self.map.weight)
+    def _sources(self) -> tuple[Tensor, ...]:
+        """All that the image is made of. Of the usual map it is named, as to walk through a module takes
+        longer than to decode a second of speech.
+        """
+        if type(self.map) is nn.Linear and self.map.bias is None:
+            return self.frozen, self.map.weight
+        return self.frozen, *self.map.parameters(), *self.map.buffers()
 
     @torch.no_grad()
-    def _map_codebook(self) -> tuple[Tensor, SearchTable]:
-        codewords = self.map(self.frozen)
-        return codewords, search_table(codewords)
+    def _mapped(self) -> Tensor:
+        return self.map(self.frozen)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         """The two halves of the loss, apart."""
@@ -95,3 +110,37 @@ class SimVQ(Quantizer):
                 "codebook": self.codebook_weight * F.mse_loss(values, vectors.detach()),
             }
         )
+
+
+def _module(given: nn.Module | str | None, dim: int) -> nn.Module:
+    """The map of codewords `[K, D]` that the option names. Raises OptionError where it is none."""
+    if given is None:
+        return nn.Linear(dim, dim, bias=False)
+    module = _class_called(given)(dim) if isinstance(given, str) else given
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"simvq: map is {given!r}; needed is a torch.nn.Module, or 'plugin:Name' of one")
+    with torch.no_grad():
+        probe = copy.deepcopy(module).eval()(torch.zeros(2, dim))
+    if not isinstance(probe, Tensor) or probe.shape != (2, dim):
+        made = list(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
+        raise OptionError(
+            f"simvq: map makes {made} of [2, {dim}]; it must keep the shape [K, {dim}] of codewords"
+        )
+    return module
+
+
+def _class_called(name: str) -> type[nn.Module]:
+    """The class at "plugin:Name", of a plugin or module that is loaded. Nothing is imported for it, as a name
+    may come from a stranger's config.json, and nothing but a module's class is called.
+    """
+    where, _, attribute = name.partition(":")
+    loaded = registry()
+    of_plugins = [key for key, origin in loaded.origins.items() if origin.distribution == where]
+    modules = [sys.modules.get(where), *map(loaded.manager.get_plugin, of_plugins)]
+    found = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise OptionError(
+            f"simvq: map is {name!r}, which is no class of torch.nn.Module in a loaded plugin. Needed is "
+            "'my_map:Name', with --plugin ./my_map.py or under plugins: in the recipe."
+        )
+    return found

@@ -73,6 +73,7 @@ class VQ(Quantizer):
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
         self._kept = Kept()
+        self._replaced = torch.zeros(())  # dead codewords replaced in the last step: a metric, no state
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Vectors of length 1 for the cosine distance; else as they are."""
@@ -91,7 +92,10 @@ class VQ(Quantizer):
 
     def codes_alone(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest codewords: `[M, D]` -> `[M, 1]`."""
-        table = self._table() if self.training else self._kept.get(self._table, self.codebook)
+        if self.training:
+            table = search_table(self.codewords().detach(), len(vectors))
+        else:
+            table = self._kept.get(self._table, self.codebook)
         return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -113,7 +117,8 @@ class VQ(Quantizer):
         losses = {"commitment": self.commitment_weight * F.mse_loss(vectors, values.detach())}
         if self.learn == "gradient":
             losses["codebook"] = self.codebook_weight * F.mse_loss(values, vectors.detach())
-        return Terms(losses)
+        replaces = self.training and self.dead_code_threshold > 0
+        return Terms(losses, {"replaced_codes": self._replaced} if replaces else {})
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step of the moving averages, then the replacement of dead codewords."""
@@ -134,9 +139,11 @@ class VQ(Quantizer):
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
-        """Put the codebook where the data are, by k-means on the first batch of all processes."""
-        self.started.fill_(True)
+        """Put the codebook where the data are, by k-means on the first vectors of all processes."""
         vectors = gather_rows(vectors)
+        if len(vectors) == 0:  # of a residual stage that no item has kept so far
+            return
+        self.started.fill_(True)
         if self.init == "kmeans":
             self.codebook.copy_(_kmeans(vectors, len(self.usage), self.generator))
         else:
@@ -155,6 +162,7 @@ class VQ(Quantizer):
         most = max(1, int(REPLACED_SHARE * len(self.usage)))
         least = self.usage.topk(min(most, len(everyone)), largest=False).indices
         dead = least[self.usage[least] < self.dead_code_threshold * even]
+        self._replaced = torch.tensor(float(len(dead)))
         pick = _sample(len(everyone), len(dead), self.generator).to(vectors.device)
         self.codebook.data[dead] = everyone[
             pick

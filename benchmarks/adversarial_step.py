@@ -1,0 +1,82 @@
+"""What an adversarial step costs beside one of the codec alone, in a recipe for processors: both in one
+process, interleaved, medians and their ratio.
+
+    python benchmarks/adversarial_step.py [--recipe speech-16k-cpu] [--threads 1] [--repeats 5]
+
+With `in_turn` a round is a step of each discriminator, and the codec's own steps are as many. Exits with 1
+where the ratio is above `--most`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from accelerate import Accelerator
+
+from codecvq.training.loop import Trainer
+from codecvq.training.recipe import load_recipe
+from codecvq.training.run import RunFolder
+
+
+def prepared(recipe_name: str, precision: str, folder: Path) -> tuple[Trainer, torch.Tensor]:
+    """A trainer on the corpus in the box, and one batch: what is in it does not change what a step costs."""
+    recipe = load_recipe(recipe_name, ["corpus.name=prompts", "training.validation_clips=0"])
+    if recipe.discriminator is None:
+        sys.exit(f"recipe {recipe_name} has no discriminator: there is nothing to compare")
+    # so that step 0 is the codec's alone in every recipe, and step 1 is not
+    section = recipe.discriminator.model_copy(update={"start_step": 1})
+    recipe = recipe.model_copy(update={"discriminator": section})
+    trainer = Trainer(recipe, RunFolder(folder), Accelerator(mixed_precision=precision))
+    return trainer, torch.from_numpy(trainer.segments.batch(0))
+
+
+def seconds(trainer: Trainer, step: int, wav: torch.Tensor) -> float:
+    start = time.perf_counter()
+    trainer.step(step, wav)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="speech-16k-cpu")
+    parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="no: float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
+    parser.add_argument("--most", type=float, default=2.5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, wav = prepared(options.recipe, options.precision, Path(folder))
+    section = trainer.recipe.discriminator
+    assert section is not None
+    turns = len(section.networks) if section.in_turn else 1
+    alone: list[float] = []
+    adversarial: list[list[float]] = [[] for _ in range(turns)]
+    for repeat in range(options.repeats + 1):
+        for turn in range(turns):
+            # steps are numbers to the trainer: they say who is active and whose turn it is
+            times = (
+                seconds(trainer, 0, wav),
+                seconds(trainer, section.start_step + turn * section.every_step, wav),
+            )
+            if repeat:
+                alone.append(times[0])
+                adversarial[turn].append(times[1])
+    heard = sum(median(times) for times in adversarial) / turns
+    ratio = heard / median(alone)
+    items = f"{wav.shape[0]} x {wav.shape[2] / trainer.recipe.sample_rate:g} s"
+    print(f"{options.recipe}, {items}, {options.threads} thread(s), precision {options.precision}")
+    print(f"codec alone      {1000 * median(alone):8.1f} ms a step, median of {len(alone)}")
+    print(f"adversarial      {1000 * heard:8.1f} ms a step, mean of {turns} medians of {options.repeats}")
+    print(f"ratio            {ratio:8.2f} (at most {options.most:g})")
+    sys.exit(ratio > options.most)
+
+
+if __name__ == "__main__":
+    main()

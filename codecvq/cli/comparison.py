@@ -1,0 +1,114 @@
+"""`codecvq compare`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codecvq.cli.console import (
+    Device,
+    Json,
+    Plugins,
+    output,
+    pick_device,
+    print_json,
+    print_table,
+    print_written,
+    progress_line,
+    time_left,
+)
+from codecvq.cli.data import corpus_of
+from codecvq.cli.evaluation import split_clips
+from codecvq.plugins import registry
+
+if TYPE_CHECKING:
+    from codecvq.evaluation.comparison import Comparison
+
+
+def compare(
+    codecs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, saved folders, names from: codecvq plugins list --kind codecs. "
+            "NAME@3 is the first 3 codebooks of a residual codec."
+        ),
+    ],
+    data: Annotated[str, typer.Option("--data", "-d", help="Folder, manifest or corpus name.")] = "prompts",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, validation, test or all; by default test of a corpus, else all."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names, commas between; by default all that are quick and installed.")
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="speaker, language or a column; by default 'group' where there is one.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Show differences to this codec too, clip by clip.")
+    ] = None,
+    max_clips: Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")] = None,
+    sample_rate: Annotated[int, typer.Option(help="Hz, at which all are measured.")] = 16_000,
+    root: Annotated[
+        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the numbers.")] = Path("comparison"),
+    audio: Annotated[bool, typer.Option("--audio", help="Keep what each codec makes of each clip.")] = False,
+    device: Device = "auto",
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Measure several codecs on the same clips, at their real bitrates: yours, pretrained ones, Opus, Codec2.
+
+    Example: [bold]codecvq compare runs/mine runs/mine@2 opus-6 codec2-3200 --metrics pesq_wb,stoi[/]
+    """
+    from codecvq.evaluation.compare import compare as run_comparison
+
+    if split is None:
+        named = data in registry().corpora() and not Path(data).expanduser().exists()
+        split = "test" if named else "all"
+    clips = split_clips(corpus_of(data, root), split)
+    start = time.monotonic()
+    with progress_line() as line:
+        result = run_comparison(
+            codecs,
+            clips,
+            metrics.split(",") if metrics else None,
+            data=clips.name,
+            group_by=group_by,
+            max_clips=max_clips,
+            sample_rate=sample_rate,
+            device=pick_device(device),
+            audio_dir=out / "audio" if audio else None,
+            progress=lambda codec, done, total: line.show(
+                f"{codec}  {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
+                final=done == total,
+            ),
+        )
+    if against is not None:
+        result.codec(against)  # before anything is written or printed
+    numbers = result.save(out)
+    if as_json:
+        print_json(result.to_json())
+        return
+    print_comparison(result, against)
+    print_written(("numbers", numbers), ("tables", out / "comparison.md"))
+
+
+def print_comparison(result: Comparison, against: str | None = None) -> None:
+    """A table for each group, and what is missing from them."""
+    for other in (None, against) if against else (None,):
+        for group in result.groups:
+            clips = max(len(codec.of(group)) for codec in result.codecs)
+            minus = f", minus {other}" if other else ""
+            print_table(result.header(), result.table(group, other), f"{group}: {clips} clips{minus}")
+            output.print()
+    for name, why in (*result.absent.items(), *result.unavailable.items()):
+        print_written((f"not measured: {name}", why))
+    for codec in result.codecs:
+        if codec.failures:
+            what = f"{len(codec.failures)}, the first: {codec.failures[0]}"
+            print_written((f"failures of {codec.name}", what))

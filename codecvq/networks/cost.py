@@ -1,0 +1,95 @@
+"""What a codec costs: parameters, and multiply-adds for a second of audio, by part.
+
+Counted are matrix products and convolutions, as torch runs them in evaluation, and Fourier transforms. What
+works element by element is not, as is usual; nor are look-ups in tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codecvq.codec import Codec
+
+SECONDS = 2  # of audio that is run: edges count for less than in one
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """A part of a codec."""
+
+    parameters: int  # that are learned by gradients
+    multiply_adds_per_s: float  # for a second of audio
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A codec by parts. The quantizer's multiply-adds are those of both its directions."""
+
+    encoder: PartCost
+    quantizer: PartCost
+    decoder: PartCost
+
+    def by_part(self) -> dict[str, dict[str, float]]:
+        """`{part: {parameters, multiply_adds_per_s}}`."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def cost_of(codec: Codec) -> Cost:
+    """What the codec costs, counted on noise. Its mode is put back."""
+    training = codec.training
+    codec.eval()
+    frames = math.ceil(SECONDS * codec.sample_rate / codec.hop_length)
+    seconds = frames * codec.hop_length / codec.sample_rate
+    generator = torch.Generator().manual_seed(0)
+    wav = 0.1 * torch.randn(1, codec.channels, frames * codec.hop_length, generator=generator)
+    latents, encoding = multiply_adds(lambda: codec.encoder(wav.to(codec.device)))
+    codes, choosing = multiply_adds(lambda: codec.quantizer.encode(latents))
+    values, looking_up = multiply_adds(lambda: codec.quantizer.decode(codes))
+    _, decoding = multiply_adds(lambda: codec.decoder(values))
+    codec.train(training)
+    return Cost(
+        PartCost(_parameters(codec.encoder), encoding / seconds),
+        PartCost(_parameters(codec.quantizer), (choosing + looking_up) / seconds),
+        PartCost(_parameters(codec.decoder), decoding / seconds),
+    )
+
+
+def multiply_adds(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """What `call` gives, and how many multiply-adds it took."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    uncounted = {
+        torch.ops.aten._fft_r2c: _real_transform,
+        torch.ops.aten._fft_c2r: _real_transform,
+        torch.ops.aten.mkldnn_rnn_layer: _recurrent_layer,
+    }
+    with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
+        made = call()
+    return made, counter.get_total_flops() / 2
+
+
+def _real_transform(
+    given: Sequence[int], dims: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    """Operations of real transforms of n points, one way or the other: 5/2 n log2 n each, the usual count."""
+    points = max(given[dims[-1]], out_shape[dims[-1]])  # the real side has the more
+    transforms = math.prod(given) // given[dims[-1]]
+    return round(2.5 * points * math.log2(points)) * transforms
+
+
+def _recurrent_layer(
+    given: Sequence[int], ours: Sequence[int], before: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Operations of oneDNN's LSTM layer: `[T, B, X]`, and matrices for what comes in and for what was."""
+    return 2 * given[0] * given[1] * (math.prod(ours) + math.prod(before))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,1 @@
+"""Discriminators: networks that learn to tell decoded audio from recorded, a file each."""

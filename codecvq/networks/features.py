@@ -1,0 +1,104 @@
+"""What the encoder of the spectral network is shown of audio, frame by frame.
+
+Every front end has `num_features`, and `before` and `after`: the samples around its hop that a frame hears.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from codecvq.errors import OptionError
+from codecvq.networks.framing import Framing
+
+FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
+
+
+class FrontEnd(nn.Module):
+    """Features of frames: `[B, 1, S]` -> `[B, T, F]`."""
+
+    num_features: int  # F
+    before: int
+    after: int
+
+
+class LogMel(FrontEnd):
+    """Log-mel features, `[B, 1, S]` -> `[B, T, F]`; magnitudes, Slaney's mel scale, decadic logarithm, about
+    -1 … 1.
+    """
+
+    mel: Tensor  # [bins, F]; saved with the weights, so that codes do not hang on the version of a library
+
+    def __init__(self, framing: Framing, sample_rate: int, num_mels: int) -> None:
+        super().__init__()
+        import librosa.filters
+
+        self.framing = framing
+        self.num_features, self.before, self.after = num_mels, framing.before, framing.after
+        mel = librosa.filters.mel(sr=sample_rate, n_fft=framing.window_length, n_mels=num_mels, norm=None)
+        self.register_buffer("mel", torch.from_numpy(mel).T.contiguous())
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
+        magnitudes = self.framing.spectra(wav).abs() / self.framing.window.sum()
+        return (magnitudes @ self.mel).clamp(min=FLOOR).log10() / 2 + 1
+
+
+class DetailMel(FrontEnd):
+    """Log-mel features of a window shorter than a few hops, taken several times a frame and put side by side:
+    `[B, 1, S]` -> `[B, T, R * F]` with R times a frame and F bands that hold a frequency.
+
+    Args: `after` as of `Framing`, of the last of the R windows.
+    """
+
+    def __init__(
+        self, window_length: int, hop_length: int, sample_rate: int, num_mels: int, after: int | None = None
+    ) -> None:
+        super().__init__()
+        #: the least that divides the hop and lets windows overlap by half
+        times = (r for r in range(1, hop_length + 1) if hop_length % r == 0)
+        self.times = next((r for r in times if 2 * hop_length <= window_length * r), hop_length)
+        step = hop_length // self.times
+        if window_length < step or (after is None and (window_length - step) % 2):
+            raise OptionError(
+                f"spectral: detail_window_length {window_length} does not fit hop_length {hop_length}: the "
+                f"difference to {step} must be even. Usual are 256 and 512 beside a hop of 320."
+            )
+        framing = Framing(window_length, step, None if after is None else min(after, window_length - step))
+        self.log_mel = LogMel(framing, sample_rate, num_mels * window_length // (4 * hop_length))
+        self.num_features = self.times * self.log_mel.mel.shape[1]
+        self.before, self.after = framing.before, framing.after
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, R * F]`."""
+        return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.times)
+
+
+class Beside(FrontEnd):
+    """Two kinds of features of each frame, side by side."""
+
+    def __init__(self, first: FrontEnd, second: FrontEnd) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.num_features = first.num_features + second.num_features
+        self.before, self.after = max(first.before, second.before), max(first.after, second.after)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
+        return torch.cat([self.first(wav), self.second(wav)], dim=2)
+
+
+class CompressedStft(FrontEnd):
+    """Real and imaginary parts with magnitudes to the power 0.3, `[B, 1, S]` -> `[B, T, 2 * bins]`."""
+
+    def __init__(self, framing: Framing) -> None:
+        super().__init__()
+        self.framing = framing
+        self.num_features, self.before, self.after = 2 * framing.bins, framing.before, framing.after
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
+        spectra = self.framing.spectra(wav) / self.framing.window.sum()
+        scaled = spectra * spectra.abs().clamp(min=FLOOR).pow(-0.7)
+        return torch.cat([scaled.real, scaled.imag], dim=2)

@@ -1,0 +1,116 @@
+"""Audio to frames of spectra and back.
+
+Frame t of a `Framing` covers the hop tH … (t + 1)H, `before` samples in front of it and `after` behind it,
+zeros beyond the ends of the signal; the window is W = before + H + after long. So S = T·H samples make T
+frames, and T frames make T·H samples. Letters: F frequencies of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codecvq.networks.interface import zero_padding
+
+
+class Framing(nn.Module):
+    """Windowed spectra and their inverse.
+
+    Args: lengths in samples; `after` by default half of what the window has beside the hop, so that frames
+    are centred on their hops, under Hann windows. Where `after` is given, the window rises slowly and falls
+    within the last quarter of a hop: it hears the newest samples well, on which everything hangs that is
+    decoded without waiting. (Under a Hann window small causal codecs had a mel loss of 6.1 instead of 5.1
+    after the same 250 steps, no better than waiting for a frame more.)
+    """
+
+    window: Tensor  # [W]
+
+    def __init__(self, window_length: int, hop_length: int, after: int | None = None) -> None:
+        super().__init__()
+        self.window_length, self.hop_length = window_length, hop_length
+        self.after = (window_length - hop_length) // 2 if after is None else after
+        self.before = window_length - hop_length - self.after
+        self.bins = window_length // 2 + 1
+        window = torch.hann_window(window_length)
+        if after is not None:
+            fall = max(1, hop_length // 4)
+            rise = window_length - fall
+            window = torch.cat([torch.hann_window(2 * rise)[:rise], torch.hann_window(2 * fall)[fall:]])
+        self.register_buffer("window", window, persistent=False)
+
+    def spectra(self, wav: Tensor) -> Tensor:
+        """Complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
+        padded = F.pad(wav[:, 0].float(), (self.before, self.after))
+        frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
+        return torch.fft.rfft(frames * self.window, dim=2)
+
+    def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
+        """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of
+        real frames.
+        """
+        batch, frames, _ = spectra.shape
+        pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
+        real = torch.ones(batch, frames, device=pieces.device) if mask is None else mask.to(pieces.dtype)
+        envelope = self._fold(real[:, :, None] * self.window.square())
+        return (self._fold(zero_padding(pieces, mask)) / envelope.clamp(min=1e-4))[:, None]
+
+    def _fold(self, pieces: Tensor) -> Tensor:
+        """Pieces `[B, T, W]` added where they belong, without the outer overlap: `[B, T * H]`."""
+        frames = pieces.shape[1]
+        length = (frames - 1) * self.hop_length + self.window_length
+        folded = F.fold(
+            rearrange(pieces, "b t w -> b w t"),
+            output_size=(1, length),
+            kernel_size=(1, self.window_length),
+            stride=(1, self.hop_length),
+        )
+        return folded[:, 0, 0, self.before : self.before + frames * self.hop_length]
+
+    @property
+    def frames_beside(self) -> int:
+        """Frames on either side of a hop that `overlap_add` adds to it, where frames are centred."""
+        return math.ceil(self.before / self.hop_length)
+
+
+class Crossfade(nn.Module):
+    """Spectra to audio without a look-ahead: the signal of frame t lasts from tH to (t + 3/2)H, and follows
+    that of frame t - 1 in a fade over half a hop.
+
+    A window that covers the hops before its own, as `Framing` has it, would make audio wait for frames to
+    come; one that covers only hops to come, in the shape of a Hann window, would give most weight to frames
+    that have not heard them. Half a hop is short enough that the rest of the hop is the newest frame's alone,
+    and long enough that the seam is not heard. Frame -1 is silence.
+    """
+
+    fade: Tensor  # [H/2], from 0 to 1
+
+    def __init__(self, hop_length: int) -> None:
+        super().__init__()
+        self.hop_length, self.overlap = hop_length, hop_length // 2
+        self.length = hop_length + self.overlap
+        self.bins = self.length // 2 + 1
+        middles = torch.arange(self.overlap) + 0.5
+        self.register_buffer(
+            "fade", (middles * torch.pi / (2 * self.overlap)).sin().square(), persistent=False
+        )
+
+    def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
+        """`[B, T, F]` complex -> `[B, 1, T * H]`. Padding is at the end, where no real frame hears it: `mask`
+        changes nothing.
+        """
+        del mask
+        pieces = torch.fft.irfft(spectra, n=self.length, dim=2)  # [B, T, 3/2 H]
+        hops, tails = pieces.split([self.hop_length, self.overlap], dim=2)
+        start, rest = hops.split([self.overlap, self.hop_length - self.overlap], dim=2)
+        before = F.pad(tails[:, :-1], (0, 0, 1, 0))  # of the frame before each
+        start = self.fade * start + (1 - self.fade) * before
+        return rearrange(torch.cat([start, rest], dim=2), "b t h -> b 1 (t h)")
+
+    @property
+    def frames_beside(self) -> int:
+        """Frames before a hop's own that are added to it."""
+        return 1

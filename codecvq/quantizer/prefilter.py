@@ -1,0 +1,126 @@
+"""Which codewords can be the nearest at all, by scores in bfloat16 whose error has a proven bound.
+
+The nearest codeword has the greatest score s = z·c - h, where h is |c|²/2 less its mean over the codebook. A
+processor with instructions for bfloat16, numbers of 8 bits, multiplies such matrices more than twice as fast
+as float32. Let z̃ and c̃ be the rounded vectors and h̃ the height rounded to the sum of two such numbers. By the
+inequalities of the triangle and of Cauchy, the score s̃ made of them by a sum of n = D + 2 products in float32
+has
+
+    |s - s̃|  <=  |z - z̃| |c|  +  |z̃| |c - c̃|  +  |h - h̃|  +  n 2^-23 (|z̃| |c̃| + |h̃|)
+
+and writing it in bfloat16 adds at most 2^-8 |s̃|. (Unless products are so small that float32 itself runs out
+of digits.) So the greatest s̃ of a group of codewords gives an interval that holds its greatest s. Only groups
+whose interval reaches the best of the lower ends are scored again, in float32; in practice one or two. Where
+bfloat16 cannot tell the codewords apart, many groups are left, and the caller searches without it: it costs
+time and never a code.
+
+Codewords are centred, so the mean of s over the codebook is 0 and the greatest s is not below: a group whose
+scores are all negative may count as 0.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GROUP = 64  # codewords that are kept or left out together
+ROWS = 1024  # vectors a tile
+PART = 1024  # codewords a tile, and whose lengths are measured at a time: no second copy of a large codebook
+SCORED_AGAIN = 1 / 4  # of all groups, at most: beyond, float32 alone is as fast
+UNIT = 2.0**-8  # the greatest relative error of a number in bfloat16
+MARGIN = 1.01  # for the rounding of the bound itself, some hundred times as much as it needs
+
+
+class CoarseTable(NamedTuple):
+    """A codebook in bfloat16; the last codewords of the last group may be none, at height infinity."""
+
+    codewords: Tensor  # [K, D + 2] bfloat16: c̃ and the two parts of -h̃
+    error: Tensor  # [3, K / GROUP]: what the bound has beside |z - z̃|, |z̃| and 1, the greatest of each group
+
+
+@lru_cache(maxsize=1)
+def is_fast_here() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 by instructions of its own."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it yet
+    return bool(known and known())
+
+
+def coarse_table(codewords: Tensor, half_norms: Tensor, size: int) -> CoarseTable:
+    """The table of centred codewords `[K, D]` with |c|²/2 `[K]`, of which the first `size` are real."""
+    heights = half_norms - half_norms[:size].mean()
+    heights[size:] = 0
+    high = heights.bfloat16()
+    low = (heights - high.float()).bfloat16()
+    rounded = torch.empty(len(codewords), codewords.shape[1] + 2, dtype=torch.bfloat16)
+    rounded[:, :-2], rounded[:, -2], rounded[:, -1] = codewords, -high, -low
+    parts = zip(codewords.split(PART), rounded[:, :-2].split(PART), strict=True)
+    length, wrong_by, coarse_length = torch.cat([_lengths(*part) for part in parts], dim=1)
+    sums = rounded.shape[1] * 2.0**-23
+    wrong_height = (heights - high.float() - low.float()).abs() + sums * (high.abs() + low.abs()).float()
+    bounds = torch.stack([length, wrong_by + sums * coarse_length, wrong_height])  # [3, K]
+    error = bounds.unflatten(1, (-1, GROUP)).amax(dim=2)
+    rounded[size:, -2] = -torch.inf
+    return CoarseTable(rounded, error)
+
+
+def _lengths(codewords: Tensor, rounded: Tensor) -> Tensor:
+    """|c|, |c - c̃| and |c̃|: `[K, D]`, `[K, D]` -> `[3, K]`."""
+    coarse = rounded.float()
+    return torch.stack([codewords.norm(dim=1), (codewords - coarse).norm(dim=1), coarse.norm(dim=1)])
+
+
+def likely_groups(
+    vectors: Tensor, table: CoarseTable, share: float = SCORED_AGAIN
+) -> tuple[Tensor, Tensor] | None:
+    """Pairs (group of codewords, vector) that can hold the vector's nearest codeword, by rising group; None
+    where they are more than that share of all.
+
+    Shapes: centred float32 vectors `[R, D]` -> int64 `[P]`, `[P]`.
+    """
+    coarse = vectors.bfloat16()
+    greatest = _greatest_scores(torch.cat([coarse, coarse.new_ones(len(vectors), 2)], dim=1), table.codewords)
+    wrong_by, length = (vectors - coarse.float()).norm(dim=1), coarse.float().norm(dim=1)
+    factors = torch.stack([wrong_by, length, torch.ones_like(length)], dim=1)  # [R, 3]
+    error = torch.addmm(greatest, factors, table.error, beta=MARGIN * UNIT, alpha=MARGIN)  # [R, G]
+    lower = (greatest - error).amax(dim=1, keepdim=True)
+    left_out = greatest.add_(error) < lower  # never so where a number has become NaN: then none is left out
+    row, group = left_out.logical_not_().nonzero(as_tuple=True)
+    if len(row) > max(2 * len(vectors), share * left_out.numel()):
+        return None
+    group, order = group.sort(stable=True)
+    return group, row[order]
+
+
+def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
+    """The greatest score of each group, 0 where it is negative: bfloat16 `[R, D + 2]` -> float32 `[R, G]`."""
+    rows = min(len(rounded), ROWS)
+    buffer = rounded.new_empty(rows * PART)  # of at most 2 MB, it stays in the cache
+    greatest = torch.empty(len(rounded), len(codewords) // GROUP, dtype=torch.int16)
+    for tile, found in zip(rounded.split(rows), greatest.split(rows), strict=True):
+        for part, place in zip(codewords.split(PART), found.split(PART // GROUP, dim=1), strict=True):
+            scores = buffer[: len(tile) * len(part)].view(len(tile), -1)
+            torch.mm(tile, part.T, out=scores)
+            # as integers, the bits of numbers from 0 up are ordered as the numbers are, and any is above
+            # the bits of a negative one; torch compares integers six times as fast
+            torch.amax(scores.view(torch.int16).unflatten(1, (-1, GROUP)), dim=2, out=place)
+    return greatest.clamp_(min=0).view(torch.bfloat16).float()
+
+
+def nearest_of(
+    pairs: tuple[Tensor, Tensor], vectors: Tensor, codewords: Tensor, half_norms: Tensor
+) -> Tensor:
+    """The nearest codeword among the groups left to each vector, the lowest of equals: `[R, D]` -> `[R]`."""
+    group, row = pairs
+    scores = vectors.new_empty(len(row), GROUP)
+    counts = group.bincount(minlength=len(codewords) // GROUP).tolist()
+    for i, (rows, out) in enumerate(zip(row.split(counts), scores.split(counts), strict=True)):
+        if len(rows):
+            group_i = slice(i * GROUP, (i + 1) * GROUP)
+            torch.addmm(half_norms[group_i], vectors[rows], codewords[group_i].T, alpha=-1, out=out)
+    least, place = scores.min(dim=1)
+    best = least.new_full((len(vectors),), torch.inf).scatter_reduce_(0, row, least, "amin")
+    codes = (group * GROUP + place).where(least == best[row], len(codewords))
+    return codes.new_full((len(vectors),), len(codewords)).scatter_reduce_(0, row, codes, "amin")

@@ -1,0 +1,168 @@
+"""The adversarial part of a training: discriminators, how they learn, and what they tell the codec.
+
+With judgements of recorded audio x and decoded audio x̂, scores s and inner layers f, means over everything:
+
+    hinge          discriminator  mean max(0, 1 - s(x)) + mean max(0, 1 + s(x̂))     codec  -mean s(x̂)
+    least squares  discriminator  mean (1 - s(x))² + mean s(x̂)²                     codec  mean (1 - s(x̂))²
+    features       codec  mean over layers of  mean |f(x̂) - f(x)| / mean |f(x)|     (arXiv:2210.13438 eq. 2)
+
+Each is a mean over the parts of all discriminators. The codec hears the discriminators as they are before
+they learn from the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codecvq.networks.build import build_discriminator
+from codecvq.networks.interface import Judgement
+from codecvq.training.recipe import DiscriminatorSection, Recipe
+from codecvq.training.schedule import learning_rate
+
+
+class Adversary:
+    """The discriminators of a recipe with their optimizer, in one process."""
+
+    def __init__(self, recipe: Recipe, section: DiscriminatorSection, accelerator: Accelerator) -> None:
+        self.recipe, self.section, self.accelerator = recipe, section, accelerator
+        with torch.random.fork_rng():  # the codec's random numbers do not hang on whether it has an adversary
+            torch.manual_seed(recipe.training.seed)
+            self.networks = nn.ModuleList(_build(recipe, options) for options in section.networks)
+        self.networks.to(accelerator.device)
+        optimizer = torch.optim.AdamW(
+            self.networks.parameters(),
+            lr=section.optimizer.learning_rate,
+            betas=section.optimizer.betas,
+            weight_decay=section.optimizer.weight_decay,
+            fused=True,
+        )
+        # each is wrapped by itself: with in_turn the others have no gradient to wait for
+        self.wrapped: list[nn.Module] = [accelerator.prepare(network) for network in self.networks]
+        self.optimizer = accelerator.prepare(optimizer)
+
+    def active(self, step: int) -> bool:
+        """Whether the codec hears the discriminators in this step, and they learn from it."""
+        return (
+            step >= self.section.start_step
+            and (step - self.section.start_step) % self.section.every_step == 0
+        )
+
+    def judged(self, audio: Tensor) -> Tensor:
+        """The items `[b, C, S]` of a batch `[B, C, S]` that the discriminators are shown."""
+        return audio[:: self.section.every_item]
+
+    def learn(self, step: int, decoded: Tensor, recorded: Tensor, share: float) -> dict[str, Tensor]:
+        """Scalars of a pass over detached audio `[b, C, S]`; gradients are left in the discriminators, times
+        `share`, for `finish`.
+        """
+        losses, wins = [], []
+        for network in self._chosen(step, self.wrapped):
+            with self.accelerator.autocast():
+                judgements = network(torch.cat([recorded, decoded.detach()]))
+            for judgement in judgements:
+                real, fake = judgement.scores.chunk(2)
+                losses.append(discriminator_loss(self.section.loss, real, fake))
+                wins.append(win_rate(self.section.loss, real, fake))
+        loss = torch.stack(losses).mean()
+        self.accelerator.backward(share * loss)
+        return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
+
+    def finish(self, step: int) -> float:
+        """The norm of the gradients, which are used up: a step of the optimizer, unless it is not finite."""
+        config = self.section.optimizer
+        rate = learning_rate(
+            config,
+            max(0, step - self.section.start_step),
+            self.recipe.training.steps - self.section.start_step,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = self.accelerator.clip_grad_norm_(self.networks.parameters(), config.max_grad_norm)
+        assert norm is not None, "clip_grad_norm_ gives the norm"
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def terms(self, step: int, decoded: Tensor, recorded: Tensor) -> dict[str, Tensor]:
+        """`adversarial` and `feature_matching` for the codec, 0-d, of audio `[b, C, S]`, unweighted."""
+        adversarial, matching = [], []
+        with frozen(self.networks), self.accelerator.autocast():
+            for network in self._chosen(step, list(self.networks)):
+                with torch.no_grad():
+                    real = network(recorded)
+                for ours, theirs in zip(real, network(decoded), strict=True):
+                    adversarial.append(codec_loss(self.section.loss, theirs.scores))
+                    matching.append(feature_distance(ours, theirs))
+        return {
+            "adversarial": torch.stack(adversarial).mean(),
+            "feature_matching": torch.stack(matching).mean(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave."""
+        self.networks.load_state_dict(state["networks"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _chosen(self, step: int, networks: Sequence[Any]) -> Sequence[Any]:
+        if not self.section.in_turn:
+            return networks
+        turn = (step - self.section.start_step) // self.section.every_step
+        return [networks[turn % len(networks)]]
+
+
+def discriminator_loss(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
+    """0-d loss of scores of recorded and of decoded audio."""
+    recorded, decoded = recorded.float(), decoded.float()
+    if form == "hinge":
+        return F.relu(1 - recorded).mean() + F.relu(1 + decoded).mean()
+    return (1 - recorded).square().mean() + decoded.square().mean()
+
+
+def codec_loss(form: str, decoded: Tensor) -> Tensor:
+    """0-d loss of the codec from scores of what it decoded."""
+    return -decoded.float().mean() if form == "hinge" else (1 - decoded.float()).square().mean()
+
+
+def feature_distance(recorded: Judgement, decoded: Judgement) -> Tensor:
+    """0-d distance of the inner layers."""
+    distances = [
+        F.l1_loss(theirs.float(), ours.float()) / ours.float().abs().mean().clamp(min=1e-6)
+        for ours, theirs in zip(recorded.features, decoded.features, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+@torch.no_grad()
+def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
+    """Share of scores on the right side of the middle, 0-d: .5 is a guess, 1 a discriminator that wins."""
+    middle = 0.0 if form == "hinge" else 0.5
+    return ((recorded > middle).float().mean() + (decoded <= middle).float().mean()) / 2
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """While it lasts, gradients pass through the module, and none stay in it."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _build(recipe: Recipe, options: Mapping[str, Any]) -> nn.Module:
+    options = dict(options)
+    return build_discriminator(
+        options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
+    )

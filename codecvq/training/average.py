@@ -1,0 +1,57 @@
+"""Moving average of the weights (Polyak averaging): what is validated, evaluated and shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """a <- d a + (1 - d) w after every step, d rising from 1/10 to `decay` as (1 + n) / (10 + n).
+
+    Only parameters are averaged. Buffers, as the codebooks that are averages themselves, stay as they are.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.steps = module, decay, 0
+        self.weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        self.steps += 1
+        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        now = [weight.detach() for _, weight in self.module.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), now, 1 - keep)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While it lasts, the module has the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint."""
+        return {"steps": self.steps, "weights": self.weights}
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """What `state` gave."""
+        assert isinstance(state["steps"], int)
+        assert isinstance(state["weights"], dict)
+        self.steps = state["steps"]
+        for name, weight in state["weights"].items():
+            self.weights[name].copy_(weight)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, weight in self.module.named_parameters():
+            kept: Tensor = self.weights[name]
+            own = weight.detach().clone()
+            weight.copy_(kept)
+            kept.copy_(own)

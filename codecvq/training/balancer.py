@@ -1,0 +1,77 @@
+"""The gradient balancer (arXiv:2210.13438 §3.4): weights that mean shares of the gradient.
+
+With g_i = ∂L_i/∂x̂ at the decoded audio x̂, |g_i| its norm averaged over steps and items, and weights w_i,
+what goes on into the decoder is
+
+    Σ_i  R · w_i / Σ_j w_j · g_i / |g_i|
+
+so that a loss of weight 4 beside one of weight 1 moves the weights four times as much, whatever their scales.
+Losses that do not pass through the audio, those of the quantizer, are added as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+LEAST = 1e-12  # of a norm that is divided by
+
+
+class Balancer:
+    """Shares of the gradient for weighted losses of one tensor.
+
+    Args: `weights` by name; `total_norm` R, of each item's gradient; `decay` of the moving average of the
+    norms a step, without bias at the start; `mean` of a tensor over all processes.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        total_norm: float = 1.0,
+        decay: float = 0.999,
+        mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:
+        self.weights, self.total_norm, self.decay = dict(weights), total_norm, decay
+        self._mean = mean
+        self.averages: dict[str, tuple[float, float]] = {}  # decaying sums of norms and of ones
+
+    def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
+        """What to go on with at `output` `[B, …]`, for unweighted `losses`; an item's share does not depend
+        on how many there are.
+        """
+        named = list(losses)
+        gradients = [torch.autograd.grad(losses[name], [output], retain_graph=True)[0] for name in named]
+        norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
+        total = sum(self.weights[name] for name in named)
+        balanced = torch.zeros_like(output)
+        for name, gradient, norm in zip(named, gradients, norms.tolist(), strict=True):
+            average = self._averaged(name, norm)
+            if average > LEAST:
+                balanced += self.total_norm * self.weights[name] / total / average * gradient
+        return balanced
+
+    def state(self) -> dict[str, tuple[float, float]]:
+        """For a checkpoint."""
+        return dict(self.averages)
+
+    def load(self, state: Mapping[str, tuple[float, float]]) -> None:
+        """What `state` gave."""
+        self.averages = {name: (norms, ones) for name, (norms, ones) in state.items()}
+
+    def _averaged(self, name: str, norm: float) -> float:
+        if norm != norm or norm == float("inf"):  # a step that will be skipped must not be remembered
+            return 1.0
+        norms, ones = self.averages.get(name, (0.0, 0.0))
+        norms, ones = self.decay * norms + norm, self.decay * ones + 1
+        self.averages[name] = (norms, ones)
+        return norms / ones
+
+
+def _norm_of_items(gradient: Tensor) -> Tensor:
+    """Mean over items of the norms of the gradients of their own losses: `[B, …]` -> 0-d.
+
+    The loss is a mean over B items, so the gradient of an item's own loss is B times what stands here.
+    """
+    return gradient.flatten(1).norm(dim=1).mean() * len(gradient)

@@ -1,0 +1,128 @@
+"""Three steps of a recipe, to see that its parts fit: before a long training, and in a test of every recipe
+that ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecvq.codec import load
+from codecvq.errors import RunError
+from codecvq.networks.build import build_discriminator, build_network
+from codecvq.training.loop import Trained, train
+from codecvq.training.progress import Moment
+from codecvq.training.recipe import Recipe
+
+STEPS = 3
+SHORT_S = 0.25  # segments, or what the discriminators need
+NARROW = {"filters": 4, "max_filters": 32}  # of discriminators, where they have such options and more
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """How a smoke test went."""
+
+    trained: Trained
+    seconds_of_audio: float  # that the saved codec was given, and gave back
+    bitrate_bps: float
+
+
+def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None = None) -> Smoke:
+    """Train `smoke_recipe(recipe)` into the run folder, load the codec that was saved, and run it once.
+
+    Raises what a training raises; RunError where a step was skipped, or the codec does not give audio back.
+    """
+    trained = train(smoke_recipe(recipe), folder, report)
+    if trained.skipped:
+        raise RunError(
+            f"{trained.skipped} of {STEPS} steps gave NaN or infinity, in {folder}. Lower "
+            "optimizer.learning_rate, or set training.precision=fp32."
+        )
+    codec = load(trained.folder.path)
+    wav = 0.1 * torch.randn(1, codec.channels, codec.sample_rate + 1)  # not a whole number of frames
+    decoded = codec.decode(codec.encode(wav), num_samples=wav.shape[2])
+    if decoded.shape != wav.shape or not bool(decoded.isfinite().all()):
+        raise RunError(
+            f"the codec in {trained.folder.codec} made {list(decoded.shape)} of audio {list(wav.shape)}, or "
+            "numbers that are not finite. Its network or its quantizer is at fault: codecvq plugins check."
+        )
+    return Smoke(trained, wav.shape[2] / codec.sample_rate, codec.bitrate)
+
+
+def smoke_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with its own network, quantizer and losses, and everything else as small as it goes.
+
+    It trains on short segments of the speech in the box, hears narrow discriminators from step 1 on, and
+    validates and saves after the last. So it needs no data, little memory, and seconds on one core.
+    """
+    section, updates = recipe.discriminator, dict[str, Any]()
+    needed = 0  # samples
+    if section is not None:
+        narrow = [_narrowed(options) for options in section.networks]
+        needed = max(_min_samples(recipe, options) for options in narrow)
+        updates["discriminator"] = section.model_copy(
+            update={"networks": narrow, "start_step": 1, "every_step": 1, "every_item": 1}
+        )
+    corpus: dict[str, Any] = {
+        "name": "prompts",
+        "folder": None,
+        "manifest": None,
+        "root": None,
+        "split_by": "clip",
+        "speakers": None,
+        "exclude_speakers": [],
+        "segment_s": _segment_s(recipe, needed),
+    }
+    training: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": 2,
+        "accumulate": 1,
+        "workers": 0,
+        "trackers": [],
+        "log_every": 1,
+        "checkpoint_every": STEPS,
+        "validate_every": STEPS,
+        "validation_clips": 1,
+        "init_from": None,
+        "init_partial": False,
+        "compile": False,
+    }
+    updates["corpus"] = recipe.corpus.model_copy(update=corpus)
+    updates["training"] = recipe.training.model_copy(update=training)
+    return recipe.model_copy(update=updates)
+
+
+def _narrowed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A discriminator's options with few channels, where it has them under the usual names."""
+    import inspect
+
+    from codecvq.plugins import registry
+
+    known = inspect.signature(registry().find("networks", options["name"]).load()).parameters
+    return {**options, **{name: width for name, width in NARROW.items() if name in known}}
+
+
+def _min_samples(recipe: Recipe, options: Mapping[str, Any]) -> int:
+    options = dict(options)
+    with torch.random.fork_rng():
+        discriminator = build_discriminator(
+            options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
+        )
+    return discriminator.min_samples
+
+
+def _segment_s(recipe: Recipe, needed: int) -> float:
+    """A short segment in whole frames, in seconds; the recipe's own where that is shorter."""
+    options = dict(recipe.network)
+    with torch.random.fork_rng():
+        network = build_network(
+            options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
+        )
+    samples = max(needed, round(SHORT_S * recipe.sample_rate))
+    frames = -(-samples // network.hop_length)
+    return min(frames * network.hop_length / recipe.sample_rate, recipe.corpus.segment_s)

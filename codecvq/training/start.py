@@ -1,0 +1,70 @@
+"""Weights to begin a training with: those of a finished codec or of another run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from codecvq.codec import Codec, load
+from codecvq.errors import RunError
+from codecvq.plugins import PROJECT
+from codecvq.training.adversary import Adversary
+from codecvq.training.checkpoint import last_checkpoint
+from codecvq.training.recipe import Recipe
+from codecvq.training.run import RunFolder
+
+logger = logging.getLogger(PROJECT)
+
+
+def begin_from(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> None:
+    """Give the codec, and the discriminators where the run has some that fit, the weights of
+    `training.init_from`; nothing where that is not set.
+
+    Raises RunError, which lists what does not fit, unless `training.init_partial`.
+    """
+    source = recipe.training.init_from
+    if source is None:
+        return
+    found = load(source)
+    _fill(codec, found.state_dict(), source, recipe.training.init_partial)
+    checkpoint = last_checkpoint(RunFolder(Path(source)).checkpoints)
+    if adversary and checkpoint and "adversary" in checkpoint.state:
+        weights = checkpoint.state["adversary"]["networks"]
+        if _misfits(adversary.networks, weights):
+            logger.warning("the discriminators of %s are others: these begin anew", source)
+        else:
+            adversary.networks.load_state_dict(weights)
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, partial: bool) -> None:
+    misfits = _misfits(module, weights)
+    if misfits and not partial:
+        shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if len(misfits) > 8 else "")
+        raise RunError(
+            f"the weights of {source} do not fit this recipe: {shown}. Use the recipe that made them, or set "
+            "training.init_partial=true (--init-partial) to take what fits."
+        )
+    own = module.state_dict()
+    fitting = {
+        name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape
+    }
+    module.load_state_dict(fitting, strict=False)
+    if misfits:
+        logger.warning(
+            "%d of %d tensors begin anew: %s", len(own) - len(fitting), len(own), "; ".join(misfits)
+        )
+
+
+def _misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `weights` from fitting, a phrase each."""
+    own = module.state_dict()
+    found = [f"{name} is missing" for name in own if name not in weights]
+    found += [f"{name} is not part of this codec" for name in weights if name not in own]
+    return found + [
+        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]

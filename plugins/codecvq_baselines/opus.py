@@ -1,0 +1,112 @@
+"""Opus (RFC 6716) by the programs of opus-tools, its rate counted from the packets.
+
+An Ogg file has pages around the packets: at 6 kbit/s they are a tenth of it. A call has them not, so only
+the packets count (and no network's headers, of which every codec has as many). Settings: for speech, highest
+complexity; hard constant rate, 20 ms, where the name says nothing else, as calls have it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codecvq.audio import read_audio, resample, to_mono, write_audio
+from codecvq.errors import CodecError
+from codecvq.evaluation.alignment import align
+from codecvq.evaluation.transmission import Transmission
+from codecvq_baselines.programs import require, run, version_of
+
+HEADER_PACKETS = 2  # OpusHead and OpusTags; speech follows
+PAGE_HEADER_BYTES = 27  # before the table of segments
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What `opusenc` is told."""
+
+    kbps: int
+    frame_ms: int = 20
+    rate: str = "--vbr"
+
+
+class Opus:
+    """Opus at one setting."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        require(name, ("opusenc", "opusdec"), "opus-tools")
+        self.name, self.setting = name, setting
+        said = ["opusenc", "--version"]
+        self.identity = {
+            "name": name,
+            "libopus": version_of(said, r"using libopus ([\w.-]+)"),
+            "opus-tools": version_of(said, r"opus-tools ([\w.-]+)"),
+            **dataclasses.asdict(setting),
+        }
+
+    def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
+        """See `codecvq.evaluation.transmission.Transmitter`."""
+        with tempfile.TemporaryDirectory() as folder:
+            original, coded, decoded = (Path(folder, name) for name in ("in.wav", "coded.opus", "out.wav"))
+            write_audio(original, samples, sample_rate)
+            s = self.setting
+            run([
+                "opusenc", "--quiet", "--speech", "--comp", "10", s.rate, "--bitrate", str(s.kbps),
+                "--framesize", str(s.frame_ms), original, coded,
+            ])  # fmt: skip
+            run(["opusdec", "--quiet", coded, decoded])  # at the rate of what went in
+            bits = 8 * sum(list(packet_sizes(coded.read_bytes()))[HEADER_PACKETS:])
+            heard = read_audio(decoded)
+            samples_heard = resample(to_mono(heard.samples), heard.sample_rate, sample_rate)
+        return Transmission(align(samples, samples_heard, sample_rate), bits)
+
+
+def packet_sizes(ogg: bytes) -> Iterator[int]:
+    """Bytes of every packet of an Ogg stream, in order.
+
+    A page's table has a byte for each of its segments; a packet is segments of 255 and one below, and goes on
+    in the next page where its last one is 255 (RFC 3533, section 6).
+    """
+    place, packet = 0, 0
+    while place < len(ogg):
+        header = ogg[place : place + PAGE_HEADER_BYTES]
+        segments = header[-1]  # the header's last byte says how many follow
+        table = ogg[place + PAGE_HEADER_BYTES :][:segments]
+        end = place + PAGE_HEADER_BYTES + segments + sum(table)
+        if not header.startswith(b"OggS") or len(header) < PAGE_HEADER_BYTES or end > len(ogg):
+            raise CodecError(f"opusenc wrote no whole Ogg page at byte {place} of {len(ogg)}. Run it again.")
+        for segment in table:
+            packet += segment
+            if segment < 255:
+                yield packet
+                packet = 0
+        place = end
+
+
+def opus_6() -> Opus:
+    """6 kbit/s, constant: 15 bytes a packet of 20 ms."""
+    return Opus("opus-6", Setting(6, rate="--hard-cbr"))
+
+
+def opus_6_60ms() -> Opus:
+    """About 6 kbit/s, variable, in packets of 60 ms: better, for three times the delay."""
+    return Opus("opus-6-60ms", Setting(6, frame_ms=60))
+
+
+def opus_8() -> Opus:
+    """About 8 kbit/s, variable."""
+    return Opus("opus-8", Setting(8))
+
+
+def opus_12() -> Opus:
+    """About 12 kbit/s, variable."""
+    return Opus("opus-12", Setting(12))
+
+
+def opus_16() -> Opus:
+    """About 16 kbit/s, variable."""
+    return Opus("opus-16", Setting(16))

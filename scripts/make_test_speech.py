@@ -1,0 +1,89 @@
+"""Writes `plugins/codecvq_pretrained/clips/test_speech.jsonl`, the list of clips that pretrained codecs are
+measured on, from Debian's asterisk-core-sounds and festvox-ru packages.
+
+    mkdir /tmp/sounds && cd /tmp/sounds
+    apt-get download asterisk-core-sounds-{en,es,fr,it,ru}{-g722,} festvox-ru
+    for package in *.deb; do dpkg-deb -x $package .; done
+    python scripts/make_test_speech.py --root /tmp/sounds
+
+Which clips are taken is a function of the packages alone. All are test clips of their corpora, so that no
+training that keeps to the splits has heard them. None is of the fixed comparison set that `held_out.py` tells
+of, nor says the same as one of it: the two tables are of different clips. Of each speaker as many are taken,
+evenly spread over those in the order of their length; of the one who is never trained on there are more,
+since he alone stands for all who are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# The tree's own codecvq and plugins, installed or not.
+HERE = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(HERE), str(HERE / "plugins")]
+
+from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS  # noqa: E402
+
+from codecvq.files import write_atomically  # noqa: E402
+from codecvq.training.corpus import Clip, open_corpus  # noqa: E402
+
+OUT = HERE / "plugins/codecvq_pretrained/clips/test_speech.jsonl"
+CORPORA = ("asterisk", "festvox_ru")
+SHORTEST_S, LONGEST_S = 1.5, 12.0
+SEEN_CLIPS, UNSEEN_CLIPS = 8, 20  # of each speaker
+#: Clips of the fixed comparison set by the speaker whom the splits hold out whole; its other two of him are
+#: made of prompts shorter than any here.
+COMPARED = frozenset({"asterisk/carlo_flora/agent-alreadyon", "asterisk/carlo_flora/vm-whichbox"})
+
+
+def main() -> None:
+    """Write the list."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, help="where the packages are unpacked, if not installed")
+    rows = list(chosen(parser.parse_args().root))
+    write_atomically(OUT, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    print(f"{len(rows)} clips, {sum(row['duration'] for row in rows) / 60:.1f} minutes: {OUT}")
+
+
+def chosen(root: Path | None) -> Iterator[dict[str, str | float]]:
+    """A row for each clip, by corpus, speaker and length."""
+    for corpus in CORPORA:
+        speakers: dict[str, list[Clip]] = {}
+        for clip in open_corpus(corpus, root=root).split("test").measured():
+            if fits(clip):
+                speakers.setdefault(clip.speaker, []).append(clip)
+        for speaker, clips in sorted(speakers.items()):
+            group = "unseen" if speaker in HELD_OUT_SPEAKERS else "seen"
+            for clip in spread(clips, UNSEEN_CLIPS if group == "unseen" else SEEN_CLIPS):
+                yield {
+                    "corpus": corpus,
+                    "id": clip.id,
+                    "group": group,
+                    "speaker": speaker,
+                    "language": clip.language,
+                    "duration": round(clip.duration_s or 0.0, 3),
+                }
+
+
+def fits(clip: Clip) -> bool:
+    """Whether a clip has the right length and is none of the fixed comparison set, nor says the same."""
+    assert clip.duration_s is not None, "the corpus is measured"
+    known = {clip.id, clip.split_key} & (HELD_OUT | COMPARED)
+    return SHORTEST_S <= clip.duration_s <= LONGEST_S and not known
+
+
+def spread(clips: list[Clip], count: int) -> list[Clip]:
+    """`count` clips at even distances in the order of their length, with the shortest and the longest."""
+    if len(clips) < count:
+        sys.exit(
+            f"{clips[0].speaker} has {len(clips)} clips that fit, {count} are needed: is a package missing?"
+        )
+    ordered = sorted(clips, key=lambda clip: (clip.duration_s or 0.0, clip.id))
+    return [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
+
+
+if __name__ == "__main__":
+    main()

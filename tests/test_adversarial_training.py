@@ -1,0 +1,395 @@
+"""Adversarial training: what resumes, what is averaged, what it begins from, what survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from codecvq.codec import load
+from codecvq.errors import CorpusError, RecipeError, RunError
+from codecvq.hookspecs import hookimpl
+from codecvq.plugins import registry
+from codecvq.training import loop
+from codecvq.training.average import WeightAverage
+from codecvq.training.checkpoint import last_checkpoint
+from codecvq.training.recipe import Recipe, load_recipe
+from codecvq.training.segments import Segments
+from codecvq.training.watch import FOR_LONG, codecvq_train_logged
+from recipes import write_recipe
+
+VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebooks": 2, "dropout": 0.5}
+LOSSES = {"mel_windows": [256], "mel_bands": [20], "adversarial": 1.0, "feature_matching": 2.0}
+BAND = {"name": "multi_band", "windows": [256], "bands": [0.0, 1.0], "filters": 4, "stride": 4}
+PERIOD = {"name": "multi_period", "periods": [2], "filters": 2, "max_filters": 4}
+DISCRIMINATOR = {"networks": [BAND, PERIOD], "in_turn": True, "start_step": 3}
+TRAINING = {"steps": 12, "checkpoint_every": 5, "validate_every": 6, "average": 0.9}
+
+
+def recipe_at(path: Path, **sections: Any) -> Recipe:
+    """A tiny adversarial recipe, with sections updated."""
+    defaults: dict[str, Any] = {
+        "quantizer": VQ,
+        "losses": LOSSES,
+        "discriminator": DISCRIMINATOR,
+        "training": TRAINING,
+    }
+    for name, value in sections.items():
+        merge = isinstance(value, dict) and name in defaults and name != "quantizer"
+        defaults[name] = {**defaults[name], **value} if merge else value
+    return load_recipe(write_recipe(path, **defaults))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "codec" / "model.safetensors")
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def stopped_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    plain = loop.Trainer.step
+
+    def stop(trainer: loop.Trainer, step: int, wav: torch.Tensor) -> dict[str, float]:
+        if step == 8:
+            raise KeyboardInterrupt
+        return plain(trainer, step, wav)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", stop)
+        yield patch
+
+
+@pytest.mark.parametrize("balance", [False, True], ids=["weights", "balancer"])
+def test_everything_that_an_adversarial_training_is_resumes(
+    tmp_path: Path, stopped_at_eight: pytest.MonkeyPatch, balance: bool
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", losses={"balance": balance})
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(recipe, tmp_path / "stopped")
+    stopped_at_eight.undo()
+    assert loop.train(recipe, tmp_path / "stopped").resumed_at == 5
+    loop.train(recipe, tmp_path / "whole")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    ours, theirs = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("whole", "stopped"))
+    assert ours is not None
+    assert theirs is not None
+    assert same(ours.state["adversary"]["networks"], theirs.state["adversary"]["networks"])
+    assert same(ours.state["average"]["weights"], theirs.state["average"]["weights"])
+    assert ours.state.get("balancer") == theirs.state.get("balancer")
+
+
+def test_the_codec_hears_nothing_before_the_start_and_something_after(tmp_path: Path) -> None:
+    plain = recipe_at(
+        tmp_path / "plain.yaml", losses={"adversarial": 0.0, "feature_matching": 0.0}, discriminator=None
+    )
+    for name, start in (("late", 12), ("early", 0)):
+        recipe = recipe_at(tmp_path / f"{name}.yaml", discriminator={"start_step": start})
+        loop.train(recipe, tmp_path / name)
+    loop.train(plain, tmp_path / "plain")
+    assert same(weights(tmp_path / "late"), weights(tmp_path / "plain"))
+    assert not same(weights(tmp_path / "early"), weights(tmp_path / "plain"))
+    assert "loss/adversarial" in rows(tmp_path / "early")[-1]
+    assert "loss/adversarial" not in rows(tmp_path / "late")[-1]
+
+
+def test_what_is_saved_is_the_average_and_what_goes_on_is_not(tmp_path: Path) -> None:
+    loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
+    checkpoint = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    saved = weights(tmp_path / "run")
+    averaged = checkpoint.state["average"]["weights"]
+    assert all(torch.equal(saved[name], averaged[name]) for name in averaged)
+    assert any(not torch.equal(checkpoint.weights[name], averaged[name]) for name in averaged)
+
+
+def test_the_average_is_its_definition() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    average = WeightAverage(module, decay=0.5)
+    expected = module.weight.detach().double().clone()
+    for step in range(1, 7):
+        with torch.no_grad():
+            module.weight.add_(torch.randn_like(module.weight))
+        average.update()
+        keep = min(0.5, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * module.weight.detach().double()
+    own = module.weight.detach().clone()
+    with average.applied():
+        torch.testing.assert_close(module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(module.weight.detach(), own), "the module's own weights are back"
+
+
+def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
+    fsq = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}  # no codebook that each batch moves
+    sections = {"quantizer": fsq, "training": {"steps": 4, "validate_every": 100}}
+    for name, batch, accumulate in (("whole", 4, 1), ("parts", 1, 4)):
+        training = {"batch_size": batch, "accumulate": accumulate, **sections["training"]}
+        recipe = recipe_at(tmp_path / f"{name}.yaml", quantizer=fsq, training=training)
+        loop.train(recipe, tmp_path / name)
+    ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # as many as processors, or more
+def test_worker_processes_make_the_same_batches(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        recipe = recipe_at(tmp_path / f"{workers}.yaml", training={"steps": 3, "workers": workers})
+        loop.train(recipe, tmp_path / f"run{workers}")
+    assert same(weights(tmp_path / "run0"), weights(tmp_path / "run2"))
+
+
+def test_a_training_begins_with_the_weights_and_discriminators_of_another(tmp_path: Path) -> None:
+    loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
+    still = {"init_from": str(tmp_path / "first"), "steps": 1}
+    recipe = recipe_at(
+        tmp_path / "second.yaml", training=still, optimizer={"learning_rate": 1e-12, "weight_decay": 0.0}
+    )
+    loop.train(recipe, tmp_path / "second")
+    before = weights(tmp_path / "first")
+    for name, tensor in weights(tmp_path / "second").items():
+        if "codebook" not in name and "usage" not in name:  # these move without a learning rate
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-9, msg=name)
+    first, second = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("first", "second"))
+    assert first is not None
+    assert second is not None
+    assert same(first.state["adversary"]["networks"], second.state["adversary"]["networks"])
+
+
+def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
+    other = {**VQ, "codebook_size": 32}
+    start = {"init_from": str(tmp_path / "first"), "steps": 1}
+    recipe = recipe_at(tmp_path / "second.yaml", quantizer=other, training=start)
+    with pytest.raises(RunError, match=r"codebook is \[16, 4\] instead of \[32, 4\].*init_partial"):
+        loop.train(recipe, tmp_path / "strict")
+    recipe = recipe_at(tmp_path / "third.yaml", quantizer=other, training={**start, "init_partial": True})
+    with caplog.at_level(logging.WARNING):
+        loop.train(recipe, tmp_path / "partial")
+    assert "begin anew" in caplog.text
+
+
+def test_the_best_codec_is_kept_by_a_metric(tmp_path: Path) -> None:
+    training = {"validation_metrics": ["stoi"], "keep_best": "validation/stoi", "validate_every": 3}
+    loop.train(recipe_at(tmp_path / "tiny.yaml", training=training), tmp_path / "run")
+    best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
+    seen = {row["step"]: row["validation/stoi"] for row in rows(tmp_path / "run") if "validation/stoi" in row}
+    assert best["value"] == pytest.approx(max(seen.values()), rel=1e-4)
+    assert seen[best["step"]] == pytest.approx(best["value"], rel=1e-4)
+    assert load(tmp_path / "run" / "best").sample_rate == 16000
+    with pytest.raises(RecipeError, match="validation/pesq"):
+        loop.train(recipe_at(tmp_path / "b.yaml", training={"keep_best": "validation/pesq"}), tmp_path / "b")
+
+
+def test_validation_clips_can_be_heard_by_plugins(tmp_path: Path) -> None:
+    heard: list[tuple[int, str, int]] = []
+
+    class Listener:
+        @hookimpl
+        def codecvq_train_logged(self, run: Any, step: int) -> None:
+            heard.extend((step, clip.id, len(clip.decoded)) for clip in run.heard)
+
+    origin = registry().register(Listener(), "listener")
+    try:
+        loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
+    finally:
+        registry().unregister(origin)
+    assert {step for step, _, _ in heard} == {6, 12}
+    assert len({id_ for _, id_, _ in heard}) == 2
+    assert all(length > 0 for _, _, length in heard)
+
+
+def test_adversarial_losses_and_discriminators_need_each_other(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="need a discriminator"):
+        recipe_at(tmp_path / "a.yaml", discriminator=None)
+    with pytest.raises(RecipeError, match="nobody would hear it"):
+        recipe_at(tmp_path / "b.yaml", losses={"adversarial": 0.0, "feature_matching": 0.0})
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.999, "WIN"), (0.5, "GUESS"), (0.7, "")])
+def test_discriminators_that_win_or_guess_for_long_are_warned_about(
+    rate: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Run:
+        state: dict[str, Any] = {"codebook_watch": {}, "discriminator_watch": []}  # noqa: RUF012
+
+    Run.state["discriminator_watch"].clear()
+    with caplog.at_level(logging.WARNING):
+        for step in range(FOR_LONG - 1):
+            codecvq_train_logged(Run(), step, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
+        assert not caplog.text, "not yet for long"
+        codecvq_train_logged(Run(), FOR_LONG, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
+    assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
+
+
+# what survives
+
+
+def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml")
+    plain, full = loop.save_checkpoint, [True]
+
+    def save(folder: Path, checkpoint: Any, keep: int) -> Path:
+        if full[0] and checkpoint.step == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(folder, checkpoint, keep)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    with caplog.at_level(logging.WARNING):
+        loop.train(recipe, tmp_path / "run")
+    assert "step 10 could not be saved" in caplog.text
+    assert "of step 5" in caplog.text
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert last is not None
+    assert last.step == 12
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
+    with pytest.raises(RunError, match=r"step 10 could not be saved.*Make room"):
+        loop.train(recipe, tmp_path / "short")
+    full[0] = False
+    assert loop.train(recipe, tmp_path / "short").resumed_at == 5
+
+
+def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml")
+    plain = Segments.batch
+
+    def lost_at_seven(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
+        if step == 7:
+            raise CorpusError("corpus 'prompts': none of its clips can be read.")
+        return plain(segments, step, rank, world)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "batch", lost_at_seven)
+        with pytest.raises(RunError, match=r"after step 7.*same command"):
+            loop.train(recipe, tmp_path / "run")
+    assert loop.train(recipe, tmp_path / "run").resumed_at == 7
+    loop.train(recipe, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        recipe_at(tmp_path / "tiny.yaml", training={"steps": 20, "keep_checkpoints": 2})
+        run = disk / "run"
+        (disk / "ballast").write_bytes(b"0" * 400_000)
+        command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run", str(run)]
+        full = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "could not be saved" in full.stderr
+        assert "error: step 20 could not be saved" in full.stderr, full.stderr  # after all of its steps
+        assert full.returncode == 2
+        (disk / "ballast").unlink()
+        command[-1] = str(tmp_path / "elsewhere")
+        if run.exists():  # what is there is whole, and goes on
+            command[-1] = str(run)
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
+    steps = 260
+    recipe_at(tmp_path / "tiny.yaml", training={"steps": steps, "checkpoint_every": 5, "validate_every": 90})
+    command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run"]
+    rng, kills = random.Random(0), 0
+    while kills < 20:
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+        reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
+        wait_for_step(tmp_path / "killed", process, (reached.step if reached else 0) + 5)
+        time.sleep(rng.random() * 0.4)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    last = last_checkpoint(tmp_path / "killed" / "checkpoints")
+    assert last is not None
+    assert last.step < steps, f"the training was over after {kills} kills"
+    for name in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / name)], check=True, stderr=subprocess.DEVNULL)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert [row["step"] for row in rows(tmp_path / "killed")] == [
+        row["step"] for row in rows(tmp_path / "whole")
+    ]
+
+
+def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(int(path.name[5:]) >= step for path in (run / "checkpoints").glob("step-*")):
+            return
+        time.sleep(0.02)
+    assert process.poll() is not None, f"no checkpoint of step {step} in two minutes"
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path: Path) -> None:
+    vq = {**VQ, "dropout": 0.0}
+    for name, batch in (("one", 4), ("two", 2)):
+        recipe_at(
+            tmp_path / f"{name}.yaml",
+            quantizer=vq,
+            discriminator={"in_turn": False, "every_item": 2},
+            losses={"balance": True},
+            training={"batch_size": batch, "steps": 8},
+        )
+    train = ["-m", "codecvq", "train"]
+    one = [sys.executable, *train, str(tmp_path / "one.yaml"), "--run", str(tmp_path / "one")]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29537"]
+    two += [*train, str(tmp_path / "two.yaml"), "--run", str(tmp_path / "two")]
+    for command in (one, two):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name], theirs[name], rtol=1e-2, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.slow
+def test_adversarial_training_holds_for_two_thousand_steps_and_the_codec_catches_up(tmp_path: Path) -> None:
+    recipe = recipe_at(
+        tmp_path / "tiny.yaml",
+        discriminator={"start_step": 200, "in_turn": True},
+        training={"steps": 2200, "checkpoint_every": 1100, "validate_every": 1100, "batch_size": 2},
+        corpus={"segment_s": 0.25},
+    )
+    loop.train(recipe, tmp_path / "run")
+    found = [row for row in rows(tmp_path / "run") if "discriminator/win_rate" in row]
+    early = [row["discriminator/win_rate"] for row in found if 260 <= row["step"] < 500]
+    late = [row["discriminator/win_rate"] for row in found if row["step"] >= 1900]
+    assert sum(late) / len(late) < sum(early) / len(early), "the codec wins back what the start lost"
+    mel = [row["loss/mel"] for row in rows(tmp_path / "run")]
+    assert mel[-1] < mel[len(mel) // 10], "it still learns"
+    assert rows(tmp_path / "run")[-1]["steps/skipped"] == 0

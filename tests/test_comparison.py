@@ -1,0 +1,255 @@
+"""Several codecs over the same clips: rates, depths, groups, differences, and what is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codecvq import CodecSpec, hookimpl
+from codecvq.audio import write_audio
+from codecvq.cli.app import main
+from codecvq.codec import Codec
+from codecvq.errors import CodecError, CodecvqError, CorpusError, MissingProgram
+from codecvq.evaluation import Transmission, compare
+from codecvq.evaluation.comparison import ALL, Comparison
+from codecvq.evaluation.transmission import CodecTransmitter, open_transmitter
+from codecvq.plugins import registry
+from codecvq.training.corpus import Clip, Corpus, open_corpus
+
+RATE = 16_000
+HOP = 160
+MEASURED = ["si_sdr", "mel_distance"]
+
+
+@dataclass
+class Rounding:
+    """A foreign codec that keeps `bits` of each sample."""
+
+    bits: int
+    name: str = ""
+    identity: dict[str, int] = field(default_factory=dict)
+    fails_at: int = -1  # transmission that raises
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, self.identity = self.name or f"round-{self.bits}", {"bits": self.bits}
+
+    def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
+        self.sent += 1
+        if self.sent - 1 == self.fails_at:
+            raise RuntimeError("out of bits")
+        step = np.float32(2.0 ** (1 - self.bits))
+        return Transmission(np.round(samples / step) * step, self.bits * samples.size)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Six clips of noise, of 0.5 to 1 s, louder each; a manifest with groups."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for i in range(6):
+        noise = np.random.default_rng(i).standard_normal(8000 + 1600 * i) * 0.02 * (i + 1)
+        write_audio(folder / f"{i}.wav", noise, RATE)
+        group = ("near", "far")[i % 2]
+        rows.append({"path": f"{i}.wav", "id": f"clip/{i}", "group": group, "speaker": f"s{i % 3}"})
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return open_corpus(manifest=folder / "clips.jsonl")
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    torch.manual_seed(0)
+    network = {"name": "spectral", "hop_length": HOP, "window_length": 320, "num_mels": 20, "dim": 8}
+    network |= {
+        f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("width", 16), ("blocks", 1))
+    }
+    quantizer = {"name": "residual_vq", "codebook_size": 16, "num_codebooks": 3}
+    return Codec(sample_rate=RATE, network=network, quantizer=quantizer, name="tiny").eval()
+
+
+@pytest.fixture(scope="module")
+def compared(corpus: Corpus) -> Comparison:
+    return compare([Rounding(8), Rounding(5)], corpus, MEASURED, data="noise")
+
+
+def test_rates_are_all_bits_over_all_seconds(compared: Comparison) -> None:
+    for group in compared.groups:
+        assert compared.codec("round-8").bitrate_bps(group) == pytest.approx(8 * RATE)
+    assert [row[:2] for row in compared.table()] == [["round-8", "128.00"], ["round-5", "80.00"]]
+
+
+def test_groups_are_those_of_the_manifest_and_share_out_the_clips(
+    compared: Comparison, corpus: Corpus
+) -> None:
+    assert compared.groups == (ALL, "far", "near")
+    finer = compared.codec("round-8")
+    assert len(finer.of("far")) + len(finer.of("near")) == len(finer.of()) == len(corpus)
+    values = [row.values["si_sdr"] for row in finer.of("far")]
+    assert finer.mean("si_sdr", "far").value == pytest.approx(np.mean(values))
+    by_speaker = compare([Rounding(8)], corpus, MEASURED, group_by="speaker")
+    assert by_speaker.groups == (ALL, "s0", "s1", "s2")
+
+
+def test_groups_that_nobody_has_are_an_error(corpus: Corpus) -> None:
+    with pytest.raises(CorpusError, match=r"no column 'accent'.*group.*speaker"):
+        compare([Rounding(8)], corpus, MEASURED, group_by="accent")
+
+
+def test_a_difference_is_that_of_the_means_with_a_narrower_interval(compared: Comparison) -> None:
+    finer, coarser = compared.codec("round-8").mean("si_sdr"), compared.codec("round-5").mean("si_sdr")
+    difference = compared.difference("round-8", "round-5", "si_sdr")
+    assert difference.value == pytest.approx(finer.value - coarser.value)
+    assert difference.value == pytest.approx(20 * np.log10(8), abs=1.5)  # three bits, 6 dB each
+    assert difference.low > 10
+    assert difference.high - difference.low < 0.5 * (finer.high - finer.low)
+    assert compared.difference("round-5", "round-8", "si_sdr").value == pytest.approx(-difference.value)
+    with pytest.raises(CodecvqError, match="there are round-8, round-5"):
+        compared.difference("round-8", "opus", "si_sdr")
+
+
+def test_depths_of_a_codec_are_codecs_of_their_own_with_real_rates(codec: Codec, corpus: Corpus) -> None:
+    depths = [CodecTransmitter(f"tiny@{n}", codec, n) for n in (1, 2, 3)]
+    result = compare(depths, corpus, ["mel_distance"])
+    rates = [result.codec(depth.name).bitrate_bps() for depth in depths]
+    # 4 bits a codebook and 100 frames a second; a payload is filled up to a byte, and a clip to a frame
+    for n, rate in enumerate(rates, start=1):
+        assert 400 * n <= rate < 400 * n * 1.02 + 16
+    assert [result.codec(depth.name).identity["codebooks_used"] for depth in depths] == [1, 2, 3]
+    whole = CodecTransmitter("tiny", codec).transmit(corpus[0].read(RATE), RATE)
+    np.testing.assert_array_equal(whole.samples, depths[2].transmit(corpus[0].read(RATE), RATE).samples)
+
+
+def test_a_codec_is_measured_at_the_common_rate(codec: Codec, corpus: Corpus) -> None:
+    for rate in (8_000, 22_050, 24_000):
+        samples = corpus[0].read(rate)
+        sent = CodecTransmitter("tiny", codec).transmit(samples, rate)
+        assert sent.samples.shape == samples.shape
+
+
+def test_names_with_a_depth_are_opened_from_a_folder(codec: Codec, tmp_path: Path) -> None:
+    folder = codec.save(tmp_path / "saved")
+    opened = open_transmitter(f"{folder}@2")
+    assert opened.identity["codebooks_used"] == 2
+    assert opened.identity["weights_sha256"] == codec.weights_sha256
+    with pytest.raises(CodecError, match=r"asks for 4 codebooks.*1 to 3"):
+        open_transmitter(f"{folder}@4")
+    codec.save(tmp_path / "at@2")  # a path that is there is what it says
+    assert open_transmitter(str(tmp_path / "at@2")).identity["codebooks_used"] == 3
+
+
+class NotInstalled(Rounding):
+    def __init__(self) -> None:
+        raise MissingProgram("codec 'absent'", "absentenc", "apt-get install absent")
+
+
+class Plugin:
+    @hookimpl
+    def codecvq_codecs(self):
+        yield CodecSpec(name="coarse-4", factory=lambda: Rounding(4, "coarse-4"), foreign=True)
+        yield CodecSpec(name="absent", factory=NotInstalled, foreign=True)
+
+
+@pytest.fixture
+def plugin():
+    origin = registry().register(Plugin(), "comparison-test")
+    yield
+    registry().unregister(origin)
+
+
+def test_a_codec_that_is_not_installed_is_told_and_the_others_go_on(plugin, corpus: Corpus) -> None:
+    result = compare(["absent", "coarse-4"], corpus, MEASURED)
+    assert [codec.name for codec in result.codecs] == ["coarse-4"]
+    assert "apt-get install absent" in result.absent["absent"]
+    with pytest.raises(CodecvqError, match="apt-get install absent"):
+        compare(["absent"], corpus, MEASURED)
+
+
+def test_wrong_names_are_told_before_anything_is_measured(plugin, corpus: Corpus) -> None:
+    first = Rounding(8)
+    with pytest.raises(CodecError, match=r"Did you mean 'coarse-4'"):
+        compare([first, "coarse-3"], corpus, MEASURED)
+    with pytest.raises(CodecError, match="no codebooks to count"):
+        compare([first, "coarse-4@2"], corpus, MEASURED)
+    with pytest.raises(CodecvqError, match="coarse-4 is named twice"):
+        compare(["coarse-4", "coarse-4"], corpus, MEASURED)
+    with pytest.raises(CodecvqError, match="no codec was named"):
+        compare([], corpus, MEASURED)
+    assert first.sent == 0
+
+
+def test_what_fails_is_listed_and_the_rest_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    clips = [*corpus, Clip(id="gone", path=tmp_path / "gone.wav")]
+    result = compare([Rounding(8, fails_at=2), Rounding(5)], clips, MEASURED, group_by="")
+    left = [(f.clip, f.stage) for f in result.codec("round-8").failures]
+    assert left == [("clip/2", "codec"), ("gone", "read")]
+    assert len(result.codec("round-8").rows) == 5
+    assert len(result.codec("round-5").rows) == 6
+    assert result.difference("round-8", "round-5", "si_sdr").n == 5
+    with pytest.raises(CodecvqError, match=r"none of the clips.*'clip/0'.*wrong size"):
+        compare([WrongLength(8)], corpus, MEASURED)
+
+
+class WrongLength(Rounding):
+    def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
+        raise ValueError("wrong size")
+
+
+@pytest.mark.parametrize(("decoded", "said"), [(np.zeros(3), "3 samples"), (None, "NaN")])
+def test_what_cannot_be_compared_is_a_failure(decoded, said: str, corpus: Corpus) -> None:
+    class Odd(Rounding):
+        def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
+            return Transmission(np.full_like(samples, np.nan) if decoded is None else decoded, 1)
+
+    result = compare([Odd(2, "odd"), Rounding(5)], corpus, MEASURED)
+    assert result.codec("odd").rows == ()
+    assert all(said in failure.reason for failure in result.codec("odd").failures)
+    assert result.table()[0] == ["odd", "–", "–", "–"]
+
+
+def test_saved_files_hold_every_number(compared: Comparison, tmp_path: Path) -> None:
+    path = compared.save(tmp_path / "out")
+    data = json.loads(path.read_text())
+    far = data["codecs"][0]["groups"]["far"]
+    assert far["clips"] == 3
+    assert far["means"]["si_sdr"]["value"] == compared.codec("round-8").mean("si_sdr", "far").value
+    with (tmp_path / "out/clips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert float(rows[7]["si_sdr"]) == compared.codec("round-5").rows[1].values["si_sdr"]
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert text.count("| round-5 | 80.00 |") == 3
+    assert "si_sdr ↑ | mel_distance ↓" in text
+
+
+def test_the_verb_prints_tables_and_says_where_the_numbers_are(
+    plugin, corpus: Corpus, codec: Codec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, manifest = codec.save(tmp_path / "saved"), corpus[0].path.parent / "clips.jsonl"
+    arguments = ["compare", f"{saved}@1", "coarse-4", "absent", "--data", str(manifest), "--audio"]
+    arguments += ["--metrics", ",".join(MEASURED), "--against", "coarse-4", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    out = capsys.readouterr().out
+    assert not leaving.value.code
+    assert "near: 3 clips, minus coarse-4" in out
+    assert "not measured: absent: codec 'absent' needs the program 'absentenc'" in out
+    assert str(tmp_path / "out/comparison.json") in out
+    assert len(list((tmp_path / "out/audio/coarse-4").glob("*.flac"))) == 6
+
+
+def test_the_verb_prints_json_alone(
+    plugin, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", "coarse-4", "-d", str(corpus[0].path.parent), "--metrics", "si_sdr", "--json"]
+    with pytest.raises(SystemExit) as leaving:
+        main([*arguments, "-o", str(tmp_path / "out"), "--max-clips", "2"])
+    assert not leaving.value.code
+    data = json.loads(capsys.readouterr().out)
+    assert data["clips_given"] == 2
+    assert list(data["codecs"][0]["groups"]) == ["all"]

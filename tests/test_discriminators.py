@@ -1,0 +1,191 @@
+"""Discriminators: what they give for audio, what reaches the audio through them, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from codecvq.codec import Codec
+from codecvq.errors import OptionError, ShapeError, UnknownName
+from codecvq.hookspecs import DiscriminatorSpec
+from codecvq.networks.build import build_discriminator, build_network
+from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.plugins import registry
+
+SMALL: dict[str, dict[str, Any]] = {
+    "ms_stft": {"filters": 2, "windows": [512, 256]},
+    "multi_period": {"filters": 2, "max_filters": 8, "periods": [2, 3, 5]},
+    "multi_band": {"filters": 2, "windows": [512, 256, 128]},
+    "multi_band/for processors": {
+        "filters": 4,
+        "windows": [512],
+        "bands": [0.0, 0.25, 1.0],
+        "stride": 4,
+        "power": 0.5,
+    },
+}
+
+
+def make(name: str, channels: int = 1) -> Discriminator:
+    torch.manual_seed(0)
+    return build_discriminator(
+        name.partition("/")[0], sample_rate=16000, channels=channels, **copy.deepcopy(SMALL[name])
+    )
+
+
+def audio(items: int = 2, channels: int = 1, samples: int = 2000) -> torch.Tensor:
+    return 0.1 * torch.randn(items, channels, samples, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=SMALL)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def parts(name: str) -> int:
+    options = SMALL[name]
+    return len(options.get("windows", options.get("periods")))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_each_window_or_period_gives_a_judgement(name: str, channels: int) -> None:
+    judgements = make(name, channels)(audio(3, channels))
+    assert len(judgements) == parts(name)
+    for judgement in judgements:
+        assert isinstance(judgement, Judgement)
+        assert judgement.scores.shape[0] == 3
+        assert judgement.scores.numel() > 3, "places are judged, not files"
+        assert len(judgement.features) >= 4
+        assert all(feature.shape[0] == 3 for feature in judgement.features)
+        assert bool(judgement.scores.isfinite().all())
+
+
+def test_items_are_judged_each_by_itself(name: str) -> None:
+    discriminator, wav = make(name).eval(), audio(3)
+    together, alone = discriminator(wav), discriminator(wav[1:2])
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours.scores[1:2], theirs.scores, atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_reach_the_audio_and_every_weight(name: str) -> None:
+    discriminator, wav = make(name), audio().requires_grad_()
+    sum(judgement.scores.square().mean() for judgement in discriminator(wav)).backward()
+    assert wav.grad is not None
+    assert bool(wav.grad.isfinite().all())
+    reached = (wav.grad.abs() > 0).float().mean()
+    assert reached > 0.95, f"{reached:.0%} of the samples are heard"
+    silent = [name for name, weight in discriminator.named_parameters() if weight.grad is None]
+    assert not silent
+
+
+@pytest.mark.parametrize("part", ["features", "scores"])
+def test_silence_has_finite_gradients(name: str, part: str) -> None:
+    wav = torch.zeros(1, 1, 2000, requires_grad=True)
+    for judgement in make(name)(wav):
+        given = judgement.scores if part == "scores" else torch.cat([f.flatten() for f in judgement.features])
+        given.sum().backward(retain_graph=True)
+    assert wav.grad is not None
+    assert bool(wav.grad.isfinite().all())
+
+
+def test_the_shortest_audio_is_judged_and_less_is_refused(name: str) -> None:
+    discriminator = make(name)
+    shortest = discriminator.min_samples
+    assert len(discriminator(audio(samples=shortest))) == parts(name)
+    if shortest > 1:
+        with pytest.raises(ShapeError, match=rf"at least {shortest} samples, and was given {shortest - 1}\."):
+            discriminator(audio(samples=shortest - 1))
+
+
+def test_a_copy_judges_alike_and_learns_by_itself(name: str) -> None:
+    discriminator, wav = make(name), audio()
+    copied = copy.deepcopy(discriminator)
+    before = discriminator(wav)[0].scores
+    assert torch.equal(copied(wav)[0].scores, before)
+    with torch.no_grad():
+        for weight in copied.parameters():
+            weight.mul_(1.5)
+    assert torch.equal(discriminator(wav)[0].scores, before)
+    assert not torch.equal(copied(wav)[0].scores, before)
+
+
+def test_weights_are_saved_and_loaded(name: str) -> None:
+    discriminator, wav = make(name), audio()
+    torch.manual_seed(5)
+    options = copy.deepcopy(SMALL[name])
+    other = build_discriminator(name.partition("/")[0], sample_rate=16000, **options)
+    assert not torch.equal(other(wav)[0].scores, discriminator(wav)[0].scores)
+    other.load_state_dict(discriminator.state_dict())
+    assert torch.equal(other(wav)[0].scores, discriminator(wav)[0].scores)
+
+
+def test_a_step_of_its_optimizer_tells_noise_from_a_tone_better(name: str) -> None:
+    discriminator = make(name)
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=5e-3, betas=(0.5, 0.9))
+    tone = 0.2 * torch.sin(torch.arange(2000) * 0.3).expand(4, 1, -1)
+    noise = audio(4)
+
+    def gap() -> torch.Tensor:
+        pairs = zip(discriminator(tone), discriminator(noise), strict=True)
+        return torch.stack([real.scores.mean() - fake.scores.mean() for real, fake in pairs]).mean()
+
+    before = float(gap().detach())
+    for _ in range(10):
+        optimizer.zero_grad()
+        (-gap()).backward()
+        optimizer.step()
+    assert float(gap().detach()) > before + 0.01
+
+
+def test_the_paper_s_sizes_are_the_defaults() -> None:
+    weights = {
+        name: sum(p.numel() for p in build_discriminator(name, sample_rate=24000).parameters())
+        for name in ("ms_stft", "multi_period", "multi_band")
+    }
+    assert weights["multi_period"] == pytest.approx(41.1e6, rel=0.01), "HiFi-GAN's, as others count it"
+    assert weights["ms_stft"] == pytest.approx(0.472e6, rel=0.01), "EnCodec's with five windows"
+    assert weights["multi_band"] == pytest.approx(1.41e6, rel=0.01), "DAC's spectral part"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "multi_band", "window": [512]}, "Did you mean 'windows'"),
+        ({"name": "multi_band", "bands": [0.5, 0.1]}, "rising edges"),
+        ({"name": "multi_band", "bands": [0.0, 1.5]}, "rising edges"),
+        ({"name": "multi_band", "power": 0.0}, "power 0"),
+        ({"name": "multi_band", "stride": 0}, "stride 0"),
+        ({"name": "multi_band", "windows": [8]}, "at least 64 samples"),
+        ({"name": "multi_period", "periods": []}, r"periods \[\]"),
+        ({"name": "multi_period", "filters": 64, "max_filters": 32}, "filters 64"),
+        ({"name": "ms_stft", "windows": [4]}, "at least 16 samples"),
+        ({"name": "ms_stft", "hop_ratio": 0}, "hop_ratio 0"),
+        ({"name": "ms_stft", "filters": "many"}, "cannot be made with"),
+    ],
+)
+def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        build_discriminator(sample_rate=16000, **options)
+
+
+def test_they_are_registered_as_networks_that_judge() -> None:
+    kinds = {name: type(offer.spec) for name, offer in registry().networks().items()}
+    assert {name for name, kind in kinds.items() if kind is DiscriminatorSpec} >= {
+        "ms_stft",
+        "multi_period",
+        "multi_band",
+    }
+
+
+def test_a_discriminator_is_no_network_of_a_codec_and_the_other_way_round() -> None:
+    with pytest.raises(
+        OptionError, match=r"'multi_band' is no encoder and decoder\. Take one of: .*spectral"
+    ):
+        Codec(sample_rate=16000, network={"name": "multi_band"}, quantizer={"name": "fsq", "levels": [5]})
+    with pytest.raises(OptionError, match=r"'spectral' is no discriminator\. Take one of: .*multi_period"):
+        build_discriminator("spectral", sample_rate=16000)
+    with pytest.raises(UnknownName, match="Did you mean 'multi_period'"):
+        build_network("multi_periods", sample_rate=16000)

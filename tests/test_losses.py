@@ -1,0 +1,139 @@
+"""Losses of decoded audio and the balancer, against their definitions in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from codecvq.networks.interface import Judgement
+from codecvq.training.adversary import codec_loss, discriminator_loss, feature_distance, win_rate
+from codecvq.training.balancer import Balancer
+from codecvq.training.losses import ComplexStftLoss, LossConfig, StftLoss, WaveformLoss, build_losses
+
+
+def audio(seed: int) -> torch.Tensor:
+    return 0.1 * torch.randn(3, 1, 3000, generator=torch.Generator().manual_seed(seed))
+
+
+def spectra(wav: torch.Tensor, size: int) -> torch.Tensor:
+    """`[B, frames, bins]` complex, by a sum over samples and no transform of a library."""
+    n = torch.arange(size, dtype=torch.float64)
+    hann = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / size)
+    waves = torch.exp(-2j * torch.pi * torch.outer(torch.arange(size // 2 + 1), n) / size)
+    padded = torch.nn.functional.pad(wav[:, 0].double(), (size // 2, size // 2))
+    return (padded.unfold(1, size, size // 4) * hann).to(waves.dtype) @ waves.T
+
+
+def test_the_stft_loss_is_its_definition() -> None:
+    decoded, reference = audio(0), audio(1)
+    parts = []
+    for size in (64, 256):
+        ours, theirs = (spectra(wav, size).abs() / (size / 2) for wav in (decoded, reference))
+        ours, theirs = ((m.square() + 1e-10).sqrt() for m in (ours, theirs))
+        convergence = (theirs - ours).square().sum().sqrt() / theirs.square().sum().sqrt()
+        parts.append(convergence + (ours.log() - theirs.log()).abs().mean())
+    found = StftLoss([64, 256])(decoded, reference)
+    torch.testing.assert_close(found.double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
+    decoded, reference = audio(0), audio(1)
+    parts = [
+        (
+            (spectra(decoded, size) - spectra(reference, size)).abs().square().sum()
+            / spectra(reference, size).abs().square().sum()
+        ).sqrt()
+        for size in (64, 256)
+    ]
+    loss = ComplexStftLoss([64, 256])
+    torch.testing.assert_close(
+        loss(decoded, reference).double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
+    )
+    assert float(loss(-reference, reference)) == pytest.approx(2, rel=1e-4), "another sign is twice as far"
+    assert float(StftLoss([64])(-reference, reference)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [StftLoss([64, 128]), ComplexStftLoss([64]), WaveformLoss()])
+def test_gradients_of_losses_are_the_true_ones(loss: torch.nn.Module) -> None:
+    decoded, reference = (audio(seed)[:1, :, :200].double() for seed in (0, 1))
+    assert torch.autograd.gradcheck(lambda wav: loss(wav, reference), (decoded.requires_grad_(),))
+
+
+@pytest.mark.parametrize("term", ["mel", "stft", "complex_stft", "waveform"])
+def test_a_signal_against_itself_loses_nothing_and_another_something(term: str) -> None:
+    config = LossConfig(**{"mel": 0.0, "mel_windows": (256,), "mel_bands": (20,), term: 1.0})
+    (loss,) = build_losses(config, 16000).values()
+    assert float(loss(audio(0), audio(0))) == pytest.approx(0, abs=1e-5)
+    assert float(loss(audio(0), audio(1))) > 0.1
+
+
+SCORES = {
+    "recorded": torch.tensor([[1.5, 0.5], [-0.5, 2.0]]),
+    "decoded": torch.tensor([[-2.0, 0.25], [0.75, -0.5]]),
+}
+
+
+def test_adversarial_losses_are_their_definitions() -> None:
+    recorded, decoded = SCORES["recorded"], SCORES["decoded"]
+    assert float(discriminator_loss("hinge", recorded, decoded)) == pytest.approx(
+        (0 + 0.5 + 1.5 + 0) / 4 + (0 + 1.25 + 1.75 + 0.5) / 4
+    )
+    assert float(codec_loss("hinge", decoded)) == pytest.approx(-(-2.0 + 0.25 + 0.75 - 0.5) / 4)
+    assert float(discriminator_loss("least_squares", recorded, decoded)) == pytest.approx(
+        (0.25 + 0.25 + 2.25 + 1) / 4 + (4 + 0.0625 + 0.5625 + 0.25) / 4
+    )
+    assert float(codec_loss("least_squares", decoded)) == pytest.approx((9 + 0.5625 + 0.0625 + 2.25) / 4)
+    assert float(win_rate("hinge", recorded, decoded)) == pytest.approx((3 / 4 + 2 / 4) / 2)
+    assert float(win_rate("least_squares", recorded, decoded)) == pytest.approx((2 / 4 + 3 / 4) / 2)
+
+
+def test_the_feature_distance_is_its_definition_and_knows_no_scale() -> None:
+    layers = [torch.randn(2, 3, 4), torch.randn(2, 5)]
+    others = [layer + 0.1 * torch.randn_like(layer) for layer in layers]
+
+    def judged(features: list[torch.Tensor]) -> Judgement:
+        return Judgement(torch.zeros(2, 1), tuple(features))
+
+    wanted = sum(
+        (a - b).abs().double().mean() / a.abs().double().mean() for a, b in zip(layers, others, strict=True)
+    )
+    found = feature_distance(judged(layers), judged(others))
+    assert float(found) == pytest.approx(float(wanted) / 2, rel=1e-5)
+    louder = feature_distance(
+        judged([7 * layer for layer in layers]), judged([7 * other for other in others])
+    )
+    assert float(louder) == pytest.approx(float(found), rel=1e-5)
+
+
+def test_the_balancer_makes_weights_shares_of_the_gradient() -> None:
+    torch.manual_seed(0)
+    output = torch.randn(4, 1, 50, dtype=torch.float64, requires_grad=True)
+    target = torch.randn_like(output)
+    losses = {"a": 1000 * (output - target).square().mean(), "b": 1e-3 * output.abs().mean()}
+    balancer = Balancer({"a": 1.0, "b": 3.0}, total_norm=2.0)
+    gradient = balancer.gradient(losses, output)
+    parts = {}
+    for name, loss in losses.items():
+        (g,) = torch.autograd.grad(loss, output, retain_graph=True)
+        parts[name] = g / (g.flatten(1).norm(dim=1).mean() * 4)
+    torch.testing.assert_close(gradient, 2.0 * (0.25 * parts["a"] + 0.75 * parts["b"]))
+
+
+def test_the_balancer_averages_norms_and_leaves_out_what_is_not_finite() -> None:
+    balancer = Balancer({"a": 1.0}, decay=0.5)
+    output = torch.ones(1, 4, requires_grad=True)
+    for scale in (1.0, 3.0):
+        gradient = balancer.gradient({"a": (scale * output).sum()}, output)
+    norms = (0.5 * 2.0 + 6.0) / (0.5 + 1)  # of gradients [1, 1, 1, 1] and [3, 3, 3, 3]
+    torch.testing.assert_close(gradient, torch.full((1, 4), 3.0 / norms))
+    before = dict(balancer.averages)
+    balancer.gradient({"a": (torch.nan * output).sum()}, output)
+    assert balancer.averages == before
+
+
+def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
+    def shares(items: int) -> torch.Tensor:
+        output = torch.ones(items, 1, 8, requires_grad=True)
+        return Balancer({"a": 1.0}).gradient({"a": output.square().mean()}, output) * items
+
+    torch.testing.assert_close(shares(1)[0], shares(6)[0])

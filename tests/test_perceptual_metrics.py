@@ -1,0 +1,126 @@
+"""ViSQOL, DNSMOS and speaker similarity: what they are asked for, and what must not change them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import codecvq_metrics
+import numpy as np
+import pytest
+
+from codecvq.errors import MissingExtra
+from codecvq.evaluation import metrics
+from codecvq.evaluation.metrics import Metric, MetricUndefined
+from codecvq.plugins import Registry
+from codecvq.training.corpus import open_corpus
+
+RATE = 16_000
+SPECS = {spec.name: spec for spec in codecvq_metrics.codecvq_metrics()}
+NETWORKS = ["visqol", "dnsmos", "speaker_similarity"]
+
+
+def make(name: str) -> Metric:
+    if missing := metrics.missing_packages(SPECS[name]):
+        pytest.skip(f"{missing[0]} is not installed (extra 'eval')")
+    registry = Registry()
+    registry.register(codecvq_metrics, "codecvq")
+    return metrics.prepare([name], registry).ready[0]
+
+
+def speech(seconds: float = 2.5, voice: int = 0) -> np.ndarray:
+    """The beginning of a clip of the corpus in the box, of one of its speakers."""
+    corpus = open_corpus("prompts")
+    speaker = corpus.speakers[voice]
+    clip = next(c for c in corpus if c.speaker == speaker and (c.duration_s or 0) > seconds)
+    return clip.read(RATE)[: int(seconds * RATE)]
+
+
+def noisy(clip: np.ndarray, snr_db: float) -> np.ndarray:
+    noise = np.random.default_rng(0).standard_normal(clip.size).astype(np.float32)
+    return clip + noise * np.float32(clip.std() * 10 ** (-snr_db / 20))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_none_of_them_is_measured_unasked(name: str) -> None:
+    assert not SPECS[name].default
+    assert SPECS[name].extra == "eval"
+
+
+@pytest.mark.parametrize(("name", "package"), [("visqol", "ai_edge_litert"), ("dnsmos", "onnxruntime")])
+def test_a_missing_runtime_is_a_missing_extra_and_never_another_mapping(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module, *rest: None if module == package else find("sys")
+    )
+    registry = Registry()
+    registry.register(codecvq_metrics, "codecvq")
+    with pytest.raises(MissingExtra, match=rf"{package}.*codecvq\[eval\]"):
+        metrics.prepare([name], registry)
+
+
+@pytest.mark.slow
+def test_visqol_falls_with_noise_and_records_its_mapping() -> None:
+    metric, clip = make("visqol"), speech()
+    scores = [
+        metric.measure(clip, decoded, RATE)["visqol"] for decoded in (clip, noisy(clip, 25), noisy(clip, 5))
+    ]
+    assert scores[0] > 4.2
+    assert scores[0] > scores[1] + 0.2 > scores[2] + 0.4
+    assert {"visqol-python", "ai-edge-litert"} <= set(metric.packages)
+    assert "lattice" in metric.spec.summary
+
+
+@pytest.mark.slow
+def test_visqol_is_undefined_where_it_cannot_compare() -> None:
+    metric, clip = make("visqol"), speech()
+    for reference, decoded in (
+        (clip[:4000], clip[:4000]),
+        (clip, np.zeros_like(clip)),
+        (np.zeros_like(clip), clip),
+        (clip[:0], clip[:0]),
+    ):
+        with pytest.raises(MetricUndefined):
+            metric.measure(reference, decoded, RATE)
+
+
+@pytest.mark.slow
+def test_dnsmos_hears_the_decoded_clip_alone_and_overshoot_is_clipped() -> None:
+    metric, clip = make("dnsmos"), speech(1.2)
+    alone = metric.measure(clip, clip, RATE)
+    assert set(alone) == {"dnsmos", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"}
+    assert metric.measure(np.zeros_like(clip), clip, RATE) == alone
+    loud = 20 * clip
+    assert np.abs(loud).max() > 1
+    assert metric.measure(clip, loud, RATE) == metric.measure(clip, np.clip(loud, -1, 1), RATE)
+    assert metric.measure(clip, noisy(clip, 5), RATE)["dnsmos"] < alone["dnsmos"] - 0.3
+    with pytest.raises(MetricUndefined):
+        metric.measure(clip[:0], clip[:0], RATE)
+
+
+def test_dnsmos_keeps_to_one_thread() -> None:
+    make("dnsmos")
+    from codecvq_metrics.dnsmos import _listener
+
+    listener = _listener()
+    for session in (listener.onnx_sess, listener.p808_onnx_sess):
+        options = session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+
+
+@pytest.mark.slow
+def test_speaker_similarity_knows_voices_and_no_gain() -> None:
+    metric = make("speaker_similarity")
+    first, other = speech(voice=0), speech(voice=3)
+
+    def alike(a: np.ndarray, b: np.ndarray) -> float:
+        return metric.measure(a, b, RATE)["speaker_similarity"]
+
+    assert alike(first, first) == pytest.approx(1.0, abs=1e-5)
+    assert alike(first, 0.1 * first) == pytest.approx(1.0, abs=1e-4)
+    assert alike(first, other) == pytest.approx(alike(other, first), abs=1e-6)
+    assert alike(first, other) < 0.85 < alike(first, noisy(first, 20))
+    for nothing in (np.zeros_like(first), first[:3000]):
+        with pytest.raises(MetricUndefined):
+            alike(nothing, nothing)

@@ -1,0 +1,192 @@
+"""Every recipe that ships can be trained: `codecvq train RECIPE --smoke` does so in three steps; and what
+`codecvq recipes show` says of each.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from codecvq.cli.app import app
+from codecvq.codec import load
+from codecvq.errors import CodecvqError, RecipeError, RunError
+from codecvq.plugins import registry
+from codecvq.training.recipe import Recipe, load_recipe
+from codecvq.training.smoke import STEPS, smoke, smoke_recipe
+from recipes import write_recipe
+
+SHIPPED = sorted(
+    name for name, offer in registry().recipes().items() if offer.path().parent.name == "recipes"
+)
+TTS_24K = [f"tts-24k-{q}" for q in ("fsq", "simvq", "rotation-vq", "residual-fsq", "lfq")]
+
+
+def call(*arguments: Any) -> tuple[int, str]:
+    """Exit code and output of a command; a user's error is raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+def scalars(run: Path) -> dict[str, float]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return {name: value for line in lines for name, value in json.loads(line).items()}
+
+
+def small(name: str) -> Recipe:
+    """A recipe in its smallest preset: the same parts, and a tenth of the time."""
+    recipe = load_recipe(name, ["training.threads=1", "training.precision=fp32"])
+    network = {key: value for key, value in recipe.network.items() if not key.endswith(("_width", "_blocks"))}
+    return recipe.model_copy(update={"network": {**network, "preset": "tiny"}})
+
+
+def test_the_recipes_that_are_promised_ship() -> None:
+    others = {
+        "quickstart",
+        "speech-16k-cpu",
+        "encodec-24k",
+        "stream-24k",
+        "lm-16k-single",
+        "tts-22k",
+        "tts-44k",
+    }
+    assert {*others, *TTS_24K} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
+    done = smoke(small(name), tmp_path / "run")
+    assert (done.trained.steps, done.trained.skipped) == (STEPS, 0)
+    assert done.trained.failures == ()
+    found = scalars(tmp_path / "run")
+    recipe = load_recipe(name)
+    assert ("loss/adversarial" in found) == (recipe.discriminator is not None)
+    assert found["validation/mel"] > 0
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lm-16k-single", "encodec-24k"])
+def test_the_largest_recipes_train_as_they_are(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["training.threads=1"])
+    smoke(recipe, tmp_path / "run")
+    kept = load(tmp_path / "run")
+    assert kept.network_config == recipe.network
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_smoke_test_keeps_what_can_rot_and_no_data(name: str) -> None:
+    recipe = load_recipe(name)
+    tried = smoke_recipe(recipe)
+    assert (tried.network, tried.quantizer, tried.losses) == (recipe.network, recipe.quantizer, recipe.losses)
+    assert (tried.corpus.name, tried.corpus.root, tried.training.workers) == ("prompts", None, 0)
+    assert tried.corpus.segment_s <= recipe.corpus.segment_s
+    if recipe.discriminator is not None:
+        assert tried.discriminator is not None
+        assert [n["name"] for n in tried.discriminator.networks] == [
+            n["name"] for n in recipe.discriminator.networks
+        ]
+        assert tried.discriminator.start_step < STEPS
+    assert Recipe.model_validate(tried.model_dump()) == tried
+
+
+def test_segments_are_as_long_as_the_discriminators_need(tmp_path: Path) -> None:
+    section = {"networks": [{"name": "ms_stft", "windows": [8192], "filters": 1}]}
+    path = write_recipe(tmp_path / "long.yaml", discriminator=section, losses={"adversarial": 1.0})
+    recipe = load_recipe(path, ["corpus.segment_s=1.0"])
+    assert smoke_recipe(recipe).corpus.segment_s == pytest.approx(26 * 320 / 16000), "8192 in whole frames"
+
+
+class TestTrainCommand:
+    def test_smoke_says_that_it_works_and_keeps_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        recipe = write_recipe(tmp_path / "tiny.yaml")
+        code, out = call("train", recipe, "--smoke")
+        assert code == 0
+        assert "works: 3 steps" in out
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+    def test_smoke_keeps_a_run_that_is_named(self, tmp_path: Path) -> None:
+        recipe = write_recipe(tmp_path / "tiny.yaml")
+        code, out = call("train", recipe, "--smoke", "--run", tmp_path / "kept", "--json")
+        told = json.loads(out[out.index("{") :])
+        assert code == 0
+        assert (told["works"], told["steps"], told["run"]) == (True, STEPS, str(tmp_path / "kept"))
+        assert load(tmp_path / "kept").bitrate == pytest.approx(told["bitrate_bps"])
+
+    def test_weights_to_begin_with(self, tmp_path: Path) -> None:
+        recipe = write_recipe(tmp_path / "tiny.yaml", training={"steps": 1})
+        call("train", recipe, "--run", tmp_path / "first")
+        code, _ = call("train", recipe, "--run", tmp_path / "second", "--init-from", tmp_path / "first")
+        assert code == 0
+        resolved = yaml.safe_load((tmp_path / "second" / "recipe.yaml").read_text())
+        assert resolved["training"]["init_from"] == str(tmp_path / "first")
+        wider = ["network.encoder_width=24", "--init-from", tmp_path / "first"]
+        with pytest.raises(RunError, match="--init-partial"):
+            call("train", recipe, *wider, "--run", tmp_path / "strict")
+        assert call("train", recipe, *wider, "--init-partial", "--run", tmp_path / "partial")[0] == 0
+        with pytest.raises(RecipeError, match="add --init-from"):
+            call("train", recipe, "--init-partial")
+        with pytest.raises(CodecvqError, match="nowhere"):
+            call("train", recipe, "--init-from", "nowhere", "--run", tmp_path / "fourth")
+
+
+class TestShow:
+    @pytest.mark.parametrize("name", ["quickstart", "stream-24k", "encodec-24k"])
+    def test_a_shown_recipe_is_the_file_with_comments_below(self, name: str) -> None:
+        code, out = call("recipes", "show", name)
+        text = registry().find("recipes", name).path().read_text()
+        assert code == 0
+        assert out.startswith(text)
+        rest = out[len(text) :].splitlines()
+        assert rest
+        assert all(line.startswith("#") for line in rest)
+        told = "\n".join(rest)
+        for part in (
+            "encoder",
+            "quantizer",
+            "decoder",
+            "whole",
+            "bit/s",
+            "frames a second",
+            "receptive field",
+        ):
+            assert part in told
+        assert yaml.safe_load(out) == yaml.safe_load(text)
+
+    def test_what_it_says_is_true(self) -> None:
+        _, out = call("recipes", "show", "stream-24k", "--json")
+        told = json.loads(out)["codec"]
+        assert told["bitrate_bps"] == 6000
+        assert told["frame_rate_hz"] == 75
+        assert told["lookahead_samples"] == 320
+        assert told["lookahead_s"] == pytest.approx(1 / 75)
+        assert told["parameters"] == sum(part["parameters"] for part in told["parts"].values())
+        assert told["parts"]["decoder"]["multiply_adds_per_s"] > 0.5e9, "it is in multiply-adds a second"
+
+    def test_with_every_default_written_out(self) -> None:
+        _, out = call("recipes", "show", "tts-24k-fsq", "--resolved")
+        assert yaml.safe_load(out)["optimizer"]["final_ratio"] == 0.01
+
+
+def test_the_24k_recipes_are_of_one_rate_and_one_training() -> None:
+    recipes = [load_recipe(name) for name in TTS_24K]
+    first = recipes[0]
+    for recipe in recipes[1:]:
+        assert (recipe.discriminator, recipe.losses) == (first.discriminator, first.losses)
+        assert (recipe.training, recipe.optimizer) == (first.training, first.optimizer)
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in ("quickstart", "speech-16k-cpu")])
+def test_estimates_say_that_they_are(name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.corpus.name in ("libritts", "ljspeech", "vctk"):
+        assert "Estimates, not measured" in recipe.description
+        assert "hours" in recipe.description
+        assert "GB" in recipe.description
