@@ -186,7 +186,7 @@ def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
         loop.train(recipe, tmp_path / "strict")
     recipe = recipe_at(tmp_path / "third.yaml", quantizer=other, training={**start, "init_partial": True})
     with caplog.at_level(logging.WARNING):
-        loop.train(recipe, tmp_path / "partial")
+        loop.train(recipe, tmp_path / "strict")  # the refusal left nothing behind
     assert "begin anew" in caplog.text
 
 
@@ -366,15 +366,34 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path: Path
     train = ["-m", "codecvq", "train"]
     one = [sys.executable, *train, str(tmp_path / "one.yaml"), "--run", str(tmp_path / "one")]
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29537"]
-    two += [*train, str(tmp_path / "two.yaml"), "--run", str(tmp_path / "two")]
+    two += [*train, str(tmp_path / "two.yaml"), "-r", str(tmp_path / "two")]
     for command in (one, two):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in ours:
-        torch.testing.assert_close(
-            ours[name], theirs[name], rtol=1e-2, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+    start = loop.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
+    moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
+    apart = {name: ours[name] - theirs[name] for name in moved}
+    # Adam divides a gradient by its size, so where that is rounding noise so is the step: hence all together
+    for part in ("encoder", "decoder", "quantizer.stages.0", "quantizer.stages.1"):
+        ours_moved, ours_apart = (
+            _norm({name: tensor for name, tensor in tensors.items() if name.startswith(part)})
+            for tensors in (moved, apart)
         )
+        assert ours_apart < 1e-3 * ours_moved, part
+    logged = [rows(tmp_path / name)[-1] for name in ("one", "two")]
+    for name in (
+        "loss/total",
+        "loss/mel",
+        "loss/feature_matching",
+        "codebook/perplexity",
+        "discriminator/loss",
+    ):
+        assert logged[0][name] == pytest.approx(logged[1][name], rel=1e-3), name
+
+
+def _norm(tensors: dict[str, torch.Tensor]) -> float:
+    return float(torch.cat([tensor.flatten() for tensor in tensors.values()]).norm())
 
 
 @pytest.mark.slow

@@ -30,21 +30,19 @@ def test_the_stft_loss_is_its_definition() -> None:
     for size in (64, 256):
         ours, theirs = (spectra(wav, size).abs() / (size / 2) for wav in (decoded, reference))
         ours, theirs = ((m.square() + 1e-10).sqrt() for m in (ours, theirs))
-        convergence = (theirs - ours).square().sum().sqrt() / theirs.square().sum().sqrt()
-        parts.append(convergence + (ours.log() - theirs.log()).abs().mean())
+        apart = (theirs - ours).square().sum(dim=(1, 2)).sqrt() / theirs.square().sum(dim=(1, 2)).sqrt()
+        parts.append(apart.mean() + (ours.log() - theirs.log()).abs().mean())
     found = StftLoss([64, 256])(decoded, reference)
     torch.testing.assert_close(found.double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
     decoded, reference = audio(0), audio(1)
-    parts = [
-        (
-            (spectra(decoded, size) - spectra(reference, size)).abs().square().sum()
-            / spectra(reference, size).abs().square().sum()
-        ).sqrt()
-        for size in (64, 256)
-    ]
+    parts = []
+    for size in (64, 256):
+        ours, theirs = spectra(decoded, size), spectra(reference, size)
+        squares = [x.abs().square().sum(dim=(1, 2)) for x in (ours - theirs, theirs)]
+        parts.append((squares[0] / squares[1]).sqrt().mean())
     loss = ComplexStftLoss([64, 256])
     torch.testing.assert_close(
         loss(decoded, reference).double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
@@ -94,11 +92,13 @@ def test_the_feature_distance_is_its_definition_and_knows_no_scale() -> None:
     def judged(features: list[torch.Tensor]) -> Judgement:
         return Judgement(torch.zeros(2, 1), tuple(features))
 
-    wanted = sum(
-        (a - b).abs().double().mean() / a.abs().double().mean() for a, b in zip(layers, others, strict=True)
-    )
+    ratios = [
+        (a - b).abs().double().flatten(1).mean(dim=1) / a.abs().double().flatten(1).mean(dim=1)
+        for a, b in zip(layers, others, strict=True)
+    ]
+    wanted = torch.stack(ratios).mean()
     found = feature_distance(judged(layers), judged(others))
-    assert float(found) == pytest.approx(float(wanted) / 2, rel=1e-5)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
     louder = feature_distance(
         judged([7 * layer for layer in layers]), judged([7 * other for other in others])
     )
@@ -137,3 +137,12 @@ def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
         return Balancer({"a": 1.0}).gradient({"a": output.square().mean()}, output) * items
 
     torch.testing.assert_close(shares(1)[0], shares(6)[0])
+
+
+def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
+    decoded, reference = audio(0), audio(1) * torch.tensor([1.0, 0.1, 3.0])[:, None, None]
+    config = LossConfig(mel_windows=(256,), mel_bands=(20,), stft=1.0, complex_stft=1.0, waveform=1.0)
+    for name, loss in build_losses(config, 16000).items():
+        whole = float(loss(decoded, reference))
+        items = [float(loss(decoded[b : b + 1], reference[b : b + 1])) for b in range(3)]
+        assert whole == pytest.approx(sum(items) / 3, rel=1e-4), name

@@ -47,7 +47,7 @@ def small(name: str) -> Recipe:
 def test_the_recipes_that_are_promised_ship() -> None:
     others = {
         "quickstart",
-        "speech-16k-cpu",
+        "speech-16k",
         "encodec-24k",
         "stream-24k",
         "lm-16k-single",
@@ -183,7 +183,7 @@ def test_the_24k_recipes_are_of_one_rate_and_one_training() -> None:
         assert (recipe.training, recipe.optimizer) == (first.training, first.optimizer)
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in ("quickstart", "speech-16k-cpu")])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in ("quickstart", "speech-16k")])
 def test_estimates_say_that_they_are(name: str) -> None:
     recipe = load_recipe(name)
     if recipe.corpus.name in ("libritts", "ljspeech", "vctk"):

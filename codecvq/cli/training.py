@@ -28,7 +28,12 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe keys to set: training.steps=1000 …")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder; by default runs/RECIPE.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", "-r", help="Run folder; by default runs/RECIPE. (torchrun takes --run for its own: -r.)"
+        ),
+    ] = None,
     init_from: Annotated[
         str | None,
         typer.Option(

@@ -6,8 +6,9 @@ With judgements of recorded audio x and decoded audio x̂, scores s and inner la
     least squares  discriminator  mean (1 - s(x))² + mean s(x̂)²                     codec  mean (1 - s(x̂))²
     features       codec  mean over layers of  mean |f(x̂) - f(x)| / mean |f(x)|     (arXiv:2210.13438 eq. 2)
 
-Each is a mean over the parts of all discriminators. The codec hears the discriminators as they are before
-they learn from the same step.
+Each is a mean over the parts of all discriminators. The ratio of the last is taken for each item by itself:
+so it does not depend on what else is in the batch, nor on how a batch is spread over processes. The codec
+hears the discriminators as they are before they learn from the same step.
 """
 
 from __future__ import annotations
@@ -136,11 +137,12 @@ def codec_loss(form: str, decoded: Tensor) -> Tensor:
 
 
 def feature_distance(recorded: Judgement, decoded: Judgement) -> Tensor:
-    """0-d distance of the inner layers."""
-    distances = [
-        F.l1_loss(theirs.float(), ours.float()) / ours.float().abs().mean().clamp(min=1e-6)
-        for ours, theirs in zip(recorded.features, decoded.features, strict=True)
-    ]
+    """0-d distance of the inner layers, mean over layers and items."""
+    distances = []
+    for ours, theirs in zip(recorded.features, decoded.features, strict=True):
+        ours, theirs = ours.float().flatten(1), theirs.float().flatten(1)
+        scale = ours.abs().mean(dim=1).clamp(min=1e-6)
+        distances.append(((theirs - ours).abs().mean(dim=1) / scale).mean())
     return torch.stack(distances).mean()
 
 

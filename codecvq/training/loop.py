@@ -1,12 +1,13 @@
 """The training, read from top to bottom: prepare, resume, then step after step.
 
-Everything that a step hangs on is either in the checkpoint (weights, optimizer, random numbers) or a function
-of its number (batch, learning rate). So a training that was killed and resumed ends with the weights of one
+Everything that a step hangs on is either in the checkpoint (weights, optimizers) or a function of its number
+(batch, learning rate, random numbers). So a training that was killed and resumed ends with the weights of one
 that was not, bit for bit, given the same processor and number of threads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -71,18 +72,19 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     # accelerate holds a process to its first precision: a notebook trains again
     AcceleratorState._reset_state()
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or processes without a GPU do not find each other
         mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
         log_with=list(recipe.training.trackers) or None,
         project_dir=folder.path,
     )
-    # before the folder is made: a missing corpus leaves nothing behind
+    # before the folder is made: a missing corpus, or weights that do not fit, leave nothing behind
     trainer = Trainer(recipe, folder, accelerator)
+    first = trainer.resume()
     if accelerator.is_main_process:
         folder.begin(recipe)
         clear_leftovers(folder.checkpoints)
         write_split(trainer.corpus, folder.path / "split.jsonl")
     accelerator.wait_for_everyone()
-    first = trainer.resume()
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
     return Trained(
@@ -113,6 +115,13 @@ def open_recipe_corpus(section: CorpusSection) -> Corpus:
         speakers=section.speakers,
         exclude_speakers=section.exclude_speakers,
     )
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """Of the random numbers that a process draws in a step, as quantizer dropout does: different for all, and
+    the same whenever the step is made.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
 
 
 class Trainer:
@@ -194,15 +203,25 @@ class Trainer:
             pace.tick()
             done = step + 1
             last = done == self.config.steps
+            validates = last or done % self.config.validate_every == 0
+            logs = validates or done % self.config.log_every == 0
+            found = self._over_ranks(means.take()) if logs else {}
             if self.accelerator.is_main_process:
-                validated = self._validate(done) if last or done % self.config.validate_every == 0 else {}
-                if validated or last or done % self.config.log_every == 0:
-                    scalars = self._log(run, done, means.take() | validated, pace)
+                if logs:
+                    validated = self._validate(done) if validates else {}
+                    scalars = self._log(run, done, found | validated, pace)
                 report(Moment(done, self.config.steps, scalars, pace.step_s * (self.config.steps - done)))
             if last or done % self.config.checkpoint_every == 0:
                 self.save(done, must=last)
             pace.rest()
         self.accelerator.end_training()
+
+    def _over_ranks(self, scalars: dict[str, float]) -> dict[str, float]:
+        """The means of scalars over all processes, which have the same ones."""
+        if self.accelerator.num_processes == 1 or not scalars:
+            return scalars
+        values = torch.tensor(list(scalars.values()), device=self.accelerator.device)
+        return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor]]:
         """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone, what
@@ -231,6 +250,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        torch.manual_seed(seed_of(self.config.seed, step, self.accelerator.process_index))
         adversary = self.adversary if self.adversary and self.adversary.active(step) else None
         means, codes = Means(), []
         self.optimizer.zero_grad(set_to_none=True)
@@ -249,7 +269,7 @@ class Trainer:
             return {}
         self.bad_in_a_row = 0
         self.optimizer.step()
-        self.usage.add(torch.cat(codes))
+        self.usage.add(self.accelerator.gather(torch.cat(codes)))
         if self.average:
             self.average.update()
         found |= {
@@ -329,7 +349,6 @@ class Trainer:
             return
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
             "usage": self.usage.counts,
             "skipped": self.skipped,
         }
@@ -367,7 +386,6 @@ class Trainer:
             return 0
         self.codec.load_state_dict(checkpoint.weights)
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        torch.set_rng_state(checkpoint.state["random"])
         self.usage.counts = dict(checkpoint.state["usage"])
         self.skipped = checkpoint.state["skipped"]
         for name, part in self._parts().items():

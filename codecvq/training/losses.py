@@ -68,9 +68,9 @@ class StftLoss(nn.Module):
 
         |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
 
-    and the mean over windows (samples, hop a quarter of each). Magnitudes are those of the windowed sum
-    divided by the sum of the window, so that a sine of amplitude 1 has about 1/2; the logarithm stops at
-    -100 dB.
+    of each item, and the mean over items and windows (samples, hop a quarter of each). Magnitudes are those
+    of the windowed sum divided by the sum of the window, so that a sine of amplitude 1 has about 1/2; the
+    logarithm stops at -100 dB.
     """
 
     def __init__(self, windows: Sequence[int]) -> None:
@@ -87,8 +87,8 @@ class StftLoss(nn.Module):
                 ours = self._magnitudes(_precise(decoded), size)
                 with torch.no_grad():
                     theirs = self._magnitudes(_precise(reference), size)
-                convergence = torch.linalg.vector_norm(theirs - ours) / torch.linalg.vector_norm(theirs)
-                losses.append(convergence + F.l1_loss(ours.log(), theirs.log()))
+                apart = (theirs - ours).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)
+                losses.append(apart.mean() + F.l1_loss(ours.log(), theirs.log()))
             return torch.stack(losses).mean()
 
     def _magnitudes(self, wav: Tensor, size: int) -> Tensor:
@@ -103,8 +103,8 @@ def _precise(wav: Tensor) -> Tensor:
 
 
 class ComplexStftLoss(nn.Module):
-    """Distance of complex spectra, which sees phases: for each window Σ |X - X̂|² / Σ |X|², both under a root,
-    and the mean over windows (samples, hop a quarter of each).
+    """Distance of complex spectra, which sees phases: for each window and item Σ |X - X̂|² / Σ |X|², both
+    under a root, and the mean over all (windows in samples, hop a quarter of each).
     """
 
     def __init__(self, windows: Sequence[int]) -> None:
@@ -124,12 +124,13 @@ class ComplexStftLoss(nn.Module):
             for size in self.windows:
                 with torch.no_grad():
                     energy = self._energy(reference, size)
-                losses.append(((self._energy(difference, size) + FLOOR**2) / (energy + FLOOR**2)).sqrt())
+                ratio = (self._energy(difference, size) + FLOOR**2) / (energy + FLOOR**2)
+                losses.append(ratio.sqrt().mean())
             return torch.stack(losses).mean()
 
     def _energy(self, wav: Tensor, size: int) -> Tensor:
         frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
-        return power_spectra(frames * self.get_buffer(f"window_{size}")).sum()
+        return power_spectra(frames * self.get_buffer(f"window_{size}")).flatten(1).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
