@@ -40,7 +40,8 @@ Plugins = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CodecArgument = Annotated[
-    Path, typer.Argument(help="A run folder, or a folder with config.json and model.safetensors.")
+    Path,
+    typer.Argument(help="A run folder, a saved codec's folder, or a name from: plugins list --kind codecs."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …; auto takes a GPU where there is one.")]
 

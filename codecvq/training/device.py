@@ -7,11 +7,29 @@ from pathlib import Path
 
 import torch
 
+from codecvq.training.recipe import Recipe
+from codecvq.training.run import RunFolder
+
 MATRIX_BF16 = {
     "amx_bf16",
     "avx512_bf16",
     "bf16",
 }  # flags of x86 and Arm processors that multiply bfloat16 in hardware
+
+
+def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
+    """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
+    this machine.
+    """
+    before = folder.recipe().training if folder.recipe_file.is_file() else None
+    precision: str = recipe.training.precision
+    threads = recipe.training.threads
+    if precision == "auto":
+        precision = before.precision if before else best_precision()
+    if threads is None:
+        threads = before.threads if before else usable_threads()
+    training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
+    return recipe.model_copy(update={"training": training}), folder
 
 
 def best_precision() -> str:

@@ -30,7 +30,7 @@ from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
 from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
 from codecvq.training.corpus import ClipFailure, Corpus, open_corpus, write_split
-from codecvq.training.device import best_precision, usable_threads
+from codecvq.training.device import settled
 from codecvq.training.loading import load_batches
 from codecvq.training.losses import build_losses
 from codecvq.training.progress import Means, Moment, Pace
@@ -39,6 +39,7 @@ from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.schedule import learning_rate
 from codecvq.training.segments import Segments
 from codecvq.training.start import begin_from
+from codecvq.training.trackers import check_trackers
 from codecvq.training.usage import CodebookUse
 from codecvq.training.validation import Validation
 
@@ -66,8 +67,9 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     steps in a row give NaN or infinity.
     """
     started = time.monotonic()
-    recipe, folder = _settled(recipe, RunFolder(Path(path)))
+    recipe, folder = settled(recipe, RunFolder(Path(path)))
     folder.check(recipe)
+    check_trackers(recipe.training.trackers)
     torch.set_num_threads(recipe.training.threads or 1)
     # accelerate holds a process to its first precision: a notebook trains again
     AcceleratorState._reset_state()
@@ -398,21 +400,6 @@ class Trainer:
         """What is there besides the codec and its optimizer, with `state` and `load`."""
         parts = {"adversary": self.adversary, "average": self.average, "balancer": self.balancer}
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
-    """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
-    this machine.
-    """
-    before = folder.recipe().training if folder.recipe_file.is_file() else None
-    precision: str = recipe.training.precision
-    threads = recipe.training.threads
-    if precision == "auto":
-        precision = before.precision if before else best_precision()
-    if threads is None:
-        threads = before.threads if before else usable_threads()
-    training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
-    return recipe.model_copy(update={"training": training}), folder
 
 
 def _is_own(metric: str) -> bool:

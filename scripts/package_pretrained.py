@@ -1,0 +1,69 @@
+"""Make the folder of a pretrained codec from a run: weights in float16, the run's own curves beside them.
+
+    python scripts/package_pretrained.py runs/speech-16k speech-16k
+
+writes plugins/codecvq_pretrained/speech_16k: config.json and model.safetensors as `Codec.save` writes them,
+metrics.jsonl as the run left it, and curves.png. The model card, README.md, is written by hand from what
+`codecvq compare` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from codecvq.codec import load
+
+FOLDER = Path(__file__).resolve().parents[1] / "plugins" / "codecvq_pretrained"
+
+
+def main() -> None:
+    """Write the folder of the run and name that the command line gives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("name", help="as users will say it: speech-16k")
+    arguments = parser.parse_args()
+    folder = FOLDER / arguments.name.replace("-", "_")
+    codec = load(arguments.run)
+    codec.name = arguments.name
+    codec.save(folder, dtype=torch.float16)
+    shutil.copy(arguments.run / "metrics.jsonl", folder / "metrics.jsonl")
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    size = (folder / "model.safetensors").stat().st_size
+    print(f"{folder}: {size / 1e6:.2f} MB of weights, sha256 {load(folder).weights_sha256}")
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Losses, quality on validation clips and the use of codebooks over the steps, one above the other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    panels = {
+        "mel loss": ("loss/mel", "validation/mel"),
+        "validation": ("validation/pesq_wb", "validation/stoi"),
+        "adversarial": ("discriminator/win_rate", "loss/feature_matching"),
+        "share of codes in use": tuple(f"codebook/usage/{n}" for n in range(6)),
+    }
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 10), sharex=True)
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, marker="." if "validation" in name else "")
+                axis.legend(fontsize=8)
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(picture, dpi=90)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The codec in the box: that it loads by its name, offline, and is worth loading."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import codecvq_pretrained
+import numpy as np
+import pytest
+import torch
+from pystoi import stoi
+
+import codecvq
+from codecvq.training.corpus import open_corpus
+
+FOLDER = Path(codecvq_pretrained.__file__).parent / "speech_16k"
+
+
+@pytest.fixture(scope="module")
+def codec() -> codecvq.Codec:
+    return codecvq.load("speech-16k")
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    """Test clips of the corpus in the box, which no training has heard: every fourth."""
+    return [clip.read(16000) for clip in open_corpus("prompts").split("test").clips[::4]]
+
+
+def test_it_is_small_and_has_its_card_and_curves(codec: codecvq.Codec) -> None:
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) <= 16e6
+    assert sum(p.numel() for p in codec.parameters()) < 10e6
+    for name in ("README.md", "metrics.jsonl", "curves.png"):
+        assert (FOLDER / name).stat().st_size > 0, name
+
+
+def test_it_gives_speech_that_is_understood_and_more_codebooks_more_of_it(
+    codec: codecvq.Codec, clips: list[np.ndarray]
+) -> None:
+    means = []
+    for depth in (1, 3, 6):
+        scores = []
+        for clip in clips:
+            wav = torch.from_numpy(clip)[None, None]
+            codes = codec.encode(wav, num_codebooks=depth)
+            decoded = codec.decode(codes, num_samples=len(clip))
+            assert decoded.shape == wav.shape
+            scores.append(stoi(clip, decoded[0, 0].numpy(), 16000))
+        means.append(sum(scores) / len(scores))
+    assert means[0] > 0.7
+    assert means[1] > 0.85
+    assert means[2] > 0.89
+    assert means == sorted(means)
+
+
+def test_one_set_of_weights_has_six_rates(codec: codecvq.Codec) -> None:
+    assert codec.num_codebooks == 6
+    assert codec.codebook_sizes == (1000,) * 6
+    assert codec.bitrate / 6 == pytest.approx(498.3, abs=0.1)
+    codes = codec.encode(torch.zeros(1, 1, 1000))
+    for depth in range(1, 7):
+        assert torch.equal(codec.encode(torch.zeros(1, 1, 1000), num_codebooks=depth), codes[:, :depth])
+
+
+@pytest.mark.slow
+def test_it_runs_thirty_times_faster_than_speech_on_one_core(
+    codec: codecvq.Codec, clips: list[np.ndarray]
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        wav = torch.from_numpy(np.concatenate(clips)[: 20 * 16000])[None, None]
+        spent = []
+        for _ in range(5):
+            start = time.process_time()
+            codec.decode(codec.encode(wav), num_samples=wav.shape[2])
+            spent.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert wav.shape[2] / 16000 / sorted(spent)[2] > 30
