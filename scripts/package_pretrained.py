@@ -51,13 +51,15 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         "adversarial": ("discriminator/win_rate", "loss/feature_matching"),
         "share of codes in use": tuple(f"codebook/usage/{n}" for n in range(6)),
     }
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 10), sharex=True)
+    logged = {name for row in rows for name in row}
+    panels = {title: names for title, names in panels.items() if logged & set(names)}
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 2.5 * len(panels)), sharex=True)
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
                 axis.plot(*zip(*points, strict=True), label=name, marker="." if "validation" in name else "")
-                axis.legend(fontsize=8)
+        axis.legend(fontsize=8)
         axis.set_title(title, loc="left", fontsize=10)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("step")
