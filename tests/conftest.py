@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def gradients_stay_on() -> Iterator[None]:
-    """A test, or what it calls, that leaves torch without gradients would break others, far away from it."""
+def gradients_stay_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test, or what it calls, that leaves torch without gradients breaks no other, and is named."""
     yield
     import torch
 
-    left_off = not torch.is_grad_enabled()
-    torch.set_grad_enabled(True)
-    assert not left_off, "gradients were left switched off"
+    if not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        warnings.warn(f"{request.node.nodeid} left gradients switched off", stacklevel=1)
