@@ -1,4 +1,6 @@
-"""Losses of the decoded audio, as named, weighted terms. The adversarial ones are in `adversary`."""
+"""Losses of the decoded audio, as named, weighted terms. Adversarial ones are in `adversary`, the one that
+hears in `loudness`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.networks.fourier import power_spectra
+from codecvq.training.loudness import LoudnessLoss
 
 FLOOR = 1e-5  # of magnitudes before the logarithm
 
@@ -63,15 +66,8 @@ class WaveformLoss(nn.Module):
         return F.l1_loss(_precise(decoded), _precise(reference))
 
 
-class StftLoss(nn.Module):
-    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M and M̂,
-
-        |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
-
-    of each item, and the mean over items and windows (samples, hop a quarter of each). Magnitudes are those
-    of the windowed sum divided by the sum of the window, so that a sine of amplitude 1 has about 1/2; the
-    logarithm stops at -100 dB.
-    """
+class _OverWindows(nn.Module):
+    """Losses of spectra under several Hann windows, in samples, hop a quarter of each."""
 
     def __init__(self, windows: Sequence[int]) -> None:
         super().__init__()
@@ -80,57 +76,63 @@ class StftLoss(nn.Module):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32."""
+        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, mean over items and windows, in float32."""
         with torch.autocast(decoded.device.type, enabled=False):
-            losses = []
-            for size in self.windows:
-                ours = self._magnitudes(_precise(decoded), size)
-                with torch.no_grad():
-                    theirs = self._magnitudes(_precise(reference), size)
-                apart = (theirs - ours).flatten(1).norm(dim=1) / theirs.flatten(1).norm(dim=1)
-                losses.append(apart.mean() + F.l1_loss(ours.log(), theirs.log()))
-            return torch.stack(losses).mean()
+            ours, theirs = _precise(decoded), _precise(reference)
+            return torch.stack([self.items(ours, theirs, size).mean() for size in self.windows]).mean()
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it measures: write items()")
+
+    def _powers(self, wav: Tensor, size: int) -> Tensor:
+        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
+        return power_spectra(frames * self.get_buffer(f"window_{size}"))
+
+
+class StftLoss(_OverWindows):
+    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M and M̂,
+
+        |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
+
+    of each item. Magnitudes are those of the windowed sum divided by the sum of the window, so that a sine of
+    amplitude 1 has about 1/2; the logarithm stops at -100 dB.
+    """
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        ours = self._magnitudes(decoded, size)
+        with torch.no_grad():
+            theirs = self._magnitudes(reference, size)
+        apart = (theirs - ours).norm(dim=1) / theirs.norm(dim=1)
+        return apart + (ours.log() - theirs.log()).abs().mean(dim=1)
 
     def _magnitudes(self, wav: Tensor, size: int) -> Tensor:
-        window = self.get_buffer(f"window_{size}")
-        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4) * (window / window.sum())
-        return (power_spectra(frames) + FLOOR**2).sqrt()
+        scale = 1 / self.get_buffer(f"window_{size}").sum()
+        return (self._powers(scale * wav, size) + FLOOR**2).sqrt().flatten(1)
+
+
+class ComplexStftLoss(_OverWindows):
+    """Distance of complex spectra, which sees phases: for each window and item Σ |X - X̂|² / Σ |X|², both
+    under a root.
+    """
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples. The
+        transform is linear, so it is that of the difference.
+        """
+        with torch.no_grad():
+            energy = self._energy(reference, size)
+        apart = self._energy(decoded - reference, size)
+        return ((apart + FLOOR**2) / (energy + FLOOR**2)).sqrt()
+
+    def _energy(self, wav: Tensor, size: int) -> Tensor:
+        return self._powers(wav, size).flatten(1).sum(dim=1)
 
 
 def _precise(wav: Tensor) -> Tensor:
     """Audio in float32, or in float64 where it comes so."""
     return wav if wav.dtype == torch.float64 else wav.float()
-
-
-class ComplexStftLoss(nn.Module):
-    """Distance of complex spectra, which sees phases: for each window and item Σ |X - X̂|² / Σ |X|², both
-    under a root, and the mean over all (windows in samples, hop a quarter of each).
-    """
-
-    def __init__(self, windows: Sequence[int]) -> None:
-        super().__init__()
-        self.windows = tuple(windows)
-        for size in windows:
-            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
-
-    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32. The transform is linear, so it is
-        that of the difference.
-        """
-        with torch.autocast(decoded.device.type, enabled=False):
-            reference = _precise(reference)
-            difference = _precise(decoded) - reference
-            losses = []
-            for size in self.windows:
-                with torch.no_grad():
-                    energy = self._energy(reference, size)
-                ratio = (self._energy(difference, size) + FLOOR**2) / (energy + FLOOR**2)
-                losses.append(ratio.sqrt().mean())
-            return torch.stack(losses).mean()
-
-    def _energy(self, wav: Tensor, size: int) -> Tensor:
-        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
-        return power_spectra(frames * self.get_buffer(f"window_{size}")).flatten(1).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,7 @@ class LossConfig:
     complex_stft: float = 0.0
     stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
+    loudness: float = 0.0  # what PESQ hears; beside mel a weight of about 30 is as strong
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0
     balance: bool = False
@@ -160,7 +163,15 @@ class LossConfig:
 
     def weights(self) -> dict[str, float]:
         """The weights that are not 0, by the name of their term."""
-        names = ("mel", "stft", "complex_stft", "waveform", "adversarial", "feature_matching")
+        names = (
+            "mel",
+            "stft",
+            "complex_stft",
+            "waveform",
+            "loudness",
+            "adversarial",
+            "feature_matching",
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
@@ -171,5 +182,6 @@ def build_losses(config: LossConfig, sample_rate: int) -> nn.ModuleDict:
         "stft": lambda: StftLoss(config.stft_windows),
         "complex_stft": lambda: ComplexStftLoss(config.stft_windows),
         "waveform": WaveformLoss,
+        "loudness": lambda: LoudnessLoss(sample_rate),
     }
     return nn.ModuleDict({name: builders[name]() for name in config.weights() if name in builders})
