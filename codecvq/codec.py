@@ -190,7 +190,8 @@ class Codec(nn.Module):
         `Reconstruction`.
         """
         quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
-        return Reconstruction(self.decoder(quantized.latents, mask), quantized)
+        guide = (wav,) if self.training and getattr(self.decoder, "takes_recording", False) else ()
+        return Reconstruction(self.decoder(quantized.latents, mask, *guide), quantized)
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
         """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""

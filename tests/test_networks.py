@@ -18,6 +18,7 @@ from codecvq.networks.cost import cost_of, multiply_adds
 from codecvq.networks.fourier import power_spectra
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network
+from codecvq.networks.phase import phases_of, retrieved_phases
 from codecvq.training.losses import LossConfig, MelLoss, build_losses
 
 
@@ -119,6 +120,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "spectral": SPECTRAL,
     "spectral_stft": {**SPECTRAL, "features": "stft"},
     "spectral_detail": {**SPECTRAL, "detail_window_length": 60},
+    "spectral_retrieving": {**SPECTRAL, "phase": "retrieved", "phase_iterations": 3},
+    "spectral_retrieving_finer": {
+        **SPECTRAL,
+        "phase": "retrieved",
+        "phase_iterations": 2,
+        "synthesis_hop_length": HOP // 2,
+    },
     "spectral_causal": {**SPECTRAL, "causal": True},
     "spectral_causal_odd_window": {**SPECTRAL, "causal": True, "window_length": 123},
     "spectral_causal_detail": {**SPECTRAL, "causal": True, "detail_window_length": 64},
@@ -255,6 +263,58 @@ def test_crossfaded_frames_of_one_signal_are_the_signal(hop: int) -> None:
     )
 
 
+# phases
+
+
+def harmonics() -> torch.Tensor:
+    """A second of a voice-like sound at 8 kHz, `[1, 1, 8000]`."""
+    time = torch.arange(8000) / 8000
+    pitch = 2 * torch.pi * (120 * time + 3 * torch.sin(9 * time))
+    tones = torch.stack([(n * pitch).cos() / n for n in range(1, 30)]).sum(dim=0)
+    return (0.1 * tones * torch.sin(11 * time).square())[None, None]
+
+
+def test_phases_are_retrieved_from_magnitudes_and_more_iterations_are_better() -> None:
+    framing, wav = Framing(320, 80), harmonics()
+    magnitudes = framing.spectra(wav).abs()
+
+    def off(iterations: int) -> float:
+        phases = retrieved_phases(framing, magnitudes, iterations, None)
+        torch.testing.assert_close(phases.abs(), torch.ones_like(magnitudes), atol=1e-3, rtol=0)
+        again = framing.spectra(framing.overlap_add(magnitudes * phases, None)).abs()
+        return float((again - magnitudes).norm() / magnitudes.norm())
+
+    errors = [off(iterations) for iterations in (1, 4, 16, 64)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 < errors[0], errors
+
+
+def test_the_phases_of_a_recording_give_the_recording_back() -> None:
+    made = network("spectral_retrieving_finer")
+    framing, wav = made.decoder.framing, 0.1 * torch.randn(1, 1, 12 * HOP)
+    spectra = framing.spectra(wav)
+    torch.testing.assert_close(
+        framing.overlap_add(spectra.abs() * phases_of(spectra), None), wav, atol=1e-5, rtol=1e-4
+    )
+    latents = torch.randn(1, 8, 12)
+    with torch.no_grad():
+        told, alone = made.decoder(latents, None, wav), made.decoder(latents)
+    assert told.shape == alone.shape == wav.shape
+    assert float((told * wav).sum() / told.norm() / wav.norm()) > 0.3 > float((alone * wav).sum())
+
+
+def test_a_codec_gives_its_decoder_the_recording_in_training_alone() -> None:
+    quantizer = {"name": "fsq", "levels": [5, 5]}
+    network = {**NETWORKS["spectral_retrieving"], "training_phase": "recorded"}
+    wav = 0.1 * torch.randn(2, 1, 12 * HOP)
+    for phase in ("recorded", "retrieved"):
+        torch.manual_seed(0)
+        codec = Codec(sample_rate=8000, network=network | {"training_phase": phase}, quantizer=quantizer)
+        trained, heard = codec.train()(wav).wav, codec.eval()(wav).wav
+        assert torch.allclose(trained, heard, atol=1e-6) == (phase == "retrieved")
+        torch.testing.assert_close(heard, codec.decode(codec.encode(wav)), atol=1e-5, rtol=1e-4)
+
+
 # presets
 
 
@@ -281,6 +341,12 @@ def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None
         ({"name": "spectral", "lookahead_frames": 1}, "not causal"),
         ({"name": "spectral", "lookahead_frames": 4, "causal": True}, "0 to 3"),
         ({"name": "spectral", "lookahead_frames": -1, "causal": True}, "lookahead_frames is -1"),
+        ({"name": "spectral", "phase": "guessed"}, "predicted or retrieved"),
+        ({"name": "spectral", "phase": "retrieved", "training_phase": "none"}, "recorded or retrieved"),
+        ({"name": "spectral", "phase": "retrieved", "causal": True}, "Set phase: predicted"),
+        ({"name": "spectral", "phase": "retrieved", "synthesis_hop_length": 300}, "has to divide hop_length"),
+        ({"name": "spectral", "phase": "retrieved", "synthesis_window_length": 401}, "at least 640"),
+        ({"name": "spectral", "phase": "retrieved", "phase_iterations": 0}, "usually 16"),
         ({"name": "seanet", "causal": True, "norm": "time_group_norm"}, "streams would give other codes"),
     ],
 )

@@ -30,7 +30,9 @@ class Network:
     `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B,
     D, T]`, T = S/hop. `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at
     padded frames changes nothing at real ones. T is at least 1. Both may have a `reach`, without which they
-    are not known to stream.
+    are not known to stream. A decoder whose attribute `takes_recording` is true is called in training with
+    the audio that it is to make, as `decoder(latents, mask, wav)`: where its codes do not tell what the
+    losses see, as phases, it may take that from there.
     """
 
     encoder: nn.Module

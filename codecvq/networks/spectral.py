@@ -5,6 +5,12 @@ inverse STFT, after Vocos (arXiv:2306.00814) with an encoder of the same kind. L
 there is no normalisation over time, so neither padding nor cutting into chunks changes a frame beyond the
 receptive field.
 
+Phases are predicted as magnitudes are, or retrieved from magnitudes (`codecvq.networks.phase`). Few bits say
+nothing of phases, and a network needs a long training with discriminators to make up some that fit each
+other; with retrieved ones it has magnitudes to learn and nothing else. These are best retrieved from frames
+of some 40 ms, 10 ms apart, which may be closer than the codec's: then the decoder works at
+`synthesis_hop_length`.
+
 Offline, windows are centred on their hops both ways (`Framing`), convolutions see three frames on either
 side. Causal, the analysis window ends with its hop, or `lookahead_frames` hops later; convolutions see six
 frames back; and the decoder's signal of a frame begins with its hop (`Crossfade`): audio up to (t + 1)H is
@@ -20,15 +26,14 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codecvq.errors import OptionError
+from codecvq.networks.backbone import Backbone
 from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
 from codecvq.networks.framing import Crossfade, Framing
-from codecvq.networks.interface import Network, Reach, zero_padding
+from codecvq.networks.interface import Network, Reach
+from codecvq.networks.phase import phases_of, reach_of, retrieved_phases
 from codecvq.networks.presets import sized
-
-KERNEL = 7  # frames that a convolution sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,8 @@ class Size:
     decoder_width: int
     decoder_blocks: int
 
+
+SPREAD = 96  # features of a synthesis frame, spread from the latents of a codec frame
 
 PRESETS = {
     "tiny": Size(encoder_width=128, encoder_blocks=3, decoder_width=192, decoder_blocks=4),
@@ -60,6 +67,11 @@ def build_spectral(
     detail_window_length: int = 0,
     causal: bool = False,
     lookahead_frames: int = 0,
+    phase: Literal["predicted", "retrieved"] = "predicted",
+    phase_iterations: int = 16,
+    training_phase: Literal["recorded", "retrieved"] = "recorded",
+    synthesis_hop_length: int | None = None,
+    synthesis_window_length: int | None = None,
     preset: str = "small",
     encoder_width: int | None = None,
     encoder_blocks: int | None = None,
@@ -69,6 +81,11 @@ def build_spectral(
 ) -> Network:
     """A spectral network. `preset` is its size, of which widths and blocks that are given take their place;
     `dim` is D of the latents, lengths are in samples.
+
+    With `phase` "retrieved" the decoder works every `synthesis_hop_length` samples, by default the hop, on
+    windows of `synthesis_window_length`, by default four of these; `phase_iterations` are what retrieving
+    may cost. In training its phases are by `training_phase` those of the recording, so that magnitudes are
+    all there is to learn, or "retrieved" too: slower by a third, and what is heard in the end.
 
     `detail_window_length`, where not 0, shows the encoder log-mels of a second, shorter window too: onsets
     that the long one smears. `lookahead_frames` are hops that the encoder of a causal network waits for.
@@ -94,8 +111,18 @@ def build_spectral(
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
     encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal)
-    synthesis = Crossfade(hop_length) if causal else framing
-    decoder = SpectralDecoder(synthesis, dim, size.decoder_width, size.decoder_blocks, causal)
+    width, blocks = size.decoder_width, size.decoder_blocks
+    if phase == "retrieved":
+        step = synthesis_hop_length or hop_length
+        _check_retrieval(hop_length, step, synthesis_window_length or 4 * step, phase_iterations, causal)
+        synthesis = Framing(synthesis_window_length or 4 * step, step)
+        decoder: nn.Module = RetrievingDecoder(
+            synthesis, hop_length // step, dim, width, blocks, phase_iterations, training_phase
+        )
+    elif phase == "predicted":
+        decoder = SpectralDecoder(Crossfade(hop_length) if causal else framing, dim, width, blocks, causal)
+    else:
+        raise OptionError(f"spectral: phase is {phase!r}; it is predicted or retrieved")
     return Network(encoder, decoder, dim, hop_length)
 
 
@@ -123,58 +150,23 @@ def _check(channels: int, hop_length: int, window_length: int, causal: bool, loo
         )
 
 
-class FrameConv(nn.Conv1d):
-    """A convolution over seven frames of `[B, T, X]`: around each, or where `causal` up to each."""
-
-    def __init__(self, width_in: int, width_out: int, causal: bool, groups: int = 1) -> None:
-        super().__init__(width_in, width_out, KERNEL, padding=0 if causal else KERNEL // 2, groups=groups)
-        self.causal = causal
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`[B, T, X]` -> `[B, T, Y]`."""
-        channels_first = rearrange(hidden, "b t x -> b x t")
-        if self.causal:
-            channels_first = F.pad(channels_first, (KERNEL - 1, 0))
-        return rearrange(super().forward(channels_first), "b x t -> b t x")
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over 7 frames, LayerNorm per frame, an MLP of three times the width, a learned
-    scale, a skip.
-    """
-
-    def __init__(self, width: int, scale: float, causal: bool) -> None:
-        super().__init__()
-        self.depthwise = FrameConv(width, width, causal, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, 3 * width)
-        self.narrow = nn.Linear(3 * width, width)
-        self.scale = nn.Parameter(torch.full((width,), scale))
-
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, X]` -> `[B, T, X]`."""
-        mixed = self.depthwise(zero_padding(hidden, mask))
-        return hidden + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
-
-
-class Backbone(nn.Module):
-    """Features in, ConvNeXt blocks, LayerNorm: `[B, T, F]` -> `[B, T, X]`."""
-
-    def __init__(self, features: int, width: int, blocks: int, causal: bool) -> None:
-        super().__init__()
-        self.embed = FrameConv(features, width, causal)
-        self.norm_in = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(width, 1 / blocks, causal) for _ in range(blocks))
-        self.norm_out = nn.LayerNorm(width)
-        frames = (blocks + 1) * (KERNEL - 1)
-        self.reach = Reach(frames, 0) if causal else Reach(frames // 2, frames // 2)  # in frames
-
-    def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, F]`, mask `[B, T]` -> `[B, T, X]`."""
-        hidden = self.norm_in(self.embed(zero_padding(features, mask)))
-        for block in self.blocks:
-            hidden = block(hidden, mask)
-        return self.norm_out(hidden)
+def _check_retrieval(hop_length: int, step: int, window_length: int, iterations: int, causal: bool) -> None:
+    if causal:
+        raise OptionError(
+            "spectral: phase: retrieved hears what comes, and the network is causal. Set phase: predicted."
+        )
+    if step < 1 or hop_length % step:
+        raise OptionError(
+            f"spectral: synthesis_hop_length is {step}; it has to divide hop_length, {hop_length}, "
+            "without rest."
+        )
+    if window_length < 2 * step or (window_length - step) % 2:
+        raise OptionError(
+            f"spectral: synthesis_window_length is {window_length}; with steps of {step} it is at least "
+            f"{2 * step}, and the difference even. Usual are four steps."
+        )
+    if iterations < 1:
+        raise OptionError(f"spectral: phase_iterations is {iterations}; it is 1 or more, usually 16")
 
 
 class SpectralEncoder(nn.Module):
@@ -199,7 +191,7 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """Latents to audio."""
+    """Latents to audio, phases and all."""
 
     def __init__(self, framing: Framing | Crossfade, dim: int, width: int, blocks: int, causal: bool) -> None:
         super().__init__()
@@ -218,3 +210,48 @@ class SpectralDecoder(nn.Module):
             log_magnitude, phase = hidden.float().chunk(2, dim=2)  # [B, T, F] each
             magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
             return self.framing.overlap_add(torch.polar(magnitude, phase), mask)
+
+
+class RetrievingDecoder(nn.Module):
+    """Latents to magnitudes, and these to audio. A codec frame is `times` frames of the synthesis.
+
+    In training it may be given the recording `[B, 1, T * H]`, see `codecvq.networks.interface.Network`.
+    """
+
+    def __init__(
+        self,
+        framing: Framing,
+        times: int,
+        dim: int,
+        width: int,
+        blocks: int,
+        iterations: int,
+        training_phase: Literal["recorded", "retrieved"],
+    ) -> None:
+        super().__init__()
+        if training_phase not in ("recorded", "retrieved"):
+            raise OptionError(f"spectral: training_phase is {training_phase!r}; it is recorded or retrieved")
+        self.framing, self.times, self.iterations = framing, times, iterations
+        self.takes_recording = training_phase == "recorded"
+        self.spread = nn.Linear(dim, times * SPREAD)
+        self.backbone = Backbone(SPREAD, width, blocks, causal=False)
+        self.head = nn.Linear(width, framing.bins)
+        nn.init.constant_(self.head.bias, -3.0)  # begins with quiet speech: windowed sums of e^-3
+        reach = self.backbone.reach.future + reach_of(framing, iterations) + framing.frames_beside
+        self.reach = Reach(-(-reach // times), -(-reach // times))
+
+    def forward(self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None) -> Tensor:
+        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
+        hidden = rearrange(
+            self.spread(rearrange(latents, "b d t -> b t d")), "b t (n x) -> b (t n) x", n=self.times
+        )
+        mask = None if mask is None else mask.repeat_interleave(self.times, dim=1)
+        log_magnitudes = self.head(self.backbone(hidden, mask))
+        with torch.autocast(latents.device.type, enabled=False):
+            magnitudes = log_magnitudes.float().clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
+            if recorded is not None:
+                phases = phases_of(self.framing.spectra(recorded))
+            else:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # too long a way
+                    phases = retrieved_phases(self.framing, magnitudes, self.iterations, mask)
+            return self.framing.overlap_add(magnitudes * phases, mask)

@@ -1,0 +1,49 @@
+"""Phases for magnitudes: audio whose spectra have magnitudes as near as can be to those that are wanted.
+
+The fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard 2013, doi:10.1109/WASPAA.2013.6701851).
+With magnitudes M, the projection P of spectra on those of a signal (overlap-add, and its spectra again), and
+momentum α,
+
+    T_n = P(M e^(iφ_(n-1)))      φ_n = arg(T_n - α/(1 + α) T_(n-1))      φ_0 = 0
+
+Nothing in it is random, nor hangs on where a frame stands: decoding is the same each time, and in pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from codecvq.networks.framing import Framing
+
+MOMENTUM = 0.99
+
+
+def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
+    """Complex numbers of size 1, `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B, T]` is true at real
+    frames. More `iterations` are better, each at the cost of two Fourier transforms.
+    """
+    spectra, before = magnitudes.to(torch.complex64), torch.zeros(())
+    phases = torch.ones_like(spectra)
+    for _ in range(iterations):
+        wav = framing.overlap_add(spectra, mask)
+        if mask is not None:  # behind the end there is nothing, as where the batch ends there
+            wav = wav * mask.repeat_interleave(framing.hop_length, dim=1)[:, None]
+        projected = framing.spectra(wav)
+        ahead = projected - MOMENTUM / (1 + MOMENTUM) * before
+        phases = phases_of(ahead)
+        spectra, before = magnitudes * phases, projected
+    return phases
+
+
+def phases_of(spectra: Tensor) -> Tensor:
+    """Spectra divided by their magnitudes; 0 where these are."""
+    return spectra / spectra.abs().clamp(min=1e-9)
+
+
+def reach_of(framing: Framing, iterations: int) -> int:
+    """Frames on either side that the phases of a frame hang on."""
+    overlapping = math.ceil(framing.window_length / framing.hop_length) - 1
+    return iterations * overlapping
