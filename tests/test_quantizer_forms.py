@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 
 import codecvq
 from codecvq.errors import OptionError, ShapeError
-from codecvq.quantizer import ChannelsLast, Quantizer, nearest_candidates
+from codecvq.quantizer import ChannelsLast, Quantizer, grouped, nearest_candidates, residual
+from codecvq.quantizer.dropout import drawn_depths
 from codecvq.quantizer.estimators import GainWatch
 
 
@@ -165,6 +167,37 @@ def test_vectors_of_any_shape_with_channels_last(shape: tuple[int, ...]) -> None
     assert torch.equal(last.encode(vectors, num_codebooks=2), needed[..., :2])
     assert out.latents.shape == vectors.shape
     assert torch.equal(last.decode(needed), out.latents)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("residual_fsq", {"levels": [3] * 4}),
+        ("residual_vq", {"dim": 8, "codebook_size": 4}),
+        ("grouped_fsq", {"dim": 8, "levels": [5, 5]}),
+        ("grouped_residual_vq", {"dim": 8, "codebook_size": 4, "num_groups": 2}),
+    ],
+)
+def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
+    name: str, options: dict[str, Any]
+) -> None:
+    seen: Counter[int] = Counter()
+
+    def watch(*args: Any) -> torch.Tensor:
+        depths = drawn_depths(*args)
+        seen.update(depths.tolist())
+        return depths
+
+    quantizer = make(name, **options, num_codebooks=4, dropout=1.0, dropout_depths=[1, 3, 3])
+    latents = torch.randn(600, quantizer.dim, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (grouped, residual):
+            patch.setattr(module, "drawn_depths", watch)
+        quantizer(latents)
+    assert set(seen) == {1, 3}
+    assert seen[3] / seen.total() == pytest.approx(2 / 3, abs=0.06)
+    with pytest.raises(OptionError, match=r"dropout_depths is \[5\]; .* 1 to 4"):
+        make(name, **options, num_codebooks=4, dropout=1.0, dropout_depths=[5])
 
 
 def test_channels_last_with_a_mask_and_dropout() -> None:

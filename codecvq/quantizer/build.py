@@ -20,23 +20,29 @@ COMPOSITE_OPTIONS: dict[str, dict[str, Any]] = {
     "residual_": {
         "num_codebooks": inspect.Parameter.empty,
         "dropout": 0.0,
+        "dropout_depths": (),
         "shared": False,
         "stages": None,
         "beam": 1,
     },
-    "grouped_": {"num_codebooks": inspect.Parameter.empty, "num_groups": None, "dropout": 0.0},
+    "grouped_": {
+        "num_codebooks": inspect.Parameter.empty,
+        "num_groups": None,
+        "dropout": 0.0,
+        "dropout_depths": (),
+    },
 }
 
 
 def build_quantizer(name: str, **options: Any) -> Quantizer:
     """The quantizer registered under `name`, made with `dim` and its options as keywords.
 
-    `residual_X` takes `num_codebooks` (how many stages), `dropout`, `beam` and `shared` (one codebook for all
-    stages) beside X's own options. Stages that differ have `stages`, a list of each one's options over those
-    of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its length. `grouped_X` takes
-    `num_codebooks` (groups), and where X itself has several codebooks, as in grouped_residual_vq,
-    `num_groups`; its `dropout` makes the groups nested, unless X is residual, which then has it. Raises
-    UnknownName and OptionError, which name what is known.
+    `residual_X` takes `num_codebooks` (how many stages), `dropout` with `dropout_depths`, `beam` and `shared`
+    (one codebook for all stages) beside X's own options. Stages that differ have `stages`, a list of each
+    one's options over those of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its
+    length. `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as in
+    grouped_residual_vq, `num_groups`; its `dropout` makes the groups nested, unless X is residual, which then
+    has it. Raises UnknownName and OptionError, which name what is known.
     """
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
@@ -90,7 +96,7 @@ def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Qua
     inner = _without("residual_", name)
     overrides = _overrides(name, options.pop("num_codebooks", None), options.pop("stages", None))
     shared = options.pop("shared", False)
-    stack = {key: options.pop(key) for key in ("dropout", "beam") if key in options}
+    stack = {key: options.pop(key) for key in ("dropout", "dropout_depths", "beam") if key in options}
     first = _build(loaded, inner, options | overrides[0])
     if (shared or first.refines) and any(overrides):
         raise OptionError(
@@ -130,10 +136,13 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
         raise OptionError(
             f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two."
         )
-    dropout = 0.0 if "dropout" in quantizer_options(inner) else options.pop("dropout", 0.0)
+    own = quantizer_options(inner)
+    nested = {
+        key: options.pop(key) for key in ("dropout", "dropout_depths") if key in options and key not in own
+    }
     first = _build(loaded, inner, options | {"dim": dim // groups})
     rest = [_build(loaded, inner, _own(options | {"dim": dim // groups})) for _ in range(groups - 1)]
-    return Grouped([first, *rest], dropout=dropout)
+    return Grouped([first, *rest], **nested)
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:

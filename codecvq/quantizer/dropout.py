@@ -4,24 +4,34 @@ rates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from codecvq.errors import OptionError
 
 
-def check_dropout(dropout: float) -> None:
-    """Raise OptionError where it is no probability."""
+def check_dropout(dropout: float, depths: Sequence[int], count: int) -> None:
+    """Raise OptionError where `dropout` is no probability, or `depths` are not of a stack of `count`."""
     if not 0.0 <= dropout <= 1.0:
         raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
+    if isinstance(depths, (str, int)) or any(not isinstance(n, int) or not 1 <= n <= count for n in depths):
+        raise OptionError(
+            f"dropout_depths is {depths!r}; needed is a list of whole numbers from 1 to {count}, as "
+            f"{list(range(1, count + 1))}, where one that is listed twice is drawn twice as often"
+        )
 
 
-def drawn_depths(items: Tensor, depth: int, dropout: float, generator: torch.Generator | None) -> Tensor:
+def drawn_depths(
+    items: Tensor, depth: int, dropout: float, depths: Sequence[int], generator: torch.Generator | None
+) -> Tensor:
     """How many of `depth` codebooks each item of `items` `[B]` keeps, `[B]`: all, or with probability
-    `dropout` n of them, n uniform in 1 … depth.
+    `dropout` n of them, n uniform in `depths`, or in 1 … depth where that is empty; at most `depth`.
     """
     device = generator.device if generator is not None else torch.device("cpu")
-    some = torch.randint(1, depth + 1, items.shape, generator=generator, device=device)
+    choices = torch.tensor([*depths] or range(1, depth + 1), device=device).clamp(max=depth)
+    some = choices[torch.randint(0, len(choices), items.shape, generator=generator, device=device)]
     drop = torch.rand(items.shape, generator=generator, device=device) < dropout
     return torch.where(drop, some, depth).to(items.device)
 

@@ -23,16 +23,19 @@ class Grouped(Quantizer):
     """`groups` side by side: the latent channels are cut into equal slices, codebooks follow one another
     group by group.
 
-    Args: `dropout` the probability that an item in training keeps only its first n groups, n uniform in 1 to
-    all; where it is above 0, the first n groups are all that `num_codebooks` and `decode` need.
+    Args: `dropout` the probability that an item in training keeps only its first n groups, n uniform in
+    `dropout_depths`, by default 1 to all; where it is above 0, the first n groups are all that
+    `num_codebooks` and `decode` need.
     """
 
-    def __init__(self, groups: Sequence[Quantizer], *, dropout: float = 0.0) -> None:
-        check_dropout(dropout)
+    def __init__(
+        self, groups: Sequence[Quantizer], *, dropout: float = 0.0, dropout_depths: Sequence[int] = ()
+    ) -> None:
+        check_dropout(dropout, dropout_depths, len(groups))
         sizes = [size for group in groups for size in group.codebook_sizes]
         super().__init__(sum(group.dim for group in groups), sizes, estimator=groups[0].estimator)
         self.groups = nn.ModuleList(groups)
-        self.dropout = dropout
+        self.dropout, self.dropout_depths = dropout, tuple(dropout_depths)
         self.prefix_decodable = dropout > 0  # type: ignore[misc]  # it hangs on the option here
 
     def _members(self) -> list[Quantizer]:
@@ -87,9 +90,8 @@ class Grouped(Quantizer):
         """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
-        depths = drawn_depths(
-            torch.arange(items.count, device=items.device), count, self.dropout, self.generator
-        )
+        of_items = torch.arange(items.count, device=items.device)
+        depths = drawn_depths(of_items, count, self.dropout, self.dropout_depths, self.generator)
         return rows_of(depths[items.index], count)
 
 

@@ -31,10 +31,10 @@ class Residual(Quantizer):
     """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
 
     Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`);
-    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in 1 … N;
-    codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook. `beam` how many partial
-    sums are kept from stage to stage in eval and `encode`, where stages list candidates: 1 is the nearest
-    codeword at each stage, which is what training does.
+    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in
+    `dropout_depths`, by default 1 … N; codes of dropped stages are 0 and touch nothing: no value, no loss, no
+    codebook. `beam` how many partial sums are kept from stage to stage in eval and `encode`, where stages
+    list candidates: 1 is the nearest codeword at each stage, which is what training does.
     """
 
     prefix_decodable = True
@@ -46,6 +46,7 @@ class Residual(Quantizer):
         *,
         num_codebooks: int | None = None,
         dropout: float = 0.0,
+        dropout_depths: Sequence[int] = (),
         beam: int = 1,
     ) -> None:
         first = stages[0]
@@ -56,13 +57,13 @@ class Residual(Quantizer):
                 f"a residual stage has one codebook, and these have {counts}. "
                 "Take stages of one codebook each, and put groups outside: grouped_residual_X."
             )
-        check_dropout(dropout)
+        check_dropout(dropout, dropout_depths, count)
         _check_beam(beam, stages)
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
         super().__init__(dim, sizes, code_dim=inner, estimator=first.estimator)
         self.stages = nn.ModuleList(stages)
-        self.dropout, self.beam = dropout, beam
+        self.dropout, self.dropout_depths, self.beam = dropout, tuple(dropout_depths), beam
         self.stages_project = not first.refines and any(stage.dim != stage.code_dim for stage in stages)
 
     def stage(self, n: int) -> Quantizer:
@@ -158,7 +159,7 @@ class Residual(Quantizer):
 
     def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
         """How many stages each item of `items` `[B]` keeps: `[B]`."""
-        return drawn_depths(items, depth, self.dropout, self.generator)
+        return drawn_depths(items, depth, self.dropout, self.dropout_depths, self.generator)
 
 
 def _check_beam(beam: int, stages: Sequence[Quantizer]) -> None:

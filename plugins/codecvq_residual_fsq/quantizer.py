@@ -40,6 +40,7 @@ class ResidualFSQ(Residual):
         *,
         num_codebooks: int,
         dropout: float = 0.0,
+        dropout_depths: Sequence[int] = (),
         estimator: str = "ste",
     ) -> None:
         stage = FSQ(len(levels) if isinstance(levels, Sequence) else 1, levels, estimator=estimator)
@@ -49,7 +50,9 @@ class ResidualFSQ(Residual):
                 f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole "
                 f"number from 1 to {most}: float64 holds no more digits"
             )
-        super().__init__(dim, [stage], num_codebooks=num_codebooks, dropout=dropout)
+        super().__init__(
+            dim, [stage], num_codebooks=num_codebooks, dropout=dropout, dropout_depths=dropout_depths
+        )
 
     @property
     def grid(self) -> FSQ:
