@@ -48,27 +48,31 @@ class Framing(nn.Module):
         frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
         return torch.fft.rfft(frames * self.window, dim=2)
 
-    def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
+    def overlap_add(self, spectra: Tensor, mask: Tensor | None, envelope: Tensor | None = None) -> Tensor:
         """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of
-        real frames.
+        real frames, `envelope` where it is at hand.
         """
-        batch, frames, _ = spectra.shape
         pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
-        real = torch.ones(batch, frames, device=pieces.device) if mask is None else mask.to(pieces.dtype)
-        envelope = self._fold(real[:, :, None] * self.window.square())
-        return (self._fold(zero_padding(pieces, mask)) / envelope.clamp(min=1e-4))[:, None]
+        if envelope is None:
+            envelope = self.envelope(spectra.shape[1], mask)
+        return (self._fold(zero_padding(pieces, mask)) / envelope)[:, None]
+
+    def envelope(self, frames: int, mask: Tensor | None) -> Tensor:
+        """The sum of the squared windows of `frames` frames, of the real ones with a mask `[B, T]`: `[1, T *
+        H]` or `[B, T * H]`.
+        """
+        real = self.window.new_ones(1, frames) if mask is None else mask.to(self.window.dtype)
+        return self._fold(real[:, :, None] * self.window.square()).clamp(min=1e-4)
 
     def _fold(self, pieces: Tensor) -> Tensor:
         """Pieces `[B, T, W]` added where they belong, without the outer overlap: `[B, T * H]`."""
-        frames = pieces.shape[1]
-        length = (frames - 1) * self.hop_length + self.window_length
-        folded = F.fold(
-            rearrange(pieces, "b t w -> b w t"),
-            output_size=(1, length),
-            kernel_size=(1, self.window_length),
-            stride=(1, self.hop_length),
-        )
-        return folded[:, 0, 0, self.before : self.before + frames * self.hop_length]
+        batch, frames, _ = pieces.shape
+        hops = -(-self.window_length // self.hop_length)
+        pieces = F.pad(pieces, (0, hops * self.hop_length - self.window_length))
+        folded = pieces.new_zeros(batch, frames + hops - 1, self.hop_length)
+        for n, part in enumerate(pieces.split(self.hop_length, dim=2)):
+            folded[:, n : n + frames] += part
+        return folded.flatten(1)[:, self.before : self.before + frames * self.hop_length]
 
     @property
     def frames_beside(self) -> int:

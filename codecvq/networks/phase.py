@@ -25,22 +25,26 @@ def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask
     """Complex numbers of size 1, `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B, T]` is true at real
     frames. More `iterations` are better, each at the cost of two Fourier transforms.
     """
-    spectra, before = magnitudes.to(torch.complex64), torch.zeros(())
-    phases = torch.ones_like(spectra)
+    envelope = framing.envelope(magnitudes.shape[1], mask)
+    spectra, before = magnitudes.to(torch.complex64), torch.zeros((), device=magnitudes.device)
     for _ in range(iterations):
-        wav = framing.overlap_add(spectra, mask)
+        wav = framing.overlap_add(spectra, mask, envelope)
         if mask is not None:  # behind the end there is nothing, as where the batch ends there
             wav = wav * mask.repeat_interleave(framing.hop_length, dim=1)[:, None]
         projected = framing.spectra(wav)
         ahead = projected - MOMENTUM / (1 + MOMENTUM) * before
-        phases = phases_of(ahead)
-        spectra, before = magnitudes * phases, projected
-    return phases
+        spectra, before = ahead * (magnitudes * _inverse_size(ahead)), projected
+    return phases_of(ahead)
 
 
 def phases_of(spectra: Tensor) -> Tensor:
     """Spectra divided by their magnitudes; 0 where these are."""
-    return spectra / spectra.abs().clamp(min=1e-9)
+    return spectra * _inverse_size(spectra)
+
+
+def _inverse_size(spectra: Tensor) -> Tensor:
+    real, imaginary = torch.view_as_real(spectra).square().unbind(dim=-1)
+    return (real + imaginary).clamp(min=1e-18).rsqrt()
 
 
 def reach_of(framing: Framing, iterations: int) -> int:
