@@ -22,7 +22,7 @@ from codecvq.codec import load
 from codecvq.errors import CorpusError, RecipeError, RunError
 from codecvq.hookspecs import hookimpl
 from codecvq.plugins import registry
-from codecvq.training import loop
+from codecvq.training import loop, parts
 from codecvq.training.average import WeightAverage
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.recipe import Recipe, load_recipe
@@ -294,11 +294,24 @@ def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(Segments, "batch", lost_at_seven)
-        with pytest.raises(RunError, match=r"after step 7.*same command"):
+        with pytest.raises(RunError, match=r"in 7 steps is saved.*same command"):
             loop.train(recipe, tmp_path / "run")
+        assert loop.last_checkpoint(tmp_path / "run/checkpoints").step == 7
     assert loop.train(recipe, tmp_path / "run").resumed_at == 7
     loop.train(recipe, tmp_path / "whole")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
+        raise CorpusError("corpus 'prompts': none of its clips can be read.")
+
+    monkeypatch.setattr(Segments, "batch", lost)
+    with pytest.raises(RunError, match=r"none of its clips can be read\. Nothing was learned yet"):
+        loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
+    assert loop.last_checkpoint(tmp_path / "run/checkpoints") is None
 
 
 @pytest.mark.slow
@@ -382,7 +395,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path: Path
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
-    start = loop.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
+    start = parts.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
     moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
     apart = {name: ours[name] - theirs[name] for name in moved}
     # Adam divides a gradient by its size, so where that is rounding noise so is the step: hence all together

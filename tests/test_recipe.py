@@ -8,7 +8,7 @@ import pytest
 
 from codecvq.errors import CodecvqError, RecipeError
 from codecvq.plugins import registry
-from codecvq.training import loop
+from codecvq.training import parts
 from codecvq.training.recipe import differences, load_recipe
 from recipes import write_recipe
 
@@ -103,7 +103,7 @@ SHIPPED = sorted(registry().recipes())
 
 def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:
     recipes = [load_recipe(name) for name in SHIPPED if name.startswith("tts-24k-")]
-    assert {round(loop.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
+    assert {round(parts.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
     for recipe in recipes[1:]:
         changed = {line.partition(":")[0].partition(".")[0] for line in differences(recipes[0], recipe)}
         assert changed <= {"description", "quantizer", "network"}

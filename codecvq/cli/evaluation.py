@@ -111,10 +111,10 @@ def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | Non
             "there is nothing to evaluate on. Name a folder, a manifest or a corpus behind the codec."
         )
     if data is None:
-        from codecvq.training.loop import open_recipe_corpus
+        from codecvq.training.parts import recipe_corpus
 
         assert recipe is not None, "checked above"
-        corpus = open_recipe_corpus(recipe.corpus)
+        corpus = recipe_corpus(recipe.corpus)
     else:
         corpus = corpus_of(data, root)
     return split_clips(corpus, split)

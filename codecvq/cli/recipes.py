@@ -55,7 +55,7 @@ def show_recipe(
     if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
         output.out(path.read_text(encoding="utf-8").rstrip("\n"), highlight=False)
     recipe = load_recipe(path)
-    from codecvq.training.loop import build_codec
+    from codecvq.training.parts import build_codec
 
     facts = codec_facts(build_codec(recipe))
     if as_json:

@@ -13,7 +13,7 @@ hears the discriminators as they are before they learn from the same step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,20 +92,22 @@ class Adversary:
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def terms(self, step: int, decoded: Tensor, recorded: Tensor) -> dict[str, Tensor]:
-        """`adversarial` and `feature_matching` for the codec, 0-d, of audio `[b, C, S]`, unweighted."""
-        adversarial, matching = [], []
+    def terms(
+        self, step: int, decoded: Tensor, recorded: Tensor, wanted: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Those of `adversarial` and `feature_matching` that are wanted, for the codec, 0-d, of audio `[b, C,
+        S]`, unweighted.
+        """
+        parts: dict[str, list[Tensor]] = {"adversarial": [], "feature_matching": []}
         with frozen(self.networks), self.accelerator.autocast():
             for network in self._chosen(step, list(self.networks)):
-                with torch.no_grad():
-                    real = network(recorded)
-                for ours, theirs in zip(real, network(decoded), strict=True):
-                    adversarial.append(codec_loss(self.section.loss, theirs.scores))
-                    matching.append(feature_distance(ours, theirs))
-        return {
-            "adversarial": torch.stack(adversarial).mean(),
-            "feature_matching": torch.stack(matching).mean(),
-        }
+                judged = network(decoded)
+                parts["adversarial"] += [codec_loss(self.section.loss, part.scores) for part in judged]
+                if "feature_matching" in wanted:
+                    with torch.no_grad():
+                        real = network(recorded)
+                    parts["feature_matching"] += map(feature_distance, real, judged)
+        return {name: torch.stack(found).mean() for name, found in parts.items() if name in wanted}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -22,22 +22,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from codecvq.codec import Codec, Reconstruction
-from codecvq.errors import CorpusError, RecipeError, RunError
+from codecvq.codec import Reconstruction
+from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
 from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
-from codecvq.training.corpus import ClipFailure, Corpus, open_corpus, write_split
+from codecvq.training.corpus import ClipFailure, write_split
 from codecvq.training.device import settled
 from codecvq.training.loading import load_batches
 from codecvq.training.losses import build_losses
+from codecvq.training.parts import build_codec, recipe_corpus, recipe_segments
 from codecvq.training.progress import Means, Moment, Pace
-from codecvq.training.recipe import CorpusSection, Recipe
+from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.schedule import learning_rate
-from codecvq.training.segments import Segments
 from codecvq.training.start import begin_from
 from codecvq.training.trackers import check_trackers
 from codecvq.training.usage import CodebookUse
@@ -94,31 +94,6 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     )
 
 
-def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
-    """A new codec as the recipe describes it, seeded by it."""
-    torch.manual_seed(recipe.training.seed)
-    return Codec(
-        sample_rate=recipe.sample_rate,
-        channels=recipe.channels,
-        network=recipe.network,
-        quantizer=recipe.quantizer,
-        name=name,
-    )
-
-
-def open_recipe_corpus(section: CorpusSection) -> Corpus:
-    """The corpus that a recipe names."""
-    return open_corpus(
-        section.name,
-        folder=section.folder,
-        manifest=section.manifest,
-        root=section.root,
-        split_by=section.split_by,
-        speakers=section.speakers,
-        exclude_speakers=section.exclude_speakers,
-    )
-
-
 def seed_of(seed: int, step: int, rank: int) -> int:
     """Of the random numbers that a process draws in a step, as quantizer dropout does: different for all, and
     the same whenever the step is made.
@@ -132,9 +107,9 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.config = recipe.training
-        self.corpus = open_recipe_corpus(recipe.corpus)
+        self.corpus = recipe_corpus(recipe.corpus)
         self.codec = build_codec(recipe, name=folder.path.resolve().name)
-        self.segments = self._segments(self.corpus)
+        self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
         self.usage = CodebookUse(self.codec.codebook_sizes)
         self.weights = recipe.losses.weights()
         self.losses = build_losses(recipe.losses, recipe.sample_rate).to(accelerator.device)
@@ -161,27 +136,6 @@ class Trainer:
         """Clips that could not be read so far, each once."""
         return tuple(
             {failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values()
-        )
-
-    def _segments(self, corpus: Corpus) -> Segments:
-        recipe = self.recipe
-        hop_length = self.codec.hop_length
-        whole = recipe.corpus.segment_s * recipe.sample_rate / hop_length
-        if abs(whole - round(whole)) > 1e-6:
-            raise RecipeError(
-                f"corpus.segment_s is {recipe.corpus.segment_s}, which is {whole:.2f} frames of "
-                f"{hop_length} samples at {recipe.sample_rate} Hz. Set it to "
-                f"{round(whole) * hop_length / recipe.sample_rate:g}."
-            )
-        return Segments(
-            corpus.split("train"),
-            recipe.sample_rate,
-            recipe.corpus.segment_s,
-            self.config.batch_size * self.config.accumulate,
-            self.config.seed,
-            augment=recipe.corpus.augment,
-            balance=recipe.corpus.balance,
-            cache_bytes=int(recipe.corpus.cache_gb * 1e9),
         )
 
     def _balancer(self) -> Balancer:
@@ -230,19 +184,18 @@ class Trainer:
         was learned is saved first.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        step = first
+        step: int | None = None  # the last one that had its audio
         try:
             for step, wav in load_batches(
                 self.segments, first, self.config.steps, rank, world, workers=self.config.workers
             ):
                 yield step, wav.to(self.accelerator.device, non_blocking=True)
         except CorpusError as error:
-            if step > first:
-                self.save(step + 1)
-            raise RunError(
-                f"the training stopped after step {step + 1}: {error} It is saved: bring the data back and "
-                "give the same command."
-            ) from error
+            done = step + 1 if step is not None else first
+            if done > first:
+                self.save(done)
+            saved = f"What was learned in {done} steps is saved" if done else "Nothing was learned yet"
+            raise RunError(f"{error} {saved}: bring the data back and give the same command.") from error
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
         """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or
@@ -289,8 +242,7 @@ class Trainer:
         losses = {name: loss(out.wav, wav) for name, loss in self.losses.items()}
         if adversary:
             decoded, recorded = adversary.judged(out.wav), adversary.judged(wav)
-            losses |= adversary.terms(step, decoded, recorded)
-        losses = {name: loss for name, loss in losses.items() if name in self.weights}
+            losses |= adversary.terms(step, decoded, recorded, self.weights)
         share = 1 / self.config.accumulate
         terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.quantized.losses
         total = torch.stack([term.float() for term in terms.values()]).sum()

@@ -1,0 +1,59 @@
+"""What a recipe describes, made: the codec, the corpus, and the segments of it."""
+
+from __future__ import annotations
+
+import torch
+
+from codecvq.codec import Codec
+from codecvq.errors import RecipeError
+from codecvq.training.corpus import Corpus, open_corpus
+from codecvq.training.recipe import CorpusSection, Recipe
+from codecvq.training.segments import Segments
+
+
+def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
+    """A new codec as the recipe describes it, seeded by it."""
+    torch.manual_seed(recipe.training.seed)
+    return Codec(
+        sample_rate=recipe.sample_rate,
+        channels=recipe.channels,
+        network=recipe.network,
+        quantizer=recipe.quantizer,
+        name=name,
+    )
+
+
+def recipe_corpus(section: CorpusSection) -> Corpus:
+    """The corpus that a recipe names."""
+    return open_corpus(
+        section.name,
+        folder=section.folder,
+        manifest=section.manifest,
+        root=section.root,
+        split_by=section.split_by,
+        speakers=section.speakers,
+        exclude_speakers=section.exclude_speakers,
+    )
+
+
+def recipe_segments(recipe: Recipe, corpus: Corpus, hop_length: int) -> Segments:
+    """What the codec learns from: pieces of the corpus's training clips. Raises RecipeError where they are no
+    whole frames of `hop_length` samples.
+    """
+    whole = recipe.corpus.segment_s * recipe.sample_rate / hop_length
+    if abs(whole - round(whole)) > 1e-6:
+        raise RecipeError(
+            f"corpus.segment_s is {recipe.corpus.segment_s}, which is {whole:.2f} frames of "
+            f"{hop_length} samples at {recipe.sample_rate} Hz. Set it to "
+            f"{round(whole) * hop_length / recipe.sample_rate:g}."
+        )
+    return Segments(
+        corpus.split("train"),
+        recipe.sample_rate,
+        recipe.corpus.segment_s,
+        recipe.training.batch_size * recipe.training.accumulate,
+        recipe.training.seed,
+        augment=recipe.corpus.augment,
+        balance=recipe.corpus.balance,
+        cache_bytes=int(recipe.corpus.cache_gb * 1e9),
+    )
