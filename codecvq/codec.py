@@ -374,4 +374,12 @@ def _named(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionError(
             f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
         )
+    for key, value in options.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise OptionError(
+                f"{part}.{key} of a codec is a {type(value).__name__}, which config.json cannot hold "
+                f"({error}). Give what JSON can: of a class its name, 'plugin:Name'."
+            ) from error
     return dict(options)

@@ -209,6 +209,10 @@ class TestFiles:
     ("network", "says"),
     [
         ({"name": "spectrall"}, "Did you mean 'spectral'"),
+        (
+            {"name": "spectral", "dim": torch.nn.Identity()},
+            r"network\.dim of a codec is a Identity.*'plugin:Name'",
+        ),
         ({"name": "spectral", "hop": 320}, "Did you mean 'hop_length'"),
         ({"name": "spectral", "hop_length": 320, "window_length": 321}, "difference even"),
         ({"name": "seanet", "norm": "time_group_norm"}, "over time"),

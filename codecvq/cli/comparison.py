@@ -20,7 +20,7 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import corpus_of
+from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
 from codecvq.cli.evaluation import split_clips
 from codecvq.plugins import registry
 
@@ -50,11 +50,9 @@ def compare(
     against: Annotated[
         str | None, typer.Option(help="Show differences to this codec too, clip by clip.")
     ] = None,
-    max_clips: Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")] = None,
+    max_clips: MaxClips = None,
     sample_rate: Annotated[int, typer.Option(help="Hz, at which all are measured.")] = 16_000,
-    root: Annotated[
-        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
-    ] = None,
+    root: CorpusRoot = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the numbers.")] = Path("comparison"),
     audio: Annotated[bool, typer.Option("--audio", help="Keep what each codec makes of each clip.")] = False,
     device: Device = "auto",

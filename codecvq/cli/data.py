@@ -1,15 +1,22 @@
-"""Clips from what a user names: a folder, a manifest, or a registered corpus."""
+"""Clips from what a user names: a folder, a manifest, or a registered corpus; and the options for that."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from codecvq.errors import CorpusError
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
     from codecvq.training.corpus import Corpus
+
+CorpusRoot = Annotated[
+    Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
+]
+MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")]
 
 MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 

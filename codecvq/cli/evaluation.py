@@ -20,7 +20,7 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import corpus_of
+from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
 from codecvq.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="Names, commas between; by default all that are installed.")
     ] = None,
-    max_clips: Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
-    ] = None,
+    max_clips: MaxClips = None,
+    root: CorpusRoot = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report and numbers; by default the run folder.")
     ] = None,

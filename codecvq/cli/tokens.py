@@ -20,7 +20,7 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import corpus_of
+from codecvq.cli.data import CorpusRoot, corpus_of
 
 
 def tokenize(
@@ -30,9 +30,7 @@ def tokenize(
     num_codebooks: Annotated[
         int | None, typer.Option(help="Only the first n codebooks of a residual codec.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
-    ] = None,
+    root: CorpusRoot = None,
     shard: Annotated[
         str, typer.Option(help="i/n: this process does every n-th shard, beginning with i = 0.")
     ] = "0/1",

@@ -109,4 +109,4 @@ class Discriminator(nn.Module):
 
     def judge(self, wav: Tensor) -> list[Judgement]:
         """As `forward`, for a plugin to define."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it judges: write judge(wav)")

@@ -73,9 +73,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
     for i, part in enumerate(parts):
         centred = part - table.centre
         pairs = prefilter.likely_groups(centred, table.coarse)
-        if (
-            pairs is None
-        ):  # these codewords are too near each other for bfloat16, so it is no use for the rest
+        if pairs is None:  # codewords are too near each other for bfloat16: it is no use for the rest either
             return torch.cat([*codes, _nearest_by_tiles(torch.cat(parts[i:]), table)])
         codes.append(prefilter.nearest_of(pairs, centred, table.codewords, table.half_norms))
     return torch.cat(codes)
@@ -88,9 +86,8 @@ def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
     buffer = vectors.new_empty(rows * width)
     best = vectors.new_full((len(vectors),), torch.inf)
     codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    for first in range(
-        0, len(table.codewords), width
-    ):  # outside: this part of the codebook stays in the cache
+    # codewords outside, vectors inside: so a part of the codebook stays in the cache
+    for first in range(0, len(table.codewords), width):
         part = slice(first, first + width)
         codewords, half_norms = table.codewords[part], table.half_norms[part]
         for top in range(0, len(vectors), rows):

@@ -45,7 +45,5 @@ def _by_sorting(codes: Tensor) -> tuple[Tensor, Tensor]:
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
     ones = torch.ones(codes.shape, device=codes.device)
-    counts = torch.zeros_like(ones).scatter_add_(
-        0, runs, ones
-    )  # of the first, second … distinct code, then 0
+    counts = torch.zeros_like(ones).scatter_add_(0, runs, ones)  # of the first, second … code, then 0
     return torch.special.entr(counts / max(len(codes), 1)).sum(dim=0), starts.sum(dim=0)

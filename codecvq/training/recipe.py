@@ -56,7 +56,7 @@ class DiscriminatorSection(Section):
     loss: Literal["hinge", "least_squares"] = "hinge"
     start_step: int = Field(0, ge=0)
     every_step: int = Field(1, gt=0)  # they learn, and are heard, in each n-th step
-    every_item: int = Field(1, gt=0)  # they are shown each n-th item of a batch
+    every_item: int = Field(1, gt=0)  # they are shown each n-th item of a process's batch
     in_turn: bool = False  # one of the networks a step, instead of all
     optimizer: OptimizerSection = OptimizerSection(
         learning_rate=3e-4, betas=(0.8, 0.99), warmup_steps=0, max_grad_norm=10.0

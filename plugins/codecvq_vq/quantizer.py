@@ -164,9 +164,8 @@ class VQ(Quantizer):
         dead = least[self.usage[least] < self.dead_code_threshold * even]
         self._replaced = torch.tensor(float(len(dead)))
         pick = _sample(len(everyone), len(dead), self.generator).to(vectors.device)
-        self.codebook.data[dead] = everyone[
-            pick
-        ]  # .data: a pending backward of these codewords is zero, nobody chose them
+        # .data: a pending backward of these codewords is zero, nobody chose them
+        self.codebook.data[dead] = everyone[pick]
         self.usage[dead] = even
 
 
