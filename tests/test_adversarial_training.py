@@ -1,67 +1,28 @@
-"""Adversarial training: what resumes, what is averaged, what it begins from, what survives."""
+"""Adversarial training: what resumes, what is averaged, what it begins from, how many make one."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from adversarial_runs import BAND, VQ, recipe_at, rows, same, weights
 
 from codecvq.codec import load
-from codecvq.errors import CorpusError, RecipeError, RunError
+from codecvq.errors import RecipeError, RunError
 from codecvq.hookspecs import hookimpl
 from codecvq.plugins import registry
 from codecvq.training import loop, parts
 from codecvq.training.average import WeightAverage
 from codecvq.training.checkpoint import last_checkpoint
-from codecvq.training.recipe import Recipe, load_recipe
-from codecvq.training.segments import Segments
+from codecvq.training.recipe import load_recipe
 from codecvq.training.watch import FOR_LONG, codecvq_train_logged
-from recipes import write_recipe
-
-VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebooks": 2, "dropout": 0.5}
-LOSSES = {"mel_windows": [256], "mel_bands": [20], "adversarial": 1.0, "feature_matching": 2.0}
-BAND = {"name": "multi_band", "windows": [256], "bands": [0.0, 1.0], "filters": 4, "stride": 4}
-PERIOD = {"name": "multi_period", "periods": [2], "filters": 2, "max_filters": 4}
-DISCRIMINATOR = {"networks": [BAND, PERIOD], "in_turn": True, "start_step": 3}
-TRAINING = {"steps": 12, "checkpoint_every": 5, "validate_every": 6, "average": 0.9}
-
-
-def recipe_at(path: Path, **sections: Any) -> Recipe:
-    """A tiny adversarial recipe, with sections updated."""
-    defaults: dict[str, Any] = {
-        "quantizer": VQ,
-        "losses": LOSSES,
-        "discriminator": DISCRIMINATOR,
-        "training": TRAINING,
-    }
-    for name, value in sections.items():
-        merge = isinstance(value, dict) and name in defaults and name != "quantizer"
-        defaults[name] = {**defaults[name], **value} if merge else value
-    return load_recipe(write_recipe(path, **defaults))
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "codec" / "model.safetensors")
-
-
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -252,128 +213,6 @@ def test_discriminators_that_win_or_guess_for_long_are_warned_about(
         assert not caplog.text, "not yet for long"
         codecvq_train_logged(Run(), FOR_LONG, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
     assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
-
-
-# what survives
-
-
-def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    recipe = recipe_at(tmp_path / "tiny.yaml")
-    plain, full = loop.save_checkpoint, [True]
-
-    def save(folder: Path, checkpoint: Any, keep: int) -> Path:
-        if full[0] and checkpoint.step == 10:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return plain(folder, checkpoint, keep)
-
-    monkeypatch.setattr(loop, "save_checkpoint", save)
-    with caplog.at_level(logging.WARNING):
-        loop.train(recipe, tmp_path / "run")
-    assert "step 10 could not be saved" in caplog.text
-    assert "of step 5" in caplog.text
-    last = last_checkpoint(tmp_path / "run" / "checkpoints")
-    assert last is not None
-    assert last.step == 12
-    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
-    with pytest.raises(RunError, match=r"step 10 could not be saved.*Make room"):
-        loop.train(recipe, tmp_path / "short")
-    full[0] = False
-    assert loop.train(recipe, tmp_path / "short").resumed_at == 5
-
-
-def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = recipe_at(tmp_path / "tiny.yaml")
-    plain = Segments.batch
-
-    def lost_at_seven(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
-        if step == 7:
-            raise CorpusError("corpus 'prompts': none of its clips can be read.")
-        return plain(segments, step, rank, world)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Segments, "batch", lost_at_seven)
-        with pytest.raises(RunError, match=r"in 7 steps is saved.*same command"):
-            loop.train(recipe, tmp_path / "run")
-        assert loop.last_checkpoint(tmp_path / "run/checkpoints").step == 7
-    assert loop.train(recipe, tmp_path / "run").resumed_at == 7
-    loop.train(recipe, tmp_path / "whole")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-
-
-def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lost(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
-        raise CorpusError("corpus 'prompts': none of its clips can be read.")
-
-    monkeypatch.setattr(Segments, "batch", lost)
-    with pytest.raises(RunError, match=r"none of its clips can be read\. Nothing was learned yet"):
-        loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
-    assert loop.last_checkpoint(tmp_path / "run/checkpoints") is None
-
-
-@pytest.mark.slow
-def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        recipe_at(tmp_path / "tiny.yaml", training={"steps": 20, "keep_checkpoints": 2})
-        run = disk / "run"
-        (disk / "ballast").write_bytes(b"0" * 15_700_000)
-        command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run", str(run)]
-        full = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "could not be saved" in full.stderr
-        assert "error: step 20 could not be saved" in full.stderr, full.stderr  # after all of its steps
-        assert full.returncode == 2
-        (disk / "ballast").unlink()
-        command[-1] = str(tmp_path / "elsewhere")
-        if run.exists():  # what is there is whole, and goes on
-            command[-1] = str(run)
-        again = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert again.returncode == 0, again.stderr
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.slow
-def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
-    steps = 260
-    recipe_at(tmp_path / "tiny.yaml", training={"steps": steps, "checkpoint_every": 5, "validate_every": 90})
-    command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run"]
-    rng, kills = random.Random(0), 0
-    while kills < 20:
-        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
-        reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
-        wait_for_step(tmp_path / "killed", process, (reached.step if reached else 0) + 5)
-        time.sleep(rng.random() * 0.4)
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    last = last_checkpoint(tmp_path / "killed" / "checkpoints")
-    assert last is not None
-    assert last.step < steps, f"the training was over after {kills} kills"
-    for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, stderr=subprocess.DEVNULL)
-    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
-    assert [row["step"] for row in rows(tmp_path / "killed")] == [
-        row["step"] for row in rows(tmp_path / "whole")
-    ]
-
-
-def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if any(int(path.name[5:]) >= step for path in (run / "checkpoints").glob("step-*")):
-            return
-        time.sleep(0.02)
-    assert process.poll() is not None, f"no checkpoint of step {step} in two minutes"
 
 
 @pytest.mark.slow

@@ -1,0 +1,140 @@
+"""What a training survives: a full disk, lost data, SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adversarial_runs import recipe_at, rows, same, weights
+
+from codecvq.errors import CorpusError, RunError
+from codecvq.training import loop
+from codecvq.training.checkpoint import last_checkpoint
+from codecvq.training.segments import Segments
+
+
+def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml")
+    plain, full = loop.save_checkpoint, [True]
+
+    def save(folder: Path, checkpoint: Any, keep: int) -> Path:
+        if full[0] and checkpoint.step == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(folder, checkpoint, keep)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    with caplog.at_level(logging.WARNING):
+        loop.train(recipe, tmp_path / "run")
+    assert "step 10 could not be saved" in caplog.text
+    assert "of step 5" in caplog.text
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert last is not None
+    assert last.step == 12
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
+    with pytest.raises(RunError, match=r"step 10 could not be saved.*Make room"):
+        loop.train(recipe, tmp_path / "short")
+    full[0] = False
+    assert loop.train(recipe, tmp_path / "short").resumed_at == 5
+
+
+def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml")
+    plain = Segments.batch
+
+    def lost_at_seven(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
+        if step == 7:
+            raise CorpusError("corpus 'prompts': none of its clips can be read.")
+        return plain(segments, step, rank, world)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "batch", lost_at_seven)
+        with pytest.raises(RunError, match=r"in 7 steps is saved.*same command"):
+            loop.train(recipe, tmp_path / "run")
+        assert loop.last_checkpoint(tmp_path / "run/checkpoints").step == 7
+    assert loop.train(recipe, tmp_path / "run").resumed_at == 7
+    loop.train(recipe, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
+        raise CorpusError("corpus 'prompts': none of its clips can be read.")
+
+    monkeypatch.setattr(Segments, "batch", lost)
+    with pytest.raises(RunError, match=r"none of its clips can be read\. Nothing was learned yet"):
+        loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
+    assert loop.last_checkpoint(tmp_path / "run/checkpoints") is None
+
+
+@pytest.mark.slow
+def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        recipe_at(tmp_path / "tiny.yaml", training={"steps": 20, "keep_checkpoints": 2})
+        run = disk / "run"
+        (disk / "ballast").write_bytes(b"0" * 15_700_000)
+        command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run", str(run)]
+        full = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "could not be saved" in full.stderr
+        assert "error: step 20 could not be saved" in full.stderr, full.stderr  # after all of its steps
+        assert full.returncode == 2
+        (disk / "ballast").unlink()
+        command[-1] = str(tmp_path / "elsewhere")
+        if run.exists():  # what is there is whole, and goes on
+            command[-1] = str(run)
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
+    steps = 260
+    recipe_at(tmp_path / "tiny.yaml", training={"steps": steps, "checkpoint_every": 5, "validate_every": 90})
+    command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run"]
+    rng, kills = random.Random(0), 0
+    while kills < 20:
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+        reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
+        wait_for_step(tmp_path / "killed", process, (reached.step if reached else 0) + 5)
+        time.sleep(rng.random() * 0.4)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    last = last_checkpoint(tmp_path / "killed" / "checkpoints")
+    assert last is not None
+    assert last.step < steps, f"the training was over after {kills} kills"
+    for name in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / name)], check=True, stderr=subprocess.DEVNULL)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert [row["step"] for row in rows(tmp_path / "killed")] == [
+        row["step"] for row in rows(tmp_path / "whole")
+    ]
+
+
+def wait_for_step(run: Path, process: subprocess.Popen[bytes], step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(int(path.name[5:]) >= step for path in (run / "checkpoints").glob("step-*")):
+            return
+        time.sleep(0.02)
+    assert process.poll() is not None, f"no checkpoint of step {step} in two minutes"
