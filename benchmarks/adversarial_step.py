@@ -1,7 +1,7 @@
 """What an adversarial step costs beside one of the codec alone, in a recipe for processors: both in one
 process, interleaved, medians and their ratio.
 
-    python benchmarks/adversarial_step.py [--recipe speech-16k-adversarial] [--threads 1] [--repeats 5]
+    python benchmarks/adversarial_step.py [--recipe speech-16k] [--threads 1] [--repeats 5]
 
 With `in_turn` a round is a step of each discriminator, and the codec's own steps are as many. Exits with 1
 where the ratio is above `--most`.
@@ -44,7 +44,7 @@ def seconds(trainer: Trainer, step: int, wav: torch.Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="speech-16k-adversarial")
+    parser.add_argument("--recipe", default="speech-16k")
     parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="no: float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")

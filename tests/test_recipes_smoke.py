@@ -48,7 +48,6 @@ def test_the_recipes_that_are_promised_ship() -> None:
     others = {
         "quickstart",
         "speech-16k",
-        "speech-16k-adversarial",
         "encodec-24k",
         "stream-24k",
         "lm-16k-single",
