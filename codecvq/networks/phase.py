@@ -22,8 +22,8 @@ MOMENTUM = 0.99
 
 
 def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
-    """Complex numbers of size 1, `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B, T]` is true at real
-    frames. More `iterations` are better, each at the cost of two Fourier transforms.
+    """Complex numbers of size 1 (0 where nothing sounds), `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B,
+    T]` is true at real frames. More `iterations` are better, each at the cost of two Fourier transforms.
     """
     envelope = framing.envelope(magnitudes.shape[1], mask)
     spectra, before = magnitudes.to(torch.complex64), torch.zeros((), device=magnitudes.device)

@@ -120,6 +120,11 @@ def build_spectral(
             synthesis, hop_length // step, dim, width, blocks, phase_iterations, training_phase
         )
     elif phase == "predicted":
+        if synthesis_hop_length or synthesis_window_length:
+            raise OptionError(
+                "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved. "
+                "Set it, or leave them out."
+            )
         decoder = SpectralDecoder(Crossfade(hop_length) if causal else framing, dim, width, blocks, causal)
     else:
         raise OptionError(f"spectral: phase is {phase!r}; it is predicted or retrieved")
