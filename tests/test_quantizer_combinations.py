@@ -78,6 +78,11 @@ COMBINATIONS = [
     *combinations(
         "residual_fsq", levels=[[5, 4], [3] * 8], num_codebooks=[1, 4], dropout=[0.0, 0.5], estimator=["ste"]
     ),
+    *combinations(
+        "residual_fsq", levels=[[5, 4]], num_codebooks=[4], dropout=[0.5], dropout_depths=[[1, 3, 3]]
+    ),
+    *combinations("residual_vq", codebook_size=[16], dropout=[0.5], dropout_depths=[[2, 3, 3]]),
+    *combinations("grouped_fsq", levels=[[5, 4]], num_groups=[4], dropout=[0.5], dropout_depths=[[1, 3]]),
     *combinations("residual_lfq", bits=[4, 8], soft_clamp=[None, 1.5], dropout=[0.0, 0.5]),
     *combinations("residual_bsq", bits=[4, 8], dropout=[0.0, 0.5]),
     *combinations("residual_vq", stages=[[{"codebook_size": 8}, {"codebook_dim": 2}]], codebook_size=[16]),
