@@ -155,7 +155,7 @@ class LossConfig:
     complex_stft: float = 0.0
     stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
-    loudness: float = 0.0  # what PESQ hears; beside mel a weight of about 30 is as strong
+    loudness: float = 0.0  # what PESQ's model hears; the recipes take 20 beside a mel of 15
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0
     balance: bool = False
