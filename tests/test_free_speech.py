@@ -13,7 +13,7 @@ import codecvq_torchaudio_corpora
 import numpy as np
 import pytest
 import soundfile
-from codecvq_free_speech import asterisk, embedded, festvox_ru, kde
+from codecvq_free_speech import asterisk, embedded, festvox_ru, games
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 from codecvq_torchaudio_corpora import corpora
 
@@ -210,12 +210,54 @@ def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_c
         ("sr/hat", 44100, 0.1),
     ):
         write_audio(sounds / f"{name}.wav", np.zeros(round(rate * length_s)), rate)
-    found = {clip.id: clip for clip in kde.ktuberling(tmp_path / below)}
+    found = {clip.id: clip for clip in games.ktuberling(tmp_path / below)}
     assert set(found) == {"ktuberling/da/hat", "ktuberling/da/eye"}
     assert {clip.speaker for clip in found.values()} == {"ktuberling/da"}
     assert len(found["ktuberling/da/hat"].read(16000)) == 16000
     with pytest.raises(CorpusError, match="klettres"):
-        list(kde.klettres(tmp_path))
+        list(games.klettres(tmp_path))
+
+
+def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
+    """A second each, none like another."""
+    for k, name in enumerate(names):
+        tone = 0.1 * np.sin(np.arange(rate) * (0.01 + 0.001 * k))
+        write_audio(folder / f"{name}.wav", tone.astype(np.float32), rate)
+
+
+@pytest.mark.parametrize("below", [".", "usr/share", "usr/share/tuxpaint/stamps"])
+def test_tux_paint_says_what_its_lists_have_in_each_language(tmp_path, below):
+    stamps = tmp_path / "usr/share/tuxpaint/stamps/animals"
+    said = ["cat_desc", "cat_desc_fr", "cat_desc_pt_BR", "cat_desc_es", "cat", "dog_desc_fr"]
+    write_tones(stamps, said)
+    write_text(stamps / "cat.txt", "A cat.\nfr.utf8=Un chat.\npt_BR.utf8=Um gato.\nfr_CA.utf8=Un minou.\n")
+    (stamps / "kitten_desc_fr.wav").write_bytes((stamps / "cat_desc_fr.wav").read_bytes())
+    found = {clip.id.removeprefix("tuxpaint/animals/"): clip for clip in games.tuxpaint(tmp_path / below)}
+    # neither what a cat sounds like, nor Spanish, which is overdriven, nor a copy
+    assert {name: clip.text for name, clip in found.items()} == {
+        "cat_desc": "A cat.",
+        "cat_desc_fr": "Un chat.",
+        "cat_desc_pt_BR": "Um gato.",
+        "dog_desc_fr": "",
+    }
+    brazilian = found["cat_desc_pt_BR"]
+    assert (brazilian.language, brazilian.speaker) == ("pt-BR", "tuxpaint/pt_BR")
+    assert brazilian.columns["package"] == "tuxpaint-stamps-default"
+
+
+def test_fish_fillets_has_a_speaker_a_fish_and_language(tmp_path):
+    sound = tmp_path / "usr/share/games/fillets-ng/sound"
+    lines = ["city/cs/vit-m-nebo", "city/cs/vit-v-proc", "city/nl/vit-m-nebo", "share/jokes/cs/intro"]
+    write_tones(sound, [*lines, "city/en/bang", "share/bang"])
+    found = {clip.id.removeprefix("fillets/"): clip.speaker for clip in games.fillets(tmp_path)}
+    assert found == {
+        "city/cs/vit-m-nebo": "fillets/cs/small_fish",
+        "city/cs/vit-v-proc": "fillets/cs/big_fish",
+        "city/nl/vit-m-nebo": "fillets/nl/small_fish",
+        "share/jokes/cs/intro": "fillets/cs/others",
+    }
+    packages = {clip.columns["package"] for clip in games.fillets(sound)}
+    assert packages == {"fillets-ng-data-cs", "fillets-ng-data-nl"}
 
 
 # what torchaudio downloads, on layouts as its archives unpack to; the downloads themselves are not run
@@ -279,7 +321,10 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize(
     ("plugin", "names"),
     [
-        (codecvq_free_speech, {"prompts", "asterisk", "festvox_ru", "klettres", "ktuberling"}),
+        (
+            codecvq_free_speech,
+            {"prompts", "asterisk", "festvox_ru", "klettres", "ktuberling", "tuxpaint", "fillets"},
+        ),
         (codecvq_torchaudio_corpora, {"libritts", "ljspeech", "vctk"}),
     ],
 )
@@ -302,4 +347,4 @@ def test_listing_the_plugins_imports_neither_torch_nor_numpy():
         "print(len(offers), {'torch', 'numpy', 'torchaudio'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "8 set()"
+    assert result.stdout.strip() == "10 set()"

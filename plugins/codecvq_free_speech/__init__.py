@@ -1,4 +1,4 @@
-"""Free speech that needs no open internet: a few minutes in the box, and four corpora of Debian packages."""
+"""Free speech that needs no open internet: a few minutes in the box, and six corpora of Debian packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codecvq import CorpusSpec, hookimpl
 
 @hookimpl
 def codecvq_corpora() -> Iterator[CorpusSpec]:
-    """The corpora `prompts`, `asterisk`, `festvox_ru`, `klettres` and `ktuberling`."""
+    """The corpora `prompts`, `asterisk`, `festvox_ru`, `klettres`, `ktuberling`, `tuxpaint` and `fillets`."""
     yield CorpusSpec(
         name="prompts",
         factory="codecvq_free_speech.embedded:clips",
@@ -37,7 +37,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="klettres",
-        factory="codecvq_free_speech.kde:klettres",
+        factory="codecvq_free_speech.games:klettres",
         summary="fifty minutes of letters and syllables in twenty languages, by volunteers",
         reference="https://packages.debian.org/stable/klettres-data",
         licence="GPL-2.0-or-later",
@@ -46,10 +46,28 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="ktuberling",
-        factory="codecvq_free_speech.kde:ktuberling",
+        factory="codecvq_free_speech.games:ktuberling",
         summary="half an hour of names of things in some twenty languages, by volunteers",
         reference="https://packages.debian.org/stable/ktuberling-data",
         licence="GPL-2.0-or-later",
         install="apt-get install ktuberling-data; or, without being root: apt-get download ktuberling-data, "
         "dpkg-deb -x it into a folder, and give that folder as root.",
+    )
+    yield CorpusSpec(
+        name="tuxpaint",
+        factory="codecvq_free_speech.games:tuxpaint",
+        summary="what Tux Paint says of its pictures, in a dozen languages, with text",
+        reference="https://packages.debian.org/stable/tuxpaint-stamps-default",
+        licence="GPL-2.0-only",
+        install="apt-get install tuxpaint-stamps-default; or, without being root: apt-get download "
+        "tuxpaint-stamps-default, dpkg-deb -x it into a folder, and give that folder as root.",
+    )
+    yield CorpusSpec(
+        name="fillets",
+        factory="codecvq_free_speech.games:fillets",
+        summary="three hours of dialogue between two fish by actors, Czech and Dutch",
+        reference="https://packages.debian.org/stable/fillets-ng-data-cs",
+        licence="GPL-2.0-only",
+        install="apt-get install fillets-ng-data-{cs,nl}; or, without being root: apt-get download the same, "
+        "dpkg-deb -x each into one folder, and give that folder as root.",
     )
