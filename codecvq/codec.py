@@ -21,6 +21,7 @@ from codecvq.codec_config import CONFIG, FORMAT, check_plugin_files, missing_plu
 from codecvq.errors import CodecError, OptionError, ShapeError, UnknownName
 from codecvq.files import write_atomically
 from codecvq.networks.build import build_network
+from codecvq.networks.interface import Decoded
 from codecvq.plugins import registry
 from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
@@ -35,6 +36,7 @@ class Reconstruction:
 
     wav: Tensor  # [B, C, S]
     quantized: Quantized
+    losses: dict[str, Tensor]  # of the quantizer and of the decoder, 0-d each
 
 
 class Codec(nn.Module):
@@ -65,6 +67,8 @@ class Codec(nn.Module):
         self.encoder, self.decoder = built.encoder, built.decoder
         self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
         self.hop_length = built.hop_length
+        if built.check is not None:
+            built.check(self.quantizer)
 
     # what it is
 
@@ -191,7 +195,10 @@ class Codec(nn.Module):
         """
         quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
         guide = (wav,) if self.training and getattr(self.decoder, "takes_recording", False) else ()
-        return Reconstruction(self.decoder(quantized.latents, mask, *guide), quantized)
+        decoded = self.decoder(quantized.latents, mask, *guide)
+        if not isinstance(decoded, Decoded):
+            decoded = Decoded(decoded, {})
+        return Reconstruction(decoded.wav, quantized, quantized.losses | decoded.losses)
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
         """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""

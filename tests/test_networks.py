@@ -341,7 +341,7 @@ def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None
         ({"name": "spectral", "lookahead_frames": 1}, "not causal"),
         ({"name": "spectral", "lookahead_frames": 4, "causal": True}, "0 to 3"),
         ({"name": "spectral", "lookahead_frames": -1, "causal": True}, "lookahead_frames is -1"),
-        ({"name": "spectral", "phase": "guessed"}, "predicted or retrieved"),
+        ({"name": "spectral", "phase": "guessed"}, "predicted, retrieved or source"),
         ({"name": "spectral", "synthesis_hop_length": 160}, "are for phase: retrieved"),
         ({"name": "spectral", "phase": "retrieved", "training_phase": "none"}, "recorded or retrieved"),
         ({"name": "spectral", "phase": "retrieved", "causal": True}, "Set phase: predicted"),

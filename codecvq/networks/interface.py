@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from codecvq.errors import ShapeError
+from codecvq.quantizer import Quantizer
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,14 @@ class Reach:
 
     past: int | None  # None: everything before, as with a recurrent layer
     future: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder that takes the recording gives in training: the audio, and losses of its own by name."""
+
+    wav: Tensor  # [B, C, T * hop]
+    losses: dict[str, Tensor]  # 0-d each, weighted
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Network:
     decoder: nn.Module
     dim: int  # D
     hop_length: int  # samples a frame
+    #: raises OptionError for a quantizer that does not keep what the decoder needs; None: any will do
+    check: Callable[[Quantizer], None] | None = None
 
     @property
     def encoder_reach(self) -> Reach | None:

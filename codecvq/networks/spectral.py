@@ -5,11 +5,11 @@ inverse STFT, after Vocos (arXiv:2306.00814) with an encoder of the same kind. L
 there is no normalisation over time, so neither padding nor cutting into chunks changes a frame beyond the
 receptive field.
 
-Phases are predicted as magnitudes are, or retrieved from magnitudes (`codecvq.networks.phase`). Few bits say
-nothing of phases, and a network needs a long training with discriminators to make up some that fit each
-other; with retrieved ones it has magnitudes to learn and nothing else. These are best retrieved from frames
-of some 40 ms, 10 ms apart, which may be closer than the codec's: then the decoder works at
-`synthesis_hop_length`.
+Phases are predicted as magnitudes are, retrieved from magnitudes (`codecvq.networks.phase`), or those of a
+source of speech (`codecvq.networks.speaking`). Few bits say nothing of phases, and a network needs a long
+training with discriminators to make up some that fit each other; with retrieved ones it has magnitudes to
+learn and nothing else, with a source magnitudes and pitch. Both are best with frames of some 40 ms, 10 ms
+apart, which may be closer than the codec's: then the decoder works at `synthesis_hop_length`.
 
 Offline, windows are centred on their hops both ways (`Framing`), convolutions see three frames on either
 side. Causal, the analysis window ends with its hop, or `lookahead_frames` hops later; convolutions see six
@@ -21,6 +21,7 @@ features or frequencies a frame, X channels inside.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,12 +29,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from codecvq.errors import OptionError
+from codecvq.networks import pitch_code
 from codecvq.networks.backbone import Backbone
 from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network, Reach
-from codecvq.networks.phase import phases_of, reach_of, retrieved_phases, scaled
+from codecvq.networks.pitch import PitchTracker
 from codecvq.networks.presets import sized
+from codecvq.networks.retrieving import RetrievingDecoder
+from codecvq.networks.speaking import SpeakingDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,6 @@ class Size:
     decoder_width: int
     decoder_blocks: int
 
-
-SPREAD = 96  # features of a synthesis frame, spread from the latents of a codec frame
 
 PRESETS = {
     "tiny": Size(encoder_width=128, encoder_blocks=3, decoder_width=192, decoder_blocks=4),
@@ -67,11 +69,12 @@ def build_spectral(
     detail_window_length: int = 0,
     causal: bool = False,
     lookahead_frames: int = 0,
-    phase: Literal["predicted", "retrieved"] = "predicted",
+    phase: Literal["predicted", "retrieved", "source"] = "predicted",
     phase_iterations: int = 16,
     training_phase: Literal["recorded", "retrieved"] = "recorded",
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
+    pitch_channel: int | None = None,
     preset: str = "small",
     encoder_width: int | None = None,
     encoder_blocks: int | None = None,
@@ -82,10 +85,13 @@ def build_spectral(
     """A spectral network. `preset` is its size, of which widths and blocks that are given take their place;
     `dim` is D of the latents, lengths are in samples.
 
-    With `phase` "retrieved" the decoder works every `synthesis_hop_length` samples, by default the hop, on
-    windows of `synthesis_window_length`, by default four of these; `phase_iterations` are what retrieving
-    may cost. In training its phases are by `training_phase` those of the recording, so that magnitudes are
-    all there is to learn, or "retrieved" too: slower by a third, and what is heard in the end.
+    With `phase` "retrieved" or "source" the decoder works every `synthesis_hop_length` samples, by default
+    the hop, on windows of `synthesis_window_length`, by default four of these. `phase_iterations` are what
+    retrieving may cost. In training its phases are by `training_phase` those of the recording, so that
+    magnitudes are all there is to learn, or "retrieved" too: slower by a third, and what is heard in the end.
+
+    "source" is for speech alone. With `pitch_channel` c the pitch is written in the latents' channels c to
+    c + 2, for a quantizer that rounds each to five levels; without, it is learned.
 
     `detail_window_length`, where not 0, shows the encoder log-mels of a second, shorter window too: onsets
     that the long one smears. `lookahead_frames` are hops that the encoder of a causal network waits for.
@@ -110,25 +116,32 @@ def build_spectral(
         front = CompressedStft(framing)
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
-    encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal)
+    _check_pitch(pitch_channel, phase, dim)
+    encoder = SpectralEncoder(
+        front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, sample_rate, pitch_channel
+    )
     width, blocks = size.decoder_width, size.decoder_blocks
-    if phase == "retrieved":
-        step = synthesis_hop_length or hop_length
-        _check_retrieval(hop_length, step, synthesis_window_length or 4 * step, phase_iterations, causal)
-        synthesis = Framing(synthesis_window_length or 4 * step, step)
-        decoder: nn.Module = RetrievingDecoder(
-            synthesis, hop_length // step, dim, width, blocks, phase_iterations, training_phase
-        )
-    elif phase == "predicted":
+    if phase == "predicted":
         if synthesis_hop_length or synthesis_window_length:
             raise OptionError(
-                "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved. "
-                "Set it, or leave them out."
+                "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
+                "phase: source. Set one of them, or leave the lengths out."
             )
-        decoder = SpectralDecoder(Crossfade(hop_length) if causal else framing, dim, width, blocks, causal)
-    else:
-        raise OptionError(f"spectral: phase is {phase!r}; it is predicted or retrieved")
-    return Network(encoder, decoder, dim, hop_length)
+        back = Crossfade(hop_length) if causal else framing
+        return Network(encoder, SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
+    if phase not in ("retrieved", "source"):
+        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
+    step = synthesis_hop_length or hop_length
+    length = synthesis_window_length or 4 * step
+    _check_synthesis(hop_length, step, length, phase, causal)
+    synthesis, times = Framing(length, step), hop_length // step
+    if phase == "retrieved":
+        _check_iterations(phase_iterations)
+        retrieving = RetrievingDecoder(synthesis, times, dim, width, blocks, phase_iterations, training_phase)
+        return Network(encoder, retrieving, dim, hop_length)
+    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, sample_rate, pitch_channel)
+    check = None if pitch_channel is None else partial(pitch_code.check_kept, channel=pitch_channel)
+    return Network(encoder, speaking, dim, hop_length, check)
 
 
 def _check(channels: int, hop_length: int, window_length: int, causal: bool, lookahead_frames: int) -> None:
@@ -155,10 +168,10 @@ def _check(channels: int, hop_length: int, window_length: int, causal: bool, loo
         )
 
 
-def _check_retrieval(hop_length: int, step: int, window_length: int, iterations: int, causal: bool) -> None:
+def _check_synthesis(hop_length: int, step: int, window_length: int, phase: str, causal: bool) -> None:
     if causal:
         raise OptionError(
-            "spectral: phase: retrieved hears what comes, and the network is causal. Set phase: predicted."
+            f"spectral: phase: {phase} hears what comes, and the network is causal. Set phase: predicted."
         )
     if step < 1 or hop_length % step:
         raise OptionError(
@@ -170,29 +183,68 @@ def _check_retrieval(hop_length: int, step: int, window_length: int, iterations:
             f"spectral: synthesis_window_length is {window_length}; with steps of {step} it is at least "
             f"{2 * step}, and the difference even. Usual are four steps."
         )
+
+
+def _check_iterations(iterations: int) -> None:
     if iterations < 1:
         raise OptionError(f"spectral: phase_iterations is {iterations}; it is 1 or more, usually 16")
+
+
+def _check_pitch(channel: int | None, phase: str, dim: int) -> None:
+    if channel is None:
+        return
+    if phase != "source":
+        raise OptionError(
+            f"spectral: pitch_channel is {channel}, but phase is {phase}, which asks for no pitch. Set "
+            "phase: "
+            "source, or leave pitch_channel out."
+        )
+    if not 0 <= channel <= dim - pitch_code.CHANNELS:
+        raise OptionError(
+            f"spectral: pitch_channel is {channel}; with dim {dim} it is 0 to {dim - pitch_code.CHANNELS}, "
+            "as "
+            f"the pitch takes {pitch_code.CHANNELS} channels."
+        )
 
 
 class SpectralEncoder(nn.Module):
     """Audio to latents."""
 
     def __init__(
-        self, front: FrontEnd, hop_length: int, width: int, blocks: int, dim: int, causal: bool
+        self,
+        front: FrontEnd,
+        hop_length: int,
+        width: int,
+        blocks: int,
+        dim: int,
+        causal: bool,
+        sample_rate: int,
+        pitch_channel: int | None,
     ) -> None:
         super().__init__()
-        self.front = front
+        self.front, self.pitch_channel = front, pitch_channel
         self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
         frames = self.backbone.reach
         assert frames.past is not None, "there is nothing recurrent in it"
-        self.reach = Reach(frames.past * hop_length + front.before, frames.future * hop_length + front.after)
+        if pitch_channel is None:
+            past, future = frames.past * hop_length + front.before, frames.future * hop_length + front.after
+            self.reach = Reach(past, future)
+        else:  # the best path of a pitch is that through all of the audio
+            self.tracker = PitchTracker(sample_rate, hop_length)
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
         with torch.autocast(wav.device.type, enabled=False):
             features = self.front(wav)
-        return rearrange(self.project(self.backbone(features, mask)), "b t d -> b d t")
+        latents = self.project(self.backbone(features, mask))
+        if self.pitch_channel is not None:
+            written = pitch_code.written(self.tracker(wav, mask).position).to(latents.dtype)
+            channels = slice(self.pitch_channel, self.pitch_channel + pitch_code.CHANNELS)
+            latents = torch.cat(
+                [latents[..., : channels.start], written, latents[..., channels.stop :]], dim=2
+            )
+        return rearrange(latents, "b t d -> b d t")
 
 
 class SpectralDecoder(nn.Module):
@@ -215,48 +267,3 @@ class SpectralDecoder(nn.Module):
             log_magnitude, phase = hidden.float().chunk(2, dim=2)  # [B, T, F] each
             magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
             return self.framing.overlap_add(torch.polar(magnitude, phase), mask)
-
-
-class RetrievingDecoder(nn.Module):
-    """Latents to magnitudes, and these to audio. A codec frame is `times` frames of the synthesis.
-
-    In training it may be given the recording `[B, 1, T * H]`, see `codecvq.networks.interface.Network`.
-    """
-
-    def __init__(
-        self,
-        framing: Framing,
-        times: int,
-        dim: int,
-        width: int,
-        blocks: int,
-        iterations: int,
-        training_phase: Literal["recorded", "retrieved"],
-    ) -> None:
-        super().__init__()
-        if training_phase not in ("recorded", "retrieved"):
-            raise OptionError(f"spectral: training_phase is {training_phase!r}; it is recorded or retrieved")
-        self.framing, self.times, self.iterations = framing, times, iterations
-        self.takes_recording = training_phase == "recorded"
-        self.spread = nn.Linear(dim, times * SPREAD)
-        self.backbone = Backbone(SPREAD, width, blocks, causal=False)
-        self.head = nn.Linear(width, framing.bins)
-        nn.init.constant_(self.head.bias, -3.0)  # begins with quiet speech: windowed sums of e^-3
-        reach = self.backbone.reach.future + reach_of(framing, iterations) + framing.frames_beside
-        self.reach = Reach(-(-reach // times), -(-reach // times))
-
-    def forward(self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None) -> Tensor:
-        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
-        hidden = rearrange(
-            self.spread(rearrange(latents, "b d t -> b t d")), "b t (n x) -> b (t n) x", n=self.times
-        )
-        mask = None if mask is None else mask.repeat_interleave(self.times, dim=1)
-        log_magnitudes = self.head(self.backbone(hidden, mask))
-        with torch.autocast(latents.device.type, enabled=False):
-            magnitudes = log_magnitudes.float().clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
-            if recorded is not None:
-                phases = phases_of(self.framing.spectra(recorded))
-            else:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # too long a way
-                    phases = retrieved_phases(self.framing, magnitudes, self.iterations, mask)
-            return self.framing.overlap_add(scaled(phases, magnitudes), mask)

@@ -244,11 +244,11 @@ class Trainer:
             decoded, recorded = adversary.judged(out.wav), adversary.judged(wav)
             losses |= adversary.terms(step, decoded, recorded, self.weights)
         share = 1 / self.config.accumulate
-        terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.quantized.losses
+        terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.losses
         total = torch.stack([term.float() for term in terms.values()]).sum()
         if self.balancer:
             gradient = self.balancer.gradient(losses, out.wav)
-            own = [term.float() for term in out.quantized.losses.values()]
+            own = [term.float() for term in out.losses.values()]
             self.accelerator.backward(share * torch.stack([(out.wav * gradient).sum(), *own]).sum())
         else:
             self.accelerator.backward(share * total)

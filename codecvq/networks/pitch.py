@@ -1,0 +1,162 @@
+"""The fundamental frequency of speech, a value a frame, on a grid of logarithmic steps.
+
+By autocorrelation as of Boersma (1993, Proc. Inst. Phonetic Sciences 17): the autocorrelation of a windowed
+frame, divided by that of the window, is near 1 at the period of what is periodic; the best path through all
+frames, with a price for leaps and for changes between voiced and unvoiced, leaves out errors by an octave.
+Letters: G frequencies of the grid, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS an octave
+SHORTER_FROM_HZ = (100.0, 170.0)  # above these shorter windows follow changes better
+NEAR = 4  # steps from the path where they look
+PERIODS = 3  # of the lowest frequency, within a window
+HIGHEST_HEARD_HZ = 4000.0  # above it what is voiced is often noise too
+
+# Costs and thresholds as Boersma and Praat have them, with correlations of at most 1.
+VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
+OCTAVE_COST = 0.01  # an octave, so that of two equal periods the shorter one counts
+LEAP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change, both within 10 ms
+
+
+class Pitch(NamedTuple):
+    """The grid's position `[B, T]`, a float as it is refined between steps, and where there is a pitch."""
+
+    position: Tensor
+    voiced: Tensor  # [B, T] bool
+
+    @property
+    def hz(self) -> Tensor:
+        """Frequencies `[B, T]`."""
+        return hz_of(self.position)
+
+
+def grid_size() -> int:
+    """G."""
+    return round(OCTAVES * STEPS) + 1
+
+
+def hz_of(position: Tensor) -> Tensor:
+    """The frequency at a position of the grid."""
+    return LOWEST_HZ * torch.exp2(position / STEPS)
+
+
+class Correlation(nn.Module):
+    """Autocorrelations at the lags of the grid of frames under a Hann window."""
+
+    window: Tensor  # [W]
+    cosines: Tensor  # [K, G]: of the bins that are heard, at the lags of the grid
+    own: Tensor  # [G]: the window's
+
+    def __init__(self, sample_rate: int, hop_length: int, lowest_hz: float) -> None:
+        super().__init__()
+        length = round(PERIODS * sample_rate / lowest_hz)
+        self.hop_length, self.length = hop_length, length + (length - hop_length) % 2
+        self.size = 2 ** math.ceil(math.log2(self.length + sample_rate / LOWEST_HZ))
+        window = torch.hann_window(self.length)
+        lags = sample_rate / hz_of(torch.arange(grid_size(), dtype=torch.float64))
+        bins = torch.arange(self.size // 2 + 1, dtype=torch.float64)
+        cosines = torch.cos(2 * torch.pi / self.size * bins[:, None] * lags)
+        power = torch.fft.rfft(window.double(), n=self.size).abs().square()
+        power[1:] *= 2  # bins stand for their mirror images too
+        heard = min(len(bins), round(HIGHEST_HEARD_HZ / sample_rate * self.size) + 1)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("cosines", cosines[:heard].float(), persistent=False)
+        self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
+
+    def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
+        """Of audio `[B, S]`: correlations `[B, T, G]`, and the largest sample of each frame `[B, T]`."""
+        beside = (self.length - self.hop_length) // 2
+        if beside >= 0:
+            frames = F.pad(wav, (beside, beside)).unfold(1, self.length, self.hop_length)
+        else:
+            frames = wav.unfold(1, self.hop_length, self.hop_length)[..., -beside:beside]
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        power = torch.fft.rfft(frames * self.window, n=self.size).abs().square()[..., : len(self.cosines)]
+        power[..., 1:] *= 2
+        total = power.sum(dim=2, keepdim=True).clamp(min=1e-12)
+        return power @ self.cosines / total / self.own, frames.abs().amax(dim=2)
+
+
+class PitchTracker(nn.Module):
+    """Pitch of audio `[B, 1, S]`, a frame each `hop_length` samples and centred on them."""
+
+    def __init__(self, sample_rate: int, hop_length: int) -> None:
+        super().__init__()
+        self.long = Correlation(sample_rate, hop_length, LOWEST_HZ)
+        self.short = nn.ModuleList(Correlation(sample_rate, hop_length, hz) for hz in SHORTER_FROM_HZ)
+
+    @torch.no_grad()
+    def forward(self, wav: Tensor, mask: Tensor | None = None) -> Pitch:
+        """Pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop; what stands at frames that a mask `[B, T]` leaves
+        out changes nothing at others.
+        """
+        wav = wav[:, 0].float()
+        found, sizes = self.long(wav)
+        loudest = sizes.amax(dim=1, keepdim=True).clamp(min=1e-9)
+        silence = sizes / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
+        higher = torch.arange(grid_size(), device=wav.device) / STEPS
+        unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
+        path = self._best_path(torch.cat([found + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
+        voiced = path < grid_size() if mask is None else mask & (path < grid_size())
+        position = _refined(found, path)
+        for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
+            fine = _refined(correlation(wav)[0], path)
+            position = torch.where(hz_of(position) > hz * 1.1, fine, position)
+        return Pitch(_bridged(position, voiced), voiced)
+
+    def _best_path(self, strengths: Tensor, mask: Tensor | None) -> Tensor:
+        """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
+        Padding, which is at the end, goes on with the state before it.
+        """
+        frames, states = strengths.shape[1:]
+        size = states - 1
+        steps = torch.arange(size, device=strengths.device, dtype=torch.float32)
+        costs = strengths.new_full((states, states), VOICING_COST)
+        costs[:size, :size] = (steps[:, None] - steps).abs() * (LEAP_COST / STEPS)
+        costs[size, size] = 0
+        best, came_from, same = strengths[:, 0], [], torch.arange(states, device=strengths.device)
+        for t in range(1, frames):
+            reached, before = (best[:, None, :] - costs).max(dim=2)  # to a state, from a state
+            reached = reached + strengths[:, t]
+            if mask is not None:
+                real = mask[:, t, None]
+                reached, before = torch.where(real, reached, best), torch.where(real, before, same)
+            best = reached
+            came_from.append(before)
+        path = [best.argmax(dim=1)]
+        for before in reversed(came_from):
+            path.append(before.gather(1, path[-1][:, None])[:, 0])
+        return torch.stack(path[::-1], dim=1)
+
+
+def _refined(strengths: Tensor, path: Tensor) -> Tensor:
+    """Positions `[B, T]` of the tops of parabolas through the largest strengths `[B, T, G]` near the path."""
+    size = strengths.shape[2]
+    near = (path[..., None] + torch.arange(-NEAR, NEAR + 1, device=path.device)).clamp(1, size - 2)
+    at = near.gather(2, strengths.gather(2, near).argmax(dim=2, keepdim=True))[..., 0]
+    low, middle, high = (strengths.gather(2, (at + k)[..., None])[..., 0] for k in (-1, 0, 1))
+    curve = (low - 2 * middle + high).clamp(max=-1e-6)
+    return at + (0.5 * (low - high) / curve).clamp(-0.5, 0.5)
+
+
+def _bridged(position: Tensor, voiced: Tensor) -> Tensor:
+    """Positions `[B, T]` that go in a line from the end of a voice to the beginning of the next; before the
+    first and behind the last they hold.
+    """
+    frames = position.shape[1]
+    now = torch.arange(frames, device=position.device).expand_as(position)
+    before = torch.where(voiced, now, -1).cummax(dim=1).values
+    after = torch.where(voiced, now, frames).flip(1).cummin(dim=1).values.flip(1)
+    ends = torch.where(before < 0, after, before), torch.where(after == frames, before, after)
+    left, right = (end.clamp(0, frames - 1) for end in ends)
+    share = (now - left) / (right - left).clamp(min=1)
+    return torch.lerp(position.gather(1, left), position.gather(1, right), share.clamp(0, 1))

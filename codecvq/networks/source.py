@@ -1,0 +1,51 @@
+"""The source of speech: pulses at the fundamental frequency where it is voiced, noise where it is not.
+
+What a vocal tract filters. Its phases fit each other as those of speech do, which no network of some million
+weights makes up and no few bits hold; of speech they differ by what the ear does not hear, when the voice
+began. Both are the same each time, for each item of a batch, and whatever is behind the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
+    """A pulse a period, `[B, T * H]`, for a frequency a frame `[B, T]`, between whose middles its logarithm
+    is a line: all harmonics below half the sample rate, with one amplitude, their sum of power 1.
+    """
+    rates = between(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
+    cycles = rates.double().cumsum(dim=1)
+    at = (cycles - cycles.round()).float()  # -1/2 … 1/2
+    harmonics = (0.5 / rates).floor().clamp(min=1)
+    # Σ cos(2πka), k = 1 … K, is (sin((2K + 1)πa) / sin(πa) - 1) / 2
+    below = torch.sin(torch.pi * at)
+    top = below.abs() < 1e-5
+    ratio = torch.sin((2 * harmonics + 1) * torch.pi * at) / torch.where(top, 1.0, below)
+    return (torch.where(top, 2 * harmonics + 1, ratio) - 1) / (2 * harmonics).sqrt()
+
+
+def noise(num_samples: int, start: int, device: torch.device) -> Tensor:
+    """White noise of power 1, `[S]`: samples `start` … of a series without an end."""
+    number = torch.arange(start, start + num_samples, device=device)
+    for factor in (-7046029254386353131, -4658895280553007687):  # mixes all bits, as splitmix64 does
+        number = (number + 1442695040888963407) * factor
+        number = number ^ ((number >> 29) & 0x7FFFFFFFF)
+    return ((number >> 40) & 0xFFFFFF).float() * (3**0.5 / 2**23) - 3**0.5
+
+
+def between(values: Tensor, hop_length: int) -> Tensor:
+    """Values a sample `[B, T * H]` on lines between those in the middle of frames `[B, T]`; the first and
+    the last hold to the ends.
+    """
+    return F.interpolate(values[:, None], scale_factor=hop_length, mode="linear", align_corners=False)[:, 0]
+
+
+def held(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values `[B, T]` whose last real one goes on where the mask `[B, T]` ends."""
+    if mask is None:
+        return values
+    last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+    return torch.where(mask, values, values.gather(1, last))

@@ -1,0 +1,162 @@
+"""Latents to speech as a voice makes it: a source, pulses and noise, and what lets more or less of it
+through.
+
+A decoder that has to make up phases needs a long training, and phases retrieved from a decoder's magnitudes
+(`codecvq.networks.phase`) fit these and not speech: magnitudes of few bits are smooth where speech has
+harmonics, and a spectrogram without these is one of noise. The phases of a source (`codecvq.networks.source`)
+at the right pitch fit each other as those of speech do, and their sums make harmonics of smooth magnitudes.
+It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
+
+The pitch has to be right: by 4 %, and the tenth harmonic is half way to its neighbour. In channels of their
+own (`codecvq.networks.pitch_code`) the encoder writes it as it was in the recording, and the decoder learns
+what to add for the frames between. Without such channels, or where their codebook is left out, it is what the
+decoder makes of the rest. Either is learned from the recording's pitch by losses of the decoder's own; no
+other loss tells of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codecvq.networks import pitch_code
+from codecvq.networks.framing import Framing
+from codecvq.networks.interface import Decoded, Reach
+from codecvq.networks.phase import phases_of, scaled
+from codecvq.networks.pitch import Pitch, PitchTracker, grid_size
+from codecvq.networks.source import between, held, noise, pulses
+from codecvq.networks.synthesis import Synthesis
+
+WAVES, LONGEST = 6, 160.0  # a pitch as sines and cosines: their number, and the longest in steps of the grid
+MOST_ADDED = 4.0  # steps, to a pitch that was written
+BLUR = 1.0  # standard deviation in steps of the distribution that is learned where none was
+BESIDE = 3  # steps on either side of the likeliest, whose mean it is
+WRONG = 8.0  # steps: what is further off was another octave, and teaches nothing
+LEARNED_WEIGHT = 0.2  # of the pitch that was not written
+OTHER_NOISE = 1 << 40  # where in the series of noise that begins which is not the source's
+
+
+class Reading(NamedTuple):
+    """The written pitch of codec frames `[B, T]`."""
+
+    position: Tensor
+    there: Tensor  # bool: not where the codebook is left out
+
+
+class SpeakingDecoder(Synthesis):
+    """Latents `[B, D, T]` to audio `[B, 1, T * H]`; `pitch_channel` is the first of three with the pitch."""
+
+    takes_recording = True
+
+    def __init__(
+        self,
+        framing: Framing,
+        times: int,
+        dim: int,
+        width: int,
+        blocks: int,
+        sample_rate: int,
+        pitch_channel: int | None,
+    ) -> None:
+        features = dim if pitch_channel is None else dim + 2 * WAVES + 1
+        super().__init__(framing, times, features, width, blocks)
+        self.sample_rate, self.pitch_channel = sample_rate, pitch_channel
+        self.tracker = PitchTracker(sample_rate, framing.hop_length)
+        self.filters = nn.Linear(width, 2 * framing.bins)  # log magnitudes: of the source, and of other noise
+        self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
+        nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
+        nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
+        ahead = self.frames(self.backbone.reach.future + framing.frames_beside)
+        self.reach = Reach(None, ahead)  # where a period is depends on all those before
+
+    def forward(
+        self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None
+    ) -> Tensor | Decoded:
+        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`; with the recording `[B, 1, T * H]` losses too."""
+        features, reading = self._read(rearrange(latents, "b d t -> b t d"), mask)
+        mask = self.finer(mask)
+        hidden = self.hidden(features, mask)
+        log_filters, said = self.filters(hidden), self.pitch(hidden)
+        with torch.autocast(latents.device.type, enabled=False):
+            voicing, added, heights = said.float().split([1, 1, grid_size()], dim=2)
+            voicing, position = voicing[..., 0], likeliest(heights)
+            written = there = None
+            if reading is not None:
+                written = between(reading.position, self.times) + MOST_ADDED * added[..., 0].tanh()
+                there = reading.there.repeat_interleave(self.times, dim=1)
+                position = torch.where(there, written, position)
+            source, other = self._sources(Pitch(position, voicing > 0), mask)
+            let_through, beside = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
+            spectra = scaled(source, let_through) + scaled(other, beside)
+            wav = self.framing.overlap_add(spectra, mask)
+            if recorded is None:
+                return wav
+            pitch = self.tracker(recorded, mask)
+            losses = voice_losses(voicing, heights, pitch)
+            if written is not None and there is not None:
+                losses["added"] = added_loss(written, there, pitch)
+            return Decoded(wav, losses)
+
+    def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Reading | None]:
+        """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
+        if self.pitch_channel is None:
+            return latents, None
+        channels = slice(self.pitch_channel, self.pitch_channel + pitch_code.CHANNELS)
+        position, there = pitch_code.read(latents[..., channels].float())
+        turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
+        angles = 2 * torch.pi * turns
+        waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
+        rest = latents.clone()
+        rest[..., channels] = 0
+        return torch.cat([rest, waves * there[..., None]], dim=2), Reading(held(position, mask), there)
+
+    @torch.no_grad()
+    def _sources(self, pitch: Pitch, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Phases of the source `[B, T, F]` and of other noise, as complex numbers of size 1."""
+        hop, device = self.framing.hop_length, pitch.position.device
+        hz, voice = held(pitch.hz, mask), between(held(pitch.voiced.float(), mask), hop)
+        samples = voice.shape[1]
+        start = (
+            int(torch.randint(OTHER_NOISE, ())) if self.training else 0
+        )  # else it would be learned by heart
+        breath, other = (noise(samples, begin, device)[None] for begin in (start, start + OTHER_NOISE))
+        source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * breath
+        if mask is not None:  # there is nothing behind the end
+            real = mask.repeat_interleave(hop, dim=1)
+            source, other = source * real, other * real
+        return phases_of(self.framing.spectra(source[:, None])), phases_of(
+            self.framing.spectra(other[:, None])
+        )
+
+
+def likeliest(heights: Tensor) -> Tensor:
+    """The likeliest positions `[B, T]` by log likelihoods `[B, T, G]`, between steps by those beside it."""
+    top = heights.argmax(dim=2, keepdim=True)
+    near = top + torch.arange(-BESIDE, BESIDE + 1, device=heights.device)
+    near = near.clamp(0, heights.shape[2] - 1)
+    return (heights.gather(2, near).softmax(dim=2) * near).sum(dim=2)
+
+
+def voice_losses(voicing: Tensor, heights: Tensor, pitch: Pitch) -> dict[str, Tensor]:
+    """Cross-entropies: of voicing, logits `[B, T]`, and of heights, logits `[B, T, G]`, where there is a
+    voice.
+    """
+    voiced = pitch.voiced.float()
+    steps = torch.arange(heights.shape[2], device=heights.device)
+    wanted = (-0.5 * ((steps - pitch.position[..., None]) / BLUR).square()).softmax(dim=2)
+    missed = -(wanted * heights.log_softmax(dim=2)).sum(dim=2)
+    return {
+        "voicing": F.binary_cross_entropy_with_logits(voicing, voiced),
+        "pitch": LEARNED_WEIGHT * (missed * voiced).sum() / voiced.sum().clamp(min=1),
+    }
+
+
+def added_loss(written: Tensor, there: Tensor, pitch: Pitch) -> Tensor:
+    """Mean distance in steps of positions `[B, T]` from the recording's, where both are in one octave."""
+    apart = (written - pitch.position).abs()
+    counts = (pitch.voiced & there & (apart < WRONG)).float()
+    return (apart * counts).sum() / counts.sum().clamp(min=1)
