@@ -21,7 +21,7 @@ from codecvq.codec_config import CONFIG, FORMAT, check_plugin_files, missing_plu
 from codecvq.errors import CodecError, OptionError, ShapeError, UnknownName
 from codecvq.files import write_atomically
 from codecvq.networks.build import build_network
-from codecvq.networks.interface import Decoded
+from codecvq.networks.interface import WithLosses
 from codecvq.plugins import registry
 from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
@@ -196,9 +196,10 @@ class Codec(nn.Module):
         quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
         guide = (wav,) if self.training and getattr(self.decoder, "takes_recording", False) else ()
         decoded = self.decoder(quantized.latents, mask, *guide)
-        if not isinstance(decoded, Decoded):
-            decoded = Decoded(decoded, {})
-        return Reconstruction(decoded.wav, quantized, quantized.losses | decoded.losses)
+        if not isinstance(decoded, WithLosses):
+            return Reconstruction(decoded, quantized, quantized.losses)
+        own = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
+        return Reconstruction(decoded.wav, quantized, quantized.losses | own)
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
         """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""

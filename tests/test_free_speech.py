@@ -218,6 +218,14 @@ def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_c
         list(games.klettres(tmp_path))
 
 
+def test_a_root_with_the_name_of_a_games_folder_is_no_such_folder(tmp_path):
+    """All was unpacked into "sounds", as the README has it, and ktuberling's folder is "sounds" too."""
+    root = tmp_path / "sounds"
+    write_tones(root / "usr/share/ktuberling/sounds", ["da/hat"])
+    write_tones(root / "usr/share/other", ["noise"])
+    assert [clip.id for clip in games.ktuberling(root)] == ["ktuberling/da/hat"]
+
+
 def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
     """A second each, none like another."""
     for k, name in enumerate(names):

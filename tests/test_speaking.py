@@ -14,7 +14,7 @@ from codecvq.codec import Codec, load
 from codecvq.errors import OptionError
 from codecvq.networks import pitch_code
 from codecvq.networks.build import build_network
-from codecvq.networks.interface import Decoded
+from codecvq.networks.interface import WithLosses
 from codecvq.networks.pitch import (
     OCTAVES,
     STEPS,
@@ -127,7 +127,7 @@ def test_correlations_of_a_tone_are_a_cosine() -> None:
 
 
 def test_what_stands_behind_an_end_does_not_change_the_pitch() -> None:
-    tracker, wav = PitchTracker(RATE, HOP), torch.zeros(2, 1, RATE)
+    tracker, wav = PitchTracker(RATE, HOP), torch.randn(2, 1, RATE)
     wav[0, :, : 60 * HOP] = voice(glide(130, 170, 0.6))
     wav[1] = voice(glide(230, 250))
     mask = torch.arange(100) < torch.tensor([[60], [100]])
@@ -251,6 +251,9 @@ SPEAKING: dict[str, Any] = {
 WITH_PITCH = {**SPEAKING, "pitch_channel": 5}
 
 
+OWN = ("voicing", "pitch", "added")  # losses
+
+
 def codec(network: dict[str, Any]) -> Codec:
     torch.manual_seed(0)
     return Codec(sample_rate=RATE, network=network, quantizer=WRITING).eval()
@@ -274,6 +277,9 @@ def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard() -> None:
 @pytest.mark.parametrize("network", [SPEAKING, WITH_PITCH], ids=["learned", "written"])
 def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
     made = codec(network)
+    made.decoder.pitch.weight.data *= (
+        30  # trained ones are decided; here rounding would choose between pitches
+    )
     wav = torch.cat([voice(glide(130, 170)), 0.1 * torch.randn(1, 1, RATE)])
     lengths = torch.tensor([9000, 16000])
     codes = made.encode(wav, lengths=lengths)
@@ -282,7 +288,9 @@ def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
         alone = made.encode(wav[item : item + 1, :, :length])
         assert torch.equal(alone[0], codes[item, :, : alone.shape[2]])
         again = made.decode(alone, num_samples=length)
-        torch.testing.assert_close(again[0], decoded[item, :, :length], atol=1e-4, rtol=1e-3)
+        # where a source has nearly nothing, its phases hang on how sums are rounded
+        apart = (again[0] - decoded[item, :, :length]).abs().max()
+        assert float(apart) < 0.02 * float(again.std())
         assert not bool(decoded[item, :, length:].any())
     assert torch.equal(made.decode(codes, lengths=lengths), decoded), "the same each time"
 
@@ -291,35 +299,67 @@ def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
 def test_audio_hangs_on_no_codes_beyond_its_reach(network: dict[str, Any]) -> None:
     decoder = codec(network).decoder
     assert decoder.reach.past is None
-    latents = torch.randint(-1, 2, (1, 12, 40)).float()
-    changed = latents.clone()
-    changed[:, :, 20 + decoder.reach.future :] *= -1
-    with torch.no_grad():
-        before, after = decoder(latents), decoder(changed)
-    torch.testing.assert_close(after[:, :, : 20 * 320], before[:, :, : 20 * 320], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(after[:, :, 21 * 320 :], before[:, :, 21 * 320 :], atol=1e-3)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        latents = torch.randint(-1, 2, (1, 12, 40)).float()
+        changed = latents.clone()
+        changed[:, :, 20 + decoder.reach.future :] *= -1
+        with torch.no_grad():
+            before, after = decoder(latents), decoder(changed)
+        apart = (before - after)[0, 0].abs()
+        assert float(apart[: 20 * 320].max()) < 1e-7
+        assert float(apart[20 * 320 :].max()) > 1e-3
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_change_the_pitch(autocast: torch.dtype) -> None:
+    tracker, wav = PitchTracker(RATE, HOP), 9 * voice(glide(120, 180), harmonics=2)
+    expected = tracker(wav)
+    with torch.autocast("cpu", autocast):
+        found = tracker(wav)
+    assert torch.equal(found.position, expected.position)
+    assert torch.equal(found.voiced, expected.voiced)
+
+
+def test_hashes_tell_where_the_pitch_is_written() -> None:
+    """Codes of two codecs that differ in nothing else are not each other's."""
+    codecs = [codec({**SPEAKING, "pitch_channel": channel}) for channel in (1, 5)]
+    codecs[1].load_state_dict({**codecs[0].state_dict(), "encoder.written_at": torch.tensor(5)})
+    assert codecs[0].codebooks_sha256 != codecs[1].codebooks_sha256
+
+
+def test_frames_without_a_written_pitch_leave_their_neighbours_alone() -> None:
+    """As codes of a language model may have them."""
+    decoder = codec(WITH_PITCH).decoder
+    latents = torch.zeros(1, 9, 12)
+    latents[..., 5:8] = pitch_code.written(torch.full((1, 9), 100.0)).tanh()
+    latents[:, 4, 5:8] = 0
+    _, reading = decoder._read(latents, None)
+    assert reading is not None
+    assert reading.there[0].tolist() == [True] * 4 + [False] + [True] * 4
+    torch.testing.assert_close(reading.position, reading.position[:, :1].expand(1, 9))
 
 
 def test_training_learns_the_pitch_from_losses_of_its_own() -> None:
     made, wav = codec(WITH_PITCH).train(), voice(glide(120, 180)).repeat(2, 1, 1)
     out = made(wav)
-    assert {"voicing", "pitch", "added"} <= out.losses.keys()
+    assert {f"decoder/{name}" for name in OWN} <= out.losses.keys()
     out.wav.square().sum().backward()
     assert made.decoder.filters.weight.grad is not None
     assert made.decoder.pitch.weight.grad is None, "of what is heard nothing reaches the pitch"
     made.zero_grad()
-    torch.stack([made(wav).losses[name] for name in ("voicing", "pitch", "added")]).sum().backward()
+    torch.stack([made(wav).losses[f"decoder/{name}"] for name in OWN]).sum().backward()
     assert made.decoder.filters.weight.grad is None
     assert bool(made.decoder.pitch.weight.grad.abs().sum(dim=1)[:2].all())
     optimizer = torch.optim.Adam(made.decoder.parameters(), 1e-2)
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        own = made(wav).losses
-        torch.stack([own["voicing"], own["pitch"], own["added"]]).sum().backward()
+        own = {name: made(wav, None, 3).losses[f"decoder/{name}"] for name in OWN}
+        torch.stack(list(own.values())).sum().backward()
         optimizer.step()
         losses.append({name: float(own[name].detach()) for name in own})
-    for name in ("voicing", "pitch", "added"):
+    for name in OWN:
         assert losses[-1][name] < 0.7 * losses[0][name], name
 
 
@@ -328,7 +368,7 @@ def test_a_decoder_gives_losses_where_it_is_given_the_recording_alone() -> None:
     assert isinstance(decoder, SpeakingDecoder)
     latents, wav = torch.randn(1, 12, 20), voice(glide(120, 180, 0.4))
     told, alone = decoder(latents, None, wav), decoder(latents)
-    assert isinstance(told, Decoded)
+    assert isinstance(told, WithLosses)
     assert told.losses.keys() == {"voicing", "pitch"}, "nothing is written"
     assert torch.equal(told.wav, alone)
 
@@ -343,6 +383,13 @@ def test_losses_of_the_pitch_are_their_definitions() -> None:
     assert float(losses["pitch"]) == pytest.approx(0.2 * float(entropy), rel=1e-4), "no loss is less"
     logistic = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1))]
     assert float(losses["voicing"]) == pytest.approx(sum(logistic) / 3)
+    padded = (torch.nn.functional.pad(given, (0, 2)) for given in (torch.tensor([[0.0, 2.0, -1.0]]), voiced))
+    voicing, beyond = padded
+    longer = Pitch(torch.nn.functional.pad(position, (0, 2)), beyond)
+    heights = torch.nn.functional.pad(exact, (0, 0, 0, 2))
+    real = torch.tensor([[True, True, True, False, False]])
+    again = voice_losses(voicing, heights, longer, real)
+    torch.testing.assert_close(again, losses)
     torch.testing.assert_close(likeliest(exact), position, atol=0.02, rtol=0)
     written = torch.tensor([[41.3, 90.0, 99.0]])  # a step off, an octave off, unvoiced
     there = torch.ones(1, 3, dtype=torch.bool)
@@ -365,8 +412,24 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ({"phase": "source", "pitch_channel": 10, "dim": 12}, "with dim 12 it is 0 to 9"),
         ({"phase": "source", "causal": True}, "phase: source hears what comes"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
+        ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, and phase is source"),
+        ({"phase": "predicted", "training_phase": "retrieved"}, "are for phase: retrieved"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         build_network(sample_rate=RATE, name="spectral", **options)
+
+
+@pytest.mark.parametrize(("hop", "step"), [(441, 441), (441, 147), (256, 256), (1024, 256)])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_any_hop_and_length_will_do(hop: int, step: int, frames: int) -> None:
+    window = 4 * hop + hop % 2
+    made = Codec(
+        sample_rate=44100,
+        network={**WITH_PITCH, "hop_length": hop, "window_length": window, "synthesis_hop_length": step},
+        quantizer=WRITING,
+    )
+    wav = made.decode(made.encode(0.1 * torch.randn(2, 1, frames * hop)))
+    assert wav.shape == (2, 1, frames * hop)
+    assert bool(wav.isfinite().all())

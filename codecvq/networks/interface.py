@@ -26,8 +26,8 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What a decoder that takes the recording gives in training: the audio, and losses of its own by name."""
+class WithLosses:
+    """What a decoder that takes the recording may give in training: the audio, and losses of its own."""
 
     wav: Tensor  # [B, C, T * hop]
     losses: dict[str, Tensor]  # 0-d each, weighted
@@ -42,7 +42,9 @@ class Network:
     padded frames changes nothing at real ones. T is at least 1. Both may have a `reach`, without which they
     are not known to stream. A decoder whose attribute `takes_recording` is true is called in training with
     the audio that it is to make, as `decoder(latents, mask, wav)`: where its codes do not tell what the
-    losses see, as phases, it may take that from there.
+    losses see, as phases, it may take that from there; and it may give `WithLosses` in place of audio, which
+    are added to the other losses as they are, under "decoder/" and their name. `check` is asked of the
+    quantizer when a codec is made.
     """
 
     encoder: nn.Module

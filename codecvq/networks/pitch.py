@@ -21,10 +21,13 @@ NEAR = 4  # steps from the path where they look
 PERIODS = 3  # of the lowest frequency, within a window
 HIGHEST_HEARD_HZ = 4000.0  # above it what is voiced is often noise too
 
-# Costs and thresholds as Boersma and Praat have them, with correlations of at most 1.
+AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
+
+# Costs and thresholds as Boersma and Praat have them for frames of 10 ms, with correlations of at most 1.
+# They are costs of a frame whatever it lasts: a path of fewer frames, as the encoder's, changes less.
 VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
 OCTAVE_COST = 0.01  # an octave, so that of two equal periods the shorter one counts
-LEAP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change, both within 10 ms
+LEAP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change between voiced and unvoiced
 
 
 class Pitch(NamedTuple):
@@ -79,8 +82,13 @@ class Correlation(nn.Module):
             frames = F.pad(wav, (beside, beside)).unfold(1, self.length, self.hop_length)
         else:
             frames = wav.unfold(1, self.hop_length, self.hop_length)[..., -beside:beside]
+        parts = [self._part(part) for part in frames.split(AT_ONCE, dim=1)]
+        found, sizes = zip(*parts, strict=True)
+        return torch.cat(found, dim=1), torch.cat(sizes, dim=1)
+
+    def _part(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames - frames.mean(dim=2, keepdim=True)
-        power = torch.fft.rfft(frames * self.window, n=self.size).abs().square()[..., : len(self.cosines)]
+        power = torch.fft.rfft(frames * self.window, n=self.size)[..., : len(self.cosines)].abs().square()
         power[..., 1:] *= 2
         total = power.sum(dim=2, keepdim=True).clamp(min=1e-12)
         return power @ self.cosines / total / self.own, frames.abs().amax(dim=2)
@@ -94,12 +102,18 @@ class PitchTracker(nn.Module):
         self.long = Correlation(sample_rate, hop_length, LOWEST_HZ)
         self.short = nn.ModuleList(Correlation(sample_rate, hop_length, hz) for hz in SHORTER_FROM_HZ)
 
+    @torch.compiler.disable  # a loop over frames: unrolled, it would be compiled for minutes
     @torch.no_grad()
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Pitch:
         """Pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop; what stands at frames that a mask `[B, T]` leaves
-        out changes nothing at others.
+        out changes nothing at others. In float32, whatever autocast says.
         """
-        wav = wav[:, 0].float()
+        with torch.autocast(wav.device.type, enabled=False):
+            return self._track(wav[:, 0].float(), mask)
+
+    def _track(self, wav: Tensor, mask: Tensor | None) -> Pitch:
+        if mask is not None:  # windows of the last frames, and the loudest sample, would hear it
+            wav = wav * mask.repeat_interleave(self.long.hop_length, dim=1)
         found, sizes = self.long(wav)
         loudest = sizes.amax(dim=1, keepdim=True).clamp(min=1e-9)
         silence = sizes / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
@@ -111,7 +125,7 @@ class PitchTracker(nn.Module):
         for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
             fine = _refined(correlation(wav)[0], path)
             position = torch.where(hz_of(position) > hz * 1.1, fine, position)
-        return Pitch(_bridged(position, voiced), voiced)
+        return Pitch(bridged(position, voiced), voiced)
 
     def _best_path(self, strengths: Tensor, mask: Tensor | None) -> Tensor:
         """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
@@ -131,10 +145,10 @@ class PitchTracker(nn.Module):
                 real = mask[:, t, None]
                 reached, before = torch.where(real, reached, best), torch.where(real, before, same)
             best = reached
-            came_from.append(before)
+            came_from.append(before.to(torch.int16))  # an hour has some hundred thousand of them
         path = [best.argmax(dim=1)]
         for before in reversed(came_from):
-            path.append(before.gather(1, path[-1][:, None])[:, 0])
+            path.append(before.gather(1, path[-1][:, None])[:, 0].long())
         return torch.stack(path[::-1], dim=1)
 
 
@@ -148,7 +162,7 @@ def _refined(strengths: Tensor, path: Tensor) -> Tensor:
     return at + (0.5 * (low - high) / curve).clamp(-0.5, 0.5)
 
 
-def _bridged(position: Tensor, voiced: Tensor) -> Tensor:
+def bridged(position: Tensor, voiced: Tensor) -> Tensor:
     """Positions `[B, T]` that go in a line from the end of a voice to the beginning of the next; before the
     first and behind the last they hold.
     """

@@ -27,9 +27,9 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     return (torch.where(top, 2 * harmonics + 1, ratio) - 1) / (2 * harmonics).sqrt()
 
 
-def noise(num_samples: int, start: int, device: torch.device) -> Tensor:
+def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor:
     """White noise of power 1, `[S]`: samples `start` … of a series without an end."""
-    number = torch.arange(start, start + num_samples, device=device)
+    number = start + torch.arange(num_samples, device=device)
     for factor in (-7046029254386353131, -4658895280553007687):  # mixes all bits, as splitmix64 does
         number = (number + 1442695040888963407) * factor
         number = number ^ ((number >> 29) & 0x7FFFFFFFF)

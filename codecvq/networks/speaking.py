@@ -7,7 +7,7 @@ harmonics, and a spectrogram without these is one of noise. The phases of a sour
 at the right pitch fit each other as those of speech do, and their sums make harmonics of smooth magnitudes.
 It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
 
-The pitch has to be right: by 4 %, and the tenth harmonic is half way to its neighbour. In channels of their
+The pitch has to be right: by 5 %, and the tenth harmonic is half way to its neighbour. In channels of their
 own (`codecvq.networks.pitch_code`) the encoder writes it as it was in the recording, and the decoder learns
 what to add for the frames between. Without such channels, or where their codebook is left out, it is what the
 decoder makes of the rest. Either is learned from the recording's pitch by losses of the decoder's own; no
@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from codecvq.networks import pitch_code
 from codecvq.networks.framing import Framing
-from codecvq.networks.interface import Decoded, Reach
+from codecvq.networks.interface import Reach, WithLosses
 from codecvq.networks.phase import phases_of, scaled
-from codecvq.networks.pitch import Pitch, PitchTracker, grid_size
+from codecvq.networks.pitch import Pitch, PitchTracker, bridged, grid_size
 from codecvq.networks.source import between, held, noise, pulses
 from codecvq.networks.synthesis import Synthesis
 
@@ -70,12 +70,13 @@ class SpeakingDecoder(Synthesis):
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
-        ahead = self.frames(self.backbone.reach.future + framing.frames_beside)
+        beside = 2 * framing.frames_beside + 1  # of the source, of what is made of it, and to the next pitch
+        ahead = max(self.frames(self.backbone.reach.future + beside), self.frames(beside) + 1)
         self.reach = Reach(None, ahead)  # where a period is depends on all those before
 
     def forward(
         self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None
-    ) -> Tensor | Decoded:
+    ) -> Tensor | WithLosses:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`; with the recording `[B, 1, T * H]` losses too."""
         features, reading = self._read(rearrange(latents, "b d t -> b t d"), mask)
         mask = self.finer(mask)
@@ -89,17 +90,18 @@ class SpeakingDecoder(Synthesis):
                 written = between(reading.position, self.times) + MOST_ADDED * added[..., 0].tanh()
                 there = reading.there.repeat_interleave(self.times, dim=1)
                 position = torch.where(there, written, position)
-            source, other = self._sources(Pitch(position, voicing > 0), mask)
+            start = _number_of(latents) if self.training else 0
+            source, other = self._sources(Pitch(position, voicing > 0), mask, start)
             let_through, beside = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
             spectra = scaled(source, let_through) + scaled(other, beside)
             wav = self.framing.overlap_add(spectra, mask)
             if recorded is None:
                 return wav
             pitch = self.tracker(recorded, mask)
-            losses = voice_losses(voicing, heights, pitch)
+            losses = voice_losses(voicing, heights, pitch, mask)
             if written is not None and there is not None:
                 losses["added"] = added_loss(written, there, pitch)
-            return Decoded(wav, losses)
+            return WithLosses(wav, losses)
 
     def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Reading | None]:
         """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
@@ -107,30 +109,36 @@ class SpeakingDecoder(Synthesis):
             return latents, None
         channels = slice(self.pitch_channel, self.pitch_channel + pitch_code.CHANNELS)
         position, there = pitch_code.read(latents[..., channels].float())
+        position = bridged(position, there if mask is None else there & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
         rest = latents.clone()
         rest[..., channels] = 0
-        return torch.cat([rest, waves * there[..., None]], dim=2), Reading(held(position, mask), there)
+        return torch.cat([rest, waves * there[..., None]], dim=2), Reading(position, there)
 
     @torch.no_grad()
-    def _sources(self, pitch: Pitch, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Phases of the source `[B, T, F]` and of other noise, as complex numbers of size 1."""
+    def _sources(self, pitch: Pitch, mask: Tensor | None, start: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Phases of the source `[B, T, F]` and of other noise, as complex numbers of size 1; noise begins at
+        `start` of its series.
+        """
         hop, device = self.framing.hop_length, pitch.position.device
         hz, voice = held(pitch.hz, mask), between(held(pitch.voiced.float(), mask), hop)
         samples = voice.shape[1]
-        start = (
-            int(torch.randint(OTHER_NOISE, ())) if self.training else 0
-        )  # else it would be learned by heart
         breath, other = (noise(samples, begin, device)[None] for begin in (start, start + OTHER_NOISE))
         source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * breath
         if mask is not None:  # there is nothing behind the end
             real = mask.repeat_interleave(hop, dim=1)
             source, other = source * real, other * real
-        return phases_of(self.framing.spectra(source[:, None])), phases_of(
-            self.framing.spectra(other[:, None])
-        )
+        spectra = (self.framing.spectra(wav[:, None]) for wav in (source, other))
+        return phases_of(next(spectra)), phases_of(next(spectra))
+
+
+def _number_of(latents: Tensor) -> Tensor:
+    """A number that differs from batch to batch: where noise begins in training, else it would be learned by
+    heart. Made of what is there, so that a resumed training hears the same.
+    """
+    return (latents.detach().double().square().sum() * 1e6).long() % OTHER_NOISE
 
 
 def likeliest(heights: Tensor) -> Tensor:
@@ -141,16 +149,21 @@ def likeliest(heights: Tensor) -> Tensor:
     return (heights.gather(2, near).softmax(dim=2) * near).sum(dim=2)
 
 
-def voice_losses(voicing: Tensor, heights: Tensor, pitch: Pitch) -> dict[str, Tensor]:
-    """Cross-entropies: of voicing, logits `[B, T]`, and of heights, logits `[B, T, G]`, where there is a
-    voice.
+def voice_losses(
+    voicing: Tensor, heights: Tensor, pitch: Pitch, mask: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Cross-entropies: of voicing, logits `[B, T]`, at frames that the mask `[B, T]` has, and of heights,
+    logits `[B, T, G]`, where there is a voice.
     """
+    real = torch.ones_like(voicing) if mask is None else mask.float()
     voiced = pitch.voiced.float()
     steps = torch.arange(heights.shape[2], device=heights.device)
     wanted = (-0.5 * ((steps - pitch.position[..., None]) / BLUR).square()).softmax(dim=2)
     missed = -(wanted * heights.log_softmax(dim=2)).sum(dim=2)
     return {
-        "voicing": F.binary_cross_entropy_with_logits(voicing, voiced),
+        "voicing": F.binary_cross_entropy_with_logits(voicing, voiced, weight=real)
+        * real.numel()
+        / real.sum(),
         "pitch": LEARNED_WEIGHT * (missed * voiced).sum() / voiced.sum().clamp(min=1),
     }
 

@@ -117,6 +117,11 @@ def build_spectral(
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
     _check_pitch(pitch_channel, phase, dim)
+    if phase != "retrieved" and (phase_iterations != 16 or training_phase != "recorded"):
+        raise OptionError(
+            f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
+            "Leave them out."
+        )
     encoder = SpectralEncoder(
         front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, sample_rate, pitch_channel
     )
@@ -132,7 +137,7 @@ def build_spectral(
     if phase not in ("retrieved", "source"):
         raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
     step = synthesis_hop_length or hop_length
-    length = synthesis_window_length or 4 * step
+    length = synthesis_window_length or 4 * step + step % 2
     _check_synthesis(hop_length, step, length, phase, causal)
     synthesis, times = Framing(length, step), hop_length // step
     if phase == "retrieved":
@@ -223,6 +228,8 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.front, self.pitch_channel = front, pitch_channel
+        if pitch_channel is not None:  # it is what codes mean, so hashes of weights are to tell
+            self.register_buffer("written_at", torch.tensor(pitch_channel))
         self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
         frames = self.backbone.reach

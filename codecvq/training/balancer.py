@@ -6,7 +6,7 @@ what goes on into the decoder is
     Σ_i  R · w_i / Σ_j w_j · g_i / |g_i|
 
 so that a loss of weight 4 beside one of weight 1 moves the weights four times as much, whatever their scales.
-Losses that do not pass through the audio, those of the quantizer, are added as they are.
+Losses that do not pass through the audio, those of quantizer and decoder, are added as they are.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def _clips(game: str, package: str, folder: Path, takes: Iterable[Take]) -> Iter
 
 def _find(root: Path | None, below: str) -> Path:
     root = root or Path("/usr/share")
-    if root.name == Path(below).name and root.is_dir():
-        return root
     for prefix in ("", "share", "usr/share"):
         if (root / prefix / below).is_dir():
             return root / prefix / below
+    if root.name == Path(below).name and root.is_dir():
+        return root
     raise CorpusError(f"the recordings were not found below {root} (looked for {below}).")
