@@ -130,8 +130,8 @@ class SpeakingDecoder(Synthesis):
         if mask is not None:  # there is nothing behind the end
             real = mask.repeat_interleave(hop, dim=1)
             source, other = source * real, other * real
-        spectra = (self.framing.spectra(wav[:, None]) for wav in (source, other))
-        return phases_of(next(spectra)), phases_of(next(spectra))
+        source, other = self.framing.spectra(source[:, None]), self.framing.spectra(other[:, None])
+        return phases_of(source), phases_of(other)
 
 
 def _number_of(latents: Tensor) -> Tensor:

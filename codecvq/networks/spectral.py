@@ -39,6 +39,8 @@ from codecvq.networks.presets import sized
 from codecvq.networks.retrieving import RetrievingDecoder
 from codecvq.networks.speaking import SpeakingDecoder
 
+ITERATIONS = 16  # of retrieving phases, where nothing is said
+
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
@@ -70,7 +72,7 @@ def build_spectral(
     causal: bool = False,
     lookahead_frames: int = 0,
     phase: Literal["predicted", "retrieved", "source"] = "predicted",
-    phase_iterations: int = 16,
+    phase_iterations: int = ITERATIONS,
     training_phase: Literal["recorded", "retrieved"] = "recorded",
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
@@ -117,7 +119,7 @@ def build_spectral(
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
     _check_pitch(pitch_channel, phase, dim)
-    if phase != "retrieved" and (phase_iterations != 16 or training_phase != "recorded"):
+    if phase != "retrieved" and (phase_iterations != ITERATIONS or training_phase != "recorded"):
         raise OptionError(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
             "Leave them out."
@@ -192,7 +194,9 @@ def _check_synthesis(hop_length: int, step: int, window_length: int, phase: str,
 
 def _check_iterations(iterations: int) -> None:
     if iterations < 1:
-        raise OptionError(f"spectral: phase_iterations is {iterations}; it is 1 or more, usually 16")
+        raise OptionError(
+            f"spectral: phase_iterations is {iterations}; it is 1 or more, usually {ITERATIONS}"
+        )
 
 
 def _check_pitch(channel: int | None, phase: str, dim: int) -> None:

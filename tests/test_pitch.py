@@ -1,0 +1,123 @@
+"""The pitch of a recording: found where it is, and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from codecvq_free_speech import embedded
+from voices import HOP, RATE, glide, octaves_off, voice
+
+from codecvq.networks.pitch import STEPS, Correlation, PitchTracker, grid_size, hz_of
+
+
+@pytest.mark.parametrize(("low", "high"), [(66, 90), (100, 160), (210, 150), (180, 400), (500, 420)])
+@pytest.mark.parametrize("sound", ["vowel", "bright", "no fundamental", "noisy"])
+def test_the_pitch_of_a_glide_is_found(low: float, high: float, sound: str) -> None:
+    hz = glide(low, high)
+    made = {
+        "vowel": voice(hz),
+        "bright": voice(hz, slope=0.2),
+        "no fundamental": voice(hz, lowest=2),
+        "noisy": voice(hz) + 0.02 * torch.randn(1, 1, len(hz)),
+    }[sound]
+    pitch = PitchTracker(RATE, HOP)(made)
+    inside = slice(4, -4)  # windows that hold nothing but the voice
+    assert bool(pitch.voiced[0, inside].all())
+    off = octaves_off(pitch.hz[0], hz)[inside]
+    assert float(off.max()) < 0.03, "about two per cent"
+    assert float(off.median()) < 0.006
+
+
+def test_silence_and_noise_have_no_pitch() -> None:
+    tracker = PitchTracker(RATE, HOP)
+    silent = tracker(torch.zeros(2, 1, RATE))
+    assert not bool(silent.voiced.any())
+    assert bool(silent.hz.isfinite().all())
+    torch.manual_seed(0)
+    assert float(tracker(0.1 * torch.randn(1, 1, RATE)).voiced.float().mean()) < 0.05
+
+
+def test_between_voices_the_pitch_goes_in_a_line_and_at_the_ends_it_holds() -> None:
+    wav = torch.zeros(1, 1, RATE)
+    wav[:, :, 3200:6400] = voice(torch.full((3200,), 120.0))
+    wav[:, :, 9600:12800] = voice(torch.full((3200,), 240.0))
+    pitch = PitchTracker(RATE, HOP)(wav)
+    hz, voiced = pitch.hz[0], pitch.voiced[0].nonzero().flatten()
+    assert 17 <= int(voiced[0]) <= 22
+    assert 77 <= int(voiced[-1]) <= 82
+    assert not bool(pitch.voiced[0, 45:55].any())
+    torch.testing.assert_close(hz[:18], hz[:1].expand(18))
+    torch.testing.assert_close(hz[85:], hz[-1:].expand(15))
+    steps = pitch.position[0, 45:55].diff()
+    torch.testing.assert_close(steps, steps[:1].expand(9), atol=1e-3, rtol=0)
+    assert float(steps[0]) > 0
+
+
+def test_the_path_found_is_the_best_one() -> None:
+    tracker, frames = PitchTracker(RATE, HOP), 7
+    torch.manual_seed(0)
+    strengths = torch.rand(1, frames, grid_size() + 1)
+    found = tracker._best_path(strengths, None)[0]
+
+    def worth(path: torch.Tensor) -> float:
+        total = float(strengths[0, range(frames), path].sum())
+        for before, after in zip(path[:-1].tolist(), path[1:].tolist(), strict=True):
+            if (before == grid_size()) != (after == grid_size()):
+                total -= 0.14
+            elif before != grid_size():
+                total -= 0.35 * abs(before - after) / STEPS
+        return total
+
+    best = worth(found)
+    assert best > worth(strengths[0].argmax(dim=1)), "the strongest of each frame leap about"
+    for frame in range(frames):
+        for state in range(grid_size() + 1):
+            other = found.clone()
+            other[frame] = state
+            assert worth(other) <= best + 1e-5
+
+
+def test_correlations_of_a_tone_are_a_cosine() -> None:
+    correlation = Correlation(RATE, HOP, 60.0)
+    hz = 200.0
+    found, sizes = correlation(0.5 * torch.cos(2 * torch.pi * hz * torch.arange(RATE) / RATE)[None])
+    expected = torch.cos(2 * torch.pi * hz / hz_of(torch.arange(grid_size()).float()))
+    torch.testing.assert_close(found[0, 50], expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(sizes[0, 50], torch.tensor(0.5), atol=0.01, rtol=0)
+
+
+def test_what_stands_behind_an_end_does_not_change_the_pitch() -> None:
+    tracker, wav = PitchTracker(RATE, HOP), torch.randn(2, 1, RATE)
+    wav[0, :, : 60 * HOP] = voice(glide(130, 170, 0.6))
+    wav[1] = voice(glide(230, 250))
+    mask = torch.arange(100) < torch.tensor([[60], [100]])
+    together = tracker(wav, mask)
+    alone, other = tracker(wav[:1, :, : 60 * HOP]), tracker(wav[1:])
+    torch.testing.assert_close(together.position[:1, :60], alone.position)
+    assert torch.equal(together.voiced[:1, :60], alone.voiced)
+    assert not bool(together.voiced[0, 60:].any())
+    torch.testing.assert_close(together.position[1:], other.position)
+
+
+@pytest.mark.parametrize("hop", [160, 240, 320, 640])
+def test_speakers_of_the_box_have_the_pitch_of_their_kind(hop: int) -> None:
+    """Three women; each hop sees the same voice."""
+    tracker, medians = PitchTracker(RATE, hop), {}
+    for clip in list(embedded.clips())[::12]:
+        samples = clip.read(RATE)
+        pitch = tracker(torch.from_numpy(samples[: len(samples) // hop * hop])[None, None])
+        assert 0.3 < float(pitch.voiced.float().mean()) < 0.98
+        medians.setdefault(clip.speaker, []).append(float(pitch.hz[pitch.voiced].median()))
+    for speaker, hz in medians.items():
+        assert 160 < np.median(hz) < 260, speaker
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_change_the_pitch(autocast: torch.dtype) -> None:
+    tracker, wav = PitchTracker(RATE, HOP), 9 * voice(glide(120, 180), harmonics=2)
+    expected = tracker(wav)
+    with torch.autocast("cpu", autocast):
+        found = tracker(wav)
+    assert torch.equal(found.position, expected.position)
+    assert torch.equal(found.voiced, expected.voiced)
