@@ -34,6 +34,7 @@ from codecvq.networks.backbone import Backbone
 from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network, Reach
+from codecvq.networks.knots import knots
 from codecvq.networks.pitch import PitchTracker
 from codecvq.networks.presets import sized
 from codecvq.networks.retrieving import RetrievingDecoder
@@ -124,23 +125,23 @@ def build_spectral(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
             "Leave them out."
         )
-    encoder = SpectralEncoder(
-        front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, sample_rate, pitch_channel
-    )
-    width, blocks = size.decoder_width, size.decoder_blocks
-    if phase == "predicted":
-        if synthesis_hop_length or synthesis_window_length:
-            raise OptionError(
-                "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
-                "phase: source. Set one of them, or leave the lengths out."
-            )
-        back = Crossfade(hop_length) if causal else framing
-        return Network(encoder, SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
-    if phase not in ("retrieved", "source"):
+    if phase not in ("predicted", "retrieved", "source"):
         raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
+    if phase == "predicted" and (synthesis_hop_length or synthesis_window_length):
+        raise OptionError(
+            "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
+            "phase: source. Set one of them, or leave the lengths out."
+        )
     step = synthesis_hop_length or hop_length
     length = synthesis_window_length or 4 * step + step % 2
-    _check_synthesis(hop_length, step, length, phase, causal)
+    if phase != "predicted":
+        _check_synthesis(hop_length, step, length, phase, causal)
+    pitch = None if pitch_channel is None else PitchWriter(sample_rate, hop_length, step, pitch_channel)
+    encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, pitch)
+    width, blocks = size.decoder_width, size.decoder_blocks
+    if phase == "predicted":
+        back = Crossfade(hop_length) if causal else framing
+        return Network(encoder, SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
     synthesis, times = Framing(length, step), hop_length // step
     if phase == "retrieved":
         _check_iterations(phase_iterations)
@@ -216,6 +217,25 @@ def _check_pitch(channel: int | None, phase: str, dim: int) -> None:
         )
 
 
+class PitchWriter(nn.Module):
+    """Writes the pitch into three channels of latents from `channel` on. It is tracked every `step` samples;
+    what is written for a hop is the knot of the lines that follow it best.
+    """
+
+    def __init__(self, sample_rate: int, hop_length: int, step: int, channel: int) -> None:
+        super().__init__()
+        self.tracker, self.times, self.channel = PitchTracker(sample_rate, step), hop_length // step, channel
+
+    def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
+        """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
+        finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
+        pitch = self.tracker(wav, finer)
+        written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
+        channels = slice(self.channel, self.channel + pitch_code.CHANNELS)
+        before, after = latents[..., : channels.start], latents[..., channels.stop :]
+        return torch.cat([before, written.to(latents.dtype), after], dim=2)
+
+
 class SpectralEncoder(nn.Module):
     """Audio to latents."""
 
@@ -227,34 +247,27 @@ class SpectralEncoder(nn.Module):
         blocks: int,
         dim: int,
         causal: bool,
-        sample_rate: int,
-        pitch_channel: int | None,
+        pitch: PitchWriter | None,
     ) -> None:
         super().__init__()
-        self.front, self.pitch_channel = front, pitch_channel
-        if pitch_channel is not None:  # it is what codes mean, so hashes of weights are to tell
-            self.register_buffer("written_at", torch.tensor(pitch_channel))
+        self.front, self.pitch = front, pitch
+        if pitch is not None:  # it is what codes mean, so hashes of weights are to tell
+            self.register_buffer("written_at", torch.tensor(pitch.channel))
         self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
         frames = self.backbone.reach
         assert frames.past is not None, "there is nothing recurrent in it"
-        if pitch_channel is None:
+        if pitch is None:  # the best path of a pitch is that through all of the audio
             past, future = frames.past * hop_length + front.before, frames.future * hop_length + front.after
             self.reach = Reach(past, future)
-        else:  # the best path of a pitch is that through all of the audio
-            self.tracker = PitchTracker(sample_rate, hop_length)
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
         with torch.autocast(wav.device.type, enabled=False):
             features = self.front(wav)
         latents = self.project(self.backbone(features, mask))
-        if self.pitch_channel is not None:
-            written = pitch_code.written(self.tracker(wav, mask).position).to(latents.dtype)
-            channels = slice(self.pitch_channel, self.pitch_channel + pitch_code.CHANNELS)
-            latents = torch.cat(
-                [latents[..., : channels.start], written, latents[..., channels.stop :]], dim=2
-            )
+        if self.pitch is not None:
+            latents = self.pitch(latents, wav, mask)
         return rearrange(latents, "b t d -> b d t")
 
 

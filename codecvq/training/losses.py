@@ -1,5 +1,5 @@
 """Losses of the decoded audio, as named, weighted terms. Adversarial ones are in `adversary`, the one that
-hears in `loudness`.
+hears in `loudness`, the one that compares shapes in `similarity`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from codecvq.networks.fourier import power_spectra
 from codecvq.training.loudness import LoudnessLoss
+from codecvq.training.similarity import SimilarityLoss
 
 FLOOR = 1e-5  # of magnitudes before the logarithm
 
@@ -156,6 +157,7 @@ class LossConfig:
     stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
     loudness: float = 0.0  # what PESQ's model hears; the recipes take 20 beside a mel of 15
+    similarity: float = 0.0  # of neurograms, what ViSQOL compares
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0
     balance: bool = False
@@ -169,6 +171,7 @@ class LossConfig:
             "complex_stft",
             "waveform",
             "loudness",
+            "similarity",
             "adversarial",
             "feature_matching",
         )
@@ -183,5 +186,6 @@ def build_losses(config: LossConfig, sample_rate: int) -> nn.ModuleDict:
         "complex_stft": lambda: ComplexStftLoss(config.stft_windows),
         "waveform": WaveformLoss,
         "loudness": lambda: LoudnessLoss(sample_rate),
+        "similarity": lambda: SimilarityLoss(sample_rate),
     }
     return nn.ModuleDict({name: builders[name]() for name in config.weights() if name in builders})

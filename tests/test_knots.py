@@ -1,0 +1,49 @@
+"""Lines that follow values closer than frames, a knot a frame."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from codecvq.networks.knots import LIGHT, knots
+from codecvq.networks.source import between
+
+
+def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two walks, and which of their values count: in the first none of its third frame."""
+    generator = torch.Generator().manual_seed(times)
+    walks = torch.randn(2, frames * times, generator=generator).cumsum(dim=1)
+    counts = torch.rand(2, frames * times, generator=generator) > 0.4
+    counts[0, 2 * times : 3 * times] = False
+    return walks, counts
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4])
+def test_knots_are_those_of_least_squares(times: int) -> None:
+    walks, counts = values(times)
+    found = knots(walks, counts, times)
+    lines = between(torch.eye(12), times).T.double()  # [T * n, T]
+    for walk, count, knot in zip(walks, counts, found, strict=True):
+        root = torch.where(count, 1.0, LIGHT**0.5).double()[:, None]
+        expected = torch.linalg.lstsq(root * lines, root * walk.double()[:, None]).solution[:, 0]
+        torch.testing.assert_close(knot.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_line_is_followed_exactly_where_half_of_it_counts() -> None:
+    line = torch.arange(80.0)[None] * 0.3
+    counts = torch.arange(80)[None] % 8 < 4
+    inside = slice(20, -20)  # at the ends lines hold
+    torch.testing.assert_close(
+        between(knots(line, counts, 2), 2)[:, inside], line[:, inside], atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_what_is_behind_the_mask_changes_nothing(times: int) -> None:
+    walks, counts = values(times)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    found = knots(walks, counts, times, mask)
+    torch.testing.assert_close(found[:1], knots(walks[:1], counts[:1], times), rtol=0, atol=0)
+    alone = knots(walks[1:, : 7 * times], counts[1:, : 7 * times], times)
+    torch.testing.assert_close(found[1:, :7], alone, rtol=0, atol=0)
