@@ -23,34 +23,41 @@ from codecvq.quantizer import build_quantizer
 WRITING = {"name": "grouped_fsq", "num_codebooks": 3, "levels": [8, 5, 5, 5], "dropout": 0.5}
 
 
-def test_a_quantizer_of_five_levels_keeps_a_written_pitch() -> None:
+@pytest.mark.parametrize("channels", [[5, 6, 7], [5, 6, 9]], ids=["one codebook", "two codebooks"])
+def test_a_quantizer_of_five_levels_keeps_a_written_pitch(channels: list[int]) -> None:
     quantizer = build_quantizer(dim=12, **WRITING).eval()
     position = torch.linspace(0, OCTAVES * STEPS, 500)
     latents = torch.randn(1, 12, 500)
-    latents[0, 5:8] = pitch_code.written(position).T
+    latents[0, channels] = pitch_code.written(position).T
     codes = quantizer.encode(latents)
-    found, there = pitch_code.read(quantizer.decode(codes)[0, 5:8].T)
+    found, there = pitch_code.read(quantizer.decode(codes)[0, channels].T)
     assert bool(there.all())
     step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.STEPS - 1)
     inside = position.clamp(pitch_code.LOWEST, pitch_code.HIGHEST)
     assert float((found - inside).abs().max()) <= step / 2 + 1e-3
-    assert len(set(found.tolist())) == pitch_code.STEPS == 124
-    _, there = pitch_code.read(quantizer.decode(codes[:, :1])[0, 5:8].T)
+    assert len(set(found.tolist())) == pitch_code.STEPS == 120
+    _, there = pitch_code.read(quantizer.decode(codes[:, :1])[0, channels].T)
     assert not bool(there.any()), "its codebook is left out"
+    coarse, there = pitch_code.read(quantizer.decode(codes[:, :2])[0, channels].T)
+    assert bool(there.all())
+    assert float((coarse - inside).abs().max()) <= (0.5 if channels[2] == 7 else 2.5) * step + 1e-3
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "channel"),
+    ("quantizer", "channels"),
     [
-        ({"name": "vq", "codebook_size": 64}, 5),
-        (WRITING, 3),  # across two codebooks, of which one may be left out
-        ({**WRITING, "levels": [8, 4, 5, 5]}, 5),
-        ({"name": "fsq", "levels": [3] * 12}, 0),
+        ({"name": "vq", "codebook_size": 64}, [5, 6, 7]),
+        (WRITING, [3, 5, 6]),  # the digits of a cell in two codebooks, of which one may be left out
+        (WRITING, [5, 9, 6]),
+        ({**WRITING, "levels": [8, 4, 5, 5]}, [5, 6, 7]),
+        ({"name": "fsq", "levels": [3] * 12}, [0, 1, 2]),
     ],
 )
-def test_a_quantizer_that_does_not_keep_the_pitch_is_told(quantizer: dict[str, Any], channel: int) -> None:
-    with pytest.raises(OptionError, match=rf"pitch_channel is {channel}.*rounds each of them to 5 levels"):
-        Codec(sample_rate=RATE, network={**SPEAKING, "pitch_channel": channel}, quantizer=quantizer)
+def test_a_quantizer_that_does_not_keep_the_pitch_is_told(
+    quantizer: dict[str, Any], channels: list[int]
+) -> None:
+    with pytest.raises(OptionError, match=r"pitch_channels are \[.*rounds each of them to 5 levels"):
+        Codec(sample_rate=RATE, network={**SPEAKING, "pitch_channels": channels}, quantizer=quantizer)
 
 
 # the decoder
@@ -65,7 +72,7 @@ SPEAKING: dict[str, Any] = {
     "synthesis_hop_length": HOP,
     "dim": 12,
 }
-WITH_PITCH = {**SPEAKING, "pitch_channel": 5}
+WITH_PITCH = {**SPEAKING, "pitch_channels": [5, 6, 7]}
 
 
 OWN = ("voicing", "pitch", "added")  # losses
@@ -130,8 +137,9 @@ def test_audio_hangs_on_no_codes_beyond_its_reach(network: dict[str, Any]) -> No
 
 def test_hashes_tell_where_the_pitch_is_written() -> None:
     """Codes of two codecs that differ in nothing else are not each other's."""
-    codecs = [codec({**SPEAKING, "pitch_channel": channel}) for channel in (1, 5)]
-    codecs[1].load_state_dict({**codecs[0].state_dict(), "encoder.written_at": torch.tensor(5)})
+    codecs = [codec({**SPEAKING, "pitch_channels": channels}) for channels in ([5, 6, 7], [5, 6, 9])]
+    written_at = {"encoder.written_at": torch.tensor([5, 6, 9])}
+    codecs[1].load_state_dict({**codecs[0].state_dict(), **written_at})
     assert codecs[0].codebooks_sha256 != codecs[1].codebooks_sha256
 
 
@@ -215,8 +223,9 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"phase": "retrieved", "pitch_channel": 0}, "phase is retrieved, which asks for no pitch"),
-        ({"phase": "source", "pitch_channel": 10, "dim": 12}, "with dim 12 it is 0 to 9"),
+        ({"phase": "retrieved", "pitch_channels": [0, 1, 2]}, "phase is retrieved, which asks for no pitch"),
+        ({"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12}, "with dim 12 they are 3 different"),
+        ({"phase": "source", "pitch_channels": [1, 1, 2], "dim": 12}, "3 different ones from 0 to 11"),
         ({"phase": "source", "causal": True}, "phase: source hears what comes"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
         ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, and phase is source"),

@@ -16,6 +16,7 @@ other loss tells of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class Reading(NamedTuple):
 
 
 class SpeakingDecoder(Synthesis):
-    """Latents `[B, D, T]` to audio `[B, 1, T * H]`; `pitch_channel` is the first of three with the pitch."""
+    """Latents `[B, D, T]` to audio `[B, 1, T * H]`; `pitch_channels` are the three with the pitch."""
 
     takes_recording = True
 
@@ -60,11 +61,12 @@ class SpeakingDecoder(Synthesis):
         width: int,
         blocks: int,
         sample_rate: int,
-        pitch_channel: int | None,
+        pitch_channels: Sequence[int] | None,
     ) -> None:
-        features = dim if pitch_channel is None else dim + 2 * WAVES + 1
+        features = dim if pitch_channels is None else dim + 2 * WAVES + 1
         super().__init__(framing, times, features, width, blocks)
-        self.sample_rate, self.pitch_channel = sample_rate, pitch_channel
+        self.sample_rate = sample_rate
+        self.pitch_channels = None if pitch_channels is None else list(pitch_channels)
         self.tracker = PitchTracker(sample_rate, framing.hop_length)
         self.filters = nn.Linear(width, 2 * framing.bins)  # log magnitudes: of the source, and of other noise
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
@@ -105,16 +107,15 @@ class SpeakingDecoder(Synthesis):
 
     def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Reading | None]:
         """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
-        if self.pitch_channel is None:
+        if self.pitch_channels is None:
             return latents, None
-        channels = slice(self.pitch_channel, self.pitch_channel + pitch_code.CHANNELS)
-        position, there = pitch_code.read(latents[..., channels].float())
+        position, there = pitch_code.read(latents[..., self.pitch_channels].float())
         position = bridged(position, there if mask is None else there & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
         rest = latents.clone()
-        rest[..., channels] = 0
+        rest[..., self.pitch_channels] = 0
         return torch.cat([rest, waves * there[..., None]], dim=2), Reading(position, there)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ features or frequencies a frame, X channels inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -77,7 +78,7 @@ def build_spectral(
     training_phase: Literal["recorded", "retrieved"] = "recorded",
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
-    pitch_channel: int | None = None,
+    pitch_channels: Sequence[int] | None = None,
     preset: str = "small",
     encoder_width: int | None = None,
     encoder_blocks: int | None = None,
@@ -93,8 +94,9 @@ def build_spectral(
     retrieving may cost. In training its phases are by `training_phase` those of the recording, so that
     magnitudes are all there is to learn, or "retrieved" too: slower by a third, and what is heard in the end.
 
-    "source" is for speech alone. With `pitch_channel` c the pitch is written in the latents' channels c to
-    c + 2, for a quantizer that rounds each to five levels; without, it is learned.
+    "source" is for speech alone. With `pitch_channels` the pitch is written in these three channels of the
+    latents, for a quantizer that rounds each to five levels (`codecvq.networks.pitch_code`); without, it is
+    learned.
 
     `detail_window_length`, where not 0, shows the encoder log-mels of a second, shorter window too: onsets
     that the long one smears. `lookahead_frames` are hops that the encoder of a causal network waits for.
@@ -119,7 +121,7 @@ def build_spectral(
         front = CompressedStft(framing)
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
-    _check_pitch(pitch_channel, phase, dim)
+    _check_pitch(pitch_channels, phase, dim)
     if phase != "retrieved" and (phase_iterations != ITERATIONS or training_phase != "recorded"):
         raise OptionError(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
@@ -136,7 +138,7 @@ def build_spectral(
     length = synthesis_window_length or 4 * step + step % 2
     if phase != "predicted":
         _check_synthesis(hop_length, step, length, phase, causal)
-    pitch = None if pitch_channel is None else PitchWriter(sample_rate, hop_length, step, pitch_channel)
+    pitch = None if pitch_channels is None else PitchWriter(sample_rate, hop_length, step, pitch_channels)
     encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, pitch)
     width, blocks = size.decoder_width, size.decoder_blocks
     if phase == "predicted":
@@ -147,8 +149,8 @@ def build_spectral(
         _check_iterations(phase_iterations)
         retrieving = RetrievingDecoder(synthesis, times, dim, width, blocks, phase_iterations, training_phase)
         return Network(encoder, retrieving, dim, hop_length)
-    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, sample_rate, pitch_channel)
-    check = None if pitch_channel is None else partial(pitch_code.check_kept, channel=pitch_channel)
+    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, sample_rate, pitch_channels)
+    check = None if pitch_channels is None else partial(pitch_code.check_kept, channels=pitch_channels)
     return Network(encoder, speaking, dim, hop_length, check)
 
 
@@ -200,40 +202,39 @@ def _check_iterations(iterations: int) -> None:
         )
 
 
-def _check_pitch(channel: int | None, phase: str, dim: int) -> None:
-    if channel is None:
+def _check_pitch(channels: Sequence[int] | None, phase: str, dim: int) -> None:
+    if channels is None:
         return
     if phase != "source":
         raise OptionError(
-            f"spectral: pitch_channel is {channel}, but phase is {phase}, which asks for no pitch. Set "
-            "phase: "
-            "source, or leave pitch_channel out."
+            f"spectral: pitch_channels are {list(channels)}, but phase is {phase}, which asks for no pitch. "
+            "Set phase: source, or leave pitch_channels out."
         )
-    if not 0 <= channel <= dim - pitch_code.CHANNELS:
+    if len(set(channels)) != pitch_code.CHANNELS or not all(0 <= channel < dim for channel in channels):
         raise OptionError(
-            f"spectral: pitch_channel is {channel}; with dim {dim} it is 0 to {dim - pitch_code.CHANNELS}, "
-            "as "
-            f"the pitch takes {pitch_code.CHANNELS} channels."
+            f"spectral: pitch_channels are {list(channels)}; with dim {dim} they are "
+            f"{pitch_code.CHANNELS} different ones from 0 to {dim - 1}, as [5, 6, 7]."
         )
 
 
 class PitchWriter(nn.Module):
-    """Writes the pitch into three channels of latents from `channel` on. It is tracked every `step` samples;
-    what is written for a hop is the knot of the lines that follow it best.
+    """Writes the pitch into three channels of latents. It is tracked every `step` samples; what is written
+    for a hop is the knot of the lines that follow it best.
     """
 
-    def __init__(self, sample_rate: int, hop_length: int, step: int, channel: int) -> None:
+    def __init__(self, sample_rate: int, hop_length: int, step: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.tracker, self.times, self.channel = PitchTracker(sample_rate, step), hop_length // step, channel
+        self.tracker, self.times = PitchTracker(sample_rate, step), hop_length // step
+        self.channels = list(channels)
 
     def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
         """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
         finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
         pitch = self.tracker(wav, finer)
         written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
-        channels = slice(self.channel, self.channel + pitch_code.CHANNELS)
-        before, after = latents[..., : channels.start], latents[..., channels.stop :]
-        return torch.cat([before, written.to(latents.dtype), after], dim=2)
+        latents = latents.clone()
+        latents[..., self.channels] = written.to(latents.dtype)
+        return latents
 
 
 class SpectralEncoder(nn.Module):
@@ -252,7 +253,7 @@ class SpectralEncoder(nn.Module):
         super().__init__()
         self.front, self.pitch = front, pitch
         if pitch is not None:  # it is what codes mean, so hashes of weights are to tell
-            self.register_buffer("written_at", torch.tensor(pitch.channel))
+            self.register_buffer("written_at", torch.tensor(pitch.channels))
         self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
         frames = self.backbone.reach
