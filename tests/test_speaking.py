@@ -101,9 +101,8 @@ def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard() -> None:
 @pytest.mark.parametrize("network", [SPEAKING, WITH_PITCH], ids=["learned", "written"])
 def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
     made = codec(network)
-    made.decoder.pitch.weight.data *= (
-        30  # trained ones are decided; here rounding would choose between pitches
-    )
+    # trained ones are decided; here rounding would choose between pitches
+    made.decoder.pitch.weight.data *= 30
     wav = torch.cat([voice(glide(130, 170)), 0.1 * torch.randn(1, 1, RATE)])
     lengths = torch.tensor([9000, 16000])
     codes = made.encode(wav, lengths=lengths)
@@ -212,6 +211,28 @@ def test_losses_of_the_pitch_are_their_definitions() -> None:
     assert float(added_loss(written, ~there, Pitch(position, voiced))) == 0.0
 
 
+def test_in_training_encoder_and_decoder_hear_a_pitch_that_is_tracked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, heard = codec(WITH_PITCH).train(), []
+    track = PitchTracker._track
+    monkeypatch.setattr(
+        PitchTracker, "_track", lambda tracker, *args: heard.append(0) or track(tracker, *args)
+    )
+    wav = voice(glide(120, 180))
+    first = made(wav).losses
+    assert len(heard) == 1
+    wav.copy_(voice(glide(240, 300)))  # a buffer that is filled again
+    second = made(wav).losses
+    assert len(heard) == 2
+    alone = codec(WITH_PITCH).train()(wav.clone()).losses
+    torch.testing.assert_close(second["decoder/pitch"], alone["decoder/pitch"])
+    assert not torch.equal(second["decoder/pitch"], first["decoder/pitch"])
+    made.encoder(wav)
+    wav.copy_(voice(glide(120, 180)))
+    torch.testing.assert_close(made(wav).losses["decoder/pitch"], first["decoder/pitch"])
+
+
 def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
     made, wav = codec(WITH_PITCH), voice(glide(200, 150))
     again = load(made.save(tmp_path / "codec"))
@@ -226,6 +247,9 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ({"phase": "retrieved", "pitch_channels": [0, 1, 2]}, "phase is retrieved, which asks for no pitch"),
         ({"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12}, "with dim 12 they are 3 different"),
         ({"phase": "source", "pitch_channels": [1, 1, 2], "dim": 12}, "3 different ones from 0 to 11"),
+        ({"phase": "source", "pitch_channels": [1, 2, 3, 3], "dim": 12}, "3 different ones from 0 to 11"),
+        ({"phase": "source", "pitch_channels": [1, 2.5, 3], "dim": 12}, "3 different ones from 0 to 11"),
+        ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels are 5; .* as \[5, 6, 7\]"),
         ({"phase": "source", "causal": True}, "phase: source hears what comes"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
         ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, and phase is source"),

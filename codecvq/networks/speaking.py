@@ -60,6 +60,7 @@ class SpeakingDecoder(Synthesis):
         dim: int,
         width: int,
         blocks: int,
+        tracker: PitchTracker,
         sample_rate: int,
         pitch_channels: Sequence[int] | None,
     ) -> None:
@@ -67,7 +68,7 @@ class SpeakingDecoder(Synthesis):
         super().__init__(framing, times, features, width, blocks)
         self.sample_rate = sample_rate
         self.pitch_channels = None if pitch_channels is None else list(pitch_channels)
-        self.tracker = PitchTracker(sample_rate, framing.hop_length)
+        self.tracker = tracker
         self.filters = nn.Linear(width, 2 * framing.bins)  # log magnitudes: of the source, and of other noise
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech

@@ -35,8 +35,8 @@ from codecvq.networks.backbone import Backbone
 from codecvq.networks.features import Beside, CompressedStft, DetailMel, FrontEnd, LogMel
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network, Reach
-from codecvq.networks.knots import knots
 from codecvq.networks.pitch import PitchTracker
+from codecvq.networks.pitch_writer import PitchWriter
 from codecvq.networks.presets import sized
 from codecvq.networks.retrieving import RetrievingDecoder
 from codecvq.networks.speaking import SpeakingDecoder
@@ -134,24 +134,27 @@ def build_spectral(
             "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
             "phase: source. Set one of them, or leave the lengths out."
         )
-    step = synthesis_hop_length or hop_length
-    length = synthesis_window_length or 4 * step + step % 2
-    if phase != "predicted":
-        _check_synthesis(hop_length, step, length, phase, causal)
-    pitch = None if pitch_channels is None else PitchWriter(sample_rate, hop_length, step, pitch_channels)
-    encoder = SpectralEncoder(front, hop_length, size.encoder_width, size.encoder_blocks, dim, causal, pitch)
+    widths = size.encoder_width, size.encoder_blocks
+    encoder = partial(SpectralEncoder, front, hop_length, *widths, dim, causal)
     width, blocks = size.decoder_width, size.decoder_blocks
     if phase == "predicted":
         back = Crossfade(hop_length) if causal else framing
-        return Network(encoder, SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
+        return Network(encoder(), SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
+    step = synthesis_hop_length or hop_length
+    length = synthesis_window_length or 4 * step + step % 2
+    _check_synthesis(hop_length, step, length, phase, causal)
     synthesis, times = Framing(length, step), hop_length // step
     if phase == "retrieved":
         _check_iterations(phase_iterations)
         retrieving = RetrievingDecoder(synthesis, times, dim, width, blocks, phase_iterations, training_phase)
-        return Network(encoder, retrieving, dim, hop_length)
-    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, sample_rate, pitch_channels)
-    check = None if pitch_channels is None else partial(pitch_code.check_kept, channels=pitch_channels)
-    return Network(encoder, speaking, dim, hop_length, check)
+        return Network(encoder(), retrieving, dim, hop_length)
+    tracker = PitchTracker(sample_rate, step)
+    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, tracker, sample_rate, pitch_channels)
+    if pitch_channels is None:
+        return Network(encoder(), speaking, dim, hop_length)
+    writer = PitchWriter(tracker, times, pitch_channels)
+    check = partial(pitch_code.check_kept, channels=pitch_channels)
+    return Network(encoder(writer), speaking, dim, hop_length, check)
 
 
 def _check(channels: int, hop_length: int, window_length: int, causal: bool, lookahead_frames: int) -> None:
@@ -207,34 +210,16 @@ def _check_pitch(channels: Sequence[int] | None, phase: str, dim: int) -> None:
         return
     if phase != "source":
         raise OptionError(
-            f"spectral: pitch_channels are {list(channels)}, but phase is {phase}, which asks for no pitch. "
+            f"spectral: pitch_channels are {channels}, but phase is {phase}, which asks for no pitch. "
             "Set phase: source, or leave pitch_channels out."
         )
-    if len(set(channels)) != pitch_code.CHANNELS or not all(0 <= channel < dim for channel in channels):
+    given = channels if isinstance(channels, Sequence) else ()
+    places = {channel for channel in given if type(channel) is int and 0 <= channel < dim}
+    if not len(places) == len(given) == pitch_code.CHANNELS:
         raise OptionError(
-            f"spectral: pitch_channels are {list(channels)}; with dim {dim} they are "
+            f"spectral: pitch_channels are {channels}; with dim {dim} they are "
             f"{pitch_code.CHANNELS} different ones from 0 to {dim - 1}, as [5, 6, 7]."
         )
-
-
-class PitchWriter(nn.Module):
-    """Writes the pitch into three channels of latents. It is tracked every `step` samples; what is written
-    for a hop is the knot of the lines that follow it best.
-    """
-
-    def __init__(self, sample_rate: int, hop_length: int, step: int, channels: Sequence[int]) -> None:
-        super().__init__()
-        self.tracker, self.times = PitchTracker(sample_rate, step), hop_length // step
-        self.channels = list(channels)
-
-    def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
-        """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
-        finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
-        pitch = self.tracker(wav, finer)
-        written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
-        latents = latents.clone()
-        latents[..., self.channels] = written.to(latents.dtype)
-        return latents
 
 
 class SpectralEncoder(nn.Module):
@@ -248,7 +233,7 @@ class SpectralEncoder(nn.Module):
         blocks: int,
         dim: int,
         causal: bool,
-        pitch: PitchWriter | None,
+        pitch: PitchWriter | None = None,
     ) -> None:
         super().__init__()
         self.front, self.pitch = front, pitch

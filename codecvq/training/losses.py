@@ -156,7 +156,7 @@ class LossConfig:
     complex_stft: float = 0.0
     stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
-    loudness: float = 0.0  # what PESQ's model hears; the recipes take 20 beside a mel of 15
+    loudness: float = 0.0  # what PESQ's model hears; about one and a half times the weight of mel
     similarity: float = 0.0  # of neurograms, what ViSQOL compares
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0

@@ -11,8 +11,8 @@ means μ, variances σ² and a covariance under a Gaussian window of 3 x 3 cells
 Mel losses ask for levels, this one for their rise and fall, whatever its size: a decoder that smooths pays
 here. C1 is that of the paper and C3 is .1 in place of .00045, so that the gradient of flat patches is not
 all there is; frames are speech that are within 40 dB of the loudest; and bits are not to be spent on how hum
-rises and falls below the voice. A codec trained with it has been trained
-on what ViSQOL measures: let other metrics judge it as well.
+rises and falls below the voice. A codec trained with it has been trained on what ViSQOL measures: let other
+metrics judge it as well.
 """
 
 from __future__ import annotations

@@ -1,0 +1,31 @@
+"""An encoder's last step, where the pitch is written down and not learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from codecvq.networks import pitch_code
+from codecvq.networks.knots import knots
+from codecvq.networks.pitch import PitchTracker
+
+
+class PitchWriter(nn.Module):
+    """Puts the pitch of audio into three channels of its latents, of which a frame lasts `times` of the
+    tracker's. What is written is the knots of the lines that follow the pitch best.
+    """
+
+    def __init__(self, tracker: PitchTracker, times: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.tracker, self.times = tracker, times
+        self.channels = list(channels)
+
+    def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
+        """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
+        finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
+        pitch = self.tracker(wav, finer)
+        written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
+        latents = latents.clone()
+        latents[..., self.channels] = written.to(latents.dtype)
+        return latents
