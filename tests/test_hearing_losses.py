@@ -125,7 +125,7 @@ def similarity_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) ->
         return np.array(rows)
 
     d, r = levels(decoded), levels(reference)
-    speech = r.max(1) >= r.max() - 20
+    speech = r.max(1) >= max(r.max() - 20, -30)
     d, r = (np.pad(x + 45, 1, mode="edge") for x in (d, r))
     line = np.exp(-2.0 * np.array([1, 0, 1]))
     cells = np.outer(line, line) / line.sum() ** 2
@@ -137,7 +137,7 @@ def similarity_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) ->
             vx, vy = (cells * (x - mx) ** 2).sum(), (cells * (y - my) ** 2).sum()
             cov = (cells * (x - mx) * (y - my)).sum()
             intensity = (2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4)
-            found.append(intensity * (cov + 0.1) / (np.sqrt(vx * vy) + 0.1))
+            found.append(intensity * (cov + 0.101) / (np.sqrt((vx + 1e-3) * (vy + 1e-3)) + 0.1))
     return 1 - float(np.mean(found))
 
 
@@ -160,6 +160,15 @@ def test_the_similarity_loss_sees_shapes_and_no_filter() -> None:
     moved = wav.roll(800, dims=2)  # 50 ms
     assert float(loss(tilted, wav)) < 0.05
     assert float(loss(moved, wav)) > 0.3
+
+
+def test_the_similarity_loss_leaves_out_what_is_not_speech() -> None:
+    generator = torch.Generator().manual_seed(0)
+    room, other = (1e-4 * torch.randn(2, 1, 16000, generator=generator) for _ in range(2))
+    loss = SimilarityLoss(16000)
+    assert float(loss(other, room)) == 0
+    assert float(loss(torch.cat([other[:1], 0.1 * other[1:] / 1e-4]), room / 1e-4)) > 0.1, "the same, louder"
+    assert float(loss(torch.zeros(1, 1, 100), torch.zeros(1, 1, 100))) == 0
 
 
 def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:

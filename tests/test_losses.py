@@ -10,6 +10,7 @@ from codecvq.training.adversary import codec_loss, discriminator_loss, feature_d
 from codecvq.training.balancer import Balancer
 from codecvq.training.losses import ComplexStftLoss, LossConfig, StftLoss, WaveformLoss, build_losses
 from codecvq.training.loudness import LoudnessLoss
+from codecvq.training.similarity import SimilarityLoss
 
 
 def audio(seed: int) -> torch.Tensor:
@@ -53,7 +54,14 @@ def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [StftLoss([64, 128]), ComplexStftLoss([64]), WaveformLoss(), LoudnessLoss(8000).double()]
+    "loss",
+    [
+        StftLoss([64, 128]),
+        ComplexStftLoss([64]),
+        WaveformLoss(),
+        LoudnessLoss(8000).double(),
+        SimilarityLoss(8000).double(),
+    ],
 )
 def test_gradients_of_losses_are_the_true_ones(loss: torch.nn.Module) -> None:
     decoded, reference = (audio(seed)[:1, :, :200].double() for seed in (0, 1))

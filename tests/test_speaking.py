@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,17 @@ import torch
 from voices import HOP, RATE, glide, octaves_off, voice
 
 from codecvq.codec import Codec, load
-from codecvq.errors import OptionError
+from codecvq.errors import OptionError, RunError
 from codecvq.networks import pitch_code
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
+from codecvq.networks.knots import knots
 from codecvq.networks.pitch import OCTAVES, STEPS, Pitch, PitchTracker, grid_size
+from codecvq.networks.pitch_writer import PitchWriter
 from codecvq.networks.speaking import SpeakingDecoder, added_loss, likeliest, voice_losses
 from codecvq.quantizer import build_quantizer
+from codecvq.training.recipe import load_recipe
+from codecvq.training.start import begin_from
 
 # a pitch in channels
 
@@ -32,10 +37,10 @@ def test_a_quantizer_of_five_levels_keeps_a_written_pitch(channels: list[int]) -
     codes = quantizer.encode(latents)
     found, there = pitch_code.read(quantizer.decode(codes)[0, channels].T)
     assert bool(there.all())
-    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.STEPS - 1)
+    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.VALUES - 1)
     inside = position.clamp(pitch_code.LOWEST, pitch_code.HIGHEST)
     assert float((found - inside).abs().max()) <= step / 2 + 1e-3
-    assert len(set(found.tolist())) == pitch_code.STEPS == 120
+    assert len(set(found.tolist())) == pitch_code.VALUES == 120
     _, there = pitch_code.read(quantizer.decode(codes[:, :1])[0, channels].T)
     assert not bool(there.any()), "its codebook is left out"
     coarse, there = pitch_code.read(quantizer.decode(codes[:, :2])[0, channels].T)
@@ -83,8 +88,9 @@ def codec(network: dict[str, Any]) -> Codec:
     return Codec(sample_rate=RATE, network=network, quantizer=WRITING).eval()
 
 
-def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard() -> None:
-    made, hz = codec(WITH_PITCH), glide(120, 180)
+@pytest.mark.parametrize("channels", [[5, 6, 7], [5, 6, 9]], ids=["one codebook", "two codebooks"])
+def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard(channels: list[int]) -> None:
+    made, hz = codec({**WITH_PITCH, "pitch_channels": channels}), glide(120, 180)
     made.decoder.pitch.bias.data[:2] = torch.tensor([10.0, 0.0])  # always voiced, nothing added
     made.decoder.pitch.weight.data[:2] = 0.0
     made.decoder.filters.weight.data.zero_()
@@ -94,8 +100,9 @@ def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard() -> None:
         codes = made.encode(voice(hz), num_codebooks=num_codebooks)
         return float(octaves_off(tracker(made.decode(codes)).hz[0], hz)[6:-6].median())
 
-    assert off(2) < 0.015
-    assert off(1) > 0.05, "the pitch is in the second codebook"
+    assert off(3) < 0.01
+    assert off(2) < (0.01 if channels[2] == 7 else 0.06)
+    assert off(1) > 0.07, "the pitch is in the second codebook"
 
 
 @pytest.mark.parametrize("network", [SPEAKING, WITH_PITCH], ids=["learned", "written"])
@@ -125,6 +132,9 @@ def test_audio_hangs_on_no_codes_beyond_its_reach(network: dict[str, Any]) -> No
     for seed in range(6):
         torch.manual_seed(seed)
         latents = torch.randint(-1, 2, (1, 12, 40)).float()
+        if seed % 2:  # a long time without a written pitch
+            latents[:, 5:8, 14:] = 0
+            latents[:, 5:8, 20 + decoder.reach.future] = 1
         changed = latents.clone()
         changed[:, :, 20 + decoder.reach.future :] *= -1
         with torch.no_grad():
@@ -140,6 +150,17 @@ def test_hashes_tell_where_the_pitch_is_written() -> None:
     written_at = {"encoder.written_at": torch.tensor([5, 6, 9])}
     codecs[1].load_state_dict({**codecs[0].state_dict(), **written_at})
     assert codecs[0].codebooks_sha256 != codecs[1].codebooks_sha256
+    with pytest.raises(RuntimeError, match=r"in channels \[5, 6, 7\], and pitch_channels are \[5, 6, 9\]"):
+        codecs[1].load_state_dict(codecs[0].state_dict())
+
+
+def test_a_training_does_not_begin_from_weights_with_another_pitch(tmp_path: Path) -> None:
+    folder = codec(WITH_PITCH).save(tmp_path / "codec")
+    recipe = load_recipe("speech-16k", [f"training.init_from={folder}"])
+    with pytest.raises(
+        RunError, match=r"do not fit this recipe: their pitch is written in channels \[5, 6, 7\]"
+    ):
+        begin_from(recipe, codec({**WITH_PITCH, "pitch_channels": [5, 6, 9]}), None)
 
 
 def test_frames_without_a_written_pitch_leave_their_neighbours_alone() -> None:
@@ -219,18 +240,67 @@ def test_in_training_encoder_and_decoder_hear_a_pitch_that_is_tracked_once(
     monkeypatch.setattr(
         PitchTracker, "_track", lambda tracker, *args: heard.append(0) or track(tracker, *args)
     )
+
+    def lost(codec: Codec, wav: torch.Tensor) -> torch.Tensor:
+        return codec(wav, num_codebooks=3).losses["decoder/pitch"]
+
     wav = voice(glide(120, 180))
-    first = made(wav).losses
+    first = lost(made, wav)
     assert len(heard) == 1
     wav.copy_(voice(glide(240, 300)))  # a buffer that is filled again
-    second = made(wav).losses
+    second = lost(made, wav)
     assert len(heard) == 2
-    alone = codec(WITH_PITCH).train()(wav.clone()).losses
-    torch.testing.assert_close(second["decoder/pitch"], alone["decoder/pitch"])
-    assert not torch.equal(second["decoder/pitch"], first["decoder/pitch"])
+    assert not torch.equal(second, first)
+    torch.testing.assert_close(second, lost(codec(WITH_PITCH).train(), wav.clone()))
     made.encoder(wav)
     wav.copy_(voice(glide(120, 180)))
-    torch.testing.assert_close(made(wav).losses["decoder/pitch"], first["decoder/pitch"])
+    torch.testing.assert_close(lost(made, wav), first)
+
+
+def test_a_codec_in_training_mode_encodes_where_nothing_is_learned() -> None:
+    made, wav = codec(WITH_PITCH), voice(glide(120, 180))
+    expected = made.encode(wav)
+    made.train()
+    with torch.inference_mode():
+        assert torch.equal(made.encode(wav.clone()), expected)
+        made(wav.clone(), num_codebooks=3)
+
+
+class HeardBefore(torch.nn.Module):
+    """A tracker that was told what to find."""
+
+    def __init__(self, pitch: Pitch) -> None:
+        super().__init__()
+        self.pitch, self.masks = pitch, []
+
+    def forward(self, wav: torch.Tensor, mask: torch.Tensor | None) -> Pitch:
+        self.masks.append(mask)
+        return self.pitch
+
+
+@pytest.mark.parametrize("channels", [[5, 6, 7], [5, 6, 9]], ids=["one codebook", "two codebooks"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_is_written_is_the_knots_of_lines_that_follow_the_pitch(
+    channels: list[int], padded: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    position = 70 + 3 * torch.randn(2, 60, generator=generator).cumsum(dim=1)
+    voiced = torch.rand(2, 60, generator=generator) < 0.5
+    mask = torch.arange(30) < torch.tensor([[30], [22]]) if padded else None
+    tracker = HeardBefore(Pitch(position, voiced))
+    latents = torch.randn(2, 30, 12, generator=generator)
+    found = PitchWriter(tracker, 2, channels)(latents, torch.zeros(2, 1, 30 * 320), mask)
+    rest = [channel for channel in range(12) if channel not in channels]
+    assert torch.equal(found[..., rest], latents[..., rest])
+    if padded:
+        assert torch.equal(tracker.masks[0], mask.repeat_interleave(2, dim=1))
+    read, there = pitch_code.read(found[..., channels].tanh())
+    wanted = knots(position, voiced, 2, mask).clamp(pitch_code.LOWEST, pitch_code.HIGHEST)
+    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.VALUES - 1)
+    assert bool(there.all())
+    assert float((read - wanted).abs().max()) <= step / 2 + 1e-3
+    middles = position.view(2, 30, 2).mean(dim=2)
+    assert float((read - middles).abs().max()) > 2 * step, "knots are not the middle values"
 
 
 def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:

@@ -24,7 +24,7 @@ HIGHEST_HEARD_HZ = 4000.0  # above it what is voiced is often noise too
 AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
 
 # Costs and thresholds as Boersma and Praat have them for frames of 10 ms, with correlations of at most 1.
-# They are costs of a frame whatever it lasts: a path of fewer frames, as the encoder's, changes less.
+# They are costs of a frame whatever it lasts.
 VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
 OCTAVE_COST = 0.01  # an octave, so that of two equal periods the shorter one counts
 LEAP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change between voiced and unvoiced
@@ -114,11 +114,11 @@ class PitchTracker(nn.Module):
         out changes nothing at others. In float32, whatever autocast says.
         """
         asked, self.asked_once = self.asked_once, None
-        if asked is not None and asked[0] is wav and asked[1] == wav._version and mask is None:
+        if mask is None and asked is not None and asked[0] is wav and asked[1] == wav._version:
             return asked[2]
         with torch.autocast(wav.device.type, enabled=False):
             pitch = self._track(wav[:, 0].float(), mask)
-        if self.training and mask is None:
+        if self.training and mask is None and not wav.is_inference():  # those have no version
             self.asked_once = wav, wav._version, pitch
         return pitch
 

@@ -20,13 +20,13 @@ from codecvq.quantizer import Quantizer
 CHANNELS, BASE = 3, 5
 LOWEST, HIGHEST = 6.0, 136.0  # positions on the grid of `codecvq.networks.pitch`
 NONE = BASE**2 // 2  # the cell of (2, 2)
-STEPS = (BASE**2 - 1) * BASE
+VALUES = (BASE**2 - 1) * BASE
 
 
 def written(position: Tensor) -> Tensor:
     """Channels `[…, 3]`, before tanh, of positions `[…]`; those beyond the ends are at the ends."""
     share = ((position - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
-    number = (share * (STEPS - 1)).round().long()
+    number = (share * (VALUES - 1)).round().long()
     cell = number // BASE
     cell = cell + (cell >= NONE)
     digits = torch.stack([cell // BASE, cell % BASE, number % BASE], dim=-1)
@@ -38,18 +38,18 @@ def read(channels: Tensor) -> tuple[Tensor, Tensor]:
     high, low, step = ((channels + 1) * ((BASE - 1) / 2)).round().clamp(0, BASE - 1).unbind(dim=-1)
     cell = high * BASE + low
     number = (cell - (cell > NONE).to(cell.dtype)) * BASE + step
-    return LOWEST + number / (STEPS - 1) * (HIGHEST - LOWEST), cell != NONE
+    return LOWEST + number / (VALUES - 1) * (HIGHEST - LOWEST), cell != NONE
 
 
 def check_kept(quantizer: Quantizer, channels: Sequence[int]) -> None:
     """Raises OptionError for a quantizer that does not keep what is written in these three channels, or of
     which a part may be left out and what is left is another pitch.
     """
-    places, position = list(channels), torch.linspace(LOWEST, HIGHEST, STEPS)
-    latents = torch.zeros(1, quantizer.dim, STEPS)
+    places, position = list(channels), torch.linspace(LOWEST, HIGHEST, VALUES)
+    latents = torch.zeros(1, quantizer.dim, VALUES)
     latents[0, places] = written(position).T
     codes = quantizer.encode(latents)
-    near = (BASE // 2) * (HIGHEST - LOWEST) / (STEPS - 1)
+    near = (BASE // 2) * (HIGHEST - LOWEST) / (VALUES - 1)
     for depth in range(1 if quantizer.prefix_decodable else len(codes[0]), len(codes[0]) + 1):
         found, there = read(quantizer.decode(codes[:, :depth])[0, places].T)
         apart = float((found - position).abs().max()) if bool(there.all()) else float("inf")

@@ -44,8 +44,10 @@ def between(values: Tensor, hop_length: int) -> Tensor:
 
 
 def held(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values `[B, T]` whose last real one goes on where the mask `[B, T]` ends."""
+    """Values `[B, T]` of which each goes on where the mask `[B, T]` leaves out what follows; before the first
+    that it has, the first of all.
+    """
     if mask is None:
         return values
-    last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    return torch.where(mask, values, values.gather(1, last))
+    frames = torch.arange(values.shape[1], device=values.device)
+    return values.gather(1, torch.where(mask, frames, 0).cummax(dim=1).values)

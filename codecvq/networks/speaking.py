@@ -8,10 +8,10 @@ at the right pitch fit each other as those of speech do, and their sums make har
 It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
 
 The pitch has to be right: by 5 %, and the tenth harmonic is half way to its neighbour. In channels of their
-own (`codecvq.networks.pitch_code`) the encoder writes it as it was in the recording, and the decoder learns
-what to add for the frames between. Without such channels, or where their codebook is left out, it is what the
-decoder makes of the rest. Either is learned from the recording's pitch by losses of the decoder's own; no
-other loss tells of it.
+own (`codecvq.networks.pitch_code`) the encoder writes the knots of lines that follow the recording's
+(`codecvq.networks.knots`), and the decoder learns what to add. Without such channels, or where their codebook
+is left out, it is what the decoder makes of the rest. Either is learned from the recording's pitch by losses
+of the decoder's own; no other loss tells of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from codecvq.networks import pitch_code
 from codecvq.networks.framing import Framing
 from codecvq.networks.interface import Reach, WithLosses
 from codecvq.networks.phase import phases_of, scaled
-from codecvq.networks.pitch import Pitch, PitchTracker, bridged, grid_size
+from codecvq.networks.pitch import Pitch, PitchTracker, grid_size
 from codecvq.networks.source import between, held, noise, pulses
 from codecvq.networks.synthesis import Synthesis
 
@@ -111,7 +111,7 @@ class SpeakingDecoder(Synthesis):
         if self.pitch_channels is None:
             return latents, None
         position, there = pitch_code.read(latents[..., self.pitch_channels].float())
-        position = bridged(position, there if mask is None else there & mask)
+        position = held(position, there if mask is None else there & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)

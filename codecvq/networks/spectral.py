@@ -20,10 +20,10 @@ features or frequencies a frame, X channels inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -121,14 +121,14 @@ def build_spectral(
         front = CompressedStft(framing)
     else:
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
+    if phase not in ("predicted", "retrieved", "source"):
+        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
     _check_pitch(pitch_channels, phase, dim)
     if phase != "retrieved" and (phase_iterations != ITERATIONS or training_phase != "recorded"):
         raise OptionError(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
             "Leave them out."
         )
-    if phase not in ("predicted", "retrieved", "source"):
-        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
     if phase == "predicted" and (synthesis_hop_length or synthesis_window_length):
         raise OptionError(
             "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
@@ -239,6 +239,7 @@ class SpectralEncoder(nn.Module):
         self.front, self.pitch = front, pitch
         if pitch is not None:  # it is what codes mean, so hashes of weights are to tell
             self.register_buffer("written_at", torch.tensor(pitch.channels))
+            self.register_load_state_dict_pre_hook(_check_written_at)
         self.backbone = Backbone(front.num_features, width, blocks, causal)
         self.project = nn.Linear(width, dim)
         frames = self.backbone.reach
@@ -255,6 +256,17 @@ class SpectralEncoder(nn.Module):
         if self.pitch is not None:
             latents = self.pitch(latents, wav, mask)
         return rearrange(latents, "b t d -> b d t")
+
+
+def _check_written_at(encoder: nn.Module, weights: Mapping[str, Tensor], prefix: str, *details: Any) -> None:
+    """Weights fit where the pitch is written in the same channels. As torch calls what looks at weights
+    before they are loaded; the last of `details` lists what does not fit.
+    """
+    theirs, ours = weights.get(f"{prefix}written_at"), encoder.get_buffer("written_at")
+    if theirs is not None and theirs.tolist() != ours.tolist():
+        details[-1].append(
+            f"their pitch is written in channels {theirs.tolist()}, and pitch_channels are {ours.tolist()}"
+        )
 
 
 class SpectralDecoder(nn.Module):

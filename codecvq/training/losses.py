@@ -157,7 +157,7 @@ class LossConfig:
     stft_windows: tuple[int, ...] = (512, 1024, 2048)  # samples, of both
     waveform: float = 0.0
     loudness: float = 0.0  # what PESQ's model hears; about one and a half times the weight of mel
-    similarity: float = 0.0  # of neurograms, what ViSQOL compares
+    similarity: float = 0.0  # of neurograms, what ViSQOL compares; about three times the weight of mel
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0
     balance: bool = False

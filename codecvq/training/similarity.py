@@ -5,14 +5,14 @@ With gammatone spectrograms r, d(t, b) of reference and decoded audio in frames 
 B bands b at equal distances on the scale of equivalent rectangular bandwidths, as 10 lg of amplitudes; with
 means μ, variances σ² and a covariance under a Gaussian window of 3 x 3 cells around each:
 
-    similarity   s(t, b) = (2 μr μd + C1) / (μr² + μd² + C1) · (σrd + C3) / (σr σd + C3)
-    the loss     1 - mean s, over the bands from 150 Hz on, of the frames that are speech
+    similarity   s(t, b) = (2 μr μd + C1) / (μr² + μd² + C1) · (σrd + ε + C3) / (√(σr² + ε)(σd² + ε) + C3)
+    the loss     1 - mean s, over the bands from 150 Hz on, of the frames that are speech; 0 where none is
 
 Mel losses ask for levels, this one for their rise and fall, whatever its size: a decoder that smooths pays
-here. C1 is that of the paper and C3 is .1 in place of .00045, so that the gradient of flat patches is not
-all there is; frames are speech that are within 40 dB of the loudest; and bits are not to be spent on how hum
-rises and falls below the voice. A codec trained with it has been trained on what ViSQOL measures: let other
-metrics judge it as well.
+here. C1 is that of the paper, C3 is .1 in place of .00045, so that the gradient of flat patches is not all
+there is, and ε of .001 makes it smooth; frames are speech that are within 40 dB of the loudest, and in some
+band above -60 dB re full scale; and bits are not to be spent on how hum rises and falls below the voice. A
+codec trained with it has been trained on what ViSQOL measures: let other metrics judge it as well.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ LOWEST_HZ, HIGHEST_HZ = 50.0, 8000.0
 COUNTED_FROM_HZ = 150.0
 FLOOR = 1e-9  # powers: -90 dB re full scale
 SPEECH_DB = -40.0  # re the loudest frame of the item
-C1, C3 = 1e-4, 0.1
+QUIETEST_DB = -60.0  # re full scale: how the noise of a room rises and falls is not to be learned
+C1, C3, EPSILON = 1e-4, 0.1, 1e-3
 DEVIATION = 0.5  # of the Gaussian window, in cells
 
 
 class SimilarityLoss(nn.Module):
     """One minus the neurogram similarity of decoded audio, mean over items; see the module.
 
-    Args: `sample_rate` in hertz.
+    Args: `sample_rate` in hertz, 8000 and up.
     """
 
     window: Tensor  # [W]: powers of its spectra sum up to those of the windowed frame, over its length
@@ -68,9 +69,10 @@ class SimilarityLoss(nn.Module):
             with torch.no_grad():
                 theirs = self._levels(reference.flatten(0, 1))
                 loudest = theirs.amax(dim=2)
-                speech = loudest >= loudest.amax(dim=1, keepdim=True) + SPEECH_DB / 2
-            similarity = self.similarity(theirs, self._levels(decoded.flatten(0, 1))) @ self.counted
-            return 1 - ((similarity * speech).sum(dim=1) / speech.sum(dim=1)).mean()
+                quietest = loudest.amax(dim=1, keepdim=True) + SPEECH_DB / 2  # levels are of amplitudes
+                speech = loudest >= quietest.clamp(min=QUIETEST_DB / 2)
+            lost = 1 - self.similarity(theirs, self._levels(decoded.flatten(0, 1))) @ self.counted
+            return ((lost * speech).sum(dim=1) / speech.sum(dim=1).clamp(min=1)).mean()
 
     def similarity(self, reference: Tensor, decoded: Tensor) -> Tensor:
         """s of levels `[B, T, bands]` and `[B, T, bands]`."""
@@ -81,8 +83,8 @@ class SimilarityLoss(nn.Module):
             (square - mean * mean).clamp(min=0) for square, mean in ((square_r, mean_r), (square_d, mean_d))
         )
         intensity = (2 * mean_r * mean_d + C1) / (mean_r.square() + mean_d.square() + C1)
-        spread = (variance_r * variance_d + 1e-6).sqrt()  # smooth at 0
-        return intensity * (product - mean_r * mean_d + C3) / (spread + C3)
+        spread = ((variance_r + EPSILON) * (variance_d + EPSILON)).sqrt()
+        return intensity * (product - mean_r * mean_d + EPSILON + C3) / (spread + C3)
 
     def _around(self, *cells: Tensor) -> tuple[Tensor, ...]:
         """Weighted means `[B, T, bands]` around each of the cells `[B, T, bands]`; beyond an edge are those

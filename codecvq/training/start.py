@@ -51,7 +51,11 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, partial
     fitting = {
         name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape
     }
-    module.load_state_dict(fitting, strict=False)
+    try:
+        module.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # what a network finds out itself, behind a line of torch's
+        found = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise RunError(f"the weights of {source} do not fit this recipe: {found}.") from error
     if misfits:
         logger.warning(
             "%d of %d tensors begin anew: %s", len(own) - len(fitting), len(own), "; ".join(misfits)
