@@ -111,29 +111,11 @@ def build_spectral(
         decoder_blocks=decoder_blocks,
     )
     _check(channels, hop_length, window_length, causal, lookahead_frames)
+    _check_phase(phase, phase_iterations, training_phase, synthesis_hop_length or synthesis_window_length)
+    _check_pitch(pitch_channels, phase, dim)
     after = lookahead_frames * hop_length if causal else None
     framing = Framing(window_length, hop_length, after)
-    if features == "log_mel":
-        front: FrontEnd = LogMel(framing, sample_rate, num_mels)
-        if detail_window_length:
-            front = Beside(front, DetailMel(detail_window_length, hop_length, sample_rate, num_mels, after))
-    elif features == "stft":
-        front = CompressedStft(framing)
-    else:
-        raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
-    if phase not in ("predicted", "retrieved", "source"):
-        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
-    _check_pitch(pitch_channels, phase, dim)
-    if phase != "retrieved" and (phase_iterations != ITERATIONS or training_phase != "recorded"):
-        raise OptionError(
-            f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
-            "Leave them out."
-        )
-    if phase == "predicted" and (synthesis_hop_length or synthesis_window_length):
-        raise OptionError(
-            "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
-            "phase: source. Set one of them, or leave the lengths out."
-        )
+    front = _front(features, framing, sample_rate, num_mels, detail_window_length, after)
     widths = size.encoder_width, size.encoder_blocks
     encoder = partial(SpectralEncoder, front, hop_length, *widths, dim, causal)
     width, blocks = size.decoder_width, size.decoder_blocks
@@ -157,6 +139,19 @@ def build_spectral(
     return Network(encoder(writer), speaking, dim, hop_length, check)
 
 
+def _front(
+    features: str, framing: Framing, sample_rate: int, num_mels: int, detail_length: int, after: int | None
+) -> FrontEnd:
+    if features == "stft":
+        return CompressedStft(framing)
+    if features != "log_mel":
+        raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
+    front = LogMel(framing, sample_rate, num_mels)
+    if not detail_length:
+        return front
+    return Beside(front, DetailMel(detail_length, framing.hop_length, sample_rate, num_mels, after))
+
+
 def _check(channels: int, hop_length: int, window_length: int, causal: bool, lookahead_frames: int) -> None:
     if channels != 1:
         raise OptionError(
@@ -178,6 +173,21 @@ def _check(channels: int, hop_length: int, window_length: int, causal: bool, loo
         raise OptionError(
             f"spectral: lookahead_frames is {lookahead_frames}; with a window of {window_length} samples and "
             f"hops of {hop_length} it is 0 to {window_length // hop_length - 1}."
+        )
+
+
+def _check_phase(phase: str, iterations: int, training_phase: str, length: int | None) -> None:
+    if phase not in ("predicted", "retrieved", "source"):
+        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
+    if phase != "retrieved" and (iterations != ITERATIONS or training_phase != "recorded"):
+        raise OptionError(
+            f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
+            "Leave them out."
+        )
+    if phase == "predicted" and length:
+        raise OptionError(
+            "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
+            "phase: source. Set one of them, or leave the lengths out."
         )
 
 
