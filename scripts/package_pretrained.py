@@ -3,21 +3,21 @@
     python scripts/package_pretrained.py runs/speech-16k speech-16k
 
 writes plugins/codecvq_pretrained/speech_16k: config.json and model.safetensors as `Codec.save` writes them,
-metrics.jsonl as the run left it, and curves.png. The model card, README.md, is written by hand from what
-`codecvq compare` prints.
+curves.png, and metrics.jsonl: every third row that the run logged, and all validations. The model card,
+README.md, is written by hand from what `codecvq compare` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
 
 from codecvq.codec import load
 
+EVERY = 3  # of these rows one is kept
 FOLDER = Path(__file__).resolve().parents[1] / "plugins" / "codecvq_pretrained"
 
 
@@ -31,20 +31,21 @@ def main() -> None:
     codec = load(arguments.run)
     codec.name = arguments.name
     codec.save(folder, dtype=torch.float16)
-    shutil.copy(arguments.run / "metrics.jsonl", folder / "metrics.jsonl")
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    lines = (arguments.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [line for n, line in enumerate(lines) if n % EVERY == 0 or "validation/" in line]
+    (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    draw_curves([json.loads(line) for line in lines], folder / "curves.png")
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.2f} MB of weights, sha256 {load(folder).weights_sha256}")
 
 
-def draw_curves(metrics: Path, picture: Path) -> None:
+def draw_curves(rows: list[dict[str, float]], picture: Path) -> None:
     """Losses, quality on validation clips and the use of codebooks over the steps, one above the other."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     panels = {
         "mel loss": ("loss/mel", "validation/mel"),
         "validation": ("validation/pesq_wb", "validation/stoi"),
