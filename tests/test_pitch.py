@@ -8,7 +8,7 @@ import torch
 from codecvq_free_speech import embedded
 from voices import HOP, RATE, glide, octaves_off, voice
 
-from codecvq.networks.pitch import STEPS, Correlation, PitchTracker, grid_size, hz_of
+from codecvq.networks.pitch import STEPS, Correlation, PitchTracker, best_path, grid_size, hz_of
 
 
 @pytest.mark.parametrize(("low", "high"), [(66, 90), (100, 160), (210, 150), (180, 400), (500, 420)])
@@ -55,27 +55,27 @@ def test_between_voices_the_pitch_goes_in_a_line_and_at_the_ends_it_holds() -> N
 
 
 def test_the_path_found_is_the_best_one() -> None:
-    tracker, frames = PitchTracker(RATE, HOP), 7
-    torch.manual_seed(0)
-    strengths = torch.rand(1, frames, grid_size() + 1, generator=torch.Generator().manual_seed(0))
-    found = tracker._best_path(strengths, None)[0]
-
-    def worth(path: torch.Tensor) -> float:
-        total = float(strengths[0, range(frames), path].sum())
-        for before, after in zip(path[:-1].tolist(), path[1:].tolist(), strict=True):
-            if (before == grid_size()) != (after == grid_size()):
-                total -= 0.14
-            elif before != grid_size():
-                total -= 0.35 * abs(before - after) / STEPS
-        return total
-
-    best = worth(found)
-    assert best > worth(strengths[0].argmax(dim=1)), "the strongest of each frame leap about"
-    for frame in range(frames):
-        for state in range(grid_size() + 1):
-            other = found.clone()
-            other[frame] = state
-            assert worth(other) <= best + 1e-5
+    """By trying all states before each, in float64."""
+    batch, frames, size = 3, 40, grid_size()
+    generator = torch.Generator().manual_seed(0)
+    strengths = torch.rand(batch, frames, size + 1, generator=generator)
+    strengths[:, 10:20, -1] += 1.0  # else it is never the best to have no pitch
+    mask = torch.arange(frames) < torch.tensor([[frames], [25], [1]])
+    states = torch.arange(size + 1, dtype=torch.float64)
+    costs = 0.35 / STEPS * (states[:, None] - states).abs()
+    costs[-1], costs[:, -1], costs[-1, -1] = 0.14, 0.14, 0.0
+    found = best_path(strengths, mask)
+    for item, real in enumerate(mask.sum(dim=1).tolist()):
+        values = strengths[item, :real].double()
+        best = values[0]
+        for value in values[1:]:
+            best = (best[:, None] - costs).max(dim=0).values + value
+        path = found[item, :real]
+        worth = values[range(real), path].sum() - costs[path[:-1], path[1:]].sum()
+        torch.testing.assert_close(worth, best.max(), rtol=1e-6, atol=0)
+        assert bool((found[item, real:] == path[-1]).all())
+        assert torch.equal(best_path(strengths[item : item + 1, :real], None)[0], path)
+    assert 0.1 < float((found == size).float().mean()) < 0.9
 
 
 def test_correlations_of_a_tone_are_a_cosine() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,7 +131,7 @@ class PitchTracker(nn.Module):
         silence = sizes / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
         higher = torch.arange(grid_size(), device=wav.device) / STEPS
         unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
-        path = self._best_path(torch.cat([found + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
+        path = best_path(torch.cat([found + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
         voiced = path < grid_size() if mask is None else mask & (path < grid_size())
         position = _refined(found, path)
         for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
@@ -138,29 +139,38 @@ class PitchTracker(nn.Module):
             position = torch.where(hz_of(position) > hz * 1.1, fine, position)
         return Pitch(bridged(position, voiced), voiced)
 
-    def _best_path(self, strengths: Tensor, mask: Tensor | None) -> Tensor:
-        """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
-        Padding, which is at the end, goes on with the state before it.
-        """
-        frames, states = strengths.shape[1:]
-        size = states - 1
-        steps = torch.arange(size, device=strengths.device, dtype=torch.float32)
-        costs = strengths.new_full((states, states), VOICING_COST)
-        costs[:size, :size] = (steps[:, None] - steps).abs() * (LEAP_COST / STEPS)
-        costs[size, size] = 0
-        best, came_from, same = strengths[:, 0], [], torch.arange(states, device=strengths.device)
-        for t in range(1, frames):
-            reached, before = (best[:, None, :] - costs).max(dim=2)  # to a state, from a state
-            reached = reached + strengths[:, t]
-            if mask is not None:
-                real = mask[:, t, None]
-                reached, before = torch.where(real, reached, best), torch.where(real, before, same)
-            best = reached
-            came_from.append(before.to(torch.int16))  # an hour has some hundred thousand of them
-        path = [best.argmax(dim=1)]
-        for before in reversed(came_from):
-            path.append(before.gather(1, path[-1][:, None])[:, 0].long())
-        return torch.stack(path[::-1], dim=1)
+
+def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
+    """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
+    Padding, which is at the end, goes on with the state before it.
+
+    In numpy, as its calls are many and small. A leap costs by its width, so the best state to come from is
+    the larger of two running maxima, from below and from above.
+    """
+    device, values = strengths.device, strengths.transpose(0, 1).float().cpu().numpy()
+    frames, batch, states = values.shape
+    real = np.ones((frames, batch, 1), dtype=bool) if mask is None else mask.T[..., None].cpu().numpy()
+    slope = np.arange(states - 1, dtype=np.float32) * np.float32(LEAP_COST / STEPS)
+    best = np.empty_like(values)
+    best[0] = values[0]
+    for t in range(1, frames):
+        voiced, unvoiced = best[t - 1, :, :-1], best[t - 1, :, -1:]
+        below = np.maximum.accumulate(voiced + slope, axis=1) - slope
+        above = np.maximum.accumulate((voiced - slope)[:, ::-1], axis=1)[:, ::-1] + slope
+        np.maximum(np.maximum(below, above), unvoiced - VOICING_COST, out=best[t, :, :-1])
+        np.maximum(unvoiced, voiced.max(axis=1, keepdims=True) - VOICING_COST, out=best[t, :, -1:])
+        best[t] += values[t]
+        if mask is not None:
+            best[t] = np.where(real[t], best[t], best[t - 1])
+    costs = np.full((states, states), VOICING_COST, dtype=np.float32)
+    costs[:-1, :-1] = np.abs(slope[:, None] - slope)
+    costs[-1, -1] = 0
+    path = np.empty((frames, batch), dtype=np.int64)
+    path[-1] = best[-1].argmax(axis=1)
+    for t in range(frames - 1, 0, -1):
+        before = (best[t - 1] - costs[path[t]]).argmax(axis=1)
+        path[t - 1] = before if mask is None else np.where(real[t, :, 0], before, path[t])
+    return torch.from_numpy(path.T.copy()).to(device)
 
 
 def _refined(strengths: Tensor, path: Tensor) -> Tensor:
