@@ -149,7 +149,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
     """
     device, values = strengths.device, strengths.transpose(0, 1).float().cpu().numpy()
     frames, batch, states = values.shape
-    real = np.ones((frames, batch, 1), dtype=bool) if mask is None else mask.T[..., None].cpu().numpy()
+    real = None if mask is None else mask.T[..., None].cpu().numpy()
     slope = np.arange(states - 1, dtype=np.float32) * np.float32(LEAP_COST / STEPS)
     best = np.empty_like(values)
     best[0] = values[0]
@@ -160,7 +160,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
         np.maximum(np.maximum(below, above), unvoiced - VOICING_COST, out=best[t, :, :-1])
         np.maximum(unvoiced, voiced.max(axis=1, keepdims=True) - VOICING_COST, out=best[t, :, -1:])
         best[t] += values[t]
-        if mask is not None:
+        if real is not None:
             best[t] = np.where(real[t], best[t], best[t - 1])
     costs = np.full((states, states), VOICING_COST, dtype=np.float32)
     costs[:-1, :-1] = np.abs(slope[:, None] - slope)
@@ -169,7 +169,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
     path[-1] = best[-1].argmax(axis=1)
     for t in range(frames - 1, 0, -1):
         before = (best[t - 1] - costs[path[t]]).argmax(axis=1)
-        path[t - 1] = before if mask is None else np.where(real[t, :, 0], before, path[t])
+        path[t - 1] = before if real is None else np.where(real[t, :, 0], before, path[t])
     return torch.from_numpy(path.T.copy()).to(device)
 
 
