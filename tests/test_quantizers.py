@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -268,3 +269,33 @@ def test_perplexity_and_usage_are_those_of_the_codes() -> None:
         float((-(shares * shares.log()).sum()).exp()), rel=1e-5
     )
     assert float(out.metrics["usage"]) == pytest.approx(3 / 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("residual_vq", {"dim": 6, "codebook_size": 8, "num_codebooks": 3}),
+        ("residual_fsq", {"dim": 2, "levels": [3, 3], "num_codebooks": 3}),
+        ("grouped_fsq", {"dim": 6, "levels": [3, 3], "num_codebooks": 3}),
+        ("grouped_residual_vq", {"dim": 6, "codebook_size": 8, "num_codebooks": 4, "num_groups": 2}),
+    ],
+)
+def test_perplexity_is_that_of_the_codes_that_dropout_kept(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    quantizer = codecvq.build_quantizer(name, **options, dropout=1.0, dropout_depths=[1, 2])
+    latents = torch.randn(8, options["dim"], 20)
+    mask = torch.arange(20) < torch.randint(5, 21, (8, 1))
+    out = quantizer(latents, mask)
+    assert out.kept is not None
+    assert out.kept.shape == out.codes.shape
+    assert not bool(out.codes[~out.kept].any()), "what was dropped is 0"
+    assert torch.equal(out.kept[:, 0], mask), "the first is always kept, and only real frames are"
+    assert torch.equal(out.kept, out.kept[:, :, :1] & mask[:, None]), "by whole items"
+    assert 0 < int(out.kept[:, 1, 0].sum()) < 8
+    for n, size in enumerate(quantizer.codebook_sizes):
+        counts = out.codes[:, n][out.kept[:, n]].bincount().double()
+        shares = counts[counts > 0] / counts.sum()
+        perplexity = math.exp(-float((shares * shares.log()).sum()))
+        assert float(out.metrics[f"perplexity/{n}"]) == pytest.approx(perplexity, rel=1e-5)
+        assert float(out.metrics[f"usage/{n}"]) == pytest.approx(len(shares) / size)
+    assert quantizer.eval()(latents).kept is None

@@ -41,6 +41,18 @@ def rows_of(depths: Tensor, depth: int) -> list[Tensor | slice]:
     return [(depths > n).nonzero()[:, 0] for n in range(depth)]
 
 
+def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
+    """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`; None
+    where all have all.
+    """
+    columns = [
+        torch.zeros(count, dtype=torch.bool, device=seen.device).index_fill(0, seen, True)
+        for seen in rows
+        if not isinstance(seen, slice)
+    ]
+    return torch.stack(columns, dim=1) if columns else None
+
+
 def in_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:
     """`part` in the rows of `[count, X]` that it is of, 0 in the others; a slice is all of them."""
     if isinstance(rows, slice):

@@ -84,6 +84,7 @@ class Grouped(Quantizer):
             torch.cat(codes, dim=1),
             _joined(groups, steps),
             [update for step in steps for update in step.updates],
+            _kept(steps, kept, len(vectors)),
         )
 
     def _kept_rows(self, items: Items, count: int) -> list[Tensor | slice]:
@@ -93,6 +94,16 @@ class Grouped(Quantizer):
         of_items = torch.arange(items.count, device=items.device)
         depths = drawn_depths(of_items, count, self.dropout, self.dropout_depths, self.generator)
         return rows_of(depths[items.index], count)
+
+
+def _kept(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
+    """Which codes of `count` vectors were chosen, bool `[count, n]`; None: all."""
+    if all(step.kept is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
+        return None
+    chosen = [
+        torch.ones_like(step.codes, dtype=torch.bool) if step.kept is None else step.kept for step in steps
+    ]
+    return torch.cat([in_rows(seen, part, count) for seen, part in zip(rows, chosen, strict=True)], dim=1)
 
 
 def _joined(groups: Sequence[Quantizer], steps: Sequence[Step]) -> Terms:

@@ -37,6 +37,7 @@ class Quantized:
     codes: Tensor  # [B, n, T] int64; zero at padding
     losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
     metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
+    kept: Tensor | None = None  # [B, n, T] bool, what quantizer dropout kept, False at padding; None: it kept all
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Step:
     codes: Tensor  # [M, n]
     terms: Terms
     updates: list[Update]
+    kept: Tensor | None = None  # [M, n] bool: which codes were chosen; the others are 0 by dropout. None: all were
 
 
 class Quantizer(nn.Module):
@@ -189,13 +191,14 @@ class Quantizer(nn.Module):
                 _run_updates(step.updates)
             step = step if self.training else self._as_decoded(step)
             values = step.values if whole else torch.where(finite, step.values, torch.nan)
-            metrics = code_metrics(step.codes, self.codebook_sizes) | step.terms.metrics
+            metrics = code_metrics(step.codes, self.codebook_sizes, step.kept) | step.terms.metrics
         shape = (latents.shape[0], latents.shape[2])
         return Quantized(
             latents=in_place(values, real, shape).to(latents.dtype),
             codes=in_place(step.codes, real, shape),
             losses=step.terms.losses,
             metrics={name: value.detach() for name, value in metrics.items()},
+            kept=None if step.kept is None else in_place(step.kept, real, shape),
         )
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from codecvq.errors import OptionError
 from codecvq.quantizer.beam import beam_search
-from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows_of
+from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, kept_of, rows_of
 from codecvq.quantizer.estimators import estimate
 from codecvq.quantizer.interface import Quantizer, Step, Terms, Update
 from codecvq.quantizer.rows import Items
@@ -135,7 +135,8 @@ class Residual(Quantizer):
             updates += self.stage(n).updates(seen, code)
         if not self.stages_project:
             total = estimate(self._estimator, entered, total, self._watch if self.training else None)
-        return Step(self.project_out(total), codes, _mean_terms(terms, depth), updates)
+        terms_of_all = _mean_terms(terms, depth)
+        return Step(self.project_out(total), codes, terms_of_all, updates, kept_of(kept, len(codes)))
 
     def _stage_step(self, n: int, chain: Tensor, rest: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Terms]:
         """What stage n adds, the vectors it saw, and its terms. `chain` and `rest` are equal in value, not in

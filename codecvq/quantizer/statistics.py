@@ -10,17 +10,21 @@ from torch import Tensor
 SMALL, HISTOGRAM = 4096, 8
 
 
-def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Tensor]:
+def code_metrics(
+    codes: Tensor, codebook_sizes: tuple[int, ...], kept: Tensor | None = None
+) -> dict[str, Tensor]:
     """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
 
-    Shapes: codes `[M, n]` -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and
+    Shapes: codes `[M, n]`, `kept` bool `[M, n]` (codes that were chosen; None: all) -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and
     `perplexity/i`, `usage/i` for each where there are several. K may be 2^60, and no shape depends on the
     values of the codes.
     """
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
     by_histogram = max(sizes) <= max(SMALL, HISTOGRAM * rows)
-    entropy, different = _by_histogram(codes, max(sizes)) if by_histogram else _by_sorting(codes)
+    counts = _by_histogram(codes, max(sizes), kept) if by_histogram else _by_sorting(codes, kept)  # [n, bins]
+    totals = counts.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy, different = torch.special.entr(counts / totals).sum(dim=1), counts.count_nonzero(dim=1)
     perplexity = entropy.exp()
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
@@ -30,20 +34,23 @@ def code_metrics(codes: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Te
     return metrics | {f"usage/{i}": value for i, value in enumerate(usage.unbind())}
 
 
-def _by_histogram(codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Entropy of each column, nats, and how many different codes it has: `[M, n]` -> `[n]`, `[n]`."""
+def _by_histogram(codes: Tensor, size: int, kept: Tensor | None) -> Tensor:
+    """How often each column has each code: `[M, n]` -> `[n, size]`."""
     columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; a wrong code is for the checks to tell
     bins = torch.zeros(codes.shape[1], size, device=codes.device)
-    bins.scatter_add_(1, columns, torch.ones(columns.shape, device=codes.device))
-    return torch.special.entr(bins / max(len(codes), 1)).sum(dim=1), bins.count_nonzero(dim=1)
+    return bins.scatter_add_(1, columns, _weights(columns, None if kept is None else kept.T))
 
 
-def _by_sorting(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for any codebook size: equal codes are neighbours once sorted."""
-    ordered = codes.sort(dim=0).values  # [M, n]
+def _by_sorting(codes: Tensor, kept: Tensor | None) -> Tensor:
+    """The same for any codebook size, of the codes that are there: equal ones are neighbours once sorted."""
+    ordered, places = codes.sort(dim=0)  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
-    ones = torch.ones(codes.shape, device=codes.device)
-    counts = torch.zeros_like(ones).scatter_add_(0, runs, ones)  # of the first, second … code, then 0
-    return torch.special.entr(counts / max(len(codes), 1)).sum(dim=0), starts.sum(dim=0)
+    weights = _weights(codes, kept).gather(0, places)
+    return torch.zeros_like(weights).scatter_add_(0, runs, weights).T  # of the first, second … code, then 0
+
+
+def _weights(codes: Tensor, kept: Tensor | None) -> Tensor:
+    """1 for each code, 0 for one that was not chosen."""
+    return torch.ones(codes.shape, device=codes.device) if kept is None else kept.float()

@@ -40,7 +40,7 @@ from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.schedule import learning_rate
 from codecvq.training.start import begin_from
 from codecvq.training.trackers import check_trackers
-from codecvq.training.usage import CodebookUse
+from codecvq.training.usage import CodebookUse, chosen
 from codecvq.training.validation import Validation
 
 logger = logging.getLogger(PROJECT)
@@ -213,7 +213,7 @@ class Trainer:
             last = n == self.config.accumulate - 1
             with nullcontext() if last else self._unsynced(adversary):
                 terms, out = self._pass(step, part, adversary, means)
-            codes.append(out.quantized.codes)
+            codes.append(chosen(out.quantized))
         found = means.take()
         if adversary:
             found["discriminator/gradient_norm"] = adversary.finish(step)

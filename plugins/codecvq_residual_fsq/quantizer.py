@@ -84,14 +84,16 @@ class ResidualFSQ(Residual):
         with torch.no_grad():
             cells = self._cells(entered, depth)
             codes, values = self._codes(cells), self._middle(cells[-1], depth)
+            kept: Tensor | None = None
             if self.training and self.dropout > 0:
                 of_items = self._draw_depths(torch.arange(items.count, device=codes.device), depth)
-                kept = of_items[items.index][:, None]  # [M, 1]
-                codes = codes.where(torch.arange(depth, device=codes.device) < kept, 0)
-                cell = cells.gather(0, (kept - 1).expand_as(values)[None])[0]
-                values = self._middle(cell, kept)
+                depths = of_items[items.index][:, None]  # [M, 1]
+                kept = torch.arange(depth, device=codes.device) < depths
+                codes = codes.where(kept, 0)
+                cell = cells.gather(0, (depths - 1).expand_as(values)[None])[0]
+                values = self._middle(cell, depths)
         passed = estimate(self._estimator, entered, values, self._watch if self.training else None)
-        return Step(self.project_out(passed), codes, Terms(), [])
+        return Step(self.project_out(passed), codes, Terms(), [], kept)
 
     def _cells(self, vectors: Tensor, depth: int) -> Tensor:
         """Which of the L^n cells each channel of x' lies in, for n = 1 … depth: `[M, D]` -> whole numbers in
