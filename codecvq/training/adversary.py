@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Judgement
+from codecvq.training.gradients import clipped_norm
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
 
@@ -55,6 +56,17 @@ class Adversary:
             and (step - self.section.start_step) % self.section.every_step == 0
         )
 
+    def begin(self, step: int) -> None:
+        """Forget the gradients of the step before, and take the learning rate of this one."""
+        rate = learning_rate(
+            self.section.optimizer,
+            max(0, step - self.section.start_step),
+            self.recipe.training.steps - self.section.start_step,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+
     def judged(self, audio: Tensor) -> Tensor:
         """The items `[b, C, S]` of a batch `[B, C, S]` that the discriminators are shown."""
         return audio[:: self.section.every_item]
@@ -75,22 +87,9 @@ class Adversary:
         self.accelerator.backward(share * loss)
         return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
 
-    def finish(self, step: int) -> float:
-        """The norm of the gradients, which are used up: a step of the optimizer, unless it is not finite."""
-        config = self.section.optimizer
-        rate = learning_rate(
-            config,
-            max(0, step - self.section.start_step),
-            self.recipe.training.steps - self.section.start_step,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        norm = self.accelerator.clip_grad_norm_(self.networks.parameters(), config.max_grad_norm)
-        assert norm is not None, "clip_grad_norm_ gives the norm"
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+    def finish(self) -> float:
+        """The norm of the gradients of all passes of a step, which the optimizer may use now."""
+        return clipped_norm(self.accelerator, self.optimizer, self.section.optimizer.max_grad_norm)
 
     def terms(
         self, step: int, decoded: Tensor, recorded: Tensor, wanted: Collection[str]

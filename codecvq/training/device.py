@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from codecvq.errors import RunError
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder
 
@@ -19,7 +20,7 @@ MATRIX_BF16 = {
 
 def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
     """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
-    this machine.
+    this machine. Raises RunError for fp16 without a GPU.
     """
     before = folder.recipe().training if folder.recipe_file.is_file() else None
     precision: str = recipe.training.precision
@@ -28,6 +29,10 @@ def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
         precision = before.precision if before else best_precision()
     if threads is None:
         threads = before.threads if before else usable_threads()
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise RunError(
+            "training.precision is fp16, which needs a GPU. Take bf16, which processors multiply too, or fp32."
+        )
     training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
     return recipe.model_copy(update={"training": training}), folder
 

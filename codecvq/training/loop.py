@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from codecvq.training.balancer import Balancer
 from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
 from codecvq.training.corpus import ClipFailure, write_split
 from codecvq.training.device import settled
+from codecvq.training.gradients import clipped_norm, overflowed, take_step
 from codecvq.training.loading import load_batches
 from codecvq.training.losses import build_losses
 from codecvq.training.parts import build_codec, recipe_corpus, recipe_segments
@@ -198,8 +199,8 @@ class Trainer:
             raise RunError(f"{error} {saved}: bring the data back and give the same command.") from error
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
-        """One step on audio `[B, C, S]`: the scalars that it gave; weights stay as they are where NaN or
-        infinity came up.
+        """One step on audio `[B, C, S]`: the scalars that it gave. Where NaN or infinity came up, what learns by
+        gradient stays as it is, and codebooks that learn otherwise do where it came before them.
         """
         rate = learning_rate(self.recipe.optimizer, step, self.config.steps)
         for group in self.optimizer.param_groups:
@@ -207,23 +208,27 @@ class Trainer:
         self.model.train()
         torch.manual_seed(seed_of(self.config.seed, step, self.accelerator.process_index))
         adversary = self.adversary if self.adversary and self.adversary.active(step) else None
-        means, codes = Means(), []
+        means, codes, seen = Means(), [], list[Mapping[str, Tensor]]()
         self.optimizer.zero_grad(set_to_none=True)
+        if adversary:
+            adversary.begin(step)
         for n, part in enumerate(wav.chunk(self.config.accumulate)):
             last = n == self.config.accumulate - 1
             with nullcontext() if last else self._unsynced(adversary):
                 terms, out = self._pass(step, part, adversary, means)
+            seen.append({name: term.detach() for name, term in terms.items()})
             codes.append(chosen(out.quantized))
         found = means.take()
+        norm = clipped_norm(self.accelerator, self.optimizer, self.recipe.optimizer.max_grad_norm)
+        norms = [(self.optimizer, norm)]
         if adversary:
-            found["discriminator/gradient_norm"] = adversary.finish(step)
-        norm = self.accelerator.clip_grad_norm_(self.codec.parameters(), self.recipe.optimizer.max_grad_norm)
-        assert norm is not None, "clip_grad_norm_ gives the norm"
-        if not math.isfinite(float(norm)):  # the same on all ranks: gradients have been reduced
-            self._skip(step, terms)
+            norms.append((adversary.optimizer, adversary.finish()))
+            found["discriminator/gradient_norm"] = norms[-1][1]
+        take_step(self.accelerator, norms)
+        if not math.isfinite(norm):  # the same on all ranks: gradients have been reduced
+            self._skip(step, seen)
             return {}
         self.bad_in_a_row = 0
-        self.optimizer.step()
         self.usage.add(self.accelerator.gather(torch.cat(codes)))
         if self.average:
             self.average.update()
@@ -232,7 +237,9 @@ class Trainer:
             for name, value in out.quantized.metrics.items()
             if _is_own(name)
         }
-        return found | {"gradient/norm": float(norm), "optimizer/learning_rate": rate}
+        if self.accelerator.scaler is not None:
+            found["gradient/scale"] = self.accelerator.scaler.get_scale()
+        return found | {"gradient/norm": norm, "optimizer/learning_rate": rate}
 
     def _pass(
         self, step: int, wav: Tensor, adversary: Adversary | None, means: Means
@@ -266,12 +273,16 @@ class Trainer:
             stack.enter_context(self.accelerator.no_sync(module))
         return stack
 
-    def _skip(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Count a step that gave NaN or infinity, and say where it came from; stop after many in a row."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def _skip(self, step: int, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Count a step that gave NaN or infinity, and say where it came from, of the terms of its parts; stop
+        after many in a row. What fp16 takes to find its scale does not count.
+        """
+        bad = [terms for terms in parts if not all(bool(term.isfinite()) for term in terms.values())]
+        if overflowed(self.accelerator, finite=not bad):
+            return
         self.skipped += 1
         self.bad_in_a_row += 1
-        where = _first_bad(terms, self.codec)
+        where = _first_bad(bad[0] if bad else {}, self.codec)
         logger.warning("step %d skipped: %s (%d skipped so far)", step, where, self.skipped)
         if self.bad_in_a_row >= self.config.max_bad_steps:
             raise RunError(
