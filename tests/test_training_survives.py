@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from adversarial_runs import recipe_at, rows, same, weights
 
+from codecvq.codec import Codec, load
 from codecvq.errors import CorpusError, RunError
 from codecvq.training import loop
 from codecvq.training.checkpoint import last_checkpoint
@@ -79,6 +80,104 @@ def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
 
 
 @pytest.mark.slow
+def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_path: Path) -> None:
+    (tmp_path / "losing.py").write_text(
+        "from codecvq.errors import CorpusError\n"
+        "from codecvq.training.segments import Segments\n"
+        "plain = Segments.batch\n"
+        "def batch(segments, step, rank=0, world=1):\n"
+        "    if (step, rank) == (7, 1):\n"
+        "        raise CorpusError('the disk of this node is gone.')\n"
+        "    return plain(segments, step, rank, world)\n"
+        "Segments.batch = batch\n"
+    )
+    recipe_at(tmp_path / "tiny.yaml", training={"batch_size": 2})
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
+    command += ["-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "-r", str(tmp_path / "run")]
+    command += ["--plugin", str(tmp_path / "losing.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "the disk of this node is gone. What was learned in 7 steps is saved" in done.stderr
+    last = last_checkpoint(tmp_path / "run" / "checkpoints")
+    assert last is not None
+    assert last.step == 7
+
+
+def test_a_kill_between_the_last_checkpoint_and_its_codec_is_mended_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
+    loop.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        plain = loop.Trainer.save_codec
+
+        def killed(trainer: loop.Trainer, step: int, must: bool = False) -> None:
+            if step == 10:
+                raise KeyboardInterrupt
+            plain(trainer, step, must)
+
+        patch.setattr(loop.Trainer, "save_codec", killed)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(recipe, tmp_path / "run")
+    assert not same(weights(tmp_path / "run"), weights(tmp_path / "whole")), "of step 5"
+    assert loop.train(recipe, tmp_path / "run").resumed_at == 10
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    (tmp_path / "run" / "codec" / "config.json").unlink()  # or between its two files
+    loop.train(recipe, tmp_path / "run")
+    assert load(tmp_path / "run").config == load(tmp_path / "whole").config | {"name": "run"}
+
+
+def test_a_full_disk_at_the_end_keeps_the_checkpoint_and_the_same_command_writes_the_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 5})
+    with monkeypatch.context() as patch:
+        patch.setattr(Codec, "save", no_space)
+        with pytest.raises(RunError, match=r"codec could not be written.*of step 5 is whole. Make room"):
+            loop.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "codec").exists()
+    assert loop.train(recipe, tmp_path / "run").resumed_at == 5
+    assert load(tmp_path / "run").num_codebooks == 2
+
+
+def test_a_full_disk_or_a_kill_at_the_very_start_is_an_error_and_locks_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", no_space)
+        with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
+            loop.train(recipe, tmp_path / "run")
+    (tmp_path / "run" / ".recipe.123.yaml").write_text("half")
+    assert loop.train(recipe, tmp_path / "run").steps == 1
+    assert not list((tmp_path / "run").glob(".recipe.*"))
+
+
+def no_space(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_damaged_checkpoints_are_set_aside_and_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 12, "keep_checkpoints": 2})
+    loop.train(recipe, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000010", "step-00000012"]
+    whole = weights(tmp_path / "run")
+    for step in (12, 10):
+        (checkpoints / f"step-{step:08d}" / "state.pt").write_bytes(b"rust")
+        if step == 12:
+            assert loop.train(recipe, tmp_path / "run").resumed_at == 10
+            assert same(weights(tmp_path / "run"), whole)
+            names = sorted(path.name for path in checkpoints.iterdir())
+            assert names == ["damaged-step-00000012", "step-00000010", "step-00000012"]
+    (checkpoints / "step-00000012" / "state.pt").write_bytes(b"rust")
+    before = rows(tmp_path / "run")
+    with pytest.raises(RunError, match=r"no checkpoint in .* can be read; the oldest, .*step-00000010"):
+        loop.train(recipe, tmp_path / "run")
+    assert rows(tmp_path / "run") == before, "nothing was begun anew"
+
+
+@pytest.mark.slow
 def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -115,8 +214,7 @@ def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
         reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
         wait_for_step(tmp_path / "killed", process, (reached.step if reached else 0) + 5)
         time.sleep(rng.random() * 0.4)
-        if process.poll() is not None:
-            break
+        assert process.poll() is None, f"the training ended by itself after {kills} kills"
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1

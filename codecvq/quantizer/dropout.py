@@ -42,8 +42,8 @@ def rows_of(depths: Tensor, depth: int) -> list[Tensor | slice]:
 
 
 def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
-    """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`; None
-    where all have all.
+    """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`;
+    None where all have all.
     """
     columns = [
         torch.zeros(count, dtype=torch.bool, device=seen.device).index_fill(0, seen, True)

@@ -37,7 +37,7 @@ class Quantized:
     codes: Tensor  # [B, n, T] int64; zero at padding
     losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
     metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
-    kept: Tensor | None = None  # [B, n, T] bool, what quantizer dropout kept, False at padding; None: it kept all
+    kept: Tensor | None = None  # [B, n, T] bool: what dropout kept, False at padding; None: it kept all
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Step:
     codes: Tensor  # [M, n]
     terms: Terms
     updates: list[Update]
-    kept: Tensor | None = None  # [M, n] bool: which codes were chosen; the others are 0 by dropout. None: all were
+    kept: Tensor | None = None  # [M, n] bool: which codes were chosen, not 0 by dropout; None: all were
 
 
 class Quantizer(nn.Module):

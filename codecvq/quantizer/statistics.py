@@ -15,9 +15,9 @@ def code_metrics(
 ) -> dict[str, Tensor]:
     """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
 
-    Shapes: codes `[M, n]`, `kept` bool `[M, n]` (codes that were chosen; None: all) -> 0-d tensors `perplexity` and `usage`, means over the n codebooks, and
-    `perplexity/i`, `usage/i` for each where there are several. K may be 2^60, and no shape depends on the
-    values of the codes.
+    Shapes: codes `[M, n]`, `kept` bool `[M, n]`, which of them were chosen (None: all) -> 0-d tensors
+    `perplexity` and `usage`, means over the n codebooks, and `perplexity/i`, `usage/i` for each where there
+    are several. K may be 2^60, and no shape depends on the values of the codes.
     """
     rows, count = codes.shape
     sizes = codebook_sizes[:count]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codecvq.errors import RunError
 from codecvq.files import sync_folder
 from codecvq.plugins import PROJECT
 
@@ -43,8 +44,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """
     from safetensors.torch import save as to_bytes
 
-    final = folder / f"step-{checkpoint.step:08d}"
-    temporary = folder / f".step-{checkpoint.step:08d}.{os.getpid()}"
+    final = folder / _name(checkpoint.step)
+    temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     state = io.BytesIO()  # torch and safetensors have errors of their own for a full disk: bytes have OSError
     torch.save(dict(checkpoint.state), state)
@@ -74,20 +75,36 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where
-    there is none.
+    there is none. Raises RunError where there are some, and none can be read.
     """
+    damaged = ""
     for path in _checkpoints(folder):
         try:
             return _load(path)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a damaged file gives
-            logger.warning("checkpoint %s is damaged (%s): taking the one before", path, error)
+            damaged = f"{path} is damaged ({error})"
+            logger.warning("checkpoint %s: looking for the one before", damaged)
+    if damaged:
+        raise RunError(
+            f"no checkpoint in {folder} can be read; the oldest, {damaged}. Bring it back from a copy, or "
+            "delete the checkpoints to begin from nothing."
+        )
     return None
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half written."""
+def clear_up(folder: Path, step: int) -> None:
+    """Remove what a killed process left half written. Checkpoints of later steps than `step`, which are
+    damaged, are called `damaged-step-XXXXXXXX` now: they would be kept in place of those that are to come.
+    """
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in _checkpoints(folder):
+        if path.name > _name(step):
+            aside = folder / f"damaged-{path.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
 
 
 def _load(path: Path) -> Checkpoint:
@@ -99,6 +116,10 @@ def _load(path: Path) -> Checkpoint:
             raise ValueError(f"{name} is not what was written")
     state = torch.load(path / STATE, weights_only=True, map_location="cpu")
     return Checkpoint(seal["step"], load_file(path / WEIGHTS), state)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
         threads = before.threads if before else usable_threads()
     if precision == "fp16" and not torch.accelerator.is_available():
         raise RunError(
-            "training.precision is fp16, which needs a GPU. Take bf16, which processors multiply too, or fp32."
+            "training.precision is fp16, which needs a GPU. Take bf16, fp32, or auto for the faster of them."
         )
     training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
     return recipe.model_copy(update={"training": training}), folder

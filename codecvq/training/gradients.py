@@ -18,7 +18,7 @@ from torch import nn
 
 def clipped_norm(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_norm: float) -> float:
     """The norm of the gradients of an optimizer's parameters, which are brought back to their size and scaled
-    down to `max_norm` where they are longer; NaN or infinite where one of them is, and then they stay as they are.
+    down to `max_norm` where they are longer. NaN or infinite where one is: they stay as they are then.
     """
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(optimizer.optimizer)
@@ -30,7 +30,7 @@ def clipped_norm(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_
 
 
 def take_step(accelerator: Accelerator, norms: Sequence[tuple[AcceleratedOptimizer, float]]) -> None:
-    """A step of each optimizer whose gradients have a finite norm; then the loss scale is that of the next."""
+    """A step of each optimizer whose gradients have a finite norm; then the loss scale is the next step's."""
     for optimizer, norm in norms:
         if not math.isfinite(norm):
             continue
@@ -43,7 +43,7 @@ def take_step(accelerator: Accelerator, norms: Sequence[tuple[AcceleratedOptimiz
 
 
 def overflowed(accelerator: Accelerator, finite: bool) -> bool:
-    """Whether infinite gradients are an overflow of fp16, which the lower scale mends, on all processes alike: the
+    """Whether infinite gradients are an overflow of fp16, which the lower scale mends, on all processes: the
     losses are `finite`, and the scale is not at its end. Every process has to ask.
     """
     if accelerator.scaler is None:

@@ -28,7 +28,7 @@ from codecvq.plugins import PROJECT, registry
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
-from codecvq.training.checkpoint import Checkpoint, clear_leftovers, last_checkpoint, save_checkpoint
+from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.corpus import ClipFailure, write_split
 from codecvq.training.device import settled
 from codecvq.training.gradients import clipped_norm, overflowed, take_step
@@ -64,8 +64,8 @@ class Trained:
 def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
     """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
 
-    Sets the number of torch's threads. Raises RunError when the folder is of another recipe, or when too many
-    steps in a row give NaN or infinity.
+    Sets the number of torch's threads. Raises RunError when the folder is of another recipe or cannot be
+    written, when its checkpoints are damaged, or when too many steps in a row give NaN or infinity.
     """
     started = time.monotonic()
     recipe, folder = settled(recipe, RunFolder(Path(path)))
@@ -83,10 +83,18 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     # before the folder is made: a missing corpus, or weights that do not fit, leave nothing behind
     trainer = Trainer(recipe, folder, accelerator)
     first = trainer.resume()
+    trainer.agree_on(first)
     if accelerator.is_main_process:
-        folder.begin(recipe)
-        clear_leftovers(folder.checkpoints)
-        write_split(trainer.corpus, folder.path / "split.jsonl")
+        try:
+            folder.begin(recipe, first)
+            write_split(trainer.corpus, folder.path / "split.jsonl")
+        except OSError as error:
+            raise RunError(
+                f"the run folder {folder.path} cannot be written ({error.strerror}). Make room, or give "
+                "another one with --run."
+            ) from error
+        if first:  # a kill between a checkpoint and its codec left an older one
+            trainer.save_codec(first, must=first == recipe.training.steps)
     accelerator.wait_for_everyone()
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
@@ -150,7 +158,6 @@ class Trainer:
         """Steps `first` … the last, with logging, validation and checkpoints."""
         run = TrainRun(self.folder, self.recipe, first, self.config.steps)
         if self.accelerator.is_main_process:
-            self.folder.forget_after(first)
             registry().call("codecvq_train_start", run=run)
         self.accelerator.init_trackers("codecvq", config={"recipe": self.recipe.to_yaml()})
         means, pace = Means(), Pace()
@@ -171,6 +178,7 @@ class Trainer:
             if last or done % self.config.checkpoint_every == 0:
                 self.save(done, must=last)
             pace.rest()
+        self.accelerator.wait_for_everyone()  # the main process still saves
         self.accelerator.end_training()
 
     def _over_ranks(self, scalars: dict[str, float]) -> dict[str, float]:
@@ -181,26 +189,37 @@ class Trainer:
         return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor]]:
-        """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone, what
-        was learned is saved first.
+        """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone for any
+        process, all stop at the same step, and what was learned is saved first.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        step: int | None = None  # the last one that had its audio
-        try:
-            for step, wav in load_batches(
-                self.segments, first, self.config.steps, rank, world, workers=self.config.workers
-            ):
-                yield step, wav.to(self.accelerator.device, non_blocking=True)
-        except CorpusError as error:
-            done = step + 1 if step is not None else first
-            if done > first:
-                self.save(done)
-            saved = f"What was learned in {done} steps is saved" if done else "Nothing was learned yet"
-            raise RunError(f"{error} {saved}: bring the data back and give the same command.") from error
+        batches = load_batches(
+            self.segments, first, self.config.steps, rank, world, workers=self.config.workers
+        )
+        for step in range(first, self.config.steps):
+            lost: CorpusError | None = None
+            try:
+                wav = next(batches)[1]
+            except CorpusError as error:
+                lost = error
+            if self._anywhere(lost is not None):
+                if step > first:
+                    self.save(step)
+                saved = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
+                why = lost or "Another process cannot read its data, and says why."
+                raise RunError(f"{why} {saved}: bring the data back and give the same command.") from lost
+            yield step, wav.to(self.accelerator.device, non_blocking=True)
+
+    def _anywhere(self, happened: bool) -> bool:
+        """Whether it happened in any process; each has to ask."""
+        if self.accelerator.num_processes == 1:
+            return happened
+        flag = torch.tensor(float(happened), device=self.accelerator.device)
+        return float(self.accelerator.reduce(flag, reduction="sum")) > 0
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
-        """One step on audio `[B, C, S]`: the scalars that it gave. Where NaN or infinity came up, what learns by
-        gradient stays as it is, and codebooks that learn otherwise do where it came before them.
+        """One step on audio `[B, C, S]`: the scalars that it gave. Where NaN or infinity came up, what learns
+        by gradient stays as it is; so do codebooks that learn otherwise, if it came up before them.
         """
         rate = learning_rate(self.recipe.optimizer, step, self.config.steps)
         for group in self.optimizer.param_groups:
@@ -308,8 +327,9 @@ class Trainer:
     # what outlives the process
 
     def save(self, step: int, must: bool = False) -> None:
-        """Write a checkpoint and the codec as it is now. A full disk is told, and survived unless `must`."""
-        self.accelerator.wait_for_everyone()
+        """Write a checkpoint and the codec as it is now, in the main process: all have the same weights. A
+        full disk is told, and survived unless `must`.
+        """
         if not self.accelerator.is_main_process:
             return
         state: dict[str, Any] = {
@@ -324,20 +344,31 @@ class Trainer:
         checkpoint = Checkpoint(step, self.codec.state_dict(), state)
         try:
             save_checkpoint(self.folder.checkpoints, checkpoint, self.config.keep_checkpoints)
+        except OSError as error:
+            before = last_checkpoint(self.folder.checkpoints)
+            text = f"step {step} could not be saved in {self.folder.path} ({error.strerror})."
+            whole = f"The last whole checkpoint is of step {before.step if before else 0}."
+            _not_saved(f"{text} {whole}", error, must)
+        else:
+            self.save_codec(step, must)
+
+    def save_codec(self, step: int, must: bool = False) -> None:
+        """Write the codec as it is after `step` steps, of which there is a checkpoint."""
+        try:
             with self.average.applied() if self.average else nullcontext():
                 self.codec.save(self.folder.codec)
         except OSError as error:
-            self._not_saved(step, error, must)
+            text = f"the codec could not be written to {self.folder.codec} ({error.strerror})."
+            _not_saved(f"{text} The checkpoint of step {step} is whole.", error, must)
 
-    def _not_saved(self, step: int, error: OSError, must: bool) -> None:
-        before = last_checkpoint(self.folder.checkpoints)
-        text = (
-            f"step {step} could not be saved in {self.folder.path} ({error.strerror}). The last whole "
-            f"checkpoint is of step {before.step if before else 0}."
-        )
-        if must:
-            raise RunError(f"{text} Make room and give the same command.") from error
-        logger.warning("%s The training goes on and tries again. Make room.", text)
+    def agree_on(self, first: int) -> None:
+        """Raise RunError unless all processes have found the same step to go on from."""
+        found = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
+        if len(set(found)) > 1:
+            raise RunError(
+                f"the processes found checkpoints of different steps in {self.folder.path}: {found}. Give "
+                "--run a folder on a disk that all nodes share."
+            )
 
     def resume(self) -> int:
         """The step to go on from: that of the last whole checkpoint, now loaded; 0 where there is none, with
@@ -363,6 +394,12 @@ class Trainer:
         """What is there besides the codec and its optimizer, with `state` and `load`."""
         parts = {"adversary": self.adversary, "average": self.average, "balancer": self.balancer}
         return {name: part for name, part in parts.items() if part is not None}
+
+
+def _not_saved(text: str, error: OSError, must: bool) -> None:
+    if must:
+        raise RunError(f"{text} Make room and give the same command.") from error
+    logger.warning("%s The training goes on and tries again. Make room.", text)
 
 
 def _is_own(metric: str) -> bool:

@@ -18,9 +18,12 @@ import numpy.typing as npt
 from codecvq.errors import RunError
 from codecvq.files import write_atomically
 from codecvq.plugins import PROJECT
+from codecvq.training.checkpoint import clear_up
 from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
 
 logger = logging.getLogger(PROJECT)
+
+UNFINISHED = ".recipe."  # how the recipe's file is called while it is written
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,22 @@ class RunFolder:
                     f"{self.path} is a run of another recipe ({shown}). "
                     f"Give another folder with --run, or the same recipe to go on."
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
             raise RunError(
                 f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
             )
 
-    def begin(self, recipe: Recipe) -> None:
-        """Make the folder a run of `recipe`, if it is not one yet."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if not self.recipe_file.is_file():
+    def begin(self, recipe: Recipe, first: int) -> None:
+        """Make the folder a run of `recipe` that goes on after `first` steps: what a kill left half written,
+        and what is of later steps, goes out of the way. Raises OSError where it cannot be written.
+        """
+        if not self.recipe_file.is_file():  # the first that is written: without it the folder is nobody's
             write_atomically(self.recipe_file, recipe.to_yaml())
+        for path in self.path.glob(f"{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        clear_up(self.checkpoints, first)
+        self._forget_after(first)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
@@ -93,7 +102,7 @@ class RunFolder:
         except OSError as error:  # a full disk costs a line of the curves, not the training
             logger.warning("step %d was not logged in %s (%s)", step, self.metrics_file, error.strerror)
 
-    def forget_after(self, step: int) -> None:
+    def _forget_after(self, step: int) -> None:
         """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut
         short.
         """
