@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from adversarial_runs import BAND, VQ, recipe_at, rows, same, weights
 
 from codecvq.codec import load
-from codecvq.errors import RecipeError, RunError
+from codecvq.errors import MissingExtra, RecipeError, RunError, ShapeError
 from codecvq.hookspecs import hookimpl
 from codecvq.plugins import registry
 from codecvq.training import loop, parts
@@ -161,6 +162,40 @@ def test_the_best_codec_is_kept_by_a_metric(tmp_path: Path) -> None:
     assert load(tmp_path / "run" / "best").sample_rate == 16000
     with pytest.raises(RecipeError, match="validation/pesq"):
         loop.train(recipe_at(tmp_path / "b.yaml", training={"keep_best": "validation/pesq"}), tmp_path / "b")
+
+
+def test_a_metric_that_is_not_installed_is_left_out_unless_the_best_is_chosen_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pesq" else find_spec(name, *rest)
+    )
+    training = {"steps": 1, "validation_metrics": ["stoi", "pesq_wb"]}
+    recipe = recipe_at(tmp_path / "tiny.yaml", training=training)
+    with caplog.at_level(logging.WARNING, "codecvq"):
+        loop.train(recipe, tmp_path / "run")
+    assert "validation goes without pesq_wb" in caplog.text
+    assert "validation/stoi" in rows(tmp_path / "run")[-1]
+    recipe = recipe_at(tmp_path / "b.yaml", training={**training, "keep_best": "validation/pesq_wb"})
+    with pytest.raises(MissingExtra, match="pip install"):
+        loop.train(recipe, tmp_path / "b")
+
+
+def test_a_best_codec_that_nothing_measures_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", losses={"mel": 0.0, "waveform": 1.0}, training={"steps": 1})
+    with caplog.at_level(logging.WARNING, "codecvq"):
+        loop.train(recipe, tmp_path / "run")
+    assert "no best/ will be kept" in caplog.text
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_discriminators_that_need_more_than_a_segment_are_told_at_once(tmp_path: Path) -> None:
+    network = {"name": "ms_stft", "windows": [16384], "filters": 1}
+    recipe = recipe_at(tmp_path / "tiny.yaml", discriminator={"networks": [network], "start_step": 10})
+    with pytest.raises(ShapeError, match=r"at least 16384 samples.*segment_s"):
+        loop.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_validation_clips_can_be_heard_by_plugins(tmp_path: Path) -> None:

@@ -153,7 +153,13 @@ def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
 def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
     decoded, reference = audio(0), audio(1) * torch.tensor([1.0, 0.1, 3.0])[:, None, None]
     config = LossConfig(
-        mel_windows=(256,), mel_bands=(20,), stft=1.0, complex_stft=1.0, waveform=1.0, loudness=1.0
+        mel_windows=(256,),
+        mel_bands=(20,),
+        stft=1.0,
+        complex_stft=1.0,
+        waveform=1.0,
+        loudness=1.0,
+        similarity=1.0,
     )
     for name, loss in build_losses(config, 16000).items():
         whole = float(loss(decoded, reference))

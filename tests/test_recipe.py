@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codecvq.errors import CodecvqError, RecipeError
+from codecvq.errors import CodecvqError, OptionError, RecipeError
 from codecvq.plugins import registry
 from codecvq.training import parts
 from codecvq.training.recipe import differences, load_recipe
@@ -35,6 +35,21 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
     with pytest.raises(RecipeError, match=says) as caught:
         load_recipe(path, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("losses.mel_windows=[64, 256, 1024]", r"losses\.mel_windows has 3 entries and mel_bands"),
+        ("losses.stft_windows=[255]", r"losses\.stft_windows is \[255\]; needed are multiples of 4"),
+        ("losses.mel_bands=[20, 0]", r"losses\.mel_bands is \[20, 0\]; each"),
+    ],
+)
+def test_options_that_cannot_work_are_told_when_the_recipe_is_read(
+    tmp_path: Path, override: str, says: str
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        load_recipe(write_recipe(tmp_path / "tiny.yaml"), [override])
 
 
 @pytest.mark.parametrize(

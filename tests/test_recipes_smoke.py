@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ def test_the_recipes_that_are_promised_ship() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     done = smoke(small(name), tmp_path / "run")
+    assert done is not None
     assert (done.trained.steps, done.trained.skipped) == (STEPS, 0)
     assert done.trained.failures == ()
     found = scalars(tmp_path / "run")
@@ -111,6 +114,15 @@ class TestTrainCommand:
         assert code == 0
         assert "works: 3 steps" in out
         assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+    @pytest.mark.slow
+    def test_smoke_with_two_processes_says_so_once(self, tmp_path: Path) -> None:
+        recipe = write_recipe(tmp_path / "tiny.yaml")
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543"]
+        command += ["-m", "codecvq", "train", str(recipe), "--smoke", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["works"] is True
 
     def test_smoke_keeps_a_run_that_is_named(self, tmp_path: Path) -> None:
         recipe = write_recipe(tmp_path / "tiny.yaml")

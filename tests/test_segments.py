@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from codecvq.audio import write_audio
 from codecvq.errors import CorpusError, OptionError
 from codecvq.training.corpus import Clip, Corpus
+from codecvq.training.loading import load_batches
 from codecvq.training.segments import NO_AUGMENT, AugmentConfig, Segments, augmented, tilted
 
 RATE = 8000
@@ -104,6 +106,24 @@ def test_an_error_in_the_thread_reaches_who_asks(corpus):
         clip.path.write_bytes(b"gone")
     with pytest.raises(CorpusError, match="none of its 4 clips can be read"):
         next(segments.prefetch(0, 3))
+
+
+def test_it_can_be_sent_to_another_process(corpus):
+    segments = segments_of(corpus)
+    first = segments.batch(0)
+    twin = pickle.loads(pickle.dumps(segments))  # as multiprocessing does where it spawns
+    assert np.array_equal(twin.batch(0), first)
+    assert np.array_equal(twin.batch(1), segments.batch(1))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_says_in_a_line_why_there_is_no_batch(corpus):
+    segments = segments_of(corpus)
+    for clip in corpus:
+        clip.path.unlink()
+    with pytest.raises(CorpusError, match="none of its") as caught:
+        list(load_batches(segments, 0, 3, workers=1))
+    assert "\n" not in str(caught.value)
 
 
 def test_segments_are_cut_from_their_clip_without_change(corpus):

@@ -69,7 +69,8 @@ def train(
     folder = run or Path("runs") / Path(recipe).stem
     with progress_line() as line:
         trained = run_training(loaded, folder, lambda moment: show_moment(line, moment))
-    _print(trained, as_json)
+    if trained.main:
+        _print(trained, as_json)
 
 
 def _loaded(
@@ -102,6 +103,8 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="codecvq-smoke-") as temporary, progress_line() as line:
         done = smoke(recipe, run or Path(temporary) / "run", lambda moment: show_moment(line, moment))
+    if done is None:
+        return
     trained = done.trained
     if as_json:
         print_json(

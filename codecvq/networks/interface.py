@@ -114,12 +114,16 @@ class Discriminator(nn.Module):
 
     def forward(self, wav: Tensor) -> list[Judgement]:
         """Judgements of audio `[B, C, S]`."""
-        if wav.shape[2] < self.min_samples:
-            raise ShapeError(
-                f"{type(self).__name__} judges at least {self.min_samples} samples, and was given "
-                f"{wav.shape[2]}. Train on longer segments (corpus.segment_s), or take shorter windows."
-            )
+        self.check_length(wav.shape[2])
         return self.judge(wav)
+
+    def check_length(self, samples: int) -> None:
+        """Raise ShapeError for audio that is too short to judge."""
+        if samples < self.min_samples:
+            raise ShapeError(
+                f"{type(self).__name__} judges at least {self.min_samples} samples, and was given {samples}. "
+                "Train on longer segments (corpus.segment_s), or take shorter windows."
+            )
 
     def judge(self, wav: Tensor) -> list[Judgement]:
         """As `forward`, for a plugin to define."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.networks.build import build_discriminator
-from codecvq.networks.interface import Judgement
+from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.training.gradients import clipped_norm
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
@@ -164,8 +164,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-def _build(recipe: Recipe, options: Mapping[str, Any]) -> nn.Module:
+def _build(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:
     options = dict(options)
-    return build_discriminator(
+    discriminator = build_discriminator(
         options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
     )
+    # now, and not at the first step that it hears
+    discriminator.check_length(round(recipe.corpus.segment_s * recipe.sample_rate))
+    return discriminator

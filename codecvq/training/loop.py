@@ -59,6 +59,7 @@ class Trained:
     seconds: float  # of this process
     skipped: int  # steps with NaN or infinity
     failures: tuple[ClipFailure, ...]  # clips that could not be read
+    main: bool  # whether this is the process of the training that writes and prints
 
 
 def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
@@ -99,7 +100,13 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     if first < recipe.training.steps:
         trainer.run(first, report or (lambda moment: None))
     return Trained(
-        folder, recipe.training.steps, first, time.monotonic() - started, trainer.skipped, trainer.failures
+        folder,
+        recipe.training.steps,
+        first,
+        time.monotonic() - started,
+        trainer.skipped,
+        trainer.failures,
+        accelerator.is_main_process,
     )
 
 

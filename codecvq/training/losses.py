@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.errors import OptionError
 from codecvq.networks.fourier import power_spectra
 from codecvq.training.loudness import LoudnessLoss
 from codecvq.training.similarity import SimilarityLoss
@@ -20,8 +21,8 @@ FLOOR = 1e-5  # of magnitudes before the logarithm
 
 
 class MelLoss(nn.Module):
-    """Mean absolute difference of decadic log-mel magnitudes over several windows (arXiv:2306.06546 §3.4,
-    without its linear term).
+    """Mean absolute difference of decadic log-mel magnitudes over several windows (after arXiv:2306.06546
+    §3.4; without its linear term, and the mean over the windows, not their sum).
 
     Args: `windows` in samples, hop a quarter of each; `mels` bands for each window; `floor` below which
     magnitudes, those of windowed sums, count as equal. A band that holds no frequency of its window is left
@@ -162,6 +163,22 @@ class LossConfig:
     feature_matching: float = 0.0
     balance: bool = False
     balance_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.mel_windows) != len(self.mel_bands):
+            raise OptionError(
+                f"losses.mel_windows has {len(self.mel_windows)} entries and mel_bands {len(self.mel_bands)}"
+                "; needed is a number of bands for each window."
+            )
+        for name in ("mel_windows", "stft_windows"):
+            windows = getattr(self, name)
+            if not windows or any(size < 4 or size % 4 for size in windows):
+                raise OptionError(
+                    f"losses.{name} is {list(windows)}; needed are multiples of 4 samples, one at least: the "
+                    "hop is a quarter of each."
+                )
+        if min(self.mel_bands) < 1:
+            raise OptionError(f"losses.mel_bands is {list(self.mel_bands)}; each must be at least 1.")
 
     def weights(self) -> dict[str, float]:
         """The weights that are not 0, by the name of their term."""

@@ -16,7 +16,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +110,13 @@ class Segments:
     def failures(self) -> tuple[ClipFailure, ...]:
         """Clips that could not be read so far, first those without a readable header."""
         return self.corpus.failures + tuple(self._bad[index] for index in sorted(self._bad))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: it decodes for itself."""
+        return {**self.__dict__, "_lock": None, "_cache": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def note_failures(self, failures: Iterable[ClipFailure]) -> None:
         """Add what a worker process could not read."""

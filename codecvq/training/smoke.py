@@ -32,8 +32,9 @@ class Smoke:
     bitrate_bps: float
 
 
-def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None = None) -> Smoke:
-    """Train `smoke_recipe(recipe)` into the run folder, load the codec that was saved, and run it once.
+def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None = None) -> Smoke | None:
+    """Train `smoke_recipe(recipe)` into the run folder, load the codec that was saved, and run it once; None
+    in the other processes of a training, which have no folder to load from.
 
     Raises what a training raises; RunError where a step was skipped, or the codec does not give audio back.
     """
@@ -43,6 +44,8 @@ def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None 
             f"{trained.skipped} of {STEPS} steps gave NaN or infinity, in {folder}. Lower "
             "optimizer.learning_rate, or set training.precision=fp32."
         )
+    if not trained.main:
+        return None
     codec = load(trained.folder.path)
     wav = 0.1 * torch.randn(1, codec.channels, codec.sample_rate + 1)  # not a whole number of frames
     decoded = codec.decode(codec.encode(wav), num_samples=wav.shape[2])
@@ -88,6 +91,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         "checkpoint_every": STEPS,
         "validate_every": STEPS,
         "validation_clips": 1,
+        "keep_best": "validation/mel",
         "init_from": None,
         "init_partial": False,
         "compile": False,

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from codecvq.codec import Codec
-from codecvq.errors import AudioError, RecipeError, nearest
+from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
 from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
 from codecvq.files import write_atomically
 from codecvq.hookspecs import MetricSpec
-from codecvq.plugins import PROJECT
+from codecvq.plugins import PROJECT, registry
 from codecvq.training.corpus import Clip, Corpus
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import Heard, RunFolder
@@ -39,8 +39,8 @@ class Validation:
         self.clips = _spread(corpus.split("validation").clips, config.validation_clips)
         self.mel = losses["mel"] if "mel" in losses else None  # noqa: SIM401  a ModuleDict has no get
         self.mel_weight = recipe.losses.mel
-        self.metrics = prepare(config.validation_metrics).ready
         self.best_by = config.keep_best
+        self.metrics = _usable(config.validation_metrics, self.best_by)
         self.lower_is_better = self._lower_is_better()
         self._heard: list[Heard] = []
 
@@ -103,6 +103,11 @@ class Validation:
             for column in metric.spec.columns
         }
         known = {"validation/mel": True, **columns}
+        if self.best_by == "validation/mel" and self.mel is None:
+            logger.warning(
+                "training.keep_best is validation/mel, and losses.mel is 0: no best/ will be kept. Set "
+                "keep_best to one of training.validation_metrics, as validation/stoi."
+            )
         if self.best_by not in known:
             raise RecipeError(
                 f"training.keep_best is {self.best_by!r}, which is not measured."
@@ -110,6 +115,22 @@ class Validation:
                 "training.validation_metrics."
             )
         return known[self.best_by]
+
+
+def _usable(names: Sequence[str], best_by: str) -> list[Metric]:
+    """The metrics of those names that can be used here; one whose packages are not installed is told and left
+    out, unless the best codec is chosen by it.
+    """
+    ready: list[Metric] = []
+    for name in names:
+        try:
+            ready += prepare([name]).ready
+        except MissingExtra as error:
+            columns = registry().find("metrics", name).spec.columns
+            if best_by in {f"validation/{column}" for column in columns}:
+                raise
+            logger.warning("validation goes without %s: %s", name, error)
+    return ready
 
 
 def _scores(
