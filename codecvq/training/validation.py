@@ -126,8 +126,8 @@ def _usable(names: Sequence[str], best_by: str) -> list[Metric]:
         try:
             ready += prepare([name]).ready
         except MissingExtra as error:
-            columns = registry().find("metrics", name).spec.columns
-            if best_by in {f"validation/{column}" for column in columns}:
+            spec = cast(MetricSpec, registry().find("metrics", name).spec)
+            if best_by in {f"validation/{column}" for column in spec.columns}:
                 raise
             logger.warning("validation goes without %s: %s", name, error)
     return ready
