@@ -11,34 +11,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 from accelerate import Accelerator
 
-from codecvq.training.loop import Trainer
+from codecvq.training.learner import Learner
+from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.recipe import load_recipe
-from codecvq.training.run import RunFolder
 
 
-def prepared(recipe_name: str, precision: str, folder: Path) -> tuple[Trainer, torch.Tensor]:
-    """A trainer on the corpus in the box, and one batch: what is in it does not change what a step costs."""
+def prepared(recipe_name: str, precision: str) -> tuple[Learner, torch.Tensor]:
+    """A learner, and a batch of the corpus in the box: what is in it does not change what a step costs."""
     recipe = load_recipe(recipe_name, ["corpus.name=prompts", "training.validation_clips=0"])
     if recipe.discriminator is None:
         sys.exit(f"recipe {recipe_name} has no discriminator: there is nothing to compare")
     # so that step 0 is the codec's alone in every recipe, and step 1 is not
     section = recipe.discriminator.model_copy(update={"start_step": 1})
     recipe = recipe.model_copy(update={"discriminator": section})
-    trainer = Trainer(recipe, RunFolder(folder), Accelerator(mixed_precision=precision))
-    return trainer, torch.from_numpy(trainer.segments.batch(0))
+    learner = Learner(recipe, "codec", Accelerator(mixed_precision=precision))
+    segments = recipe_segments(recipe, recipe_corpus(recipe.corpus), learner.codec.hop_length)
+    return learner, torch.from_numpy(segments.batch(0))
 
 
-def seconds(trainer: Trainer, step: int, wav: torch.Tensor) -> float:
+def seconds(learner: Learner, step: int, wav: torch.Tensor) -> float:
     start = time.perf_counter()
-    trainer.step(step, wav)
+    learner.step(step, wav)
     return time.perf_counter() - start
 
 
@@ -51,26 +50,25 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=2.5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, wav = prepared(options.recipe, options.precision, Path(folder))
-    section = trainer.recipe.discriminator
+    learner, wav = prepared(options.recipe, options.precision)
+    section = learner.recipe.discriminator
     assert section is not None
     turns = len(section.networks) if section.in_turn else 1
     alone: list[float] = []
     adversarial: list[list[float]] = [[] for _ in range(turns)]
     for repeat in range(options.repeats + 1):
         for turn in range(turns):
-            # steps are numbers to the trainer: they say who is active and whose turn it is
+            # steps are numbers to the learner: they say who is active and whose turn it is
             times = (
-                seconds(trainer, 0, wav),
-                seconds(trainer, section.start_step + turn * section.every_step, wav),
+                seconds(learner, 0, wav),
+                seconds(learner, section.start_step + turn * section.every_step, wav),
             )
             if repeat:
                 alone.append(times[0])
                 adversarial[turn].append(times[1])
     heard = sum(median(times) for times in adversarial) / turns
     ratio = heard / median(alone)
-    items = f"{wav.shape[0]} x {wav.shape[2] / trainer.recipe.sample_rate:g} s"
+    items = f"{wav.shape[0]} x {wav.shape[2] / learner.recipe.sample_rate:g} s"
     print(f"{options.recipe}, {items}, {options.threads} thread(s), precision {options.precision}")
     print(f"codec alone      {1000 * median(alone):8.1f} ms a step, median of {len(alone)}")
     print(f"adversarial      {1000 * heard:8.1f} ms a step, mean of {turns} medians of {options.repeats}")

@@ -22,21 +22,22 @@ from codecvq.plugins import registry
 from codecvq.training import loop, parts
 from codecvq.training.average import WeightAverage
 from codecvq.training.checkpoint import last_checkpoint
+from codecvq.training.learner import Learner
 from codecvq.training.recipe import load_recipe
 from codecvq.training.watch import FOR_LONG, codecvq_train_logged
 
 
 @pytest.fixture
 def stopped_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    plain = loop.Trainer.step
+    plain = Learner.step
 
-    def stop(trainer: loop.Trainer, step: int, wav: torch.Tensor) -> dict[str, float]:
+    def stop(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
         if step == 8:
             raise KeyboardInterrupt
-        return plain(trainer, step, wav)
+        return plain(learner, step, wav)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", stop)
+        patch.setattr(Learner, "step", stop)
         yield patch
 
 

@@ -12,6 +12,7 @@ from adversarial_runs import recipe_at, rows, same, weights
 from codecvq.errors import RunError
 from codecvq.training import loop
 from codecvq.training.checkpoint import last_checkpoint
+from codecvq.training.learner import Learner
 
 
 def scaled(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
@@ -61,10 +62,8 @@ def test_nan_in_a_loss_is_a_bad_step_with_a_scale_too(
 ) -> None:
     scaled(monkeypatch, init_scale=1024.0)
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"max_bad_steps": 2})
-    plain = loop.Trainer.step
-    monkeypatch.setattr(
-        loop.Trainer, "step", lambda trainer, step, wav: plain(trainer, step, wav * torch.nan)
-    )
+    plain = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda learner, step, wav: plain(learner, step, wav * torch.nan))
     with pytest.raises(RunError, match=r"2 steps in a row gave NaN or infinity, the last in loss 'mel'"):
         loop.train(recipe, tmp_path / "run")
 

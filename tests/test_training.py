@@ -19,8 +19,10 @@ from codecvq.codec import load
 from codecvq.errors import RecipeError, RunError
 from codecvq.training import loop
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
+from codecvq.training.learner import Learner
 from codecvq.training.recipe import OptimizerSection, load_recipe
 from codecvq.training.run import RunFolder
+from codecvq.training.schedule import learning_rate
 from recipes import write_recipe
 
 VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebooks": 2, "dropout": 0.5}
@@ -78,15 +80,15 @@ def test_resuming_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.Mo
         write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 12, "checkpoint_every": 5})
     )
     loop.train(recipe, tmp_path / "whole")
-    plain = loop.Trainer.step
+    plain = Learner.step
 
-    def stop_at_eight(trainer: loop.Trainer, step: int, wav: torch.Tensor) -> dict[str, float]:
+    def stop_at_eight(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
         if step == 8:
             raise KeyboardInterrupt
-        return plain(trainer, step, wav)
+        return plain(learner, step, wav)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", stop_at_eight)
+        patch.setattr(Learner, "step", stop_at_eight)
         with pytest.raises(KeyboardInterrupt):
             loop.train(recipe, tmp_path / "stopped")
     assert loop.train(recipe, tmp_path / "stopped").resumed_at == 5
@@ -142,20 +144,20 @@ def test_steps_with_nan_are_skipped_counted_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 6}))
-    plain = loop.Trainer.step
+    plain = Learner.step
 
-    def poisoned(trainer: loop.Trainer, step: int, wav: torch.Tensor) -> dict[str, float]:
-        before = {name: value.clone() for name, value in trainer.codec.state_dict().items()}
+    def poisoned(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
+        before = {name: value.clone() for name, value in learner.codec.state_dict().items()}
         if step in (2, 3):
             wav = wav.clone()
             wav[1, 0, 17] = torch.nan
-        found = plain(trainer, step, wav)
-        assert same(before, trainer.codec.state_dict()) == (step in (2, 3)), (
+        found = plain(learner, step, wav)
+        assert same(before, learner.codec.state_dict()) == (step in (2, 3)), (
             "a bad step changes nothing, a good one something"
         )
         return found
 
-    monkeypatch.setattr(loop.Trainer, "step", poisoned)
+    monkeypatch.setattr(Learner, "step", poisoned)
     with caplog.at_level(logging.WARNING, "codecvq"):
         trained = loop.train(recipe, tmp_path / "run")
     assert trained.skipped == 2
@@ -171,10 +173,8 @@ def test_too_many_bad_steps_in_a_row_stop_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"max_bad_steps": 3}))
-    plain = loop.Trainer.step
-    monkeypatch.setattr(
-        loop.Trainer, "step", lambda trainer, step, wav: plain(trainer, step, wav * torch.nan)
-    )
+    plain = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda learner, step, wav: plain(learner, step, wav * torch.nan))
     with pytest.raises(RunError, match="3 steps in a row"):
         loop.train(recipe, tmp_path / "run")
 
@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
     config = OptimizerSection(learning_rate=1.0, warmup_steps=10, final_ratio=0.1)
-    rates = [loop.learning_rate(config, step, 100) for step in range(100)]
+    rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert max(rates) == pytest.approx(1.0)
