@@ -130,6 +130,14 @@ def test_the_balancer_makes_weights_shares_of_the_gradient() -> None:
     torch.testing.assert_close(gradient, 2.0 * (0.25 * parts["a"] + 0.75 * parts["b"]))
 
 
+def test_a_scale_keeps_the_balancer_from_losing_small_gradients_in_half_precision() -> None:
+    output = torch.randn(2, 1, 500, requires_grad=True)
+    losses = {"a": (1e-5 * output.half()).float().mean()}  # a gradient of 1e-8: in half precision 0
+    assert not bool(Balancer({"a": 1.0}).gradient(losses, output).any())
+    scaled = Balancer({"a": 1.0}).gradient(losses, output, scale=2.0**14)
+    torch.testing.assert_close(scaled.flatten(1).norm(dim=1) * 2, torch.ones(2))
+
+
 def test_the_balancer_averages_norms_and_leaves_out_what_is_not_finite() -> None:
     balancer = Balancer({"a": 1.0}, decay=0.5)
     output = torch.ones(1, 4, requires_grad=True)

@@ -14,6 +14,7 @@ from codecvq.errors import OptionError, ShapeError, UnknownName
 from codecvq.plugins import registry
 from codecvq.quantizer import Grouped, Residual, nearest_codes
 from codecvq.quantizer.build import quantizer_names, quantizer_options
+from codecvq.quantizer.dropout import kept_of
 from codecvq.testing import Check, quantizer_checks, run_checks
 
 #: every registered quantizer with options that make a small one
@@ -217,6 +218,13 @@ def test_dropout_keeps_whole_items_at_its_rate() -> None:
     shares = torch.bincount(drawn, minlength=5).float() / 4000
     needed = torch.tensor([0.0, 0.125, 0.125, 0.125, 0.625])
     assert torch.all((shares - needed).abs() < 0.03), shares
+
+
+def test_what_is_kept_is_known_for_codebooks_that_see_all_and_some_that_do_not() -> None:
+    kept = kept_of([slice(None), torch.tensor([0, 2]), torch.tensor([], dtype=torch.int64)], 3)
+    assert kept is not None
+    assert kept.tolist() == [[True, True, False], [True, False, False], [True, True, False]]
+    assert kept_of([slice(None)] * 2, 3) is None
 
 
 def test_a_generator_of_its_own_decides_dropout() -> None:

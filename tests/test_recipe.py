@@ -41,7 +41,7 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
     ("override", "says"),
     [
         ("losses.mel_windows=[64, 256, 1024]", r"losses\.mel_windows has 3 entries and mel_bands"),
-        ("losses.stft_windows=[255]", r"losses\.stft_windows is \[255\]; needed are multiples of 4"),
+        ("losses.mel_windows=[255, 256]", r"losses\.mel_windows is \[255, 256\]; needed are even numbers"),
         ("losses.mel_bands=[20, 0]", r"losses\.mel_bands is \[20, 0\]; each"),
     ],
 )

@@ -61,7 +61,10 @@ def test_the_recipes_that_are_promised_ship() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
-    done = smoke(small(name), tmp_path / "run")
+    recipe = small(name)
+    if recipe.training.keep_best == "validation/pesq_wb":
+        pytest.importorskip("pesq")
+    done = smoke(recipe, tmp_path / "run")
     assert done is not None
     assert (done.trained.steps, done.trained.skipped) == (STEPS, 0)
     assert done.trained.failures == ()

@@ -17,7 +17,7 @@ from adversarial_runs import recipe_at, rows, same, weights
 
 from codecvq.codec import Codec, load
 from codecvq.errors import CorpusError, RunError
-from codecvq.training import loop
+from codecvq.training import checkpoint, loop
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.segments import Segments
 
@@ -90,6 +90,13 @@ def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_pat
         "        raise CorpusError('the disk of this node is gone.')\n"
         "    return plain(segments, step, rank, world)\n"
         "Segments.batch = batch\n"
+        "import time\n"
+        "from codecvq.training import loop\n"
+        "save = loop.save_checkpoint\n"
+        "def slowly(*arguments):\n"  # so that whoever is done first would take the others along
+        "    time.sleep(2)\n"
+        "    return save(*arguments)\n"
+        "loop.save_checkpoint = slowly\n"
     )
     recipe_at(tmp_path / "tiny.yaml", training={"batch_size": 2})
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
@@ -172,9 +179,23 @@ def test_damaged_checkpoints_are_set_aside_and_do_not_push_out_new_ones(tmp_path
             assert names == ["damaged-step-00000012", "step-00000010", "step-00000012"]
     (checkpoints / "step-00000012" / "state.pt").write_bytes(b"rust")
     before = rows(tmp_path / "run")
-    with pytest.raises(RunError, match=r"no checkpoint in .* can be read; the oldest, .*step-00000010"):
+    with pytest.raises(RunError, match=r"none of the checkpoints in .* can be read"):
         loop.train(recipe, tmp_path / "run")
     assert rows(tmp_path / "run") == before, "nothing was begun anew"
+    other = recipe_at(tmp_path / "b.yaml", training={"steps": 1, "init_from": str(tmp_path / "run")})
+    assert loop.train(other, tmp_path / "other").steps == 1, "its codec is whole"
+
+
+def test_a_disk_that_gives_errors_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 5})
+    loop.train(recipe, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_sha256", no_space)
+        with pytest.raises(RunError, match="may be whole: see to the disk"):
+            loop.train(recipe, tmp_path / "run")
+    assert loop.train(recipe, tmp_path / "run").resumed_at == 5
 
 
 @pytest.mark.slow

@@ -45,12 +45,13 @@ def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
     """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`;
     None where all have all.
     """
-    columns = [
-        torch.zeros(count, dtype=torch.bool, device=seen.device).index_fill(0, seen, True)
-        for seen in rows
-        if not isinstance(seen, slice)
-    ]
-    return torch.stack(columns, dim=1) if columns else None
+    devices = [seen.device for seen in rows if isinstance(seen, Tensor)]
+    if not devices:
+        return None
+    kept = torch.zeros(len(rows), count, dtype=torch.bool, device=devices[0])
+    for column, seen in zip(kept, rows, strict=True):
+        column[seen] = True
+    return kept.T
 
 
 def in_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:

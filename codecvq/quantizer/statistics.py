@@ -47,7 +47,7 @@ def _by_sorting(codes: Tensor, kept: Tensor | None) -> Tensor:
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
-    weights = _weights(codes, kept).gather(0, places)
+    weights = _weights(codes, None if kept is None else kept.gather(0, places))
     return torch.zeros_like(weights).scatter_add_(0, runs, weights).T  # of the first, second … code, then 0
 
 

@@ -37,12 +37,15 @@ class Balancer:
         self._mean = mean
         self.averages: dict[str, tuple[float, float]] = {}  # decaying sums of norms and of ones
 
-    def gradient(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
+    def gradient(self, losses: Mapping[str, Tensor], output: Tensor, scale: float = 1.0) -> Tensor:
         """What to go on with at `output` `[B, …]`, for unweighted `losses`; an item's share does not depend
-        on how many there are.
+        on how many there are. On their way through the losses gradients are `scale` times as large, for fp16.
         """
         named = list(losses)
-        gradients = [torch.autograd.grad(losses[name], [output], retain_graph=True)[0] for name in named]
+        gradients = [
+            torch.autograd.grad(scale * losses[name], [output], retain_graph=True)[0] / scale
+            for name in named
+        ]
         norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
         total = sum(self.weights[name] for name in named)
         balanced = torch.zeros_like(output)

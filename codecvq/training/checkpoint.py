@@ -68,29 +68,25 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder)
-    for old in _checkpoints(folder)[keep:]:
+    for old in checkpoint_paths(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where
-    there is none. Raises RunError where there are some, and none can be read.
+    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where no
+    checkpoint can be read. Raises RunError where the disk gives an error: it may be back in a moment.
     """
-    damaged = ""
-    for path in _checkpoints(folder):
+    for path in checkpoint_paths(folder):
         try:
             return _load(path)
-        except MemoryError:
-            raise
+        except OSError as error:
+            raise RunError(
+                f"checkpoint {path} cannot be read ({error.strerror}). It may be whole: see to the disk, and "
+                "give the same command."
+            ) from error
         except Exception as error:  # whatever a damaged file gives
-            damaged = f"{path} is damaged ({error})"
-            logger.warning("checkpoint %s: looking for the one before", damaged)
-    if damaged:
-        raise RunError(
-            f"no checkpoint in {folder} can be read; the oldest, {damaged}. Bring it back from a copy, or "
-            "delete the checkpoints to begin from nothing."
-        )
+            logger.warning("checkpoint %s is damaged (%s): looking for the one before", path, error)
     return None
 
 
@@ -100,16 +96,20 @@ def clear_up(folder: Path, step: int) -> None:
     """
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in _checkpoints(folder):
+    for path in checkpoint_paths(folder):
         if path.name > _name(step):
             aside = folder / f"damaged-{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
             path.replace(aside)
+            logger.warning("checkpoint %s, which is damaged, is %s now", path, aside.name)
 
 
 def _load(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
+    missing = [name for name in (SEAL, WEIGHTS, STATE) if not (path / name).is_file()]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not there")
     seal = json.loads((path / SEAL).read_text())
     for name, digest in seal["sha256"].items():
         if _sha256(path / name) != digest:
@@ -122,7 +122,8 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """All checkpoints of a run, newest first, whole or damaged."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 

@@ -73,8 +73,8 @@ class Learner:
         )
 
     def step(self, step: int, wav: Tensor) -> dict[str, float]:
-        """One step on audio `[B, C, S]`: the scalars that it gave. Where NaN or infinity came up, what learns
-        by gradient stays as it is; so do codebooks that learn otherwise, if it came up before them.
+        """One step on audio `[B, C, S]`: the scalars that it gave. Codec and discriminators stay as they are
+        where their own gradients have NaN or infinity; codebooks that learn otherwise, where their input has.
         """
         rate = learning_rate(self.recipe.optimizer, step, self.config.steps)
         for group in self.optimizer.param_groups:
@@ -97,8 +97,11 @@ class Learner:
         norms = [(self.optimizer, norm)]
         if adversary:
             norms.append((adversary.optimizer, adversary.finish()))
-            found["discriminator/gradient_norm"] = norms[-1][1]
         take_step(self.accelerator, norms)
+        if adversary and math.isfinite(norms[-1][1]):
+            found["discriminator/gradient_norm"] = norms[-1][1]
+        elif adversary and not overflowed(self.accelerator, finite=True):
+            logger.warning("step %d: the discriminators skip it, as their gradients are not finite", step)
         if not math.isfinite(norm):  # the same on all ranks: gradients have been reduced
             self._skip(step, seen)
             return {}
@@ -128,7 +131,9 @@ class Learner:
         terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.losses
         total = torch.stack([term.float() for term in terms.values()]).sum()
         if self.balancer:
-            gradient = self.balancer.gradient(losses, out.wav)
+            scaler = self.accelerator.scaler
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            gradient = self.balancer.gradient(losses, out.wav, scale)
             own = [term.float() for term in out.losses.values()]
             self.accelerator.backward(share * torch.stack([(out.wav * gradient).sum(), *own]).sum())
         else:

@@ -109,6 +109,7 @@ class Trainer:
         self.codec = self.learner.codec
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
         self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses, folder)
+        self.saved = 0  # steps of the last checkpoint
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
@@ -166,9 +167,10 @@ class Trainer:
             except CorpusError as error:
                 lost = error
             if self._anywhere(lost is not None):
-                if step > first:
-                    self.save(step)
                 saved = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
+                if step > first and not self.save(step):
+                    saved = f"What was learned since step {self.saved} could not be saved"
+                self.accelerator.wait_for_everyone()  # where one ends in an error, the others are ended too
                 why = lost or "Another process cannot read its data, and says why."
                 raise RunError(f"{why} {saved}: bring the data back and give the same command.") from lost
             yield step, wav.to(self.accelerator.device, non_blocking=True)
@@ -196,22 +198,22 @@ class Trainer:
 
     # what outlives the process
 
-    def save(self, step: int, must: bool = False) -> None:
-        """Write a checkpoint and the codec as it is now, in the main process: all have the same weights. A
-        full disk is told, and survived unless `must`.
+    def save(self, step: int, must: bool = False) -> bool:
+        """Write a checkpoint and the codec as it is now, in the main process: all have the same weights.
+        False where there is no room for the checkpoint, which is told, and survived unless `must`.
         """
         if not self.accelerator.is_main_process:
-            return
+            return True
         checkpoint = Checkpoint(step, self.codec.state_dict(), self.learner.state())
         try:
             save_checkpoint(self.folder.checkpoints, checkpoint, self.config.keep_checkpoints)
         except OSError as error:
-            before = last_checkpoint(self.folder.checkpoints)
             text = f"step {step} could not be saved in {self.folder.path} ({error.strerror})."
-            whole = f"The last whole checkpoint is of step {before.step if before else 0}."
-            _not_saved(f"{text} {whole}", error, must)
-        else:
-            self.save_codec(step, must)
+            _not_saved(f"{text} The last whole checkpoint is of step {self.saved}.", error, must)
+            return False
+        self.saved = step
+        self.save_codec(step, must)
+        return True
 
     def save_codec(self, step: int, must: bool = False) -> None:
         """Write the codec as it is after `step` steps, of which there is a checkpoint."""
@@ -233,13 +235,19 @@ class Trainer:
 
     def resume(self) -> int:
         """The step to go on from: that of the last whole checkpoint, now loaded; 0 where there is none, with
-        the weights of `init_from` where it is set.
+        the weights of `init_from` where it is set. Raises RunError where all there are are damaged.
         """
         checkpoint = last_checkpoint(self.folder.checkpoints)
+        if checkpoint is None and self.folder.has_checkpoints():
+            raise RunError(
+                f"none of the checkpoints in {self.folder.checkpoints} can be read. Bring one back from a "
+                "copy, or delete them to begin from nothing."
+            )
         if checkpoint is None:
             self.learner.begin()
             return 0
         self.learner.load(checkpoint.weights, checkpoint.state)
+        self.saved = checkpoint.step
         return checkpoint.step
 
 

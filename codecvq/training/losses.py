@@ -165,19 +165,19 @@ class LossConfig:
     balance_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if len(self.mel_windows) != len(self.mel_bands):
+        if self.mel and len(self.mel_windows) != len(self.mel_bands):
             raise OptionError(
                 f"losses.mel_windows has {len(self.mel_windows)} entries and mel_bands {len(self.mel_bands)}"
                 "; needed is a number of bands for each window."
             )
-        for name in ("mel_windows", "stft_windows"):
+        for name, used in (("mel_windows", self.mel), ("stft_windows", self.stft or self.complex_stft)):
             windows = getattr(self, name)
-            if not windows or any(size < 4 or size % 4 for size in windows):
+            if used and (not windows or any(size < 4 or size % 2 for size in windows)):
                 raise OptionError(
-                    f"losses.{name} is {list(windows)}; needed are multiples of 4 samples, one at least: the "
-                    "hop is a quarter of each."
+                    f"losses.{name} is {list(windows)}; needed are even numbers of samples from 4 up, one at "
+                    "least."
                 )
-        if min(self.mel_bands) < 1:
+        if self.mel and min(self.mel_bands) < 1:
             raise OptionError(f"losses.mel_bands is {list(self.mel_bands)}; each must be at least 1.")
 
     def weights(self) -> dict[str, float]:

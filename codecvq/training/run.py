@@ -18,7 +18,7 @@ import numpy.typing as npt
 from codecvq.errors import RunError
 from codecvq.files import write_atomically
 from codecvq.plugins import PROJECT
-from codecvq.training.checkpoint import clear_up
+from codecvq.training.checkpoint import checkpoint_paths, clear_up
 from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
 
 logger = logging.getLogger(PROJECT)
@@ -65,6 +65,10 @@ class RunFolder:
                 "codecvq train."
             )
         return recipe_from_yaml(self.recipe_file)
+
+    def has_checkpoints(self) -> bool:
+        """Whether there are checkpoints, whole or damaged."""
+        return bool(checkpoint_paths(self.checkpoints))
 
     def check(self, recipe: Recipe) -> None:
         """Raise RunError where the folder is a run of another recipe, or somebody else's."""

@@ -113,7 +113,8 @@ class Segments:
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: it decodes for itself."""
-        return {**self.__dict__, "_lock": None, "_cache": {}}
+        free = self._free_bytes + sum(samples.nbytes for samples in self._cache.values())
+        return {**self.__dict__, "_lock": None, "_cache": {}, "_free_bytes": free}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())

@@ -91,7 +91,6 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         "checkpoint_every": STEPS,
         "validate_every": STEPS,
         "validation_clips": 1,
-        "keep_best": "validation/mel",
         "init_from": None,
         "init_partial": False,
         "compile": False,

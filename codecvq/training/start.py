@@ -30,7 +30,7 @@ def begin_from(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> Non
         return
     found = load(source)
     _fill(codec, found.state_dict(), source, recipe.training.init_partial)
-    checkpoint = last_checkpoint(RunFolder(Path(source)).checkpoints)
+    checkpoint = last_checkpoint(RunFolder(Path(source)).checkpoints) if adversary else None
     if adversary and checkpoint and "adversary" in checkpoint.state:
         weights = checkpoint.state["adversary"]["networks"]
         if _misfits(adversary.networks, weights):
