@@ -102,11 +102,9 @@ def test_the_average_is_its_definition() -> None:
 
 
 def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
-    fsq = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}  # no codebook that each batch moves
-    sections = {"quantizer": fsq, "training": {"steps": 4, "validate_every": 100}}
     for name, batch, accumulate in (("whole", 4, 1), ("parts", 1, 4)):
-        training = {"batch_size": batch, "accumulate": accumulate, **sections["training"]}
-        recipe = recipe_at(tmp_path / f"{name}.yaml", quantizer=fsq, training=training)
+        training = {"batch_size": batch, "accumulate": accumulate, "steps": 4, "validate_every": 100}
+        recipe = recipe_at(tmp_path / f"{name}.yaml", quantizer=FSQ, training=training)
         loop.train(recipe, tmp_path / name)
     ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name in ours:
@@ -251,16 +249,37 @@ def test_discriminators_that_win_or_guess_for_long_are_warned_about(
     assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
 
 
+FSQ = {
+    "name": "fsq",
+    "levels": [5, 5, 5, 5],
+    "num_codebooks": 2,
+}  # no codebook that each part of a batch moves
+
+
 @pytest.mark.slow
-def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path: Path) -> None:
-    vq = {**VQ, "dropout": 0.0}
-    for name, batch in (("one", 4), ("two", 2)):
+@pytest.mark.parametrize(
+    ("quantizer", "stages", "discriminator", "balance", "accumulate"),
+    [
+        ({**VQ, "dropout": 0.0}, ["stages.0", "stages.1"], {"in_turn": False, "every_item": 2}, True, 1),
+        (FSQ, [""], {"in_turn": True}, False, 2),
+    ],
+    ids=["balanced", "accumulated, in turn"],
+)
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(
+    tmp_path: Path,
+    quantizer: dict[str, Any],
+    stages: list[str],
+    discriminator: dict[str, Any],
+    balance: bool,
+    accumulate: int,
+) -> None:
+    for name, batch, parts_of_it in (("one", 4, 1), ("two", 2 // accumulate, accumulate)):
         recipe_at(
             tmp_path / f"{name}.yaml",
-            quantizer=vq,
-            discriminator={"in_turn": False, "every_item": 2},
-            losses={"balance": True},
-            training={"batch_size": batch, "steps": 8},
+            quantizer=quantizer,
+            discriminator=discriminator,
+            losses={"balance": balance},
+            training={"batch_size": batch, "accumulate": parts_of_it, "steps": 8},
         )
     train = ["-m", "codecvq", "train"]
     one = [sys.executable, *train, str(tmp_path / "one.yaml"), "--run", str(tmp_path / "one")]
@@ -274,7 +293,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path: Path
     moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
     apart = {name: ours[name] - theirs[name] for name in moved}
     # Adam divides a gradient by its size, so where that is rounding noise so is the step: hence all together
-    for part in ("encoder", "decoder", "quantizer.stages.0", "quantizer.stages.1"):
+    for part in ("encoder", "decoder", *(f"quantizer.{stage}" for stage in stages)):
         ours_moved, ours_apart = (
             _norm({name: tensor for name, tensor in tensors.items() if name.startswith(part)})
             for tensors in (moved, apart)

@@ -20,6 +20,7 @@ from codecvq.errors import RecipeError, RunError
 from codecvq.training import loop
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.learner import Learner
+from codecvq.training.parts import build_codec
 from codecvq.training.recipe import OptimizerSection, load_recipe
 from codecvq.training.run import RunFolder
 from codecvq.training.schedule import learning_rate
@@ -211,6 +212,31 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert found is not None
     assert (found.step, found.state["step"]) == (2, 2)
     assert "step-00000003" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_training_goes_where_the_other_goes(tmp_path: Path) -> None:
+    for name, compiled in (("eager", False), ("compiled", True)):
+        training = {"steps": 4, "validation_clips": 1, "compile": compiled}
+        recipe = load_recipe(write_recipe(tmp_path / f"{name}.yaml", training=training))
+        loop.train(recipe, tmp_path / name)
+    start = build_codec(recipe).state_dict()
+    ours, theirs = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    assert ours.keys() == theirs.keys()
+    floats = [name for name in ours if ours[name].is_floating_point()]
+    moved = torch.cat([(ours[name] - start[name]).flatten() for name in floats]).norm()
+    apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in floats]).norm()
+    assert 0 < float(apart) < 0.01 * float(moved), "rounding, and not the same by being the same code"
+
+
+@pytest.mark.slow
+def test_accelerate_launches_a_training_as_the_readme_says(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "tiny.yaml", training={"steps": 3})
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "codecvq", "train"]
+    command += [str(recipe), "-r", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "run").num_codebooks == 2
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
