@@ -249,11 +249,8 @@ def test_discriminators_that_win_or_guess_for_long_are_warned_about(
     assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
 
 
-FSQ = {
-    "name": "fsq",
-    "levels": [5, 5, 5, 5],
-    "num_codebooks": 2,
-}  # no codebook that each part of a batch moves
+#: no codebook that each part of a batch moves
+FSQ = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}
 
 
 @pytest.mark.slow
@@ -261,7 +258,7 @@ FSQ = {
     ("quantizer", "stages", "discriminator", "balance", "accumulate"),
     [
         ({**VQ, "dropout": 0.0}, ["stages.0", "stages.1"], {"in_turn": False, "every_item": 2}, True, 1),
-        (FSQ, [""], {"in_turn": True}, False, 2),
+        (FSQ, [], {"in_turn": True}, False, 2),
     ],
     ids=["balanced", "accumulated, in turn"],
 )
@@ -283,7 +280,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(
         )
     train = ["-m", "codecvq", "train"]
     one = [sys.executable, *train, str(tmp_path / "one.yaml"), "--run", str(tmp_path / "one")]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29537"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     two += [*train, str(tmp_path / "two.yaml"), "-r", str(tmp_path / "two")]
     for command in (one, two):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

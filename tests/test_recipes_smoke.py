@@ -121,7 +121,7 @@ class TestTrainCommand:
     @pytest.mark.slow
     def test_smoke_with_two_processes_says_so_once(self, tmp_path: Path) -> None:
         recipe = write_recipe(tmp_path / "tiny.yaml")
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         command += ["-m", "codecvq", "train", str(recipe), "--smoke", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr

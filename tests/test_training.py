@@ -215,6 +215,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 def test_a_compiled_training_goes_where_the_other_goes(tmp_path: Path) -> None:
     for name, compiled in (("eager", False), ("compiled", True)):
         training = {"steps": 4, "validation_clips": 1, "compile": compiled}

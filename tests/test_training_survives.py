@@ -99,7 +99,7 @@ def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_pat
         "loop.save_checkpoint = slowly\n"
     )
     recipe_at(tmp_path / "tiny.yaml", training={"batch_size": 2})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "-r", str(tmp_path / "run")]
     command += ["--plugin", str(tmp_path / "losing.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
