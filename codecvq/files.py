@@ -16,7 +16,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     without an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{_unfinished(path)}{os.getpid()}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -25,6 +25,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes left of `path`, half written."""
+    return list(path.parent.glob(f"{_unfinished(path)}*{path.suffix}"))
+
+
+def _unfinished(path: Path) -> str:
+    """How the name of a file begins while it is written."""
+    return f".{path.stem}."
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -22,10 +22,11 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from codecvq.errors import NonFiniteError, OptionError, ShapeError
+from codecvq.errors import OptionError, ShapeError
+from codecvq.quantizer.checks import check_finite, check_in_range
 from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
 from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
-from codecvq.quantizer.rows import Items, all_finite, finite_frames, in_place, real_rows
+from codecvq.quantizer.rows import Items, finite_frames, in_place, real_rows
 from codecvq.quantizer.statistics import code_metrics
 
 
@@ -212,7 +213,7 @@ class Quantizer(nn.Module):
         quiet = _as_in_eval(self) if self.training else nullcontext()
         with quiet, _in_float32(latents.device):
             vectors, _, _ = real_rows(latents, None)
-            _refuse(~all_finite(latents), lambda: _not_finite(latents))
+            check_finite(latents)
             codes = self._vectors_to_codes(vectors, depth)
         return in_place(codes, None, (latents.shape[0], latents.shape[2]))
 
@@ -226,7 +227,7 @@ class Quantizer(nn.Module):
                 f"N={self.num_codebooks}"
             )
         self._depth(codes.shape[1])
-        _refuse(_outside(codes, self.codebook_sizes), lambda: _out_of_range(codes, self.codebook_sizes))
+        check_in_range(codes, self.codebook_sizes)
         with _in_float32(codes.device):
             values = self._codes_to_vectors(codes.long().transpose(1, 2).flatten(0, 1))
         return in_place(values, None, (codes.shape[0], codes.shape[2]))
@@ -370,39 +371,3 @@ def _run_updates(updates: list[Update]) -> None:
 
 def _in_its_type(moved: Tensor, tensor: Tensor) -> Tensor:
     return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-
-def _refuse(wrong: Tensor, error: Callable[[], Exception]) -> None:
-    """Raise what `error` makes where any of `wrong` is True; inside torch.compile a RuntimeError, as a graph
-    can raise no other.
-    """
-    if torch.compiler.is_compiling():
-        torch._assert_async(~wrong.any(), "codecvq: NaN or infinite latents, or codes out of range")
-    elif bool(wrong if wrong.ndim == 0 else wrong.any()):
-        raise error()
-
-
-def _not_finite(latents: Tensor) -> NonFiniteError:
-    item, frame = (int(i) for i in (~latents.isfinite().all(dim=1)).nonzero()[0])
-    return NonFiniteError(
-        f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the encoder's "
-        "weights."
-    )
-
-
-def _outside(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Whether any code `[B, n, T]` is negative or beyond its codebook: bool, of any shape."""
-    if codes.numel() and len(set(sizes)) == 1:
-        least, greatest = codes.aminmax()
-        return (least < 0) | (greatest >= sizes[0])
-    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
-    return (codes < 0) | (codes >= high)
-
-
-def _out_of_range(codes: Tensor, sizes: tuple[int, ...]) -> ShapeError:
-    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
-    b, n, t = (int(i) for i in ((codes < 0) | (codes >= high)).nonzero()[0])
-    return ShapeError(
-        f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {sizes[n] - 1}. "
-        f"The codes are of another codec, or still carry a language model's offsets."
-    )

@@ -73,7 +73,7 @@ class Adversary:
 
     def learn(self, step: int, decoded: Tensor, recorded: Tensor, share: float) -> dict[str, Tensor]:
         """Scalars of a pass over detached audio `[b, C, S]`; gradients are left in the discriminators, times
-        `share`, for `finish`.
+        `share`, for `clip`.
         """
         losses, wins = [], []
         for network in self._chosen(step, self.wrapped):
@@ -87,7 +87,7 @@ class Adversary:
         self.accelerator.backward(share * loss)
         return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
 
-    def finish(self) -> float:
+    def clip(self) -> float:
         """The norm of the gradients of all passes of a step, which the optimizer may use now."""
         return clipped_norm(self.accelerator, self.optimizer, self.section.optimizer.max_grad_norm)
 

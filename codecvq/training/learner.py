@@ -39,7 +39,7 @@ def seed_of(seed: int, step: int, rank: int) -> int:
 
 
 class Learner:
-    """What learns in one process of a training. After each step all processes have the same."""
+    """What learns in one process of a training. After each step all have the same weights."""
 
     def __init__(self, recipe: Recipe, name: str, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
@@ -96,7 +96,7 @@ class Learner:
         norm = clipped_norm(self.accelerator, self.optimizer, self.recipe.optimizer.max_grad_norm)
         norms = [(self.optimizer, norm)]
         if adversary:
-            norms.append((adversary.optimizer, adversary.finish()))
+            norms.append((adversary.optimizer, adversary.clip()))
         take_step(self.accelerator, norms)
         if adversary and math.isfinite(norms[-1][1]):
             found["discriminator/gradient_norm"] = norms[-1][1]

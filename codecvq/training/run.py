@@ -16,14 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import RunError
-from codecvq.files import write_atomically
+from codecvq.files import leftovers, write_atomically
 from codecvq.plugins import PROJECT
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
 from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
 
 logger = logging.getLogger(PROJECT)
-
-UNFINISHED = ".recipe."  # how the recipe's file is called while it is written
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class RunFolder:
                     f"{self.path} is a run of another recipe ({shown}). "
                     f"Give another folder with --run, or the same recipe to go on."
                 )
-        elif self.path.is_dir() and any(not path.name.startswith(UNFINISHED) for path in self.path.iterdir()):
+        elif self.path.is_dir() and {*self.path.iterdir()} - {*leftovers(self.recipe_file)}:
             raise RunError(
                 f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
             )
@@ -91,7 +89,7 @@ class RunFolder:
         """
         if not self.recipe_file.is_file():  # the first that is written: without it the folder is nobody's
             write_atomically(self.recipe_file, recipe.to_yaml())
-        for path in self.path.glob(f"{UNFINISHED}*"):
+        for path in leftovers(self.recipe_file):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         clear_up(self.checkpoints, first)

@@ -1,0 +1,57 @@
+"""What latents and codes must be, asked in one pass over them, and said where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from codecvq.errors import NonFiniteError, ShapeError
+from codecvq.quantizer.rows import all_finite
+
+
+def check_finite(latents: Tensor) -> None:
+    """Raise NonFiniteError for NaN or infinity in latents `[B, D, T]`."""
+    _refuse(~all_finite(latents), lambda: _not_finite(latents))
+
+
+def check_in_range(codes: Tensor, sizes: tuple[int, ...]) -> None:
+    """Raise ShapeError for codes `[B, n, T]` that are negative or beyond their codebook."""
+    _refuse(_outside(codes, sizes), lambda: _out_of_range(codes, sizes))
+
+
+def _refuse(wrong: Tensor, error: Callable[[], Exception]) -> None:
+    """Raise what `error` makes where any of `wrong` is True; inside torch.compile a RuntimeError, as a graph
+    can raise no other.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(~wrong.any(), "codecvq: NaN or infinite latents, or codes out of range")
+    elif bool(wrong if wrong.ndim == 0 else wrong.any()):
+        raise error()
+
+
+def _not_finite(latents: Tensor) -> NonFiniteError:
+    item, frame = (int(i) for i in (~latents.isfinite().all(dim=1)).nonzero()[0])
+    return NonFiniteError(
+        f"latents of item {item} are NaN or infinite at frame {frame}. Check the audio and the encoder's "
+        "weights."
+    )
+
+
+def _outside(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Whether any code `[B, n, T]` is negative or beyond its codebook: bool, of any shape."""
+    if codes.numel() and len(set(sizes)) == 1:
+        least, greatest = codes.aminmax()
+        return (least < 0) | (greatest >= sizes[0])
+    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+    return (codes < 0) | (codes >= high)
+
+
+def _out_of_range(codes: Tensor, sizes: tuple[int, ...]) -> ShapeError:
+    high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+    b, n, t = (int(i) for i in ((codes < 0) | (codes >= high)).nonzero()[0])
+    return ShapeError(
+        f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {sizes[n] - 1}. "
+        f"The codes are of another codec, or still carry a language model's offsets."
+    )
