@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,15 +33,6 @@ def test_the_list_imports_no_torch() -> None:
         "mel_distance",
         "spectral",
     }
-
-
-def test_the_list_answers_at_once() -> None:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        codecvq_command("plugins", "list")
-        times.append(time.perf_counter() - start)
-    assert statistics.median(times) < 1.2, times  # 0.4 s on a machine that has nothing else to do
 
 
 @pytest.fixture
