@@ -16,7 +16,7 @@ import torch
 from adversarial_runs import BAND, VQ, recipe_at, rows, same, weights
 
 from codecvq.codec import load
-from codecvq.errors import MissingExtra, RecipeError, RunError, ShapeError
+from codecvq.errors import MissingExtra, RecipeError, ShapeError
 from codecvq.hookspecs import hookimpl
 from codecvq.plugins import registry
 from codecvq.training import loop, parts
@@ -119,36 +119,43 @@ def test_worker_processes_make_the_same_batches(tmp_path: Path) -> None:
     assert same(weights(tmp_path / "run0"), weights(tmp_path / "run2"))
 
 
-def test_a_training_begins_with_the_weights_and_discriminators_of_another(tmp_path: Path) -> None:
-    loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
-    still = {"init_from": str(tmp_path / "first"), "steps": 1}
-    recipe = recipe_at(
-        tmp_path / "second.yaml", training=still, optimizer={"learning_rate": 1e-12, "weight_decay": 0.0}
-    )
-    loop.train(recipe, tmp_path / "second")
-    before = weights(tmp_path / "first")
-    for name, tensor in weights(tmp_path / "second").items():
-        if "codebook" not in name and "usage" not in name:  # these move without a learning rate
-            torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-9, msg=name)
-    first, second = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("first", "second"))
-    assert first is not None
-    assert second is not None
-    assert same(first.state["adversary"]["networks"], second.state["adversary"]["networks"])
-
-
-def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
+def test_discriminators_that_nobody_would_hear_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
-    other = {**VQ, "codebook_size": 32}
-    start = {"init_from": str(tmp_path / "first"), "steps": 1}
-    recipe = recipe_at(tmp_path / "second.yaml", quantizer=other, training=start)
-    with pytest.raises(RunError, match=r"codebook is \[16, 4\] instead of \[32, 4\].*init_partial"):
-        loop.train(recipe, tmp_path / "strict")
-    recipe = recipe_at(tmp_path / "third.yaml", quantizer=other, training={**start, "init_partial": True})
-    with caplog.at_level(logging.WARNING):
-        loop.train(recipe, tmp_path / "strict")  # the refusal left nothing behind
-    assert "begin anew" in caplog.text
+    late = {"networks": [BAND], "start_step": 2}
+    loop.train(
+        recipe_at(tmp_path / "late.yaml", training={"steps": 2}, discriminator=late), tmp_path / "late"
+    )
+    assert "start at step 2, and training.steps is 2: nobody will hear them" in caplog.text
+
+
+def test_a_corpus_without_clips_for_validation_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = parts.recipe_corpus(recipe_at(tmp_path / "a.yaml").corpus).split("train").clips[:3]
+    (tmp_path / "few.jsonl").write_text(
+        "".join(json.dumps({"path": str(clip.path), "id": clip.id}) + "\n" for clip in clips)
+    )
+    few = {"name": None, "manifest": str(tmp_path / "few.jsonl"), "segment_s": 0.5}
+    recipe = recipe_at(tmp_path / "b.yaml", corpus=few, training={"steps": 1})
+    loop.train(recipe, tmp_path / "run")
+    assert "one in twenty is, by a hash, and there are 3" in caplog.text
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_a_best_codec_whose_worth_cannot_be_read_is_taken_over(
+    tmp_path: Path, stopped_at_eight: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_at(tmp_path / "tiny.yaml")
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(recipe, tmp_path / "run")
+    stopped_at_eight.undo()
+    told = tmp_path / "run" / "best" / "best.json"
+    assert json.loads(told.read_text())["step"] == 6
+    told.write_text("")
+    loop.train(recipe, tmp_path / "run")
+    assert "best.json cannot be read" in caplog.text
+    assert json.loads(told.read_text())["step"] == 6 + 6
 
 
 def test_the_best_codec_is_kept_by_a_metric(tmp_path: Path) -> None:

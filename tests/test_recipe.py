@@ -25,6 +25,8 @@ from recipes import write_recipe
         ("training.precision=int8", r"training\.precision is 'int8'.*'fp32'"),
         ("optimizer.betas=[1]", r"optimizer\.betas"),
         ("corpus.segment_s=-1", r"corpus\.segment_s is -1"),
+        ("discriminator={networks: [{filters: 3}]}", r"discriminator\.networks.*no name.*multi_band"),
+        ("losses.mel=0", r"yaml: no loss compares.*losses\.mel to 15"),
         ("training.steps", r"is not key=value"),
         ("training.steps.more=3", r"'steps' is 30, which has no keys"),
         ("training.steps=[", r"the value is not YAML"),
@@ -43,6 +45,10 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
         ("losses.mel_windows=[64, 256, 1024]", r"losses\.mel_windows has 3 entries and mel_bands"),
         ("losses.mel_windows=[255, 256]", r"losses\.mel_windows is \[255, 256\]; needed are even numbers"),
         ("losses.mel_bands=[20, 0]", r"losses\.mel_bands is \[20, 0\]; each"),
+        ("losses.mel=-1", r"losses\.mel is -1\.0; a weight must be 0"),
+        ("losses.waveform=.nan", r"losses\.waveform is nan; a weight must be 0"),
+        ("losses.mel_floor=0", r"losses\.mel_floor is 0\.0; it must be above 0"),
+        ("losses.balance_norm=0", r"losses\.balance_norm is 0\.0; it must be above 0"),
     ],
 )
 def test_options_that_cannot_work_are_told_when_the_recipe_is_read(

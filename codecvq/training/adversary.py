@@ -13,6 +13,7 @@ hears the discriminators as they are before they learn from the same step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,9 +25,12 @@ from torch.nn import functional as F
 
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.plugins import PROJECT
 from codecvq.training.gradients import clipped_norm
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
+
+logger = logging.getLogger(PROJECT)
 
 
 class Adversary:
@@ -34,6 +38,13 @@ class Adversary:
 
     def __init__(self, recipe: Recipe, section: DiscriminatorSection, accelerator: Accelerator) -> None:
         self.recipe, self.section, self.accelerator = recipe, section, accelerator
+        if section.start_step >= recipe.training.steps:
+            logger.warning(
+                "the discriminators start at step %d, and training.steps is %d: nobody will hear them. Set "
+                "discriminator.start_step below it.",
+                section.start_step,
+                recipe.training.steps,
+            )
         with torch.random.fork_rng():  # the codec's random numbers do not hang on whether it has an adversary
             torch.manual_seed(recipe.training.seed)
             self.networks = nn.ModuleList(_build(recipe, options) for options in section.networks)

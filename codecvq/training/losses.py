@@ -4,6 +4,7 @@ hears in `loudness`, the one that compares shapes in `similarity`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -179,6 +180,12 @@ class LossConfig:
                 )
         if self.mel and min(self.mel_bands) < 1:
             raise OptionError(f"losses.mel_bands is {list(self.mel_bands)}; each must be at least 1.")
+        for name in ("mel_floor", "balance_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"losses.{name} is {getattr(self, name)}; it must be above 0.")
+        for name, weight in self.weights().items():
+            if not 0 < weight < math.inf:
+                raise OptionError(f"losses.{name} is {weight}; a weight must be 0, for none, or more.")
 
     def weights(self) -> dict[str, float]:
         """The weights that are not 0, by the name of their term."""

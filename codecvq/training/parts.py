@@ -45,7 +45,7 @@ def recipe_segments(recipe: Recipe, corpus: Corpus, hop_length: int) -> Segments
         raise RecipeError(
             f"corpus.segment_s is {recipe.corpus.segment_s}, which is {whole:.2f} frames of "
             f"{hop_length} samples at {recipe.sample_rate} Hz. Set it to "
-            f"{round(whole) * hop_length / recipe.sample_rate:g}."
+            f"{max(1, round(whole)) * hop_length / recipe.sample_rate:g}."
         )
     return Segments(
         corpus.split("train"),

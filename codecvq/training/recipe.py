@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.plugins import registry
@@ -62,6 +62,14 @@ class DiscriminatorSection(Section):
         learning_rate=3e-4, betas=(0.8, 0.99), warmup_steps=0, max_grad_norm=10.0
     )
 
+    @field_validator("networks")
+    @classmethod
+    def _each_has_a_name(cls, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for options in networks:
+            if not isinstance(options.get("name"), str):
+                raise ValueError(f"{options} has no name. Set it, as in {{name: multi_band}}")
+        return networks
+
 
 class TrainingSection(Section):
     """How long, how much at a time, how precisely, and when to save and look."""
@@ -112,6 +120,15 @@ class Recipe(Section):
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     plugins: list[str] = []  # files (relative to the recipe) or modules, loaded first
+
+    @model_validator(mode="after")
+    def _something_is_learned_at_every_step(self) -> Recipe:
+        if set(self.losses.weights()) <= {"adversarial", "feature_matching"}:
+            raise ValueError(
+                "no loss compares what is decoded with what was recorded: all weights in losses but those of "
+                "discriminators are 0. Set one, as losses.mel to 15"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adversarial_terms_have_a_discriminator(self) -> Recipe:
@@ -226,7 +243,8 @@ def _explained(problem: Mapping[str, Any]) -> str:
         return f"{key} is missing. Set it, as the recipes do that come along: codecvq recipes show quickstart"
     given = problem["input"]
     shown = f" is {given!r}" if isinstance(given, (str, int, float, bool, list, tuple)) else ""
-    return f"{key}{shown}: {problem['msg'].removeprefix('Value error, ')}."
+    where = f"{key}{shown}: " if key else ""  # of the whole recipe
+    return f"{where}{problem['msg'].removeprefix('Value error, ')}."
 
 
 def _key(location: Sequence[str | int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,31 +20,56 @@ logger = logging.getLogger(PROJECT)
 
 
 def begin_from(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> None:
-    """Give the codec, and the discriminators where the run has some that fit, the weights of
-    `training.init_from`; nothing where that is not set.
+    """Give the codec, and the discriminators where the run has some, the weights of `training.init_from`;
+    nothing where that is not set.
 
     Raises RunError, which lists what does not fit, unless `training.init_partial`.
     """
     source = recipe.training.init_from
     if source is None:
         return
-    found = load(source)
-    _fill(codec, found.state_dict(), source, recipe.training.init_partial)
+    found, partial = load(source), recipe.training.init_partial
+    weights = found.state_dict()
+    misfits = _others(codec, found) + _misfits(codec, weights)
+    if found.sample_rate != codec.sample_rate:  # a filterbank of another rate has the same shape
+        weights = {name: tensor for name, tensor in weights.items() if name not in _constants(found)}
+    _fill(codec, weights, f"the weights of {source}", misfits, partial)
     checkpoint = last_checkpoint(RunFolder(Path(source)).checkpoints) if adversary else None
     if adversary and checkpoint and "adversary" in checkpoint.state:
         weights = checkpoint.state["adversary"]["networks"]
-        if _misfits(adversary.networks, weights):
-            logger.warning("the discriminators of %s are others: these begin anew", source)
-        else:
-            adversary.networks.load_state_dict(weights)
+        misfits = _misfits(adversary.networks, weights)
+        what = f"the discriminators of {source} (its folder codec is without)"
+        _fill(adversary.networks, weights, what, misfits, partial)
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, partial: bool) -> None:
-    misfits = _misfits(module, weights)
+def _others(codec: Codec, found: Codec) -> list[str]:
+    """What is another in `found` than in `codec` and shows in no shape of a weight, a phrase each."""
+    return [
+        f"{name} is {getattr(found, name)} instead of {getattr(codec, name)}"
+        for name in ("sample_rate", "channels", "hop_length")
+        if getattr(found, name) != getattr(codec, name)
+    ]
+
+
+def _constants(codec: Codec) -> set[str]:
+    """What encoder and decoder hold and do not learn, as filterbanks."""
+    parts = {"encoder": codec.encoder, "decoder": codec.decoder}
+    saved = codec.state_dict()
+    return {
+        f"{part}.{name}"
+        for part, module in parts.items()
+        for name, buffer in module.named_buffers()
+        if f"{part}.{name}" in saved and buffer.is_floating_point()
+    }
+
+
+def _fill(
+    module: nn.Module, weights: Mapping[str, Tensor], what: str, misfits: Sequence[str], partial: bool
+) -> None:
     if misfits and not partial:
         shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if len(misfits) > 8 else "")
         raise RunError(
-            f"the weights of {source} do not fit this recipe: {shown}. Use the recipe that made them, or set "
+            f"{what} do not fit this recipe: {shown}. Use the recipe that made them, or set "
             "training.init_partial=true (--init-partial) to take what fits."
         )
     own = module.state_dict()
@@ -55,10 +80,14 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, partial
         module.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # what a network finds out itself, behind a line of torch's
         found = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise RunError(f"the weights of {source} do not fit this recipe: {found}.") from error
+        raise RunError(f"{what} do not fit this recipe: {found}.") from error
     if misfits:
         logger.warning(
-            "%d of %d tensors begin anew: %s", len(own) - len(fitting), len(own), "; ".join(misfits)
+            "%s do not all fit, and %d of %d tensors begin anew: %s",
+            what,
+            len(own) - len(fitting),
+            len(own),
+            "; ".join(misfits),
         )
 
 
@@ -66,7 +95,7 @@ def _misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """What keeps `weights` from fitting, a phrase each."""
     own = module.state_dict()
     found = [f"{name} is missing" for name in own if name not in weights]
-    found += [f"{name} is not part of this codec" for name in weights if name not in own]
+    found += [f"{name} has no place in it" for name in weights if name not in own]
     return found + [
         f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
         for name in own

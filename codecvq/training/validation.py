@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -37,6 +38,13 @@ class Validation:
         config = recipe.training
         self.codec, self.folder = codec, folder
         self.clips = _spread(corpus.split("validation").clips, config.validation_clips)
+        if config.validation_clips and not self.clips:
+            logger.warning(
+                "no clip of the corpus is for validation: one in twenty is, by a hash, and there are %d. "
+                "Nothing will be kept in best/, and nothing to listen to. Add recordings, or give a manifest "
+                "with a column split.",
+                len(corpus),
+            )
         self.mel = losses["mel"] if "mel" in losses else None  # noqa: SIM401  a ModuleDict has no get
         self.mel_weight = recipe.losses.mel
         self.best_by = config.keep_best
@@ -83,10 +91,9 @@ class Validation:
 
     def _keep_if_best(self, step: int, value: float) -> None:
         file = self.folder.best / "best.json"
-        if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))["value"]
-            if value == before or (value < before) != self.lower_is_better:
-                return
+        before = _value_in(file)
+        if before is not None and (value == before or (value < before) != self.lower_is_better):
+            return
         training = self.codec.training
         try:
             self.codec.eval().save(self.folder.best)
@@ -115,6 +122,17 @@ class Validation:
                 "training.validation_metrics."
             )
         return known[self.best_by]
+
+
+def _value_in(file: Path) -> float | None:
+    """What the codec in `best/` was worth; None where there is none, or nobody can tell."""
+    if not file.is_file():
+        return None
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["value"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be read (%s): the next codec is taken for the best", file, error)
+        return None
 
 
 def _usable(names: Sequence[str], best_by: str) -> list[Metric]:

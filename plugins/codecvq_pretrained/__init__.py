@@ -12,7 +12,7 @@ SPECS = (
     CodecSpec(
         name="speech-16k",
         folder="speech_16k",
-        summary="speech, 16 kHz, trained on four hours of free speech",
+        summary="speech, 16 kHz, trained on nine hours of free speech",
         licence="Apache-2.0; see the card for the data's",
         card="speech_16k/README.md",
     ),
