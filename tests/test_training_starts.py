@@ -74,7 +74,8 @@ def test_discriminators_that_do_not_fit_are_refused_too_and_those_that_do_are_ta
     )
     start = {"init_from": str(tmp_path / "first"), "steps": 1}
     recipe = recipe_at(tmp_path / "strict.yaml", training=start, discriminator=two)
-    with pytest.raises(RunError, match=r"the discriminators of .*first .*1\.\S+ is missing.*init_partial"):
+    told = r"the discriminators of .*first .*1\.\S+ is missing.*init_partial.*first/codec"
+    with pytest.raises(RunError, match=told):
         loop.train(recipe, tmp_path / "strict")
     start["init_from"] = str(tmp_path / "first" / "codec")  # as the message says, where none are wanted
     loop.train(recipe_at(tmp_path / "without.yaml", training=start, discriminator=two), tmp_path / "without")

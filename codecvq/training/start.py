@@ -32,14 +32,15 @@ def begin_from(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> Non
     weights = found.state_dict()
     misfits = _others(codec, found) + _misfits(codec, weights)
     if found.sample_rate != codec.sample_rate:  # a filterbank of another rate has the same shape
-        weights = {name: tensor for name, tensor in weights.items() if name not in _constants(found)}
+        constants = _constants(found)
+        weights = {name: tensor for name, tensor in weights.items() if name not in constants}
     _fill(codec, weights, f"the weights of {source}", misfits, partial)
     checkpoint = last_checkpoint(RunFolder(Path(source)).checkpoints) if adversary else None
     if adversary and checkpoint and "adversary" in checkpoint.state:
         weights = checkpoint.state["adversary"]["networks"]
         misfits = _misfits(adversary.networks, weights)
-        what = f"the discriminators of {source} (its folder codec is without)"
-        _fill(adversary.networks, weights, what, misfits, partial)
+        without = f" To begin without them, give {source}/codec."
+        _fill(adversary.networks, weights, f"the discriminators of {source}", misfits, partial, without)
 
 
 def _others(codec: Codec, found: Codec) -> list[str]:
@@ -52,25 +53,29 @@ def _others(codec: Codec, found: Codec) -> list[str]:
 
 
 def _constants(codec: Codec) -> set[str]:
-    """What encoder and decoder hold and do not learn, as filterbanks."""
-    parts = {"encoder": codec.encoder, "decoder": codec.decoder}
-    saved = codec.state_dict()
+    """Names of what encoder and decoder hold and do not learn, as filterbanks."""
     return {
         f"{part}.{name}"
-        for part, module in parts.items()
-        for name, buffer in module.named_buffers()
-        if f"{part}.{name}" in saved and buffer.is_floating_point()
+        for part in ("encoder", "decoder")
+        for name, buffer in codec.get_submodule(part).named_buffers()
+        if buffer.is_floating_point()
     }
 
 
 def _fill(
-    module: nn.Module, weights: Mapping[str, Tensor], what: str, misfits: Sequence[str], partial: bool
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    what: str,
+    misfits: Sequence[str],
+    partial: bool,
+    advice: str = "",
 ) -> None:
+    """Give `module` those of `weights` that fit; `misfits` are told, or refused unless `partial`."""
     if misfits and not partial:
         shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if len(misfits) > 8 else "")
         raise RunError(
             f"{what} do not fit this recipe: {shown}. Use the recipe that made them, or set "
-            "training.init_partial=true (--init-partial) to take what fits."
+            f"training.init_partial=true (--init-partial) to take what fits.{advice}"
         )
     own = module.state_dict()
     fitting = {
