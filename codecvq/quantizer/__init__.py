@@ -11,6 +11,7 @@ from codecvq.quantizer.interface import Quantized, Quantizer, Terms
 from codecvq.quantizer.ranks import from_first_rank, gather_rows, sum_over_ranks
 from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.search import nearest_codes
+from codecvq.transfer import to_device
 
 __all__ = [
     "ChannelsLast",
@@ -27,4 +28,5 @@ __all__ = [
     "nearest_candidates",
     "nearest_codes",
     "sum_over_ranks",
+    "to_device",
 ]

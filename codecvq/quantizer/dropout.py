@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from codecvq.errors import OptionError
+from codecvq.quantizer.rows import Items
+from codecvq.transfer import to_device
 
 
 def check_dropout(dropout: float, depths: Sequence[int], count: int) -> None:
@@ -24,21 +26,29 @@ def check_dropout(dropout: float, depths: Sequence[int], count: int) -> None:
 
 
 def drawn_depths(
-    items: Tensor, depth: int, dropout: float, depths: Sequence[int], generator: torch.Generator | None
+    count: int, depth: int, dropout: float, depths: Sequence[int], generator: torch.Generator | None
 ) -> Tensor:
-    """How many of `depth` codebooks each item of `items` `[B]` keeps, `[B]`: all, or with probability
-    `dropout` n of them, n uniform in `depths`, or in 1 … depth where that is empty; at most `depth`.
+    """How many of `depth` codebooks each of `count` items keeps, `[B]`: all, or with probability `dropout` n
+    of them, n uniform in `depths`, or in 1 … depth where that is empty; at most `depth`.
+
+    Drawn on the generator's device, by default the CPU: then the number of rows of each codebook is known
+    without waiting for a GPU.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     choices = torch.tensor([*depths] or range(1, depth + 1), device=device).clamp(max=depth)
-    some = choices[torch.randint(0, len(choices), items.shape, generator=generator, device=device)]
-    drop = torch.rand(items.shape, generator=generator, device=device) < dropout
-    return torch.where(drop, some, depth).to(items.device)
+    some = choices[torch.randint(0, len(choices), (count,), generator=generator, device=device)]
+    drop = torch.rand(count, generator=generator, device=device) < dropout
+    return torch.where(drop, some, depth)
 
 
-def rows_of(depths: Tensor, depth: int) -> list[Tensor | slice]:
-    """Which vectors each of the first `depth` codebooks sees, of the depths `[M]` of all."""
-    return [(depths > n).nonzero()[:, 0] for n in range(depth)]
+def rows_of(depths: Tensor, items: Items, depth: int) -> list[Tensor | slice]:
+    """Which vectors each of the first `depth` codebooks sees, of the depths `[B]` of the items."""
+    if items.real is not None:
+        of_vectors = to_device(depths, items.device)[items.index]  # [M]
+        return [(of_vectors > n).nonzero()[:, 0] for n in range(depth)]
+    frames = torch.arange(items.frames)
+    rows = [((depths > n).nonzero() * items.frames + frames).flatten() for n in range(depth)]
+    return list(to_device(torch.cat(rows), items.device).split([len(part) for part in rows]))
 
 
 def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
@@ -50,7 +60,10 @@ def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
         return None
     kept = torch.zeros(len(rows), count, dtype=torch.bool, device=devices[0])
     for column, seen in zip(kept, rows, strict=True):
-        column[seen] = True
+        if isinstance(seen, Tensor):
+            column.index_fill_(0, seen, True)
+        else:
+            column[seen] = True
     return kept.T
 
 

@@ -13,12 +13,15 @@ rest.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from codecvq.plugins import PROJECT, registry
+from codecvq.transfer import Readout
 
 logger = logging.getLogger(PROJECT)
 
@@ -47,7 +50,8 @@ class GainWatch:
     """Warns, once, where |G z|/|z| stays outside [0.1, 10]: G z is q for the rotation, so that codewords much
     shorter or longer than latents scale the gradient of the encoder away, or blow it up.
 
-    It looks at every 50th step only, and needs 4 looks in a row: on a GPU each look waits for the device.
+    It looks at every 50th step only, and needs 4 looks in a row. On a GPU a gain is read at the look after
+    its own, so that no step waits for it.
     """
 
     LOWEST, HIGHEST = 0.1, 10.0
@@ -56,13 +60,19 @@ class GainWatch:
     def __init__(self, name: str) -> None:
         self.name = name
         self._steps = self._outside = 0
+        self._gains: deque[Readout] = deque()
 
     def see(self, z: Tensor, moved: Tensor) -> None:
         """One training step: z and G z, `[M, D]`."""
         self._steps += 1
         if self._steps % self.STEPS or not len(z) or self._outside >= self.LOOKS:
             return
-        gain = float((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median())
+        self._gains.append(Readout((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median()))
+        while self._gains and (gain := self._gains[0].value()) is not None:
+            self._gains.popleft()
+            self._count(gain)
+
+    def _count(self, gain: float) -> None:
         # G may bound its scale at just HIGHEST, so that counts as beyond
         self._outside = 0 if self.LOWEST <= gain < 0.99 * self.HIGHEST else self._outside + 1
         if self._outside == self.LOOKS:
@@ -74,3 +84,6 @@ class GainWatch:
                 self.LOOKS * self.STEPS,
                 gain,
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GainWatch:
+        return GainWatch(self.name)

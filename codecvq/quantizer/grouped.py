@@ -91,9 +91,8 @@ class Grouped(Quantizer):
         """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
-        of_items = torch.arange(items.count, device=items.device)
-        depths = drawn_depths(of_items, count, self.dropout, self.dropout_depths, self.generator)
-        return rows_of(depths[items.index], count)
+        depths = drawn_depths(items.count, count, self.dropout, self.dropout_depths, self.generator)
+        return rows_of(depths, items, count)
 
 
 def _kept(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:

@@ -28,6 +28,7 @@ from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
 from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
 from codecvq.quantizer.rows import Items, finite_frames, in_place, real_rows
 from codecvq.quantizer.statistics import code_metrics
+from codecvq.transfer import reads_are_free
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Quantizer(nn.Module):
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.estimator = estimator
         self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
+        self._frozen = False
         self._generator: torch.Generator | None = None
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
@@ -158,6 +160,19 @@ class Quantizer(nn.Module):
             member._generator = generator
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether `freeze` was called."""
+        return self._frozen
+
+    def freeze(self) -> None:
+        """Keep all weights and codebooks as they are, also in training mode: no parameter has a gradient and
+        `update` is not called. Quantizer dropout and the gradient to the latents stay.
+        """
+        self.requires_grad_(False)
+        for member in self._quantizers():
+            member._frozen = True
+
+    @property
     def bits_per_frame(self) -> float:
         """The sum of log2 K over the codebooks."""
         return sum(math.log2(size) for size in self.codebook_sizes)
@@ -184,12 +199,10 @@ class Quantizer(nn.Module):
             finite = finite if real is None else finite[real]
             whole = _known_finite(finite)
             clean = vectors if whole else torch.where(finite, vectors, 0.0)
-            changes = self.training and self._has_state()
-            learns = changes and _can_learn_from(finite)
-            with _as_in_eval(self) if changes and not learns else nullcontext():
+            if self.training and self._has_state() and not self._frozen:
+                step = self._learning_step(clean, finite, items, depth)
+            else:
                 step = self._step(clean, items, depth)
-            if learns:
-                _run_updates(step.updates)
             step = step if self.training else self._as_decoded(step)
             values = step.values if whole else torch.where(finite, step.values, torch.nan)
             metrics = code_metrics(step.codes, self.codebook_sizes, step.kept) | step.terms.metrics
@@ -250,6 +263,37 @@ class Quantizer(nn.Module):
         terms = self.terms_of(entered, values, codes)
         passed = estimate(self._estimator, entered, values, self._watch if self.training else None)
         return Step(self.project_out(passed), codes, terms, self.updates(entered, codes))
+
+    def _learning_step(self, vectors: Tensor, finite: Tensor, items: Items, depth: int) -> Step:
+        """A step with the updates of codebook state, which stay undone where the batch has non-finite vectors
+        `[M, 1]` or none at all, on all processes together.
+        """
+        counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
+        learns = (counts[0] > 0) & (counts[1] == 0)
+        if reads_are_free(vectors.device):
+            with nullcontext() if learns else _as_in_eval(self):
+                step = self._step(vectors, items, depth)
+            if learns:
+                _run_updates(step.updates)
+            return step
+        before = [(tensor, tensor._version, tensor.detach().clone()) for tensor in self._state()]
+        step = self._step(vectors, items, depth)
+        _run_updates(step.updates)
+        with torch.no_grad():  # undone on the device: to read `learns` here would wait for it
+            for tensor, version, old in before:
+                kept = torch.where(learns, tensor.detach(), old)
+                # a write that counts only where there was one: a pending backward, or a cache, goes by it
+                (tensor if tensor._version != version else tensor.data).copy_(kept)
+        return step
+
+    def _state(self) -> list[Tensor]:
+        """What `update` and the start of a codebook may change: buffers and parameters of the quantizers that
+        have an `update`.
+        """
+        learners = (member for member in self._quantizers() if type(member).update is not Quantizer.update)
+        return list(
+            dict.fromkeys(tensor for each in learners for tensor in (*each.buffers(), *each.parameters()))
+        )
 
     def terms_of(self, entered: Tensor, values: Tensor, codes: Tensor) -> Terms:
         """The terms of a step, also where M is 0: zeros then, under the same names."""
@@ -342,16 +386,8 @@ def _in_float32(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _known_finite(finite: Tensor) -> bool:
-    """Whether all frames are finite, where the answer costs nothing: a GPU would have to be waited for."""
-    return not finite.is_cuda and not torch.compiler.is_compiling() and bool(finite.all())
-
-
-def _can_learn_from(finite: Tensor) -> bool:
-    """Whether the batch has vectors and all are finite, on all processes together: they must agree, since
-    updates are collective.
-    """
-    counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
-    return bool(counts[0] > 0) and not bool(counts[1])
+    """Whether all frames are finite, where the answer costs nothing."""
+    return reads_are_free(finite.device) and bool(finite.all())
 
 
 def _run_updates(updates: list[Update]) -> None:

@@ -155,12 +155,11 @@ class Residual(Quantizer):
         """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
-        depths = self._draw_depths(torch.arange(items.count, device=items.device), depth)
-        return rows_of(depths[items.index], depth)
+        return rows_of(self._draw_depths(items.count, depth), items, depth)
 
-    def _draw_depths(self, items: Tensor, depth: int) -> Tensor:
-        """How many stages each item of `items` `[B]` keeps: `[B]`."""
-        return drawn_depths(items, depth, self.dropout, self.dropout_depths, self.generator)
+    def _draw_depths(self, count: int, depth: int) -> Tensor:
+        """How many stages each of `count` items keeps: `[B]`."""
+        return drawn_depths(count, depth, self.dropout, self.dropout_depths, self.generator)
 
 
 def _check_beam(beam: int, stages: Sequence[Quantizer]) -> None:

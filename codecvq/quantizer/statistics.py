@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecvq.transfer import to_device
+
 # A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many
 # bins a code.
 SMALL, HISTOGRAM = 4096, 8
@@ -28,7 +30,7 @@ def code_metrics(
     perplexity = entropy.exp()
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
-    usage = different / torch.tensor(sizes, dtype=torch.float32, device=codes.device)  # [n]
+    usage = different / to_device(torch.tensor(sizes, dtype=torch.float32), codes.device)  # [n]
     metrics = {"perplexity": perplexity.mean(), "usage": usage.mean()}
     metrics |= {f"perplexity/{i}": value for i, value in enumerate(perplexity.unbind())}
     return metrics | {f"usage/{i}": value for i, value in enumerate(usage.unbind())}

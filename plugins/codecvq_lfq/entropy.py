@@ -54,4 +54,4 @@ def _entropy(shares: Tensor) -> Tensor:
 
 
 def _count(logits: Tensor, total: Total) -> Tensor:
-    return total(torch.tensor(float(logits.shape[1]), device=logits.device)).clamp(min=1)
+    return total(logits.new_full((), float(logits.shape[1]))).clamp(min=1)

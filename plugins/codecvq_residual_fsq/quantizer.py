@@ -25,7 +25,7 @@ from codecvq_fsq.quantizer import EXACT, FSQ
 from torch import Tensor
 
 from codecvq.errors import OptionError
-from codecvq.quantizer import Residual, Terms, estimate
+from codecvq.quantizer import Residual, Terms, estimate, to_device
 from codecvq.quantizer.interface import Step
 from codecvq.quantizer.rows import Items
 
@@ -86,7 +86,7 @@ class ResidualFSQ(Residual):
             codes, values = self._codes(cells), self._middle(cells[-1], depth)
             kept: Tensor | None = None
             if self.training and self.dropout > 0:
-                of_items = self._draw_depths(torch.arange(items.count, device=codes.device), depth)
+                of_items = to_device(self._draw_depths(items.count, depth), codes.device)
                 depths = of_items[items.index][:, None]  # [M, 1]
                 kept = torch.arange(depth, device=codes.device) < depths
                 codes = codes.where(kept, 0)

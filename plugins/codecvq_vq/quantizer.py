@@ -23,7 +23,14 @@ from torch.nn import functional as F
 
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
-from codecvq.quantizer import from_first_rank, gather_rows, nearest_candidates, nearest_codes, sum_over_ranks
+from codecvq.quantizer import (
+    from_first_rank,
+    gather_rows,
+    nearest_candidates,
+    nearest_codes,
+    sum_over_ranks,
+    to_device,
+)
 from codecvq.quantizer.search import Kept, SearchTable, search_table
 
 KMEANS_ROUNDS = 10
@@ -73,6 +80,7 @@ class VQ(Quantizer):
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
         self._kept = Kept()
+        self._begun = Kept()  # `started`, read once and not in every step
         self._replaced = torch.zeros(())  # dead codewords replaced in the last step: a metric, no state
 
     def bound(self, vectors: Tensor) -> Tensor:
@@ -85,8 +93,12 @@ class VQ(Quantizer):
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codewords and their indices: `[M, D]` -> `[M, D]`, `[M, 1]`."""
-        if self.training and not bool(self.started):  # on all processes, also one without vectors
-            self._start(vectors.detach())
+        if (
+            self.training
+            and not self.is_frozen
+            and not self._begun.get(lambda: bool(self.started), self.started)
+        ):
+            self._start(vectors.detach())  # on all processes, also one without vectors
         codes = self.codes_alone(vectors)
         return self.dequantize(codes), codes
 
@@ -124,13 +136,15 @@ class VQ(Quantizer):
         """One step of the moving averages, then the replacement of dead codewords."""
         self._kept.forget()
         index = codes[:, 0]
-        counts = sum_over_ranks(torch.bincount(index, minlength=len(self.usage)).to(self.usage))
+        counts = sum_over_ranks(_histogram(index, len(self.usage)))
         total = self.decay * self.usage + (1 - self.decay) * counts
         if self.learn == "ema":
             sums = sum_over_ranks(torch.zeros_like(self.codebook).index_add_(0, index, vectors))
-            chosen = counts.nonzero()[:, 0]  # the mean of the others stays as it is
-            kept = self.decay * self.usage[chosen, None] * self.codebook[chosen]
-            self.codebook[chosen] = (kept + (1 - self.decay) * sums[chosen]) / total[chosen, None]
+            means = (self.decay * self.usage[:, None] * self.codebook + (1 - self.decay) * sums) / total[
+                :, None
+            ]
+            # the mean of a codeword that no vector chose stays as it is
+            self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
         self.usage.copy_(total)
         self._replace_dead(vectors)
 
@@ -160,13 +174,13 @@ class VQ(Quantizer):
             return
         even = self.usage.mean()
         most = max(1, int(REPLACED_SHARE * len(self.usage)))
-        least = self.usage.topk(min(most, len(everyone)), largest=False).indices
-        dead = least[self.usage[least] < self.dead_code_threshold * even]
-        self._replaced = torch.tensor(float(len(dead)))
-        pick = _sample(len(everyone), len(dead), self.generator).to(vectors.device)
-        # .data: a pending backward of these codewords is zero, nobody chose them
-        self.codebook.data[dead] = everyone[pick]
-        self.usage[dead] = even
+        use, least = self.usage.topk(min(most, len(everyone)), largest=False)
+        dead = use < self.dead_code_threshold * even
+        self._replaced = dead.sum().float()
+        pick = to_device(_sample(len(everyone), len(least), self.generator), vectors.device)
+        # .data: a pending backward of these codewords is zero, no vector chose them
+        self.codebook.data[least] = torch.where(dead[:, None], everyone[pick], self.codebook.data[least])
+        self.usage[least] = torch.where(dead, even, use)
 
 
 def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
@@ -181,10 +195,19 @@ def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Te
         return torch.cat([centres, vectors[more] + 0.01 * vectors.std(unbiased=False) * noise])
     for _ in range(KMEANS_ROUNDS):
         index = nearest_codes(vectors, centres)
-        counts = torch.bincount(index, minlength=size)[:, None]
+        counts = _histogram(index, size)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, index, vectors)
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
     return centres
+
+
+def _histogram(index: Tensor, size: int) -> Tensor:
+    """How often each of 0 … size - 1 is in int64 `index` `[M]`: float `[size]`. bincount would wait for a GPU
+    to know its size.
+    """
+    return torch.zeros(size, device=index.device).index_add_(
+        0, index, index.new_ones((), dtype=torch.float32).expand(len(index))
+    )
 
 
 def _sample(population: int, count: int, generator: torch.Generator | None) -> Tensor:
