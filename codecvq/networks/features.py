@@ -5,6 +5,8 @@ Every front end has `num_features`, and `before` and `after`: the samples around
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,6 +15,19 @@ from codecvq.errors import OptionError
 from codecvq.networks.framing import Framing
 
 FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
+
+
+def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
+    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies between
+    two bins is 0.
+    """
+    with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
+        warnings.simplefilter("ignore", UserWarning)
+        import torchaudio.functional
+
+        return torchaudio.functional.melscale_fbanks(
+            window_length // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=None, mel_scale="slaney"
+        )
 
 
 class FrontEnd(nn.Module):
@@ -32,12 +47,9 @@ class LogMel(FrontEnd):
 
     def __init__(self, framing: Framing, sample_rate: int, num_mels: int) -> None:
         super().__init__()
-        import librosa.filters
-
         self.framing = framing
         self.num_features, self.before, self.after = num_mels, framing.before, framing.after
-        mel = librosa.filters.mel(sr=sample_rate, n_fft=framing.window_length, n_mels=num_mels, norm=None)
-        self.register_buffer("mel", torch.from_numpy(mel).T.contiguous())
+        self.register_buffer("mel", mel_filters(sample_rate, framing.window_length, num_mels))
 
     def forward(self, wav: Tensor) -> Tensor:
         """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 LIGHT = 1e-3  # the weight of a value that does not count, so that frames without any have a knot
 
 
-@torch.compiler.disable  # a loop over frames: unrolled, it would be compiled for minutes
 @torch.no_grad()
 def knots(values: Tensor, counts: Tensor, times: int, mask: Tensor | None = None) -> Tensor:
     """Knots `[B, T]` of which `source.between(knots, times)` is nearest, in the least squares' sense, to
@@ -47,15 +46,27 @@ def knots(values: Tensor, counts: Tensor, times: int, mask: Tensor | None = None
 
 
 def _solved(diagonal: Tensor, beside: Tensor, wanted: Tensor) -> Tensor:
-    """x `[B, T]` of A x = wanted for a symmetric A with three diagonals, `[B, T]` and `[B, T - 1]`, by
-    elimination from the first to the last and back.
+    """x `[B, T]` of A x = wanted for a symmetric A with three diagonals, `[B, T]` and `[B, T - 1]`.
+
+    Cyclic reduction in log2 T rounds over all rows: row t, l x[t - s] + d x[t] + u x[t + s] = w, becomes one
+    of x[t - 2s], x[t] and x[t + 2s] by adding multiples of rows t - s and t + s. A loop over frames would
+    queue some ten kernels for each of them on a GPU.
     """
-    pivots, rights = [diagonal[:, 0]], [wanted[:, 0]]
-    for t in range(1, diagonal.shape[1]):
-        factor = beside[:, t - 1] / pivots[-1]
-        pivots.append(diagonal[:, t] - factor * beside[:, t - 1])
-        rights.append(wanted[:, t] - factor * rights[-1])
-    solution = [rights[-1] / pivots[-1]]
-    for t in range(diagonal.shape[1] - 2, -1, -1):
-        solution.append((rights[t] - beside[:, t] * solution[-1]) / pivots[t])
-    return torch.stack(solution[::-1], dim=1)
+    low, high, right = F.pad(beside, (1, 0)), F.pad(beside, (0, 1)), wanted
+    span = 1
+    while span < diagonal.shape[1]:
+        down = -low / _shifted(diagonal, span, 1.0)
+        up = -high / _shifted(diagonal, -span, 1.0)
+        diagonal, right, low, high = (
+            diagonal + down * _shifted(high, span) + up * _shifted(low, -span),
+            right + down * _shifted(right, span) + up * _shifted(right, -span),
+            down * _shifted(low, span),
+            up * _shifted(high, -span),
+        )
+        span *= 2
+    return right / diagonal
+
+
+def _shifted(rows: Tensor, span: int, beyond: float = 0.0) -> Tensor:
+    """Rows `[B, T]` of which each stands `span` further to the right, `beyond` where none is left."""
+    return F.pad(rows, (span, -span), value=beyond)

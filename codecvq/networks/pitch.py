@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.transfer import reads_are_free
+
 LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS an octave
 SHORTER_FROM_HZ = (100.0, 170.0)  # above these shorter windows follow changes better
 NEAR = 4  # steps from the path where they look
@@ -143,13 +145,40 @@ class PitchTracker(nn.Module):
 def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
     """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
     Padding, which is at the end, goes on with the state before it.
-
-    In numpy, as its calls are many and small. A leap costs by its width, so the best state to come from is
-    the larger of two running maxima, from below and from above.
     """
-    device, values = strengths.device, strengths.transpose(0, 1).float().cpu().numpy()
+    if reads_are_free(strengths.device):
+        return best_path_on_cpu(strengths, mask)
+    return best_path_on_device(strengths, mask)
+
+
+def best_path_on_device(strengths: Tensor, mask: Tensor | None) -> Tensor:
+    """`best_path` in few kernels a frame, and without a transfer: every state is compared with all before."""
+    steps = torch.arange(strengths.shape[2], device=strengths.device)
+    costs = (steps[:, None] - steps).abs() * (LEAP_COST / STEPS)  # to, from
+    unvoiced = steps == len(steps) - 1
+    costs = torch.where(unvoiced[:, None] != unvoiced, VOICING_COST, costs)
+    best, origins = strengths[:, 0], []
+    for t in range(1, strengths.shape[1]):
+        values, origin = (best[:, None] - costs).max(dim=2)  # [B, G + 1] each
+        values = values + strengths[:, t]
+        if mask is not None:
+            values = torch.where(mask[:, t, None], values, best)
+            origin = torch.where(mask[:, t, None], origin, steps)
+        best = values
+        origins.append(origin.to(torch.uint8 if len(steps) <= 256 else torch.int64))
+    path = [best.argmax(dim=1, keepdim=True)]
+    for origin in reversed(origins):
+        path.append(origin.gather(1, path[-1]).long())
+    return torch.cat(path[::-1], dim=1)
+
+
+def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
+    """`best_path` in numpy, as its calls are many and small. A leap costs by its width, so the best state to
+    come from is the larger of two running maxima, from below and from above.
+    """
+    values = strengths.transpose(0, 1).float().numpy()
     frames, batch, states = values.shape
-    real = None if mask is None else mask.T[..., None].cpu().numpy()
+    real = None if mask is None else mask.T[..., None].numpy()
     slope = np.arange(states - 1, dtype=np.float32) * np.float32(LEAP_COST / STEPS)
     best = np.empty_like(values)
     best[0] = values[0]
@@ -170,7 +199,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
     for t in range(frames - 1, 0, -1):
         before = (best[t - 1] - costs[path[t]]).argmax(axis=1)
         path[t - 1] = before if real is None else np.where(real[t, :, 0], before, path[t])
-    return torch.from_numpy(path.T.copy()).to(device)
+    return torch.from_numpy(path.T.copy())
 
 
 def _refined(strengths: Tensor, path: Tensor) -> Tensor:

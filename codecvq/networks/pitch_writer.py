@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from codecvq.networks import pitch_code
@@ -16,16 +17,17 @@ class PitchWriter(nn.Module):
     tracker's. What is written is the knots of the lines that follow the pitch best.
     """
 
+    places: Tensor  # [3]: the channels
+
     def __init__(self, tracker: PitchTracker, times: int, channels: Sequence[int]) -> None:
         super().__init__()
         self.tracker, self.times = tracker, times
         self.channels = list(channels)
+        self.register_buffer("places", torch.tensor(self.channels), persistent=False)
 
     def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
         """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
         finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
         pitch = self.tracker(wav, finer)
         written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
-        latents = latents.clone()
-        latents[..., self.channels] = written.to(latents.dtype)
-        return latents
+        return latents.index_copy(2, self.places, written.to(latents.dtype))

@@ -52,6 +52,7 @@ class SpeakingDecoder(Synthesis):
     """Latents `[B, D, T]` to audio `[B, 1, T * H]`; `pitch_channels` are the three with the pitch."""
 
     takes_recording = True
+    places: Tensor | None  # [3]: the channels with the pitch
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class SpeakingDecoder(Synthesis):
         features = dim if pitch_channels is None else dim + 2 * WAVES + 1
         super().__init__(framing, times, features, width, blocks)
         self.sample_rate = sample_rate
-        self.pitch_channels = None if pitch_channels is None else list(pitch_channels)
+        places = None if pitch_channels is None else torch.tensor(list(pitch_channels))
+        self.register_buffer("places", places, persistent=False)
         self.tracker = tracker
         self.filters = nn.Linear(width, 2 * framing.bins)  # log magnitudes: of the source, and of other noise
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
@@ -108,15 +110,14 @@ class SpeakingDecoder(Synthesis):
 
     def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Reading | None]:
         """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
-        if self.pitch_channels is None:
+        if self.places is None:
             return latents, None
-        position, there = pitch_code.read(latents[..., self.pitch_channels].float())
+        position, there = pitch_code.read(latents.index_select(2, self.places).float())
         position = held(position, there if mask is None else there & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
-        rest = latents.clone()
-        rest[..., self.pitch_channels] = 0
+        rest = latents.index_fill(2, self.places, 0.0)
         return torch.cat([rest, waves * there[..., None]], dim=2), Reading(position, there)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.errors import OptionError
+from codecvq.networks.features import mel_filters
 from codecvq.networks.fourier import power_spectra
 from codecvq.training.loudness import LoudnessLoss
 from codecvq.training.similarity import SimilarityLoss
@@ -35,11 +36,9 @@ class MelLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.floor = floor
-        import librosa.filters
-
         self.windows = tuple(windows)
         for size, bands in zip(windows, mels, strict=True):
-            mel = torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=size, n_mels=bands, norm=None)).T
+            mel = mel_filters(sample_rate, size, bands)
             self.register_buffer(f"mel_{size}", mel[:, mel.sum(dim=0) > 0].contiguous(), persistent=False)
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 

@@ -17,6 +17,8 @@ codec trained with it has been trained on what ViSQOL measures: let other metric
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,7 +78,7 @@ class SimilarityLoss(nn.Module):
 
     def similarity(self, reference: Tensor, decoded: Tensor) -> Tensor:
         """s of levels `[B, T, bands]` and `[B, T, bands]`."""
-        lowest = 5 * reference.new_tensor(FLOOR).log10()
+        lowest = 5 * math.log10(FLOOR)
         r, d = (levels - lowest for levels in (reference, decoded))
         mean_r, mean_d, square_r, square_d, product = self._around(r, d, r * r, d * d, r * d)
         variance_r, variance_d = (
