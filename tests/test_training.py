@@ -253,11 +253,3 @@ def test_segments_must_be_whole_frames(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", corpus={"segment_s": 0.51}))
     with pytest.raises(RecipeError, match=r"segment_s is 0.51.*Set it to 0.52"):
         loop.train(recipe, tmp_path / "run")
-
-
-def test_a_skipped_step_does_not_lower_the_means() -> None:
-    means = loop.Means()
-    for scalars in ({"loss": 2.0}, {}, {"loss": 4.0}):
-        means.add(scalars)
-    assert means.take() == {"loss": 3.0}
-    assert means.take() == {}

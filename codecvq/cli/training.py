@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,11 +81,11 @@ def _loaded(
     from codecvq.errors import RecipeError
     from codecvq.training.recipe import load_recipe
 
+    if init_from is not None:
+        overrides = [*overrides, f"training.init_from={json.dumps(init_from)}"]
     loaded = load_recipe(recipe, overrides)
     files = [str(Path(p).resolve()) if p.endswith(".py") else p for p in plugins]
     training = loaded.training
-    if init_from is not None:
-        training = training.model_copy(update={"init_from": init_from})
     if init_partial:
         training = training.model_copy(update={"init_partial": True})
     if training.init_partial and training.init_from is None:

@@ -18,8 +18,8 @@ FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
 
 
 def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
-    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies between
-    two bins is 0.
+    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies
+    between two bins is 0.
     """
     with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
         warnings.simplefilter("ignore", UserWarning)

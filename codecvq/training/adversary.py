@@ -7,15 +7,16 @@ With judgements of recorded audio x and decoded audio x̂, scores s and inner la
     features       codec  mean over layers of  mean |f(x̂) - f(x)| / mean |f(x)|     (arXiv:2210.13438 eq. 2)
 
 Each is a mean over the parts of all discriminators. The ratio of the last is taken for each item by itself:
-so it does not depend on what else is in the batch, nor on how a batch is spread over processes. The codec
-hears the discriminators as they are before they learn from the same step.
+so it does not depend on what else is in the batch, nor on how a batch is spread over processes. Recorded and
+decoded audio pass through a discriminator once in a step, and both sides learn from these judgements: the
+codec from discriminators as they are before they learn from the same step.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,11 +27,23 @@ from torch.nn import functional as F
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.plugins import PROJECT
-from codecvq.training.gradients import clipped_norm
+from codecvq.training.gradients import Gradients, clipped
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
 
 logger = logging.getLogger(PROJECT)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one discriminator makes of recorded audio, and of the same audio decoded."""
+
+    recorded: list[Judgement]
+    decoded: list[Judgement]
+
+    def pairs(self) -> list[tuple[Judgement, Judgement]]:
+        """Recorded and decoded, a part of the discriminator each."""
+        return list(zip(self.recorded, self.decoded, strict=True))
 
 
 class Adversary:
@@ -49,6 +62,7 @@ class Adversary:
             torch.manual_seed(recipe.training.seed)
             self.networks = nn.ModuleList(_build(recipe, options) for options in section.networks)
         self.networks.to(accelerator.device)
+        self.parameters = dict(self.networks.named_parameters())
         optimizer = torch.optim.AdamW(
             self.networks.parameters(),
             lr=section.optimizer.learning_rate,
@@ -67,13 +81,10 @@ class Adversary:
             and (step - self.section.start_step) % self.section.every_step == 0
         )
 
-    def begin(self, step: int) -> None:
-        """Forget the gradients of the step before, and take the learning rate of this one."""
-        rate = learning_rate(
-            self.section.optimizer,
-            max(0, step - self.section.start_step),
-            self.recipe.training.steps - self.section.start_step,
-        )
+    def begin(self, step: int, steps: int) -> None:
+        """Forget the gradients of the step before, and take the learning rate of this one of `steps`."""
+        first = self.section.start_step
+        rate = learning_rate(self.section.optimizer, max(0, step - first), steps - first)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -82,41 +93,37 @@ class Adversary:
         """The items `[b, C, S]` of a batch `[B, C, S]` that the discriminators are shown."""
         return audio[:: self.section.every_item]
 
-    def learn(self, step: int, decoded: Tensor, recorded: Tensor, share: float) -> dict[str, Tensor]:
-        """Scalars of a pass over detached audio `[b, C, S]`; gradients are left in the discriminators, times
-        `share`, for `clip`.
+    def judge(self, step: int, decoded: Tensor, recorded: Tensor) -> list[Verdict]:
+        """Verdicts on audio `[b, C, S]` of the discriminators whose turn it is, with a gradient to them and
+        to the decoded audio.
         """
-        losses, wins = [], []
-        for network in self._chosen(step, self.wrapped):
-            with self.accelerator.autocast():
-                judgements = network(torch.cat([recorded, decoded.detach()]))
-            for judgement in judgements:
-                real, fake = judgement.scores.chunk(2)
-                losses.append(discriminator_loss(self.section.loss, real, fake))
-                wins.append(win_rate(self.section.loss, real, fake))
+        with self.accelerator.autocast():
+            # recorded first: DDP may write buffers when a forward begins, and the decoded pass needs them
+            return [Verdict(network(recorded), network(decoded)) for network in self._chosen(step)]
+
+    def learn(self, verdicts: Sequence[Verdict], share: float) -> dict[str, Tensor]:
+        """Scalars of the discriminators; gradients are left in them, times `share`, for `clip`, and in
+        nothing else.
+        """
+        pairs = [pair for verdict in verdicts for pair in verdict.pairs()]
+        form = self.section.loss
+        losses = [discriminator_loss(form, real.scores, fake.scores) for real, fake in pairs]
         loss = torch.stack(losses).mean()
-        self.accelerator.backward(share * loss)
+        self.accelerator.backward(share * loss, inputs=list(self.parameters.values()), retain_graph=True)
+        wins = [win_rate(form, real.scores, fake.scores) for real, fake in pairs]
         return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
 
-    def clip(self) -> float:
-        """The norm of the gradients of all passes of a step, which the optimizer may use now."""
-        return clipped_norm(self.accelerator, self.optimizer, self.section.optimizer.max_grad_norm)
+    def clip(self) -> Gradients:
+        """The gradients of all passes of a step, which the optimizer may use now."""
+        limit = self.section.optimizer.max_grad_norm
+        return clipped(self.accelerator, self.optimizer, self.parameters, limit)
 
-    def terms(
-        self, step: int, decoded: Tensor, recorded: Tensor, wanted: Collection[str]
-    ) -> dict[str, Tensor]:
-        """Those of `adversarial` and `feature_matching` that are wanted, for the codec, 0-d, of audio `[b, C,
-        S]`, unweighted.
-        """
-        parts: dict[str, list[Tensor]] = {"adversarial": [], "feature_matching": []}
-        with frozen(self.networks), self.accelerator.autocast():
-            for network in self._chosen(step, list(self.networks)):
-                judged = network(decoded)
-                parts["adversarial"] += [codec_loss(self.section.loss, part.scores) for part in judged]
-                if "feature_matching" in wanted:
-                    with torch.no_grad():
-                        real = network(recorded)
-                    parts["feature_matching"] += map(feature_distance, real, judged)
+    def terms(self, verdicts: Sequence[Verdict], wanted: Collection[str]) -> dict[str, Tensor]:
+        """Those of `adversarial` and `feature_matching` that are wanted, for the codec, 0-d, unweighted."""
+        pairs = [pair for verdict in verdicts for pair in verdict.pairs()]
+        parts = {"adversarial": [codec_loss(self.section.loss, fake.scores) for _, fake in pairs]}
+        if "feature_matching" in wanted:
+            parts["feature_matching"] = [feature_distance(real, fake) for real, fake in pairs]
         return {name: torch.stack(found).mean() for name, found in parts.items() if name in wanted}
 
     def state(self) -> dict[str, Any]:
@@ -128,11 +135,11 @@ class Adversary:
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _chosen(self, step: int, networks: Sequence[Any]) -> Sequence[Any]:
+    def _chosen(self, step: int) -> Sequence[nn.Module]:
         if not self.section.in_turn:
-            return networks
+            return self.wrapped
         turn = (step - self.section.start_step) // self.section.every_step
-        return [networks[turn % len(networks)]]
+        return [self.wrapped[turn % len(self.wrapped)]]
 
 
 def discriminator_loss(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
@@ -149,10 +156,10 @@ def codec_loss(form: str, decoded: Tensor) -> Tensor:
 
 
 def feature_distance(recorded: Judgement, decoded: Judgement) -> Tensor:
-    """0-d distance of the inner layers, mean over layers and items."""
+    """0-d distance of the inner layers, mean over layers and items; without a gradient to `recorded`."""
     distances = []
     for ours, theirs in zip(recorded.features, decoded.features, strict=True):
-        ours, theirs = ours.float().flatten(1), theirs.float().flatten(1)
+        ours, theirs = ours.detach().float().flatten(1), theirs.float().flatten(1)
         scale = ours.abs().mean(dim=1).clamp(min=1e-6)
         distances.append(((theirs - ours).abs().mean(dim=1) / scale).mean())
     return torch.stack(distances).mean()
@@ -163,16 +170,6 @@ def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
     """Share of scores on the right side of the middle, 0-d: .5 is a guess, 1 a discriminator that wins."""
     middle = 0.0 if form == "hinge" else 0.5
     return ((recorded > middle).float().mean() + (decoded <= middle).float().mean()) / 2
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """While it lasts, gradients pass through the module, and none stay in it."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
 
 
 def _build(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:

@@ -12,20 +12,26 @@ from torch import Tensor, nn
 class WeightAverage:
     """a <- d a + (1 - d) w after every step, d rising from 1/10 to `decay` as (1 + n) / (10 + n).
 
-    Only parameters are averaged. Buffers, as the codebooks that are averages themselves, stay as they are.
+    Only parameters that learn are averaged. Buffers, as the codebooks that are averages themselves, stay as
+    they are.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.steps = module, decay, 0
-        self.weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+        self.module, self.decay = module, decay
+        self.weights = {name: weight.detach().clone() for name, weight in self._learning()}
+        device = next(iter(self.weights.values())).device
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights as they are now."""
-        self.steps += 1
-        keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        now = [weight.detach() for _, weight in self.module.named_parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), now, 1 - keep)
+    def update(self, counts: Tensor) -> None:
+        """Include the weights as they are now, where the step `counts` (0-d bool)."""
+        self.steps += counts
+        rising = (1 + self.steps) / (10 + self.steps)
+        share = (1 - rising.clamp(max=self.decay)) * counts
+        averages = list(self.weights.values())
+        apart = torch._foreach_sub([weight.detach() for _, weight in self._learning()], averages)
+        torch._foreach_mul_(apart, share)
+        torch._foreach_add_(averages, apart)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -38,19 +44,22 @@ class WeightAverage:
 
     def state(self) -> dict[str, object]:
         """For a checkpoint."""
-        return {"steps": self.steps, "weights": self.weights}
+        return {"steps": int(self.steps), "weights": self.weights}
 
     def load(self, state: Mapping[str, object]) -> None:
         """What `state` gave."""
         assert isinstance(state["steps"], int)
         assert isinstance(state["weights"], dict)
-        self.steps = state["steps"]
+        self.steps.fill_(state["steps"])
         for name, weight in state["weights"].items():
             self.weights[name].copy_(weight)
 
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, weight) for name, weight in self.module.named_parameters() if weight.requires_grad]
+
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, weight in self.module.named_parameters():
+        for name, weight in self._learning():
             kept: Tensor = self.weights[name]
             own = weight.detach().clone()
             weight.copy_(kept)

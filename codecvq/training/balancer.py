@@ -35,9 +35,9 @@ class Balancer:
     ) -> None:
         self.weights, self.total_norm, self.decay = dict(weights), total_norm, decay
         self._mean = mean
-        self.averages: dict[str, tuple[float, float]] = {}  # decaying sums of norms and of ones
+        self.averages: dict[str, Tensor] = {}  # decaying sums of norms and of ones, [2] float64
 
-    def gradient(self, losses: Mapping[str, Tensor], output: Tensor, scale: float = 1.0) -> Tensor:
+    def gradient(self, losses: Mapping[str, Tensor], output: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """What to go on with at `output` `[B, …]`, for unweighted `losses`; an item's share does not depend
         on how many there are. On their way through the losses gradients are `scale` times as large, for fp16.
         """
@@ -49,27 +49,27 @@ class Balancer:
         norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
         total = sum(self.weights[name] for name in named)
         balanced = torch.zeros_like(output)
-        for name, gradient, norm in zip(named, gradients, norms.tolist(), strict=True):
+        for name, gradient, norm in zip(named, gradients, norms.unbind(), strict=True):
             average = self._averaged(name, norm)
-            if average > LEAST:
-                balanced += self.total_norm * self.weights[name] / total / average * gradient
+            share = self.total_norm * self.weights[name] / total / average
+            balanced += torch.where(average > LEAST, share, 0.0).to(gradient.dtype) * gradient
         return balanced
 
-    def state(self) -> dict[str, tuple[float, float]]:
+    def state(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         return dict(self.averages)
 
-    def load(self, state: Mapping[str, tuple[float, float]]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """What `state` gave."""
-        self.averages = {name: (norms, ones) for name, (norms, ones) in state.items()}
+        self.averages = dict(state)
 
-    def _averaged(self, name: str, norm: float) -> float:
-        if norm != norm or norm == float("inf"):  # a step that will be skipped must not be remembered
-            return 1.0
-        norms, ones = self.averages.get(name, (0.0, 0.0))
-        norms, ones = self.decay * norms + norm, self.decay * ones + 1
-        self.averages[name] = (norms, ones)
-        return norms / ones
+    def _averaged(self, name: str, norm: Tensor) -> Tensor:
+        """The average norm of a loss, with this step's: 0-d float64."""
+        before = self.averages.get(name, torch.zeros(2, dtype=torch.float64)).to(norm.device)
+        now = self.decay * before + torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)])
+        counts = norm.isfinite()  # a step that will be skipped must not be remembered
+        self.averages[name] = torch.where(counts, now, before)
+        return torch.where(counts, now[0] / now[1], 1.0)
 
 
 def _norm_of_items(gradient: Tensor) -> Tensor:

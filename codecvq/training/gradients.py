@@ -1,52 +1,75 @@
 """Gradients between the backward passes of a step and the optimizers that use them.
 
+Nothing here reads a number from the device. Whether a step has NaN or infinity is known there: the optimizers
+leave their weights and moments as they are where `found_inf` is 1, as they do for torch's gradient scaler.
+
 In fp16 the loss is scaled so that small gradients are not lost, by one scale for the codec and its
-discriminators. Each one's gradients are brought back once, each optimizer makes its step, and then the scale
-is changed, once: lower where something overflowed, higher after many steps without.
+discriminators. Each one's gradients are unscaled once, each optimizer makes its step, and then the scale is
+changed, once: lower where something overflowed, higher after many steps without.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
+from torch import Tensor, nn
 
 
-def clipped_norm(accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_norm: float) -> float:
-    """The norm of the gradients of an optimizer's parameters, which are brought back to their size and scaled
-    down to `max_norm` where they are longer. NaN or infinite where one is: they stay as they are then.
+@dataclass(frozen=True)
+class Gradients:
+    """What is known of the gradients of an optimizer's parameters, on the device."""
+
+    norm: Tensor  # 0-d, before clipping; NaN or infinite where a gradient is
+    first_bad: Tensor  # 0-d int64: which gradient is the first that is not finite, in `names`; -1 for none
+    names: Sequence[str]  # of the parameters that have a gradient
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the step counts: 0-d bool."""
+        return self.norm.isfinite()
+
+
+def clipped(
+    accelerator: Accelerator,
+    optimizer: AcceleratedOptimizer,
+    parameters: Mapping[str, nn.Parameter],
+    max_norm: float,
+) -> Gradients:
+    """The gradients of an optimizer's `parameters`, unscaled, and scaled down to `max_norm` where their norm
+    is larger.
     """
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(optimizer.optimizer)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-    if bool(norm.isfinite()):
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return float(norm)
+    found = {name: each.grad for name, each in parameters.items() if each.grad is not None}
+    norms = torch.stack(torch._foreach_norm(list(found.values())))
+    norm = torch.linalg.vector_norm(norms)
+    bad = ~norms.isfinite()
+    first_bad = torch.where(bad.any(), bad.int().argmax(), -1)
+    nn.utils.clip_grads_with_norm_([parameters[name] for name in found], max_norm, norm)
+    return Gradients(norm, first_bad, list(found))
 
 
-def take_step(accelerator: Accelerator, norms: Sequence[tuple[AcceleratedOptimizer, float]]) -> None:
-    """A step of each optimizer whose gradients have a finite norm; then the loss scale is the next step's."""
-    for optimizer, norm in norms:
-        if not math.isfinite(norm):
-            continue
-        if accelerator.scaler is None:
-            optimizer.step()
-        else:
-            accelerator.scaler.step(optimizer.optimizer)
-    if accelerator.scaler is not None:
-        accelerator.scaler.update()
-
-
-def overflowed(accelerator: Accelerator, finite: bool) -> bool:
-    """Whether infinite gradients are an overflow of fp16, which the lower scale mends, on all processes: the
-    losses are `finite`, and the scale is not at its end. Every process has to ask.
+def take_step(
+    accelerator: Accelerator, parts: Sequence[tuple[AcceleratedOptimizer, Gradients]]
+) -> Tensor | None:
+    """A step of each optimizer whose gradients are finite; then the loss scale is the next step's, which is
+    returned (0-d), None without one.
     """
+    for optimizer, gradients in parts:
+        fused = optimizer.optimizer  # torch's own: it looks for these two attributes
+        fused.grad_scale, fused.found_inf = None, (~gradients.finite).float()
+        fused.step()
     if accelerator.scaler is None:
-        return False
-    everywhere = accelerator.reduce(torch.tensor(float(finite), device=accelerator.device), reduction="mean")
-    return float(everywhere) == 1.0 and accelerator.scaler.get_scale() >= 1.0
+        return None
+    accelerator.scaler.update()
+    return loss_scale(accelerator)
+
+
+def loss_scale(accelerator: Accelerator) -> Tensor:
+    """The scale of the loss in fp16, 1 without one: 0-d, on the device."""
+    one = torch.ones((), device=accelerator.device)
+    return one if accelerator.scaler is None else accelerator.scaler.scale(one)

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecvq.codec import Reconstruction
-from codecvq.errors import RunError
-from codecvq.plugins import PROJECT
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
-from codecvq.training.gradients import clipped_norm, overflowed, take_step
+from codecvq.training.gradients import clipped, loss_scale, take_step
+from codecvq.training.horizon import Horizon
 from codecvq.training.losses import build_losses
+from codecvq.training.outcomes import OF_DISCRIMINATORS, SCALE, Outcomes
 from codecvq.training.parts import build_codec
-from codecvq.training.progress import Means
 from codecvq.training.recipe import Recipe
 from codecvq.training.schedule import learning_rate
 from codecvq.training.start import begin_from
 from codecvq.training.usage import CodebookUse, chosen
-
-logger = logging.getLogger(PROJECT)
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
@@ -39,17 +34,24 @@ def seed_of(seed: int, step: int, rank: int) -> int:
 
 
 class Learner:
-    """What learns in one process of a training. After each step all have the same weights."""
+    """What learns in one process of a training. After each step all have the same weights.
+
+    No step waits for the device: what it gave is in `outcomes`, for whoever looks.
+    """
 
     def __init__(self, recipe: Recipe, name: str, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.config = recipe.training
         self.codec = build_codec(recipe, name=name)
-        self.usage = CodebookUse(self.codec.codebook_sizes)
+        self._freeze()
+        self.usage = CodebookUse(self.codec.codebook_sizes, accelerator.device)
+        self.outcomes = Outcomes(accelerator, self.config.max_bad_steps)
+        self.horizon = Horizon(self.config.steps, self.config.minutes)
         self.weights = recipe.losses.weights()
         self.losses = build_losses(recipe.losses, recipe.sample_rate).to(accelerator.device)
+        self.parameters = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
         optimizer = torch.optim.AdamW(
-            self.codec.parameters(),
+            self.parameters.values(),
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             weight_decay=recipe.optimizer.weight_decay,
@@ -62,8 +64,6 @@ class Learner:
         self.adversary = Adversary(recipe, section, accelerator) if section else None
         self.average = WeightAverage(self.codec, self.config.average) if self.config.average else None
         self.balancer = self._balancer() if recipe.losses.balance else None
-        self.skipped = 0
-        self.bad_in_a_row = 0
 
     def _balancer(self) -> Balancer:
         return Balancer(
@@ -72,78 +72,87 @@ class Learner:
             mean=lambda norms: self.accelerator.reduce(norms, reduction="mean"),
         )
 
-    def step(self, step: int, wav: Tensor) -> dict[str, float]:
-        """One step on audio `[B, C, S]`: the scalars that it gave. Codec and discriminators stay as they are
-        where their own gradients have NaN or infinity; codebooks that learn otherwise, where their input has.
+    def _freeze(self) -> None:
+        """Parts in `training.freeze` have no gradient, and codebooks there no updates."""
+        for part in self.config.freeze:
+            if part == "quantizer":
+                self.codec.quantizer.freeze()
+            else:
+                self.codec.get_submodule(part).requires_grad_(False)
+
+    def _train_mode(self) -> None:
+        """Training mode, but for frozen networks; a frozen quantizer keeps its dropout. What learns comes
+        last: parts may share a module.
         """
-        rate = learning_rate(self.recipe.optimizer, step, self.config.steps)
+        self.model.train()
+        for part in {"encoder", "decoder"} & set(self.config.freeze):
+            self.codec.get_submodule(part).eval()
+        for part in {"encoder", "decoder"} - set(self.config.freeze):
+            self.codec.get_submodule(part).train()
+
+    def step(self, step: int, wav: Tensor) -> None:
+        """One step on audio `[B, C, S]`. Codec and discriminators stay as they are where their own gradients
+        have NaN or infinity; EMA codebooks where their input has.
+        """
+        rate = learning_rate(self.recipe.optimizer, step, self.horizon.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        self._train_mode()
         torch.manual_seed(seed_of(self.config.seed, step, self.accelerator.process_index))
         adversary = self.adversary if self.adversary and self.adversary.active(step) else None
-        means, codes, seen = Means(), [], list[Mapping[str, Tensor]]()
         self.optimizer.zero_grad(set_to_none=True)
         if adversary:
-            adversary.begin(step)
+            adversary.begin(step, self.horizon.steps)
+        scalars, codes = [], []
         for n, part in enumerate(wav.chunk(self.config.accumulate)):
             last = n == self.config.accumulate - 1
             with nullcontext() if last else self._unsynced(adversary):
-                terms, out = self._pass(step, part, adversary, means)
-            seen.append({name: term.detach() for name, term in terms.items()})
+                found, out = self._pass(step, part, adversary)
+            scalars.append(found)
             codes.append(chosen(out.quantized))
-        found = means.take()
-        norm = clipped_norm(self.accelerator, self.optimizer, self.recipe.optimizer.max_grad_norm)
-        norms = [(self.optimizer, norm)]
+        gradients = clipped(
+            self.accelerator, self.optimizer, self.parameters, self.recipe.optimizer.max_grad_norm
+        )
+        parts = [(self.optimizer, gradients)]
+        means = {name: _mean([each[name] for each in scalars]) for name in scalars[0]}
         if adversary:
-            norms.append((adversary.optimizer, adversary.clip()))
-        take_step(self.accelerator, norms)
-        if adversary and math.isfinite(norms[-1][1]):
-            found["discriminator/gradient_norm"] = norms[-1][1]
-        elif adversary and not overflowed(self.accelerator, finite=True):
-            logger.warning("step %d: the discriminators skip it, as their gradients are not finite", step)
-        if not math.isfinite(norm):  # the same on all ranks: gradients have been reduced
-            self._skip(step, seen)
-            return {}
-        self.bad_in_a_row = 0
-        self.usage.add(self.accelerator.gather(torch.cat(codes)))
+            parts.append((adversary.optimizer, adversary.clip()))
+            means[OF_DISCRIMINATORS] = parts[-1][1].norm
+        scale = take_step(self.accelerator, parts)
+        if scale is not None:
+            means[SCALE] = scale
+        self.usage.add(self.accelerator.gather(torch.cat(codes)), gradients.finite)
         if self.average:
-            self.average.update()
-        found |= {
-            f"quantizer/{name}": float(value)
-            for name, value in out.quantized.metrics.items()
-            if _is_own(name)
+            self.average.update(gradients.finite)
+        means |= {
+            f"quantizer/{name}": value for name, value in out.quantized.metrics.items() if _is_own(name)
         }
-        if self.accelerator.scaler is not None:
-            found["gradient/scale"] = self.accelerator.scaler.get_scale()
-        return found | {"gradient/norm": norm, "optimizer/learning_rate": rate}
+        self.outcomes.add(step, means, gradients, {"optimizer/learning_rate": rate})
 
     def _pass(
-        self, step: int, wav: Tensor, adversary: Adversary | None, means: Means
+        self, step: int, wav: Tensor, adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Reconstruction]:
-        """Forward and backward of audio `[b, C, S]`, a part of a step: weighted terms, and what came out."""
+        """Forward and backward of audio `[b, C, S]`, a part of a step: scalars, and what came out."""
         out: Reconstruction = self.model(wav)
         losses = {name: loss(out.wav, wav) for name, loss in self.losses.items()}
-        if adversary:
-            decoded, recorded = adversary.judged(out.wav), adversary.judged(wav)
-            losses |= adversary.terms(step, decoded, recorded, self.weights)
         share = 1 / self.config.accumulate
+        scalars: dict[str, Tensor] = {}
+        if adversary:
+            verdicts = adversary.judge(step, adversary.judged(out.wav), adversary.judged(wav))
+            losses |= adversary.terms(verdicts, self.weights)
+            learned = adversary.learn(verdicts, share)
+            scalars = {f"discriminator/{name}": value for name, value in learned.items()}
         terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.losses
         total = torch.stack([term.float() for term in terms.values()]).sum()
+        goal = total
         if self.balancer:
-            scaler = self.accelerator.scaler
-            scale = 1.0 if scaler is None else scaler.get_scale()
-            gradient = self.balancer.gradient(losses, out.wav, scale)
+            gradient = self.balancer.gradient(losses, out.wav, loss_scale(self.accelerator))
             own = [term.float() for term in out.losses.values()]
-            self.accelerator.backward(share * torch.stack([(out.wav * gradient).sum(), *own]).sum())
-        else:
-            self.accelerator.backward(share * total)
-        if adversary:
-            learned = adversary.learn(step, decoded, recorded, share)
-            means.add({f"discriminator/{name}": float(value) for name, value in learned.items()})
-        means.add({f"loss/{name}": float(term.detach()) for name, term in terms.items()})
-        means.add({"loss/total": float(total.detach())})
-        return terms, out
+            goal = torch.stack([(out.wav * gradient).sum(), *own]).sum()
+        # the discriminators' judgements are on the way, and their gradients are not wanted here
+        self.accelerator.backward(share * goal, inputs=list(self.parameters.values()))
+        scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
+        return {name: value.detach() for name, value in scalars.items()}, out
 
     def _unsynced(self, adversary: Adversary | None) -> ExitStack:
         """While it lasts, backward passes add up without talking to other processes."""
@@ -151,24 +160,6 @@ class Learner:
         for module in (self.model, *(adversary.wrapped if adversary else ())):
             stack.enter_context(self.accelerator.no_sync(module))
         return stack
-
-    def _skip(self, step: int, parts: Sequence[Mapping[str, Tensor]]) -> None:
-        """Count a step that gave NaN or infinity, and say where it came from, of the terms of its parts; stop
-        after many in a row. What fp16 takes to find its scale does not count.
-        """
-        bad = [terms for terms in parts if not all(bool(term.isfinite()) for term in terms.values())]
-        if overflowed(self.accelerator, finite=not bad):
-            return
-        self.skipped += 1
-        self.bad_in_a_row += 1
-        where = _first_bad(bad[0] if bad else {}, self.codec)
-        logger.warning("step %d skipped: %s (%d skipped so far)", step, where, self.skipped)
-        if self.bad_in_a_row >= self.config.max_bad_steps:
-            raise RunError(
-                f"{self.bad_in_a_row} steps in a row gave NaN or infinity, the last in {where}. Lower "
-                "optimizer.learning_rate, or set training.precision=fp32. The last checkpoint of the run is "
-                "whole."
-            )
 
     def averaged(self) -> AbstractContextManager[None]:
         """While it lasts, the codec has the weights that are evaluated and shipped."""
@@ -187,7 +178,8 @@ class Learner:
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "usage": self.usage.counts,
-            "skipped": self.skipped,
+            "skipped": self.outcomes.skipped,
+            "horizon": self.horizon.state(),
         }
         for name, part in self._parts().items():
             state[name] = part.state()
@@ -199,8 +191,9 @@ class Learner:
         """The codec's weights, and what `state` gave."""
         self.codec.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.usage.counts = dict(state["usage"])
-        self.skipped = state["skipped"]
+        self.usage.load(state["usage"])
+        self.outcomes.skipped = state["skipped"]
+        self.horizon.load(state["horizon"])
         for name, part in self._parts().items():
             part.load(state[name])
         if self.accelerator.scaler is not None:
@@ -219,12 +212,6 @@ def _is_own(metric: str) -> bool:
     return not metric.startswith(("perplexity", "usage"))
 
 
-def _first_bad(terms: Mapping[str, Tensor], model: nn.Module) -> str:
-    """The first loss, or else the first parameter's gradient, that is NaN or infinite."""
-    for name, term in terms.items():
-        if not bool(term.isfinite()):
-            return f"loss {name!r} is {float(term.detach())}"
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-            return f"the gradient of {name} is not finite"
-    return "the gradient's norm is not finite"
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Of 0-d tensors; of one, itself."""
+    return values[0] if len(values) == 1 else torch.stack([value.float() for value in values]).mean()

@@ -26,7 +26,7 @@ from codecvq.training.device import settled
 from codecvq.training.learner import Learner
 from codecvq.training.loading import load_batches
 from codecvq.training.parts import recipe_corpus, recipe_segments
-from codecvq.training.progress import Means, Moment, Pace
+from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.trackers import check_trackers
@@ -83,16 +83,16 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
                 "another one with --run."
             ) from error
         if first:  # a kill between a checkpoint and its codec left an older one
-            trainer.save_codec(first, must=first == recipe.training.steps)
+            trainer.save_codec(first, must=trainer.horizon.ended(first))
     accelerator.wait_for_everyone()
-    if first < recipe.training.steps:
+    if not trainer.horizon.ended(first):
         trainer.run(first, report or (lambda moment: None))
     return Trained(
         folder,
-        recipe.training.steps,
+        trainer.horizon.steps,
         first,
         time.monotonic() - started,
-        trainer.learner.skipped,
+        trainer.learner.outcomes.skipped,
         trainer.failures,
         accelerator.is_main_process,
     )
@@ -106,7 +106,7 @@ class Trainer:
         self.config = recipe.training
         self.corpus = recipe_corpus(recipe.corpus)
         self.learner = Learner(recipe, folder.path.resolve().name, accelerator)
-        self.codec = self.learner.codec
+        self.codec, self.horizon = self.learner.codec, self.learner.horizon
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
         self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses, folder)
         self.saved = 0  # steps of the last checkpoint
@@ -120,37 +120,46 @@ class Trainer:
 
     def run(self, first: int, report: Report) -> None:
         """Steps `first` … the last, with logging, validation and checkpoints."""
-        run = TrainRun(self.folder, self.recipe, first, self.config.steps)
+        run = TrainRun(self.folder, self.recipe, first, self.horizon.steps)
         if self.accelerator.is_main_process:
             registry().call("codecvq_train_start", run=run)
         self.accelerator.init_trackers("codecvq", config={"recipe": self.recipe.to_yaml()})
-        means, pace = Means(), Pace()
-        scalars: dict[str, float] = {}
+        pace, scalars = Pace(), dict[str, float]()
+        self.horizon.begin(first)
         for step, wav in self._batches(first):
-            means.add(self.learner.step(step, wav))
+            self.learner.step(step, wav)
             pace.tick()
-            done = step + 1
-            last = done == self.config.steps
-            validates = last or done % self.config.validate_every == 0
+            self.horizon.passed(done := step + 1)
+            validates = done % self.config.validate_every == 0
             logs = validates or done % self.config.log_every == 0
-            found = self._over_ranks(means.take()) if logs else {}
+            saves = done % self.config.checkpoint_every == 0
+            last = False
+            if logs or saves or done >= self.horizon.steps:
+                last = self._look(done, pace)
+                found = self.learner.outcomes.take() if logs or last else {}
             if self.accelerator.is_main_process:
-                if logs:
-                    validated = self._validate(done) if validates else {}
+                if logs or last:
+                    validated = self._validate(done) if validates or last else {}
                     scalars = self._log(run, done, found | validated, pace)
-                report(Moment(done, self.config.steps, scalars, pace.step_s * (self.config.steps - done)))
-            if last or done % self.config.checkpoint_every == 0:
+                report(Moment(done, self.horizon.steps, scalars, pace.left_s(self.horizon.steps - done)))
+            if saves or last:
                 self.save(done, must=last)
-            pace.rest()
+            if logs or saves:
+                pace.rest()
+            if last:
+                break
         self.accelerator.wait_for_everyone()  # the main process still saves
         self.accelerator.end_training()
 
-    def _over_ranks(self, scalars: dict[str, float]) -> dict[str, float]:
-        """The means of scalars over all processes, which have the same ones."""
-        if self.accelerator.num_processes == 1 or not scalars:
-            return scalars
-        values = torch.tensor(list(scalars.values()), device=self.accelerator.device)
-        return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+    def _look(self, done: int, pace: Pace) -> bool:
+        """Wait for the steps so far and judge them; whether step `done` is the last, for all processes."""
+        self.learner.outcomes.look()
+        pace.read()
+        self.horizon.fit(done)
+        if self.config.minutes is not None and self.accelerator.num_processes > 1:
+            steps = torch.tensor([self.horizon.steps], device=self.accelerator.device)
+            self.horizon.steps = int(self.accelerator.gather(steps)[0])  # by the clock of the main process
+        return self.horizon.ended(done)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor]]:
         """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone for any
@@ -158,9 +167,9 @@ class Trainer:
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         batches = load_batches(
-            self.segments, first, self.config.steps, rank, world, workers=self.config.workers
+            self.segments, first, self.horizon.most, rank, world, workers=self.config.workers
         )
-        for step in range(first, self.config.steps):
+        for step in range(first, self.horizon.most):
             lost: CorpusError | None = None
             try:
                 wav = next(batches)[1]
@@ -188,8 +197,8 @@ class Trainer:
 
     def _log(self, run: TrainRun, done: int, found: dict[str, float], pace: Pace) -> dict[str, float]:
         scalars = found | self.learner.usage.scalars()
-        scalars["speed/steps_per_s"] = 1 / max(pace.step_s, 1e-9)
-        scalars["steps/skipped"] = self.learner.skipped
+        scalars["speed/steps_per_s"] = 1 / max(pace.step_s or 0.0, 1e-9)
+        scalars["steps/skipped"] = self.learner.outcomes.skipped
         run.heard = self.validation.take_heard()
         self.folder.log(done, scalars)
         registry().call("codecvq_train_logged", run=run, step=done, scalars=scalars)
@@ -202,6 +211,7 @@ class Trainer:
         """Write a checkpoint and the codec as it is now, in the main process: all have the same weights.
         False where there is no room for the checkpoint, which is told, and survived unless `must`.
         """
+        self.learner.outcomes.look()  # with all processes
         if not self.accelerator.is_main_process:
             return True
         checkpoint = Checkpoint(step, self.codec.state_dict(), self.learner.state())

@@ -19,40 +19,35 @@ class Moment:
     seconds_left: float | None
 
 
-class Means:
-    """Means of scalars since they were last taken; a step that was skipped adds none."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, scalars: Mapping[str, float]) -> None:
-        """Add the scalars of a step."""
-        for name, value in scalars.items():
-            self._values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        """The means, to begin anew."""
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
-        self._values = {}
-        return means
-
-
 class Pace:
-    """How long a step takes lately, checkpoints and validation left out."""
+    """How long a step takes lately, checkpoints and validation left out.
+
+    A step returns before a GPU has made it. So the clock is read where the processor has waited for the
+    device, and the time is shared out over the steps since it was last read.
+    """
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=100)
+        self._times: deque[float] = deque(maxlen=10)  # seconds a step, of the last logs
         self._since = time.monotonic()
+        self._steps = 0
 
     def tick(self) -> None:
-        """A step has ended."""
-        self._times.append(time.monotonic() - self._since)
+        """A step has been queued."""
+        self._steps += 1
+
+    def read(self) -> None:
+        """All steps so far have been made."""
+        self._times.append((time.monotonic() - self._since) / max(1, self._steps))
 
     def rest(self) -> None:
-        """The next step begins now."""
-        self._since = time.monotonic()
+        """The next step begins now, and none is under way."""
+        self._since, self._steps = time.monotonic(), 0
 
     @property
-    def step_s(self) -> float:
-        """Seconds a step, the median."""
-        return median(self._times)
+    def step_s(self) -> float | None:
+        """Seconds a step, the median of the last readings; None before the first."""
+        return median(self._times) if self._times else None
+
+    def left_s(self, steps: int) -> float | None:
+        """Seconds that `steps` more steps take; None before the first reading."""
+        return None if self.step_s is None else self.step_s * steps

@@ -34,6 +34,7 @@ class CorpusSection(Section):
     exclude_speakers: list[str] = []
     segment_s: float = Field(1.0, gt=0)
     balance: float = Field(0.0, ge=0, le=1)  # 0: every second is as likely; 1: every speaker is
+    cache: Literal["memory", "device"] = "memory"  # device: all speech on the GPU, and segments cut there
     cache_gb: float = Field(2.0, ge=0)  # decoded audio kept in memory, a process
     augment: AugmentConfig = AugmentConfig()
 
@@ -75,12 +76,14 @@ class TrainingSection(Section):
     """How long, how much at a time, how precisely, and when to save and look."""
 
     steps: int = Field(gt=0)
+    minutes: float | None = Field(None, gt=0)  # of wall time: as many steps as fit, in place of `steps`
     batch_size: int = Field(16, gt=0)  # items a process, at a time
     accumulate: int = Field(1, gt=0)  # batches that make a step; codebooks are updated with each
     average: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights, as 0.999; 0: none
     compile: bool = False  # the codec by torch.compile
     init_from: str | None = None  # weights to begin with: a run, a codec's folder, or a registered codec
     init_partial: bool = False  # whether what does not fit is left out instead of refused
+    freeze: list[Literal["encoder", "quantizer", "decoder"]] = []  # parts that stay as `init_from` has them
     workers: int = Field(0, ge=0)  # processes that cut segments; 0: a thread of this one
     trackers: list[str] = []  # of accelerate, beside TensorBoard: wandb, trackio
     seed: int = Field(0, ge=0)
@@ -143,6 +146,17 @@ class Recipe(Section):
                 "a discriminator is there, but losses.adversarial and losses.feature_matching are 0: nobody "
                 "would hear it. Set them, as to 1.0 and 2.0, or remove discriminator"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_parts_have_weights(self) -> Recipe:
+        if self.training.freeze and self.training.init_from is None:
+            raise ValueError(
+                f"training.freeze is {self.training.freeze}, but training.init_from does not name the codec "
+                "whose weights stay. Set it, as to speech-16k, or give --init-from"
+            )
+        if {"encoder", "decoder"} <= set(self.training.freeze):
+            raise ValueError("training.freeze names encoder and decoder: nothing is left that learns")
         return self
 
     def to_yaml(self) -> str:

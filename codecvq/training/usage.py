@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,39 +15,55 @@ LARGEST = 2**20  # codebooks beyond are not counted: no training sees enough vec
 
 
 def chosen(quantized: Quantized) -> Tensor:
-    """The codes `[B, N, T]`, -1 where quantizer dropout left a codebook out: 0 there was nobody's choice."""
+    """The codes `[B, N, T]`, -1 where quantizer dropout left a codebook out: the 0 there is a placeholder."""
     if quantized.kept is None:
         return quantized.codes
     return quantized.codes.masked_fill(~quantized.kept, -1)
 
 
 class CodebookUse:
-    """Decaying counts of the codes chosen, a codebook each."""
+    """Decaying counts of the codes chosen, a codebook each, on the device."""
 
-    def __init__(self, codebook_sizes: tuple[int, ...]) -> None:
-        self.counts = {n: torch.zeros(size) for n, size in enumerate(codebook_sizes) if size <= LARGEST}
+    def __init__(self, codebook_sizes: tuple[int, ...], device: torch.device) -> None:
+        self.counts = {
+            n: torch.zeros(size, device=device) for n, size in enumerate(codebook_sizes) if size <= LARGEST
+        }
 
-    def add(self, codes: Tensor) -> None:
-        """Count the codes `[B, N, T]` of a step, but those below 0: `chosen` has made them so."""
-        flat = codes.detach().cpu().transpose(0, 1).flatten(1)  # [N, B·T]
-        for n, counts in self.counts.items():
-            counts.mul_(DECAY)
-            if n < len(flat):
-                counts += torch.bincount(flat[n][flat[n] >= 0], minlength=len(counts))
+    @torch.no_grad()
+    def add(self, codes: Tensor, counts: Tensor) -> None:
+        """Count the codes `[B, N, T]` of a step but those below 0, where the step `counts` (0-d bool)."""
+        keep = torch.where(counts, DECAY, 1.0)
+        for n, used in self.counts.items():
+            used.mul_(keep)
+            if n < codes.shape[1]:
+                column = codes[:, n].flatten()
+                used.index_add_(0, column.clamp(min=0), ((column >= 0) & counts).float())
 
     def scalars(self) -> dict[str, float]:
         """Usage (share of a codebook chosen lately) and perplexity, means over codebooks and of each; empty
         before the first step.
         """
+        if not self.counts:
+            return {}
+        rows = torch.stack([_use(counts) for counts in self.counts.values()]).tolist()  # one transfer
         found: dict[str, float] = {}
-        for n, counts in self.counts.items():
-            total = float(counts.sum())
-            if total == 0:
-                continue
-            found[f"codebook/usage/{n}"] = float((counts > SEEN).sum()) / len(counts)
-            found[f"codebook/perplexity/{n}"] = math.exp(float(torch.special.entr(counts / total).sum()))
+        for n, (total, usage, perplexity) in zip(self.counts, rows, strict=True):
+            if total > 0:
+                found |= {f"codebook/usage/{n}": usage, f"codebook/perplexity/{n}": perplexity}
         for name in ("usage", "perplexity"):
             each = [value for key, value in found.items() if key.startswith(f"codebook/{name}/")]
             if each:
                 found[f"codebook/{name}"] = sum(each) / len(each)
         return found
+
+    def load(self, counts: Mapping[int, Tensor]) -> None:
+        """Counts of a checkpoint."""
+        for n, used in self.counts.items():
+            used.copy_(counts[n])
+
+
+def _use(counts: Tensor) -> Tensor:
+    """Total, usage and perplexity of counts `[K]`: `[3]`."""
+    total = counts.sum()
+    entropy = torch.special.entr(counts / total.clamp(min=1e-12)).sum()
+    return torch.stack([total, (counts > SEEN).float().mean(), entropy.exp()])

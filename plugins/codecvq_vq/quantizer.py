@@ -81,7 +81,8 @@ class VQ(Quantizer):
         self.register_buffer("started", torch.tensor(False))
         self._kept = Kept()
         self._begun = Kept()  # `started`, read once and not in every step
-        self._replaced = torch.zeros(())  # dead codewords replaced in the last step: a metric, no state
+        # dead codewords replaced in the last step: a metric and no state, a buffer so that it moves along
+        self.register_buffer("replaced", torch.zeros(()), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Vectors of length 1 for the cosine distance; else as they are."""
@@ -130,7 +131,7 @@ class VQ(Quantizer):
         if self.learn == "gradient":
             losses["codebook"] = self.codebook_weight * F.mse_loss(values, vectors.detach())
         replaces = self.training and self.dead_code_threshold > 0
-        return Terms(losses, {"replaced_codes": self._replaced} if replaces else {})
+        return Terms(losses, {"replaced_codes": self.replaced} if replaces else {})
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step of the moving averages, then the replacement of dead codewords."""
@@ -176,7 +177,7 @@ class VQ(Quantizer):
         most = max(1, int(REPLACED_SHARE * len(self.usage)))
         use, least = self.usage.topk(min(most, len(everyone)), largest=False)
         dead = use < self.dead_code_threshold * even
-        self._replaced = dead.sum().float()
+        self.replaced = dead.sum().float()
         pick = to_device(_sample(len(everyone), len(least), self.generator), vectors.device)
         # .data: a pending backward of these codewords is zero, no vector chose them
         self.codebook.data[least] = torch.where(dead[:, None], everyone[pick], self.codebook.data[least])

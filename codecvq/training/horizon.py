@@ -1,0 +1,74 @@
+"""How many steps a training has: those of its recipe, or as many as fit into `training.minutes`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+FITTED_AFTER = 100  # steps: the first are slower, as kernels are chosen and graphs compiled
+WARM_AFTER = 20
+UNLIMITED = 10**9  # steps
+
+
+class Horizon:
+    """The number of steps that the schedules of a training end at.
+
+    With `minutes` that number is fitted to the time that is left, first after a hundred steps and then each
+    time it is asked to, from the mean time of the steps so far with all that happened between them. What
+    earlier processes of a resumed training have used counts. Such a training depends on the clock: run again,
+    it makes other steps.
+
+    Args: `steps` of the recipe, which hold until they are fitted.
+    """
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        self.steps, self.limit_s = steps, None if minutes is None else 60 * minutes
+        self.spent_s = 0.0  # by earlier processes
+        self._began = self._warm = time.monotonic()
+        self._first = 0
+
+    @property
+    def used_s(self) -> float:
+        """Seconds of training so far, in all processes one after another."""
+        return self.spent_s + time.monotonic() - self._began
+
+    def begin(self, first: int) -> None:
+        """The clock starts, before step `first`."""
+        self._began = self._warm = time.monotonic()
+        self._first = first
+
+    def passed(self, done: int) -> None:
+        """`done` steps have been made."""
+        if done == self._first + WARM_AFTER:
+            self._warm = time.monotonic()
+
+    def fit(self, done: int) -> None:
+        """Fit the number of steps to the time, after `done` steps."""
+        made = done - self._first - WARM_AFTER
+        if self.limit_s is None:
+            return
+        left_s = self.limit_s - self.used_s
+        if left_s <= 0:
+            self.steps = done
+        elif made >= FITTED_AFTER - WARM_AFTER:
+            pace_s = (time.monotonic() - self._warm) / made
+            self.steps = done + max(1, int(left_s / pace_s))
+        else:
+            self.steps = max(self.steps, done + 1)
+
+    def ended(self, done: int) -> bool:
+        """Whether `done` steps are all."""
+        return done >= self.steps
+
+    @property
+    def most(self) -> int:
+        """Steps that there may be at most."""
+        return self.steps if self.limit_s is None else UNLIMITED
+
+    def state(self) -> dict[str, float]:
+        """For a checkpoint."""
+        return {"steps": self.steps, "spent_s": self.used_s}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """What `state` gave."""
+        self.steps, self.spent_s = int(state["steps"]), state["spent_s"]

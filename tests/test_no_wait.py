@@ -1,0 +1,173 @@
+"""A step of training reads nothing from the device: on a GPU each reading would wait for all work queued.
+
+Counted on the CPU, where the same calls and operators pass: Python's conversions by a function mode, and by a
+dispatch mode the operators that give a Python number, or a result whose shape depends on the data.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import codecvq.networks.pitch
+import codecvq.quantizer.interface
+from codecvq.training.average import WeightAverage
+from codecvq.training.learner import Learner
+from codecvq.training.recipe import Recipe, load_recipe
+from codecvq.training.smoke import smoke_recipe
+from codecvq.training.usage import CodebookUse
+
+CONVERSIONS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__")
+MADE_FROM_NUMBERS = ("tensor", "as_tensor", "new_tensor", "from_numpy")  # a copy that waits, unless queued
+OPERATORS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "bincount",
+    "unique",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "equal",
+    "is_nonzero",
+    "repeat_interleave.Tensor",
+)
+QUEUED = "codecvq/transfer.py"  # what these functions do waits for nothing
+ON_THE_CPU = ("drawn_depths", "rows_of", "code_metrics")  # make tensors on the CPU and queue a copy of them
+
+
+class Waits(TorchFunctionMode):
+    """Collects where something is read from the device, or copied to it in a way that waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def note(self, what: str) -> None:
+        frames = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
+        of_library = [frame for frame in frames if "/tests/" not in frame.filename]
+        if any(QUEUED in frame.filename or frame.name in ON_THE_CPU for frame in frames):
+            return
+        place = of_library[-1] if of_library else frames[-1]
+        self.found.append(f"{what} at {Path(place.filename).name}:{place.lineno}")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in CONVERSIONS or name in MADE_FROM_NUMBERS:
+            self.note(name)
+        if name in ("__getitem__", "__setitem__") and _has_list(args[1]):
+            self.note(f"{name} with a list")
+        return func(*args, **(kwargs or {}))
+
+
+def _has_list(index: Any) -> bool:
+    return any(isinstance(each, list) for each in (index if isinstance(index, tuple) else (index,)))
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().removeprefix("aten::")
+        by_mask = name.startswith(("index.Tensor", "index_put")) and any(
+            isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in args[1]
+        )
+        if name in OPERATORS or name.split(".")[0] in OPERATORS or by_mask:
+            self.waits.note(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    waits = Waits()
+    with waits, Operators(waits):
+        yield waits.found
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that reads where it is free takes the way that it takes on a GPU."""
+    for module in (codecvq.quantizer.interface, codecvq.networks.pitch):
+        monkeypatch.setattr(module, "reads_are_free", lambda device: False)
+
+
+def learner(recipe: Recipe) -> tuple[Learner, torch.Tensor]:
+    torch.manual_seed(0)
+    made = Learner(recipe, "codec", Accelerator(cpu=True))
+    samples = round(recipe.corpus.segment_s * recipe.sample_rate)
+    return made, 0.1 * torch.randn(recipe.training.batch_size, recipe.channels, samples)
+
+
+RECIPES = [
+    "quickstart",
+    "speech-16k",
+    "tts-24k-residual-fsq",
+    "tts-24k-rotation-vq",
+    "tts-24k-simvq",
+    "tts-24k-lfq",
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_waits_for_nothing(name: str) -> None:
+    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if "tts" in name else [])))
+    for step in range(3):  # codebooks begin with the data of the first, discriminators with the second
+        made.step(step, wav)
+    with counted() as found:
+        for step in range(3, 5):
+            made.step(step, wav)
+    assert found == []
+    with counted() as found:
+        made.outcomes.take()
+    assert len(found) == 1, "one transfer, of everything since the last look"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device has shapes and no values: to read one is an error there, as is to mix devices."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta has none
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if "tts" in name else [])))
+    made.step(0, wav)
+    made.step(1, wav)
+    accelerator, meta = made.accelerator, torch.device("meta")
+    monkeypatch.setattr(type(accelerator), "device", meta)
+    for module in (made.codec, made.losses, made.adversary.networks if made.adversary else made.losses):
+        module.to(meta)
+    for module in made.codec.modules():
+        if hasattr(module, "_begun"):
+            monkeypatch.setattr(module._begun, "get", lambda make, *sources: True)
+    for part in (made, made.adversary) if made.adversary else (made,):
+        monkeypatch.setattr(part.optimizer.optimizer, "step", lambda: None)  # fused ones have no meta kernel
+    made.parameters = {n: each for n, each in made.codec.named_parameters() if each.requires_grad}
+    if made.adversary:
+        made.adversary.parameters = dict(made.adversary.networks.named_parameters())
+    made.usage = CodebookUse(made.codec.codebook_sizes, meta)
+    made.average = WeightAverage(made.codec, 0.9)
+    made.step(2, wav.to(meta))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        made.outcomes.take()
+
+
+def test_what_waits_is_counted() -> None:
+    values = torch.arange(4.0)
+    with counted() as found:
+        assert bool(values[1] > 0)
+        float(values.sum())
+        values.nonzero()
+        values[values > 1]
+        values[[0, 1]]
+        values.new_tensor(1.0)
+        torch.bincount(values.long())
+    assert len(found) >= 7, found
