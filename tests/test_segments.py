@@ -12,8 +12,8 @@ import pytest
 from codecvq.audio import write_audio
 from codecvq.errors import CorpusError, OptionError
 from codecvq.training.corpus import Clip, Corpus
-from codecvq.training.loading import load_batches
-from codecvq.training.segments import NO_AUGMENT, AugmentConfig, Segments, augmented, tilted
+from codecvq.training.loading import load_batches, prefetched
+from codecvq.training.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augmented, tilted
 
 RATE = 8000
 SEGMENT_S = 0.1
@@ -87,15 +87,16 @@ def test_a_file_is_decoded_once_while_it_fits(corpus, monkeypatch):
 
 def test_prefetching_gives_the_same_batches(corpus):
     segments = segments_of(corpus, augment=EVERYTHING)
-    made = list(segments.prefetch(3, 9, rank=1, world=2, depth=2))
-    assert [batch.step for batch in made] == [3, 4, 5, 6, 7, 8]
-    assert all(np.array_equal(batch.wav, segments.batch(batch.step, 1, 2)) for batch in made)
-    assert list(segments.prefetch(3, 3)) == []
+    made = list(load_batches(segments, 3, 9, rank=1, world=2))
+    assert len(made) == 6
+    assert all(np.array_equal(wav, segments.batch(step, 1, 2)) for step, wav in enumerate(made, 3))
+    assert list(load_batches(segments, 3, 3)) == []
 
 
 def test_leaving_the_prefetch_ends_its_thread(corpus):
-    running = segments_of(corpus).prefetch(0, 10**6, depth=1)
-    assert next(running).step == 0
+    segments = segments_of(corpus)
+    running = prefetched(segments.batch, 0, 10**6, depth=1)
+    assert np.array_equal(next(running), segments.batch(0))
     running.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "codecvq-segments"]
 
@@ -105,7 +106,7 @@ def test_an_error_in_the_thread_reaches_who_asks(corpus):
     for clip in corpus:
         clip.path.write_bytes(b"gone")
     with pytest.raises(CorpusError, match="none of its 4 clips can be read"):
-        next(segments.prefetch(0, 3))
+        next(load_batches(segments, 0, 3))
 
 
 def test_it_can_be_sent_to_another_process(corpus):
@@ -251,19 +252,24 @@ def test_a_part_is_resampled_with_what_lies_around_it(tmp_path, source_rate):
 # augmentation
 
 
+def drawn(tilt_db: float = 0.0, gain_db: float = 0.0, flipped: bool = False) -> Draw:
+    return Draw(clip=0, place=0.0, length=1, tilt_db=tilt_db, gain_db=gain_db, flipped=flipped)
+
+
 def noise(length: int = 4096) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.05, length).astype(np.float32)
 
 
 def test_no_augmentation_changes_nothing():
     segment = noise()
-    assert np.array_equal(augmented(segment, NO_AUGMENT, np.random.default_rng(3)), segment)
+    assert np.array_equal(augmented(segment, drawn()), segment)
 
 
-def test_gains_fill_their_range_and_signs_both_occur():
-    rng, segment = np.random.default_rng(0), noise()
-    config = AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.25)
-    ratios = np.array([augmented(segment, config, rng)[0] / segment[0] for _ in range(400)])
+def test_gains_fill_their_range_and_signs_both_occur(corpus):
+    segments = segments_of(corpus, augment=AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.25))
+    draws = [segments.draw(step, 0) for step in range(400)]
+    segment = noise()
+    ratios = np.array([augmented(segment, each)[0] / segment[0] for each in draws])
     gains_db = 20 * np.log10(np.abs(ratios))
     assert gains_db.min() == pytest.approx(-12, abs=0.5)
     assert gains_db.max() == pytest.approx(6, abs=0.5)
@@ -272,9 +278,9 @@ def test_gains_fill_their_range_and_signs_both_occur():
 
 def test_gain_stops_before_clipping_and_silence_stays_silence():
     loud = np.array([0.9, -0.5], dtype=np.float32)
-    config = AugmentConfig(gain_db=(6.0, 6.0), polarity=0.0)
-    assert augmented(loud, config, np.random.default_rng(0)) == pytest.approx([1.0, -0.5 / 0.9])
-    assert not augmented(np.zeros(8, np.float32), EVERYTHING, np.random.default_rng(0)).any()
+    assert augmented(loud, drawn(gain_db=6.0)) == pytest.approx([1.0, -0.5 / 0.9])
+    everything = drawn(gain_db=3.0, tilt_db=5.0, flipped=True)
+    assert not augmented(np.zeros(8, np.float32), everything).any()
 
 
 @pytest.mark.parametrize("tilt_db", [-12.0, -3.0, 0.0, 6.0])

@@ -1,8 +1,11 @@
-"""Batches made ahead of their steps: by a thread of this process, or by worker processes."""
+"""Batches made ahead of their steps: by a thread of this process, by worker processes, or on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +13,46 @@ from torch.utils.data import DataLoader, Dataset
 
 from codecvq.errors import CorpusError
 from codecvq.training.corpus import ClipFailure
+from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.segments import Segments
+
+Made = TypeVar("Made")
+
+
+def prefetched(make: Callable[[int], Made], first: int, last: int, depth: int = 4) -> Iterator[Made]:
+    """What `make` gives for steps from `first` to before `last`, made up to `depth` ahead by a thread. What
+    it raises is raised where its step is due.
+    """
+    ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(made: Made | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(made, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for step in range(first, last):
+                if stop.is_set():
+                    return
+                put(make(step))
+        except BaseException as error:  # raised below: nothing else watches this thread
+            put(error)
+
+    thread = threading.Thread(target=work, name="codecvq-segments", daemon=True)
+    thread.start()
+    try:
+        for _ in range(first, last):
+            made = ready.get()
+            if isinstance(made, BaseException):
+                raise made
+            yield made
+    finally:
+        stop.set()
+        thread.join()
 
 
 class _Steps(Dataset[tuple[Tensor | str, tuple[ClipFailure, ...]]]):
@@ -33,17 +75,27 @@ class _Steps(Dataset[tuple[Tensor | str, tuple[ClipFailure, ...]]]):
 
 
 def load_batches(
-    segments: Segments, first: int, last: int, rank: int = 0, world: int = 1, *, workers: int = 0
-) -> Iterator[tuple[int, Tensor]]:
-    """Steps from `first` to before `last`, each with its audio `[B, C, S]` for this rank, pinned where there
-    is a GPU. Equal for any number of workers, each of which keeps decoded audio of its own. Raises
-    CorpusError where no clip can be read any more.
+    segments: Segments | DeviceSegments,
+    first: int,
+    last: int,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Audio `[B, C, S]` for this rank of the steps from `first` to before `last`: on the device where its
+    speech is there, else on the CPU, pinned where there is a GPU. Equal for any number of workers, each of
+    which keeps decoded audio of its own. Raises CorpusError where no clip can be read any more.
     """
+    if isinstance(segments, DeviceSegments):
+        for cuts in prefetched(lambda step: segments.cuts(step, rank, world), first, last):
+            yield segments.cut(cuts)
+        return
     pin = torch.cuda.is_available()
     if workers == 0:
-        for step, wav in segments.prefetch(first, last, rank, world):
+        for wav in prefetched(lambda step: segments.batch(step, rank, world), first, last):
             batch = torch.from_numpy(wav)
-            yield step, batch.pin_memory() if pin else batch
+            yield batch.pin_memory() if pin else batch
         return
     loader = DataLoader(
         _Steps(segments, first, last, rank, world),
@@ -53,8 +105,8 @@ def load_batches(
         prefetch_factor=2,
         generator=torch.Generator(),  # or its seed would be drawn from what quantizer dropout draws from
     )
-    for step, (batch, failures) in enumerate(loader, first):
+    for batch, failures in loader:
         segments.note_failures(failures)
         if isinstance(batch, str):
             raise CorpusError(batch)
-        yield step, batch
+        yield batch

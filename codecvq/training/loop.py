@@ -23,12 +23,14 @@ from codecvq.plugins import PROJECT, registry
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.corpus import ClipFailure, write_split
 from codecvq.training.device import settled
+from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.learner import Learner
 from codecvq.training.loading import load_batches
 from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder, TrainRun
+from codecvq.training.segments import Segments
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation
 
@@ -166,13 +168,14 @@ class Trainer:
         process, all stop at the same step, and what was learned is saved first.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        batches = load_batches(
-            self.segments, first, self.horizon.most, rank, world, workers=self.config.workers
-        )
+        segments: Segments | DeviceSegments = self.segments
+        if self.recipe.corpus.cache == "device":
+            segments = DeviceSegments(self.segments, self.accelerator.device)
+        batches = load_batches(segments, first, self.horizon.most, rank, world, workers=self.config.workers)
         for step in range(first, self.horizon.most):
             lost: CorpusError | None = None
             try:
-                wav = next(batches)[1]
+                wav = next(batches)
             except CorpusError as error:
                 lost = error
             if self._anywhere(lost is not None):

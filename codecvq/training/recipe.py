@@ -149,6 +149,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _workers_have_segments_to_cut(self) -> Recipe:
+        if self.corpus.cache == "device" and self.training.workers:
+            raise ValueError(
+                f"training.workers is {self.training.workers}, but with corpus.cache device no worker cuts "
+                "segments. Set training.workers to 0, or corpus.cache to memory"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frozen_parts_have_weights(self) -> Recipe:
         if self.training.freeze and self.training.init_from is None:
             raise ValueError(

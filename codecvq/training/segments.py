@@ -12,9 +12,8 @@ all the same, so that no sample depends on what the cache holds.
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,11 +61,15 @@ class AugmentConfig:
 NO_AUGMENT = AugmentConfig(gain_db=(0.0, 0.0), polarity=0.0, tilt_db=0.0)
 
 
-class Batch(NamedTuple):
-    """A step and its audio `[B, 1, S]`."""
+class Draw(NamedTuple):
+    """What is drawn for an item of a batch."""
 
-    step: int
-    wav: FloatArray
+    clip: int  # in the corpus
+    place: float  # 0 … 1, of the segment in the clip
+    length: int  # samples that are taken, and played faster or slower to last as long as a segment
+    tilt_db: float
+    gain_db: float
+    flipped: bool  # the sign
 
 
 class Segments:
@@ -133,49 +136,38 @@ class Segments:
 
     def item(self, step: int, index: int) -> FloatArray:
         """Item `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
+        drawn = self.draw(step, index)
+        segment = self._segment(drawn.clip, drawn.place, drawn.length)
+        return augmented(resample(segment, drawn.length, self.segment_samples), drawn)
+
+    def draw(self, step: int, index: int) -> Draw:
+        """What is drawn for item `index` of the whole batch of a step."""
         # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
-        clip_at, place = rng.random(), rng.random()
-        drawn = int(np.searchsorted(self._ends, clip_at * self._ends[-1], side="right"))
+        clip_at, place, speed, tilt, gain, sign = rng.random(6)
+        clip = int(np.searchsorted(self._ends, clip_at * self._ends[-1], side="right"))
         slow, fast = self.augment.speed
-        length = round(self.segment_samples * (slow + rng.random() * (fast - slow)))
-        segment = self._segment(min(drawn, len(self._ends) - 1), place, length)
-        return augmented(resample(segment, length, self.segment_samples), self.augment, rng)
+        low, high = self.augment.gain_db
+        return Draw(
+            clip=min(clip, len(self._ends) - 1),
+            place=place,
+            length=round(self.segment_samples * (slow + speed * (fast - slow))),
+            tilt_db=(2 * tilt - 1) * self.augment.tilt_db,
+            gain_db=low + gain * (high - low),
+            flipped=bool(sign < self.augment.polarity),
+        )
 
-    def prefetch(
-        self, first_step: int, last_step: int, rank: int = 0, world: int = 1, depth: int = 4
-    ) -> Iterator[Batch]:
-        """What `batch` gives for steps from first to before last, made up to `depth` ahead by a thread."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
-        stop = threading.Event()
-
-        def put(made: Batch | BaseException) -> None:
-            while not stop.is_set():
-                try:
-                    return ready.put(made, timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def work() -> None:
+    def decoded(self, index: int) -> tuple[int, npt.NDArray[np.int16]]:
+        """All samples `[S]` of a clip, 16 bits, and its index: of the next in the corpus that can be read."""
+        for offset in range(len(self.corpus)):
+            at = (index + offset) % len(self.corpus)
+            if at in self._bad:
+                continue
             try:
-                for step in range(first_step, last_step):
-                    if stop.is_set():
-                        return
-                    put(Batch(step, self.batch(step, rank, world)))
-            except BaseException as error:  # raised where the batch is asked for: nobody watches this thread
-                put(error)
-
-        thread = threading.Thread(target=work, name="codecvq-segments", daemon=True)
-        thread.start()
-        try:
-            for _ in range(first_step, last_step):
-                made = ready.get()
-                if isinstance(made, BaseException):
-                    raise made
-                yield made
-        finally:
-            stop.set()
-            thread.join()
+                return at, _to_int16(self.corpus[at].read(self.sample_rate))
+            except (AudioError, OSError) as error:
+                self._note(at, error)
+        raise self._nothing_readable()
 
     def _segment(self, drawn: int, place: float, length: int) -> FloatArray:
         """A segment `[length]` of the clip drawn, or of the next in the corpus that can be read."""
@@ -187,13 +179,17 @@ class Segments:
             try:
                 if self._is_long(clip):
                     return self._part_of_long(clip, place, length)
-                return _cut(self._decoded(index), length, place)
+                return _cut(self._kept(index), length, place)
             except (AudioError, OSError) as error:
-                with self._lock:
-                    self._bad[index] = ClipFailure(clip.id, clip.path, str(error))
+                self._note(index, error)
         raise self._nothing_readable()
 
-    def _decoded(self, index: int) -> npt.NDArray[np.int16]:
+    def _note(self, index: int, error: Exception) -> None:
+        clip = self.corpus[index]
+        with self._lock:
+            self._bad[index] = ClipFailure(clip.id, clip.path, str(error))
+
+    def _kept(self, index: int) -> npt.NDArray[np.int16]:
         """All samples of a clip `[S]`, 16 bits; kept while they fit.
 
         Nothing is evicted for another: with random draws, what goes is needed as soon as what comes.
@@ -242,16 +238,14 @@ def _shares(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
     return durations_s / np.maximum(totals_s, 1e-9) ** balance
 
 
-def augmented(segment: FloatArray, config: AugmentConfig, rng: np.random.Generator) -> FloatArray:
-    """The segment `[S]` with random tilt, gain and sign; three numbers are drawn whatever is switched on."""
-    tilt, gain, sign = rng.random(3)
-    if config.tilt_db:
-        segment = tilted(segment, (2 * tilt - 1) * config.tilt_db)
-    low, high = config.gain_db
-    scale = 10 ** ((low + gain * (high - low)) / 20)
+def augmented(segment: FloatArray, drawn: Draw) -> FloatArray:
+    """The segment `[S]` with the tilt, gain and sign that were drawn."""
+    if drawn.tilt_db:
+        segment = tilted(segment, drawn.tilt_db)
+    scale = 10 ** (drawn.gain_db / 20)
     peak = float(np.abs(segment).max(initial=0.0))
     scale = min(scale, 1 / peak) if peak > 0 else scale
-    return segment * np.float32(-scale if sign < config.polarity else scale)
+    return segment * np.float32(-scale if drawn.flipped else scale)
 
 
 def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
@@ -260,12 +254,17 @@ def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
     y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; their ratio is to be
     r = 10^(tilt / 20) = (1 - a) / (1 + a), so a = (1 - r) / (1 + r).
     """
-    ratio = 10 ** (tilt_db / 20)
-    a = np.float32((1 - ratio) / (1 + ratio))
+    a = np.float32(tilt_coefficient(tilt_db))
     out = segment.copy()
     out[1:] += a * segment[:-1]
     energy = float(np.dot(out, out))
     return out * np.float32((float(np.dot(segment, segment)) / energy) ** 0.5) if energy > 0 else out
+
+
+def tilt_coefficient(tilt_db: float) -> float:
+    """a of `tilted`."""
+    ratio = 10 ** (tilt_db / 20)
+    return (1 - ratio) / (1 + ratio)
 
 
 def _cut(samples: npt.NDArray[np.int16], length: int, place: float) -> FloatArray:

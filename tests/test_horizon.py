@@ -1,0 +1,104 @@
+"""How many steps a training makes, where it is given minutes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from codecvq.training import horizon, loop
+from codecvq.training.horizon import Horizon
+from codecvq.training.recipe import load_recipe
+from recipes import write_recipe
+
+
+class Clock:
+    """Stands in for time.monotonic."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(horizon, "time", clock)
+    return clock
+
+
+def made(plan: Horizon, clock: Clock, first: int, last: int, seconds: float) -> None:
+    for done in range(first + 1, last + 1):
+        clock.now += seconds
+        plan.passed(done)
+
+
+def test_steps_are_those_of_the_recipe_without_minutes(clock: Clock) -> None:
+    plan = Horizon(300, None)
+    plan.begin(0)
+    made(plan, clock, 0, 200, 50.0)
+    plan.fit(200)
+    assert (plan.steps, plan.most) == (300, 300)
+    assert [plan.ended(done) for done in (299, 300)] == [False, True]
+
+
+def test_steps_fill_the_minutes_and_the_slow_first_ones_do_not_count(clock: Clock) -> None:
+    plan = Horizon(50, 10)
+    plan.begin(0)
+    made(plan, clock, 0, 20, 5.0)  # 100 s
+    made(plan, clock, 20, 60, 0.5)
+    plan.fit(60)
+    assert not plan.ended(60), "it is not fitted before a hundred steps"
+    made(plan, clock, 60, 100, 0.5)  # 140 s of 600
+    plan.fit(100)
+    assert plan.steps == 100 + 460 / 0.5
+    made(plan, clock, 100, 600, 1.0)  # 640 s: over
+    plan.fit(600)
+    assert plan.ended(600)
+
+
+def test_what_an_earlier_process_used_counts(clock: Clock) -> None:
+    first = Horizon(50, 1)
+    first.begin(0)
+    made(first, clock, 0, 150, 0.2)  # 30 s
+    first.fit(150)
+    assert first.steps == pytest.approx(300, abs=1)
+    second = Horizon(50, 1)
+    second.load(first.state())
+    clock.now += 10_000
+    second.begin(150)
+    assert second.steps == first.steps
+    made(second, clock, 150, 250, 0.4)  # 40 s more
+    second.fit(250)
+    assert second.ended(250)
+
+
+@pytest.mark.parametrize("cache", ["memory", "device"])
+def test_a_training_of_some_seconds_lasts_as_long_and_ends_with_its_learning_rate(
+    tmp_path: Path, cache: str
+) -> None:
+    training = {
+        "minutes": 0.1,
+        "steps": 10**6,
+        "log_every": 20,
+        "checkpoint_every": 10**5,
+        "validate_every": 10**5,
+    }
+    corpus = {"cache": cache, "segment_s": 0.2}
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training=training, corpus=corpus))
+    trained = loop.train(recipe, tmp_path / "run")
+    began = time.monotonic()
+    assert trained.steps > 100
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == trained.steps
+    assert "validation/mel" in rows[-1]
+    assert rows[-1]["optimizer/learning_rate"] < 0.05 * max(row["optimizer/learning_rate"] for row in rows)
+    last = json.loads((max((tmp_path / "run" / "checkpoints").iterdir()) / "checkpoint.json").read_text())
+    assert last["step"] == trained.steps
+    assert 4 < trained.seconds < 15, "six seconds, and what comes before and after"
+    again = loop.train(recipe, tmp_path / "run")
+    assert again.resumed_at == again.steps == trained.steps
+    assert time.monotonic() - began < 5, "it was finished"
