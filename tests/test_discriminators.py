@@ -140,6 +140,25 @@ def test_a_step_of_its_optimizer_tells_noise_from_a_tone_better(name: str) -> No
     assert float(gap().detach()) > before + 0.01
 
 
+@pytest.mark.parametrize("window", [1024, 512, 256, 128])
+@pytest.mark.parametrize("items", [1, 3, 8])
+def test_bfloat16_judges_as_float32_does_also_where_a_band_is_one_column_wide(
+    window: int, items: int
+) -> None:
+    torch.manual_seed(0)
+    options = {"windows": [window], "bands": [0.0, 0.25, 1.0], "filters": 16, "stride": 4, "power": 0.5}
+    judge = build_discriminator("multi_band", sample_rate=16000, channels=1, **options)
+    wav = audio(items, samples=16000)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (rounded,) = judge(wav)
+    with torch.no_grad():
+        (exact,) = judge(wav)
+    for ours, theirs in zip(
+        (rounded.scores, *rounded.features), (exact.scores, *exact.features), strict=True
+    ):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.1, atol=0.05)
+
+
 def test_the_paper_s_sizes_are_the_defaults() -> None:
     weights = {
         name: sum(p.numel() for p in build_discriminator(name, sample_rate=24000).parameters())

@@ -29,6 +29,7 @@ from codecvq.networks.framing import Framing
 from codecvq.networks.interface import Reach, WithLosses
 from codecvq.networks.phase import phases_of, scaled
 from codecvq.networks.pitch import Pitch, PitchTracker, grid_size
+from codecvq.networks.refiner import Refiner
 from codecvq.networks.source import between, held, noise, pulses
 from codecvq.networks.synthesis import Synthesis
 
@@ -64,6 +65,7 @@ class SpeakingDecoder(Synthesis):
         tracker: PitchTracker,
         sample_rate: int,
         pitch_channels: Sequence[int] | None,
+        refiner: Refiner | None = None,
     ) -> None:
         features = dim if pitch_channels is None else dim + 2 * WAVES + 1
         super().__init__(framing, times, features, width, blocks)
@@ -75,7 +77,9 @@ class SpeakingDecoder(Synthesis):
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
+        self.refiner = refiner
         beside = 2 * framing.frames_beside + 1  # of the source, of what is made of it, and to the next pitch
+        beside += refiner.reach if refiner is not None else 0
         ahead = max(self.frames(self.backbone.reach.future + beside), self.frames(beside) + 1)
         self.reach = Reach(None, ahead)  # where a period is depends on all those before
 
@@ -96,9 +100,13 @@ class SpeakingDecoder(Synthesis):
                 there = reading.there.repeat_interleave(self.times, dim=1)
                 position = torch.where(there, written, position)
             start = _number_of(latents) if self.training else 0
-            source, other = self._sources(Pitch(position, voicing > 0), mask, start)
+            sources = self._sources(Pitch(position, voicing > 0), mask, start)
             let_through, beside = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
-            spectra = scaled(source, let_through) + scaled(other, beside)
+            phases = [phases_of(each) for each in sources]
+            spectra = scaled(phases[0], let_through) + scaled(phases[1], beside)
+        if self.refiner is not None:  # in the precision of the networks
+            spectra = self.refiner(spectra, sources, hidden, mask)
+        with torch.autocast(latents.device.type, enabled=False):
             wav = self.framing.overlap_add(spectra, mask)
             if recorded is None:
                 return wav
@@ -122,8 +130,8 @@ class SpeakingDecoder(Synthesis):
 
     @torch.no_grad()
     def _sources(self, pitch: Pitch, mask: Tensor | None, start: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Phases of the source `[B, T, F]` and of other noise, as complex numbers of size 1; noise begins at
-        `start` of its series.
+        """Spectra of the source and of other noise, complex `[B, T, F]` each; noise begins at `start` of its
+        series.
         """
         hop, device = self.framing.hop_length, pitch.position.device
         hz, voice = held(pitch.hz, mask), between(held(pitch.voiced.float(), mask), hop)
@@ -133,8 +141,7 @@ class SpeakingDecoder(Synthesis):
         if mask is not None:  # there is nothing behind the end
             real = mask.repeat_interleave(hop, dim=1)
             source, other = source * real, other * real
-        source, other = self.framing.spectra(source[:, None]), self.framing.spectra(other[:, None])
-        return phases_of(source), phases_of(other)
+        return self.framing.spectra(source[:, None]), self.framing.spectra(other[:, None])
 
 
 def _number_of(latents: Tensor) -> Tensor:

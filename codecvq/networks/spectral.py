@@ -38,6 +38,7 @@ from codecvq.networks.interface import Network, Reach
 from codecvq.networks.pitch import PitchTracker
 from codecvq.networks.pitch_writer import PitchWriter
 from codecvq.networks.presets import sized
+from codecvq.networks.refiner import Refiner
 from codecvq.networks.retrieving import RetrievingDecoder
 from codecvq.networks.speaking import SpeakingDecoder
 
@@ -79,6 +80,8 @@ def build_spectral(
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
     pitch_channels: Sequence[int] | None = None,
+    refiner_width: int = 192,
+    refiner_blocks: int = 0,
     preset: str = "small",
     encoder_width: int | None = None,
     encoder_blocks: int | None = None,
@@ -96,7 +99,8 @@ def build_spectral(
 
     "source" is for speech alone. With `pitch_channels` the pitch is written in these three channels of the
     latents, for a quantizer that rounds each to five levels (`codecvq.networks.pitch_code`); without, it is
-    learned.
+    learned. With `refiner_blocks` above 0 its spectra pass a `Refiner` of that size, which begins as identity
+    (`codecvq.networks.refiner`).
 
     `detail_window_length`, where not 0, shows the encoder log-mels of a second, shorter window too: onsets
     that the long one smears. `lookahead_frames` are hops that the encoder of a causal network waits for.
@@ -113,6 +117,7 @@ def build_spectral(
     _check(channels, hop_length, window_length, causal, lookahead_frames)
     _check_phase(phase, phase_iterations, training_phase, synthesis_hop_length or synthesis_window_length)
     _check_pitch(pitch_channels, phase, dim)
+    _check_refiner(refiner_width, refiner_blocks, phase)
     after = lookahead_frames * hop_length if causal else None
     framing = Framing(window_length, hop_length, after)
     front = _front(features, framing, sample_rate, num_mels, detail_window_length, after)
@@ -131,7 +136,10 @@ def build_spectral(
         retrieving = RetrievingDecoder(synthesis, times, dim, width, blocks, phase_iterations, training_phase)
         return Network(encoder(), retrieving, dim, hop_length)
     tracker = PitchTracker(sample_rate, step)
-    speaking = SpeakingDecoder(synthesis, times, dim, width, blocks, tracker, sample_rate, pitch_channels)
+    refiner = Refiner(synthesis.bins, width, refiner_width, refiner_blocks) if refiner_blocks else None
+    speaking = SpeakingDecoder(
+        synthesis, times, dim, width, blocks, tracker, sample_rate, pitch_channels, refiner
+    )
     if pitch_channels is None:
         return Network(encoder(), speaking, dim, hop_length)
     writer = PitchWriter(tracker, times, pitch_channels)
@@ -229,6 +237,19 @@ def _check_pitch(channels: Sequence[int] | None, phase: str, dim: int) -> None:
         raise OptionError(
             f"spectral: pitch_channels are {channels}; with dim {dim} they are "
             f"{pitch_code.CHANNELS} different ones from 0 to {dim - 1}, as [5, 6, 7]."
+        )
+
+
+def _check_refiner(width: int, blocks: int, phase: str) -> None:
+    if type(blocks) is not int or blocks < 0 or type(width) is not int or width < 1:
+        raise OptionError(
+            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers "
+            "from 0 and from 1."
+        )
+    if blocks and phase != "source":
+        raise OptionError(
+            f"spectral: refiner_blocks is {blocks}, but phase is {phase}. Set phase: source, or leave "
+            "refiner_blocks out."
         )
 
 

@@ -71,8 +71,8 @@ def _fill(
     advice: str = "",
 ) -> None:
     """Give `module` those of `weights` that fit; `misfits` are told, or refused unless `partial`."""
+    shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if len(misfits) > 8 else "")
     if misfits and not partial:
-        shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if len(misfits) > 8 else "")
         raise RunError(
             f"{what} do not fit this recipe: {shown}. Use the recipe that made them, or set "
             f"training.init_partial=true (--init-partial) to take what fits.{advice}"
@@ -92,7 +92,7 @@ def _fill(
             what,
             len(own) - len(fitting),
             len(own),
-            "; ".join(misfits),
+            shown,
         )
 
 

@@ -102,7 +102,7 @@ class Resolution(nn.Module):
         for (low, high), stack in zip(self.bands, self.stacks, strict=True):
             hidden = spectra[..., low:high].contiguous(memory_format=torch.channels_last)
             for layer in stack:  # type: ignore[attr-defined]
-                hidden = F.leaky_relu(layer(hidden), SLOPE)
+                hidden = F.leaky_relu(_convolved(layer, hidden), SLOPE)
                 features.append(hidden)
             outputs.append(hidden)
         return Judgement(self.score(torch.cat(outputs, dim=3)), tuple(features))
@@ -117,6 +117,18 @@ class Resolution(nn.Module):
             squared = spectra.square().sum(dim=-1, keepdim=True) + SOFTEST**2
             spectra = spectra * squared.pow((self.power - 1) / 2)
         return torch.cat([spectra[..., 0], spectra[..., 1]], dim=1)
+
+
+def _convolved(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
+    """`layer(hidden)`.
+
+    Where one output column is left, it is computed without the stride: oneDNN's bfloat16 kernels for AMX give
+    wrong numbers and NaN there (torch 2.14.1 on Intel Xeon).
+    """
+    stride = layer.stride[1]
+    if stride == 1 or hidden.shape[3] > stride:
+        return layer(hidden)
+    return F.conv2d(hidden, layer.weight, layer.bias, padding=layer.padding)[..., :1]
 
 
 def _stack(inputs: int, filters: int, stride: int) -> nn.ModuleList:
