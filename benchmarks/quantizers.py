@@ -1,7 +1,7 @@
 """Our quantizers against vector-quantize-pytorch 1.32.0: time and peak memory of a step, codes compared.
 
     pip install vector-quantize-pytorch==1.32.0
-    python benchmarks/quantizers.py [--only residual_vq] [--quick] [--json out.json]
+    python benchmarks/quantizers.py [--only residual_vq] [--quick] [--device cuda] [--json out.json]
     python benchmarks/quantizers.py --table out.json        # the README's table of an earlier run
 
 Both sides have the same codebooks and get the same vectors, N of them, each in its own layout (ours
@@ -9,7 +9,7 @@ Both sides have the same codebooks and get the same vectors, N of them, each in 
 processor time. `encode` is the way to codes in eval mode, `train` forward and backward in training mode with
 each side's own losses and codebook updates (ours with metrics and the replacement of dead codes, which the
 peer leaves out), `decode` the way back. Memory is how far the resident set of a fresh process rises in its
-first step.
+first step. On a GPU a time is wall time from an idle device to an idle device, and memory is left out.
 """
 
 from __future__ import annotations
@@ -161,13 +161,13 @@ def all_cases(quick: bool) -> Iterator[Case]:
 # One step
 
 
-def step_of(case: Case, who: str, mode: str, vectors: int) -> Callable[[], Tensor]:
+def step_of(case: Case, who: str, mode: str, vectors: int, device: str = "cpu") -> Callable[[], Tensor]:
     """A function that takes one step and returns the codes; the same vectors and weights on both sides."""
     torch.manual_seed(SEED)
     peer, ours = case.make()
     batch = 8 if vectors % 8 == 0 else 1
-    rows = case.spread * torch.randn(batch, vectors // batch, case.dim)
-    quantizer = (peer if who == "peer" else ours).train(mode == "train")
+    rows = (case.spread * torch.randn(batch, vectors // batch, case.dim)).to(device)
+    quantizer = (peer if who == "peer" else ours).to(device).train(mode == "train")
     latents = rows if who == "peer" else rows.mT.contiguous()
     call = _peer_call(quantizer) if who == "peer" else _our_call(quantizer)
     if mode == "encode":
@@ -213,7 +213,7 @@ def _training(
     quantizer: nn.Module, latents: Tensor, call: Callable[[Tensor], tuple[Tensor, Tensor, list[Tensor]]]
 ) -> Callable[[], Tensor]:
     latents.requires_grad_()
-    upstream = torch.randn(latents.shape)
+    upstream = torch.randn(latents.shape).to(latents.device)
 
     def train() -> Tensor:
         latents.grad = None
@@ -231,9 +231,10 @@ def _training(
 # What is measured
 
 
-def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool) -> Row:
+def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool, device: str = "cpu") -> Row:
     fewer = min(vectors, case.peer_vectors or vectors) if mode == "train" else vectors
-    steps = {who: step_of(case, who, mode, fewer if who == "peer" else vectors) for who in ("peer", "ours")}
+    sizes = {"peer": fewer, "ours": vectors}
+    steps = {who: step_of(case, who, mode, size, device) for who, size in sizes.items()}
     first = {who: step() for who, step in steps.items()}  # before any update of a codebook
     times = take_turns(steps, repeats)
     growth = {
@@ -266,7 +267,7 @@ def _differences(case: Case, mode: str, first: dict[str, Tensor]) -> tuple[int, 
 
 
 def take_turns(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of processor time of a step, `repeats` of each, one after the other in turn."""
+    """Seconds of a step (of processor time, or of the wall for a GPU), `repeats` of each, in turn."""
     loops = {who: max(1, math.ceil(SHORTEST / max(_seconds(step, 1), 1e-6))) for who, step in steps.items()}
     times: dict[str, list[float]] = {who: [] for who in steps}
     for _ in range(repeats):
@@ -276,10 +277,16 @@ def take_turns(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str
 
 
 def _seconds(step: Callable[[], Tensor], loops: int) -> float:
-    start = time.process_time()
+    on_gpu = step().is_cuda if torch.cuda.is_available() else False
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize()
+    start = clock()
     for _ in range(loops):
         step()
-    return (time.process_time() - start) / loops
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (clock() - start) / loops
 
 
 def peak_growth(case: Case, who: str, mode: str, vectors: int) -> float | None:
@@ -350,7 +357,9 @@ def _mb(megabytes: float | None) -> str:
     return "–" if megabytes is None else f"{megabytes:.0f}"
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -365,6 +374,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, nargs="+", default=[8192, 75])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, the slowest peers scaled")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     parser.add_argument("--table", type=Path, help="print the README's table of such a file; measure nothing")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
@@ -377,17 +387,20 @@ def main() -> None:
         kept = json.loads(options.table.read_text())
         return print(f"{kept['machine']}\n\n{side_by_side([Row(**row) for row in kept['rows']])}")
     rows = []
-    print(f"{machine()}\n\n{HEADER}", flush=True)
+    print(f"{machine(options.device)}\n\n{HEADER}", flush=True)
     for case in all_cases(options.quick):
         for mode in case.modes:
             for vectors in options.vectors:
                 if options.only not in case.name or options.mode not in mode:
                     continue
                 repeats = 5 if options.quick else options.repeats
-                rows.append(measure(case, mode, vectors, repeats, memory=not options.quick))
+                memory = not options.quick and options.device == "cpu"
+                rows.append(measure(case, mode, vectors, repeats, memory, options.device))
                 print(markdown(rows[-1]), flush=True)
     if options.json:
-        text = json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1)
+        text = json.dumps(
+            {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}, indent=1
+        )
         options.json.write_text(text + "\n")
 
 

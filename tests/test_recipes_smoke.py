@@ -50,6 +50,7 @@ def test_the_recipes_that_are_promised_ship() -> None:
     others = {
         "quickstart",
         "speech-16k",
+        "speech-16k-natural",
         "encodec-24k",
         "stream-24k",
         "lm-16k-single",

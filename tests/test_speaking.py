@@ -78,6 +78,7 @@ SPEAKING: dict[str, Any] = {
     "dim": 12,
 }
 WITH_PITCH = {**SPEAKING, "pitch_channels": [5, 6, 7]}
+REFINED = {**WITH_PITCH, "refiner_width": 16, "refiner_blocks": 2}
 
 
 OWN = ("voicing", "pitch", "added")  # losses
@@ -85,7 +86,11 @@ OWN = ("voicing", "pitch", "added")  # losses
 
 def codec(network: dict[str, Any]) -> Codec:
     torch.manual_seed(0)
-    return Codec(sample_rate=RATE, network=network, quantizer=WRITING).eval()
+    made = Codec(sample_rate=RATE, network=network, quantizer=WRITING).eval()
+    if made.decoder.refiner is not None:  # a new one changes nothing
+        torch.nn.init.normal_(made.decoder.refiner.head.weight, std=0.2)
+        torch.nn.init.normal_(made.decoder.refiner.spread, std=0.2)
+    return made
 
 
 @pytest.mark.parametrize("channels", [[5, 6, 7], [5, 6, 9]], ids=["one codebook", "two codebooks"])
@@ -105,7 +110,9 @@ def test_an_untrained_codec_speaks_at_the_pitch_that_it_heard(channels: list[int
     assert off(1) > 0.07, "the pitch is in the second codebook"
 
 
-@pytest.mark.parametrize("network", [SPEAKING, WITH_PITCH], ids=["learned", "written"])
+@pytest.mark.parametrize(
+    "network", [SPEAKING, WITH_PITCH, REFINED], ids=["learned", "written", "written and refined"]
+)
 def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
     made = codec(network)
     # trained ones are decided; here rounding would choose between pitches
@@ -125,7 +132,9 @@ def test_neighbours_and_padding_change_nothing(network: dict[str, Any]) -> None:
     assert torch.equal(made.decode(codes, lengths=lengths), decoded), "the same each time"
 
 
-@pytest.mark.parametrize("network", [SPEAKING, WITH_PITCH], ids=["learned", "written"])
+@pytest.mark.parametrize(
+    "network", [SPEAKING, WITH_PITCH, REFINED], ids=["learned", "written", "written and refined"]
+)
 def test_audio_hangs_on_no_codes_beyond_its_reach(network: dict[str, Any]) -> None:
     decoder = codec(network).decoder
     assert decoder.reach.past is None
@@ -322,6 +331,8 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels are 5; .* as \[5, 6, 7\]"),
         ({"phase": "source", "causal": True}, "phase: source hears what comes"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
+        ({"phase": "predicted", "refiner_blocks": 2}, "refiner_blocks is 2, but phase is predicted"),
+        ({"phase": "source", "refiner_blocks": -1}, "refiner_blocks is -1"),
         ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, and phase is source"),
         ({"phase": "predicted", "training_phase": "retrieved"}, "are for phase: retrieved"),
     ],

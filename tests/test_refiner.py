@@ -1,0 +1,73 @@
+"""Corrections to spectra: none at the start, and learned from there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import codecvq
+from codecvq.codec import Codec
+from codecvq.networks.refiner import NEAR, Refiner, _local_mean
+from codecvq.training.recipe import load_recipe
+from codecvq.training.start import begin_from
+
+BINS, CONTEXT = 65, 8
+
+
+def made(blocks: int = 2) -> Refiner:
+    torch.manual_seed(0)
+    return Refiner(BINS, CONTEXT, 16, blocks)
+
+
+def inputs(frames: int = 30) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    spectra, one, other = (
+        torch.complex(*(torch.randn(2, frames, BINS, generator=generator) for _ in "ri")) for _ in range(3)
+    )
+    return spectra, [one, other[:1]], torch.randn(2, frames, CONTEXT, generator=generator)
+
+
+def test_a_new_refiner_is_identity() -> None:
+    spectra, sources, context = inputs()
+    assert torch.equal(made()(spectra, sources, context, None), spectra)
+
+
+def test_a_spread_moves_levels_away_from_their_local_mean() -> None:
+    refiner, (spectra, sources, context) = made(), inputs()
+    refiner.spread.data.fill_(0.1)
+    levels, found = spectra.abs().log(), refiner(spectra, sources, context, None)
+    mean = torch.stack(
+        [levels[..., max(0, f - NEAR // 2) : f + NEAR // 2 + 1].mean(dim=2) for f in range(BINS)], 2
+    )
+    torch.testing.assert_close(_local_mean(levels), mean)
+    torch.testing.assert_close(found.abs().log(), mean + 1.1 * (levels - mean), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.angle(), spectra.angle(), atol=1e-4, rtol=1e-4)
+
+
+def test_it_looks_no_further_than_it_says_and_not_behind_the_mask() -> None:
+    refiner, (spectra, sources, context) = made(), inputs()
+    torch.nn.init.normal_(refiner.head.weight, std=0.1)
+    changed = context.clone()
+    changed[:, 15 + refiner.reach + 1 :] += 1
+    before, after = (refiner(spectra, sources, each, None) for each in (context, changed))
+    assert torch.equal(before[:, :16], after[:, :16])
+    assert not torch.equal(before[:, 16], after[:, 16])
+    mask = torch.arange(30)[None] < torch.tensor([[30], [20]])
+    masked = refiner(spectra, sources, context, mask)
+    alone = refiner(spectra[1:, :20], [s[-1:, :20] for s in sources], context[1:, :20], None)
+    torch.testing.assert_close(masked[1, :20], alone[0])
+
+
+@pytest.mark.parametrize("num_codebooks", [3, 6])
+def test_a_training_begins_from_speech_16k_and_its_codes_stay_those(num_codebooks: int) -> None:
+    recipe = load_recipe("speech-16k-natural")
+    box = codecvq.load("speech-16k")
+    codec = Codec(sample_rate=16000, network=recipe.network, quantizer=recipe.quantizer)
+    begin_from(recipe, codec, None)
+    codec.eval()
+    assert codec.codebooks_sha256 == box.codebooks_sha256
+    wav = 0.1 * torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0))
+    codes = box.encode(wav, num_codebooks=num_codebooks)
+    assert torch.equal(codec.encode(wav, num_codebooks=num_codebooks), codes)
+    assert torch.equal(codec.decode(codes), box.decode(codes))
+    assert sum(each.numel() for each in codec.parameters()) < 10e6
