@@ -32,6 +32,12 @@ class Horizon:
         """Seconds of training so far, in all processes one after another."""
         return self.spent_s + time.monotonic() - self._began
 
+    def left_s(self, step_s: float | None, done: int) -> float | None:
+        """Seconds that are left after `done` steps of `step_s` seconds; None where that is not known yet."""
+        if self.limit_s is not None:
+            return max(0.0, self.limit_s - self.used_s)
+        return None if step_s is None else step_s * (self.steps - done)
+
     def begin(self, first: int) -> None:
         """The clock starts, before step `first`."""
         self._began = self._warm = time.monotonic()

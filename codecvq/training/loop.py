@@ -143,7 +143,8 @@ class Trainer:
                 if logs or last:
                     validated = self._validate(done) if validates or last else {}
                     scalars = self._log(run, done, found | validated, pace)
-                report(Moment(done, self.horizon.steps, scalars, pace.left_s(self.horizon.steps - done)))
+                left_s = self.horizon.left_s(pace.step_s, done)
+                report(Moment(done, self.horizon.steps, scalars, left_s))
             if saves or last:
                 self.save(done, must=last)
             if logs or saves:

@@ -1,5 +1,5 @@
-"""Losses of the decoded audio, as named, weighted terms. Adversarial ones are in `adversary`, the one that
-hears in `loudness`, the one that compares shapes in `similarity`.
+"""Losses of the decoded audio, as named, weighted terms. Adversarial ones are in `adversary`, those with a
+module of their own in `loudness`, `similarity` and `spread`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from codecvq.networks.features import mel_filters
 from codecvq.networks.fourier import power_spectra
 from codecvq.training.loudness import LoudnessLoss
 from codecvq.training.similarity import SimilarityLoss
+from codecvq.training.spread import SpreadLoss
 
 FLOOR = 1e-5  # of magnitudes before the logarithm
 
@@ -159,6 +160,7 @@ class LossConfig:
     waveform: float = 0.0
     loudness: float = 0.0  # what PESQ's model hears; about one and a half times the weight of mel
     similarity: float = 0.0  # of neurograms, what ViSQOL compares; about three times the weight of mel
+    spread: float = 0.0  # local variance of log magnitudes: that they are not too smooth
     adversarial: float = 0.0  # these two need the recipe's `discriminator`
     feature_matching: float = 0.0
     balance: bool = False
@@ -195,6 +197,7 @@ class LossConfig:
             "waveform",
             "loudness",
             "similarity",
+            "spread",
             "adversarial",
             "feature_matching",
         )
@@ -210,5 +213,6 @@ def build_losses(config: LossConfig, sample_rate: int) -> nn.ModuleDict:
         "waveform": WaveformLoss,
         "loudness": lambda: LoudnessLoss(sample_rate),
         "similarity": lambda: SimilarityLoss(sample_rate),
+        "spread": lambda: SpreadLoss(sample_rate),
     }
     return nn.ModuleDict({name: builders[name]() for name in config.weights() if name in builders})

@@ -47,7 +47,3 @@ class Pace:
     def step_s(self) -> float | None:
         """Seconds a step, the median of the last readings; None before the first."""
         return median(self._times) if self._times else None
-
-    def left_s(self, steps: int) -> float | None:
-        """Seconds that `steps` more steps take; None before the first reading."""
-        return None if self.step_s is None else self.step_s * steps

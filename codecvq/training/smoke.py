@@ -93,6 +93,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         "validation_clips": 1,
         "init_from": None,
         "init_partial": False,
+        "freeze": [],
         "compile": False,
     }
     updates["corpus"] = recipe.corpus.model_copy(update=corpus)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
-import torch
-import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
@@ -13,9 +14,8 @@ from codecvq.training.recipe import load_recipe
 
 def main() -> None:
     path, run, device = sys.argv[1:]
-    dist.init_process_group("gloo")
-    if device == "cuda":
-        torch.cuda.set_device(0)
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if device == "cuda" else []  # gloo is a CPU's own
+    loop.Accelerator = partial(Accelerator, kwargs_handlers=handlers)  # type: ignore[misc, assignment]
     loop.train(load_recipe(path), run)
 
 

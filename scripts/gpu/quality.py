@@ -1,0 +1,119 @@
+"""What packing costs: clips as they travel against the same clips as they lie here.
+
+    python scripts/gpu/unpack.py .gpu
+    python scripts/gpu/quality.py --root /root/sounds --packed .gpu
+
+prints a line a corpus: the bit rate; of `--clips` clips, drawn by a fixed seed, the PESQ-WB of what travelled
+against the original, its SNR, how many have exactly its samples, and the largest delay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+# The tree's own codecvq and plugins, installed or not.
+HERE = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(HERE), str(HERE / "plugins")]
+
+from codecvq.training.corpus import Clip, Corpus, open_corpus  # noqa: E402
+from scripts.gpu.speech import to_int16  # noqa: E402
+
+FloatArray = npt.NDArray[np.float32]
+
+RECIPE = HERE / "recipes" / "speech-16k.yaml"
+SAMPLE_RATE = 16000  # Hz
+SHORTEST_S = 0.75  # PESQ of less says little
+LONGEST_DELAY = 400  # samples; looked for in both directions
+
+
+@dataclass(frozen=True)
+class Score:
+    """A clip that travelled, against itself."""
+
+    bits: int
+    duration_s: float
+    pesq_wb: float
+    snr_db: float  # infinite where samples are equal
+    delay: int  # samples
+
+
+def main() -> None:
+    """Print the table for what the command line gives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, help="where the corpora lie, if not where they are installed")
+    parser.add_argument("--packed", type=Path, default=HERE / ".gpu", help="what pack.py wrote; %(default)s")
+    parser.add_argument("--clips", type=int, default=40, help="of each corpus; %(default)s")
+    options = parser.parse_args()
+    names = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["corpus"]["name"]
+    originals = open_corpus(names, root=options.root)
+    packed = open_corpus(manifest=options.packed / "clips" / "manifest.jsonl")
+    print(
+        "| corpus | kbit/s | PESQ-WB: mean | least | SNR, dB | equal | delay |\n|---|---|---|---|---|---|---|"
+    )
+    for name, pairs in drawn(originals, packed, options.clips).items():
+        print(line(name, [score(original, travelled) for original, travelled in pairs]), flush=True)
+
+
+def drawn(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
+    """Name of a corpus -> pairs of original and packed clip."""
+    known = {clip.id: clip for clip in originals}
+    pairs = defaultdict(list)
+    for clip in packed:
+        if (clip.duration_s or 0.0) >= SHORTEST_S:
+            pairs[clip.id.partition("/")[0]].append((known[clip.id], clip))
+    rng = random.Random(0)
+    return {name: rng.sample(found, min(count, len(found))) for name, found in pairs.items()}
+
+
+def score(original: Clip, travelled: Clip) -> Score:
+    """What one clip lost."""
+    from pesq import NoUtterancesError, pesq
+
+    before, after = original.read(SAMPLE_RATE), travelled.read(SAMPLE_RATE)
+    before = to_int16(before).astype(np.float32) / np.float32(32768)  # as training has it
+    assert before.shape == after.shape, f"{original.id}: {len(before)} samples became {len(after)}"
+    try:
+        quality = pesq(SAMPLE_RATE, before, after, "wb")
+    except NoUtterancesError:
+        quality = float("nan")
+    with np.errstate(divide="ignore"):
+        snr_db = 10 * np.log10(np.sum(before**2) / np.sum((before - after) ** 2))
+    # a WAV there is a G.722 stream here
+    file = original.path if original.path.suffix == ".g722" else travelled.path
+    return Score(
+        8 * file.stat().st_size, len(before) / SAMPLE_RATE, quality, float(snr_db), delay(before, after)
+    )
+
+
+def delay(before: FloatArray, after: FloatArray) -> int:
+    """By how many samples `after` is late: where their cross-correlation is largest."""
+    size = 1 << (len(before) + LONGEST_DELAY).bit_length()
+    cross = np.fft.irfft(np.fft.rfft(after, size) * np.fft.rfft(before, size).conj())
+    return int(np.argmax(np.roll(cross, LONGEST_DELAY)[: 2 * LONGEST_DELAY + 1])) - LONGEST_DELAY
+
+
+def line(name: str, scores: list[Score]) -> str:
+    """The table's line of a corpus."""
+    rate = sum(score.bits for score in scores) / sum(score.duration_s for score in scores) / 1000
+    quality = [score.pesq_wb for score in scores if np.isfinite(score.pesq_wb)]
+    finite = [score.snr_db for score in scores if np.isfinite(score.snr_db)]
+    snr = f"{np.mean(finite):.1f}" if finite else "∞"
+    equal = sum(np.isinf(score.snr_db) for score in scores)
+    late = max((score.delay for score in scores), key=abs)
+    return (
+        f"| `{name}` | {rate:.1f} | {np.mean(quality):.3f} | {min(quality):.2f} | {snr} "
+        f"| {equal} of {len(scores)} | {late} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Train a recipe for so many minutes of wall time, evaluate, and write what can be carried home.
+
+    scripts/gpu/train speech-16k-natural --minutes 5 [--init-from CODEC] [--out FOLDER] [KEY=VALUE ...]
+
+It is the training of `codecvq train` with `training.minutes` and `corpus.cache: device`. Where packed speech
+has been unpacked (.gpu/clips), it replaces the recipe's corpus: the same clips with the same split, without
+test clips. Weights begin with `--init-from`, by default the best so far where there are some
+(scripts/gpu/best), else with what the recipe names. FOLDER (by default $OUT) gets:
+
+    leg.json                  what was run, steps, seconds, the share of time that the device worked, scores
+    metrics.jsonl             the curves
+    best.tar.*, codec.tar.*   the best and the last codec, weights in float16, in parts of at most 15 MiB: to
+                              unpack them, cat best.tar.* | tar x
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecvq.codec import Codec, load
+from codecvq.errors import CodecvqError, MissingExtra
+from codecvq.evaluation.compare import compare
+from codecvq.evaluation.metrics import prepare
+from codecvq.training.loop import train
+from codecvq.training.parts import recipe_corpus
+from codecvq.training.progress import Moment
+from codecvq.training.recipe import Recipe, load_recipe
+
+HERE = Path(__file__).resolve().parents[2]
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+from scripts.gpu.busy import Busy  # noqa: E402
+
+CLIPS = Path(os.environ.get("CODECVQ_PACKED", ".gpu")) / "clips" / "manifest.jsonl"
+BEST = HERE / "scripts" / "gpu" / "best"
+PART_BYTES = 15 * 2**20
+METRICS = ("pesq_wb", "stoi", "estoi", "mel_distance")
+EVALUATED = 48  # validation clips
+
+
+def main() -> None:
+    """Train as the command line says."""
+    options = arguments()
+    out = Path(options.out or os.environ.get("OUT") or "leg")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        recipe = leg_recipe(options)
+        leg = run(recipe, options.run or Path(tempfile.mkdtemp(prefix="leg-")) / "run", out)
+    except CodecvqError as error:
+        sys.exit(f"error: {error}")
+    (out / "leg.json").write_text(json.dumps(leg, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(leg, indent=1))
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", help="a YAML file or a name")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the recipe")
+    parser.add_argument("--minutes", type=float, required=True, help="of training; evaluation comes after")
+    parser.add_argument("--init-from", help="a codec, a run, or a name")
+    parser.add_argument("--out", type=Path, help="by default $OUT")
+    parser.add_argument("--run", type=Path, help="the run folder, by default a temporary one")
+    return parser.parse_intermixed_args()
+
+
+def leg_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe for this machine and these minutes."""
+    keys = [f"training.minutes={options.minutes}", "corpus.cache=device", "training.workers=0"]
+    if CLIPS.is_file():
+        keys += ["corpus.name=null", f"corpus.manifest={CLIPS.resolve()}"]
+    start = options.init_from or (str(BEST) if (BEST / "config.json").is_file() else None)
+    if start is not None:
+        keys += [f"training.init_from={json.dumps(start)}", "training.init_partial=true"]
+    return load_recipe(options.recipe, [*keys, *options.overrides])
+
+
+def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
+    """Train, compare the best and the last codec with what they began as, and write both; what came out."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.monotonic()
+    with Busy(device) as busy:
+        trained = train(recipe, folder, report)
+    trained_s = time.monotonic() - started
+    shutil.copy(folder / "metrics.jsonl", out / "metrics.jsonl")
+    for name in ("best", "codec"):
+        if (folder / name / "config.json").is_file():
+            write_parts(load(folder / name), name, out)
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "steps": trained.steps,
+        "train_s": round(trained_s, 1),
+        "device_busy": busy.share,
+        "skipped": trained.skipped,
+        "unreadable": len(trained.failures),
+        "scores": scores(recipe, folder, str(device)),
+        "all_s": round(time.monotonic() - started, 1),
+    }
+
+
+def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
+    """Means over validation clips of the best codec, of the last, and of what they began as, each with half
+    of its codebooks and with all.
+    """
+    last = load(folder / "codec")
+    depths = {last.num_codebooks}
+    if last.quantizer.prefix_decodable:
+        depths.add(-(-last.num_codebooks // 2))
+    sources = [str(path) for path in (folder / "best", folder / "codec") if (path / "config.json").is_file()]
+    sources += [recipe.training.init_from] if recipe.training.init_from else []
+    codecs = [f"{source}@{depth}" for depth in sorted(depths) for source in sources]
+    clips = recipe_corpus(recipe.corpus).split("validation").clips
+    ready = [name for name in METRICS if prepare_quietly(name)]
+    compared = compare(codecs, clips, ready, max_clips=EVALUATED, device=device)
+    print(compared.markdown())
+    return {
+        codec.name: {column.name: codec.mean(column.name).value for column in compared.columns}
+        for codec in compared.codecs
+    }
+
+
+def prepare_quietly(metric: str) -> bool:
+    """Whether a metric can be used here: PESQ is a compiled package."""
+    try:
+        return bool(prepare([metric]).ready)
+    except MissingExtra:
+        return False
+
+
+def write_parts(codec: Codec, name: str, out: Path) -> None:
+    """The codec's folder as a tar file in parts, weights in float16."""
+    with tempfile.TemporaryDirectory() as temporary:
+        codec.to("cpu").save(Path(temporary) / name, dtype=torch.float16)
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(Path(temporary) / name, arcname=name)
+    data = packed.getvalue()
+    for n, start in enumerate(range(0, len(data), PART_BYTES)):
+        (out / f"{name}.tar.{n}").write_bytes(data[start : start + PART_BYTES])
+
+
+def report(moment: Moment) -> None:
+    """A line each hundred steps."""
+    if moment.step % 100 == 0 or moment.step == moment.steps:
+        loss = moment.scalars.get("loss/total", float("nan"))
+        print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

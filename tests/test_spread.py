@@ -1,0 +1,91 @@
+"""The loss of spread: how much log magnitudes vary, whatever they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from codecvq.training.corpus import open_corpus
+from codecvq.training.spread import EPSILON, FLOOR, FRAMES, FREQUENCIES, SpreadLoss
+
+RATE = 16000
+
+
+def noise(seed: int, samples: int = 8000) -> torch.Tensor:
+    return 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(decoded: np.ndarray, reference: np.ndarray) -> float:
+    """The definition, cell by cell, in float64."""
+    window = np.hanning(641)[:-1]
+    window = window / window.sum()
+
+    def levels(wav: np.ndarray) -> np.ndarray:
+        padded = np.pad(wav, 320)
+        starts = range(0, len(padded) - 639, 160)
+        powers = [np.abs(np.fft.rfft(padded[s : s + 640] * window)) ** 2 for s in starts]
+        return 0.5 * np.log(np.array(powers) + FLOOR)
+
+    def local(values: np.ndarray, near: int) -> np.ndarray:
+        half = near // 2
+        return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+    def deviation(values: np.ndarray, near: int) -> np.ndarray:
+        return np.sqrt(local((values - local(values, near)) ** 2, near) + EPSILON)
+
+    ours, theirs = levels(decoded), levels(reference)
+    powers = (np.exp(2 * theirs) - FLOOR).sum(axis=1)
+    speech = powers > powers.max() * 1e-4
+    lost = np.zeros(len(theirs))
+    over_f = [np.array([deviation(frame, FREQUENCIES) for frame in side]) for side in (ours, theirs)]
+    over_t = [np.array([deviation(bin_, FRAMES) for bin_ in side.T]).T for side in (ours, theirs)]
+    for one, other in (over_f, over_t):
+        lost += np.abs(one - other).mean(axis=1)
+    return float(lost[speech].mean())
+
+
+def test_it_is_its_definition() -> None:
+    clip = open_corpus("prompts").clips[0].read(RATE)[4000:12000]
+    decoded = clip + 0.02 * np.random.default_rng(0).normal(size=len(clip))
+    found = SpreadLoss(RATE)(
+        torch.from_numpy(decoded).float()[None, None], torch.from_numpy(clip)[None, None]
+    )
+    assert float(found) == pytest.approx(by_hand(decoded, clip.astype(np.float64)), rel=1e-3)
+
+
+def test_noise_has_the_spread_of_other_noise_and_a_tone_has_not() -> None:
+    loss = SpreadLoss(RATE)
+    one, other, louder = noise(1), noise(2), 3 * noise(1)
+    tone = 0.1 * torch.sin(2 * torch.pi * 1000 * torch.arange(8000) / RATE)[None, None]
+    assert float(loss(one, one)) == 0
+    assert float(loss(louder, one)) < 0.01, "levels do not count"
+    assert float(loss(other, one)) < 0.3
+    assert float(loss(tone, one)) > 2 * float(loss(other, one))
+
+
+def test_smoothed_magnitudes_cost_and_their_gradient_roughens_them() -> None:
+    loss, wav = SpreadLoss(RATE), noise(3)
+    window = torch.hann_window(640)
+    spectra = torch.stft(wav[0], 640, 160, window=window, return_complex=True)
+    flat = torch.polar(spectra.abs().pow(0.3) * spectra.abs().mean().pow(0.7), spectra.angle())
+    smooth = torch.istft(flat, 640, 160, window=window, length=8000)[None].requires_grad_()
+    before = loss(smooth, wav)
+    before.backward()
+    assert smooth.grad is not None
+    assert bool(smooth.grad.isfinite().all())
+    step = smooth.detach() - 1e-3 * smooth.grad / smooth.grad.abs().max()
+    assert float(loss(step, wav)) < float(before.detach())
+
+
+def test_what_is_not_speech_does_not_count_and_silence_costs_nothing() -> None:
+    loss = SpreadLoss(RATE)
+    speech = torch.cat([noise(1), torch.zeros(1, 1, 8000)], dim=2)
+    hum = torch.cat([noise(1), 1e-4 * noise(2)], dim=2)
+    assert float(loss(hum, speech)) < 0.05
+    silence = torch.zeros(1, 1, 8000, requires_grad=True)
+    found = loss(silence, torch.zeros(1, 1, 8000))
+    assert float(found.detach()) == 0
+    found.backward()
+    assert silence.grad is not None
+    assert bool(silence.grad.isfinite().all())
