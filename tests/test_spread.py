@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codecvq.training.corpus import open_corpus
-from codecvq.training.spread import EPSILON, FLOOR, FRAMES, FREQUENCIES, SpreadLoss
+from codecvq.training.spread import BAND, EPSILON, FLOOR, FRAMES, FREQUENCIES, SpreadLoss
 
 RATE = 16000
 
@@ -21,28 +21,26 @@ def by_hand(decoded: np.ndarray, reference: np.ndarray) -> float:
     window = np.hanning(641)[:-1]
     window = window / window.sum()
 
-    def levels(wav: np.ndarray) -> np.ndarray:
+    def powers(wav: np.ndarray) -> np.ndarray:
         padded = np.pad(wav, 320)
         starts = range(0, len(padded) - 639, 160)
-        powers = [np.abs(np.fft.rfft(padded[s : s + 640] * window)) ** 2 for s in starts]
-        return 0.5 * np.log(np.array(powers) + FLOOR)
+        return np.array([np.abs(np.fft.rfft(padded[s : s + 640] * window)) ** 2 for s in starts])
 
-    def local(values: np.ndarray, near: int) -> np.ndarray:
+    def apart(values: np.ndarray, near: int) -> np.ndarray:
         half = near // 2
-        return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+        return values - [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
 
-    def deviation(values: np.ndarray, near: int) -> np.ndarray:
-        return np.sqrt(local((values - local(values, near)) ** 2, near) + EPSILON)
-
-    ours, theirs = levels(decoded), levels(reference)
-    powers = (np.exp(2 * theirs) - FLOOR).sum(axis=1)
-    speech = powers > powers.max() * 1e-4
-    lost = np.zeros(len(theirs))
-    over_f = [np.array([deviation(frame, FREQUENCIES) for frame in side]) for side in (ours, theirs)]
-    over_t = [np.array([deviation(bin_, FRAMES) for bin_ in side.T]).T for side in (ours, theirs)]
-    for one, other in (over_f, over_t):
-        lost += np.abs(one - other).mean(axis=1)
-    return float(lost[speech].mean())
+    frames = powers(reference).sum(axis=1)
+    speech = frames > frames.max() * 1e-4
+    spreads = []
+    for wav in (decoded, reference):
+        levels = 0.5 * np.log(powers(wav) + FLOOR)
+        over_f = np.array([apart(frame, FREQUENCIES) for frame in levels]) ** 2
+        over_t = np.array([apart(row, FRAMES) for row in levels.T]).T ** 2
+        bands = [slice(b, b + BAND) for b in range(0, 320, BAND)]
+        spreads.append([[cells[speech][:, band].mean() for band in bands] for cells in (over_f, over_t)])
+    ours, theirs = np.log(np.array(spreads) + EPSILON)
+    return float(0.5 * np.abs(ours - theirs).mean())
 
 
 def test_it_is_its_definition() -> None:
@@ -82,7 +80,7 @@ def test_what_is_not_speech_does_not_count_and_silence_costs_nothing() -> None:
     loss = SpreadLoss(RATE)
     speech = torch.cat([noise(1), torch.zeros(1, 1, 8000)], dim=2)
     hum = torch.cat([noise(1), 1e-4 * noise(2)], dim=2)
-    assert float(loss(hum, speech)) < 0.05
+    assert float(loss(hum, speech)) < 0.1 * float(loss(noise(2, 16000) + 3 * hum, speech))
     silence = torch.zeros(1, 1, 8000, requires_grad=True)
     found = loss(silence, torch.zeros(1, 1, 8000))
     assert float(found.detach()) == 0

@@ -1,16 +1,18 @@
 """A loss that compares how much log magnitudes vary, not where they are.
 
 What is learned by distance alone comes out near the mean of all that the codes allow: magnitudes are smoother
-over frequency and over time than those of speech, and do not sound like a person. In speech synthesis the
-variance of features over an utterance, their "global variance", is matched for that (Toda and Tokuda 2007,
-doi:10.1093/ietisy/e90-d.5.816). Here it is local. With l = ln |X| of frames of 40 ms, 10 ms apart, and m_n
-the mean over n neighbours,
+over frequency and over time than those of speech, and do not sound like a person. Speech synthesis matches
+the "global variance" of features over an utterance for that (Toda and Tokuda 2007,
+doi:10.1093/ietisy/e90-d.5.816); here it is that of local deviations. With l = ln |X| of frames of 40 ms,
+10 ms apart, m_n the mean over n neighbours, and V(b) the mean over band b and the frames of the recording
+that are speech,
 
-    σ_f = (m_41 (l - m_41 l)² + ε)^½  over frequencies         σ_t  the same over 21 frames
-    the loss   mean |σ_f(x̂) - σ_f(x)|  +  mean |σ_t(x̂) - σ_t(x)|
+    V_f(b) = mean (l - m_41 l)²  over frequencies        V_t(b)  the same over 21 frames
+    the loss   mean over bands, and over f and t, of  |ln (V(x̂) + ε) - ln (V(x) + ε)| / 2
 
-over the frames of the recording that are speech, those within 40 dB of its loudest. It goes beside losses of
-distance: noise of the right variance has none of this loss.
+in bands of half a kilohertz. It is 0 for a signal that varies as much as the recording, wherever it does:
+compared cell by cell, what cannot be known from the codes would be learned as its median, too smooth again.
+So it goes beside losses of distance.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from codecvq.networks.fourier import power_spectra
 
 FRAME_S = 0.04  # four hops
 FREQUENCIES, FRAMES = 41, 21  # of a local mean: 1 kHz, 210 ms
+BAND = 20  # frequencies
 FLOOR = 1e-8  # powers: -80 dB re full scale
-SPEECH_DB = -40.0  # re the loudest frame of the item
-EPSILON = 1e-2  # so that the gradient of a flat patch is bounded
+SPEECH_DB = -40.0  # frames that are speech, re the loudest of the item
+EPSILON = 1e-2  # of variances, so that the gradient of a flat patch is bounded
 
 
 class SpreadLoss(nn.Module):
-    """Difference of local standard deviations of log magnitudes, mean over items; see the module."""
+    """Logarithmic ratio of the spreads of decoded and recorded log magnitudes, mean over items; see the
+    module.
+    """
 
     window: Tensor  # [W], sum 1
 
@@ -45,11 +50,9 @@ class SpreadLoss(nn.Module):
             with torch.no_grad():
                 powers = self._powers(reference.float().flatten(0, 1))
                 speech = _speech(powers)
-                theirs = _deviations(powers)
-            ours = _deviations(self._powers(decoded.float().flatten(0, 1)))
-            apart = [(a - b).abs().mean(dim=2) for a, b in zip(ours, theirs, strict=True)]  # [B, T] each
-            lost = torch.stack(apart).sum(dim=0) * speech
-            return (lost.sum(dim=1) / speech.sum(dim=1).clamp(min=1)).mean()
+                theirs = _spreads(powers, speech)
+            ours = _spreads(self._powers(decoded.float().flatten(0, 1)), speech)
+            return 0.5 * (ours - theirs).abs().mean()
 
     def _powers(self, wav: Tensor) -> Tensor:
         """`[B, S]` -> `[B, T, F]`."""
@@ -59,26 +62,29 @@ class SpreadLoss(nn.Module):
 
 
 def _speech(powers: Tensor) -> Tensor:
-    """1 for frames that are speech, else 0: `[B, T, F]` -> `[B, T]`."""
-    frames = powers.sum(dim=2)
+    """1 for frames that are speech, else 0: `[B, T, F]` -> `[B, T, 1]`."""
+    frames = powers.sum(dim=2, keepdim=True)
     loudest = frames.amax(dim=1, keepdim=True)
     return ((frames > loudest * 10 ** (SPEECH_DB / 10)) & (loudest > FLOOR)).float()
 
 
-def _deviations(powers: Tensor) -> tuple[Tensor, Tensor]:
-    """Local standard deviations of log magnitudes over frequency and over time: `[B, T, F]` each."""
+def _spreads(powers: Tensor, speech: Tensor) -> Tensor:
+    """Logarithms of the variances over frequency and over time in bands: `[B, T, F]`, speech `[B, T, 1]` ->
+    `[B, 2, bands]`.
+    """
     levels = 0.5 * (powers + FLOOR).log()
-    over_time = _deviation(levels.mT, FRAMES).mT
-    return _deviation(levels, FREQUENCIES), over_time
+    squares = [
+        (levels - _mean(levels, FREQUENCIES)).square(),
+        (levels - _mean(levels.mT, FRAMES).mT).square(),
+    ]
+    whole = powers.shape[2] // BAND * BAND  # the last frequencies are no band
+    sums = (torch.stack(squares, dim=1)[..., :whole] * speech[:, None]).sum(dim=2)  # [B, 2, F]
+    means = sums.unflatten(2, (-1, BAND)).mean(dim=3) / speech.sum(dim=1)[:, None].clamp(min=1)
+    return (means + EPSILON).log()
 
 
-def _deviation(levels: Tensor, near: int) -> Tensor:
-    """Of the `near` values around each, along the last axis: `[B, X, Y]` -> `[B, X, Y]`."""
+def _mean(levels: Tensor, near: int) -> Tensor:
+    """Means over the `near` values around each along the last axis, of those that there are: `[B, X, Y]`."""
     rows = levels.flatten(0, 1)[:, None]
-    variance = _mean((rows - _mean(rows, near)).square(), near)
-    return (variance + EPSILON).sqrt().view_as(levels)
-
-
-def _mean(rows: Tensor, near: int) -> Tensor:
-    """Means over the `near` values around each, of those that there are: `[M, 1, Y]` -> `[M, 1, Y]`."""
-    return F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
+    means = F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
+    return means.view_as(levels)
