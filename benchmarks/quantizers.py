@@ -369,7 +369,7 @@ def machine(device: str = "cpu") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name contains one of these")
     parser.add_argument("--mode", default="", help="only this step: encode, train or decode")
     parser.add_argument("--vectors", type=int, nargs="+", default=[8192, 75])
     parser.add_argument("--repeats", type=int, default=7)
@@ -391,17 +391,15 @@ def main() -> None:
     for case in all_cases(options.quick):
         for mode in case.modes:
             for vectors in options.vectors:
-                if options.only not in case.name or options.mode not in mode:
+                if not any(part in case.name for part in options.only) or options.mode not in mode:
                     continue
                 repeats = 5 if options.quick else options.repeats
                 memory = not options.quick and options.device == "cpu"
                 rows.append(measure(case, mode, vectors, repeats, memory, options.device))
                 print(markdown(rows[-1]), flush=True)
-    if options.json:
-        text = json.dumps(
-            {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}, indent=1
-        )
-        options.json.write_text(text + "\n")
+                if options.json:  # after each, so that a run that is cut short leaves what it has
+                    kept = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
+                    options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def reads_are_free(device: torch.device) -> bool:
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor`, made on the CPU, on `device`. The copy to a GPU is queued, from pinned memory."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
+    if device.type != "cuda" or tensor.is_cuda or torch.compiler.is_compiling():
+        return tensor.to(device)  # a graph cannot hold pinned memory
     return tensor.pin_memory().to(device, non_blocking=True)
 
 

@@ -109,19 +109,25 @@ def learner(recipe: Recipe) -> tuple[Learner, torch.Tensor]:
     return made, 0.1 * torch.randn(recipe.training.batch_size, recipe.channels, samples)
 
 
-RECIPES = [
-    "quickstart",
-    "speech-16k",
+LARGE = (
     "tts-24k-residual-fsq",
     "tts-24k-rotation-vq",
     "tts-24k-simvq",
     "tts-24k-lfq",
+    "tts-24k-fsq",
+    "tts-22k",
+    "tts-44k",
+)
+OTHERS = ("speech-16k", "encodec-24k", "stream-24k", "lm-16k-single", *LARGE[4:])
+RECIPES = [
+    *("quickstart", "speech-16k-natural", *LARGE[:4]),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS),
 ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_waits_for_nothing(name: str) -> None:
-    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if "tts" in name else [])))
+    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if name in LARGE else [])))
     for step in range(3):  # codebooks begin with the data of the first, discriminators with the second
         made.step(step, wav)
     with counted() as found:
@@ -138,7 +144,7 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
     """The meta device has shapes and no values: to read one is an error there, as is to mix devices."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta has none
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if "tts" in name else [])))
+    made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if name in LARGE else [])))
     made.step(0, wav)
     made.step(1, wav)
     accelerator, meta = made.accelerator, torch.device("meta")

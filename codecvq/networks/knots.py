@@ -14,6 +14,7 @@ from torch.nn import functional as F
 LIGHT = 1e-3  # the weight of a value that does not count, so that frames without any have a knot
 
 
+@torch.compiler.disable  # no gradient passes, and compilers stumble over its float64
 @torch.no_grad()
 def knots(values: Tensor, counts: Tensor, times: int, mask: Tensor | None = None) -> Tensor:
     """Knots `[B, T]` of which `source.between(knots, times)` is nearest, in the least squares' sense, to

@@ -46,7 +46,7 @@ def rows_of(depths: Tensor, items: Items, depth: int) -> list[Tensor | slice]:
     if items.real is not None:
         of_vectors = to_device(depths, items.device)[items.index]  # [M]
         return [(of_vectors > n).nonzero()[:, 0] for n in range(depth)]
-    frames = torch.arange(items.frames)
+    depths, frames = depths.cpu(), torch.arange(items.frames)  # on the CPU already, unless a generator is not
     rows = [((depths > n).nonzero() * items.frames + frames).flatten() for n in range(depth)]
     return list(to_device(torch.cat(rows), items.device).split([len(part) for part in rows]))
 

@@ -42,17 +42,18 @@ class Balancer:
         on how many there are. On their way through the losses gradients are `scale` times as large, for fp16.
         """
         named = list(losses)
+        precise = torch.promote_types(output.dtype, torch.float32)  # the scale is larger than float16 holds
         gradients = [
-            torch.autograd.grad(scale * losses[name], [output], retain_graph=True)[0] / scale
+            torch.autograd.grad(scale * losses[name], [output], retain_graph=True)[0].to(precise) / scale
             for name in named
         ]
         norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
         total = sum(self.weights[name] for name in named)
-        balanced = torch.zeros_like(output)
+        balanced = torch.zeros_like(output, dtype=precise)
         for name, gradient, norm in zip(named, gradients, norms.unbind(), strict=True):
             average = self._averaged(name, norm)
             share = self.total_norm * self.weights[name] / total / average
-            balanced += torch.where(average > LEAST, share, 0.0).to(gradient.dtype) * gradient
+            balanced += torch.where(average > LEAST, share, 0.0).to(precise) * gradient
         return balanced
 
     def state(self) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ class Balancer:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """What `state` gave."""
-        self.averages = dict(state)
+        self.averages = {name: torch.as_tensor(sums, dtype=torch.float64) for name, sums in state.items()}
 
     def _averaged(self, name: str, norm: Tensor) -> Tensor:
         """The average norm of a loss, with this step's: 0-d float64."""

@@ -42,7 +42,7 @@ class DeviceSegments:
         begins = dict(zip(own, places[:-1].tolist(), strict=True))
         self._begins = [begins[at] for at, _ in decoded]  # of each clip, in `_speech`
         self._sizes = [len(samples) for _, samples in decoded]
-        self._speech = to_device(torch.from_numpy(np.concatenate(list(own.values()))), device)  # [all] int16
+        self._speech = torch.from_numpy(np.concatenate(list(own.values()))).to(device)  # [all] int16
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """The audio `[B, 1, S]` of a step for one of `world` processes."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 FITTED_AFTER = 100  # steps: the first are slower, as kernels are chosen and graphs compiled
 WARM_AFTER = 20
-UNLIMITED = 10**9  # steps
+UNFITTED, UNLIMITED = 10**4, 10**9  # steps
 
 
 class Horizon:
@@ -22,7 +22,9 @@ class Horizon:
     """
 
     def __init__(self, steps: int, minutes: float | None) -> None:
-        self.steps, self.limit_s = steps, None if minutes is None else 60 * minutes
+        self.steps, self.limit_s = steps, None
+        if minutes is not None:  # until they are fitted, learning rates must not fall to their end
+            self.steps, self.limit_s = max(steps, UNFITTED), 60 * minutes
         self.spent_s = 0.0  # by earlier processes
         self._began = self._warm = time.monotonic()
         self._first = 0

@@ -57,9 +57,10 @@ class Learner:
             weight_decay=recipe.optimizer.weight_decay,
             fused=True,  # a quarter of the time of a step of the plain one on a CPU
         )
+        if self.config.compile:  # not the quantizer: its rows differ in number from step to step
+            self.codec.encoder.compile()
+            self.codec.decoder.compile()
         self.model, self.optimizer = accelerator.prepare(self.codec, optimizer)
-        if self.config.compile:
-            self.model = torch.compile(self.model)
         section = recipe.discriminator
         self.adversary = Adversary(recipe, section, accelerator) if section else None
         self.average = WeightAverage(self.codec, self.config.average) if self.config.average else None
@@ -148,7 +149,7 @@ class Learner:
         if self.balancer:
             gradient = self.balancer.gradient(losses, out.wav, loss_scale(self.accelerator))
             own = [term.float() for term in out.losses.values()]
-            goal = torch.stack([(out.wav * gradient).sum(), *own]).sum()
+            goal = torch.stack([(out.wav.float() * gradient).sum(), *own]).sum()
         # the discriminators' judgements are on the way, and their gradients are not wanted here
         self.accelerator.backward(share * goal, inputs=list(self.parameters.values()))
         scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
@@ -193,7 +194,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.usage.load(state["usage"])
         self.outcomes.skipped = state["skipped"]
-        self.horizon.load(state["horizon"])
+        if "horizon" in state:  # not in checkpoints of version 0.1.0
+            self.horizon.load(state["horizon"])
         for name, part in self._parts().items():
             part.load(state[name])
         if self.accelerator.scaler is not None:

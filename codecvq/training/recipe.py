@@ -80,7 +80,7 @@ class TrainingSection(Section):
     batch_size: int = Field(16, gt=0)  # items a process, at a time
     accumulate: int = Field(1, gt=0)  # batches that make a step; codebooks are updated with each
     average: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights, as 0.999; 0: none
-    compile: bool = False  # the codec by torch.compile
+    compile: bool = False  # encoder and decoder by torch.compile
     init_from: str | None = None  # weights to begin with: a run, a codec's folder, or a registered codec
     init_partial: bool = False  # whether what does not fit is left out instead of refused
     freeze: list[Literal["encoder", "quantizer", "decoder"]] = []  # parts that stay as `init_from` has them

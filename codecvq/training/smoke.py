@@ -83,6 +83,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
     }
     training: dict[str, Any] = {
         "steps": STEPS,
+        "minutes": None,
         "batch_size": 2,
         "accumulate": 1,
         "workers": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -36,7 +37,7 @@ class Validation:
         self, recipe: Recipe, corpus: Corpus, codec: Codec, losses: nn.ModuleDict, folder: RunFolder
     ) -> None:
         config = recipe.training
-        self.codec, self.folder = codec, folder
+        self.codec, self.folder, self.compiled = codec, folder, config.compile
         self.clips = _spread(corpus.split("validation").clips, config.validation_clips)
         if config.validation_clips and not self.clips:
             logger.warning(
@@ -78,7 +79,8 @@ class Validation:
             except AudioError:
                 continue  # `split.jsonl` and evaluation name it; a glance goes on
             wav = torch.from_numpy(samples)[None, None].to(self.codec.device)
-            decoded = self.codec.decode(self.codec.encode(wav), num_samples=wav.shape[2])
+            with self._eager():
+                decoded = self.codec.decode(self.codec.encode(wav), num_samples=wav.shape[2])
             if self.mel is not None:
                 values.setdefault("mel", []).append(self.mel_weight * float(self.mel(decoded, wav)))
             heard = decoded[0, 0].cpu().numpy()
@@ -88,6 +90,10 @@ class Validation:
                 self._heard.append(Heard(clip.id, self.codec.sample_rate, samples, heard))
         self.codec.train(training)
         return {f"validation/{name}": sum(each) / len(each) for name, each in values.items()}
+
+    def _eager(self) -> AbstractContextManager[object]:
+        """A block without compiled networks: clips differ in length, and each would be compiled anew."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _keep_if_best(self, step: int, value: float) -> None:
         file = self.folder.best / "best.json"

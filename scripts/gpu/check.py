@@ -18,13 +18,17 @@ on a CPU with everything small: that checks this script.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,46 +61,87 @@ QUANTIZERS = ("vq 8192×8", "residual_vq", "simvq 8192", "lfq 2^10", "fsq 8,5,5,
 
 
 class Check:
-    """What was found, and how much time is left."""
+    """What was found, and how much time is left. Rows are on disk as soon as they are there."""
 
     def __init__(self, options: argparse.Namespace, out: Path) -> None:
         self.device, self.small, self.out = torch.device(options.device), options.small, out
-        self.ends = time.monotonic() + options.seconds
+        self.ends = time.monotonic() + options.seconds - max(0.0, time.time() - options.began)
+        self.file = out / "check.json"
         self.rows: list[dict[str, Any]] = []
+        if options.resume:
+            self.rows = json.loads(self.file.read_text(encoding="utf-8"))["rows"]
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left."""
+        return self.ends - time.monotonic()
 
     def run(self, part: str, name: str, needed_s: float, do: Callable[[], dict[str, Any]]) -> None:
         """Add a row of what `do` finds, or of its error; not run where less than `needed_s` are left."""
-        began = time.monotonic()
-        row: dict[str, Any] = {"part": part, "name": name}
-        if self.ends - began < needed_s:
-            row["not_run"] = f"{self.ends - began:.0f} s were left"
+        if any((row["part"], row["name"]) == (part, name) for row in self.rows):
+            return
+        began, row = time.monotonic(), dict[str, Any](part=part, name=name)
+        failed = False
+        if self.left_s < needed_s:
+            row["not_run"] = f"{self.left_s:.0f} s were left"
         else:
             try:
                 row |= do()
             except Exception as error:  # whatever a first run on a GPU gives: the rest goes on
-                row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                failed = True
+                row["error"] = self._noted(f"{part} {name}", error)
         row["took_s"] = round(time.monotonic() - began, 1)
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         text = json.dumps({"machine": machine(self.device), "rows": self.rows}, indent=1)
-        (self.out / "check.json").write_text(text + "\n", encoding="utf-8")
+        self.file.write_text(text + "\n", encoding="utf-8")
+        if failed:
+            self._begin_anew_if_broken()
+
+    def _noted(self, what: str, error: Exception) -> str:
+        """A line of an error with the last place of ours that it passed; errors.txt gets all of it."""
+        text = traceback.format_exc()
+        with (self.out / "errors.txt").open("a", encoding="utf-8") as file:
+            file.write(f"# {what}\n{text}\n")
+        places = re.findall(r'File "[^"]*?((?:codecvq|plugins|scripts)[^"]*)", line (\d+)', text)
+        where = ":".join(places[-1]) if places else "?"
+        first = str(error).splitlines()[0] if str(error) else ""
+        return f"{type(error).__name__} at {where}: {first}"
+
+    def _begin_anew_if_broken(self) -> None:
+        """After a fault on the card nothing works in this process: a new one does the rest."""
+        if self.device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize()
+        except Exception:
+            arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+            sys.stderr.flush()
+            os.execv(sys.executable, [sys.executable, __file__, *arguments, "--resume"])
 
 
 def main() -> None:
     """Check, print a table, and exit with 1 where something failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=230)
+    parser.add_argument("--began", type=float, default=time.time(), help="when they began, in Unix time")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--small", action="store_true", help="everything small, for a CPU")
     parser.add_argument("--only", default="", help="only parts and names that contain this")
+    parser.add_argument("--resume", action="store_true", help="leave out what check.json in FOLDER has")
     parser.add_argument("--out", type=Path, help="by default $OUT")
     options = parser.parse_args()
     out = Path(options.out or os.environ.get("OUT") or "check")
     out.mkdir(parents=True, exist_ok=True)
     check = Check(options, out)
+    before = ""
     for part, name, needed_s, do in jobs(check):
-        if options.only in f"{part} {name}":
-            check.run(part, name, needed_s, do)
+        if options.only not in f"{part} {name}":
+            continue
+        if part == "compiled" != before:  # what is printed last may be cut off by a limit of time
+            print(table(check), flush=True)
+        before = part
+        check.run(part, name, needed_s, do)
     print(table(check))
     sys.exit(any("error" in row for row in check.rows))
 
@@ -112,44 +157,33 @@ def jobs(check: Check) -> Iterator[tuple[str, str, float, Callable[[], dict[str,
     yield "codec", "tokenize", 10, lambda: tokenize_speed(check)
     yield "quantizers", "against vector-quantize-pytorch", 20, lambda: quantizer_ratios(check)
     for name in COMPILED:
-        yield "compiled", name, 45, lambda name=name: steps_of(check, name, compiled=True)
+        needed_s = 10 if check.small else 100  # nothing can interrupt a compiler
+        yield "compiled", name, needed_s, lambda name=name: steps_of(check, name, compiled=True)
 
 
 def run_tests(check: Check) -> dict[str, Any]:
     """Counts of the tests marked gpu, and the names of those that failed."""
     report = check.out / "tests.txt"
-    marks = "gpu and not slow"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rfE",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        "tests/gpu",
-    ]
-    if check.small:
-        command += ["-k", "autocast or path_of_a_pitch"]
+    command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["tests/gpu", "-m", "gpu and not slow"]
+    command += ["-k", "autocast or path_of_a_pitch"] if check.small else []
     environment = {**os.environ, "CODECVQ_GPU_TESTS": check.device.type}
-    limit_s = max(30.0, check.ends - time.monotonic() - 60)
     with report.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [*command, "-m", marks],
-            cwd=HERE,
-            env=environment,
-            stdout=file,
-            stderr=file,
-            timeout=limit_s,
-            check=False,
+        tests = subprocess.Popen(
+            command, cwd=HERE, env=environment, stdout=file, stderr=file, start_new_session=True
         )
+        try:
+            code: int | None = tests.wait(timeout=max(30.0, min(120.0, check.left_s - 60)))
+        except subprocess.TimeoutExpired:
+            os.killpg(tests.pid, signal.SIGKILL)  # with processes of its own, which would hold the card
+            code = None
     lines = report.read_text(encoding="utf-8").splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     found = {"result": lines[-1] if lines else "no output"}
-    return found | (
-        {"error": "; ".join(failed) or f"pytest ended with {done.returncode}"} if done.returncode else {}
-    )
+    if code == 0:
+        return found
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    stopped = "the tests took too long" if code is None else f"pytest ended with {code}"
+    return found | {"error": "; ".join(failed) or stopped}
 
 
 # recipes
@@ -159,19 +193,25 @@ def real_recipe(check: Check, name: str, compiled: bool) -> Recipe:
     """The recipe at its own size on the speech in the box, its discriminators active from the first step."""
     keys = ["corpus.name=prompts", "corpus.root=null", "corpus.cache=device", "training.workers=0"]
     keys += ["training.init_from=null", "training.init_partial=false", "training.freeze=[]"]
-    recipe = load_recipe(name, [*keys, f"training.compile={str(compiled).lower()}"])
+    recipe = load_recipe(name, keys)
     if check.small:
         recipe = smoke_recipe(recipe)
     if recipe.discriminator is not None:
         section = recipe.discriminator.model_copy(update={"start_step": 0})
         recipe = recipe.model_copy(update={"discriminator": section})
     frozen = load_recipe(name).training.freeze
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"freeze": frozen})})
+    training = {"freeze": frozen, "compile": compiled and not check.small}  # a CPU compiles for minutes
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
 
 
 def steps_of(check: Check, name: str, compiled: bool) -> dict[str, Any]:
     """How fast steps of a recipe are, and what they take."""
     recipe = real_recipe(check, name, compiled)
+    gc.collect()  # a learner holds itself, and the memory of the one before counts
+    if check.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if compiled:
+        torch._dynamo.reset()
     AcceleratorState._reset_state(reset_partial_state=True)
     precision = "bf16" if check.device.type == "cuda" else "no"
     learner = Learner(recipe, "codec", Accelerator(cpu=check.device.type == "cpu", mixed_precision=precision))
@@ -257,21 +297,20 @@ def tokenize_speed(check: Check) -> dict[str, Any]:
 
 def quantizer_ratios(check: Check) -> dict[str, Any]:
     """How many times as fast as the peer's each of our quantizers is."""
-    found: dict[str, Any] = {}
     script, file = HERE / "benchmarks" / "quantizers.py", check.out / "quantizers.json"
-    for only in QUANTIZERS[-2:] if check.small else QUANTIZERS:
-        left_s = check.ends - time.monotonic()
-        if left_s < 10:
-            found[only] = "not run"
-            continue
-        command = [sys.executable, script, "--quick", "--only", only, "--device", check.device.type]
-        command += ["--vectors", "64" if check.small else "8192", "--json", file]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=left_s, check=False)
+    command = [sys.executable, script, "--quick", "--device", check.device.type, "--json", file]
+    command += ["--vectors", "64" if check.small else "8192", "--only"]
+    command += QUANTIZERS[-2:] if check.small else QUANTIZERS
+    found: dict[str, Any] = {}
+    try:
+        limit_s = max(10.0, min(60.0, check.left_s - 5))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
         if done.returncode:
-            return found | {"error": f"{only}: {done.stderr.splitlines()[-1] if done.stderr else 'failed'}"}
-        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
-            found[f"{row['quantizer']} {row['mode']}"] = round(row["peer_ms"] / row["ours_ms"], 2)
-    return found
+            found["error"] = done.stderr.splitlines()[-1] if done.stderr else f"ended with {done.returncode}"
+    except subprocess.TimeoutExpired:
+        found["stopped_after_s"] = limit_s
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    return found | {f"{r['quantizer']} {r['mode']}": round(r["peer_ms"] / r["ours_ms"], 2) for r in rows}
 
 
 # what is printed

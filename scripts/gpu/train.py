@@ -46,9 +46,9 @@ from scripts.gpu.busy import Busy  # noqa: E402
 
 CLIPS = Path(os.environ.get("CODECVQ_PACKED", ".gpu")) / "clips" / "manifest.jsonl"
 BEST = HERE / "scripts" / "gpu" / "best"
-PART_BYTES = 15 * 2**20
+PART_BYTES, MOST_PARTS, MOST_BYTES = 15 * 2**20, 6, 60 * 2**20  # of 16 MiB, 8 files and 64 MiB
 METRICS = ("pesq_wb", "stoi", "estoi", "mel_distance")
-EVALUATED = 48  # validation clips
+EVALUATED = 24  # validation clips
 
 
 def main() -> None:
@@ -61,7 +61,6 @@ def main() -> None:
         leg = run(recipe, options.run or Path(tempfile.mkdtemp(prefix="leg-")) / "run", out)
     except CodecvqError as error:
         sys.exit(f"error: {error}")
-    (out / "leg.json").write_text(json.dumps(leg, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(leg, indent=1))
 
 
@@ -80,6 +79,8 @@ def arguments() -> argparse.Namespace:
 def leg_recipe(options: argparse.Namespace) -> Recipe:
     """The recipe for this machine and these minutes."""
     keys = [f"training.minutes={options.minutes}", "corpus.cache=device", "training.workers=0"]
+    # a checkpoint is 600 MB with the discriminators, which stay there: only at the end
+    keys += ["training.checkpoint_every=1000000"]
     if CLIPS.is_file():
         keys += ["corpus.name=null", f"corpus.manifest={CLIPS.resolve()}"]
     start = options.init_from or (str(BEST) if (BEST / "config.json").is_file() else None)
@@ -89,28 +90,82 @@ def leg_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
-    """Train, compare the best and the last codec with what they began as, and write both; what came out."""
+    """Train, write the codecs, and compare them with what they began as; what came out."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = time.monotonic()
-    with Busy(device) as busy:
-        trained = train(recipe, folder, report)
-    trained_s = time.monotonic() - started
-    shutil.copy(folder / "metrics.jsonl", out / "metrics.jsonl")
-    for name in ("best", "codec"):
-        if (folder / name / "config.json").is_file():
-            write_parts(load(folder / name), name, out)
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "torch": torch.__version__,
+    home, started = Home(folder, out), time.monotonic()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    leg: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "device": name}
+    leg["torch"] = torch.__version__
+    home.write_leg(leg)
+    try:
+        with Busy(device) as busy:
+            trained = train(recipe, folder, home.report)
+    finally:  # what is there comes home, however a training ends
+        home.bring()
+    leg |= {
         "steps": trained.steps,
-        "train_s": round(trained_s, 1),
+        "train_s": round(time.monotonic() - started, 1),
         "device_busy": busy.share,
         "skipped": trained.skipped,
         "unreadable": len(trained.failures),
-        "scores": scores(recipe, folder, str(device)),
-        "all_s": round(time.monotonic() - started, 1),
+        "left_behind": home.left_behind,
     }
+    home.write_leg(leg)
+    leg["scores"] = scores(recipe, folder, str(device))
+    leg["all_s"] = round(time.monotonic() - started, 1)
+    home.write_leg(leg)
+    return leg
+
+
+class Home:
+    """What a run leaves in the folder that comes home: written as soon as it is there, since a machine may be
+    taken back at any moment.
+    """
+
+    def __init__(self, run: Path, out: Path) -> None:
+        self.run, self.out = run, out
+        self.left_behind: list[str] = []  # codecs that are too large
+        self._brought: dict[str, float] = {}  # by name, when they were written
+
+    def report(self, moment: Moment) -> None:
+        """A line each hundred steps, and the best codec wherever there is a new one."""
+        if moment.step % 100 == 0 or moment.step == moment.steps:
+            loss = moment.scalars.get("loss/total", float("nan"))
+            print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
+            self.bring()
+
+    def bring(self) -> None:
+        """Copy the curves and new codecs, the best one first."""
+        if (self.run / "metrics.jsonl").is_file():
+            shutil.copy(self.run / "metrics.jsonl", self.out / "metrics.jsonl")
+        for name in ("best", "codec"):
+            config = self.run / name / "config.json"
+            if config.is_file() and self._brought.get(name) != config.stat().st_mtime:
+                self._brought[name] = config.stat().st_mtime
+                self._write(load(self.run / name), name)
+
+    def _write(self, codec: Codec, name: str) -> None:
+        """The codec's folder as a tar file in parts, weights in float16, unless it is too large."""
+        with tempfile.TemporaryDirectory() as temporary:
+            codec.save(Path(temporary) / name, dtype=torch.float16)
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                tar.add(Path(temporary) / name, arcname=name)
+        data = packed.getvalue()
+        others = [path for path in self.out.glob("*.tar.*") if not path.name.startswith(name)]
+        parts = -(-len(data) // PART_BYTES)
+        if (
+            sum(path.stat().st_size for path in others) + len(data) > MOST_BYTES
+            or len(others) + parts > MOST_PARTS
+        ):
+            self.left_behind = sorted({*self.left_behind, name})
+            return
+        for n in range(parts):
+            (self.out / f"{name}.tar.{n}").write_bytes(data[n * PART_BYTES : (n + 1) * PART_BYTES])
+
+    def write_leg(self, leg: dict[str, Any]) -> None:
+        """leg.json, as far as it is known."""
+        (self.out / "leg.json").write_text(json.dumps(leg, indent=1) + "\n", encoding="utf-8")
 
 
 def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
@@ -140,25 +195,6 @@ def prepare_quietly(metric: str) -> bool:
         return bool(prepare([metric]).ready)
     except MissingExtra:
         return False
-
-
-def write_parts(codec: Codec, name: str, out: Path) -> None:
-    """The codec's folder as a tar file in parts, weights in float16."""
-    with tempfile.TemporaryDirectory() as temporary:
-        codec.to("cpu").save(Path(temporary) / name, dtype=torch.float16)
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            tar.add(Path(temporary) / name, arcname=name)
-    data = packed.getvalue()
-    for n, start in enumerate(range(0, len(data), PART_BYTES)):
-        (out / f"{name}.tar.{n}").write_bytes(data[start : start + PART_BYTES])
-
-
-def report(moment: Moment) -> None:
-    """A line each hundred steps."""
-    if moment.step % 100 == 0 or moment.step == moment.steps:
-        loss = moment.scalars.get("loss/total", float("nan"))
-        print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

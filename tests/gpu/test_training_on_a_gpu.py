@@ -121,6 +121,10 @@ def test_two_processes_on_one_card_learn_what_one_learns(tmp_path: Path, device:
         )
         for rank in range(2)
     ]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    try:
+        assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    finally:
+        for run in runs:
+            run.kill()
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert two[-1]["loss/mel"] == pytest.approx(one[-1]["loss/mel"], rel=0.02)
