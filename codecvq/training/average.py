@@ -28,10 +28,8 @@ class WeightAverage:
         self.steps += counts
         rising = (1 + self.steps) / (10 + self.steps)
         share = (1 - rising.clamp(max=self.decay)) * counts
-        averages = list(self.weights.values())
-        apart = torch._foreach_sub([weight.detach() for _, weight in self._learning()], averages)
-        torch._foreach_mul_(apart, share)
-        torch._foreach_add_(averages, apart)
+        now = [weight.detach() for _, weight in self._learning()]
+        torch._foreach_lerp_(list(self.weights.values()), now, [share] * len(now))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
