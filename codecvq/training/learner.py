@@ -150,8 +150,9 @@ class Learner:
             gradient = self.balancer.gradient(losses, out.wav, loss_scale(self.accelerator))
             own = [term.float() for term in out.losses.values()]
             goal = torch.stack([(out.wav.float() * gradient).sum(), *own]).sum()
-        # the discriminators' judgements are on the way, and their gradients are not wanted here
-        self.accelerator.backward(share * goal, inputs=list(self.parameters.values()))
+        # gradients pass through the discriminators, and none may stay in them
+        only = {"inputs": list(self.parameters.values())} if adversary else {}
+        self.accelerator.backward(share * goal, **only)
         scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
         return {name: value.detach() for name, value in scalars.items()}, out
 
