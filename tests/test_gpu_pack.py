@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import zipfile
@@ -16,7 +15,6 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling g722 takes four seconds, as plain Python it takes a tenth
 
 from codecvq.audio import read_audio  # noqa: E402
 from codecvq.errors import CorpusError  # noqa: E402
