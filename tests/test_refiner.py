@@ -7,7 +7,8 @@ import torch
 
 import codecvq
 from codecvq.codec import Codec
-from codecvq.networks.refiner import NEAR, Refiner, _local_mean
+from codecvq.networks.fourier import local_mean
+from codecvq.networks.refiner import NEAR, Refiner
 from codecvq.training.recipe import load_recipe
 from codecvq.training.start import begin_from
 
@@ -39,7 +40,7 @@ def test_a_spread_moves_levels_away_from_their_local_mean() -> None:
     mean = torch.stack(
         [levels[..., max(0, f - NEAR // 2) : f + NEAR // 2 + 1].mean(dim=2) for f in range(BINS)], 2
     )
-    torch.testing.assert_close(_local_mean(levels), mean)
+    torch.testing.assert_close(local_mean(levels, NEAR), mean)
     torch.testing.assert_close(found.abs().log(), mean + 1.1 * (levels - mean), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found.angle(), spectra.angle(), atol=1e-4, rtol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Power spectra with a cheap backward pass.
+"""Power spectra with a cheap backward pass, and local means of their levels.
 
 torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written
 out it is an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k =
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class _PowerSpectra(torch.autograd.Function):
@@ -40,3 +41,13 @@ def power_spectra(frames: Tensor) -> Tensor:
         f"frames are {frames.shape[-1]} samples long; the transform is for even lengths"
     )
     return _PowerSpectra.apply(frames)
+
+
+def local_mean(levels: Tensor, near: int) -> Tensor:
+    """Means over the `near` values around each along the last axis, fewer at the ends; `near` is odd.
+
+    Shapes: `[B, X, Y]` -> `[B, X, Y]`.
+    """
+    rows = levels.flatten(0, 1)[:, None]
+    means = F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
+    return means.view_as(levels)

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codecvq.networks.backbone import KERNEL, ConvNeXtBlock
+from codecvq.networks.fourier import local_mean
 
 NEAR = 41  # frequencies of a local mean
 FLOOR = 1e-5  # of magnitudes before the logarithm
@@ -53,7 +53,7 @@ class Refiner(nn.Module):
         with torch.autocast(context.device.type, enabled=False):
             levels = _levels(spectra)
             of_sources = [_levels(each).expand_as(levels) for each in sources]
-            apart = levels - _local_mean(levels)
+            apart = levels - local_mean(levels, NEAR)
         features = torch.cat([context, levels, *of_sources], dim=2)
         hidden = self.norm_in(self.embed(features))
         for block in self.blocks:
@@ -68,10 +68,3 @@ def _levels(spectra: Tensor) -> Tensor:
     """Natural logarithms of magnitudes: complex `[B, T, F]` -> `[B, T, F]`."""
     power = torch.view_as_real(spectra).square().sum(dim=-1)
     return 0.5 * (power + FLOOR**2).log()
-
-
-def _local_mean(levels: Tensor) -> Tensor:
-    """Means over the frequencies around each, of those that there are: `[B, T, F]` -> `[B, T, F]`."""
-    rows = levels.flatten(0, 1)[:, None]
-    means = F.avg_pool1d(rows, NEAR, stride=1, padding=NEAR // 2, count_include_pad=False)
-    return means.view_as(levels)

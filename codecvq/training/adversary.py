@@ -102,9 +102,7 @@ class Adversary:
             return [Verdict(network(recorded), network(decoded)) for network in self._chosen(step)]
 
     def learn(self, verdicts: Sequence[Verdict], share: float) -> dict[str, Tensor]:
-        """Scalars of the discriminators; gradients are left in them, times `share`, for `clip`, and in
-        nothing else.
-        """
+        """Scalars of the discriminators. Accumulates their gradients, times `share`, and no others."""
         pairs = [pair for verdict in verdicts for pair in verdict.pairs()]
         form = self.section.loss
         losses = [discriminator_loss(form, real.scores, fake.scores) for real, fake in pairs]

@@ -14,9 +14,9 @@ class Horizon:
     """The number of steps that the schedules of a training end at.
 
     With `minutes` that number is fitted to the time that is left, first after a hundred steps and then each
-    time it is asked to, from the mean time of the steps so far with all that happened between them. What
-    earlier processes of a resumed training have used counts. Such a training depends on the clock: run again,
-    it makes other steps.
+    time `fit` is called, from the mean time of a step so far, validation and logging included. Time that
+    earlier processes of a resumed training used counts. Such a training depends on the clock: a second run
+    makes another number of steps.
 
     Args: `steps` of the recipe, which hold until they are fitted.
     """

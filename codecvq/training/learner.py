@@ -36,7 +36,7 @@ def seed_of(seed: int, step: int, rank: int) -> int:
 class Learner:
     """What learns in one process of a training. After each step all have the same weights.
 
-    No step waits for the device: what it gave is in `outcomes`, for whoever looks.
+    No step waits for the device. Its losses and metrics are added to `outcomes`, which reads them later.
     """
 
     def __init__(self, recipe: Recipe, name: str, accelerator: Accelerator) -> None:
@@ -82,8 +82,9 @@ class Learner:
                 self.codec.get_submodule(part).requires_grad_(False)
 
     def _train_mode(self) -> None:
-        """Training mode, but for frozen networks; a frozen quantizer keeps its dropout. What learns comes
-        last: parts may share a module.
+        """Set training mode, and eval mode for frozen networks. A frozen quantizer keeps its dropout.
+
+        Parts that learn are set last, since parts may share a module.
         """
         self.model.train()
         for part in {"encoder", "decoder"} & set(self.config.freeze):

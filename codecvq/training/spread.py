@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.networks.fourier import power_spectra
+from codecvq.networks.fourier import local_mean, power_spectra
 
 FRAME_S = 0.04  # four hops
 FREQUENCIES, FRAMES = 41, 21  # of a local mean: 1 kHz, 210 ms
@@ -74,17 +74,10 @@ def _spreads(powers: Tensor, speech: Tensor) -> Tensor:
     """
     levels = 0.5 * (powers + FLOOR).log()
     squares = [
-        (levels - _mean(levels, FREQUENCIES)).square(),
-        (levels - _mean(levels.mT, FRAMES).mT).square(),
+        (levels - local_mean(levels, FREQUENCIES)).square(),
+        (levels - local_mean(levels.mT, FRAMES).mT).square(),
     ]
     whole = powers.shape[2] // BAND * BAND  # the last frequencies are no band
     sums = (torch.stack(squares, dim=1)[..., :whole] * speech[:, None]).sum(dim=2)  # [B, 2, F]
     means = sums.unflatten(2, (-1, BAND)).mean(dim=3) / speech.sum(dim=1)[:, None].clamp(min=1)
     return (means + EPSILON).log()
-
-
-def _mean(levels: Tensor, near: int) -> Tensor:
-    """Means over the `near` values around each along the last axis, of those that there are: `[B, X, Y]`."""
-    rows = levels.flatten(0, 1)[:, None]
-    means = F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
-    return means.view_as(levels)
