@@ -62,6 +62,10 @@ class TokensError(CodecvqError):
     """A token dataset is incomplete, or of another codec."""
 
 
+class FolderInUse(CodecvqError):
+    """Another process writes into the folder."""
+
+
 class MissingExtra(CodecvqError):
     """An optional dependency is needed and not installed."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from codecvq.files import whole_file, write_atomically
+from codecvq.files import leftovers, path_inside, whole_file, write_atomically
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -30,3 +32,82 @@ def test_a_write_replaces_the_old_file(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    with whole_file(path) as first, whole_file(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+        assert leftovers(path) == []  # both are being written
+    assert path.read_bytes() == b"first"  # whose block ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_a_killed_writer_are_leftovers(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    program = (
+        "import os, signal, pathlib, codecvq.files as f\n"
+        f"with f.whole_file(pathlib.Path({str(path)!r})) as t:\n"
+        "    t.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    (left,) = leftovers(path)
+    assert left.read_bytes() == b"half"
+    assert leftovers(tmp_path / "other.bin") == []
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, target = tmp_path / "x.bin", tmp_path / "precious"
+    target.write_bytes(b"precious")
+    tokens = iter(["planted", "free"])
+    monkeypatch.setattr("secrets.token_hex", lambda n: next(tokens))
+    with whole_file(path) as temporary:
+        free = temporary.name.replace("free", "planted")
+    (tmp_path / free).symlink_to(target)
+    tokens = iter(["planted", "free"])
+    with pytest.raises(FileExistsError):
+        write_atomically(path, b"new")
+    assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("length", [240, 255])
+def test_the_longest_names_can_be_written(tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("x" * (length - 4) + ".bin")
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+HOSTILE = [
+    "", ".", "..", "/", "//abs/x", "\\\\abs\\x", "../../x", "a/../../x", "/etc/passwd", "C:\\x", "C:x",
+    "c:/x", "a\0b", "nul", "NUL.txt", "com1", "aux/x", "x" * 300, "ä" * 200, "🎤" * 100, "a//b", "a/",
+    "\ud800", "a\udcffb", "a\x1b[31mb", "a\nb", "\u202egpj.exe", " ", "...", "a/./b", "-rf", "~root",
+    "a" * 5000 + "/" + "b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
+@pytest.mark.parametrize("suffix", ["", ".flac"])
+def test_no_text_leads_out_of_the_folder(tmp_path: Path, text: str, suffix: str) -> None:
+    folder = tmp_path / "inside"
+    path = path_inside(folder, text, suffix)
+    write_atomically(path, b"content")
+    assert path.resolve().is_relative_to(folder)
+    assert path != folder
+    assert "\n" not in str(path)
+    assert "\x1b" not in str(path)
+    assert all(len(part.encode()) <= 255 for part in path.parts)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("suffix", ["", ".flac"])
+def test_different_texts_are_different_paths(suffix: str) -> None:
+    texts = {*HOSTILE, "abs/x", "abs_x", "x", "ab", "a_b", "a b", "A", "nul ", "a/b", "a.b"}
+    assert len({path_inside(Path(), text, suffix) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("text", ["LJ001-0001", "p225/p225_001", "a b", "клип", "x.y", "it/wavs/1"])
+def test_a_good_name_stays_as_it_is(text: str) -> None:
+    assert path_inside(Path("out"), text, ".flac") == Path("out", f"{text}.flac")

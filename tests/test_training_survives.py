@@ -17,6 +17,7 @@ from adversarial_runs import recipe_at, rows, same, weights
 
 from codecvq.codec import Codec, load
 from codecvq.errors import CorpusError, RunError
+from codecvq.files import leftovers
 from codecvq.training import checkpoint, loop
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.segments import Segments
@@ -155,9 +156,15 @@ def test_a_full_disk_or_a_kill_at_the_very_start_is_an_error_and_locks_nobody_ou
         patch.setattr(Path, "write_bytes", no_space)
         with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
             loop.train(recipe, tmp_path / "run")
-    (tmp_path / "run" / ".recipe.123.yaml").write_text("half")
+    program = (
+        "import os, signal, pathlib, codecvq.files as f\n"
+        f"with f.whole_file(pathlib.Path({str(tmp_path / 'run' / 'recipe.yaml')!r})):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert leftovers(tmp_path / "run" / "recipe.yaml")
     assert loop.train(recipe, tmp_path / "run").steps == 1
-    assert not list((tmp_path / "run").glob(".recipe.*"))
+    assert not leftovers(tmp_path / "run" / "recipe.yaml")
 
 
 def no_space(*arguments: Any, **options: Any) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import TokensError, nearest
-from codecvq.files import whole_file
+from codecvq.files import leftovers, whole_file
 from codecvq.tokens.card import Card, read_card
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def write_shard(
     with whole_file(path) as temporary, pq.ParquetWriter(temporary, labelled, compression="zstd") as writer:
         if rows:  # a shard whose clips all failed has no row group: an empty one stops Hugging Face's reader
             writer.write_table(pa.Table.from_arrays(arrays, schema=labelled), row_group_size=ROW_GROUP)
-    for left in path.parent.glob(
-        f".{path.stem}.*{path.suffix}"
-    ):  # of a process that was killed at this shard
+    for left in leftovers(path):
         left.unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from codecvq.audio import write_audio
 from codecvq.errors import TokensError
+from codecvq.files import path_inside
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenRow, read_tokens
 
@@ -51,7 +52,7 @@ def detokenize(
     out, audio_s = Path(out_folder), 0.0
     files: dict[Path, str] = {}
     for done, row in enumerate(rows, start=1):
-        path = out / _file_name(row.id, suffix)
+        path = path_inside(out, row.id, suffix)
         if path in files:
             raise TokensError(
                 f"clips {files[path]!r} and {row.id!r} would both be written to {path}. Decode them one by "
@@ -95,13 +96,3 @@ def _decode(codec: Codec, row: TokenRow) -> npt.NDArray[np.float32]:
     with torch.inference_mode():
         wave = codec.decode(codes, num_samples=row.num_samples)  # [1, C, S]
     return wave[0].float().cpu().numpy()
-
-
-def _file_name(id: str, suffix: str) -> Path:
-    """The relative path for an id; its slashes are folders, but none leads out of the one that was asked
-    for.
-    """
-    parts = [part for part in PurePosixPath(id.replace("\\", "/")).parts if part not in ("/", "..")]
-    if not parts:
-        raise TokensError(f"clip id {id!r} makes no file name. Decode it with read_tokens and codec.decode.")
-    return Path(*(part.replace(":", "_") for part in parts[:-1]), parts[-1].replace(":", "_") + suffix)

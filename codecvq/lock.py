@@ -1,0 +1,63 @@
+"""Locks on folders that several processes could write at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from codecvq.errors import FolderInUse
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+_MOST_BYTES = 1000  # that are read of a lock file
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block; `what` names the job in errors.
+
+    The lock belongs to the process and ends with it, however it ends; forked workers do not inherit it. The
+    file stays and says who held it last. Raises FolderInUse, which names the holder, where another process
+    has the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _take(descriptor, path, what)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path, what: str) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise FolderInUse(
+            f"{what} {path.parent} is in use by {_holder(descriptor)}. Wait for it, stop it, or give another "
+            "folder."
+        ) from error
+    except OSError:  # a filesystem without locks
+        return
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        said = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        return f"process {int(said['pid'])} on {str(said['host'])!r} since {str(said['since'])[:19]!r}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
