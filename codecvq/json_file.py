@@ -1,0 +1,187 @@
+"""JSON files that may come from a stranger: read within limits, and checked against a pydantic model.
+
+A file is read only if it is a regular file of a bounded size. Its text is strict JSON: no key twice, no NaN
+or infinity, no number beyond 64 bits, a bounded depth, and no NUL or lone surrogate in a text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from codecvq.errors import CodecvqError
+
+MOST_BYTES = 1 << 20  # of a file
+MOST_DEPTH = 50  # of lists and objects within each other
+MOST_DIGITS = 40  # of a number
+MOST_SHOWN = 60  # characters of a value that an error repeats
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_model(
+    path: Path,
+    model: type[Model],
+    *,
+    error: type[CodecvqError] = CodecvqError,
+    advice: str = "Copy it again.",
+    most_bytes: int = MOST_BYTES,
+) -> Model:
+    """The content of a JSON file as a `model`.
+
+    Raises `error`, with the file and the key and `advice` behind it, for a file that is missing, too large,
+    not regular, not JSON, or not what the model says.
+    """
+    value = read_json(path, error=error, advice=advice, most_bytes=most_bytes)
+    return validated(model, value, str(path), error=error, advice=advice)
+
+
+def read_json(
+    path: Path,
+    *,
+    error: type[CodecvqError] = CodecvqError,
+    advice: str = "Copy it again.",
+    most_bytes: int = MOST_BYTES,
+) -> dict[str, Any]:  # Any: JSON
+    """The object in a JSON file; raises `error` as `read_model` does, but for what a model says."""
+    content = read_bounded(path, most_bytes, error=error, advice=advice)
+    return parse_json(content, str(path), error=error, advice=advice)
+
+
+def read_bounded(
+    path: Path, most_bytes: int, *, error: type[CodecvqError] = CodecvqError, advice: str = ""
+) -> bytes:
+    """The bytes of a regular file that has at most `most_bytes`; raises `error` for any other, at once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise error(f"{path} is not a regular file. {advice}".rstrip())
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(most_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
+    if len(content) > most_bytes:
+        raise error(f"{path} has more than the {most_bytes:,} bytes that are read of it. {advice}".rstrip())
+    return content
+
+
+def parse_json(
+    text: bytes | str,
+    origin: str,
+    *,
+    error: type[CodecvqError] = CodecvqError,
+    advice: str = "Copy it again.",
+) -> dict[str, Any]:  # Any: JSON
+    """The JSON object in a text; `origin` names the text in errors."""
+    try:
+        value = json.loads(
+            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_refuse,
+        )
+        if not isinstance(value, dict):
+            raise ValueError("it is not an object")
+        _check_depth_and_texts(value)
+    except RecursionError as failure:
+        raise error(f"{origin} is damaged (nested too deeply). {advice}") from failure
+    except ValueError as failure:
+        raise error(f"{origin} is damaged ({failure}). {advice}") from failure
+    return value
+
+
+def validated(
+    model: type[Model],
+    value: object,
+    origin: str,
+    *,
+    error: type[CodecvqError] = CodecvqError,
+    advice: str = "Copy it again.",
+) -> Model:
+    """`value`, as `parse_json` gives it, as a `model`: without conversions between types. Raises `error` with
+    the first key that does not fit.
+    """
+    try:
+        return model.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as failure:
+        problem = failure.errors(include_url=False, include_context=False)[0]
+        key = ".".join(map(str, problem["loc"]))[:MOST_SHOWN] or "the file"
+        raise error(
+            f"{origin}: {_explained(key, problem['type'], problem['msg'], problem['input'])} {advice}"
+        ) from None
+
+
+def _explained(key: str, kind: str, message: str, given: object) -> str:
+    if kind == "missing":
+        return f"{key} is missing."
+    if kind == "extra_forbidden":
+        return f"{key} is not a key that is known."
+    shown = repr(given)
+    shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
+    message = message.removeprefix("Value error, ")
+    return f"{key} is {shown}: {message[:1].lower()}{message[1:]}."
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:MOST_SHOWN]!r} is there twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"the number {_shortened(digits)} does not fit in 64 bits")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {_shortened(digits)} is too large")
+    return number
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number in JSON")
+
+
+def _shortened(digits: str) -> str:
+    return digits if len(digits) <= MOST_DIGITS else f"{digits[:10]}… of {len(digits)} digits"
+
+
+def _check_depth_and_texts(value: object) -> None:
+    level, depth = [value], 0
+    while level:
+        for text in level:
+            if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
+                raise ValueError(f"the text {text[:MOST_SHOWN]!r} has a NUL or half of a surrogate pair")
+        lists = [item for item in level if isinstance(item, list)]
+        objects = [item for item in level if isinstance(item, dict)]
+        if depth == MOST_DEPTH and (lists or objects):
+            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+        level = [item for items in lists for item in items]
+        level += [item for items in objects for pair in items.items() for item in pair]
+        depth += 1
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
