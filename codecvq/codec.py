@@ -5,9 +5,9 @@ audio.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,15 +17,34 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
-from codecvq.codec_config import CONFIG, FORMAT, check_plugin_files, missing_plugin, read_config
-from codecvq.errors import CodecError, OptionError, ShapeError, UnknownName
+from codecvq.arguments import (
+    checked_codes,
+    checked_lengths,
+    checked_num_samples,
+    checked_sample_rate,
+    checked_wav,
+)
+from codecvq.codec_config import (
+    CONFIG,
+    FORMAT,
+    check_described,
+    check_plugin_files,
+    missing_plugin,
+    named_options,
+    read_config,
+)
+from codecvq.construction import limited
+from codecvq.errors import CodecError, OptionError, UnknownName
 from codecvq.files import write_atomically
+from codecvq.identity import codebooks_hash, earlier_codebooks_hash, earlier_weights_hash, weights_hash
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
+from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
 from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
+from codecvq.weights import open_weights, weights_bytes
 
 WEIGHTS = "model.safetensors"
 
@@ -59,14 +78,16 @@ class Codec(nn.Module):
         self._hashes: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
-            _named("network", network),
-            _named("quantizer", quantizer),
+            named_options("network", network),
+            named_options("quantizer", quantizer),
         )
-        built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
-        options = dict(self.quantizer_config)
-        self.encoder, self.decoder = built.encoder, built.decoder
-        self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
+        with ordinary_tensors():
+            built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
+            options = dict(self.quantizer_config)
+            self.encoder, self.decoder = built.encoder, built.decoder
+            self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
         self.hop_length = built.hop_length
+        self._decoder_options = tuple(built.decoder_options)
         if built.check is not None:
             built.check(self.quantizer)
 
@@ -99,26 +120,48 @@ class Codec(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """Of all weights: with equal ones codes and audio are identical."""
-        return self._kept_hash("weights", self.state_dict())
+        """Of all that changes codes or samples: with equal ones both are identical."""
+        return self._kept_hash("weights", lambda tensors: weights_hash(tensors, self._build))
 
     @property
     def codebooks_sha256(self) -> str:
-        """Of the encoder, the quantizer and its options: what gives codes their meaning. Another decoder may
-        be trained for them.
+        """Of the encoder, the quantizer and their options: what gives codes their meaning. Another decoder
+        may be trained for them.
         """
-        parts = {
-            name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")
-        }
-        return self._kept_hash("codebooks", parts, json.dumps(self.quantizer_config, sort_keys=True))
+        return self._kept_hash(
+            "codebooks", lambda tensors: codebooks_hash(tensors, self._build, self._decoder_options)
+        )
 
-    def _kept_hash(self, what: str, tensors: Mapping[str, Tensor], text: str = "") -> str:
-        """The hash; in eval mode kept until a tensor changes, since every file that is written asks for it.
-        In training not: fused optimizers change tensors without counting up their version.
+    @property
+    def earlier_weights_sha256(self) -> str:
+        """As codec format 1 had it; see `codecvq.identity`."""
+        return self._kept_hash("earlier weights", earlier_weights_hash)
+
+    @property
+    def earlier_codebooks_sha256(self) -> str:
+        """As codec format 1 had it; see `codecvq.identity`."""
+        return self._kept_hash(
+            "earlier codebooks", lambda tensors: earlier_codebooks_hash(tensors, self.quantizer_config)
+        )
+
+    @property
+    def _build(self) -> dict[str, Any]:
+        """What the codec is built with, apart from its name."""
+        return {
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "network": self.network_config,
+            "quantizer": self.quantizer_config,
+        }
+
+    def _kept_hash(self, what: str, compute: Callable[[Mapping[str, Tensor]], str]) -> str:
+        """The hash, cached in eval mode until a tensor changes, since every file that is written needs it. It
+        is not cached in training: fused optimizers change tensors without counting up their version.
         """
+        tensors = self.state_dict()
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
         if self.training or self._hashes.get(what, (None, ""))[0] != version:
-            self._hashes[what] = (version, _hash_of(tensors, text))
+            self._hashes[what] = (version, compute(tensors))
         return self._hashes[what][1]
 
     def train(self, mode: bool = True) -> Codec:
@@ -146,46 +189,60 @@ class Codec(nn.Module):
 
         Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the samples of each item that
         are real, of audio as given; frames beyond ceil(length / hop) are padding and 0, and change nothing at
-        real ones.
+        real ones. Computes in float32, whatever torch's global settings are. Raises ShapeError for arguments
+        of another type, shape or range, NonFiniteError for NaN or infinity in the audio.
         """
-        wav, lengths = self._at_own_rate(self._check_wav(wav), sample_rate, lengths)
-        if lengths is not None and bool((lengths > wav.shape[2]).any()):
-            raise ShapeError(f"lengths go up to {int(lengths.max())}, the audio has {wav.shape[2]} samples")
-        if lengths is not None:  # what stands behind an end must be silence, whatever the caller left there
+        wav, rate = checked_wav(wav, self.channels), checked_sample_rate(sample_rate, self.sample_rate)
+        lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio is no longer")
+        wav, lengths = self._at_own_rate(wav, rate, lengths)
+        if lengths is not None:  # what is behind an end must be silence, whatever the caller left there
             wav = torch.where(
-                torch.arange(wav.shape[2], device=wav.device) < lengths[:, None, None], wav, 0.0
+                torch.arange(wav.shape[2], device=wav.device) < lengths.to(wav.device)[:, None, None],
+                wav,
+                0.0,
             )
         wav = self._whole_frames(wav)
         mask = self.frame_mask(lengths, wav.shape[2])
-        # networks are not asked for nothing: many convolutions refuse an empty signal
-        empty = torch.zeros(len(wav), self.quantizer.dim, 0, device=self.device)
-        latents = self.encoder(wav.to(self.device), mask) if wav.shape[2] else empty
-        codes = self.quantizer.encode(latents, num_codebooks)
+        with self._as_saved():
+            # many convolutions refuse an empty signal
+            empty = torch.zeros(len(wav), self.quantizer.dim, 0, device=self.device)
+            latents = self.encoder(wav.to(self.device), mask) if wav.shape[2] else empty
+            codes = self.quantizer.encode(latents, num_codebooks)
         return codes if mask is None else codes * mask[:, None, :]
 
     @torch.no_grad()
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
-        """Audio of codes: `[B, n, T]` -> float32 `[B, C, num_samples]`, by default T * hop samples.
+        """Audio of codes: integers `[B, n, T]` of any type -> float32 `[B, C, num_samples]`, by default T *
+        hop samples.
 
-        `lengths` `[B]` are the real samples of each item of a padded batch; what follows them is 0.
+        `lengths` `[B]` are the real samples of each item of a padded batch; what follows them is 0. Computes
+        in float32, whatever torch's global settings are. Raises ShapeError for arguments of another type,
+        shape or range.
         """
-        codes = codes.to(self.device)
-        most = codes.shape[-1] * self.hop_length
-        if num_samples is not None and not 0 <= num_samples <= most:
-            raise ShapeError(
-                f"num_samples is {num_samples}; {codes.shape[-1]} frames of {self.hop_length} samples hold 0 "
-                f"to {most}. "
-                f"Codes are missing, or they were made with another hop."
-            )
+        codes = checked_codes(codes, self.num_codebooks).to(self.device)
+        most = codes.shape[2] * self.hop_length
+        num_samples = checked_num_samples(num_samples, codes.shape[2], self.hop_length)
+        lengths = checked_lengths(lengths, len(codes), most, f"{codes.shape[2]} frames hold no more")
         mask = self.frame_mask(lengths, most)
-        latents = self.quantizer.decode(codes)
-        empty = torch.zeros(len(codes), self.channels, 0, device=self.device)
-        wav = self.decoder(latents, mask).float() if most else empty
+        with self._as_saved():
+            latents = self.quantizer.decode(codes)
+            empty = torch.zeros(len(codes), self.channels, 0, device=self.device)
+            wav = self.decoder(latents, mask).float() if most else empty
         if lengths is not None:
             wav = torch.where(
                 torch.arange(most, device=wav.device) < lengths.to(wav.device)[:, None, None], wav, 0.0
             )
-        return wav[:, :, : most if num_samples is None else num_samples]
+        return wav[:, :, :num_samples]
+
+    def _as_saved(self) -> AbstractContextManager[None]:
+        """A block that computes as the codec was saved. Raises CodecError for weights of another type."""
+        for name, weight in self.named_parameters():
+            if weight.dtype != torch.float32:
+                raise CodecError(
+                    f"weight {name} of codec {self.name!r} is {weight.dtype}, but only float32 weights give "
+                    "the codes and samples that it was saved with. Call codec.float(), or load it again."
+                )
+        return plain_float32(self.device)
 
     def forward(
         self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None
@@ -208,18 +265,10 @@ class Codec(nn.Module):
         frames = -(-lengths.to(self.device) // self.hop_length)
         return torch.arange(num_samples // self.hop_length, device=self.device) < frames[:, None]
 
-    def _check_wav(self, wav: Tensor) -> Tensor:
-        if wav.ndim != 3 or wav.shape[1] != self.channels or not wav.is_floating_point():
-            raise ShapeError(
-                f"wav is {wav.dtype} {list(wav.shape)}; needed are floats [B, C, S] with C={self.channels}. "
-                f"A mono signal [S] is wav[None, None]; average channels first where there are more."
-            )
-        return wav.float()
-
     def _at_own_rate(
-        self, wav: Tensor, sample_rate: int | None, lengths: Tensor | None
+        self, wav: Tensor, sample_rate: int, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        if sample_rate is None or sample_rate == self.sample_rate:
+        if sample_rate == self.sample_rate:
             return wav, lengths
         from codecvq.audio import resample
 
@@ -262,16 +311,14 @@ class Codec(nn.Module):
         float32 of them again, and the hashes in config.json are those of what it gives. Itself is not
         changed: codes of the rounded codec may differ from its own.
         """
-        from safetensors.torch import save as to_bytes
-
         saved, narrow = (self, set[str]()) if dtype is None else self._rounded(dtype)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype).contiguous()
+            name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype)
             for name, tensor in saved.state_dict().items()
         }
-        write_atomically(folder / WEIGHTS, to_bytes(weights, metadata={"format": FORMAT}))
+        write_atomically(folder / WEIGHTS, weights_bytes(weights, {"format": FORMAT}))
         write_atomically(folder / CONFIG, json.dumps(saved.config, indent=2).encode() + b"\n")
         return folder
 
@@ -334,60 +381,18 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
         folder = folder / "codec"
     config = read_config(folder)
     check_plugin_files(config)
-    try:
-        codec = Codec(
-            sample_rate=config["sample_rate"],
-            network=config["network"],
-            quantizer=config["quantizer"],
-            channels=config["channels"],
-            name=config["name"],
-        )
-    except UnknownName as error:
-        raise CodecError(f"{folder}: {missing_plugin(config)} ({error})") from error
-    _load_weights(codec, folder / WEIGHTS)
-    if codec.weights_sha256 != config["weights_sha256"]:
-        raise CodecError(
-            f"{folder / WEIGHTS} is not the file that {CONFIG} beside it describes (hashes differ). Copy "
-            "both again."
-        )
-    return codec.to(device).eval()
-
-
-def _load_weights(codec: Codec, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-        codec.load_state_dict(weights)
-    except (OSError, SafetensorError) as error:
-        raise CodecError(
-            f"{path} cannot be read ({error}). The copy is incomplete: copy it again."
-        ) from error
-    except RuntimeError as error:  # names or shapes do not fit
-        raise CodecError(f"{path} does not fit {CONFIG} beside it: {error}") from error
-
-
-def _hash_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _named(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(options.get("name"), str):
-        raise OptionError(
-            f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
-        )
-    for key, value in options.items():
+    with open_weights(folder / WEIGHTS) as weights, ordinary_tensors():
         try:
-            json.dumps(value)
-        except TypeError as error:
-            raise OptionError(
-                f"{part}.{key} of a codec is a {type(value).__name__}, which config.json cannot hold "
-                f"({error}). Give what JSON can: of a class its name, 'plugin:Name'."
-            ) from error
-    return dict(options)
+            with limited(weights.limits, f"the codec in {folder}"):
+                codec = Codec(
+                    sample_rate=config.sample_rate,
+                    network=config.network,
+                    quantizer=config.quantizer,
+                    channels=config.channels,
+                    name=config.name,
+                )
+        except UnknownName as error:
+            raise CodecError(f"{folder}: {missing_plugin(config)} ({error})") from error
+        weights.load_into(codec)
+        check_described(config, codec, folder)
+        return codec.to(device).eval()

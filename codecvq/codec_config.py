@@ -1,4 +1,4 @@
-"""`config.json` of a saved codec: read, and held against the plugins that are loaded."""
+"""`config.json` of a saved codec: read, and compared with the loaded plugins and with the codec it builds."""
 
 from __future__ import annotations
 
@@ -6,21 +6,73 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from codecvq.errors import CodecError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from codecvq.errors import CodecError, OptionError
+from codecvq.json_file import read_json, validated
+from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import PROJECT, registry
 
-FORMAT = "codecvq.codec/1"
+if TYPE_CHECKING:
+    from codecvq.codec import Codec
+
+FORMAT = "codecvq.codec/2"
+EARLIER_FORMAT = "codecvq.codec/1"  # whose hashes do not cover the network's options and the sample rate
 CONFIG = "config.json"
+ADVICE = "Copy the folder again."
 
 logger = logging.getLogger(PROJECT)
 
+_SHA256 = r"^[0-9a-f]{64}$"
 
-def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
-    """What a codec's folder says of it; raises CodecError where it says nothing, or in another format."""
+
+class PluginIdentity(BaseModel):
+    """The plugin that a part of the codec comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(max_length=200)  # that it offers
+    plugin: str = Field(max_length=200)  # its distribution, or the stem of its file
+    version: str = Field(max_length=200)
+    file: str | None = Field(None, max_length=4000)
+    sha256: str | None = Field(None, pattern=_SHA256)
+
+
+class CodecConfig(BaseModel):
+    """What config.json holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: str
+    name: str = Field(min_length=1, max_length=200)
+    codecvq: str = Field(max_length=200)
+    sample_rate: int = Field(gt=0, lt=2**31)  # Hz
+    channels: int = Field(gt=0, le=64)
+    network: dict[str, Any]  # `name` and options, as JSON has them
+    quantizer: dict[str, Any]
+    plugins: dict[str, PluginIdentity]
+    hop_length: int = Field(gt=0, lt=2**31)  # samples a frame
+    frame_rate: tuple[int, int]  # numerator, denominator
+    codebook_sizes: list[int] = Field(min_length=1, max_length=MAX_CODEBOOKS)
+    weights_sha256: str = Field(pattern=_SHA256)
+    codebooks_sha256: str = Field(pattern=_SHA256)
+
+    @field_validator("network", "quantizer")
+    @classmethod
+    def _has_a_name(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(options.get("name"), str):
+            raise ValueError("it has no name")
+        return options
+
+
+def read_config(folder: Path) -> CodecConfig:
+    """What a codec's folder says about the codec. Raises CodecError where there is no config.json, or it is
+    damaged or of another format.
+    """
     path = folder / CONFIG
-    if not path.is_file():
+    if not path.exists():
         hint = (
             "its training has not saved a codec yet"
             if (folder / "recipe.yaml").is_file()
@@ -29,38 +81,83 @@ def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
         raise CodecError(
             f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save."
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CodecError(f"{path} is damaged ({error}). Copy it again.") from error
-    if config.get("format") != FORMAT:
+    fields = read_json(path, error=CodecError, advice=ADVICE)
+    if fields.get("format") not in (FORMAT, EARLIER_FORMAT):
         raise CodecError(
-            f"{path} has format {config.get('format')!r}; this codecvq reads {FORMAT!r}. Update codecvq."
+            f"{path} has format {str(fields.get('format'))[:60]!r}; this codecvq reads {FORMAT!r}. Update "
+            "codecvq."
         )
-    return config
+    return validated(CodecConfig, fields, str(path), error=CodecError, advice=ADVICE)
 
 
-def check_plugin_files(config: Mapping[str, Any]) -> None:
+def check_described(config: CodecConfig, codec: Codec, folder: Path) -> None:
+    """Raise CodecError where the codec, built and loaded, is not the one that config.json describes."""
+    rate = codec.frame_rate
+    earlier = config.format == EARLIER_FORMAT
+    weights = codec.earlier_weights_sha256 if earlier else codec.weights_sha256
+    codebooks = codec.earlier_codebooks_sha256 if earlier else codec.codebooks_sha256
+    for key, recorded, built in (
+        ("hop_length", config.hop_length, codec.hop_length),
+        ("frame_rate", config.frame_rate, (rate.numerator, rate.denominator)),
+        ("codebook_sizes", tuple(config.codebook_sizes), tuple(codec.codebook_sizes)),
+    ):
+        if recorded != built:
+            raise CodecError(
+                f"{folder / CONFIG}: {key} is {_short(recorded)}, but a codec with its options has "
+                f"{_short(built)}. The file was changed: copy it again."
+            )
+    if (config.weights_sha256, config.codebooks_sha256) != (weights, codebooks):
+        raise CodecError(
+            f"the weights and options in {folder} are not those that {CONFIG} recorded (hashes differ). A "
+            "file was changed: copy the folder again."
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def check_plugin_files(config: CodecConfig) -> None:
     """Warn when a one-file plugin that is loaded is not the one the codec was trained with."""
     loaded = {origin.file.stem: origin for origin in registry().origins.values() if origin.file}
-    for part, identity in config["plugins"].items():
-        origin = loaded.get(identity["plugin"])
-        if origin and identity.get("sha256") not in (None, origin.sha256):
+    for part, identity in config.plugins.items():
+        origin = loaded.get(identity.plugin)
+        if origin and identity.sha256 not in (None, origin.sha256):
             logger.warning(
                 "%s of this codec was trained with another version of plugin file %s", part, origin.file
             )
 
 
-def missing_plugin(config: Mapping[str, Any]) -> str:
+def missing_plugin(config: CodecConfig) -> str:
     """Which plugin to bring, as a sentence."""
     for part, kind in (("quantizer", "quantizers"), ("estimator", "estimators"), ("network", "networks")):
-        identity = config["plugins"].get(part, {})
-        if not identity or identity["name"] in registry().offers(kind):
+        identity = config.plugins.get(part)
+        if identity is None or identity.name in registry().offers(kind):
             continue
-        needs = f"its {part} {identity['name']!r} comes from the plugin"
-        if "file" in identity:
-            file = f"file {identity['file']} (sha256 {identity['sha256'][:12]}…)"
+        needs = f"its {part} {identity.name!r} comes from the plugin"
+        if identity.file is not None:
+            file = f"file {identity.file} (sha256 {(identity.sha256 or '?')[:12]}…)"
             return f"{needs} {file}, which is not loaded. Pass it with --plugin."
-        name, version = identity["plugin"], identity["version"]
+        name, version = identity.plugin, identity.version
         return f"{needs} {name} {version}, which is not installed. Install it with: pip install {name}."
     return "a plugin that it needs is missing."
+
+
+def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a network or quantizer as a dict. Raises OptionError where they have no name, or a value
+    that JSON cannot hold.
+    """
+    if not isinstance(options.get("name"), str):
+        raise OptionError(
+            f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
+        )
+    for key, value in options.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise OptionError(
+                f"{part}.{key} of a codec is a {type(value).__name__}, which config.json cannot hold "
+                f"({error}). Give what JSON can: of a class its name, 'plugin:Name'."
+            ) from error
+    return dict(options)

@@ -167,7 +167,7 @@ class TestFiles:
 
     def test_a_newer_format_is_an_error(self, saved: Path) -> None:
         config = json.loads((saved / "config.json").read_text())
-        (saved / "config.json").write_text(json.dumps({**config, "format": "codecvq.codec/2"}))
+        (saved / "config.json").write_text(json.dumps({**config, "format": "codecvq.codec/3"}))
         with pytest.raises(CodecError, match="Update codecvq"):
             load(saved)
 

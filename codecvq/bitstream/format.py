@@ -33,6 +33,8 @@ from codecvq.bitstream import coding
 from codecvq.bitstream.coding import Codes
 from codecvq.errors import BitstreamError
 from codecvq.files import write_atomically
+from codecvq.identity import same_codebooks, same_weights
+from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -46,8 +48,6 @@ WHOLE = {
 CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
 FIXED_BYTES = len(MAGIC) + 1 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
 CODES_PER_BYTE = 256  # at most, so that a few bytes cannot claim a day of silence
-MAX_CODEBOOKS = 1024
-MAX_SIZE = 2**62  # of a codebook; codes are int64
 
 Entropy = Literal["auto"] | bool
 
@@ -213,7 +213,7 @@ class _Header:
         sizes: list[int] = []
         for _ in range(self._varint()):
             count, size = self._varint(), self._varint()
-            if not (0 < count <= MAX_CODEBOOKS - len(sizes) and 0 < size <= MAX_SIZE):
+            if not (0 < count <= MAX_CODEBOOKS - len(sizes) and 0 < size <= MAX_CODEBOOK_SIZE):
                 raise _malformed(f"{len(sizes)} + {count} codebooks, of size {size}")
             sizes += [size] * count
         if not sizes:
@@ -277,7 +277,7 @@ def _check_codec(packet: Packet, codec: Codec, force: bool) -> None:
             f"{_brief(ours)}. "
             "Decode it with the codec that wrote it."
         )
-    if packet.codebooks_id != codec.codebooks_sha256[: 2 * CODEBOOKS_ID_BYTES] and not force:
+    if not same_codebooks(codec, packet.codebooks_id) and not force:
         raise BitstreamError(
             f"it was written with codebooks {packet.codebooks_id[:12]}, but codec {codec.name!r} has "
             f"{codec.codebooks_sha256[:12]}. Decode it with the codec that wrote it, or force it to hear "
@@ -289,7 +289,7 @@ def _check_codec(packet: Packet, codec: Codec, force: bool) -> None:
             f"{codec.name!r} has "
             f"{codec.sample_rate} Hz and {codec.hop_length}. Decode it with the codec that wrote it."
         )
-    if packet.weights_id != codec.weights_sha256[: 2 * WEIGHTS_ID_BYTES]:
+    if not same_weights(codec, packet.weights_id):
         warnings.warn(
             f"the file was written with weights {packet.weights_id}, codec {codec.name!r} has "
             f"{codec.weights_sha256[:8]} around "

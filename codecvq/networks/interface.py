@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class Network:
     hop_length: int  # samples a frame
     #: raises OptionError for a quantizer that does not keep what the decoder needs; None: any will do
     check: Callable[[Quantizer], None] | None = None
+    #: names of options that change the decoder only: codes keep their identity when these change
+    decoder_options: Collection[str] = ()
 
     @property
     def encoder_reach(self) -> Reach | None:

@@ -63,6 +63,19 @@ PRESETS = {
 }
 
 
+#: With pitch channels the encoder depends on `synthesis_hop_length` too, and `phase` is "source".
+DECODER_OPTIONS = (
+    "phase",
+    "phase_iterations",
+    "training_phase",
+    "synthesis_window_length",
+    "refiner_width",
+    "refiner_blocks",
+    "decoder_width",
+    "decoder_blocks",
+)
+
+
 def build_spectral(
     *,
     sample_rate: int,
@@ -123,10 +136,11 @@ def build_spectral(
     front = _front(features, framing, sample_rate, num_mels, detail_window_length, after)
     widths = size.encoder_width, size.encoder_blocks
     encoder = partial(SpectralEncoder, front, hop_length, *widths, dim, causal)
+    network = partial(Network, dim=dim, hop_length=hop_length, decoder_options=DECODER_OPTIONS)
     width, blocks = size.decoder_width, size.decoder_blocks
     if phase == "predicted":
         back = Crossfade(hop_length) if causal else framing
-        return Network(encoder(), SpectralDecoder(back, dim, width, blocks, causal), dim, hop_length)
+        return network(encoder(), SpectralDecoder(back, dim, width, blocks, causal))
     step = synthesis_hop_length or hop_length
     length = synthesis_window_length or 4 * step + step % 2
     _check_synthesis(hop_length, step, length, phase, causal)
@@ -134,17 +148,17 @@ def build_spectral(
     if phase == "retrieved":
         _check_iterations(phase_iterations)
         retrieving = RetrievingDecoder(synthesis, times, dim, width, blocks, phase_iterations, training_phase)
-        return Network(encoder(), retrieving, dim, hop_length)
+        return network(encoder(), retrieving)
     tracker = PitchTracker(sample_rate, step)
     refiner = Refiner(synthesis.bins, width, refiner_width, refiner_blocks) if refiner_blocks else None
     speaking = SpeakingDecoder(
         synthesis, times, dim, width, blocks, tracker, sample_rate, pitch_channels, refiner
     )
     if pitch_channels is None:
-        return Network(encoder(), speaking, dim, hop_length)
+        return network(encoder(), speaking)
     writer = PitchWriter(tracker, times, pitch_channels)
     check = partial(pitch_code.check_kept, channels=pitch_channels)
-    return Network(encoder(writer), speaking, dim, hop_length, check)
+    return network(encoder(writer), speaking, check=check)
 
 
 def _front(

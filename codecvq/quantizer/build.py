@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from codecvq.arguments import whole_number
 from codecvq.errors import OptionError, UnknownName, nearest
+from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import Offer, Registry, registry
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.interface import Quantizer
@@ -81,6 +83,8 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
         return _build_grouped(loaded, name, dict(options))
     offer = _find(loaded, name)
     _check_options(name, options, _parameters(offer))
+    if options.get("num_codebooks") is not None:
+        _count(name, options["num_codebooks"])
     try:
         quantizer = offer.load()(**options)
     except TypeError as error:  # of a wrong type: 'levels: 5', 'codebook_size: "many"'
@@ -193,8 +197,10 @@ def _check_options(name: str, options: dict[str, Any], parameters: dict[str, ins
 
 
 def _count(name: str, num_codebooks: object) -> int:
-    if not isinstance(num_codebooks, int) or isinstance(num_codebooks, bool) or num_codebooks < 1:
+    count = whole_number(num_codebooks)
+    if count is None or not 1 <= count <= MAX_CODEBOOKS:
         raise OptionError(
-            f"quantizer {name!r} needs num_codebooks, a whole number from 1 up; given is {num_codebooks!r}."
+            f"quantizer {name!r} needs num_codebooks, a whole number from 1 to {MAX_CODEBOOKS}; given is "
+            f"{num_codebooks!r}."
         )
-    return num_codebooks
+    return count

@@ -22,7 +22,9 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from codecvq.arguments import checked_codes, whole_number
 from codecvq.errors import OptionError, ShapeError
+from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 from codecvq.quantizer.checks import check_finite, check_in_range
 from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
 from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
@@ -89,8 +91,12 @@ class Quantizer(nn.Module):
         code_dim = dim if code_dim is None else code_dim
         if dim < 1 or code_dim < 1:
             raise OptionError(f"dim is {dim} and the code's dimension {code_dim}; both must be at least 1")
-        if not codebook_sizes or min(codebook_sizes) < 1 or max(codebook_sizes) > 2**62:
+        if not codebook_sizes or min(codebook_sizes) < 1 or max(codebook_sizes) > MAX_CODEBOOK_SIZE:
             raise OptionError(f"codebook sizes are {tuple(codebook_sizes)}; each must be between 1 and 2^62")
+        if len(codebook_sizes) > MAX_CODEBOOKS:
+            raise OptionError(
+                f"{len(codebook_sizes)} codebooks are given; at most {MAX_CODEBOOKS} are possible"
+            )
         self.dim = dim
         self.code_dim = code_dim
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
@@ -234,15 +240,11 @@ class Quantizer(nn.Module):
         """Latents of codes: int `[B, n, T]` -> float32 `[B, D, T]`; n is N, or less where the first codebooks
         decode by themselves.
         """
-        if codes.ndim != 3 or codes.is_floating_point():
-            raise ShapeError(
-                f"codes are {codes.dtype} {list(codes.shape)}; needed are integers [B, N, T] with "
-                f"N={self.num_codebooks}"
-            )
+        codes = checked_codes(codes, self.num_codebooks)
         self._depth(codes.shape[1])
         check_in_range(codes, self.codebook_sizes)
         with _in_float32(codes.device):
-            values = self._codes_to_vectors(codes.long().transpose(1, 2).flatten(0, 1))
+            values = self._codes_to_vectors(codes.transpose(1, 2).flatten(0, 1))
         return in_place(values, None, (codes.shape[0], codes.shape[2]))
 
     # Plain vectors; Residual and Grouped have their own
@@ -337,17 +339,18 @@ class Quantizer(nn.Module):
     # Input, checked once
 
     def _depth(self, num_codebooks: int | None) -> int:
-        if num_codebooks is None or num_codebooks == self.num_codebooks:
+        if num_codebooks is None or whole_number(num_codebooks) == self.num_codebooks:
             return self.num_codebooks
         if not self.prefix_decodable:
             raise ShapeError(
                 f"num_codebooks is {num_codebooks}; {type(self).__name__} always has {self.num_codebooks}"
             )
-        if not 1 <= num_codebooks <= self.num_codebooks:
+        depth = whole_number(num_codebooks)
+        if depth is None or not 1 <= depth <= self.num_codebooks:
             raise ShapeError(
-                f"num_codebooks is {num_codebooks}; this quantizer has 1 to {self.num_codebooks}"
+                f"num_codebooks is {num_codebooks!r}; this quantizer has 1 to {self.num_codebooks}"
             )
-        return num_codebooks
+        return depth
 
     def _check(self, latents: Tensor, mask: Tensor | None, num_codebooks: int | None) -> int:
         if latents.ndim != 3 or latents.shape[1] != self.dim or not latents.is_floating_point():

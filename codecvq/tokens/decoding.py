@@ -14,6 +14,7 @@ import numpy.typing as npt
 from codecvq.audio import write_audio
 from codecvq.errors import TokensError
 from codecvq.files import path_inside
+from codecvq.identity import same_codebooks, same_weights
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenRow, read_tokens
 
@@ -73,13 +74,13 @@ def check_codec(card: Card, codec: Codec, folder: Path) -> None:
     sizes = tuple(codec.codebook_sizes)
     fits = (card.sample_rate, card.hop_length) == (codec.sample_rate, codec.hop_length)
     fits = fits and card.codebook_sizes == sizes[: len(card.codebook_sizes)]
-    if card.codebooks_sha256 != codec.codebooks_sha256 or not fits:
+    if not same_codebooks(codec, card.codebooks_sha256) or not fits:
         raise TokensError(
             f"{folder} holds codes of codec {card.codec!r}, codebooks {card.codebooks_sha256[:12]}, but "
             f"codec {codec.name!r} "
             f"has codebooks {codec.codebooks_sha256[:12]}. Decode them with {card.codec!r}."
         )
-    if card.weights_sha256 != codec.weights_sha256:
+    if not same_weights(codec, card.weights_sha256):
         warnings.warn(
             f"{folder} was tokenized with weights {card.weights_sha256[:12]}, codec {codec.name!r} has "
             f"{codec.weights_sha256[:12]} "

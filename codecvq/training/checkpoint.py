@@ -21,6 +21,7 @@ from torch import Tensor
 from codecvq.errors import RunError
 from codecvq.files import sync_folder
 from codecvq.plugins import PROJECT
+from codecvq.weights import weights_bytes
 
 logger = logging.getLogger(PROJECT)
 
@@ -42,15 +43,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
     Raises OSError when it cannot be written, as on a full disk; nothing half written stays.
     """
-    from safetensors.torch import save as to_bytes
-
     final = folder / _name(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     state = io.BytesIO()  # torch and safetensors have errors of their own for a full disk: bytes have OSError
     torch.save(dict(checkpoint.state), state)
     content = {
-        WEIGHTS: to_bytes({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}),
+        WEIGHTS: weights_bytes(checkpoint.weights),
         STATE: state.getvalue(),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}

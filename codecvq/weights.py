@@ -1,0 +1,99 @@
+"""Weights files (safetensors): written also where modules share tensors, read only where they fit."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codecvq.construction import Limits
+from codecvq.errors import CodecError
+
+SLACK_BYTES = 256 << 20  # of buffers that a module computes and does not save
+SLACK_TENSORS = 200
+
+
+def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file. Tensors that share memory, as tied weights, are written once each:
+    safetensors itself refuses them.
+    """
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        whole[name] = (tensor.clone() if storage in seen else tensor).contiguous()
+        seen.add(storage)
+    return save(whole, metadata=dict(metadata or {}))
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """An open weights file: what it holds is known, nothing is read yet."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    _get: Callable[[str], Tensor]
+
+    @property
+    def limits(self) -> Limits:
+        """What a module that these weights fit may take."""
+        count = sum(math.prod(shape) for shape in self.shapes.values())
+        most = 8 * count + SLACK_BYTES
+        return Limits(weights_bytes=most, tensors=2 * len(self.shapes) + SLACK_TENSORS, tensor_bytes=most)
+
+    def load_into(self, module: nn.Module) -> None:
+        """Copy the weights into a module. Raises CodecError, before anything is copied, where names or shapes
+        differ, and for NaN and infinity.
+        """
+        own = module.state_dict()
+        self._check_names(own)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                stored = self._get(name)
+                if stored.is_floating_point() != tensor.is_floating_point():
+                    raise self._unfit(f"{name} is {stored.dtype}, but {tensor.dtype} is needed")
+                if stored.is_floating_point() and not stored.isfinite().all():
+                    raise CodecError(f"{self.path} has NaN or infinity in {name}. Take another checkpoint.")
+                tensor.copy_(stored)
+
+    def _check_names(self, own: Mapping[str, Tensor]) -> None:
+        missing, left = own.keys() - self.shapes.keys(), self.shapes.keys() - own.keys()
+        if missing or left:
+            what = f"{min(missing)} is missing" if missing else f"{min(left)} has no place"
+            raise self._unfit(f"{what}, and {len(missing) + len(left) - 1} more")
+        for name, tensor in own.items():
+            if tuple(tensor.shape) != self.shapes[name]:
+                raise self._unfit(f"{name} is {list(self.shapes[name])}, but {list(tensor.shape)} is needed")
+
+    def _unfit(self, why: str) -> CodecError:
+        return CodecError(
+            f"{self.path} does not fit the configuration beside it: {why}. Copy the folder again."
+        )
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[WeightsFile]:
+    """The weights file at `path`. Raises CodecError where it is missing, damaged, or not a regular file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CodecError(f"{path} is not a regular file. Copy the folder again.")
+        file: Any = safe_open(path, framework="pt")  # safetensors carries no types
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CodecError(
+            f"{path} cannot be read ({error}). The copy is incomplete: copy it again."
+        ) from error
+    with file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        yield WeightsFile(path, shapes, file.get_tensor)
