@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from codecvq.plugins import registry
 from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
+from codecvq.transfer import usable_device
 from codecvq.weights import open_weights, weights_bytes
 
 WEIGHTS = "model.safetensors"
@@ -359,11 +361,12 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
     ("speech-16k"), in eval mode. A folder that is there goes before a name.
 
     Raises CodecError when nothing is there or registered, when the folder is incomplete or damaged, or when
-    a plugin is missing, and then says which one.
+    a plugin is missing, and then says which one; OptionError for a device that cannot be used.
     """
+    device = usable_device(device)
     offer = codec_offer(source)
     if offer is None:
-        if Path(source).exists():
+        if os.path.exists(source):
             return load_folder(source, device)
         raise unknown_codec(source)
     if spec_of(offer).foreign:
@@ -376,7 +379,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
 
 def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:
     """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode; see `load`."""
-    folder = Path(source)
+    folder, device = Path(source), usable_device(device)
     if (folder / "codec" / CONFIG).is_file():
         folder = folder / "codec"
     config = read_config(folder)

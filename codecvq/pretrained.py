@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ def codec_offer(name: str | Path) -> Offer | None:
     """The codec offered under `name` or `distribution/name`; None where a file or folder has that path, which
     goes before, or where the name is nobody's. Raises PluginError when two plugins offer it.
     """
-    if Path(name).exists() or str(name).rpartition("/")[2] not in registry().offers("codecs"):
+    if os.path.exists(name) or str(name).rpartition("/")[2] not in registry().offers("codecs"):
         return None
     return registry().find("codecs", str(name))
 

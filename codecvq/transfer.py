@@ -1,4 +1,4 @@
-"""Transfers between the processor and an accelerator that do not make the processor wait.
+"""Devices, and transfers between the processor and an accelerator that do not make the processor wait.
 
 A GPU works through a queue of kernels. `float(tensor)`, `bool(tensor)`, `nonzero` and an ordinary copy wait
 until the queue is empty; the GPU is then idle until the processor has filled the queue again. Training code
@@ -9,6 +9,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from codecvq.errors import OptionError
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises OptionError where there is none, or it cannot compute here."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(
+            f"device is {str(name)[:60]!r}, which torch does not know. Give cpu, cuda, cuda:1 or mps."
+        ) from error
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend has its own
+        reason = str(error).splitlines()[0][:120]
+        raise OptionError(f"device {str(device)!r} cannot be used here ({reason}). Give cpu.") from error
+    return device
 
 
 def reads_are_free(device: torch.device) -> bool:

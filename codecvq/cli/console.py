@@ -130,11 +130,13 @@ def time_left(done: int, total: int, elapsed_s: float) -> str:
 
 
 def pick_device(name: str) -> str:
-    """The device that `auto` stands for here, or `name`."""
-    if name != "auto":
-        return name
+    """The device that `auto` stands for here, or `name`. Raises OptionError for one that cannot be used."""
     import torch
 
+    from codecvq.transfer import usable_device
+
+    if name != "auto":
+        return str(usable_device(name))
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,24 @@
+"""Devices that cannot be used are an error in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from codecvq.codec import load
+from codecvq.errors import OptionError
+from codecvq.transfer import usable_device
+
+
+@pytest.mark.parametrize(
+    "name", ["bogus", "", "cuda:x", "cpu:0:1", "9" * 400, "\0", "meta", "cuda:99", "xla"]
+)
+def test_a_device_that_cannot_be_used_is_refused(name: str) -> None:
+    with pytest.raises(OptionError, match="device"):
+        usable_device(name)
+    with pytest.raises(OptionError, match="device"):
+        load("speech-16k", name)
+
+
+def test_the_cpu_can_always_be_used() -> None:
+    assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")
