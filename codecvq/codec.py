@@ -387,13 +387,7 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
     with open_weights(folder / WEIGHTS) as weights, ordinary_tensors():
         try:
             with limited(weights.limits, f"the codec in {folder}"):
-                codec = Codec(
-                    sample_rate=config.sample_rate,
-                    network=config.network,
-                    quantizer=config.quantizer,
-                    channels=config.channels,
-                    name=config.name,
-                )
+                codec = Codec(**config.arguments)
         except UnknownName as error:
             raise CodecError(f"{folder}: {missing_plugin(config)} ({error})") from error
         weights.load_into(codec)

@@ -59,6 +59,11 @@ class CodecConfig(BaseModel):
     weights_sha256: str = Field(pattern=_SHA256)
     codebooks_sha256: str = Field(pattern=_SHA256)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `Codec` is built with."""
+        return self.model_dump(include={"sample_rate", "channels", "network", "quantizer", "name"})
+
     @field_validator("network", "quantizer")
     @classmethod
     def _has_a_name(cls, options: dict[str, Any]) -> dict[str, Any]:
