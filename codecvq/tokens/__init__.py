@@ -3,9 +3,11 @@ live beside it.
 """
 
 from codecvq.tokens.card import Card, read_card
-from codecvq.tokens.dataset import Check, TokenDataset, TokenFailure, TokenRow, check, read_tokens
+from codecvq.tokens.check import Check, check
+from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.decoding import Decoded, detokenize
 from codecvq.tokens.engine import Progress, Summary, tokenize
+from codecvq.tokens.rows import TokenFailure, TokenRow
 
 __all__ = [
     "Card",

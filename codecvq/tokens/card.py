@@ -8,16 +8,19 @@ shard, so that a shard on its own still knows. `codebooks_sha256` alone decides 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from codecvq.errors import TokensError
+from codecvq.escaping import markdown, printable
+from codecvq.json_file import parse_json, read_bounded, validated
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -25,34 +28,53 @@ if TYPE_CHECKING:
 FORMAT = "codecvq.tokens/1"
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
 LARGEST_HISTOGRAM = 65_536  # entries; a larger codebook's is counted sparsely and not written
+MOST_CARD_BYTES = 1 << 20
+ADVICE = "Restore it, or tokenize again."
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: a part of file names and of the front matter of README.md
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(BaseModel):
     """What a dataset was made of: a folder takes shards of one job only."""
 
-    clips: int
-    clips_sha256: str  # of ids, splits, places in the files, texts and columns, in order
-    shards: Mapping[str, int]  # split -> number of files
-    shard_clips: int
-    shard_seconds: float
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clips: Annotated[int, Field(ge=0, lt=2**40)]  # rows and failures that there will be
+    clips_sha256: Sha256  # of ids, splits, places in the files, texts and columns, in order
+    shards: dict[SplitName, Positive]  # split -> number of files
+    shard_clips: Annotated[int, Field(gt=0)]
+    shard_seconds: Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(BaseModel):
     """What `codec.json` holds."""
 
-    codec: str
-    weights_sha256: str
-    codebooks_sha256: str
-    quantizer: Mapping[str, Any]  # name, plugin, version, api
-    sample_rate: int  # Hz
-    hop_length: int  # samples a frame
-    codebook_sizes: tuple[int, ...]  # of the codebooks that were kept
-    codec_codebooks: int  # that the codec has
-    channels: int
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    codec: Annotated[str, Field(max_length=1000)]
+    weights_sha256: Sha256
+    codebooks_sha256: Sha256
+    quantizer: dict[str, Any]  # name, plugin, version, api
+    sample_rate: Positive  # Hz
+    hop_length: Positive  # samples a frame
+    codebook_sizes: Annotated[  # of the codebooks that were kept
+        tuple[Annotated[int, Field(gt=0, le=2**63)], ...], Field(min_length=1, max_length=65_536)
+    ]
+    codec_codebooks: Positive  # that the codec has
+    channels: Positive
     codecvq: str
     job: Job
+
+    @model_validator(mode="after")
+    def _has_the_codebooks(self) -> Card:
+        if len(self.codebook_sizes) > self.codec_codebooks:
+            raise ValueError(
+                f"{len(self.codebook_sizes)} codebook_sizes, but codec_codebooks is {self.codec_codebooks}"
+            )
+        return self
 
     @property
     def frame_rate(self) -> Fraction:
@@ -62,25 +84,27 @@ class Card:
     def to_json(self) -> str:
         """The text of `codec.json`."""
         rate = self.frame_rate
-        fields = {"format": FORMAT, **asdict(self), "frame_rate": [rate.numerator, rate.denominator]}
+        fields = {"format": FORMAT, **self.model_dump(), "frame_rate": [rate.numerator, rate.denominator]}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Card:
-        """The card in a text; `origin` names it in errors."""
-        try:
-            fields = json.loads(text)
-            if fields.pop("format") != FORMAT:
-                raise TokensError(
-                    f"{origin} is of another format than {FORMAT}. Read it with the codecvq that wrote it."
-                )
-            del fields["frame_rate"]  # sample_rate / hop_length
-            fields["codebook_sizes"] = tuple(fields["codebook_sizes"])
-            return cls(**{**fields, "job": Job(**fields["job"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        """The card in a text; `origin` names it in errors. Raises TokensError with the key that is wrong."""
+        fields = parse_json(text, origin, error=TokensError, advice=ADVICE)
+        found, rate = fields.pop("format", None), fields.pop("frame_rate", None)
+        if found != FORMAT:
             raise TokensError(
-                f"{origin} is no token dataset's card ({error}). Restore it, or tokenize again."
-            ) from error
+                f"{origin}: format is {str(found)[:60]!r}, but {FORMAT!r} is needed. Give a token dataset, "
+                "or read it with the codecvq that wrote it."
+            )
+        card = validated(cls, fields, origin, error=TokensError, advice=ADVICE)
+        expected = card.frame_rate
+        if rate != [expected.numerator, expected.denominator]:
+            raise TokensError(
+                f"{origin}: frame_rate is {str(rate)[:60]}, but sample_rate / hop_length is {expected}. "
+                f"{ADVICE}"
+            )
+        return card
 
 
 def card_of(codec: Codec, num_codebooks: int | None, job: Job) -> Card:
@@ -111,11 +135,11 @@ def card_of(codec: Codec, num_codebooks: int | None, job: Job) -> Card:
 def read_card(folder: Path) -> Card:
     """The card of a token dataset."""
     path = folder / CARD_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise TokensError(
             f"{folder} has no {CARD_NAME}, so it is no token dataset. Give the folder that tokenize wrote."
         )
-    return Card.from_json(path.read_bytes(), str(path))
+    return Card.from_json(read_bounded(path, MOST_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
 
 
 def check_same_job(folder: Path, there: Card, now: Card) -> None:
@@ -204,14 +228,15 @@ def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licen
     """
     front = ["---", "configs:", "- config_name: default", "  data_files:"]
     for split in (name for name, clips in stats["splits"].items() if clips):
-        front += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+        path = json.dumps(f"data/{split}-*.parquet")  # JSON's texts are YAML's
+        front += [f"  - split: {json.dumps(split)}", f"    path: {path}"]
     tags = sorted({language.split("-")[0].lower() for language in languages if language})
     front += ["language:", *(f"- {json.dumps(tag)}" for tag in tags)] if tags else []
     front += ["tags:", "- audio", "- codecvq", "---"]
     sizes, licences = card.codebook_sizes, sorted(filter(None, licences))
-    rate = card.frame_rate
+    rate, codebooks = card.frame_rate, card.codebooks_sha256[:12]
     body = f"""
-# Speech tokens of {card.codec}
+# Speech tokens of {markdown(card.codec)}
 
 {stats["clips"]:,} clips, {stats["hours"]:.2f} hours, {stats["tokens"]:,} tokens: {len(sizes)} codebooks of
 {", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames a second ({stats["nominal_bps"] / 1000:.2f}
@@ -227,12 +252,12 @@ from codecvq.tokens import detokenize, read_tokens
 
 for row in read_tokens("."):
     row.id, row.codes, row.num_samples          # numpy, [{len(sizes)}, T]
-detokenize(codecvq.load("CODEC"), ".", "wavs")      # {card.codec}, codebooks {card.codebooks_sha256[:12]}
+detokenize(codecvq.load("CODEC"), ".", "wavs")      # {printable(card.codec)}, codebooks {codebooks}
 ```
 
 Or `datasets.load_dataset("THIS FOLDER")`. Which codec made the codes is in `{CARD_NAME}`, what they look like
 in `{STATS_NAME}`.
 """
     if licences:
-        body += "\nLicences of the speech: " + ", ".join(licences) + ".\n"
+        body += "\nLicences of the speech: " + ", ".join(map(markdown, licences)) + ".\n"
     return "\n".join(front) + "\n" + body

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import write_audio
+from codecvq.audio import WRITTEN_FORMATS, write_audio
 from codecvq.errors import TokensError
 from codecvq.files import path_inside
 from codecvq.identity import same_codebooks, same_weights
 from codecvq.tokens.card import Card
-from codecvq.tokens.dataset import TokenRow, read_tokens
+from codecvq.tokens.dataset import TokenDataset, read_tokens
+from codecvq.tokens.rows import TokenFailure, TokenRow
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file could be written either
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Decoded:
     folder: Path
     files: tuple[Path, ...]
     audio_s: float
+    failures: tuple[TokenFailure, ...] = ()  # rows that are damaged, or could not be decoded or written
 
 
 def detokenize(
@@ -43,28 +48,78 @@ def detokenize(
     """The audio files written: one a row, or for the `ids` only, under the clip's id with `suffix` (".flac"
     or ".wav").
 
-    Raises TokensError where the codes are of other codebooks than the codec's; other weights around the same
-    codebooks give a warning. `progress` is told files done and in all.
+    A row that is damaged, or that cannot be decoded or written, is one of the `failures`, and the rest goes
+    on. Raises TokensError for an unknown id and where the codes are of other codebooks than the codec's;
+    other weights around the same codebooks give a warning. `progress` gets the files done and in all.
     """
+    if suffix.lower() not in WRITTEN_FORMATS:
+        raise TokensError(f"suffix is {suffix!r}, but {' or '.join(WRITTEN_FORMATS)} is needed.")
     dataset = read_tokens(folder)
     check_codec(dataset.card, codec, Path(folder))
-    rows = iter(dataset) if ids is None else (dataset[id] for id in ids)
-    total = len(dataset) if ids is None else len(ids)
     out, audio_s = Path(out_folder), 0.0
+    rows = _every_row(dataset) if ids is None else _chosen_rows(dataset, list(dict.fromkeys(ids)))
+    total = len(dataset) if ids is None else len(set(ids))
+    out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, str] = {}
-    for done, row in enumerate(rows, start=1):
-        path = path_inside(out, row.id, suffix)
-        if path in files:
-            raise TokensError(
-                f"clips {files[path]!r} and {row.id!r} would both be written to {path}. Decode them one by "
-                "one."
-            )
-        files[path] = row.id
-        write_audio(path, _decode(codec, row), codec.sample_rate)
-        audio_s += row.num_samples / codec.sample_rate
+    failures: list[TokenFailure] = []
+    for done, row in rows:
+        if isinstance(row, TokenFailure):
+            failures.append(row)
+        elif failure := _write(codec, row, path_inside(out, row.id, suffix), files):
+            failures.append(failure)
+        else:
+            audio_s += row.num_samples / codec.sample_rate
         if progress is not None:
             progress(done, total)
-    return Decoded(out, tuple(files), audio_s)
+    return Decoded(out, tuple(files), audio_s, tuple(failures))
+
+
+def _every_row(dataset: TokenDataset) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
+    """Each row, or what is wrong with it or with its row group, and how many rows that makes."""
+    done = 0
+    for shard in dataset.shards:
+        for index, size in enumerate(shard.group_sizes):
+            try:
+                group = shard.group(index)
+                rows = [None if i in group.problems else group[i] for i in range(size)]
+            except TokensError as error:
+                done += size
+                yield done, TokenFailure(f"{shard.path.name}, row group {index}", str(shard.path), str(error))
+                continue
+            for i, row in enumerate(rows):
+                done += 1
+                yield done, row or TokenFailure(group.ids[i], str(shard.path), f"{group.problems[i]}")
+
+
+def _chosen_rows(dataset: TokenDataset, ids: Sequence[str]) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
+    """The rows of these ids, or what is wrong with them, and how many that makes. Raises TokensError for an
+    unknown id before the first row.
+    """
+    for id in ids:
+        dataset.require(id)
+    return ((done, _row_or_failure(dataset, id)) for done, id in enumerate(ids, start=1))
+
+
+def _row_or_failure(dataset: TokenDataset, id: str) -> TokenRow | TokenFailure:
+    try:
+        return dataset[id]
+    except TokensError as error:
+        return TokenFailure(id, str(dataset.folder), str(error))
+
+
+def _write(codec: Codec, row: TokenRow, path: Path, files: dict[Path, str]) -> TokenFailure | None:
+    """Writes a row's audio to `path` and notes it in `files`; returns why not where it cannot be done."""
+    try:
+        if path in files:
+            raise TokensError(f"{path} has been written for clip {files[path]!r}. Decode this one alone.")
+        write_audio(path, _decode(codec, row), codec.sample_rate)
+    except Exception as error:  # a stranger's codec, or no memory for this row, or a name that is refused
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        text = str(error) or type(error).__name__
+        return TokenFailure(row.id, str(row.source["path"]), " ".join(text.split()))
+    files[path] = row.id
+    return None
 
 
 def check_codec(card: Card, codec: Codec, folder: Path) -> None:

@@ -13,6 +13,7 @@ may too.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,8 +29,12 @@ from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import write_atomically
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
-from codecvq.tokens.dataset import Shard, TokenFailure, TokenRow, expected_shards, write_shard
-from codecvq.tokens.plan import Plan, PlannedShard, column_values, plan_job
+from codecvq.tokens.columns import column_values, writable
+from codecvq.tokens.dataset import expected_shards, missing_shards, open_shard
+from codecvq.tokens.plan import Plan, PlannedShard, plan_job, try_columns
+from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
+from codecvq.tokens.shard import write_shard
+from codecvq.tokens.sharing import part_of_folder
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -56,7 +61,7 @@ class Summary:
 
     folder: Path
     clips: int  # rows written in this run
-    failures: tuple[TokenFailure, ...]  # of this run
+    failures: tuple[TokenFailure, ...]  # in this process's shards, those of earlier runs and the corpus's too
     shards_written: int
     shards_skipped: int  # that were there already
     complete: bool  # False while other processes' shards are missing
@@ -100,30 +105,44 @@ def tokenize(
     """What was done to bring the folder to a complete token dataset of these clips; see
     `codecvq.tokens.dataset` for its form.
 
-    Called again, it goes on where it was. A clip that cannot be read or encoded is a line in `failures.jsonl`
-    and holds up nothing. `batch_seconds` bounds a batch, padding counted. Raises TokensError where the folder
-    holds another job's tokens, and where not a single clip could be tokenized.
+    Called again, it goes on where it was. A clip that cannot be read or encoded, or that the corpus could not
+    use, is a line in `failures.jsonl` and holds up nothing. `batch_seconds` bounds a batch, padding counted.
+    Raises TokensError where the folder holds another job's tokens, and where not a single clip could be
+    tokenized; FolderInUse where another process works on the same shards.
     """
     folder = Path(folder)
     index, processes = shard
     if not 0 <= index < processes:
-        raise TokensError(
-            f"shard is {index} of {processes}, but 0 to {processes - 1} of {processes} is needed."
-        )
+        raise TokensError(f"shard is {index}/{processes}, but i/n with 0 <= i < n is needed, as 0/4.")
     plan = plan_job(clips, shard_clips, shard_seconds)
-    card = _begin(folder, cards.card_of(codec, num_codebooks, plan.job))
-    mine = plan.shards[index::processes]
-    tally = _Tally(sum(len(one.clips) for one in mine), progress, time.monotonic())
+    card = cards.card_of(codec, num_codebooks, plan.job)
+    try_columns(card, plan)
+    with part_of_folder(folder, index, processes, lambda: _begin(folder, card)) as card:
+        return _run(codec, card, plan, folder, plan.shards[index::processes], batch_seconds, progress)
+
+
+def _run(
+    codec: Codec,
+    card: Card,
+    plan: Plan,
+    folder: Path,
+    mine: Sequence[PlannedShard],
+    batch_seconds: float,
+    progress: Callable[[Progress], None] | None,
+) -> Summary:
+    tally = _Tally(sum(len(one.clips) + len(one.failures) for one in mine), progress, time.monotonic())
     written = 0
     for one in mine:
         path = folder / "data" / one.name
-        if path.is_file():
-            tally.earlier += len(one.clips)
+        if path.exists():
+            there = open_shard(path, card)
+            tally.earlier += len(there)
+            tally.failures += there.failures
             tally.tell()
             continue
         _tokenize_shard(codec, card, plan, one, path, batch_seconds, tally)
         written += 1
-    complete = all(path.is_file() for path in expected_shards(folder, card))
+    complete = not missing_shards(folder, card)
     if complete:
         _finish(folder, card, plan)
     return Summary(
@@ -136,7 +155,7 @@ def _begin(folder: Path, card: Card) -> Card:
     """The card that the folder goes by: the one that is there if it is of the same job, else this one,
     written first of all.
     """
-    if (folder / cards.CARD_NAME).is_file():
+    if os.path.lexists(folder / cards.CARD_NAME):
         there = cards.read_card(folder)
         cards.check_same_job(folder, there, card)
         return there
@@ -159,13 +178,13 @@ def _tokenize_shard(
             if isinstance(result, Exception):
                 failures[clip.id] = _failure(clip, result)
                 continue
-            source = {"path": str(clip.path), "start_s": float(clip.start_s)}
+            source = {"path": writable(str(clip.path)), "start_s": float(clip.start_s)}
             rows[clip.id] = TokenRow(clip.id, result, length, source, column_values(clip))
             tally.rows += 1
             tally.audio_s += length / card.sample_rate
         tally.tell()
     in_order = [rows[clip.id] for clip in shard.clips if clip.id in rows]
-    failed = [failures[clip.id] for clip in shard.clips if clip.id in failures]
+    failed = [*shard.failures, *(failures[clip.id] for clip in shard.clips if clip.id in failures)]
     write_shard(path, card, plan.columns, in_order, failed)
     tally.failures += failed
     tally.tell()
@@ -246,7 +265,9 @@ def _encode(
             yield from _encode(codec, card, [item])
         return
     for (clip, samples), row in zip(batch, codes, strict=True):
-        yield clip, samples.size, row[:, : -(-samples.size // card.hop_length)]
+        own = row[:, : -(-samples.size // card.hop_length)]
+        problem = codes_problem(own, samples.size, card)
+        yield clip, samples.size, TokensError(f"{problem}.") if problem else own
 
 
 def _encode_together(
@@ -270,7 +291,7 @@ def _encode_together(
 
 def _failure(clip: Clip, error: Exception) -> TokenFailure:
     text = str(error) or type(error).__name__
-    return TokenFailure(clip.id, str(clip.path), " ".join(text.split()))
+    return TokenFailure(clip.id, writable(str(clip.path)), writable(" ".join(text.split())))
 
 
 def _finish(folder: Path, card: Card, plan: Plan) -> None:
@@ -279,7 +300,7 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
     samples = frames = 0
     rows = dict.fromkeys(card.job.shards, 0)
     failures: list[TokenFailure] = []
-    for shard in map(Shard.open, expected_shards(folder, card)):
+    for shard in (open_shard(path, card) for path in expected_shards(folder, card)):
         failures += shard.failures
         rows[shard.split] += len(shard)
         for row in shard.rows():

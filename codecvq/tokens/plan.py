@@ -8,21 +8,28 @@ comes to the same one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from codecvq.errors import TokensError
-from codecvq.tokens.card import Job
-from codecvq.tokens.dataset import OWN_COLUMNS, shard_name
+from codecvq.tokens.card import Card, Job
+from codecvq.tokens.columns import column_types, column_values, writable
+from codecvq.tokens.rows import TokenFailure, TokenRow
+from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from codecvq.training.corpus import Clip
 
-CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
+SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # a part of file names; as `Job.shards` has it
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class PlannedShard:
 
     name: str
     clips: tuple[Clip, ...]
+    failures: tuple[TokenFailure, ...] = ()  # of the corpus: in the first shard
 
 
 @dataclass(frozen=True)
@@ -47,47 +55,89 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
 
     A shard is closed at `shard_clips` clips or `shard_seconds` of audio, whichever comes first; clips of
     unknown length count as no audio. Splits are the corpus's, where `clips` is one; else what each clip says,
-    "train" by default.
+    "train" by default. What the corpus could not use is among the failures of the first shard.
     """
-    if shard_clips < 1 or shard_seconds <= 0:
+    if shard_clips < 1 or not shard_seconds > 0:
         raise TokensError(
             f"shard_clips={shard_clips} and shard_seconds={shard_seconds:g} leave no room. Give numbers "
             "above 0."
         )
-    split_of = getattr(clips, "split_of", None) or (lambda clip: clip.split or "train")
-    splits: dict[str, list[Clip]] = {}
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise TokensError(
-                f"two clips have the id {clip.id!r}. Ids name the rows, so each must occur once."
-            )
-        seen.add(clip.id)
-        splits.setdefault(str(split_of(clip)), []).append(clip)
-    if not seen:
-        raise TokensError("there are no clips to tokenize. Check the corpus, its split and its speakers.")
+    splits = _splits(clips)
     members = [clip for group in splits.values() for clip in group]
-    columns = _columns(members)
-    shards, counts = [], {}
+    if not members:
+        raise TokensError("there are no clips to tokenize. Check the corpus, its split and its speakers.")
+    columns = column_types(members)
+    shards: list[PlannedShard] = []
+    counts = {}
+    failures = _corpus_failures(clips)
     for split, group in splits.items():
         parts = _parts(group, shard_clips, shard_seconds)
         counts[split] = len(parts)
         shards += [
-            PlannedShard(shard_name(split, i, len(parts)), tuple(part)) for i, part in enumerate(parts)
+            PlannedShard(shard_name(split, i, len(parts)), tuple(part), () if shards or i else failures)
+            for i, part in enumerate(parts)
         ]
     job = Job(
-        clips=len(seen), clips_sha256=_digest(splits, columns), shards=counts,
+        clips=len(members) + len(failures), clips_sha256=_digest(splits, columns, failures), shards=counts,
         shard_clips=shard_clips, shard_seconds=float(shard_seconds),
     )  # fmt: skip
     return Plan(job, tuple(shards), columns)
 
 
-def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
-    """What a clip brings to its row: the manifest's columns, and its own text, speaker, language, licence
-    where it has them.
-    """
-    own = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
-    return {**clip.columns, **own}
+def try_columns(card: Card, plan: Plan) -> None:
+    """Raises TokensError where a shard with the columns of the plan could not be written and read again."""
+    import pyarrow as pa
+
+    clips = [clip for shard in plan.shards for clip in shard.clips][:ROW_GROUP]
+    codes = np.zeros((len(card.codebook_sizes), 1), dtype=np.uint16)
+    source = {"path": "", "start_s": 0.0}
+    rows = [TokenRow(clip.id, codes, card.hop_length, source, column_values(clip)) for clip in clips]
+    sink = io.BytesIO()
+    try:
+        write_parquet(sink, card, plan.columns, rows, (), "a shard")
+        Shard.read(sink, Path("a shard"), "train").group(0)
+    except (TokensError, pa.ArrowException, ValueError) as error:
+        raise TokensError(
+            f"the columns {', '.join(map(repr, plan.columns))[:200]} of the manifest cannot be kept in "
+            f"Parquet ({error}). Rename them, or leave them out."
+        ) from error
+
+
+def _splits(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
+    """The clips of each split, in order, with texts that can be written."""
+    split_of = getattr(clips, "split_of", None) or (lambda clip: clip.split or "train")
+    splits: dict[str, list[Clip]] = {}
+    seen: set[str] = set()
+    for clip in map(_writable_clip, clips):
+        if clip.id in seen:
+            raise TokensError(
+                f"two clips have the id {clip.id!r}. Ids name the rows, so each must occur once."
+            )
+        seen.add(clip.id)
+        split = str(split_of(clip))
+        if not SPLIT_NAME.fullmatch(split):
+            raise TokensError(
+                f"clip {clip.id!r} has the split {split[:100]!r}, but letters, digits, '_', '-' and '.' are "
+                "needed: it is a part of file names."
+            )
+        splits.setdefault(split, []).append(clip)
+    return splits
+
+
+def _writable_clip(clip: Clip) -> Clip:
+    changed: dict[str, Any] = {}  # Any: the text fields of a clip
+    for one in fields(clip):
+        value = getattr(clip, one.name)
+        if isinstance(value, str) and writable(value) != value:
+            changed[one.name] = writable(value)
+    return replace(clip, **changed) if changed else clip
+
+
+def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
+    return tuple(
+        TokenFailure(writable(one.id), writable(str(one.path)), writable(" ".join(one.error.split())))
+        for one in getattr(clips, "failures", ())
+    )
 
 
 def _parts(clips: Sequence[Clip], shard_clips: int, shard_seconds: float) -> list[list[Clip]]:
@@ -102,30 +152,9 @@ def _parts(clips: Sequence[Clip], shard_clips: int, shard_seconds: float) -> lis
     return parts
 
 
-def _columns(clips: Sequence[Clip]) -> dict[str, pa.DataType]:
-    """The columns that the clips bring and the type of each, from all of its values."""
-    import pyarrow as pa
-
-    rows = [column_values(clip) for clip in clips]
-    types = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        if name in OWN_COLUMNS:
-            raise TokensError(
-                f"the manifest has a column {name!r}, which a token dataset has already. Rename it, to "
-                f"'source_{name}' say."
-            )
-        try:
-            found = pa.array([row.get(name) for row in rows]).type
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise TokensError(
-                f"the manifest's column {name!r} mixes types ({error}). Give all of its values one type, "
-                "or leave it out."
-            ) from error
-        types[name] = pa.string() if pa.types.is_null(found) else found
-    return types
-
-
-def _digest(splits: Mapping[str, Sequence[Clip]], columns: Mapping[str, pa.DataType]) -> str:
+def _digest(
+    splits: Mapping[str, Sequence[Clip]], columns: Mapping[str, pa.DataType], failures: Iterable[TokenFailure]
+) -> str:
     """A hash of all that decides what the rows will be, but for the samples. Folders may move, so they are
     left out.
     """
@@ -134,4 +163,6 @@ def _digest(splits: Mapping[str, Sequence[Clip]], columns: Mapping[str, pa.DataT
         for clip in clips:
             row = [split, clip.id, clip.path.name, clip.start_s, clip.duration_s, column_values(clip)]
             digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    for failure in failures:
+        digest.update(json.dumps([failure.id, Path(failure.source).name]).encode() + b"\n")
     return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""A checksum of what is in a table, whatever its encoding: the pages' own checksums do not cover the headers
+that say how pages are read.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def table_checksum(table: pa.Table) -> int:
+    """CRC-32 of the names and values of all columns. The types are those of `storable_type`."""
+    crc = zlib.crc32(json.dumps(table.column_names).encode())
+    for column in table.columns:
+        crc = _add(crc, column.combine_chunks())
+    return crc
+
+
+def _add(crc: int, array: pa.Array) -> int:
+    import pyarrow as pa
+
+    kind = array.type
+    if array.null_count:
+        crc = zlib.crc32(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).data, crc)
+    if pa.types.is_struct(kind):
+        for child in array.flatten():
+            crc = _add(crc, child)
+        return crc
+    if pa.types.is_list(kind):
+        return _add(zlib.crc32(_lengths(array), crc), array.flatten())
+    if pa.types.is_string(kind) and len(array):
+        offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset :][: len(array) + 1]
+        text = memoryview(array.buffers()[2] or b"")[offsets[0] : offsets[-1]]
+        return zlib.crc32(text, zlib.crc32(_lengths(array), crc))
+    if pa.types.is_string(kind):
+        return crc
+    values = array.fill_null(False if pa.types.is_boolean(kind) else 0) if array.null_count else array
+    return zlib.crc32(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data, crc)
+
+
+def _lengths(array: pa.Array) -> bytes:
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(array) if array.type == "string" else pc.list_value_length(array)
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False).tobytes()

@@ -1,0 +1,136 @@
+"""A manifest's columns in a token dataset: the values as they can be written, and the type of each column.
+
+All values are tried before the first clip is read, so that none stops a job after hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from codecvq.errors import TokensError
+from codecvq.tokens.rows import OWN_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from codecvq.training.corpus import Clip
+
+CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
+MOST_COLUMNS = 1000
+MOST_DEPTH = 20  # of lists and objects within each other
+
+
+def writable(text: str) -> str:
+    """The text with every lone surrogate, as in a file name that is not UTF-8, shown as `\\udc80`."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
+    """What a clip brings to its row: the manifest's columns, and its own text, speaker, language, licence
+    where it has them. Raises TokensError where it is nested too deeply.
+    """
+    own = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
+    return {writable(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
+
+
+def column_types(clips: Sequence[Clip]) -> dict[str, pa.DataType]:
+    """The columns that the clips bring and the type of each, from all of its values.
+
+    Raises TokensError, with the column and the clip, for values that have no common type.
+    """
+    rows = [column_values(clip) for clip in clips]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if len(names) > MOST_COLUMNS:
+        raise TokensError(
+            f"the manifest has {len(names)} columns; a token dataset has at most {MOST_COLUMNS}. Leave some "
+            "out, or give what differs from row to row as one column of text."
+        )
+    for name in names:
+        if name in OWN_COLUMNS:
+            raise TokensError(
+                f"the manifest has a column {name!r}, which a token dataset has already. Rename it, to "
+                f"'source_{name}' say."
+            )
+    return {name: _type_of(name, [row.get(name) for row in rows], clips) for name in names}
+
+
+def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
+    """The value with all of its texts writable."""
+    if isinstance(value, str):
+        return writable(value)
+    if depth > MOST_DEPTH:
+        raise TokensError(
+            f"clip {clip.id!r}: the manifest's column {column!r} is nested deeper than {MOST_DEPTH} levels. "
+            "Leave it out, or make it a text."
+        )
+    if isinstance(value, Mapping):
+        return {
+            writable(key) if isinstance(key, str) else key: _value(clip, column, item, depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_value(clip, column, item, depth + 1) for item in value]
+    return value
+
+
+def _type_of(name: str, values: Sequence[Any], clips: Sequence[Clip]) -> pa.DataType:
+    import pyarrow as pa
+
+    try:
+        kind = _storable_type(pa.array(values).type)
+        pa.array(values, type=kind)  # a large integer among decimals, say
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise TokensError(_misfit(name, values, clips, error)) from error
+    return kind
+
+
+def _storable_type(kind: pa.DataType) -> pa.DataType:
+    """The type with text in the place of what has no values. Raises TypeError for one that is not JSON's."""
+    import pyarrow as pa
+
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_storable_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        if not kind.num_fields:
+            raise TypeError("objects without a key")
+        return pa.struct([(field.name, _storable_type(field.type)) for field in kind])
+    if pa.types.is_string(kind) or any(
+        test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
+    ):
+        return kind
+    raise TypeError(f"values of type {kind}")
+
+
+def _misfit(name: str, values: Sequence[Any], clips: Sequence[Clip], error: Exception) -> str:
+    """Which clip's value does not fit, and why. The first values that fail together end in it."""
+    first = next((i for i, value in enumerate(values) if value is not None), 0)
+    low, high = first, len(values) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if _fit(values[first : middle + 1]) else (low, middle)
+    shown = [
+        f"{value!r:.40} in clip {clips[i].id!r}" for i, value in ((first, values[first]), (low, values[low]))
+    ]
+    found = shown[0] if low == first else f"{shown[0]}, but {shown[1]}"
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"the manifest's column {name!r} mixes types, or has values that a token dataset cannot hold: it is "
+        f"{found} ({reason}). Give all of its values one type (text, a number, true or false, a list or an "
+        "object of these), or leave it out."
+    )
+
+
+def _fit(values: Sequence[Any]) -> bool:
+    import pyarrow as pa
+
+    try:
+        kind = pa.array(values).type
+        pa.array(values, type=_storable_type(kind))
+    except TypeError as error:
+        return "objects without a key" in str(error)  # a later value may have one
+    except (pa.ArrowException, ValueError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,296 @@
+"""The rows of a token dataset: as arrow tables, and what must hold of each.
+
+`RowGroup` is the one place where rows that were read are checked: types, nulls, shape, range, lengths,
+`sample_rate` and `codec` against the card. It works on arrow's offsets, so that a group is checked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.errors import TokensError
+from codecvq.tokens.card import Card
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OWN_COLUMNS = ("id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec")
+MOST_CODES = 1 << 25  # of one row: what a reader can be sure to have memory for
+CODEC_DIGITS = 12  # of the hash in the column `codec`
+AGAIN = "Remove the file and run the same tokenize command again: it makes only this shard anew."
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One clip's codes `[N, T]`, how many samples they stand for, and the manifest's columns."""
+
+    id: str
+    codes: npt.NDArray[np.integer[Any]]  # unsigned as read
+    num_samples: int
+    source: Mapping[str, Any]  # path, start_s
+    columns: Mapping[str, Any] = field(default_factory=dict)  # Any: whatever the manifest had
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.codes.shape[1]
+
+
+@dataclass(frozen=True)
+class TokenFailure:
+    """A clip that has no row, and why."""
+
+    id: str
+    source: str
+    error: str
+
+
+def codes_dtype(sizes: Sequence[int]) -> type[np.unsignedinteger[Any]]:
+    """The smallest of uint16, uint32 and uint64 that holds the codes of every codebook."""
+    largest = max(sizes) - 1
+    if largest < 2**16:
+        return np.uint16
+    return np.uint32 if largest < 2**32 else np.uint64
+
+
+def schema_of(card: Card, columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The shards' schema: our columns, then the manifest's."""
+    import pyarrow as pa
+
+    ours: list[tuple[str, pa.DataType]] = [
+        ("id", pa.string()),
+        ("codes", pa.list_(pa.list_(pa.from_numpy_dtype(codes_dtype(card.codebook_sizes))))),
+        ("num_frames", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("sample_rate", pa.int64()),
+        ("source", pa.struct([("path", pa.string()), ("start_s", pa.float64())])),
+        ("codec", pa.string()),
+    ]
+    return pa.schema([*ours, *columns.items()])
+
+
+def schema_problem(schema: pa.Schema, card: Card) -> str:
+    """What is wrong with the columns of a shard that was read, or nothing."""
+    names = schema.names
+    if len(set(names)) < len(names):
+        return "two columns have one name"
+    for own in schema_of(card, {}):
+        if own.name not in names:
+            return f"it has no column {own.name!r}"
+        found = schema.field(own.name).type
+        if found != own.type:
+            return f"its column {own.name!r} is of type {str(found)[:60]}, but {own.type} is needed"
+    return ""
+
+
+def table_of(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence[TokenRow]) -> pa.Table:
+    """The rows as a table of `schema_of`."""
+    import pyarrow as pa
+
+    schema = schema_of(card, columns)
+    dtype = codes_dtype(card.codebook_sizes)
+    ours = {
+        "id": [row.id for row in rows],
+        "codes": _list_array([row.codes for row in rows], len(card.codebook_sizes), dtype),
+        "num_frames": [row.num_frames for row in rows],
+        "num_samples": [row.num_samples for row in rows],
+        "sample_rate": [card.sample_rate] * len(rows),
+        "source": [dict(row.source) for row in rows],
+        "codec": [card.codebooks_sha256[:CODEC_DIGITS]] * len(rows),
+    }
+    values = ours | {name: [row.columns.get(name) for row in rows] for name in columns}
+    arrays = [
+        values[name]
+        if isinstance(values[name], pa.Array)
+        else pa.array(values[name], type=schema.field(name).type)
+        for name in schema.names
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
+    """What keeps codes that a codec made from being a row `[N, T]`, or nothing."""
+    books, frames = len(card.codebook_sizes), -(-num_samples // card.hop_length)
+    if not np.issubdtype(codes.dtype, np.integer):
+        return f"the codec gave codes of type {codes.dtype}, not integers"
+    if codes.shape != (books, frames):
+        shape = list(codes.shape)
+        return f"the codec gave codes of shape {shape} for {num_samples} samples, not {[books, frames]}"
+    if codes.size > MOST_CODES:
+        return f"{codes.size:,} codes are more than the {MOST_CODES:,} of a row. Cut the recording"
+    for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
+        if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
+            return f"the codec gave a code beyond the {size} entries of codebook {book}"
+    return ""
+
+
+def _list_array(
+    codes: Sequence[npt.NDArray[Any]], books: int, dtype: type[np.unsignedinteger[Any]]
+) -> pa.Array:
+    """Codes `[N, T]` of every row as list<list<dtype>>, without a Python object for each."""
+    import pyarrow as pa
+
+    frames = np.repeat([row.shape[1] for row in codes], books)
+    inner = np.concatenate([[0], np.cumsum(frames)]).astype(np.int32)
+    values = np.concatenate([np.zeros(0, dtype), *(row.reshape(-1) for row in codes)]).astype(dtype)
+    outer = np.arange(len(codes) + 1, dtype=np.int32) * books
+    return pa.ListArray.from_arrays(
+        pa.array(outer), pa.ListArray.from_arrays(pa.array(inner), pa.array(values))
+    )
+
+
+class RowGroup:
+    """The rows of one table, checked against the card; a row with a problem cannot be fetched.
+
+    Raises TokensError where the table as a whole cannot be read. `origin` names the file in errors.
+    """
+
+    def __init__(self, table: pa.Table, card: Card, origin: str) -> None:
+        import pyarrow as pa
+
+        try:
+            table.validate(full=True)  # offsets, and texts that are not UTF-8
+            self.columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        except (pa.ArrowException, ValueError) as error:
+            raise TokensError(f"{origin} is damaged ({error}). {AGAIN}") from error
+        self.table, self.card, self.origin = table, card, origin
+        self._codes = _Codes(self.columns["codes"])
+        #: position -> what is wrong with the row
+        self.problems = self._problems()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[TokenRow]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> TokenRow:
+        """A row; raises TokensError where it is not as it must be."""
+        if index in self.problems:
+            raise TokensError(f"{self.origin}: {self.problems[index]}. {AGAIN}")
+        fields = self._fields[index]
+        columns = {name: value for name, value in fields.items() if name not in OWN_COLUMNS}
+        return TokenRow(
+            fields["id"], self._codes.row(index), fields["num_samples"], fields["source"], columns
+        )
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of the rows; an empty text for a null."""
+        return [id or "" for id in self.columns["id"].to_pylist()]
+
+    @cached_property
+    def _fields(self) -> list[dict[str, Any]]:
+        """All but the codes, as Python values."""
+        import pyarrow as pa
+
+        try:
+            return self.table.drop_columns(["codes"]).to_pylist()
+        except (
+            pa.ArrowException,
+            ValueError,
+            OverflowError,
+            TypeError,
+            LookupError,
+        ) as error:  # dates, zones
+            raise TokensError(f"{self.origin} holds values that cannot be read ({error}). {AGAIN}") from error
+
+    def _problems(self) -> dict[int, str]:
+        bad: dict[int, str] = {}
+        for broken, explain in self._rules():
+            for index in np.flatnonzero(broken).tolist() if broken.any() else ():
+                bad.setdefault(index, f"clip {self.ids[index]!r} {explain(index)}")
+        return bad
+
+    def _rules(self) -> Iterator[tuple[npt.NDArray[np.bool_], Callable[[int], str]]]:
+        """For each rule the rows `[R]` that break it, and the words for one of them."""
+        columns, card, codes = self.columns, self.card, self._codes
+        for name in OWN_COLUMNS:
+            yield _numpy(columns[name].is_null()), partial(_has_no, name)
+        path, start_s = columns["source"].field("path"), _numpy(columns["source"].field("start_s"), np.nan)
+        yield _numpy(path.is_null()), lambda _: "has no source.path"
+        yield ~(np.isfinite(start_s) & (start_s >= 0)), lambda i: f"has a source.start_s of {start_s[i]}"
+        books = len(card.codebook_sizes)
+        yield codes.with_null, lambda _: "has a null among its codes"
+        yield codes.books != books, lambda i: f"has {codes.books[i]} codebooks, not {books}"
+        yield codes.ragged, lambda _: "has codebooks of different lengths"
+        yield codes.beyond(card.codebook_sizes), lambda _: "has a code beyond its codebook"
+        frames, samples = _numpy(columns["num_frames"], -1), _numpy(columns["num_samples"], -1)
+        yield codes.frames != frames, lambda i: f"has {codes.frames[i]} frames, but num_frames is {frames[i]}"
+        yield (
+            (samples < 0) | (codes.frames != -(-samples // card.hop_length)),
+            (lambda i: f"has {codes.frames[i]} frames for {samples[i]} samples"),
+        )
+        rates = _numpy(columns["sample_rate"], -1)
+        yield rates != card.sample_rate, lambda i: f"has a sample_rate of {rates[i]}, not {card.sample_rate}"
+        codec = columns["codec"].fill_null("").to_numpy(zero_copy_only=False)
+        own = card.codebooks_sha256[:CODEC_DIGITS]
+        yield codec != own, lambda i: f"is of codec {codec[i][:40]!r}, not {own!r}"
+
+
+def _has_no(name: str, row: int) -> str:
+    return f"has no {name}"
+
+
+class _Codes:
+    """A column of codes: list of lists of integers, as numpy, for `R` rows, `M` codebooks of them all."""
+
+    def __init__(self, column: pa.Array) -> None:
+        lists = column.values
+        self._column, self._lists = column, lists
+        self._outer = column.offsets.to_numpy()  # [R + 1]
+        self._inner = lists.offsets.to_numpy()  # [M + 1]
+        self._values = _numpy(lists.values, 0)
+        self.books = np.diff(self._outer)  # [R]
+        self._lengths = np.diff(self._inner)  # [M]
+        self._row_of = np.repeat(np.arange(len(column)), self.books)  # [M]
+        padded = np.append(self._lengths, 0)
+        self.frames = np.where(self.books > 0, padded[self._outer[:-1]], 0)  # [R], of the first codebook
+
+    def row(self, index: int) -> npt.NDArray[Any]:
+        """The codes `[N, T]` of a row without problems."""
+        first, last = self._outer[index], self._outer[index + 1]
+        return self._values[self._inner[first] : self._inner[last]].reshape(last - first, -1)
+
+    @property
+    def with_null(self) -> npt.NDArray[np.bool_]:
+        """Rows `[R]` with a null in the place of a codebook or of a code."""
+        lists = _numpy(self._lists.is_null())
+        values = self._lists.values
+        if values.null_count:
+            at = np.flatnonzero(_numpy(values.is_null()))
+            inside = at[at < self._inner[-1]]
+            lists[np.searchsorted(self._inner, inside, side="right") - 1] = True
+        return self._rows_with(lists)
+
+    @property
+    def ragged(self) -> npt.NDArray[np.bool_]:
+        """Rows `[R]` whose codebooks have different lengths."""
+        return self._rows_with(self._lengths != self.frames[self._row_of])
+
+    def beyond(self, sizes: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Rows `[R]` with a code that their codebook does not have."""
+        filled = np.flatnonzero(self._lengths)
+        largest = (
+            np.maximum.reduceat(self._values[: self._inner[-1]], self._inner[filled]) if len(filled) else 0
+        )
+        book = np.minimum(np.arange(len(self._row_of)) - self._outer[self._row_of], len(sizes) - 1)
+        most = np.array([size - 1 for size in sizes], dtype=np.uint64)[book]
+        beyond = np.zeros(len(self._row_of), dtype=bool)
+        beyond[filled] = largest > most[filled]
+        return self._rows_with(beyond)
+
+    def _rows_with(self, lists: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Rows `[R]` that have one of the codebooks `[M]`."""
+        return np.bincount(self._row_of[lists], minlength=len(self.books)) > 0
+
+
+def _numpy(array: pa.Array, for_null: float | None = None) -> npt.NDArray[Any]:
+    filled = array.fill_null(for_null) if for_null is not None and array.null_count else array
+    return filled.to_numpy(zero_copy_only=False)

@@ -1,0 +1,316 @@
+"""A shard of a token dataset: a Parquet file, written whole or not at all, and read within limits.
+
+A shard is the unit of work: its rows, the card of its codec and the clips of it that failed are in the one
+file, so that there is nothing that a process killed between two writes could leave in contradiction. Codes
+are plain lists: fixed-size ones are ten times slower to read through Hugging Face, and binary ones lose
+trailing zero bytes.
+
+The footer also has a checksum of every row group's content and of the failures. Shards written before there
+were checksums have none of it and are read without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codecvq.errors import TokensError
+from codecvq.files import leftovers, whole_file
+from codecvq.json_file import parse_json, validated
+from codecvq.tokens.card import Card
+from codecvq.tokens.checksum import table_checksum
+from codecvq.tokens.pages import column_problem
+from codecvq.tokens.rows import (
+    AGAIN,
+    MOST_CODES,
+    RowGroup,
+    TokenFailure,
+    TokenRow,
+    schema_of,
+    schema_problem,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CARD_KEY, FAILURES_KEY, CHECKSUMS_KEY = b"codecvq.codec", b"codecvq.failures", b"codecvq.checksums"
+_ARROW_KEY = b"ARROW:schema"
+ROW_GROUP = 1000  # rows at most: what reading a single one costs
+GROUP_CODES = 1 << 22  # codes in a row group of several rows, about
+SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.parquet")
+
+#: what the columns of a row group may hold: a fixed number, and more in proportion to their bytes in the file
+FREE_CODES, FREE_VALUES, VALUES_A_BYTE = MOST_CODES, 1 << 22, 16
+FREE_BYTES, BYTES_A_BYTE = 1 << 28, 64
+MOST_IN_FOOTER = 100_000  # elements of a list; columns, row groups
+
+
+class _Checksums(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    groups: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...]  # of each row group's content
+    failures: Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Failure(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    source: str
+    error: str
+
+
+class _Failures(BaseModel):
+    failures: list[_Failure]
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """The file name of a shard, in the form that Hugging Face uses."""
+    return f"{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def write_shard(
+    path: Path,
+    card: Card,
+    columns: Mapping[str, pa.DataType],
+    rows: Sequence[TokenRow],
+    failures: Sequence[TokenFailure],
+) -> None:
+    """Writes a shard: the rows as they come, the card, the failures and the checksums in its footer.
+
+    Raises TokensError for a row that could not be read again.
+    """
+    with whole_file(path) as temporary:
+        write_parquet(temporary, card, columns, rows, failures, str(path))
+    for left in leftovers(path):
+        left.unlink(missing_ok=True)
+
+
+def write_parquet(
+    sink: Any,  # a path or a file, as pyarrow takes it
+    card: Card,
+    columns: Mapping[str, pa.DataType],
+    rows: Sequence[TokenRow],
+    failures: Sequence[TokenFailure],
+    origin: str,
+) -> None:
+    """Writes the Parquet file of a shard to `sink`; `origin` names it in errors."""
+    import pyarrow.parquet as pq
+
+    groups, start = [], 0
+    for size in _group_sizes(rows):
+        groups.append(table_of(card, columns, rows[start : start + size]))
+        start += size
+    for group in groups:
+        for problem in RowGroup(group, card, origin).problems.values():
+            raise TokensError(f"{origin} cannot be written: {problem}.")
+    failed = json.dumps([vars(failure) for failure in failures]).encode()
+    sums = _Checksums(groups=tuple(map(table_checksum, groups)), failures=zlib.crc32(failed))
+    footer = {
+        CARD_KEY: card.to_json().encode(),
+        FAILURES_KEY: failed,
+        CHECKSUMS_KEY: sums.model_dump_json().encode(),
+    }
+    labelled = schema_of(card, columns).with_metadata(footer)
+    with pq.ParquetWriter(sink, labelled, compression="zstd", write_page_checksum=True) as writer:
+        for group in groups:  # none where all clips failed: an empty one stops Hugging Face's reader
+            writer.write_table(group.replace_schema_metadata(footer), row_group_size=len(group))
+
+
+def _group_sizes(rows: Sequence[TokenRow]) -> Iterator[int]:
+    """How many rows go in each row group."""
+    count = codes = 0
+    for row in rows:
+        if count and (count == ROW_GROUP or codes + row.codes.size > GROUP_CODES):
+            yield count
+            count = codes = 0
+        count, codes = count + 1, codes + row.codes.size
+    if count:
+        yield count
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a dataset, its footer read."""
+
+    path: Path
+    split: str
+    card: Card
+    failures: tuple[TokenFailure, ...]  # clips of this shard that have no row
+    checksums: tuple[int, ...] | None  # of each row group; None in shards that were written without
+    metadata: pq.FileMetaData
+    source: Any  # a path or a file, as pyarrow takes it
+
+    @classmethod
+    def open(cls, path: Path) -> Shard:
+        """The shard in a file; raises TokensError where it cannot be read."""
+        name = SHARD_NAME.fullmatch(path.name)
+        if name is None:
+            raise TokensError(
+                f"{path} is not named like a shard (split-00000-of-00001.parquet). Move it out of the data "
+                "folder."
+            )
+        if not path.is_file():
+            raise TokensError(f"{path} is not a regular file. {AGAIN}")
+        return cls.read(path, path, name["split"])
+
+    @classmethod
+    def read(cls, source: Any, path: Path, split: str) -> Shard:
+        """The shard in `source`, a path or a file; `path` names it in errors."""
+        try:
+            with _parquet(source) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+                texts = dict(metadata.metadata or {})
+                card = Card.from_json(texts.get(CARD_KEY, b""), str(path))
+                problem = schema_problem(schema, card) or _metadata_problem(file, texts)
+        except _unreadable() as error:
+            raise _damaged(path, error) from error
+        if problem:
+            raise _damaged(path, problem)
+        failures, checksums = _footer(path, texts, metadata.num_row_groups)
+        return cls(path, split, card, failures, checksums, metadata, source)
+
+    def __len__(self) -> int:
+        return int(self.metadata.num_rows)
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """Rows in each row group."""
+        return [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
+
+    def rows(self) -> Iterator[TokenRow]:
+        """Every row, in order; raises TokensError at the first that is damaged."""
+        for index in range(self.metadata.num_row_groups):
+            yield from self.group(index)
+
+    def group(self, index: int) -> RowGroup:
+        """The rows of one row group. Raises TokensError where it cannot be read, or is not what was
+        written.
+        """
+        table = self._read(index)
+        if len(table) != self.group_sizes[index]:
+            raise _damaged(self.path, f"row group {index} has {len(table)} rows")
+        if self.checksums is not None and table_checksum(table) != self.checksums[index]:
+            raise _damaged(self.path, f"the checksum of row group {index} is wrong")
+        return RowGroup(table, self.card, str(self.path))
+
+    def ids(self) -> list[str]:
+        """The ids of all rows, in order."""
+        found = []
+        for index in range(self.metadata.num_row_groups):
+            table = self._read(index, ["id"])
+            try:
+                table.validate(full=True)
+            except _unreadable() as error:
+                raise _damaged(self.path, error) from error
+            found += table.column("id").to_pylist()
+        if None in found:
+            raise _damaged(self.path, "a row has no id")
+        return found
+
+    def _read(self, group: int, columns: list[str] | None = None) -> pa.Table:
+        try:
+            self._check_pages(group, columns)
+            with _parquet(self.source, self.metadata) as file:
+                return file.read_row_group(group, columns=columns, use_threads=False)
+        except _unreadable() as error:
+            raise _damaged(self.path, error) from error
+
+    def _check_pages(self, group: int, columns: list[str] | None) -> None:
+        with (
+            contextlib.nullcontext(self.source)
+            if self.source is not self.path
+            else self.path.open("rb") as file
+        ):
+            size = file.seek(0, os.SEEK_END)
+            chunks = self.metadata.row_group(group)
+            for column in map(chunks.column, range(chunks.num_columns)):
+                if columns is None or column.path_in_schema in columns:
+                    if column.total_compressed_size > size:
+                        raise ValueError(f"{column.path_in_schema} is longer than the file")
+                    if problem := column_problem(file, column):
+                        raise ValueError(f"{column.path_in_schema}: {problem}")
+
+
+def _parquet(source: Any, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(
+        source,
+        metadata=metadata,
+        thrift_container_size_limit=MOST_IN_FOOTER,
+        page_checksum_verification=True,
+    )
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What pyarrow raises about a damaged file."""
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError, ValueError, OverflowError)
+
+
+def _damaged(path: Path, what: object) -> TokensError:
+    text = " ".join(str(what).split())
+    return TokensError(f"{path} is damaged ({text[:300]}). {AGAIN}")
+
+
+def _metadata_problem(file: pq.ParquetFile, texts: Mapping[bytes, bytes]) -> str:
+    """What in the footer is not as this module writes it, or would take more memory than the file may."""
+    metadata = file.metadata
+    for key in texts:
+        if key not in (CARD_KEY, FAILURES_KEY, CHECKSUMS_KEY, _ARROW_KEY):
+            return f"its footer has an unknown key {key[:40]!r}"
+    rows = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        rows += group.num_rows
+        if not 0 < group.num_rows <= ROW_GROUP:
+            return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
+        columns = [group.column(i) for i in range(group.num_columns)]
+        codes = [column for column in columns if column.path_in_schema.startswith("codes.")]
+        others = [column for column in columns if not column.path_in_schema.startswith("codes.")]
+        if problem := _too_much(codes, FREE_CODES) or _too_much(others, FREE_VALUES):
+            return f"row group {index} {problem}"
+    return "" if rows == metadata.num_rows else f"it has {rows} rows, but claims {metadata.num_rows}"
+
+
+def _too_much(columns: Sequence[pq.ColumnChunkMetaData], free: int) -> str:
+    size = sum(column.total_compressed_size for column in columns)
+    values = sum(column.num_values for column in columns)
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    least = min(
+        (min(one.total_compressed_size, one.num_values, one.total_uncompressed_size) for one in columns),
+        default=0,
+    )
+    if least < 0 or values > free + VALUES_A_BYTE * size or unpacked > FREE_BYTES + BYTES_A_BYTE * size:
+        return f"claims {values:,} values and {unpacked:,} bytes in {size:,} bytes"
+    return ""
+
+
+def _footer(
+    path: Path, texts: Mapping[bytes, bytes], groups: int
+) -> tuple[tuple[TokenFailure, ...], tuple[int, ...] | None]:
+    """The failures and the checksums in a footer."""
+    failed = texts.get(FAILURES_KEY, b"null")
+    whole = parse_json(b'{"failures": ' + failed + b"}", f"{path}, failures", error=TokensError, advice=AGAIN)
+    listed = validated(_Failures, whole, f"{path}, failures", error=TokensError, advice=AGAIN).failures
+    failures = tuple(TokenFailure(one.id, one.source, one.error) for one in listed)
+    if CHECKSUMS_KEY not in texts:
+        return failures, None
+    fields = parse_json(texts[CHECKSUMS_KEY], f"{path}, checksums", error=TokensError, advice=AGAIN)
+    sums = validated(_Checksums, fields, f"{path}, checksums", error=TokensError, advice=AGAIN)
+    if sums.failures != zlib.crc32(failed) or len(sums.groups) != groups:
+        raise _damaged(path, "the checksums do not fit")
+    return failures, sums.groups

@@ -1,0 +1,56 @@
+"""Locks by which processes share the work on one dataset folder.
+
+Each process holds a file for its part (`shard=(i, n)`) while it works; files stay, hidden, in the folder.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from codecvq.errors import FolderInUse
+from codecvq.lock import locked
+
+LOCK_NAME = re.compile(r"\.lock-(?P<index>[0-9]{1,9})-of-(?P<count>[1-9][0-9]{0,8})")
+BEGIN_S = 30.0  # that a process waits for others to begin
+
+Begun = TypeVar("Begun")
+
+
+@contextmanager
+def part_of_folder(folder: Path, index: int, count: int, begin: Callable[[], Begun]) -> Iterator[Begun]:
+    """Hold every `count`-th shard from `index` on for the length of the block; gives what `begin` returns,
+    which no two processes call at the same time.
+
+    Raises FolderInUse where another process holds a part that has shards in common with this one.
+    """
+    own = folder / f".lock-{index}-of-{count}"
+    with locked(own, "dataset"):
+        for other in folder.glob(".lock-*"):
+            name = LOCK_NAME.fullmatch(other.name)
+            if name and other != own and _overlap(index, count, int(name["index"]), int(name["count"])):
+                with locked(other, "dataset"):
+                    pass
+        yield _alone(folder / ".lock-begin", begin)
+
+
+def _overlap(index: int, count: int, other_index: int, other_count: int) -> bool:
+    """Whether a number is `index` modulo `count` and `other_index` modulo `other_count`."""
+    return (index - other_index) % math.gcd(count, other_count) == 0
+
+
+def _alone(path: Path, begin: Callable[[], Begun]) -> Begun:
+    deadline = time.monotonic() + BEGIN_S
+    while True:
+        try:
+            with locked(path, "dataset"):
+                return begin()
+        except FolderInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
