@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from codecvq.errors import TokensError
 from codecvq.escaping import markdown, printable
+from codecvq.identity import same_codebooks, same_weights
 from codecvq.json_file import parse_json, read_bounded, validated
+from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -61,7 +63,8 @@ class Card(BaseModel):
     sample_rate: Positive  # Hz
     hop_length: Positive  # samples a frame
     codebook_sizes: Annotated[  # of the codebooks that were kept
-        tuple[Annotated[int, Field(gt=0, le=2**63)], ...], Field(min_length=1, max_length=65_536)
+        tuple[Annotated[int, Field(gt=0, le=MAX_CODEBOOK_SIZE)], ...],
+        Field(min_length=1, max_length=MAX_CODEBOOKS),
     ]
     codec_codebooks: Positive  # that the codec has
     channels: Positive
@@ -142,11 +145,13 @@ def read_card(folder: Path) -> Card:
     return Card.from_json(read_bounded(path, MOST_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
 
 
-def check_same_job(folder: Path, there: Card, now: Card) -> None:
-    """Raises TokensError where the folder holds, or has begun, another job than this one."""
+def check_same_job(folder: Path, there: Card, now: Card, codec: Codec) -> None:
+    """Raises TokensError where the folder holds, or has begun, another job than this one of `codec`."""
+    books = there if same_codebooks(codec, there.codebooks_sha256) else now  # there may be an earlier hash
+    weights = there if same_weights(codec, there.weights_sha256) else now
     questions = [
-        ("codebooks", there.codebooks_sha256[:12], now.codebooks_sha256[:12]),
-        ("codec weights", there.weights_sha256[:12], now.weights_sha256[:12]),
+        ("codebooks", there.codebooks_sha256[:12], books.codebooks_sha256[:12]),
+        ("codec weights", there.weights_sha256[:12], weights.weights_sha256[:12]),
         ("number of codebooks", len(there.codebook_sizes), len(now.codebook_sizes)),
         ("number of clips", there.job.clips, now.job.clips),
         ("clips", there.job.clips_sha256[:12], now.job.clips_sha256[:12]),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
 MOST_COLUMNS = 1000
+MOST_CHARACTERS = 100_000  # of a text
 MOST_DEPTH = 20  # of lists and objects within each other
 
 
@@ -58,10 +59,15 @@ def column_types(clips: Sequence[Clip]) -> dict[str, pa.DataType]:
 def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
     """The value with all of its texts writable."""
     if isinstance(value, str):
+        if len(value) > MOST_CHARACTERS:
+            raise TokensError(
+                f"clip {clip.id!r}: {column!r} has a text of {len(value)} characters; a token dataset takes "
+                f"{MOST_CHARACTERS} at most. Leave it out."
+            )
         return writable(value)
     if depth > MOST_DEPTH:
         raise TokensError(
-            f"clip {clip.id!r}: the manifest's column {column!r} is nested deeper than {MOST_DEPTH} levels. "
+            f"clip {clip.id!r}: {column!r} is nested deeper than {MOST_DEPTH} levels. "
             "Leave it out, or make it a text."
         )
     if isinstance(value, Mapping):
@@ -78,25 +84,25 @@ def _type_of(name: str, values: Sequence[Any], clips: Sequence[Clip]) -> pa.Data
     import pyarrow as pa
 
     try:
-        kind = _storable_type(pa.array(values).type)
+        kind = storable_type(pa.array(values).type)
         pa.array(values, type=kind)  # a large integer among decimals, say
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise TokensError(_misfit(name, values, clips, error)) from error
     return kind
 
 
-def _storable_type(kind: pa.DataType) -> pa.DataType:
+def storable_type(kind: pa.DataType) -> pa.DataType:
     """The type with text in the place of what has no values. Raises TypeError for one that is not JSON's."""
     import pyarrow as pa
 
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_list(kind):
-        return pa.list_(_storable_type(kind.value_type))
+        return pa.list_(storable_type(kind.value_type))
     if pa.types.is_struct(kind):
         if not kind.num_fields:
             raise TypeError("objects without a key")
-        return pa.struct([(field.name, _storable_type(field.type)) for field in kind])
+        return pa.struct([(field.name, storable_type(field.type)) for field in kind])
     if pa.types.is_string(kind) or any(
         test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
     ):
@@ -128,7 +134,7 @@ def _fit(values: Sequence[Any]) -> bool:
 
     try:
         kind = pa.array(values).type
-        pa.array(values, type=_storable_type(kind))
+        pa.array(values, type=storable_type(kind))
     except TypeError as error:
         return "objects without a key" in str(error)  # a later value may have one
     except (pa.ArrowException, ValueError, OverflowError):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import WRITTEN_FORMATS, write_audio
-from codecvq.errors import TokensError
+from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.identity import same_codebooks, same_weights
 from codecvq.tokens.card import Card
@@ -34,6 +34,8 @@ class Decoded:
     files: tuple[Path, ...]
     audio_s: float
     failures: tuple[TokenFailure, ...] = ()  # rows that are damaged, or could not be decoded or written
+    not_tried: int = 0  # rows left when the disk was full or read-only
+    stopped: str = ""  # the error that said so
 
 
 def detokenize(
@@ -49,8 +51,9 @@ def detokenize(
     or ".wav").
 
     A row that is damaged, or that cannot be decoded or written, is one of the `failures`, and the rest goes
-    on. Raises TokensError for an unknown id and where the codes are of other codebooks than the codec's;
-    other weights around the same codebooks give a warning. `progress` gets the files done and in all.
+    on; a full or read-only disk ends it. Raises TokensError for an unknown id and where the codes are of
+    other codebooks than the codec's; other weights around the same codebooks give a warning. `progress` gets
+    the files done and in all.
     """
     if suffix.lower() not in WRITTEN_FORMATS:
         raise TokensError(f"suffix is {suffix!r}, but {' or '.join(WRITTEN_FORMATS)} is needed.")
@@ -63,11 +66,15 @@ def detokenize(
     files: dict[Path, str] = {}
     failures: list[TokenFailure] = []
     for done, row in rows:
-        if isinstance(row, TokenFailure):
-            failures.append(row)
-        elif failure := _write(codec, row, path_inside(out, row.id, suffix), files):
+        try:
+            failure = row if isinstance(row, TokenFailure) else _write(codec, row, out, suffix, files)
+        except OSError as error:  # of the disk
+            lost = TokenFailure(row.id, "", _in_one_line(error))
+            left = total - done
+            return Decoded(out, tuple(files), audio_s, (*failures, lost), left, lost.error)
+        if failure:
             failures.append(failure)
-        else:
+        elif isinstance(row, TokenRow):
             audio_s += row.num_samples / codec.sample_rate
         if progress is not None:
             progress(done, total)
@@ -107,8 +114,13 @@ def _row_or_failure(dataset: TokenDataset, id: str) -> TokenRow | TokenFailure:
         return TokenFailure(id, str(dataset.folder), str(error))
 
 
-def _write(codec: Codec, row: TokenRow, path: Path, files: dict[Path, str]) -> TokenFailure | None:
-    """Writes a row's audio to `path` and notes it in `files`; returns why not where it cannot be done."""
+def _write(
+    codec: Codec, row: TokenRow, out: Path, suffix: str, files: dict[Path, str]
+) -> TokenFailure | None:
+    """Writes a row's audio and notes its path in `files`; returns why not where it cannot be done. Raises
+    OSError where no other row could be written either.
+    """
+    path = path_inside(out, row.id, suffix)
     try:
         if path in files:
             raise TokensError(f"{path} has been written for clip {files[path]!r}. Decode this one alone.")
@@ -116,10 +128,14 @@ def _write(codec: Codec, row: TokenRow, path: Path, files: dict[Path, str]) -> T
     except Exception as error:  # a stranger's codec, or no memory for this row, or a name that is refused
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        text = str(error) or type(error).__name__
-        return TokenFailure(row.id, str(row.source["path"]), " ".join(text.split()))
+        return TokenFailure(row.id, str(row.source["path"]), _in_one_line(error))
     files[path] = row.id
     return None
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CodecvqError) and text else f"{type(error).__name__}: {text[:500]}"
 
 
 def check_codec(card: Card, codec: Codec, folder: Path) -> None:

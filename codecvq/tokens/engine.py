@@ -117,7 +117,7 @@ def tokenize(
     plan = plan_job(clips, shard_clips, shard_seconds)
     card = cards.card_of(codec, num_codebooks, plan.job)
     try_columns(card, plan)
-    with part_of_folder(folder, index, processes, lambda: _begin(folder, card)) as card:
+    with part_of_folder(folder, index, processes, lambda: _begin(folder, card, codec)) as card:
         return _run(codec, card, plan, folder, plan.shards[index::processes], batch_seconds, progress)
 
 
@@ -151,13 +151,13 @@ def _run(
     )  # fmt: skip
 
 
-def _begin(folder: Path, card: Card) -> Card:
+def _begin(folder: Path, card: Card, codec: Codec) -> Card:
     """The card that the folder goes by: the one that is there if it is of the same job, else this one,
     written first of all.
     """
     if os.path.lexists(folder / cards.CARD_NAME):
         there = cards.read_card(folder)
-        cards.check_same_job(folder, there, card)
+        cards.check_same_job(folder, there, card, codec)
         return there
     if any((folder / "data").glob("[!.]*.parquet")):
         raise TokensError(

@@ -28,6 +28,7 @@ from codecvq.files import leftovers, whole_file
 from codecvq.json_file import parse_json, validated
 from codecvq.tokens.card import Card
 from codecvq.tokens.checksum import table_checksum
+from codecvq.tokens.columns import storable_type
 from codecvq.tokens.pages import column_problem
 from codecvq.tokens.rows import (
     AGAIN,
@@ -174,6 +175,9 @@ class Shard:
                 texts = dict(metadata.metadata or {})
                 card = Card.from_json(texts.get(CARD_KEY, b""), str(path))
                 problem = schema_problem(schema, card) or _metadata_problem(file, texts)
+                if CHECKSUMS_KEY in texts:
+                    for kind in schema.types:
+                        storable_type(kind)
         except _unreadable() as error:
             raise _damaged(path, error) from error
         if problem:
@@ -258,7 +262,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
     """What pyarrow raises about a damaged file."""
     import pyarrow as pa
 
-    return (pa.ArrowException, OSError, ValueError, OverflowError)
+    return (pa.ArrowException, OSError, ValueError, OverflowError, TypeError)
 
 
 def _damaged(path: Path, what: object) -> TokensError:

@@ -1,0 +1,83 @@
+"""Processes on one token dataset: different parts side by side, the same part once, one job a folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_tokens import LevelCodec
+from test_tokens_interrupted import write_clips
+
+from codecvq.errors import FolderInUse, TokensError
+from codecvq.tokens import check, read_tokens, tokenize
+from codecvq.tokens.sharing import _overlap
+
+WORKER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_tokens_interrupted import Clip, LevelCodec, Path, tokenize
+class Waiting(LevelCodec):
+    def encode(self, *arguments, **keywords):
+        print("at work", flush=True)
+        sys.stdin.readline()
+        return super().encode(*arguments, **keywords)
+clips = [Clip(id=path.stem, path=path) for path in sorted(Path({audio!r}).iterdir())]
+tokenize(Waiting(), clips, {folder!r}, shard_clips=1, shard=({index}, {count}))
+"""
+
+
+@pytest.fixture
+def audio(tmp_path):
+    write_clips(tmp_path / "audio", 4)
+    return tmp_path / "audio"
+
+
+def worker(audio, folder, index, count):
+    """A process that holds a part of the job and waits with its first clip until it gets lines."""
+    script = WORKER.format(
+        tests=str(Path(__file__).parent), audio=str(audio), folder=str(folder), index=index, count=count
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "at work\n"
+    return process
+
+
+def test_parts_are_done_side_by_side_and_each_once(tmp_path, audio):
+    folder, clips = tmp_path / "t", write_clips(audio, 4)
+    with worker(audio, folder, 0, 2) as first:
+        with pytest.raises(FolderInUse, match=rf"dataset {folder} is in use by process {first.pid} on"):
+            tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=(0, 2))
+        for part in ((0, 1), (2, 4), (1, 3)):  # these have shards in common with 0/2
+            with pytest.raises(FolderInUse, match=f"process {first.pid}"):
+                tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=part)
+        with pytest.raises(TokensError, match="another job: its number of clips is 4, now it is 3"):
+            tokenize(LevelCodec(), clips[:3], folder, shard_clips=1, shard=(1, 2))
+        other = tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=(1, 2))
+        assert (other.shards_written, other.complete) == (2, False)
+        first.communicate("\n\n")
+    assert first.returncode == 0
+    assert check(folder).problems == ()
+    assert read_tokens(folder).ids == [clip.id for clip in clips]
+
+
+def test_a_killed_process_holds_nothing(tmp_path, audio):
+    folder, clips = tmp_path / "t", write_clips(audio, 4)
+    with worker(audio, folder, 0, 1) as process:
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert tokenize(LevelCodec(), clips, folder, shard_clips=1).complete
+    assert check(folder).problems == ()
+
+
+def test_parts_overlap_where_they_have_a_shard_in_common():
+    for n in range(1, 7):
+        for m in range(1, 7):
+            for i in range(n):
+                for j in range(m):
+                    common = set(range(i, n * m, n)) & set(range(j, n * m, m))
+                    assert _overlap(i, n, j, m) == bool(common)
