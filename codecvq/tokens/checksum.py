@@ -1,4 +1,4 @@
-"""A checksum of what is in a table, whatever its encoding: the pages' own checksums do not cover the headers
+"""A checksum of what is in a batch of rows, whatever its encoding: the checksums of pages leave out the headers
 that say how pages are read.
 """
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def table_checksum(table: pa.Table) -> int:
+def batch_checksum(batch: pa.RecordBatch) -> int:
     """CRC-32 of the names and values of all columns. The types are those of `storable_type`."""
-    crc = zlib.crc32(json.dumps(table.column_names).encode())
-    for column in table.columns:
-        crc = _add(crc, column.combine_chunks())
+    crc = zlib.crc32(json.dumps(batch.schema.names).encode())
+    for column in batch.columns:
+        crc = _add(crc, column)
     return crc
 
 

@@ -1,4 +1,4 @@
-"""The rows of a token dataset: as arrow tables, and what must hold of each.
+"""The rows of a token dataset: as arrow batches, and what must hold of each.
 
 `RowGroup` is the one place where rows that were read are checked: types, nulls, shape, range, lengths,
 `sample_rate` and `codec` against the card. It works on arrow's offsets, so that a group is checked at once.
@@ -89,8 +89,8 @@ def schema_problem(schema: pa.Schema, card: Card) -> str:
     return ""
 
 
-def table_of(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence[TokenRow]) -> pa.Table:
-    """The rows as a table of `schema_of`."""
+def rows_to_batch(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence[TokenRow]) -> pa.RecordBatch:
+    """The rows as a batch of `schema_of`."""
     import pyarrow as pa
 
     schema = schema_of(card, columns)
@@ -111,7 +111,7 @@ def table_of(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence[Toke
         else pa.array(values[name], type=schema.field(name).type)
         for name in schema.names
     ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
@@ -145,27 +145,38 @@ def _list_array(
     )
 
 
-class RowGroup:
-    """The rows of one table, checked against the card; a row with a problem cannot be fetched.
+def batch_of(table: pa.Table) -> pa.RecordBatch:
+    """The table in one piece, without a copy where it is. Raises pyarrow's errors."""
+    import pyarrow as pa
 
-    Raises TokensError where the table as a whole cannot be read. `origin` names the file in errors.
+    arrays = []
+    for column in table.columns:
+        if column.num_chunks != 1:
+            column.validate(full=True)
+        arrays.append(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+class RowGroup:
+    """The rows of one batch, checked against the card; a row with a problem cannot be fetched.
+
+    Raises TokensError where the batch as a whole cannot be read. `origin` names the file in errors.
     """
 
-    def __init__(self, table: pa.Table, card: Card, origin: str) -> None:
+    def __init__(self, batch: pa.RecordBatch, card: Card, origin: str) -> None:
         import pyarrow as pa
 
         try:
-            table.validate(full=True)  # offsets, and texts that are not UTF-8
-            self.columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+            batch.validate(full=True)  # offsets, and texts that are not UTF-8
         except (pa.ArrowException, ValueError) as error:
             raise TokensError(f"{origin} is damaged ({error}). {AGAIN}") from error
-        self.table, self.card, self.origin = table, card, origin
-        self._codes = _Codes(self.columns["codes"])
+        self.batch, self.card, self.origin = batch, card, origin
+        self._codes = _Codes(batch.column("codes"))
         #: position -> what is wrong with the row
         self.problems = self._problems()
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(self.batch.num_rows)
 
     def __iter__(self) -> Iterator[TokenRow]:
         return (self[i] for i in range(len(self)))
@@ -174,24 +185,24 @@ class RowGroup:
         """A row; raises TokensError where it is not as it must be."""
         if index in self.problems:
             raise TokensError(f"{self.origin}: {self.problems[index]}. {AGAIN}")
-        fields = self._fields[index]
-        columns = {name: value for name, value in fields.items() if name not in OWN_COLUMNS}
+        samples, sources, columns = self._values
         return TokenRow(
-            fields["id"], self._codes.row(index), fields["num_samples"], fields["source"], columns
+            self.ids[index], self._codes.row(index), samples[index], sources[index], columns[index]
         )
 
     @cached_property
     def ids(self) -> list[str]:
         """The ids of the rows; an empty text for a null."""
-        return [id or "" for id in self.columns["id"].to_pylist()]
+        return [id or "" for id in self.batch.column("id").to_pylist()]
 
     @cached_property
-    def _fields(self) -> list[dict[str, Any]]:
-        """All but the codes, as Python values."""
+    def _values(self) -> tuple[list[int], list[dict[str, Any]], list[dict[str, Any]]]:
+        """`num_samples`, `source` and the manifest's columns of every row, as Python values."""
         import pyarrow as pa
 
+        names = [name for name in self.batch.schema.names if name not in OWN_COLUMNS]
         try:
-            return self.table.drop_columns(["codes"]).to_pylist()
+            columns = self.batch.select(names).to_pylist() if names else [{} for _ in range(len(self))]
         except (
             pa.ArrowException,
             ValueError,
@@ -200,6 +211,7 @@ class RowGroup:
             LookupError,
         ) as error:  # dates, zones
             raise TokensError(f"{self.origin} holds values that cannot be read ({error}). {AGAIN}") from error
+        return self.batch.column("num_samples").to_pylist(), self.batch.column("source").to_pylist(), columns
 
     def _problems(self) -> dict[int, str]:
         bad: dict[int, str] = {}
@@ -210,7 +222,8 @@ class RowGroup:
 
     def _rules(self) -> Iterator[tuple[npt.NDArray[np.bool_], Callable[[int], str]]]:
         """For each rule the rows `[R]` that break it, and the words for one of them."""
-        columns, card, codes = self.columns, self.card, self._codes
+        columns = dict(zip(self.batch.schema.names, self.batch.columns, strict=True))
+        card, codes = self.card, self._codes
         for name in OWN_COLUMNS:
             yield _numpy(columns[name].is_null()), partial(_has_no, name)
         path, start_s = columns["source"].field("path"), _numpy(columns["source"].field("start_s"), np.nan)

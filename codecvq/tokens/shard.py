@@ -27,7 +27,7 @@ from codecvq.errors import TokensError
 from codecvq.files import leftovers, whole_file
 from codecvq.json_file import parse_json, validated
 from codecvq.tokens.card import Card
-from codecvq.tokens.checksum import table_checksum
+from codecvq.tokens.checksum import batch_checksum
 from codecvq.tokens.columns import storable_type
 from codecvq.tokens.pages import column_problem
 from codecvq.tokens.rows import (
@@ -36,9 +36,10 @@ from codecvq.tokens.rows import (
     RowGroup,
     TokenFailure,
     TokenRow,
+    batch_of,
+    rows_to_batch,
     schema_of,
     schema_problem,
-    table_of,
 )
 
 if TYPE_CHECKING:
@@ -107,17 +108,18 @@ def write_parquet(
     origin: str,
 ) -> None:
     """Writes the Parquet file of a shard to `sink`; `origin` names it in errors."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     groups, start = [], 0
     for size in _group_sizes(rows):
-        groups.append(table_of(card, columns, rows[start : start + size]))
+        groups.append(rows_to_batch(card, columns, rows[start : start + size]))
         start += size
     for group in groups:
         for problem in RowGroup(group, card, origin).problems.values():
             raise TokensError(f"{origin} cannot be written: {problem}.")
     failed = json.dumps([vars(failure) for failure in failures]).encode()
-    sums = _Checksums(groups=tuple(map(table_checksum, groups)), failures=zlib.crc32(failed))
+    sums = _Checksums(groups=tuple(map(batch_checksum, groups)), failures=zlib.crc32(failed))
     footer = {
         CARD_KEY: card.to_json().encode(),
         FAILURES_KEY: failed,
@@ -126,7 +128,8 @@ def write_parquet(
     labelled = schema_of(card, columns).with_metadata(footer)
     with pq.ParquetWriter(sink, labelled, compression="zstd", write_page_checksum=True) as writer:
         for group in groups:  # none where all clips failed: an empty one stops Hugging Face's reader
-            writer.write_table(group.replace_schema_metadata(footer), row_group_size=len(group))
+            table = pa.Table.from_batches([group]).replace_schema_metadata(footer)
+            writer.write_table(table, row_group_size=len(table))
 
 
 def _group_sizes(rows: Sequence[TokenRow]) -> Iterator[int]:
@@ -202,32 +205,33 @@ class Shard:
         """The rows of one row group. Raises TokensError where it cannot be read, or is not what was
         written.
         """
-        table = self._read(index)
-        if len(table) != self.group_sizes[index]:
-            raise _damaged(self.path, f"row group {index} has {len(table)} rows")
-        if self.checksums is not None and table_checksum(table) != self.checksums[index]:
+        batch = self._read(index)
+        if batch.num_rows != self.group_sizes[index]:
+            raise _damaged(self.path, f"row group {index} has {batch.num_rows} rows")
+        group = RowGroup(batch, self.card, str(self.path))
+        if self.checksums is not None and batch_checksum(batch) != self.checksums[index]:
             raise _damaged(self.path, f"the checksum of row group {index} is wrong")
-        return RowGroup(table, self.card, str(self.path))
+        return group
 
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
         found = []
         for index in range(self.metadata.num_row_groups):
-            table = self._read(index, ["id"])
+            batch = self._read(index, ["id"])
             try:
-                table.validate(full=True)
+                batch.validate(full=True)
             except _unreadable() as error:
                 raise _damaged(self.path, error) from error
-            found += table.column("id").to_pylist()
+            found += batch.column("id").to_pylist()
         if None in found:
             raise _damaged(self.path, "a row has no id")
         return found
 
-    def _read(self, group: int, columns: list[str] | None = None) -> pa.Table:
+    def _read(self, group: int, columns: list[str] | None = None) -> pa.RecordBatch:
         try:
             self._check_pages(group, columns)
             with _parquet(self.source, self.metadata) as file:
-                return file.read_row_group(group, columns=columns, use_threads=False)
+                return batch_of(file.read_row_group(group, columns=columns))
         except _unreadable() as error:
             raise _damaged(self.path, error) from error
 
