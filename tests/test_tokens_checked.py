@@ -368,3 +368,28 @@ def test_datasets_of_the_format_before_identities_go_on(written, tmp_path):
     assert tokenize(Renamed(), clips, tmp_path / "t", shard_clips=1).complete
     assert check(tmp_path / "t").problems == ()
     assert len({replace(row, columns={}).num_frames for row in read_tokens(tmp_path / "t")}) == 1
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, MemoryError, ZeroDivisionError])
+def test_whatever_a_codec_raises_about_a_clip_is_its_failure(tmp_path, error):
+    def fail(codes):
+        raise error("of a stranger")
+
+    clips = []
+    for i, length in enumerate((HOP * 3, HOP * 8)):
+        write_audio(tmp_path / f"{i}.wav", tone(length, i), RATE)
+        clips.append(Clip(id=f"{i}", path=tmp_path / f"{i}.wav"))
+    summary = tokenize(Wrong(fail), clips, tmp_path / "t")
+    assert [(failure.id, summary.clips) for failure in summary.failures] == [("1", 1)]
+    assert "of a stranger" in summary.failures[0].error
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("name", "a\0"), ("quantizer_info", {"x": {1}}), ("codebooks_sha256", "abc")]
+)
+def test_a_codec_that_could_not_be_recorded_is_refused_first(tmp_path, name, value):
+    codec = LevelCodec()
+    setattr(codec, name, value)
+    with pytest.raises(TokensError, match=r"cannot be kept in codec\.json"):
+        tokenize(codec, [Clip(id="a", path=tmp_path)], tmp_path / "t")
+    assert not (tmp_path / "t").exists()

@@ -65,6 +65,7 @@ def test_parts_are_done_side_by_side_and_each_once(tmp_path, audio):
     assert read_tokens(folder).ids == [clip.id for clip in clips]
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_nothing(tmp_path, audio):
     folder, clips = tmp_path / "t", write_clips(audio, 4)
     with worker(audio, folder, 0, 1) as process:

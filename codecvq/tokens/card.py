@@ -120,19 +120,26 @@ def card_of(codec: Codec, num_codebooks: int | None, job: Job) -> Card:
             f"num_codebooks is {kept}, but codec {codec.name!r} has {codec.num_codebooks}. Ask for 1 to "
             f"{codec.num_codebooks}."
         )
-    return Card(
-        codec=codec.name,
-        weights_sha256=codec.weights_sha256,
-        codebooks_sha256=codec.codebooks_sha256,
-        quantizer=dict(codec.quantizer_info),
-        sample_rate=codec.sample_rate,
-        hop_length=codec.hop_length,
-        codebook_sizes=tuple(codec.codebook_sizes)[:kept],
-        codec_codebooks=codec.num_codebooks,
-        channels=codec.channels,
-        codecvq=__version__,
-        job=job,
-    )
+    fields: dict[str, Any] = {  # Any: pydantic checks them
+        "codec": codec.name,
+        "weights_sha256": codec.weights_sha256,
+        "codebooks_sha256": codec.codebooks_sha256,
+        "quantizer": dict(codec.quantizer_info),
+        "sample_rate": codec.sample_rate,
+        "hop_length": codec.hop_length,
+        "codebook_sizes": tuple(codec.codebook_sizes)[:kept],
+        "codec_codebooks": codec.num_codebooks,
+        "channels": codec.channels,
+        "codecvq": __version__,
+        "job": job,
+    }
+    try:
+        return Card.from_json(Card(**fields).to_json(), "the card")  # as it will be read
+    except (ValueError, TypeError, TokensError) as error:
+        text = " ".join(str(error).split())
+        raise TokensError(
+            f"what codec {codec.name!r} says of itself cannot be kept in {CARD_NAME} ({text})."
+        ) from error
 
 
 def read_card(folder: Path) -> Card:

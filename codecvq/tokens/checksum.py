@@ -1,5 +1,5 @@
-"""A checksum of what is in a batch of rows, whatever its encoding: the checksums of pages leave out the headers
-that say how pages are read.
+"""A checksum of what is in a batch of rows, whatever its encoding: the checksums of pages do not cover the
+headers that say how pages are read.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.errors import CodecvqError, TokensError
+from codecvq.errors import TokensError
 from codecvq.files import write_atomically
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
@@ -61,6 +61,7 @@ class Summary:
 
     folder: Path
     clips: int  # rows written in this run
+    clips_there: int  # rows of this process's shards that earlier runs wrote
     failures: tuple[TokenFailure, ...]  # in this process's shards, those of earlier runs and the corpus's too
     shards_written: int
     shards_skipped: int  # that were there already
@@ -146,7 +147,7 @@ def _run(
     if complete:
         _finish(folder, card, plan)
     return Summary(
-        folder, tally.rows, tuple(tally.failures), written, len(mine) - written, complete,
+        folder, tally.rows, tally.earlier, tuple(tally.failures), written, len(mine) - written, complete,
         tally.audio_s, time.monotonic() - tally.began,
     )  # fmt: skip
 
@@ -253,11 +254,7 @@ def _encode(
     """
     try:
         codes = _encode_together(codec, card, [samples for _, samples in batch])
-    except (
-        CodecvqError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # too much memory, a NaN in one clip: try each on its own
+    except Exception as error:  # a stranger's codec; too much memory, a NaN in one clip: try each on its own
         if len(batch) == 1:
             yield batch[0][0], 0, error
             return

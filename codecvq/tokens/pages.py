@@ -92,7 +92,8 @@ class _Page:
             values, encoding = part[_NUM_VALUES], part[_ENCODING[kind]]
         except (IndexError, KeyError, TypeError) as error:
             raise ValueError("a page header cannot be read") from error
-        if min(uncompressed, compressed, values) < 0 or encoding not in _ENCODINGS:
+        more_than_bytes = kind == _DICTIONARY_PAGE and values > uncompressed
+        if min(uncompressed, compressed, values) < 0 or more_than_bytes or encoding not in _ENCODINGS:
             raise ValueError(f"a page has encoding {encoding}, {values} values in {compressed} bytes")
         return cls(kind, at + reader.at, compressed, uncompressed, values)
 
