@@ -1,6 +1,20 @@
 """`python -m codecvq`, and `accelerate launch -m codecvq`."""
 
-from codecvq.cli.app import main
+import sys
+from pathlib import Path
+
+
+def leave_out_the_working_folder() -> None:
+    """Take the working folder, which `python -m` puts first, off Python's search path: a file or a
+    distribution in it may be a stranger's. It stays if codecvq itself is imported from it.
+    """
+    first = Path(sys.path[0]) if sys.path else None
+    if first == Path.cwd() and first != Path(__file__).resolve().parents[1]:
+        del sys.path[0]
+
 
 if __name__ == "__main__":
+    leave_out_the_working_folder()
+    from codecvq.cli.app import main
+
     main()

@@ -3,24 +3,25 @@
 pluggy keeps the hooks; finding the plugins is done here, because `PluginManager.load_setuptools_entrypoints`
 lets one broken plugin stop the host and skips a second entry point of the same name without a word. Loaded
 are the entry points of the group `codecvq`, the built-ins among them, and the files or modules that the user
-names; nothing is loaded from the working folder by itself.
+names on the command line or in a call of `load`. Nothing is loaded because a recipe, a codec or a dataset
+names it, and nothing from the working folder by itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
+import itertools
 import logging
 import os
 import re
+import reprlib
 import sys
-import traceback
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,8 @@ import pluggy
 from codecvq import hookspecs
 from codecvq.errors import PluginError, UnknownName, nearest
 from codecvq.hookspecs import API_VERSION, PROJECT, Spec
+from codecvq.offer import Offer, Origin, PluginFailure
+from codecvq.strangers import contained
 
 logger = logging.getLogger(PROJECT)
 
@@ -44,100 +47,10 @@ KINDS: dict[str, tuple[str, type[Spec]]] = {
     "recipes": ("codecvq_recipes", hookspecs.RecipeSpec),
 }
 NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a plugin came from: an entry point of a distribution, or a file that the user named."""
-
-    distribution: str  # "codecvq", "codecvq-ternary"; the stem for a file, the module's name for a module
-    version: str  # of the distribution; empty for a file or module
-    entry_point: str  # empty for a file or module
-    file: Path | None = None
-    sha256: str = ""  # of the file
-
-    def __str__(self) -> str:
-        if self.file:
-            return f"file {self.file}"
-        version = f" {self.version}" if self.version else ""
-        return f"{self.distribution}{version}" + (
-            f" (entry point {self.entry_point!r})" if self.entry_point else ""
-        )
-
-
-@dataclass(frozen=True)
-class PluginFailure:
-    """A plugin, or one offer of a plugin, that could not be used."""
-
-    origin: Origin
-    error: BaseException
-
-    def __str__(self) -> str:
-        return f"{self.origin}: {type(self.error).__name__}: {self.error}"
-
-    def details(self) -> str:
-        """The traceback, for `codecvq plugins doctor`."""
-        return "".join(traceback.format_exception(self.error)).rstrip()
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One thing that one plugin offers."""
-
-    spec: Spec
-    origin: Origin
-    module: ModuleType | object = field(repr=False)
-
-    @property
-    def qualified_name(self) -> str:
-        """`distribution/name`, which no other plugin can take."""
-        return f"{self.origin.distribution}/{self.spec.name}"
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What a checkpoint records of the plugin: never its code."""
-        record = {"name": self.spec.name, "plugin": self.origin.distribution, "version": self.origin.version}
-        if self.origin.file:
-            record |= {"file": str(self.origin.file), "sha256": self.origin.sha256}
-        return record
-
-    def load(self) -> Callable[..., Any]:
-        """The factory, imported now if the spec names it by string; of a codec's folder one that loads it."""
-        if isinstance(self.spec, hookspecs.CodecSpec) and self.spec.folder:
-            return self._load_of_folder(self.beside(self.spec.folder))
-        factory = self.spec.factory
-        if not isinstance(factory, str):
-            return factory
-        module_name, _, attribute = factory.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name) if module_name else self.module
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            return found
-        except Exception as error:  # a stranger's module may raise anything when it is imported
-            raise PluginError(
-                f"{self.spec.name!r} of {self.origin} did not load: its factory {factory!r} gave "
-                f"{type(error).__name__}: {error}. Reinstall or update that plugin."
-            ) from error
-
-    def path(self) -> Path:
-        """The file that a recipe's spec names, beside the plugin's module."""
-        return self.beside(str(self.spec.factory))
-
-    def beside(self, name: str) -> Path:
-        """A file or folder that comes with the plugin, by its path from the plugin's module."""
-        module = getattr(self.module, "__file__", None) or "."
-        return Path(module).resolve().parent / name
-
-    def _load_of_folder(self, folder: Path) -> Callable[..., Any]:
-        if not folder.is_dir():
-            raise PluginError(
-                f"{self.spec.name!r} of {self.origin} did not load: its folder {folder} does not exist. "
-                "Reinstall or update that plugin."
-            )
-        from codecvq.codec import load_folder
-
-        return functools.partial(load_folder, folder)
+MOST_OFFERS = 1000  # that one hook of one plugin may yield
+LONGEST_REASON = 200  # characters of an error in a warning
+#: types that fields of specs are annotated with; those that are not here are not checked
+FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
 
 class Registry:
@@ -157,29 +70,45 @@ class Registry:
         """Register every entry point of the group; a failure is kept and told in one line, and the rest goes
         on.
         """
-        entries = importlib.metadata.entry_points(group=PROJECT)
-        for entry in sorted(entries, key=lambda entry: (entry.dist.name if entry.dist else "", entry.name)):
-            origin = Origin(
-                entry.dist.name if entry.dist else "?", entry.dist.version if entry.dist else "", entry.name
-            )
+        found = [(_origin_of(entry), entry) for entry in self._entry_points()]
+        for origin, entry in sorted(found, key=lambda pair: (pair[0].distribution, pair[0].entry_point)):
             if entry.name in disabled or origin.distribution in disabled:
                 continue
             try:
-                self._register(entry.load(), origin)
+                with contained():
+                    plugin = entry.load()
+                    self._register(plugin, origin)
             except Exception as error:  # a stranger's import may raise anything
                 self._fail(origin, error)
 
-    def load(self, source: str | Path, relative_to: Path | None = None) -> Origin:
+    def _entry_points(self) -> list[importlib.metadata.EntryPoint]:
+        """The entry points of the group. Where one distribution cannot be read, those of all the others."""
+        try:
+            return list(importlib.metadata.entry_points(group=PROJECT))
+        except Exception:  # metadata of a stranger: looked at one by one below
+            pass
+        found: dict[tuple[str, str], importlib.metadata.EntryPoint] = {}
+        for distribution in importlib.metadata.distributions():
+            try:
+                for entry in distribution.entry_points:
+                    if entry.group == PROJECT:  # of two copies of a distribution the first is imported
+                        found.setdefault((_origin_of(entry).distribution, entry.name), entry)
+            except Exception as error:
+                self._fail(Origin(_name_of(distribution), "", ""), error)
+        return list(found.values())
+
+    def load(self, source: str | Path) -> Origin:
         """The origin of the file or module that the user named, registered now (once). Raises PluginError
         when it cannot be.
         """
         text = str(source)
         if text.endswith(".py") or os.sep in text:
-            return self._load_file(((relative_to or Path.cwd()) / Path(text).expanduser()).resolve())
+            return self._load_file(_absolute(text))
         origin = Origin(text, "", "")
         if str(origin) not in self.origins:
             try:
-                self._register(importlib.import_module(text), origin)
+                with contained():
+                    self._register(importlib.import_module(text), origin)
             except Exception as error:
                 raise PluginError(
                     f"plugin {text!r} did not load: {type(error).__name__}: {error}. "
@@ -202,18 +131,19 @@ class Registry:
                 f"plugin file {path} changed after it was loaded. Start a new process to use the new one."
             )
         name = f"{PROJECT}_file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{origin.sha256[:8]}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise PluginError(f"plugin file {path} is not Python source. Give a file that ends in .py.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = (
-            module  # so that classes in it can be pickled and its dataclasses resolve their annotations
-        )
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        # so that classes in it can be pickled and its dataclasses resolve their annotations
+        sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
-            self._register(module, origin)
-        except Exception as error:
+            with contained():
+                # what was hashed is what runs: Python's own loader would prefer a .pyc file beside it
+                exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
+                self._register(module, origin)
+        except BaseException as error:
             del sys.modules[name]
+            if not isinstance(error, Exception):  # the user's interrupt
+                raise
             raise PluginError(f"plugin file {path} did not load: {type(error).__name__}: {error}") from error
         return origin
 
@@ -232,7 +162,7 @@ class Registry:
         self._offers.clear()
 
     def _register(self, plugin: ModuleType | object, origin: Origin) -> None:
-        self._check_hooks(plugin)
+        hooks = self._check_hooks(plugin)
         try:
             self.manager.register(plugin, str(origin))
         except ValueError:
@@ -243,11 +173,16 @@ class Registry:
             raise
         self.origins[str(origin)] = origin
         self._offers.clear()
+        if not hooks:
+            logger.warning(
+                "plugin %s offers nothing: no function in it is marked with @codecvq.hookimpl", origin
+            )
 
-    def _check_hooks(self, plugin: ModuleType | object) -> None:
-        """Raise PluginError for a hook that is misspelt, of a newer codecvq, or lacks `@hookimpl`: pluggy
-        would ignore it.
+    def _check_hooks(self, plugin: ModuleType | object) -> list[str]:
+        """The hooks that a plugin implements. Raises PluginError for one that is misspelt, of a newer
+        codecvq, or lacks `@hookimpl`: pluggy would ignore it.
         """
+        found = []
         for name in dir(plugin):
             marked = self.manager.parse_hookimpl_opts(plugin, name) is not None
             if marked and name not in self._known_hooks:
@@ -258,13 +193,17 @@ class Registry:
                 )
             if name in self._known_hooks and not marked and inspect.isroutine(getattr(plugin, name)):
                 raise PluginError(f"its function {name!r} is not marked. Put @codecvq.hookimpl above it.")
+            found += [name] if marked else []
+        return found
 
     def _fail(self, origin: Origin, error: BaseException) -> None:
         failure = PluginFailure(origin, error)
+        if str(failure) in map(str, self.failures):  # hooks are called again after a plugin was added
+            return
         self.failures.append(failure)
-        logger.warning(
-            "plugin %s did not load (%s). Details: codecvq plugins doctor", origin, type(error).__name__
-        )
+        reason = failure.reason
+        shown = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
+        logger.warning("plugin %s did not load (%s). Details: codecvq plugins doctor", origin, shown)
 
     # asking
 
@@ -275,11 +214,10 @@ class Registry:
             hook, spec_type = KINDS[kind]
             for plugin_name, plugin, implementation in self._implementations(hook):
                 origin = self.origins[plugin_name]
-                try:
-                    for spec in implementation():
-                        _check_spec(spec, spec_type)
-                        found.setdefault(spec.name, []).append(Offer(spec, origin, plugin))
-                except Exception as error:  # a stranger's function
+                specs, error = _specs_of(implementation, hook, spec_type)
+                for spec in specs:
+                    found.setdefault(spec.name, []).append(Offer(spec, origin, plugin))
+                if error is not None:
                     self._fail(origin, error)
             self._offers[kind] = dict(sorted(found.items()))
         return self._offers[kind]
@@ -331,7 +269,8 @@ class Registry:
         for plugin_name, plugin, _ in self._implementations(hook):
             others = [other for other in self.manager.get_plugins() if other is not plugin]
             try:
-                self.manager.subset_hook_caller(hook, others)(**arguments)
+                with contained():
+                    self.manager.subset_hook_caller(hook, others)(**arguments)
             except Exception as error:  # a stranger's function; losing a training to it would be worse
                 logger.warning(
                     "%s of plugin %s failed: %s: %s", hook, plugin_name, type(error).__name__, error
@@ -343,9 +282,43 @@ class Registry:
             yield implementation.plugin_name, implementation.plugin, implementation.function
 
 
+def _specs_of(
+    hook: Callable[[], Iterable[Spec]], name: str, spec_type: type[Spec]
+) -> tuple[list[Spec], Exception | None]:
+    """What a plugin's hook offers, as far as it can be used; and the first thing that is wrong with it."""
+    offered: list[Spec] = []
+    specs: dict[str, Spec] = {}
+    wrong: Exception | None = None
+    try:
+        with contained():
+            given = hook()
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise PluginError(f"its hook {name} returned {reprlib.repr(given)}; it has to yield specs")
+            offered.extend(itertools.islice(given, MOST_OFFERS))
+            if len(offered) == MOST_OFFERS:
+                raise PluginError(f"its hook {name} yields {MOST_OFFERS} specs or more; the rest is left out")
+    except Exception as error:  # a stranger's function
+        wrong = error
+    for spec in offered:
+        try:
+            _check_spec(spec, spec_type)
+            if spec.name in specs:
+                raise PluginError(f"its hook {name} yields the name {spec.name!r} twice")
+            specs[spec.name] = spec
+        except Exception as error:  # a stranger's object, which has a stranger's attributes
+            wrong = wrong or error
+    return list(specs.values()), wrong
+
+
 def _check_spec(spec: object, spec_type: type[Spec]) -> None:
     if not isinstance(spec, spec_type):
-        raise PluginError(f"it yields {spec!r}; this hook takes {spec_type.__name__} objects")
+        raise PluginError(f"it yields {reprlib.repr(spec)}; this hook takes {spec_type.__name__} objects")
+    for field in dataclasses.fields(spec):
+        value, needed = getattr(spec, field.name), FIELD_TYPES.get(str(field.type))
+        if needed and not isinstance(value, needed):
+            raise PluginError(
+                f"{spec.name!r}: {field.name} is {reprlib.repr(value)}; it has to be of type {field.type}"
+            )
     if not NAME.fullmatch(spec.name):
         raise PluginError(
             f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in "
@@ -356,6 +329,33 @@ def _check_spec(spec: object, spec_type: type[Spec]) -> None:
             f"{spec.name!r} was written for plugin API {spec.api}, this codecvq has {API_VERSION}: update "
             "codecvq"
         )
+
+
+def _origin_of(entry: importlib.metadata.EntryPoint) -> Origin:
+    """Of an entry point; the metadata of its distribution may be damaged or gone."""
+    try:
+        version = str(entry.dist.version or "") if entry.dist else ""
+    except Exception:  # no or damaged metadata: importlib.metadata has several errors for it
+        version = ""
+    return Origin(_name_of(entry.dist) if entry.dist else "?", version, entry.name)
+
+
+def _name_of(distribution: importlib.metadata.Distribution) -> str:
+    """The distribution's name; of one without metadata the name of its folder, or "?"."""
+    try:
+        name = distribution.metadata["Name"]
+    except Exception:  # no or damaged metadata, as above
+        name = None
+    folder = getattr(distribution, "_path", None)  # private, and there is no other way to name it
+    return str(name or getattr(folder, "name", "?"))
+
+
+def _absolute(text: str) -> Path:
+    """The absolute path of a plugin file, without links. Raises PluginError for what cannot be a path."""
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; ~nobody; a NUL
+        raise PluginError(f"plugin file {text!r} cannot be read ({error}). Check the path.") from error
 
 
 @functools.cache

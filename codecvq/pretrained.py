@@ -8,7 +8,8 @@ from typing import cast
 
 from codecvq.errors import CodecError
 from codecvq.hookspecs import CodecSpec
-from codecvq.plugins import Offer, registry
+from codecvq.offer import Offer
+from codecvq.plugins import registry
 
 
 def codec_offer(name: str | Path) -> Offer | None:

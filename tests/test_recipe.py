@@ -111,12 +111,12 @@ def test_differences_name_what_changed(tmp_path: Path) -> None:
     assert differences(old, new) == ["training.seed: 0 -> 4"], "auto agrees with what the run settled on"
 
 
-def test_plugins_of_a_recipe_are_found_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("LOADED = True\n")
-    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./beside.py"]))
-    assert recipe.plugins == [str(tmp_path / "beside.py")]
-    with pytest.raises(CodecvqError, match="cannot be read"):
-        load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./not_there.py"]))
+def test_plugins_of_a_recipe_are_found_beside_it_and_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("raise SystemExit('it ran')\n")
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./beside.py", "a.module"]))
+    assert recipe.plugins == [str(tmp_path / "beside.py"), "a.module"]
+    with pytest.raises(CodecvqError, match=r"plugins.*no path"):
+        load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./\0.py"]))
 
 
 SHIPPED = sorted(registry().recipes())

@@ -52,22 +52,26 @@ def evaluate(
     Example: [bold]codecvq evaluate runs/quickstart --metrics pesq_wb,stoi[/]
     """
     from codecvq.codec import load
+    from codecvq.declared import explained
     from codecvq.evaluation.evaluate import evaluate as run_evaluation
+    from codecvq.evaluation.metrics import prepare
     from codecvq.evaluation.report import write_report
 
     loaded = load(codec, pick_device(device))
     recipe = _recipe_of(codec)
-    clips = _clips(data, root, split, recipe)
     if recipe and data is None:
         max_clips = max_clips or recipe.evaluation.max_clips
     names = metrics.split(",") if metrics else recipe.evaluation.metrics if recipe else None
+    with explained(recipe.plugins if recipe else ()):
+        clips = _clips(data, root, split, recipe)
+        ready = prepare(names)
     folder = out or (codec if recipe else Path("evaluation") / loaded.name)
     start = time.monotonic()
     with progress_line() as line:
         result = run_evaluation(
             loaded,
             clips,
-            names,
+            ready,
             max_clips,
             audio_dir=folder / "report" / "audio",
             progress=lambda done, total, clip: line.show(

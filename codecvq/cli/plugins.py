@@ -12,7 +12,8 @@ import typer
 
 from codecvq.cli.console import Json, Plugins, output, print_json, print_table
 from codecvq.errors import CodecvqError, OptionError, UnknownName
-from codecvq.plugins import KINDS, Offer, registry
+from codecvq.offer import Offer
+from codecvq.plugins import KINDS, registry
 
 if TYPE_CHECKING:
     from codecvq.testing import Outcome

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.cli.console import Json, output, print_json, print_table
+from codecvq.cli.console import Json, Plugins, output, print_json, print_table
+from codecvq.errors import UnknownName
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
+    from codecvq.training.recipe import Recipe
 
 app = typer.Typer(help="Recipes that are installed.", no_args_is_help=True)
 
@@ -42,10 +44,12 @@ def list_recipes(as_json: Json = False) -> None:
 def show_recipe(
     name: Annotated[str, typer.Argument(help="A name from the list, or a YAML file.")],
     resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out.")] = False,
+    plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Print a recipe, to read or to begin your own from; and, as comments below it, what its codec is: rate,
-    parameters, multiply-adds for a second of audio, how far it sees.
+    parameters, multiply-adds for a second of audio, how far it sees. Plugins that the recipe names are not
+    loaded: where the codec is made of one, name it with --plugin.
 
     Example: [bold]codecvq recipes show quickstart > mine.yaml[/]
     """
@@ -55,16 +59,27 @@ def show_recipe(
     if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
         output.out(path.read_text(encoding="utf-8").rstrip("\n"), highlight=False)
     recipe = load_recipe(path)
-    from codecvq.training.parts import build_codec
-
-    facts = codec_facts(build_codec(recipe))
+    facts, missing = _facts_of(recipe)
     if as_json:
         print_json({"file": str(path), "recipe": recipe.model_dump(mode="json"), "codec": facts})
         return
     if resolved:
         output.out(recipe.to_yaml().rstrip("\n"), highlight=False)
-    for line in _told(facts):
+    for line in _told(facts) if facts else ["", missing]:
         output.out(f"# {line}".rstrip(), highlight=False)
+
+
+def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
+    """What can be said of the recipe's codec; None, and what to do, where a plugin of it is not loaded."""
+    from codecvq.declared import missing_plugins
+    from codecvq.training.parts import build_codec
+
+    try:
+        return codec_facts(build_codec(recipe)), ""
+    except UnknownName:
+        if missing := missing_plugins(recipe.plugins):
+            return None, f"To see what its codec is, load the plugin that it needs: {missing[0]}"
+        raise
 
 
 def codec_facts(codec: Codec) -> dict[str, Any]:

@@ -79,12 +79,12 @@ def _loaded(
 ) -> Recipe:
     """The recipe with what the options say."""
     from codecvq.errors import RecipeError
-    from codecvq.training.recipe import load_recipe
+    from codecvq.plugins import load
+    from codecvq.training.recipe import load_recipe, with_loaded_plugins
 
     if init_from is not None:
         overrides = [*overrides, f"training.init_from={json.dumps(init_from)}"]
     loaded = load_recipe(recipe, overrides)
-    files = [str(Path(p).resolve()) if p.endswith(".py") else p for p in plugins]
     training = loaded.training
     if init_partial:
         training = training.model_copy(update={"init_partial": True})
@@ -93,9 +93,8 @@ def _loaded(
             "--init-partial (training.init_partial) is given, but not whose weights to take: add --init-from "
             "and a run or codec"
         )
-    return loaded.model_copy(
-        update={"plugins": list(dict.fromkeys([*loaded.plugins, *files])), "training": training}
-    )
+    named = [load(plugin) for plugin in plugins]  # loaded already: this gives their origins
+    return with_loaded_plugins(loaded.model_copy(update={"training": training}), named)
 
 
 def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:

@@ -15,7 +15,8 @@ from codecvq.hookspecs import MetricSpec
 if TYPE_CHECKING:
     import numpy as np
 
-    from codecvq.plugins import Offer, Registry
+    from codecvq.offer import Offer
+    from codecvq.plugins import Registry
 
 #: What a table begins with, where it is there: the measures that listeners agree with best (of those without
 #: a network).

@@ -12,7 +12,8 @@ from torch import nn
 from codecvq.arguments import whole_number
 from codecvq.errors import OptionError, UnknownName, nearest
 from codecvq.limits import MAX_CODEBOOKS
-from codecvq.plugins import Offer, Registry, registry
+from codecvq.offer import Offer
+from codecvq.plugins import Registry, registry
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.interface import Quantizer
 from codecvq.quantizer.residual import Residual

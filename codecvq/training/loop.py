@@ -28,7 +28,7 @@ from codecvq.training.learner import Learner
 from codecvq.training.loading import load_batches
 from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.progress import Moment, Pace
-from codecvq.training.recipe import Recipe
+from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.segments import Segments
 from codecvq.training.trackers import check_trackers
@@ -55,11 +55,12 @@ class Trained:
 def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
     """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
 
-    Sets the number of torch's threads. Raises RunError when the folder is of another recipe or cannot be
-    written, when its checkpoints are damaged, or when too many steps in a row give NaN or infinity.
+    Sets the number of torch's threads. Raises PluginError when a plugin that the recipe declares is not
+    loaded, RunError when the folder is of another recipe or cannot be written, when its checkpoints are
+    damaged, or when too many steps in a row give NaN or infinity.
     """
     started = time.monotonic()
-    recipe, folder = settled(recipe, RunFolder(Path(path)))
+    recipe, folder = settled(with_loaded_plugins(recipe), RunFolder(Path(path)))
     folder.check(recipe)
     check_trackers(recipe.training.trackers)
     torch.set_num_threads(recipe.training.threads or 1)

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from codecvq.declared import Declared, loaded_plugins, same_plugins
 from codecvq.errors import RecipeError, UnknownName, nearest
+from codecvq.offer import Origin
 from codecvq.plugins import registry
 from codecvq.training.losses import LossConfig
 from codecvq.training.segments import AugmentConfig
@@ -122,7 +124,7 @@ class Recipe(Section):
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
-    plugins: list[str] = []  # files (relative to the recipe) or modules, loaded first
+    plugins: list[str] = []  # files (relative to the recipe) or modules that must be loaded, see `declared`
 
     @model_validator(mode="after")
     def _something_is_learned_at_every_step(self) -> Recipe:
@@ -174,8 +176,8 @@ class Recipe(Section):
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides; its plugins are
-    loaded.
+    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides. Plugins that it
+    declares are not loaded: `loaded_plugins` says which are missing.
 
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
@@ -194,10 +196,15 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(tree, override)
     recipe = _validated(tree, str(path))
-    files = [
-        str(registry().load(plugin, relative_to=path.parent).file or plugin) for plugin in recipe.plugins
-    ]
-    return recipe.model_copy(update={"plugins": files})
+    plugins = [str(Declared.parse(plugin).beside(path.parent)) for plugin in recipe.plugins]
+    return recipe.model_copy(update={"plugins": plugins})
+
+
+def with_loaded_plugins(recipe: Recipe, named: Sequence[Origin] = ()) -> Recipe:
+    """The recipe with the hashes of its plugins, and with those that the user has `named` besides. Raises
+    PluginError for one that the recipe declares and that is not loaded.
+    """
+    return recipe.model_copy(update={"plugins": loaded_plugins(recipe.plugins, named)})
 
 
 def find_recipe(source: str | Path) -> Path:
@@ -217,7 +224,7 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def recipe_from_yaml(path: Path) -> Recipe:
-    """The recipe that a run folder holds; its plugins are loaded."""
+    """The recipe that a run folder holds."""
     return load_recipe(path)
 
 
@@ -300,7 +307,9 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not (key in open_keys and after.get(key) == open_keys[key])
+        if before.get(key) != after.get(key)
+        and not (key in open_keys and after.get(key) == open_keys[key])
+        and not (key == "plugins" and same_plugins(old.plugins, new.plugins))
     ]
 
 

