@@ -52,8 +52,13 @@ class PluginFailure:
         return f"{kind}{' '.join(_text_of(self.error).split())}"
 
     def details(self) -> str:
-        """The traceback, for `codecvq plugins doctor`."""
-        return "".join(traceback.format_exception(self.error)).rstrip()
+        """The traceback from the plugin's own code on, for `codecvq plugins doctor`."""
+        error = self.error
+        if isinstance(error, PluginError) and error.__cause__ is not None:  # of `contained`
+            error = error.__cause__
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+        lines = ["Traceback:\n", *traceback.format_list(own)] if own else []
+        return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,13 @@ class Offer:
         from codecvq.codec import load_folder
 
         return functools.partial(load_folder, folder)
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a frame of a traceback is of codecvq, or of Python's import."""
+    return file.startswith(
+        (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen importlib")
+    )
 
 
 def _text_of(error: BaseException) -> str:

@@ -203,7 +203,7 @@ class Registry:
         self.failures.append(failure)
         reason = failure.reason
         shown = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
-        logger.warning("plugin %s did not load (%s). Details: codecvq plugins doctor", origin, shown)
+        logger.warning("plugin %s failed (%s). Details: codecvq plugins doctor", origin, shown)
 
     # asking
 

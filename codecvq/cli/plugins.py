@@ -85,7 +85,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
     """
     loaded = registry()
     rows: list[dict[str, Any]] = []
-    problems = [(str(f.origin), f.details()) for f in loaded.failures]
+    problems: list[tuple[str, str]] = []
     for kind in KINDS:
         for name, offers in loaded.offers(kind).items():
             if len(offers) > 1:
@@ -104,6 +104,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
                     }
                 )
                 problems += [(offer.qualified_name, problem)] if problem else []
+    problems = [*((str(f.origin), f.details()) for f in loaded.failures), *problems]
     if as_json:
         print_json({"offers": rows, "problems": [{"where": where, "what": what} for where, what in problems]})
     else:

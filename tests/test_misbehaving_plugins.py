@@ -1,0 +1,205 @@
+"""A plugin that misbehaves is one warning on stderr; the results on stdout and everything else go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stranger import ONE_FILE, codecvq_command, distribution, run
+
+from codecvq import MetricSpec, hookimpl
+from codecvq.errors import PluginError
+from codecvq.plugins import MOST_OFFERS, Registry
+
+GOOD = ONE_FILE.format(name="loudness")
+SPEC = "MetricSpec(name='m{0}', columns=('m',), factory=lambda: None)"
+HOOK = "from codecvq import MetricSpec, hookimpl\n@hookimpl\ndef codecvq_metrics():\n"
+
+#: what a stranger's module does when it is imported, or its hook is called -> a word of the warning
+MODULES = {
+    "import sys; sys.exit()": "tried to end the process (SystemExit: None)",
+    "raise SystemExit(0)": "tried to end the process (SystemExit: 0)",
+    "import argparse; argparse.ArgumentParser().parse_args(['--no-such'])": "SystemExit: 2",
+    "class Own(BaseException): pass\nraise Own('mine')": "it raised Own: mine",
+    "class Odd(Exception):\n    def __str__(self): return 1/0\nraise Odd()": "an error without a text",
+    "raise ValueError('x' * 100000)": "xxx…",
+    "raise ValueError('two\\nlines')": "ValueError: two lines",
+    "import a_module_that_is_not_there": "a_module_that_is_not_there",
+    "x = 1": "offers nothing: no function in it is marked with @codecvq.hookimpl",
+    HOOK + "    return": "its hook codecvq_metrics returned None; it has to yield specs",
+    HOOK + f"    return {SPEC.format(1)}": "its hook codecvq_metrics returned MetricSpec",
+    HOOK + "    return 'metric'": "returned 'metric'",
+    HOOK + "    yield 'metric'": "yields 'metric'; this hook takes MetricSpec",
+    HOOK + "    raise SystemExit(0)": "tried to end the process",
+    HOOK + "    raise KeyError('inside')": "KeyError: 'inside'",
+    HOOK + "    yield MetricSpec(name=1, columns=('m',), factory=print)": "it has to be of type str",
+    HOOK + "    yield MetricSpec(name='m', columns='peak', factory=print)": "columns is 'peak'",
+    HOOK + "    yield MetricSpec(name='m')": "TypeError",
+}
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("codecvq"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="codecvq")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def loaded() -> Registry:
+    registry = Registry()
+    registry.load_installed()
+    registry.metrics()
+    return registry
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("source", "said"), MODULES.items(), ids=[said[:40] for said in MODULES.values()])
+def test_it_is_one_warning_that_names_the_distribution(
+    site: Path, warnings: Callable[[], list[str]], source: str, said: str, request: pytest.FixtureRequest
+) -> None:
+    number = list(MODULES).index(source)  # a module of its own each time: Python keeps what it has imported
+    distribution(site, f"bad-{number}", source)
+    distribution(site, f"good-{number}", GOOD)
+    registry = loaded()
+    assert {"loudness", "mel_distance"} <= set(registry.metrics())
+    about = [text for text in warnings() if f"bad-{number} 1.0" in text]
+    assert len(about) == 1, warnings()
+    assert said in about[0]
+    assert "\n" not in about[0]
+    assert len(about[0]) < 400
+    registry.register(object(), "another")  # hooks are called again
+    registry.metrics()
+    assert len([text for text in warnings() if f"bad-{number} 1.0" in text]) == 1
+
+
+def test_a_keyboard_interrupt_is_the_users(site: Path) -> None:
+    distribution(site, "interrupted", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        loaded()
+
+
+def offering(hook: Callable[..., object]) -> Registry:
+    registry = Registry()
+    registry.register(type("Plugin", (), {"codecvq_metrics": staticmethod(hookimpl(hook))})(), "odd")
+    return registry
+
+
+def spec(number: int) -> MetricSpec:
+    return MetricSpec(name=f"m{number}", columns=("m",), factory=lambda: None)
+
+
+def half_way() -> object:
+    yield spec(1)
+    yield "not a spec"
+    yield spec(2)
+    raise ValueError("half way")
+
+
+def endless() -> object:
+    number = 0
+    while True:
+        number += 1
+        yield spec(number)
+
+
+def the_same_for_ever() -> object:
+    while True:
+        yield spec(1)
+
+
+@pytest.mark.parametrize(
+    ("hook", "kept", "said"),
+    [
+        (half_way, 2, "half way"),
+        (endless, MOST_OFFERS, f"yields {MOST_OFFERS} specs or more"),
+        (the_same_for_ever, 1, f"yields {MOST_OFFERS} specs or more"),
+        (lambda: [spec(1), spec(2)], 2, ""),
+        (lambda: [spec(1), spec(1)], 1, "yields the name 'm1' twice"),
+    ],
+    ids=["half way", "endless", "the same", "a list is fine", "twice"],
+)
+def test_what_a_hook_gives_before_it_fails_is_kept(hook: Callable[..., object], kept: int, said: str) -> None:
+    registry = offering(hook)
+    assert len(registry.metrics()) == kept
+    assert len(registry.failures) == bool(said)
+    assert said in "".join(map(str, registry.failures))
+
+
+def test_a_training_survives_a_hook_that_ends_the_process(warnings: Callable[[], list[str]]) -> None:
+    registry, seen = Registry(), []
+    hooks = {
+        "ending": lambda run, step, scalars: sys.exit(0),
+        "next": lambda run, step, scalars: seen.append(1),
+    }
+    for name, hook in hooks.items():
+        plugin = type("Plugin", (), {"codecvq_train_logged": staticmethod(hookimpl(hook))})()
+        registry.register(plugin, name)
+    registry.call("codecvq_train_logged", run=None, step=1, scalars={})
+    assert seen == [1]
+    assert "ending failed: PluginError: it tried to end the process" in warnings()[-1]
+
+
+def test_a_factory_that_ends_the_process_is_an_error(site: Path) -> None:
+    (site / "ends_at_import.py").write_text("import sys; sys.exit(0)")
+    registry = offering(lambda: [MetricSpec(name="m", columns=("m",), factory="ends_at_import:make")])
+    with pytest.raises(PluginError, match=r"'ends_at_import:make'.*tried to end the process"):
+        registry.find("metrics", "m").load()
+
+
+@pytest.mark.parametrize("source", ["raise SystemExit(0)", "import sys; sys.exit()"])
+def test_a_named_plugin_that_fails_is_an_error(tmp_path: Path, source: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(PluginError, match=r"mine\.py did not load: .*tried to end the process"):
+        Registry().load(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x.py", "a\0b.py", "a/" + "b" * 5000 + ".py"])
+def test_a_path_that_is_none_is_an_error(path: str) -> None:
+    with pytest.raises(PluginError, match="cannot be read"):
+        Registry().load(path)
+
+
+def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
+    site: Path, warnings: Callable[[], list[str]]
+) -> None:
+    distribution(site, "no-metadata", GOOD)
+    (site / "no_metadata-1.0.dist-info/METADATA").unlink()
+    distribution(site, "no-latin", GOOD)
+    (site / "no_latin-1.0.dist-info/entry_points.txt").write_bytes(b"[codecvq]\n\xff\xfe = \xff\n")
+    registry = loaded()
+    assert "fsq" in registry.quantizers()
+    assert "loudness" in registry.metrics(), "it can be imported"
+    assert registry.find("metrics", "loudness").origin.distribution == "no_metadata-1.0.dist-info"
+    assert [text for text in warnings() if "no-latin" in text or "no_latin" in text]
+
+
+def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
+    """Prints of Python, C code and child processes, at import and in a hook; with all the bad modules."""
+    loud = "import os, subprocess, sys\nprint('loud')\nos.write(1, b'loud')\n"
+    loud += "subprocess.run([sys.executable, '-c', 'print(\"loud\")'])\n"
+    distribution(tmp_path, "loud-one", loud + HOOK + f"    print('loud'); yield {SPEC.format('loud')}\n")
+    for number, source in enumerate(MODULES):
+        distribution(tmp_path, f"bad-{number}", source)
+    done = run(sys.executable, "-m", "codecvq", "plugins", "list", "--json", site=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    assert {"fsq", "mloud"} <= {offer["name"] for offer in listed["offers"]}
+    assert "loud" in done.stderr
+    assert "Traceback" not in done.stderr
+    for number in range(len(MODULES)):
+        assert sum(f"bad-{number} " in line for line in done.stderr.splitlines()) == 1
+    done = run(sys.executable, "-m", "codecvq", "plugins", "doctor", site=tmp_path)
+    assert done.returncode == 1
+    assert "SystemExit: 2" in done.stdout
+    assert "argparse.ArgumentParser()" in done.stdout, "the plugin's own line"
+    assert "codecvq/plugins.py" not in done.stdout
+    assert "loudness" not in codecvq_command("plugins", "list")
