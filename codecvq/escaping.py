@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
+from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes cells that begin with one of these
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~&])")
@@ -15,9 +18,18 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode()
-        for sign in text
+        sign if _prints(sign) or sign in keep else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def json_text(value: Any) -> str:  # Any: JSON
+    """The JSON of a value for a terminal or a pipe: what does not print is escaped, so that it can be encoded
+    and sends no escape sequence; letters of all languages stay.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if text.isascii():  # JSON has escaped the control characters
+        return text
+    return "".join(sign if _prints(sign) or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
 
 
 def csv_cell(text: str) -> str:
@@ -29,6 +41,11 @@ def csv_cell(text: str) -> str:
 def markdown(text: str) -> str:
     """The text for a line or a table cell of a Markdown file: shown as it is, without markup or HTML."""
     return _MARKDOWN.sub(r"\\\1", printable(text))
+
+
+def _prints(sign: str) -> bool:
+    """Whether it has a shape or is a space: Python calls only the ASCII space printable."""
+    return sign.isprintable() or unicodedata.category(sign) == "Zs"
 
 
 def _is_number(text: str) -> bool:

@@ -18,7 +18,7 @@ from codecvq.cli import (
     tokens,
     training,
 )
-from codecvq.cli.console import errors, log_to_stderr
+from codecvq.cli.console import complain, log_to_stderr
 from codecvq.errors import CodecvqError
 
 # The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
@@ -71,21 +71,15 @@ def main(arguments: list[str] | None = None) -> None:
     except CodecvqError as error:
         if "--debug" in arguments:
             raise
-        errors.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        complain(str(error))
         sys.exit(2)
     except UsageProblem as error:
         error.show()
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        errors.print(
-            "interrupted: the same command goes on from the last checkpoint or file", highlight=False
-        )
+        complain("the same command goes on from the last checkpoint or file", "interrupted")
         sys.exit(130)
     except BrokenPipeError:  # `codecvq … | head`
         sys.stderr.close()
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

@@ -12,12 +12,12 @@ from codecvq.cli.console import (
     Device,
     Json,
     Plugins,
-    output,
     pick_device,
     print_json,
     print_table,
     print_written,
     progress_line,
+    say,
     time_left,
 )
 from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
@@ -103,7 +103,7 @@ def print_comparison(result: Comparison, against: str | None = None) -> None:
             clips = max(len(codec.of(group)) for codec in result.codecs)
             minus = f", minus {other}" if other else ""
             print_table(result.header(), result.table(group, other), f"{group}: {clips} clips{minus}")
-            output.print()
+            say()
     for name, why in (*result.absent.items(), *result.unavailable.items()):
         print_written((f"not measured: {name}", why))
     for codec in result.codecs:

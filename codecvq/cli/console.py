@@ -1,20 +1,26 @@
-"""What verbs print: results on stdout, progress and warnings on stderr."""
+"""What verbs print: results on stdout, progress and warnings on stderr.
+
+Texts may come from files of strangers and from plugins. Whatever a verb prints goes through the functions
+here, which show escape sequences and markup as the characters that they are made of.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from codecvq.escaping import json_text, printable
 from codecvq.plugins import PROJECT, load
 
 # Without a terminal lines are as wide as what reads them likes: 80 columns would cut tables in pieces.
@@ -49,31 +55,70 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …; auto take
 def log_to_stderr() -> None:
     """Send what the library warns about to stderr, a line each."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_LineFormatter("warning: %(message)s"))
     logger = logging.getLogger(PROJECT)
     logger.handlers = [handler]
     logger.propagate = False
+    warnings.showwarning = _log_warning
+
+
+class _LineFormatter(logging.Formatter):
+    """A record as one line that prints, whatever its text is; the traceback, if any, below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # Any: what logging takes
+        return printable(super().formatException(ei), keep="\n")
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show what `warnings.warn` says as a line of the log."""
+    logging.getLogger(PROJECT).warning("%s", message)
 
 
 def print_json(value: Any) -> None:  # Any: JSON
     """Print JSON, and nothing else, on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json_text(value))
+
+
+def say(text: str = "", style: str = "") -> None:
+    """Print text on stdout, as it is: without markup, and what does not print is shown escaped."""
+    output.print(_shown(text), style=style or None)
+
+
+def complain(text: str, what: str = "error") -> None:
+    """Print a line on stderr that says why the command ends."""
+    line = printable(" ".join(text.split()))
+    errors.print(_shown(f"{what}: ", "bold red" if what == "error" else "") + Text(line))
+
+
+def _shown(text: str, style: str = "") -> Text:
+    return Text(printable(text, keep="\n"), style)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table."""
-    table = Table(
-        *columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
+    shown = _shown(title) if title else None
+    table = Table(title=shown, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(_shown(column))
     for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(*map(_shown, row))
     output.print(table, soft_wrap=False)
 
 
 def print_written(*paths: tuple[str, Path | str]) -> None:
     """Say what was written and where, as the last thing a verb prints."""
     for what, path in paths:
-        output.print(f"{what}: {path}".replace("[", "\\["))
+        say(f"{what}: {path}")
 
 
 class ProgressLine:
@@ -88,6 +133,7 @@ class ProgressLine:
 
     def show(self, text: str, final: bool = False) -> None:
         """Show `text`; `final` shows it whatever was shown a moment ago."""
+        text = printable(text)
         now = time.monotonic()
         if not final and now - self._last_s < (0.1 if self.live else PLAIN_EVERY_S):
             return

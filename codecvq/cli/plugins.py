@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.cli.console import Json, Plugins, output, print_json, print_table
+from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import CodecvqError, OptionError, UnknownName
 from codecvq.offer import Offer
 from codecvq.plugins import KINDS, registry
@@ -45,9 +45,9 @@ def list_plugins(
         ["kind", "name", "what it is", "from"], [[k, name, o.spec.summary, _from(o)] for k, name, o in found]
     )
     if kind in (None, "quantizers"):
-        output.print("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
+        say("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
     for failure in failures:
-        output.print(f"not loaded: {failure}".replace("[", "\\["))
+        say(f"not loaded: {failure}")
 
 
 @app.command("show")
@@ -74,7 +74,7 @@ def show_plugin(
                     ["option", "default"], [[option, str(default)] for option, default in value.items()]
                 )
             elif value:
-                output.print(f"{key}: {value}".replace("[", "\\["))
+                say(f"{key}: {value}")
 
 
 @app.command("doctor")
@@ -116,8 +116,8 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
             ],
         )
         for where, what in problems:
-            output.print(f"\n{where}\n{what}".replace("[", "\\["))
-        output.print(f"\n{len(rows)} offers, {len(problems)} problems")
+            say(f"\n{where}\n{what}")
+        say(f"\n{len(rows)} offers, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -154,12 +154,8 @@ def check(
     else:
         _print_outcomes(outcomes)
         for outcome in broken:
-            output.print(
-                f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}".replace(
-                    "[", "\\["
-                )
-            )
-        output.print(f"\n{len(outcomes)} checks, {len(broken)} broken")
+            say(f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}")
+        say(f"\n{len(outcomes)} checks, {len(broken)} broken")
     if broken:
         raise typer.Exit(1)
 

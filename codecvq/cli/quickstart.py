@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from codecvq.cli.console import duration, output, print_written
+from codecvq.cli.console import duration, print_written, say
 from codecvq.errors import CodecvqError
 
 
@@ -43,7 +43,7 @@ def quickstart(
     _verb("decode", at, f"{at}/compressed", "--out", f"{at}/decoded")
     _verb("tokenize", at, "prompts", "--out", f"{at}/tokens")
     _verb("evaluate", at)
-    output.print()
+    say()
     print_written(
         ("all of it took", duration(time.monotonic() - start)),
         ("codec", run / "codec"),
@@ -56,7 +56,7 @@ def quickstart(
 
 def _verb(*arguments: str, shown: str = "") -> None:
     """Run `codecvq ARGUMENTS` as a user would, showing the command line."""
-    output.print(f"\n[bold]$ {shown or 'codecvq ' + shlex.join(arguments)}[/]")
+    say(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "codecvq", *arguments], check=False)
     if done.returncode:

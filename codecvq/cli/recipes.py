@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.cli.console import Json, Plugins, output, print_json, print_table
-from codecvq.errors import UnknownName
+from codecvq.cli.console import Json, Plugins, print_json, print_table, say
+from codecvq.errors import RecipeError, UnknownName
+from codecvq.json_file import read_bounded
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
     from codecvq.training.recipe import Recipe
+
+MOST_BYTES = 1 << 20  # of a recipe that is shown
 
 app = typer.Typer(help="Recipes that are installed.", no_args_is_help=True)
 
@@ -57,16 +60,17 @@ def show_recipe(
 
     path = find_recipe(name)
     if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
-        output.out(path.read_text(encoding="utf-8").rstrip("\n"), highlight=False)
+        content = read_bounded(path, MOST_BYTES, error=RecipeError)
+        say(content.decode(errors="backslashreplace").rstrip("\n"))
     recipe = load_recipe(path)
     facts, missing = _facts_of(recipe)
     if as_json:
         print_json({"file": str(path), "recipe": recipe.model_dump(mode="json"), "codec": facts})
         return
     if resolved:
-        output.out(recipe.to_yaml().rstrip("\n"), highlight=False)
+        say(recipe.to_yaml().rstrip("\n"))
     for line in _told(facts) if facts else ["", missing]:
-        output.out(f"# {line}".rstrip(), highlight=False)
+        say(f"# {line}".rstrip())
 
 
 def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:

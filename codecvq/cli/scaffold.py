@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from codecvq.cli.console import output, print_written
+from codecvq.cli.console import print_written, say
 from codecvq.errors import PluginError
 from codecvq.files import write_atomically
 from codecvq.plugins import registry
@@ -52,7 +52,7 @@ def new_plugin(
     for step in (
         [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]
     ):
-        output.print(f"next:  {step}")
+        say(f"next:  {step}")
 
 
 def _distribution(name: str, into: Path) -> dict[Path, str]:
