@@ -374,7 +374,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
             f"{source} is a codec of others: it has no codes, so it cannot be loaded. Measure it with: "
             f"codecvq compare {source}"
         )
-    return offer.load()(device=device)
+    loaded: Codec = offer.make(device=device)
+    return loaded
 
 
 def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from codecvq.errors import CodecError, OptionError
+from codecvq.errors import CodecError, OptionError, install_advice
 from codecvq.json_file import read_json, validated
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import PROJECT, registry
@@ -145,7 +145,7 @@ def missing_plugin(config: CodecConfig) -> str:
             file = f"file {identity.file} (sha256 {(identity.sha256 or '?')[:12]}…)"
             return f"{needs} {file}, which is not loaded. Pass it with --plugin."
         name, version = identity.plugin, identity.version
-        return f"{needs} {name} {version}, which is not installed. Install it with: pip install {name}."
+        return f"{needs} {name!r} {version!r}, which is not installed. {install_advice(name)}."
     return "a plugin that it needs is missing."
 
 

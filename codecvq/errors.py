@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -66,6 +67,10 @@ class FolderInUse(CodecvqError):
     """Another process writes into the folder."""
 
 
+class LinkRefused(CodecvqError):
+    """A part of a folder, where results are to be written, is a link to another place."""
+
+
 class MissingExtra(CodecvqError):
     """An optional dependency is needed and not installed."""
 
@@ -83,6 +88,15 @@ class MissingProgram(CodecvqError):
         super().__init__(
             f"{what} needs the program {program!r}, which is not installed. Install it with: {install}"
         )
+
+
+def install_advice(distribution: str) -> str:
+    """What to do to get a distribution that a file or a plugin names. The name is repeated as a command only
+    if it is one: in a text of a stranger it could be options of pip, or another command.
+    """
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution, re.ASCII):
+        return f"Install it with: pip install {distribution}"
+    return f"{distribution!r} is no name of a package: there is nothing to install"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

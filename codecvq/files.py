@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from codecvq.errors import LinkRefused
+
 try:
     import fcntl
 except ImportError:  # Windows: temporary files of killed processes stay
@@ -52,7 +54,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to `path`: a process killed at any moment leaves the old file or the new one."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        # a lone surrogate, as of a file name that is not UTF-8, becomes \\udc80: in JSON that is its escape
+        data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        temporary.write_bytes(data)
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -70,6 +74,22 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def without_links(folder: Path, *names: str) -> Path:
+    """`folder/name/…`, no part of which below `folder` is a link: what is written there stays in the folder.
+
+    The folder may be a stranger's, from an archive that held links. Raises LinkRefused for one.
+    """
+    path = folder
+    for name in names:
+        path = path / name
+        if path.is_symlink():
+            raise LinkRefused(
+                f"{path} is a link to {os.readlink(path)}, and nothing is written through a link inside a "
+                "folder. Remove it, or give another folder."
+            )
+    return path
 
 
 def file_name(text: str, suffix: str = "") -> str:

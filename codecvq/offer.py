@@ -102,6 +102,14 @@ class Offer:
                 f"{type(error).__name__}: {error}. Reinstall or update that plugin."
             ) from error
 
+    def make(self, **arguments: Any) -> Any:  # Any: what a factory takes and makes depends on the kind
+        """What the factory makes. What it prints goes to stderr; raises PluginError if it ends the process,
+        and whatever else a stranger's function raises.
+        """
+        factory = self.load()
+        with contained():
+            return factory(**arguments)
+
     def path(self) -> Path:
         """The file that a recipe's spec names, beside the plugin's module."""
         return self.beside(str(self.spec.factory))

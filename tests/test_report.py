@@ -259,3 +259,42 @@ def test_every_point_of_a_curve_lies_in_the_picture(values: tuple[float, ...]) -
 def test_spectrograms_are_a_picture_for_any_length(size: int) -> None:
     signal = 0.1 * np.random.default_rng(0).standard_normal(size).astype(np.float32)
     assert spectrogram_pair(signal, 0 * signal, RATE).startswith(b"\x89PNG")
+
+
+def test_a_stranger_s_numbers_are_text_and_his_paths_stay_inside(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    rows = [replace(row, original_audio="../../secret.wav") for row in evaluation.rows]
+    assert [evaluation.audio(row) for row in rows] == [None] * len(rows)
+    codec = {**evaluation.codec, "num_codebooks": NASTY}
+    machine = replace(evaluation.machine, threads=NASTY, processor="\x1b[31m\ud800")
+    page = write_report(tmp_path, replace(evaluation, codec=codec, machine=machine, rows=tuple(rows)))
+    assert "script" not in [tag for tag, _ in Page(page).tags]
+    assert "\\x1b[31m\\ud800" in Page(page).text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": ' + "9" * 400 + ', "loss": 1}',
+        '{"step": 1e999, "loss": 1}',
+        "[" * 100_000,
+        '{"step": "x"}',
+        "null",
+    ],
+    ids=["long", "infinite", "deep", "text", "null"],
+)
+def test_a_log_line_that_is_none_is_counted(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": 1}}\n{line}\n{{"step": 2, "a": 2}}\n')
+    log = read_log(tmp_path / "metrics.jsonl")
+    assert log.damaged_lines == 1
+    assert [curve.values for curve in log.curves] == [(1.0, 2.0)]
+
+
+def test_values_beyond_all_bounds_are_left_out(tmp_path: Path) -> None:
+    values = [1, 2, 10**400, 1.7e308, -1.7e308, 3]
+    lines = [json.dumps({"step": step, "a": value}) for step, value in enumerate(values)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    (curve,) = read_log(tmp_path / "metrics.jsonl").curves
+    assert (curve.values, curve.left_out) == ((1.0, 2.0, 3.0), 3)
+    assert "nan" not in curve_svg(curve)

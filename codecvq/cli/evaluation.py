@@ -22,6 +22,7 @@ from codecvq.cli.console import (
 )
 from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
 from codecvq.errors import CorpusError
+from codecvq.files import without_links
 
 if TYPE_CHECKING:
     from codecvq.evaluation.result import Evaluation
@@ -73,7 +74,7 @@ def evaluate(
             clips,
             ready,
             max_clips,
-            audio_dir=folder / "report" / "audio",
+            audio_dir=without_links(folder, "report", "audio"),
             progress=lambda done, total, clip: line.show(
                 f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,

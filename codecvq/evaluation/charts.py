@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from codecvq.escaping import printable
 from codecvq.evaluation.training_log import Curve
 
 INK = "#808080"  # the axes of a PNG: readable on white and on near-black
@@ -87,7 +88,7 @@ def curve_svg(curve: Curve) -> str:
     )
     foot = HEIGHT - 6
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(curve.name)}, '
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(printable(curve.name))}, '
         f'{values[0]:.4g} to {values[-1]:.4g}">{grid}'
         f'<polyline class="raw" points="{_points(x, y)}"/>'
         f'<polyline class="smooth" points="{_points(x, _height(_smooth(values), low, high))}"/>'

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from codecvq.errors import CodecvqError, MissingExtra, PluginError
+from codecvq.errors import CodecvqError, MissingExtra, PluginError, install_advice
 from codecvq.hookspecs import MetricSpec
+from codecvq.strangers import contained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,8 @@ class Metric:
         Raises MetricUndefined for a clip without a value, PluginError when the metric does not keep to its
         spec, and whatever a stranger's function raises.
         """
-        values = dict(self.function(reference, decoded, sample_rate))
+        with contained():
+            values = dict(self.function(reference, decoded, sample_rate))
         if set(values) != set(self.spec.columns):
             raise PluginError(
                 f"metric {self.name!r} gave the columns {sorted(values)}, "
@@ -122,9 +124,9 @@ def _ready(offer: Offer, name: str) -> Metric:
     spec = cast(MetricSpec, offer.spec)
     if missing := missing_packages(spec):
         raise _missing(name, spec, missing)
-    factory = offer.load()
+    offer.load()
     try:
-        function = factory()
+        function = offer.make()
     except Exception as error:  # a stranger's factory, or a package that is there and does not load
         raise PluginError(
             f"metric {name!r} of {offer.origin} could not be made: {type(error).__name__}: {error}. "
@@ -139,9 +141,8 @@ def _ready(offer: Offer, name: str) -> Metric:
 def _missing(name: str, spec: MetricSpec, missing: list[str]) -> CodecvqError:
     if spec.extra:
         return MissingExtra(f"metric {name!r}", missing[0], spec.extra)
-    packages = " ".join(missing)
     return PluginError(
-        f"metric {name!r} needs {packages}, which is not installed. Install with: pip install {packages}"
+        f"metric {name!r} needs {missing[0]!r}, which is not installed. {install_advice(missing[0])}"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from codecvq.escaping import printable
 from codecvq.evaluation.bitrate import CodebookUse
 from codecvq.evaluation.charts import curve_svg
 from codecvq.evaluation.interval import COVERAGE, RESAMPLES, Mean
@@ -31,8 +32,8 @@ class Sample:
 
 
 def text(value: object) -> str:
-    """The value as HTML text."""
-    return html.escape(str(value))
+    """The value as HTML text, or as the value of an attribute; what does not print is spelled out."""
+    return html.escape(printable(str(value), keep="\n\t"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
@@ -57,7 +58,7 @@ def header(evaluation: Evaluation) -> str:
         f"{rate.nominal_bps / 1000:.2f} kbit/s",
         f"{codec['sample_rate'] / 1000:g} kHz",
         f"{float(codec['sample_rate']) / codec['hop_length']:g} frames a second",
-        f"{codec['num_codebooks']} codebook{'s' if codec['num_codebooks'] != 1 else ''}",
+        f"{text(codec['num_codebooks'])} codebook{'s' if codec['num_codebooks'] != 1 else ''}",
         f"quantizer {text(codec['quantizer'].get('name', 'unknown'))}",
     ]
     tiles = [
@@ -88,7 +89,7 @@ def _tile(column: Column, mean: Mean) -> str:
     assert mean.value is not None, "only metrics with a value have a tile"
     return (
         f'<div class="tile"><b>{formatted(mean.value, column.unit)} <small>{text(column.unit)}</small></b>'
-        f'<span class="sub">{text(column.summary or column.name)}, n = {mean.n}</span></div>'
+        f'<span class="sub">{text(column.summary or column.name)}, n = {text(mean.n)}</span></div>'
     )
 
 
@@ -106,9 +107,9 @@ def _warnings(evaluation: Evaluation) -> str:
     hidden = max(0, len(evaluation.failures) - MOST_LISTED) + max(0, len(evaluation.undefined) - MOST_LISTED)
     if not lines:
         return ""
-    lost = evaluation.clips_given - len(evaluation.rows)
+    lost = int(evaluation.clips_given) - len(evaluation.rows)
     summary = (
-        f"{lost} of {evaluation.clips_given} clips could not be evaluated, "
+        f"{lost} of {int(evaluation.clips_given)} clips could not be evaluated, "
         f"{len(evaluation.undefined)} values are undefined"
     )
     more = f"<p>{hidden} more in evaluation.json.</p>" if hidden else ""
@@ -126,7 +127,7 @@ def quality(evaluation: Evaluation) -> str:
     rows = []
     for column in evaluation.columns:
         mean = evaluation.means[column.name]
-        n = str(mean.n) if mean.n == len(evaluation.rows) else f"{mean.n} of {len(evaluation.rows)}"
+        n = text(mean.n) if mean.n == len(evaluation.rows) else f"{text(mean.n)} of {len(evaluation.rows)}"
         better = "higher" if column.higher_is_better else "lower"
         origin = f"<span class='sub'><code>{text(column.name)}</code> {text(column.reference)}</span>"
         name = f"{text(column.summary or column.name)}{origin}"
@@ -186,7 +187,7 @@ def bitrates(evaluation: Evaluation) -> str:
     )
     rows = [[name, f"{bps / 1000:.3f}", how] for name, bps, how in measured if bps is not None]
     machine = evaluation.machine
-    threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
+    threads = f"{text(machine.threads)} thread{'s' if machine.threads != 1 else ''}"
     return (
         "<h2>Bit rate and speed</h2>"
         + table(["rate", "kbit/s", "what it is"], rows, (1,))
@@ -297,7 +298,8 @@ def groups(evaluation: Evaluation) -> str:
 def _group_value(mean: Mean, column: Column, group: str, kind: str, evaluation: Evaluation) -> str:
     """A mean, and its n where that is not the group's number of clips."""
     clips = sum(getattr(row, kind) == group for row in evaluation.rows)
-    return _value(mean.value, column) + (f"<span class='sub'>n = {mean.n}</span>" if mean.n != clips else "")
+    few = f"<span class='sub'>n = {text(mean.n)}</span>" if mean.n != clips else ""
+    return _value(mean.value, column) + few
 
 
 def training(log: TrainingLog) -> str:

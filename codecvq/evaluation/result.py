@@ -118,8 +118,11 @@ class Evaluation:
         return len(self.rows) + sum(failure.stage in ("length", "finite") for failure in self.failures)
 
     def audio(self, row: ClipRow) -> tuple[Path, Path] | None:
-        """The original and the decoded audio of a clip, if they were written."""
-        if self.audio_dir is None or not (row.original_audio and row.decoded_audio):
+        """The original and the decoded audio of a clip, if they were written. Names that lead out of the
+        audio's folder are passed over.
+        """
+        names = (row.original_audio, row.decoded_audio)
+        if self.audio_dir is None or not all(name and name == Path(name).name for name in names):
             return None
         return self.audio_dir / row.original_audio, self.audio_dir / row.decoded_audio
 

@@ -13,6 +13,10 @@ FILE = "metrics.jsonl"
 ORDER = ("validation/", "loss/total", "loss", "codebook", "quantizer", "learning_rate", "gradient")
 
 
+LAST_STEP = 2**53  # float64 tells all steps apart up to here
+LARGEST = 1e100  # values of a curve, so that their differences can be computed
+
+
 @dataclass(frozen=True)
 class Curve:
     """One logged scalar over the steps of a training."""
@@ -20,7 +24,7 @@ class Curve:
     name: str
     steps: tuple[int, ...]  # ascending
     values: tuple[float, ...]  # finite
-    left_out: int = 0  # values that were NaN or infinite
+    left_out: int = 0  # values that were NaN, infinite or beyond LARGEST
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """The curves in the file; none where there is no file. After a resume the later value of a step holds."""
+    """The curves in the file; none where there is no file. After a resume the later value of a step holds.
+    Lines that are no record of a step, and values beyond 1e100, are left out and counted.
+    """
     values: dict[str, dict[int, float]] = {}
     damaged = 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
@@ -42,12 +48,14 @@ def read_log(path: Path) -> TrainingLog:
         try:
             record = json.loads(line)
             step = int(record["step"])
-        except (ValueError, KeyError, TypeError):
+            if abs(step) > LAST_STEP:
+                raise ValueError(f"step {step}")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += 1
             continue
         for name, value in record.items():
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
-                values.setdefault(name, {})[step] = float(value)
+                values.setdefault(name, {})[step] = float(value) if abs(value) < LARGEST else math.inf
     curves = [_curve(name, points) for name, points in values.items()]
     return TrainingLog(tuple(sorted((c for c in curves if len(c.steps) > 1), key=_rank)), damaged)
 

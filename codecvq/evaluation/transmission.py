@@ -95,7 +95,8 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
     if offer is not None and spec_of(offer).foreign:
         if depth is not None:
             raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
-        return offer.load()()
+        made: Transmitter = offer.make()
+        return made
     return CodecTransmitter(name, load(source, device), depth)
 
 

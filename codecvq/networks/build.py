@@ -31,15 +31,15 @@ def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **opt
 
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:
     """Whatever the factory of a registered network makes."""
-    factory = registry().find("networks", name).load()
-    known = [key for key in inspect.signature(factory).parameters if key not in GIVEN]
+    offer = registry().find("networks", name)
+    known = [key for key in inspect.signature(offer.load()).parameters if key not in GIVEN]
     for key in options:
         if key not in known:
             raise OptionError(
                 f"network {name!r} has no option {key!r}; it has {', '.join(known)}.{nearest(key, known)}"
             )
     try:
-        return factory(sample_rate=sample_rate, channels=channels, **options)
+        return offer.make(sample_rate=sample_rate, channels=channels, **options)
     except TypeError as error:  # of a wrong type: 'hop_length: many'
         raise OptionError(f"network {name!r} cannot be made with {options}: {error}") from error
 

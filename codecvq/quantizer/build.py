@@ -87,7 +87,7 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
     if options.get("num_codebooks") is not None:
         _count(name, options["num_codebooks"])
     try:
-        quantizer = offer.load()(**options)
+        quantizer = offer.make(**options)
     except TypeError as error:  # of a wrong type: 'levels: 5', 'codebook_size: "many"'
         raise OptionError(f"quantizer {name!r} cannot be made with {options}: {error}") from error
     if not isinstance(quantizer, Quantizer):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio, read_audio, resample, to_mono
 from codecvq.errors import AudioError, CodecvqError, CorpusError, nearest
 from codecvq.files import write_atomically
+from codecvq.strangers import contained
 
 Split = Literal["train", "validation", "test"]
 SplitBy = Literal["clip", "speaker"]
@@ -217,7 +218,8 @@ def _open_registered(name: str, root: Path | None) -> Corpus:
     how = f" To get it: {install}" if install else ""
     factory: Callable[..., Iterable[Clip]] = offer.load()
     try:
-        clips = tuple(factory(root=root))
+        with contained():  # a generator: it runs here
+            clips = tuple(factory(root=root))
     except CorpusError as error:
         raise CorpusError(f"corpus {name!r}: {error}{how}") from error
     except CodecvqError:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import RunError
-from codecvq.files import leftovers, write_atomically
+from codecvq.files import leftovers, without_links, write_atomically
 from codecvq.plugins import PROJECT
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
 from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
@@ -69,7 +69,12 @@ class RunFolder:
         return bool(checkpoint_paths(self.checkpoints))
 
     def check(self, recipe: Recipe) -> None:
-        """Raise RunError where the folder is a run of another recipe, or somebody else's."""
+        """Raise RunError where the folder is a run of another recipe, or somebody else's, and LinkRefused
+        where a part of it is a link.
+        """
+        for part in (self.recipe_file, self.metrics_file, self.checkpoints, self.codec, self.best):
+            without_links(self.path, part.name)
+        without_links(self.path, "tensorboard")
         if self.recipe_file.is_file():
             changed = differences(self.recipe(), recipe)
             if changed:

@@ -1,0 +1,81 @@
+"""A folder from a stranger's archive may hold links: nothing is written through them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mulaw import MulawCodec
+
+from codecvq.errors import LinkRefused
+from codecvq.evaluation import Evaluation, evaluate, prepare, write_report
+from codecvq.files import without_links, write_atomically
+from codecvq.training import loop
+from codecvq.training.corpus import open_corpus
+from codecvq.training.recipe import load_recipe
+from codecvq.training.run import RunFolder
+from recipes import write_recipe
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/step-00000001").mkdir()
+    (tmp_path / "outside/index.html").write_text("mine")
+    return tmp_path / "outside"
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "codec", "best", "tensorboard", "metrics.jsonl"])
+@pytest.mark.parametrize("dangling", [False, True], ids=["there", "dangling"])
+def test_a_training_writes_through_no_link(tmp_path: Path, outside: Path, part: str, dangling: bool) -> None:
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"steps": 1}))
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    write_atomically(run.recipe_file, recipe.to_yaml())
+    (run.path / part).symlink_to(outside / "gone" if dangling else outside)
+    before = contents(outside)
+    with pytest.raises(LinkRefused, match=f"run/{part} is a link to {outside}"):
+        loop.train(recipe, run.path)
+    assert contents(outside) == before
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    corpus, audio = open_corpus("prompts"), tmp_path_factory.mktemp("audio")
+    return evaluate(MulawCodec(), corpus, prepare(["mel_distance"]), max_clips=1, audio_dir=audio)
+
+
+@pytest.mark.parametrize("part", ["report", "report/audio"])
+def test_a_report_is_written_through_no_link(
+    tmp_path: Path, outside: Path, evaluation: Evaluation, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecvq.evaluation.report.EMBED_BYTES", 0)  # the audio lies beside the page
+    (tmp_path / "codec" / part).parent.mkdir(parents=True)
+    (tmp_path / "codec" / part).symlink_to(outside)
+    before = contents(outside)
+    with pytest.raises(LinkRefused, match="is a link"):
+        write_report(tmp_path / "codec", evaluation)
+    assert contents(outside) == before
+    assert (outside / "index.html").read_text() == "mine"
+
+
+def test_a_file_that_is_a_link_is_replaced(tmp_path: Path, outside: Path, evaluation: Evaluation) -> None:
+    (tmp_path / "codec/report").mkdir(parents=True)
+    (tmp_path / "codec/report/index.html").symlink_to(outside / "index.html")
+    page = write_report(tmp_path / "codec", evaluation)
+    assert not page.is_symlink()
+    assert (outside / "index.html").read_text() == "mine"
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "runs").symlink_to(outside)
+    assert without_links(tmp_path / "runs", "report", "audio") == tmp_path / "runs/report/audio"
+
+
+def test_text_that_utf_8_cannot_hold_is_written_all_the_same(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "ä\udc80")
+    assert (tmp_path / "file").read_bytes() == "ä\\udc80".encode()
