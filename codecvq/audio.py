@@ -11,6 +11,7 @@ line.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import AudioError
-from codecvq.files import whole_file
+from codecvq.files import write_atomically
 
 if TYPE_CHECKING:
     import soundfile
@@ -135,11 +136,12 @@ def write_audio(
     if not np.isfinite(values).all():
         raise AudioError(f"{path}: samples to be written hold NaN or infinity. Look at what made them.")
     pcm = np.clip(np.rint(values * 32768.0), -32768, 32767).astype(np.int16)
-    with whole_file(path) as temporary:
-        soundfile.write(
-            temporary, pcm.T, sample_rate, subtype="PCM_16", format=WRITTEN_FORMATS[path.suffix.lower()],
-            compression_level=compression,
-        )  # fmt: skip
+    file = io.BytesIO()  # soundfile does not say that a disk is full
+    soundfile.write(
+        file, pcm.T, sample_rate, subtype="PCM_16", format=WRITTEN_FORMATS[path.suffix.lower()],
+        compression_level=compression,
+    )  # fmt: skip
+    write_atomically(path, file.getvalue())
     return path
 
 
@@ -208,6 +210,11 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _native(path: Path) -> Path | bytes:
+    """The path as soundfile takes any: it encodes text strictly, and names need not be UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 def _sample_range(start_s: float, duration_s: float | None, sample_rate: int) -> tuple[int, int]:
     """First sample, and how many; -1 for all that follow."""
     return round(start_s * sample_rate), -1 if duration_s is None else max(1, round(duration_s * sample_rate))
@@ -240,7 +247,7 @@ def _soundfile_header(path: Path) -> soundfile.SoundFile | None:
     import soundfile
 
     try:
-        with _soundfile_errors(path), soundfile.SoundFile(path, **_raw_options(path)) as file:
+        with _soundfile_errors(path), soundfile.SoundFile(_native(path), **_raw_options(path)) as file:
             return file
     except soundfile.LibsndfileError:
         return None
@@ -251,7 +258,7 @@ def _read_soundfile(path: Path, start_s: float, duration_s: float | None) -> Aud
     import soundfile
 
     try:
-        with _soundfile_errors(path), soundfile.SoundFile(path, **_raw_options(path)) as file:
+        with _soundfile_errors(path), soundfile.SoundFile(_native(path), **_raw_options(path)) as file:
             start, count = _sample_range(start_s, duration_s, file.samplerate)
             if start >= file.frames:
                 return Audio(np.zeros((file.channels, 0), dtype=np.float32), file.samplerate)

@@ -45,6 +45,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         os.fsync(descriptor)
         temporary.replace(path)
+    except OSError as error:  # of a full disk, say: it names the file that was to be written
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
@@ -52,11 +56,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`: a process killed at any moment leaves the old file or the new one."""
+    """Write `content` to `path`: a process killed at any moment leaves the old file or the new one.
+
+    Text is UTF-8. Lone surrogates, from file names that are not UTF-8, are written as `\\udc80`, as JSON has
+    them.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     with whole_file(path) as temporary:
-        # a lone surrogate, as of a file name that is not UTF-8, becomes \\udc80: in JSON that is its escape
-        data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-        temporary.write_bytes(data)
+        temporary.write_bytes(content)
 
 
 def leftovers(path: Path) -> list[Path]:

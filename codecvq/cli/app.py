@@ -18,8 +18,19 @@ from codecvq.cli import (
     tokens,
     training,
 )
+from codecvq.cli.batch import EXIT_CODES, in_one_line, is_out_of_memory
 from codecvq.cli.console import complain, log_to_stderr
+from codecvq.cli.streams import open_streams
 from codecvq.errors import CodecvqError
+from codecvq.signals import Terminated, termination_raises
+
+#: What is there after a verb that was stopped.
+STAYS = {
+    "train": "the same command goes on from the last checkpoint",
+    "tokenize": "the same command goes on from the last shard",
+    "quickstart": "the same command goes on from there",
+    **dict.fromkeys(("encode", "decode", "detokenize"), "the files written so far are whole"),
+}
 
 # The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
 # Any: mypy knows no exception class that is found at run time.
@@ -27,7 +38,8 @@ UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__n
 
 app = typer.Typer(
     name="codecvq",
-    help="Train neural speech codecs from recipes, bring your own quantizer, turn speech into tokens.",
+    help="Train neural speech codecs from recipes, bring your own quantizer, turn speech into tokens.\n\n"
+    + EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -36,12 +48,12 @@ app = typer.Typer(
 )
 app.command()(quickstart.quickstart)
 app.command()(training.train)
-app.command()(evaluation.evaluate)
-app.command()(comparison.compare)
-app.command()(coding.encode)
-app.command()(coding.decode)
-app.command()(tokens.tokenize)
-app.command()(tokens.detokenize)
+app.command(epilog=EXIT_CODES)(evaluation.evaluate)
+app.command(epilog=EXIT_CODES)(comparison.compare)
+app.command(epilog=EXIT_CODES)(coding.encode)
+app.command(epilog=EXIT_CODES)(coding.decode)
+app.command(epilog=EXIT_CODES)(tokens.tokenize)
+app.command(epilog=EXIT_CODES)(tokens.detokenize)
 app.command()(scaffold.new_plugin)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
@@ -56,30 +68,65 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 0, 2 for a user's error in one line, 130 for an
-    interrupt.
-    """
+    """Run the command line and leave with its exit code, see `EXIT_CODES`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    log_to_stderr()
+    debug = "--debug" in arguments
+    open_streams()
+    log_to_stderr(debug)
     if arguments == ["--version"]:
         import codecvq
 
         print(codecvq.__version__)
         return
     try:
-        code = app(arguments, standalone_mode=False)  # what a verb left with, or None
-    except CodecvqError as error:
-        if "--debug" in arguments:
-            raise
-        complain(str(error))
-        sys.exit(2)
+        with termination_raises():
+            code = _run(arguments)
+            sys.stdout.flush()  # a full disk shows now, and not when Python has ended
     except UsageProblem as error:
-        error.show()
-        sys.exit(error.exit_code)
+        code = _usage(error)
     except (typer.Abort, KeyboardInterrupt):
-        complain("the same command goes on from the last checkpoint or file", "interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # `codecvq … | head`
-        sys.stderr.close()
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        code = _end("interrupted", arguments, 130)
+    except Terminated as error:
+        code = _end(f"terminated by {error}", arguments, error.exit_code)
+    except Exception as error:
+        if debug or not _is_expected(error):
+            raise
+        complain(in_one_line(error))
+        code = 2
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of the verb. typer's own `main` would turn an interrupt into an exit code, and a closed
+    pipe to any program into silence.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("codecvq", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    return 0
+
+
+def _usage(error: Any) -> int:  # Any: see UsageProblem
+    """Print a usage error, in one line where it is not the help; its exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = getattr(error, "ctx", None)
+    hint = f". See: {context.command_path} --help" if context is not None else ""
+    complain(f"{error.format_message().rstrip('.')}{hint}")
+    return int(error.exit_code)
+
+
+def _end(what: str, arguments: list[str], code: int) -> int:
+    """Say that the verb was stopped, and what is there now; the exit code."""
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    complain(STAYS.get(verb, f"{verb} did not end"), what)
+    return code
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether one line says it all: a user's error, or one of the machine, as a full disk."""
+    return isinstance(error, (CodecvqError, OSError)) or is_out_of_memory(error)

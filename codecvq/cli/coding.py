@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from codecvq.cli.batch import Failed, Outcome, each, failure_of
 from codecvq.cli.console import (
     CodecArgument,
     Device,
@@ -17,13 +18,35 @@ from codecvq.cli.console import (
     pick_device,
     print_json,
     print_written,
-    progress_line,
-    time_left,
 )
+from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import AudioError, CodecvqError
+from codecvq.files import LONGEST_NAME, file_name
 
-Inputs = Annotated[list[Path], typer.Argument(help="Files, or folders that are searched for them.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; subfolders are kept.")]
+if TYPE_CHECKING:
+    from codecvq.codec import Codec
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Files, or folders that are searched for them.", parser=typed_path),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for the results; subfolders are kept.",
+        parser=typed_path,
+        metavar="FOLDER",
+    ),
+]
+
+
+class Work(NamedTuple):
+    """A file and where its result goes."""
+
+    source: Path
+    target: Path
 
 
 def encode(
@@ -31,7 +54,7 @@ def encode(
     inputs: Inputs,
     out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Only the first n codebooks of a residual codec.")
+        int | None, typer.Option(help="Only the first n codebooks of a residual codec.", min=1)
     ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
@@ -48,20 +71,19 @@ def encode(
     from codecvq.codec import load
 
     loaded = load(codec, pick_device(device))
+    check_depth(loaded, num_codebooks)
 
-    def one(path: Path, target: Path) -> dict[str, float]:
-        audio = read_audio(path)
+    def one(work: Work) -> dict[str, Any]:
+        audio = read_audio(work.source)
         samples = to_mono(audio.samples)[None] if loaded.channels == 1 else audio.samples  # [C, S]
         wav = torch.from_numpy(resample(samples, audio.sample_rate, loaded.sample_rate))[None]
         codes = loaded.encode(wav, num_codebooks=num_codebooks)
-        size = write_cvq(target, loaded, codes[0].cpu(), wav.shape[2])
+        size = write_cvq(work.target, loaded, codes[0].cpu(), wav.shape[2])
         seconds = wav.shape[2] / loaded.sample_rate
-        return {"seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
+        return {**_names(work), "seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
 
-    done, failures = _each(
-        _pairs(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq"), one
-    )
-    _finish("encoded", done, failures, out, as_json)
+    works, failures = _works(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq")
+    _run("encoded", works, failures, one, out, as_json)
 
 
 def decode(
@@ -87,18 +109,26 @@ def decode(
         raise CodecvqError(f"suffix is {suffix!r}; it is .wav or .flac")
     loaded = load(codec, pick_device(device))
 
-    def one(path: Path, target: Path) -> dict[str, float]:
-        packet = read_cvq(path, loaded)
+    def one(work: Work) -> dict[str, Any]:
+        packet = read_cvq(work.source, loaded)
         codes = torch.as_tensor(packet.codes)[None]
         wav = loaded.decode(codes, num_samples=packet.num_samples)[0].cpu().numpy()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(target, wav, loaded.sample_rate)
-        return {"seconds": packet.num_samples / loaded.sample_rate}
+        write_audio(work.target, wav, loaded.sample_rate)
+        return {**_names(work), "seconds": packet.num_samples / loaded.sample_rate}
 
-    done, failures = _each(
-        _pairs(inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix), one
+    works, failures = _works(
+        inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix
     )
-    _finish("decoded", done, failures, out, as_json)
+    _run("decoded", works, failures, one, out, as_json)
+
+
+def check_depth(codec: Codec, num_codebooks: int | None) -> None:
+    """Raise CodecvqError where the codec has fewer codebooks, before the first file fails for it."""
+    if num_codebooks is not None and num_codebooks > codec.num_codebooks:
+        raise CodecvqError(
+            f"--num-codebooks is {num_codebooks}, but codec {codec.name!r} has {codec.num_codebooks}. Give 1 "
+            f"to {codec.num_codebooks}."
+        )
 
 
 def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
@@ -107,67 +137,79 @@ def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
     return files
 
 
-def _pairs(
+def _works(
     inputs: Sequence[Path], find: Callable[[Path], list[Path]], out: Path, suffix: str
-) -> list[tuple[Path, Path]]:
-    """Each file and where its result goes. Raises where two results would have one name."""
-    pairs: dict[Path, Path] = {}
-    for source, relative in _files(inputs, find):
-        target = out / relative.with_suffix(suffix)
-        if target in pairs:
-            target = out / relative.with_name(relative.name + suffix)  # a.wav and a.mp3 side by side
-        if target in pairs:
-            raise AudioError(
-                f"{pairs[target]} and {source} would both become {target}. Encode them into two folders."
-            )
-        pairs[target] = source
-    return [(source, target) for target, source in pairs.items()]
-
-
-def _files(inputs: Sequence[Path], find: Callable[[Path], list[Path]]) -> Iterator[tuple[Path, Path]]:
-    for path in inputs:
-        if path.is_dir():
-            yield from ((found, found.relative_to(path)) for found in find(path))
-        else:
-            yield path, Path(path.name)
-
-
-def _each(
-    pairs: Sequence[tuple[Path, Path]], one: Callable[[Path, Path], dict[str, float]]
-) -> tuple[list[dict[str, object]], list[dict[str, str]]]:
-    """What each file gave; a file that fails is listed and the rest goes on."""
-    done: list[dict[str, object]] = []
-    failures: list[dict[str, str]] = []
-    start = time.monotonic()
-    with progress_line() as line:
-        for count, (source, target) in enumerate(pairs, start=1):
+) -> tuple[list[Work], list[Failed]]:
+    """What is to be done, and the inputs that give nothing to do: folders without files, and a file whose
+    result would have the name of another's. A file that is named twice is done once.
+    """
+    works: dict[Path, Work] = {}
+    failures: list[Failed] = []
+    for given in inputs:
+        try:
+            files = [(path, path.relative_to(given)) for path in find(given)] if given.is_dir() else []
+        except (CodecvqError, OSError) as error:
+            failures.append(failure_of(str(given), error))
+            continue
+        for source, relative in files or [(given, Path(given.name))]:
             try:
-                done.append({"source": str(source), "file": str(target), **one(source, target)})
-            except CodecvqError as error:
-                failures.append({"source": str(source), "error": str(error)})
-            left = time_left(count, len(pairs), time.monotonic() - start)
-            line.show(
-                f"file {count}/{len(pairs)}  {len(failures)} failed  {left} left", final=count == len(pairs)
-            )
-    return done, failures
+                work = Work(source, _target(works, source, out, relative, suffix))
+            except AudioError as error:
+                failures.append(failure_of(str(source), error))
+                continue
+            works.setdefault(work.target, work)
+    return list(works.values()), failures
 
 
-def _finish(
-    verb: str, done: list[dict[str, object]], failures: list[dict[str, str]], out: Path, as_json: bool
+def _target(works: dict[Path, Work], source: Path, out: Path, relative: Path, suffix: str) -> Path:
+    """Where the result of a file goes: its own name with the new suffix, or with both, as for a.wav and a.mp3
+    side by side. Raises AudioError where both are taken by other files.
+    """
+    for name in (relative.stem, relative.name):
+        whole = name + suffix
+        if len(os.fsencode(whole)) > LONGEST_NAME:
+            whole = file_name(relative.name, suffix)
+        target = out / relative.with_name(whole)
+        there = works.get(target)
+        if there is None or os.path.abspath(there.source) == os.path.abspath(source):
+            return target
+        other = there.source
+        if other.name == source.name:
+            break
+    raise AudioError(
+        f"{source} and {other} would both become {target}. Give the folder above them, whose "
+        "subfolders are kept, or use two output folders."
+    )
+
+
+def _names(work: Work) -> dict[str, str]:
+    return {"source": str(work.source), "file": str(work.target)}
+
+
+def _run(
+    verb: str,
+    works: Sequence[Work],
+    failures: Sequence[Failed],
+    one: Callable[[Work], dict[str, Any]],
+    out: Path,
+    as_json: bool,
 ) -> None:
+    """Do all of it, say how it went, and leave with the exit code."""
+    if works:
+        writable_folder(out)
+    done, outcome = each(works, one, lambda work: str(work.source), failures)
     if as_json:
-        print_json({"files": done, "failures": failures})
+        print_json({**outcome.to_json(), "folder": str(out), "files": done})
     else:
-        for failure in failures:
-            print_written(("failed", failure["error"]))
-        seconds = sum(float(str(row["seconds"])) for row in done)
-        size = sum(int(str(row.get("bytes", 0))) for row in done)
-        rate = (
-            f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
-        )
-        print_written(
-            (verb, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {len(failures)} failed"),
-            ("folder", out),
-        )
-    if failures:
-        raise typer.Exit(1 if done else 2)
+        _show(verb, done, outcome, out)
+    outcome.leave()
+
+
+def _show(verb: str, done: Sequence[dict[str, Any]], outcome: Outcome, out: Path) -> None:
+    outcome.show()
+    seconds, size = (sum(row.get(key, 0) for row in done) for key in ("seconds", "bytes"))
+    rate = f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
+    print_written(
+        (verb, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {outcome.failed} failed"),
+        ("folder", out),
+    )

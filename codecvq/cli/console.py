@@ -6,6 +6,7 @@ here, which show escape sequences and markup as the characters that they are mad
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -20,11 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from codecvq.cli.paths import typed_path
 from codecvq.escaping import json_text, printable
 from codecvq.plugins import PROJECT, load
 
 # Without a terminal lines are as wide as what reads them likes: 80 columns would cut tables in pieces.
-output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
+# Python has no stdout where it is closed (`>&-`).
+_TERMINAL = sys.stdout is not None and sys.stdout.isatty()
+output = Console(soft_wrap=True, highlight=False, width=None if _TERMINAL else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 PLAIN_EVERY_S = 15.0  # between progress lines where stderr is not a terminal
@@ -47,17 +51,21 @@ Plugins = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CodecArgument = Annotated[
     Path,
-    typer.Argument(help="A run folder, a saved codec's folder, or a name from: plugins list --kind codecs."),
+    typer.Argument(
+        help="A run folder, a saved codec's folder, or a name from: plugins list --kind codecs.",
+        parser=typed_path,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …; auto takes a GPU where there is one.")]
 
 
-def log_to_stderr() -> None:
-    """Send what the library warns about to stderr, a line each."""
+def log_to_stderr(debug: bool = False) -> None:
+    """Send what the library warns about to stderr, a line each; with `debug` tracebacks of failures too."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter("warning: %(message)s"))
     logger = logging.getLogger(PROJECT)
     logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.NOTSET)
     logger.propagate = False
     warnings.showwarning = _log_warning
 
@@ -86,7 +94,8 @@ def _log_warning(
 
 def print_json(value: Any) -> None:  # Any: JSON
     """Print JSON, and nothing else, on stdout."""
-    print(json_text(value))
+    utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    print(json_text(value) if utf8 else json.dumps(value, indent=2, default=str))
 
 
 def say(text: str = "", style: str = "") -> None:

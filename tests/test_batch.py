@@ -1,0 +1,175 @@
+"""One loop and one rule of exit codes for all verbs that work on many items."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from codecvq.audio import write_audio
+from codecvq.cli.app import main
+from codecvq.cli.batch import Failed, Outcome, each
+from codecvq.cli.coding import _works
+from codecvq.codec import Codec
+from codecvq.errors import AudioError
+
+SOUND = 0.1 * np.sin(np.arange(1600) / 9)
+
+
+def do(item: Any) -> dict[str, Any]:
+    if isinstance(item, Exception):
+        raise item
+    return {"did": item}
+
+
+def test_any_failure_is_listed_in_one_line_and_the_rest_goes_on() -> None:
+    items = [1, AudioError("x.wav is no audio"), RuntimeError("two\nlines"), MemoryError(), KeyError("k"), 2]
+    done, outcome = each(items, do, lambda item: f"item {items.index(item)}")
+    assert done == [{"did": 1}, {"did": 2}]
+    assert (outcome.done, outcome.failed, outcome.exit_code, outcome.stopped) == (2, 4, 1, "")
+    assert [failure.source for failure in outcome.failures] == [f"item {i}" for i in (1, 2, 3, 4)]
+    assert [failure.error for failure in outcome.failures] == [
+        "x.wav is no audio",
+        "RuntimeError: two lines",
+        "there is not enough memory (MemoryError)",
+        "KeyError: 'k'",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_full_disk_ends_the_loop_and_keeps_what_is_done(number: int) -> None:
+    items = [1, OSError(number, "no more", "out/x"), 2, 3]
+    done, outcome = each(items, do, str)
+    assert done == [{"did": 1}]
+    assert (outcome.done, outcome.failed, outcome.not_tried, outcome.exit_code) == (1, 3, 2, 1)
+    assert outcome.stopped == "out/x: no more"
+
+
+def test_an_interrupt_is_no_failure_of_an_item() -> None:
+    def interrupted(item: int) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        each([1, 2], interrupted, str)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (Outcome(3), 0),
+        (Outcome(0), 0),
+        (Outcome(3, (Failed("a", "b"),)), 1),
+        (Outcome(0, (Failed("a", "b"),)), 2),
+        (Outcome(1, (), not_tried=2, stopped="full"), 1),
+    ],
+)
+def test_one_rule_for_exit_codes(outcome: Outcome, code: int) -> None:
+    assert outcome.exit_code == code
+    assert set(outcome.to_json()) == {"done", "failed", "failures", "stopped"}
+    if code:
+        with pytest.raises(typer.Exit) as leaving:
+            outcome.leave()
+        assert leaving.value.exit_code == code
+
+
+# where results go
+
+
+def works_of(tmp_path: Path, *names: str, given: list[str] | None = None) -> tuple[list[str], list[Failed]]:
+    """The names of the results of files with these names, given one by one or as `given`."""
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    out = tmp_path / "out"
+    inputs = [tmp_path / name for name in given or names]
+    works, failures = _works(inputs, lambda folder: sorted(p for p in folder.rglob("*.*")), out, ".cvq")
+    return [work.target.relative_to(out).as_posix() for work in works], failures
+
+
+def test_two_files_with_one_result_are_a_failure_of_the_second(tmp_path: Path) -> None:
+    names, failures = works_of(tmp_path, "s1/a.wav", "s2/a.wav", "s2/b.wav")
+    assert names == ["a.cvq", "b.cvq"]
+    assert [Path(failure.source).parts[-2:] for failure in failures] == [("s2", "a.wav")]
+    assert "would both become" in failures[0].error
+
+
+def test_files_beside_each_other_that_differ_in_their_suffix_both_get_a_name(tmp_path: Path) -> None:
+    assert works_of(tmp_path, "in/a.mp3", "in/a.wav", given=["in"]) == (["a.cvq", "a.wav.cvq"], [])
+
+
+def test_a_file_that_is_named_twice_is_done_once(tmp_path: Path) -> None:
+    assert works_of(tmp_path, "in/a.wav", given=["in", "in/a.wav", "in"]) == (["a.cvq"], [])
+
+
+@pytest.mark.parametrize("bytes_", [247, 251, 255])
+def test_names_as_long_as_a_filesystem_takes_stay_below_its_limit(bytes_: int, tmp_path: Path) -> None:
+    long = "é" * ((bytes_ - 4) // 2)
+    names, failures = works_of(tmp_path, f"in/{long}.wav", f"in/{long}.m4a", f"in/{long}.au", given=["in"])
+    assert not failures
+    assert len(set(names)) == 3
+    assert all(len(os.fsencode(name)) <= 255 and name.endswith(".cvq") for name in names)
+
+
+def test_inputs_without_files_are_failures_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    def find(folder: Path) -> list[Path]:
+        raise AudioError(f"{folder} is empty")
+
+    works, failures = _works([tmp_path / "empty", tmp_path / "a.wav"], find, tmp_path / "out", ".cvq")
+    assert [work.source.name for work in works] == ["a.wav"]
+    assert [failure.source for failure in failures] == [str(tmp_path / "empty")]
+
+
+# the verbs
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = {"name": "spectral", "hop_length": 160, "window_length": 320, "num_mels": 20, "dim": 8}
+    network |= {
+        f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("width", 16), ("blocks", 1))
+    }
+    made = Codec(
+        sample_rate=16_000, network=network, quantizer={"name": "vq", "codebook_size": 16}, name="../../tiny"
+    )
+    return made.eval().save(tmp_path_factory.mktemp("codec") / "tiny")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good files, damaged ones, and one whose name is not UTF-8."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.wav", "b.flac", os.fsdecode(b"caf\xe9.wav")):
+        write_audio(folder / name, SOUND, 16_000)
+    (folder / "damaged.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 20)
+    (folder / "text.wav").write_text("no audio")
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    with pytest.raises(SystemExit) as leaving:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(leaving.value.code or 0), json.loads(captured.out), captured.err
+
+
+def test_encode_and_decode_go_on_over_what_is_damaged(
+    capsys: pytest.CaptureFixture[str], codec: Path, folder: Path, tmp_path: Path
+) -> None:
+    code, said, _ = call(capsys, "encode", codec, folder, "-o", tmp_path / "small", "--json")
+    assert (code, said["done"], said["failed"]) == (1, 3, 2)
+    assert {Path(failure["source"]).name for failure in said["failures"]} == {"damaged.mp4", "text.wav"}
+    (tmp_path / "small" / "damaged.cvq").write_bytes(b"CVQ1" + bytes(50))
+    code, said, _ = call(capsys, "decode", codec, tmp_path / "small", "-o", tmp_path / "back", "--json")
+    assert (code, said["done"], said["failed"]) == (1, 3, 1)
+    assert os.fsdecode(b"caf\xe9.wav") in os.listdir(tmp_path / "back")
