@@ -8,7 +8,8 @@ import unicodedata
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes cells that begin with one of these
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~&])")
+#: an underscore between letters or digits is one, as in mel_distance
+_MARKDOWN = re.compile(r"([\\`*{}\[\]<>#|!~&]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,8 +18,10 @@ from codecvq.audio import write_audio
 from codecvq.cli.app import main
 from codecvq.cli.batch import Failed, Outcome, each
 from codecvq.cli.coding import _works
-from codecvq.codec import Codec
+from codecvq.codec import Codec, load
 from codecvq.errors import AudioError
+from codecvq.evaluation import Evaluation, compare, evaluate
+from codecvq.training.corpus import open_corpus
 
 SOUND = 0.1 * np.sin(np.arange(1600) / 9)
 
@@ -173,3 +176,131 @@ def test_encode_and_decode_go_on_over_what_is_damaged(
     code, said, _ = call(capsys, "decode", codec, tmp_path / "small", "-o", tmp_path / "back", "--json")
     assert (code, said["done"], said["failed"]) == (1, 3, 1)
     assert os.fsdecode(b"caf\xe9.wav") in os.listdir(tmp_path / "back")
+
+
+@pytest.fixture
+def manifest(folder: Path) -> Path:
+    """One clip that is there, under an id with half a surrogate pair; one that is missing, one far away."""
+    path = folder / "clips.jsonl"
+    rows = [
+        {
+            "path": os.fsdecode(b"caf\xe9.wav"),
+            "id": "=half\udce9|a",
+            "text": "\ud800 <b>",
+            "speaker": "s\udcff",
+        },
+        {"path": "gone.wav", "id": "gone"},
+        {"path": "https://nowhere.invalid/a.wav", "id": "far"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_evaluate_counts_what_is_missing_and_saves_any_text(
+    capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "evaluate",
+        codec,
+        manifest,
+        "--split",
+        "all",
+        "--metrics",
+        "si_sdr",
+        "--out",
+        tmp_path / "out",
+    ]
+    code, said, _ = call(capsys, *arguments, "--json")
+    assert (code, said["done"], said["failed"], said["clips_given"]) == (1, 1, 2, 3)
+    assert [failure["source"] for failure in said["failures"]] == ["gone", "far"]
+    assert set(said["failures"][0]) >= {"source", "error", "stage"}
+    report = tmp_path / "out" / "report"
+    saved = Evaluation.load(report)
+    assert saved.clips_given == 3
+    assert saved.rows[0].id == "=half\udce9|a", "the same text comes back"
+    assert "\n'=half\\udce9|a," in (report / "clips.csv").read_text(encoding="utf-8")
+    assert (report / "index.html").read_bytes().decode("utf-8")
+
+
+def test_compare_counts_what_is_missing_and_saves_any_text(
+    capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "compare",
+        codec,
+        "--data",
+        manifest,
+        "--metrics",
+        "si_sdr",
+        "--group-by",
+        "speaker",
+        "--audio",
+    ]
+    code, said, _ = call(capsys, *arguments, "-o", out, "--json")
+    assert (code, said["done"], said["failed"], said["clips_given"]) == (1, 1, 2, 3)
+    assert json.loads((out / "comparison.json").read_text())["codecs"][0]["rows"][0]["id"] == "=half\udce9|a"
+    assert (out / "comparison.md").read_bytes().decode("utf-8")
+    assert len(list((out / "audio").rglob("*.flac"))) == 1
+    (folder,) = (out / "audio").iterdir()
+    assert folder.parent == out / "audio", "a codec's path is one name"
+
+
+def test_the_numbers_are_saved_where_the_page_fails(
+    capsys: pytest.CaptureFixture[str],
+    codec: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise UnicodeError("a font is missing")
+
+    monkeypatch.setattr("codecvq.evaluation.report.write_report", fails)
+    arguments = [
+        "evaluate",
+        codec,
+        manifest,
+        "--split",
+        "all",
+        "--metrics",
+        "si_sdr",
+        "--out",
+        tmp_path / "out",
+    ]
+    code, said, _ = call(capsys, *arguments, "--json")
+    assert code == 1
+    assert said["failures"][-1] == {"source": "report", "error": "UnicodeError: a font is missing"}
+    assert Evaluation.load(tmp_path / "out" / "report").means["si_sdr"].n == 1
+
+
+def test_a_name_of_a_codec_leads_out_of_no_folder(
+    capsys: pytest.CaptureFixture[str],
+    codec: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b" / "c")
+    before = set(tmp_path.iterdir())
+    call(capsys, "evaluate", codec, manifest, "--split", "all", "--metrics", "si_sdr", "--json")
+    assert set(tmp_path.iterdir()) == before
+    assert list((tmp_path / "a" / "b" / "c" / "evaluation").rglob("evaluation.json"))
+
+
+def test_audio_that_cannot_be_written_costs_no_numbers(
+    codec: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("codecvq.evaluation.kept_audio.write_audio", full)
+    corpus = open_corpus(manifest=manifest)
+    clips = [dataclasses.replace(corpus[0], id=str(i)) for i in range(3)]
+    found = evaluate(load(codec), clips, ["si_sdr"], audio_dir=tmp_path / "audio")
+    assert len(found.rows) == found.means["si_sdr"].n == 3
+    assert [(failure.clip, failure.stage) for failure in found.failures] == [("0", "audio")]
+    compared = compare([str(codec)], clips, ["si_sdr"], audio_dir=tmp_path / "audio")
+    assert len(compared.codecs[0].rows) == 3
+    assert [failure.stage for failure in compared.codecs[0].failures] == ["audio"]

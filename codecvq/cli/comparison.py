@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecvq.cli.batch import Failed, Outcome, failure_of
 from codecvq.cli.console import (
     Device,
     Json,
@@ -20,9 +22,8 @@ from codecvq.cli.console import (
     say,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
-from codecvq.cli.evaluation import split_clips
-from codecvq.plugins import registry
+from codecvq.cli.data import CorpusRoot, MaxClips, check_split, corpus_of, is_named, names_of, split_clips
+from codecvq.cli.paths import typed_path, writable_folder
 
 if TYPE_CHECKING:
     from codecvq.evaluation.comparison import Comparison
@@ -51,9 +52,14 @@ def compare(
         str | None, typer.Option(help="Show differences to this codec too, clip by clip.")
     ] = None,
     max_clips: MaxClips = None,
-    sample_rate: Annotated[int, typer.Option(help="Hz, at which all are measured.")] = 16_000,
+    sample_rate: Annotated[
+        int, typer.Option(help="Hz, at which all are measured.", min=4000, max=192_000)
+    ] = 16_000,
     root: CorpusRoot = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the numbers.")] = Path("comparison"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for the numbers.", parser=typed_path, metavar="FOLDER"),
+    ] = Path("comparison"),
     audio: Annotated[bool, typer.Option("--audio", help="Keep what each codec makes of each clip.")] = False,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
@@ -64,36 +70,58 @@ def compare(
     Example: [bold]codecvq compare runs/mine runs/mine@2 opus-6 codec2-3200 --metrics pesq_wb,stoi[/]
     """
     from codecvq.evaluation.compare import compare as run_comparison
+    from codecvq.evaluation.comparison import FILE, TABLE_FILE
+    from codecvq.evaluation.metrics import prepare
 
     if split is None:
-        named = data in registry().corpora() and not Path(data).expanduser().exists()
-        split = "test" if named else "all"
+        split = "test" if is_named(data) else "all"
+    check_split(split)
+    ready = prepare(names_of(metrics, "--metrics"))
     clips = split_clips(corpus_of(data, root), split)
+    writable_folder(out)
     start = time.monotonic()
     with progress_line() as line:
         result = run_comparison(
             codecs,
             clips,
-            metrics.split(",") if metrics else None,
+            ready,
             data=clips.name,
             group_by=group_by,
             max_clips=max_clips,
             sample_rate=sample_rate,
             device=pick_device(device),
+            against=against,
             audio_dir=out / "audio" if audio else None,
             progress=lambda codec, done, total: line.show(
                 f"{codec}  {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
             ),
         )
-    if against is not None:
-        result.codec(against)  # before anything is written or printed
-    numbers = result.save(out)
+    problems: list[Failed] = []
+    try:
+        result.save(out)
+    except OSError as error:  # what was measured is printed all the same
+        problems.append(failure_of("numbers", error))
+    outcome = _outcome(result, problems)
     if as_json:
-        print_json(result.to_json())
-        return
-    print_comparison(result, against)
-    print_written(("numbers", numbers), ("tables", out / "comparison.md"))
+        print_json({**result.to_json(), **outcome.to_json()})
+    else:
+        print_comparison(result, against)
+        outcome.show()
+        if not problems:
+            print_written(("numbers", out / FILE), ("tables", out / TABLE_FILE))
+    outcome.leave()
+
+
+def _outcome(result: Comparison, problems: Sequence[Failed]) -> Outcome:
+    """Every clip of every codec; a clip that cannot be read is one failure, and not one of each codec."""
+    failures = {
+        ("" if failure.stage == "read" else f"{codec.name}: ", failure): None
+        for codec in result.codecs
+        for failure in codec.failures
+    }
+    listed = (Failed(failure.clip, f"{codec}{failure}") for codec, failure in failures)
+    return Outcome(sum(len(codec.rows) for codec in result.codecs), (*listed, *problems))
 
 
 def print_comparison(result: Comparison, against: str | None = None) -> None:
@@ -106,7 +134,3 @@ def print_comparison(result: Comparison, against: str | None = None) -> None:
             say()
     for name, why in (*result.absent.items(), *result.unavailable.items()):
         print_written((f"not measured: {name}", why))
-    for codec in result.codecs:
-        if codec.failures:
-            what = f"{len(codec.failures)}, the first: {codec.failures[0]}"
-            print_written((f"failures of {codec.name}", what))

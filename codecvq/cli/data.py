@@ -1,38 +1,48 @@
-"""Clips from what a user names: a folder, a manifest, or a registered corpus; and the options for that."""
+"""Clips from what a user names: a folder, a manifest, or a registered corpus; and the options for that.
+
+What is typed is checked here before anything is loaded.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.errors import CorpusError
+from codecvq.cli.paths import typed_path
+from codecvq.errors import CorpusError, OptionError, nearest
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
     from codecvq.training.corpus import Corpus
 
 CorpusRoot = Annotated[
-    Path | None, typer.Option(help="Where a named corpus is, if not where it is usually installed.")
+    Path | None,
+    typer.Option(
+        help="Where a named corpus is, if not where it is usually installed.",
+        parser=typed_path,
+        metavar="FOLDER",
+    ),
 ]
-MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.")]
+MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.", min=1)]
 
 MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
+SPLITS, ALL = ("train", "validation", "test"), "all"
 
 
 def corpus_of(data: str, root: Path | None = None) -> Corpus:
     """The corpus behind an argument: an existing folder, a manifest, or the name of a registered corpus."""
     from codecvq.training.corpus import open_corpus
 
-    path = Path(data).expanduser()
-    if data in registry().corpora() and not path.exists():
+    if is_named(data):
         return open_corpus(data, root=root)
+    path = typed_path(data)
     if path.is_dir():
-        return open_corpus(folder=path)
+        return open_corpus(folder=path, root=root)
     if path.suffix.lower() in MANIFESTS:
-        return open_corpus(manifest=path)
-    if path.is_file():
+        return open_corpus(manifest=path, root=root)
+    if path.exists():
         raise CorpusError(
             f"{data} is neither a folder nor a manifest ({', '.join(MANIFESTS)}). For single audio files: "
             "codecvq encode."
@@ -43,3 +53,40 @@ def corpus_of(data: str, root: Path | None = None) -> Corpus:
         f"{data} does not exist. Give a folder of audio, a manifest, or one of: "
         f"{', '.join(registry().corpora())}."
     )
+
+
+def is_named(data: str) -> bool:
+    """Whether an argument is the name of a registered corpus: a file or folder of that name goes before."""
+    return data in registry().corpora() and not typed_path(data).exists()
+
+
+def names_of(text: str | None, option: str) -> list[str] | None:
+    """The names between commas; None where the option was not given. Raises OptionError for no name."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise OptionError(f"{option} is {text!r}, which names nothing. Give names, commas between.")
+    return names
+
+
+def check_split(split: str) -> None:
+    """Raise CorpusError for what is no split and not "all"."""
+    if split not in (*SPLITS, ALL):
+        known = (*SPLITS, ALL)
+        raise CorpusError(f"split is {split!r}; it is train, validation, test or all.{nearest(split, known)}")
+
+
+def split_clips(corpus: Corpus, split: str) -> Corpus:
+    """The clips of a split, or all; raises CorpusError for another word, and where there is none."""
+    check_split(split)
+    if split == ALL:
+        return corpus
+    chosen: Any = split
+    part = corpus.split(chosen)
+    if not len(part):
+        raise CorpusError(
+            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take "
+            "--split all."
+        )
+    return part

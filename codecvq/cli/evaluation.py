@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecvq.cli.batch import Failed, Outcome, failure_of
 from codecvq.cli.console import (
     CodecArgument,
     Device,
@@ -20,12 +23,15 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, MaxClips, corpus_of
+from codecvq.cli.data import CorpusRoot, MaxClips, check_split, corpus_of, names_of, split_clips
+from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CorpusError
-from codecvq.files import without_links
+from codecvq.files import path_inside, without_links
 
 if TYPE_CHECKING:
-    from codecvq.evaluation.result import Evaluation
+    from codecvq.codec import Codec
+    from codecvq.evaluation.metrics import MetricSet
+    from codecvq.evaluation.result import Evaluation, Failure
     from codecvq.training.corpus import Corpus
     from codecvq.training.recipe import Recipe
 
@@ -42,7 +48,12 @@ def evaluate(
     max_clips: MaxClips = None,
     root: CorpusRoot = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report and numbers; by default the run folder.")
+        Path | None,
+        typer.Option(
+            help="Folder for report and numbers; by default the run folder.",
+            parser=typed_path,
+            metavar="FOLDER",
+        ),
     ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
@@ -54,39 +65,79 @@ def evaluate(
     """
     from codecvq.codec import load
     from codecvq.declared import explained
-    from codecvq.evaluation.evaluate import evaluate as run_evaluation
     from codecvq.evaluation.metrics import prepare
-    from codecvq.evaluation.report import write_report
 
-    loaded = load(codec, pick_device(device))
+    check_split(split)
+    names = names_of(metrics, "--metrics")
     recipe = _recipe_of(codec)
-    if recipe and data is None:
-        max_clips = max_clips or recipe.evaluation.max_clips
-    names = metrics.split(",") if metrics else recipe.evaluation.metrics if recipe else None
+    if data is None:
+        _check_own(recipe, root)
     with explained(recipe.plugins if recipe else ()):
+        ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
+        loaded = load(codec, pick_device(device))
         clips = _clips(data, root, split, recipe)
-        ready = prepare(names)
-    folder = out or (codec if recipe else Path("evaluation") / loaded.name)
+    if recipe and data is None and max_clips is None:
+        max_clips = recipe.evaluation.max_clips
+    folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
+    result = _measure(loaded, clips, ready, max_clips, without_links(folder, "report", "audio"))
+    problems, written = _save(result, folder, codec if recipe else None)
+    outcome = _outcome(result, problems)
+    if as_json:
+        failures = [*(_failure_json(failure) for failure in result.failures), *map(vars, problems)]
+        print_json({**result.to_json(), **outcome.to_json(), "failures": failures})
+    else:
+        print_evaluation(result)
+        outcome.show()
+        print_written(*written)
+    outcome.leave()
+
+
+def _measure(
+    codec: Codec, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
+) -> Evaluation:
+    from codecvq.evaluation.evaluate import evaluate as run_evaluation
+
     start = time.monotonic()
     with progress_line() as line:
-        result = run_evaluation(
-            loaded,
+        return run_evaluation(
+            codec,
             clips,
-            ready,
+            metrics,
             max_clips,
-            audio_dir=without_links(folder, "report", "audio"),
+            audio_dir=audio_dir,
             progress=lambda done, total, clip: line.show(
                 f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
             ),
         )
-    result.save(folder / "report")
-    page = write_report(folder, result, run_dir=codec if recipe else None)
-    if as_json:
-        print_json(result.to_json())
-        return
-    print_evaluation(result)
-    print_written(("numbers", folder / "report" / "evaluation.json"), ("report", page))
+
+
+def _save(result: Evaluation, folder: Path, run: Path | None) -> tuple[list[Failed], list[tuple[str, Path]]]:
+    """What could not be written, and what was: first the numbers, then the page. What was measured is printed
+    whatever happens here.
+    """
+    from codecvq.evaluation.report import write_report
+
+    problems: list[Failed] = []
+    written: list[tuple[str, Path]] = []
+    try:
+        written.append(("numbers", result.save(folder / "report")))
+    except OSError as error:
+        problems.append(failure_of("numbers", error))
+    try:
+        written.append(("report", write_report(folder, result, run_dir=run)))
+    except Exception as error:  # pictures, audio and curves of any file, in a page
+        problems.append(failure_of("report", error))
+    return problems, written
+
+
+def _outcome(result: Evaluation, problems: Sequence[Failed]) -> Outcome:
+    failures = [Failed(failure.clip, str(failure)) for failure in result.failures]
+    return Outcome(len(result.rows), (*failures, *problems))
+
+
+def _failure_json(failure: Failure) -> dict[str, str]:
+    return {"source": failure.clip, "error": str(failure), **dataclasses.asdict(failure)}
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -97,8 +148,6 @@ def print_evaluation(result: Evaluation) -> None:
     )
     for name, why in result.unavailable.items():
         print_written((f"not measured: {name}", why))
-    if result.failures:
-        print_written(("failures", f"{len(result.failures)}, the first: {result.failures[0]}"))
 
 
 def _recipe_of(folder: Path) -> Recipe | None:
@@ -108,32 +157,22 @@ def _recipe_of(folder: Path) -> Recipe | None:
     return run.recipe() if run.recipe_file.is_file() else None
 
 
-def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None) -> Corpus:
-    if data is None and recipe is None:
+def _check_own(recipe: Recipe | None, root: Path | None) -> None:
+    """Raise CorpusError where there is no corpus, or an option that says where another one is."""
+    if recipe is None:
         raise CorpusError(
             "there is nothing to evaluate on. Name a folder, a manifest or a corpus behind the codec."
         )
-    if data is None:
-        from codecvq.training.parts import recipe_corpus
-
-        assert recipe is not None, "checked above"
-        corpus = recipe_corpus(recipe.corpus)
-    else:
-        corpus = corpus_of(data, root)
-    return split_clips(corpus, split)
-
-
-def split_clips(corpus: Corpus, split: str) -> Corpus:
-    """The clips of a split, or all; raises CorpusError for another word, and where there is none."""
-    if split == "all":
-        return corpus
-    if split not in ("train", "validation", "test"):
-        raise CorpusError(f"split is {split!r}; it is train, validation, test or all.")
-    chosen: Any = split
-    part = corpus.split(chosen)
-    if not len(part):
+    if root is not None:
         raise CorpusError(
-            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take "
-            "--split all."
+            f"--root {root} says where a named corpus is, but no corpus is named. Name it behind the codec."
         )
-    return part
+
+
+def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None) -> Corpus:
+    if data is not None:
+        return split_clips(corpus_of(data, root), split)
+    from codecvq.training.parts import recipe_corpus
+
+    assert recipe is not None, "checked by _check_own"
+    return split_clips(recipe_corpus(recipe.corpus), split)

@@ -12,12 +12,18 @@ from typing import Annotated
 import typer
 
 from codecvq.cli.console import duration, print_written, say
+from codecvq.cli.paths import typed_path
 from codecvq.errors import CodecvqError
+from codecvq.signals import Terminated
+
+PATIENCE_S = 3.0  # a Ctrl-C in a terminal reaches the verb too; another signal does not
 
 
 def quickstart(
-    run: Annotated[Path, typer.Option("--run", help="Folder for everything.")] = Path("runs/quickstart"),
-    steps: Annotated[int | None, typer.Option(help="Training steps, instead of the recipe's.")] = None,
+    run: Annotated[
+        Path, typer.Option("--run", help="Folder for everything.", parser=typed_path, metavar="FOLDER")
+    ] = Path("runs/quickstart"),
+    steps: Annotated[int | None, typer.Option(help="Training steps, instead of the recipe's.", min=1)] = None,
 ) -> None:
     """Train a small codec on real speech, compress and decode held-out clips, evaluate, tokenize: in minutes,
     on a laptop.
@@ -31,18 +37,14 @@ def quickstart(
     files = [str(clip.path) for clip in held_out.clips]
     overrides = [] if steps is None else [f"training.steps={steps}"]
     at = str(run)
-    _verb("train", "quickstart", *overrides, "--run", at)
-    _verb(
-        "encode",
-        at,
-        *files,
-        "--out",
-        f"{at}/compressed",
-        shown=f"codecvq encode {at} CLIPS --out {at}/compressed",
-    )
-    _verb("decode", at, f"{at}/compressed", "--out", f"{at}/decoded")
-    _verb("tokenize", at, "prompts", "--out", f"{at}/tokens")
-    _verb("evaluate", at)
+    shown = f"codecvq encode {at} CLIPS --out {at}/compressed"
+    codes = [
+        _verb("train", "quickstart", *overrides, "--run", at),
+        _verb("encode", at, *files, "--out", f"{at}/compressed", shown=shown),
+        _verb("decode", at, f"{at}/compressed", "--out", f"{at}/decoded"),
+        _verb("tokenize", at, "prompts", "--out", f"{at}/tokens"),
+        _verb("evaluate", at),
+    ]
     say()
     print_written(
         ("all of it took", duration(time.monotonic() - start)),
@@ -52,15 +54,33 @@ def quickstart(
         ("tokens", run / "tokens"),
         ("report", run / "report" / "index.html"),
     )
+    if any(codes):
+        raise typer.Exit(1)
 
 
-def _verb(*arguments: str, shown: str = "") -> None:
-    """Run `codecvq ARGUMENTS` as a user would, showing the command line."""
+def _verb(*arguments: str, shown: str = "") -> int:
+    """The exit code of `codecvq ARGUMENTS`, run as a user would, with the command line shown: 0, or 1 where
+    some of it failed. Raises CodecvqError for any other.
+    """
     say(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, "-m", "codecvq", *arguments], check=False)
-    if done.returncode:
+    with subprocess.Popen([sys.executable, "-m", "codecvq", *arguments]) as process:
+        try:
+            code = process.wait()
+        except (KeyboardInterrupt, Terminated):  # the verb ends first: it has something to save
+            _end(process)
+            raise
+    if code not in (0, 1):
         raise CodecvqError(
-            f"codecvq {arguments[0]} ended with exit {done.returncode}, see above. The same command goes on "
-            "from there."
+            f"codecvq {arguments[0]} ended with exit {code}, see above. The same command goes on from there."
         )
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a verb that got the same Ctrl-C, or is ended now."""
+    try:
+        process.wait(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()

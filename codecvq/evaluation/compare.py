@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import datetime
-import re
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codecvq.errors import CodecvqError, CorpusError, MissingProgram
+from codecvq.errors import CodecvqError, CorpusError, MissingProgram, PluginError, nearest
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
-from codecvq.evaluation.evaluate import columns_of, spread, versions_of
+from codecvq.evaluation.evaluate import columns_of, reference, spread, unusable, versions_of
+from codecvq.evaluation.kept_audio import KeptAudio
 from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
+from codecvq.files import file_name
 
 if TYPE_CHECKING:
     from codecvq.training.corpus import Clip
@@ -45,6 +47,7 @@ def compare(
     max_clips: int | None = None,
     sample_rate: int = SAMPLE_RATE,
     device: str = "cpu",
+    against: str | None = None,
     audio_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -54,9 +57,12 @@ def compare(
     The reference is the clip as mono audio at `sample_rate`; every codec takes it at its own rate, and what
     it gives is brought back. `group_by` is "speaker", "language" or a column of the manifest, by default
     "group" where there is one; "" for no groups. A codec whose programs are not installed is listed in
-    `absent`, and the others go on. `audio_dir` gets what every codec makes of every clip.
+    `absent`, and the others go on. `against` is the codec that differences are to be taken to: one of
+    `codecs`, checked here since it may be typed. `audio_dir` gets what every codec makes of every clip. Clips
+    that a corpus lists as unusable (in its `failures`) are failures of every codec.
 
-    Raises CodecvqError for a name that is nobody's, for no clips, and when no codec is installed.
+    Raises CodecvqError for a name that is nobody's, for no clips, and when no codec is installed, all before
+    anything is measured.
     """
     import torch
 
@@ -68,20 +74,23 @@ def compare(
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     group_by = _group_by(clips, group_by)
     transmitters, absent = _open(codecs, device)
-    folder = None if audio_dir is None else Path(audio_dir)
+    identities = [_identity(transmitter) for transmitter in transmitters]
+    _check_against(against, transmitters, absent)
+    missing = unusable(corpus)
     compared: list[ComparedCodec] = []
-    for transmitter in transmitters:
-        found = _Findings()
+    for transmitter, identity in zip(transmitters, identities, strict=True):
+        found = _Findings(failures=list(missing))
+        audio = KeptAudio(_folder_of(transmitter, audio_dir), sample_rate)
         for place, clip in enumerate(clips, start=1):
             group = _group_of(clip, group_by)
-            _add(found, transmitter, clip, group, ready, sample_rate, folder)
+            _add(found, transmitter, clip, group, ready, audio, place - 1)
             if progress:
                 done = len(compared) * len(clips) + place
                 progress(transmitter.name, done, len(transmitters) * len(clips))
         compared.append(
             ComparedCodec(
                 name=transmitter.name,
-                identity=transmitter.identity,
+                identity=identity,
                 rows=tuple(found.rows),
                 failures=tuple(found.failures),
                 undefined=tuple(found.undefined),
@@ -98,7 +107,7 @@ def compare(
         data=data,
         sample_rate=sample_rate,
         group_by=group_by,
-        clips_given=len(clips),
+        clips_given=len(clips) + len(missing),
         columns=columns_of(ready),
         codecs=tuple(compared),
         absent=absent,
@@ -125,6 +134,29 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
     return opened, absent
 
 
+def _folder_of(transmitter: Transmitter, audio_dir: str | Path | None) -> Path | None:
+    return None if audio_dir is None else Path(audio_dir) / file_name(transmitter.name)
+
+
+def _identity(transmitter: Transmitter) -> dict[str, Any]:  # Any: JSON
+    """The identity as the JSON that it is written as; a plugin's is checked before hours of work."""
+    try:
+        return dict(json.loads(json.dumps(dict(transmitter.identity), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise PluginError(
+            f"the identity of codec {transmitter.name!r} is not JSON ({error}). Update its plugin."
+        ) from error
+
+
+def _check_against(name: str | None, opened: Sequence[Transmitter], absent: Mapping[str, str]) -> None:
+    if name is not None and name not in (known := [codec.name for codec in opened]):
+        raise CodecvqError(
+            absent.get(name)
+            or f"no codec {name!r} is compared, so nothing can be against it; there are "
+            f"{', '.join(known)}.{nearest(name, known)}"
+        )
+
+
 def _group_by(clips: Sequence[Clip], column: str | None) -> str:
     if column is None:
         return GROUP if any(GROUP in clip.columns for clip in clips) else ""
@@ -148,12 +180,13 @@ def _add(
     clip: Clip,
     group: str,
     metrics: MetricSet,
-    sample_rate: int,
-    folder: Path | None,
+    audio: KeptAudio,
+    number: int,
 ) -> None:
     """Add one clip to what was found of a codec: a row, or a failure."""
+    sample_rate = audio.sample_rate
     try:
-        samples = np.asarray(clip.read(sample_rate), dtype=np.float32)
+        samples = reference(clip, sample_rate)
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
         return found.fail(clip.id, "read", error)
     try:
@@ -161,8 +194,7 @@ def _add(
         _check(sent.samples, samples)
     except Exception as error:  # a stranger's codec, or a program that ends without a word
         return found.fail(clip.id, "codec", error)
-    if folder is not None:
-        _write(folder / _file_name(transmitter.name), clip.id, sent.samples, sample_rate)
+    audio.write(f"{number:04d}-{clip.id}", sent.samples, clip.id, found)
     found.rows.append(
         ComparedClip(
             id=clip.id,
@@ -180,14 +212,3 @@ def _check(decoded: np.ndarray, samples: np.ndarray) -> None:
         raise CodecvqError(f"decoded to {decoded.size} samples, the original has {samples.size}")
     if not np.isfinite(decoded).all():
         raise CodecvqError("decoded to NaN or infinity")
-
-
-def _write(folder: Path, clip: str, samples: np.ndarray, sample_rate: int) -> None:
-    from codecvq.audio import write_audio
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_audio(folder / f"{_file_name(clip)}.flac", samples, sample_rate)
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._@-]+", "_", name)[-120:]

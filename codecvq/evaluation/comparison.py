@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codecvq.errors import CodecvqError
+from codecvq.escaping import csv_cell, markdown
 from codecvq.evaluation.interval import Mean, mean_of
 from codecvq.evaluation.machine import Machine
 from codecvq.evaluation.result import Column, Failure, Undefined, formatted
@@ -131,7 +132,7 @@ class Comparison:
         for group in self.groups:
             clips = max(len(codec.of(group)) for codec in self.codecs)
             minus = f", minus {against}" if against else ""
-            lines += [f"{self.data}, {group}: {clips} clips{minus}; mean (95 % interval)", ""]
+            lines += [markdown(f"{self.data}, {group}: {clips} clips{minus}; mean (95 % interval)"), ""]
             lines += [_line(self.header()), _line(["---"] * len(self.header()))]
             lines += [*(_line(row) for row in self.table(group, against)), ""]
         return "\n".join(lines)
@@ -154,10 +155,10 @@ class Comparison:
         """The path of `comparison.json`, written into `folder` with `clips.csv` and `comparison.md`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+        write_atomically(folder / FILE, text + "\n")  # first: it holds all
         write_atomically(folder / CSV_FILE, self._csv())
         write_atomically(folder / TABLE_FILE, self.markdown())
-        text = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(folder / FILE, text + "\n")
         return folder / FILE
 
     def _csv(self) -> str:
@@ -169,7 +170,8 @@ class Comparison:
         for codec in self.codecs:
             for row in codec.rows:
                 values = [row.values.get(name, "") for name in names]
-                writer.writerow([codec.name, row.id, row.group, row.duration_s, row.payload_bits, *values])
+                names_of = [csv_cell(text) for text in (codec.name, row.id, row.group)]
+                writer.writerow([*names_of, row.duration_s, row.payload_bits, *values])
         return out.getvalue()
 
 
@@ -189,4 +191,4 @@ def _cell(mean: Mean, unit: str, clips: int, signed: bool) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(markdown, cells))} |"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ import numpy as np
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.evaluation.bitrate import CodeCounter, FileBytes, file_bytes, rates
 from codecvq.evaluation.interval import Mean, mean_of
+from codecvq.evaluation.kept_audio import KeptAudio
 from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
-from codecvq.evaluation.result import ClipRow, Column, Evaluation
+from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,8 @@ def evaluate(
     The reference of every metric is the clip as mono audio at the codec's sample rate, so that what
     resampling removes is not held against the codec; no alignment is done. `metrics` are names, or the
     default ones that can be used here. `max_clips` takes that many, spread evenly over the corpus in its
-    order. `audio_dir` is where original and decoded audio is written.
+    order. `audio_dir` is where original and decoded audio is written. Clips that a corpus lists as unusable
+    (in its `failures`) are failures here too.
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
@@ -67,19 +68,33 @@ def evaluate(
     if not clips:
         raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
-    folder = None if audio_dir is None else Path(audio_dir)
-    found = _Findings(counter=CodeCounter(codec.codebook_sizes))
+    audio = KeptAudio(None if audio_dir is None else Path(audio_dir), codec.sample_rate)
+    found = _Findings(counter=CodeCounter(codec.codebook_sizes), failures=unusable(corpus))
+    given = len(clips) + len(found.failures)
     for done, clip in enumerate(clips, start=1):
-        _evaluate_clip(codec, clip, ready, found, folder)
+        _evaluate_clip(codec, clip, ready, found, audio)
         if progress:
             progress(done, len(clips), clip.id)
     if not found.rows:
         first = found.failures[0]
         raise CodecvqError(
-            f"none of {len(clips)} clips could be evaluated; the first, {first.clip!r}, failed "
+            f"none of {given} clips could be evaluated; the first, {first.clip!r}, failed "
             f"({first.stage}): {first.reason}"
         ) from found.first_error
-    return _conclude(codec, ready, found, len(clips), folder)
+    return _conclude(codec, ready, found, given, audio.folder)
+
+
+def unusable(corpus: Iterable[Clip]) -> list[Failure]:
+    """The clips that a corpus lists as unusable, as failures to read: a missing file is no smaller corpus."""
+    return [Failure(failure.id, "read", failure.error) for failure in getattr(corpus, "failures", ())]
+
+
+def reference(clip: Clip, sample_rate: int) -> np.ndarray:
+    """The clip's samples `[S]`, S > 0. Raises whatever reading raises, and CorpusError for no samples."""
+    samples = np.asarray(clip.read(sample_rate), dtype=np.float32)
+    if not samples.size:
+        raise CorpusError(f"{clip.path} has no samples")
+    return samples
 
 
 def spread(clips: list[Clip], most: int | None) -> list[Clip]:
@@ -91,14 +106,10 @@ def spread(clips: list[Clip], most: int | None) -> list[Clip]:
     return [clips[i * len(clips) // most] for i in range(most)]
 
 
-def _evaluate_clip(
-    codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, folder: Path | None
-) -> None:
+def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, audio: KeptAudio) -> None:
     """Add one clip to the findings: a row, or a failure."""
     try:
-        samples = np.asarray(clip.read(codec.sample_rate), dtype=np.float32)
-        if not samples.size:
-            raise CorpusError(f"{clip.path} has no samples")
+        samples = reference(clip, codec.sample_rate)
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
         return found.fail(clip.id, "read", error)
     try:
@@ -113,7 +124,7 @@ def _evaluate_clip(
     if not np.isfinite(result.decoded).all():
         return found.fail(clip.id, "finite", CodecvqError("decoded to NaN or infinity"))
     found.counter.add(result.codes)
-    found.rows.append(_row(codec, clip, samples, result, metrics, found, folder))
+    found.rows.append(_row(codec, clip, samples, result, metrics, found, audio))
     return None
 
 
@@ -124,14 +135,13 @@ def _row(
     result: _Reconstruction,
     metrics: MetricSet,
     found: _Findings,
-    folder: Path | None,
+    audio: KeptAudio,
 ) -> ClipRow:
     """The row of a clip that was decoded, its values measured and its audio written."""
     rate = codec.sample_rate
-    index = len(found.rows)
-    original, decoded = (
-        _write_audio(folder, index, clip.id, samples, result.decoded, rate) if folder else ("", "")
-    )
+    stem = f"{len(found.rows):04d}-{clip.id}"
+    original = audio.write(f"{stem}.original", samples, clip.id, found)
+    decoded = audio.write(f"{stem}.decoded", result.decoded, clip.id, found)
     return ClipRow(
         id=clip.id,
         path=str(clip.path),
@@ -161,6 +171,10 @@ def _reconstruct(codec: Codec, samples: np.ndarray) -> _Reconstruction:
         middle = _now(codec.device)
         decoded = codec.decode(codes, num_samples=samples.size)  # [1, C, S]
         end = _now(codec.device)
+    if codes.ndim != 3 or codes.shape[1] != len(codec.codebook_sizes):
+        raise CodecvqError(
+            f"encoded to codes of shape {list(codes.shape)}, needed are [1, {len(codec.codebook_sizes)}, T]"
+        )
     mono = decoded[0].float().mean(dim=0).cpu().numpy()
     return _Reconstruction(codes[0].cpu().numpy(), mono, middle - start, end - middle)
 
@@ -181,24 +195,9 @@ def _files(
 ) -> FileBytes | None:
     try:
         return file_bytes(codec, codes, num_samples)
-    except CodecvqError as error:
+    except Exception as error:  # codes of a stranger's quantizer
         found.fail(clip, "file", error)
         return None
-
-
-def _write_audio(
-    folder: Path, index: int, clip: str, samples: np.ndarray, decoded: np.ndarray, sample_rate: int
-) -> tuple[str, str]:
-    """Names of the original and the decoded clip, written as 16-bit FLAC."""
-    from codecvq.audio import write_audio
-
-    # The number keeps apart what is one name once its signs are replaced.
-    stem = f"{index:04d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', clip)[-80:]}"
-    names = (f"{stem}.original.flac", f"{stem}.decoded.flac")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, signal in zip(names, (samples, decoded), strict=True):
-        write_audio(folder / name, signal, sample_rate)
-    return names
 
 
 def _conclude(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codecvq.errors import CodecvqError
+from codecvq.escaping import csv_cell
 from codecvq.evaluation.bitrate import Bitrate, CodebookUse, FileBytes
 from codecvq.evaluation.interval import Mean
 from codecvq.evaluation.machine import Machine
@@ -60,9 +61,12 @@ class Failure:
     """A clip, or one metric of a clip, that gave an error instead of a result."""
 
     clip: str
-    stage: str  # "read", "codec", "length", "finite", "file", "metric"
+    stage: str  # "read", "codec", "length", "finite", "file", "metric", "audio"
     reason: str
     metric: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.clip} ({self.metric or self.stage}): {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,8 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         # allow_nan=False: NaN is not JSON, and every number here is checked to be finite before it gets in.
         text = json.dumps(self.to_json(folder), ensure_ascii=False, indent=1, allow_nan=False)
+        write_atomically(folder / FILE, text + "\n")  # first: it holds all
         write_atomically(folder / CSV_FILE, self._csv())
-        write_atomically(folder / FILE, text + "\n")
         return folder / FILE
 
     @classmethod
@@ -232,15 +236,14 @@ class Evaluation:
         for row in self.rows:
             files = [getattr(row.files, name, "") for name in sizes]
             values = [row.values.get(name, "") for name in names]
-            writer.writerow(
-                [
-                    *(getattr(row, name) for name in plain),
-                    *files,
-                    *values,
-                    row.text,
-                    "; ".join(reasons.get(row.id, [])),
-                ]
-            )
+            cells = [
+                *(getattr(row, name) for name in plain),
+                *files,
+                *values,
+                row.text,
+                "; ".join(reasons.get(row.id, [])),
+            ]
+            writer.writerow(csv_cell(cell) if isinstance(cell, str) else cell for cell in cells)
         return out.getvalue()
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from codecvq.codec import Codec
 
 
+MOST_DIGITS = 10  # of a number of codebooks; more are part of a name
+
+
 @dataclass(frozen=True)
 class Transmission:
     """One clip that went through a codec."""
@@ -103,6 +106,6 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
 def _depth(name: str) -> tuple[str, int | None]:
     """`"speech-16k@3"` as `("speech-16k", 3)`; a path that is there is taken as it is."""
     source, _, depth = name.rpartition("@")
-    if source and depth.isdecimal() and not Path(name).exists():
+    if source and depth.isdecimal() and len(depth) < MOST_DIGITS and not Path(name).exists():
         return source, int(depth)
     return name, None
