@@ -24,13 +24,15 @@ def typed_path(text: str | Path) -> Path:
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, made if it was not there, and found to take files: said before hours of work."""
+    """The folder, found to take files or, where it is still to be made, to be possible: said before hours of
+    work. Nothing is left there.
+    """
+    there = next((place for place in (folder, *folder.parents) if place.exists()), Path())
+    if not there.is_dir():
+        raise CodecvqError(f"the output folder {folder}: {there} is a file. Give another folder.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, prefix=".codecvq-"):
+        with tempfile.TemporaryFile(dir=there, prefix=".codecvq-"):
             pass
-    except FileExistsError as error:
-        raise CodecvqError(f"the output {folder} is a file, but a folder is needed. Give another.") from error
     except OSError as error:
         raise CodecvqError(
             f"the output folder {folder} cannot be written ({error.strerror}). Give another, or change that."
