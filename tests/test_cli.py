@@ -187,6 +187,26 @@ def test_evaluate_prints_what_it_wrote_last(
     assert set(numbers["means"]) == {"stoi", "mel_distance"}
 
 
+@pytest.mark.parametrize("inside", ["", "codec"])
+def test_clips_of_the_training_are_told(
+    inside: str, capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
+) -> None:
+    codec, options = run_folder / inside, ["--metrics", "si_sdr", "--max-clips", 3, "--json"]
+    for split, known in (("train", 3), ("test", 0)):
+        out = ["--split", split, "--out", tmp_path / split]
+        code, told, err = call(capsys, "evaluate", codec, "prompts", *options, *out)
+        assert code == 0
+        assert len(json.loads(told)["trained_on"]) == known
+        assert ("was trained on 3 of the 3 clips" in err) == bool(known)
+    compare = ["compare", codec, "speech-16k", "--split", "train", "-o", tmp_path / "c"]
+    told = json.loads(call(capsys, *compare, *options)[1])
+    assert [entry["trained_on"] and len(entry["trained_on"]) for entry in told["codecs"]] == [3, None]
+    table = (tmp_path / "c" / "comparison.md").read_text()
+    assert "| codec | kbit/s | trained on | si_sdr ↑ |" in table
+    assert "| 3 of 3 |" in table
+    assert "| ? |" in table
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     from codecvq.errors import RecipeError
 

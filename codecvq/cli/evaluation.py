@@ -79,7 +79,7 @@ def evaluate(
     if recipe and data is None and max_clips is None:
         max_clips = recipe.evaluation.max_clips
     folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
-    result = _measure(loaded, clips, ready, max_clips, without_links(folder, "report", "audio"))
+    result = _measure(loaded, codec, clips, ready, max_clips, without_links(folder, "report", "audio"))
     problems, written = _save(result, folder, codec if recipe else None)
     outcome = _outcome(result, problems)
     if as_json:
@@ -93,9 +93,10 @@ def evaluate(
 
 
 def _measure(
-    codec: Codec, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
+    codec: Codec, source: Path, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
 ) -> Evaluation:
     from codecvq.evaluation.evaluate import evaluate as run_evaluation
+    from codecvq.evaluation.training_clips import training_clips
 
     start = time.monotonic()
     with progress_line() as line:
@@ -109,6 +110,7 @@ def _measure(
                 f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
             ),
+            was_trained_on=training_clips(source),
         )
 
 

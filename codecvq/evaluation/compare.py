@@ -18,6 +18,7 @@ from codecvq.evaluation.kept_audio import KeptAudio
 from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
+from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips, training_clips
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
 from codecvq.files import file_name
 
@@ -74,11 +75,11 @@ def compare(
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     group_by = _group_by(clips, group_by)
     transmitters, absent = _open(codecs, device)
-    identities = [_identity(transmitter) for transmitter in transmitters]
+    told = [(_identity(transmitter), _training_clips(transmitter)) for transmitter in transmitters]
     _check_against(against, transmitters, absent)
     missing = unusable(corpus)
     compared: list[ComparedCodec] = []
-    for transmitter, identity in zip(transmitters, identities, strict=True):
+    for transmitter, (identity, known) in zip(transmitters, told, strict=True):
         found = _Findings(failures=list(missing))
         audio = KeptAudio(_folder_of(transmitter, audio_dir), sample_rate)
         for place, clip in enumerate(clips, start=1):
@@ -94,6 +95,7 @@ def compare(
                 rows=tuple(found.rows),
                 failures=tuple(found.failures),
                 undefined=tuple(found.undefined),
+                trained_on=trained_clips(transmitter.name, known, clips, [row.id for row in found.rows]),
             )
         )
     if not any(codec.rows for codec in compared):
@@ -132,6 +134,11 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
     if not opened:
         raise CodecvqError(" ".join(absent.values()) or "no codec was named. Name one or more.")
     return opened, absent
+
+
+def _training_clips(transmitter: Transmitter) -> WasTrainedOn | None:
+    source = getattr(transmitter, "source", None)  # codecs of others have none
+    return None if source is None else training_clips(source)
 
 
 def _folder_of(transmitter: Transmitter, audio_dir: str | Path | None) -> Path | None:

@@ -44,6 +44,14 @@ class ComparedCodec:
     rows: tuple[ComparedClip, ...]
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
+    trained_on: tuple[str, ...] | None = None  # ids of rows that it was trained on; None: not known
+
+    def known(self, group: str = ALL) -> str:
+        """How many clips of a group it was trained on, "8 of 24"; "?" where that is not known."""
+        if self.trained_on is None:
+            return "?"
+        rows = self.of(group)
+        return f"{sum(row.id in self.trained_on for row in rows)} of {len(rows)}"
 
     def of(self, group: str = ALL) -> tuple[ComparedClip, ...]:
         """The clips of one group."""
@@ -102,10 +110,16 @@ class Comparison:
     def table(self, group: str = ALL, against: str | None = None) -> list[list[str]]:
         """A line of text for each codec: name, kbit/s, and each column's mean with its interval.
 
-        With `against`, the differences to that codec instead of the means.
+        With `against`, the differences to that codec instead of the means. Where a codec was trained on some
+        of the clips, a column says for each on how many.
         """
         return [
-            [codec.name, _kbps(codec.bitrate_bps(group)), *self._cells(codec, group, against)]
+            [
+                codec.name,
+                _kbps(codec.bitrate_bps(group)),
+                *self._known(codec, group),
+                *self._cells(codec, group, against),
+            ]
             for codec in self.codecs
             if codec.name != against
         ]
@@ -113,7 +127,13 @@ class Comparison:
     def header(self) -> list[str]:
         """The names above `table`, an arrow at each that says which way is better."""
         arrows = [f"{column.name} {'↑' if column.higher_is_better else '↓'}" for column in self.columns]
-        return ["codec", "kbit/s", *arrows]
+        return ["codec", "kbit/s", *(["trained on"] if self._any_known() else []), *arrows]
+
+    def _any_known(self) -> bool:
+        return any(codec.trained_on for codec in self.codecs)
+
+    def _known(self, codec: ComparedCodec, group: str) -> list[str]:
+        return [codec.known(group)] if self._any_known() else []
 
     def _cells(self, codec: ComparedCodec, group: str, against: str | None) -> list[str]:
         total = len(codec.of(group))

@@ -6,7 +6,7 @@ import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
+from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,7 @@ def evaluate(
     max_clips: int | None = None,
     audio_dir: str | Path | None = None,
     progress: Progress | None = None,
+    was_trained_on: WasTrainedOn | None = None,
 ) -> Evaluation:
     """The evaluation of a codec on clips, each encoded and decoded alone and whole.
 
@@ -60,7 +62,8 @@ def evaluate(
     resampling removes is not held against the codec; no alignment is done. `metrics` are names, or the
     default ones that can be used here. `max_clips` takes that many, spread evenly over the corpus in its
     order. `audio_dir` is where original and decoded audio is written. Clips that a corpus lists as unusable
-    (in its `failures`) are failures here too.
+    (in its `failures`) are failures here too. `was_trained_on`, as `training_clips` gives it for a run
+    folder, says which clips the codec was trained on: they are listed.
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
@@ -81,7 +84,8 @@ def evaluate(
             f"none of {given} clips could be evaluated; the first, {first.clip!r}, failed "
             f"({first.stage}): {first.reason}"
         ) from found.first_error
-    return _conclude(codec, ready, found, given, audio.folder)
+    trained_on = trained_clips(codec.name, was_trained_on, clips, [row.id for row in found.rows])
+    return replace(_conclude(codec, ready, found, given, audio.folder), trained_on=trained_on)
 
 
 def unusable(corpus: Iterable[Clip]) -> list[Failure]:

@@ -110,6 +110,7 @@ class Evaluation:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of codecvq, torch and all used
     machine: Machine
     audio_dir: Path | None = None  # where the rows' audio files are
+    trained_on: tuple[str, ...] | None = None  # ids of rows that the codec was trained on; None: not known
 
     @property
     def exact_lengths(self) -> int:
@@ -149,6 +150,10 @@ class Evaluation:
         for name, factor in (("encode", self.encode_rtf), ("decode", self.decode_rtf)):
             rows.append(TableRow(f"{name}, real-time factor", f"{factor:.4f}", "s per s", "", clips))
         rows.append(TableRow("exact lengths", str(self.exact_lengths), f"of {self.decoded} decoded", "", ""))
+        if self.trained_on:
+            rows.append(
+                TableRow("clips of its training", str(len(self.trained_on)), f"of {len(self.rows)}", "", "")
+            )
         return rows
 
     def to_json(self, relative_to: Path | None = None) -> dict[str, Any]:  # Any: JSON
@@ -182,6 +187,7 @@ class Evaluation:
             "undefined": tuple(Undefined(**undefined) for undefined in data["undefined"]),
             "machine": Machine(**data["machine"]),
             "audio_dir": (relative_to or Path()) / data["audio_dir"] if data["audio_dir"] else None,
+            "trained_on": None if data.get("trained_on") is None else tuple(data["trained_on"]),
         }
         return cls(**fields)
 

@@ -56,6 +56,7 @@ class CodecTransmitter:
     name: str
     codec: Codec
     num_codebooks: int | None = None
+    source: Path | None = None  # the folder that it was loaded from
 
     def __post_init__(self) -> None:
         depth, most = self.num_codebooks, self.codec.num_codebooks
@@ -100,7 +101,7 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
             raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
         made: Transmitter = offer.make()
         return made
-    return CodecTransmitter(name, load(source, device), depth)
+    return CodecTransmitter(name, load(source, device), depth, None if offer else Path(source))
 
 
 def _depth(name: str) -> tuple[str, int | None]:
