@@ -198,6 +198,8 @@ def test_clips_of_the_training_are_told(
         assert code == 0
         assert len(json.loads(told)["trained_on"]) == known
         assert ("was trained on 3 of the 3 clips" in err) == bool(known)
+        page = (tmp_path / split / "report" / "index.html").read_text()
+        assert ("trained on 3 of these 3 clips" in page) == bool(known)
     compare = ["compare", codec, "speech-16k", "--split", "train", "-o", tmp_path / "c"]
     told = json.loads(call(capsys, *compare, *options)[1])
     assert [entry["trained_on"] and len(entry["trained_on"]) for entry in told["codecs"]] == [3, None]

@@ -96,6 +96,8 @@ def _tile(column: Column, mean: Mean) -> str:
 def _warnings(evaluation: Evaluation) -> str:
     """What is not in the numbers, before anybody reads them."""
     lines = [f"{text(name)} was not measured: {text(why)}" for name, why in evaluation.unavailable.items()]
+    if known := len(evaluation.trained_on or ()):
+        lines.insert(0, f"the codec was trained on {known} of these {len(evaluation.rows)} clips")
     lines += [
         f"{text(f.clip)}: {text(f.metric or f.stage)} failed: {text(f.reason)}"
         for f in evaluation.failures[:MOST_LISTED]
