@@ -20,7 +20,7 @@ from codecvq.cli.batch import Failed, Outcome, each
 from codecvq.cli.coding import _works
 from codecvq.codec import Codec, load
 from codecvq.errors import AudioError
-from codecvq.evaluation import Evaluation, compare, evaluate
+from codecvq.evaluation import Evaluation, compare, evaluate, write_report
 from codecvq.training.corpus import open_corpus
 
 SOUND = 0.1 * np.sin(np.arange(1600) / 9)
@@ -180,15 +180,10 @@ def test_encode_and_decode_go_on_over_what_is_damaged(
 
 @pytest.fixture
 def manifest(folder: Path) -> Path:
-    """One clip that is there, under an id with half a surrogate pair; one that is missing, one far away."""
+    """One clip that is there, one that is missing, one far away."""
     path = folder / "clips.jsonl"
     rows = [
-        {
-            "path": os.fsdecode(b"caf\xe9.wav"),
-            "id": "=half\udce9|a",
-            "text": "\ud800 <b>",
-            "speaker": "s\udcff",
-        },
+        {"path": "a.wav", "id": "=1|a", "speaker": "<b>"},
         {"path": "gone.wav", "id": "gone"},
         {"path": "https://nowhere.invalid/a.wav", "id": "far"},
     ]
@@ -196,7 +191,7 @@ def manifest(folder: Path) -> Path:
     return path
 
 
-def test_evaluate_counts_what_is_missing_and_saves_any_text(
+def test_evaluate_counts_what_is_missing(
     capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
 ) -> None:
     arguments = [
@@ -215,14 +210,12 @@ def test_evaluate_counts_what_is_missing_and_saves_any_text(
     assert [failure["source"] for failure in said["failures"]] == ["gone", "far"]
     assert set(said["failures"][0]) >= {"source", "error", "stage"}
     report = tmp_path / "out" / "report"
-    saved = Evaluation.load(report)
-    assert saved.clips_given == 3
-    assert saved.rows[0].id == "=half\udce9|a", "the same text comes back"
-    assert "\n'=half\\udce9|a," in (report / "clips.csv").read_text(encoding="utf-8")
-    assert (report / "index.html").read_bytes().decode("utf-8")
+    assert Evaluation.load(report).clips_given == 3
+    assert "\n'=1|a," in (report / "clips.csv").read_text()
+    assert "gone.wav does not exist" in (report / "index.html").read_text()
 
 
-def test_compare_counts_what_is_missing_and_saves_any_text(
+def test_compare_counts_what_is_missing(
     capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -239,11 +232,30 @@ def test_compare_counts_what_is_missing_and_saves_any_text(
     ]
     code, said, _ = call(capsys, *arguments, "-o", out, "--json")
     assert (code, said["done"], said["failed"], said["clips_given"]) == (1, 1, 2, 3)
-    assert json.loads((out / "comparison.json").read_text())["codecs"][0]["rows"][0]["id"] == "=half\udce9|a"
-    assert (out / "comparison.md").read_bytes().decode("utf-8")
+    assert [failure["source"] for failure in said["failures"]] == ["gone", "far"]
     assert len(list((out / "audio").rglob("*.flac"))) == 1
     (folder,) = (out / "audio").iterdir()
     assert folder.parent == out / "audio", "a codec's path is one name"
+
+
+def test_any_text_is_saved(codec: Path, manifest: Path, tmp_path: Path) -> None:
+    odd = "half\udce9 \x1b[31m | <b>"
+    clip = open_corpus(manifest=manifest)[0]
+    found = evaluate(load(codec), [clip], ["si_sdr"], audio_dir=tmp_path / "audio")
+    row = dataclasses.replace(found.rows[0], id=odd, path=odd, text=odd, speaker=odd)
+    found = dataclasses.replace(found, rows=(row,), codec={**found.codec, "name": odd})
+    found.save(tmp_path)
+    assert Evaluation.load(tmp_path).rows[0] == row, "the same text comes back"
+    assert (tmp_path / "clips.csv").read_bytes().decode("utf-8")
+    assert write_report(tmp_path, found).read_bytes().decode("utf-8")
+
+    compared = compare([str(codec)], [clip], ["si_sdr"], data=odd)
+    same = dataclasses.replace(
+        compared.codecs[0], name=odd, rows=(dataclasses.replace(compared.codecs[0].rows[0], id=odd),)
+    )
+    path = dataclasses.replace(compared, codecs=(same,)).save(tmp_path / "c")
+    assert json.loads(path.read_bytes())["codecs"][0]["name"] == odd
+    assert "half\\\\udce9" in (tmp_path / "c" / "comparison.md").read_bytes().decode("utf-8")
 
 
 def test_the_numbers_are_saved_where_the_page_fails(
