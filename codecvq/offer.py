@@ -15,6 +15,8 @@ from codecvq.errors import PluginError
 from codecvq.hookspecs import CodecSpec, Spec
 from codecvq.strangers import contained
 
+LONGEST_REASON = 200  # characters of an error in a warning or a list
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -47,9 +49,10 @@ class PluginFailure:
 
     @property
     def reason(self) -> str:
-        """The error in one line."""
+        """The error in one short line."""
         kind = "" if isinstance(self.error, PluginError) else f"{type(self.error).__name__}: "
-        return f"{kind}{' '.join(_text_of(self.error).split())}"
+        text = f"{kind}{' '.join(_text_of(self.error).split())}"
+        return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
 
     def details(self) -> str:
         """The traceback from the plugin's own code on, for `codecvq plugins doctor`."""

@@ -47,8 +47,8 @@ KINDS: dict[str, tuple[str, type[Spec]]] = {
     "recipes": ("codecvq_recipes", hookspecs.RecipeSpec),
 }
 NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
+MOST_BYTES = 10 << 20  # of a plugin file
 MOST_OFFERS = 1000  # that one hook of one plugin may yield
-LONGEST_REASON = 200  # characters of an error in a warning
 #: types that fields of specs are annotated with; those that are not here are not checked
 FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
@@ -117,12 +117,9 @@ class Registry:
         return origin
 
     def _load_file(self, path: Path) -> Origin:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise PluginError(
-                f"plugin file {path} cannot be read ({error.strerror}). Check the path."
-            ) from error
+        from codecvq.json_file import read_bounded  # brings pydantic, which a list of plugins does without
+
+        content = read_bounded(path, MOST_BYTES, error=PluginError, advice="Check the path.")
         origin = Origin(path.stem, "", "", path, hashlib.sha256(content).hexdigest())
         if self.origins.get(str(origin)) == origin:
             return origin
@@ -201,9 +198,7 @@ class Registry:
         if str(failure) in map(str, self.failures):  # hooks are called again after a plugin was added
             return
         self.failures.append(failure)
-        reason = failure.reason
-        shown = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
-        logger.warning("plugin %s failed (%s). Details: codecvq plugins doctor", origin, shown)
+        logger.warning("plugin %s failed (%s). Details: codecvq plugins doctor", origin, failure.reason)
 
     # asking
 

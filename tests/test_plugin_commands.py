@@ -213,3 +213,27 @@ def test_a_broken_distribution_leaves_the_list_whole(tmp_path: Path) -> None:
     done = run(sys.executable, "-m", "codecvq", "plugins", "doctor", "--json", site=tmp_path)
     assert done.returncode == 1
     assert "a_module_that_is_not_there" in json.dumps(json.loads(done.stdout)["problems"])
+
+
+@pytest.mark.parametrize("into", ["a\0b", "x" * 5000, "/dev/null", "/dev/null/x"], ids=lambda text: text[:9])
+def test_a_folder_that_cannot_be_is_one_line(
+    command_here: Callable[..., tuple[int, str, str]], into: str
+) -> None:
+    code, _, err = command_here("new-plugin", "my_vq", "--into", into)
+    assert code == 2
+    assert "--into" in err
+
+
+@pytest.mark.parametrize("name", ["x" * 61, "x" * 5000])
+def test_a_name_that_is_too_long_is_one_line(
+    command_here: Callable[..., tuple[int, str, str]], name: str
+) -> None:
+    code, _, err = command_here("new-plugin", name)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "up to 60" in err
+
+
+def test_a_device_is_no_plugin(command_here: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = command_here("plugins", "list", "--plugin", "/dev/zero")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "is not a regular file" in err

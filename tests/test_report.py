@@ -298,3 +298,13 @@ def test_values_beyond_all_bounds_are_left_out(tmp_path: Path) -> None:
     (curve,) = read_log(tmp_path / "metrics.jsonl").curves
     assert (curve.values, curve.left_out) == ((1.0, 2.0, 3.0), 3)
     assert "nan" not in curve_svg(curve)
+
+
+def test_settings_of_the_working_folder_change_no_picture() -> None:
+    import matplotlib
+
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    expected = spectrogram_pair(noise, noise, RATE)
+    with matplotlib.rc_context({"text.usetex": True, "savefig.facecolor": "red", "font.size": 40}):
+        assert spectrogram_pair(noise, noise, RATE) == expected
+        assert matplotlib.rcParams["text.usetex"]

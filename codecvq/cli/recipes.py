@@ -8,7 +8,6 @@ import typer
 
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import RecipeError, UnknownName
-from codecvq.json_file import read_bounded
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ def show_recipe(
 
     Example: [bold]codecvq recipes show quickstart > mine.yaml[/]
     """
+    from codecvq.json_file import read_bounded
     from codecvq.training.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)

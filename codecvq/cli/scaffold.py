@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -33,9 +34,16 @@ def new_plugin(
     """
     _check_name(name)
     files = _distribution(name, into) if packaged else {into / f"{name}.py": "plugin.py.txt"}
-    for path in files:
-        if path.exists():
-            raise PluginError(f"{path} is there already. Give another name, or another folder with --into.")
+    try:
+        there = [path for path in files if path.exists()]
+        into.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise PluginError(
+            f"nothing can be written into {_short(into)} ({reason}). Give another folder with --into."
+        ) from error
+    if there:
+        raise PluginError(f"{there[0]} is there already. Give another name, or another folder with --into.")
     words = {
         "name": name,
         "Class": "".join(part.capitalize() for part in name.split("_")),
@@ -46,9 +54,10 @@ def new_plugin(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words))
     print_written(*(("wrote", path) for path in files))
-    root = into / _distribution_name(name)
+    root = shlex.quote(str(into / _distribution_name(name)))
     file = into / f"{name}.py"
-    alone = f"codecvq plugins check {name} --plugin {file if into.is_absolute() else f'./{file}'}"
+    plugin = shlex.quote(str(file) if into.is_absolute() else f"./{file}")
+    alone = f"codecvq plugins check {name} --plugin {plugin}"
     for step in (
         [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]
     ):
@@ -71,16 +80,20 @@ def _distribution_name(name: str) -> str:
     return f"codecvq-{name.replace('_', '-')}"
 
 
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def _check_name(name: str) -> None:
     if (
-        not re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name)
         or keyword.iskeyword(name)
         or name.startswith(("residual_", "grouped_"))
     ):
         raise PluginError(
-            f"{name!r} cannot be the name of a quantizer: it takes lower case letters, digits and "
-            "underscores, begins with a "
-            f"letter and not with residual_ or grouped_, as 'my_vq'."
+            f"{name[:80]!r} cannot be the name of a quantizer: it takes up to 60 lower case letters, digits "
+            "and underscores, begins with a letter and not with residual_ or grouped_, as 'my_vq'."
         )
     if taken := registry().offers("quantizers").get(name):
         raise PluginError(

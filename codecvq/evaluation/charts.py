@@ -27,6 +27,14 @@ def spectrogram_pair(original: np.ndarray, decoded: np.ndarray, sample_rate: int
     Shapes: both `[S]`, S > 0. The scale ends at the loudest bin of the original; 80 dB below it everything is
     equally dark.
     """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # matplotlib reads a matplotlibrc in the working folder, whoever wrote it
+        return _drawn(original, decoded, sample_rate)
+
+
+def _drawn(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -111,7 +111,14 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
 
 def missing_packages(spec: MetricSpec) -> list[str]:
     """Those of the spec's import names that cannot be found; nothing is imported."""
-    return [package for package in spec.requires if importlib.util.find_spec(package) is None]
+    return [package for package in spec.requires if not _is_installed(package)]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package.partition(".")[0]) is not None
+    except ValueError:  # an empty name, or a module that a plugin has made by hand
+        return False
 
 
 def _in_order(offers: Mapping[str, Offer]) -> list[tuple[str, Offer]]:

@@ -25,7 +25,8 @@ def imports_no_torch(module: str) -> None:
 def _heavy_modules(module: str) -> str:
     """What a new process has imported of the heavy packages after importing `module`; "" for nothing."""
     program = (
-        f"import sys, {module}; print(*(m for m in ('torch', 'librosa', 'matplotlib') if m in sys.modules))"
+        "import sys; sys.path = [path for path in sys.path if path]; "  # not from the working folder
+        f"import {module}; print(*(m for m in ('torch', 'librosa', 'matplotlib') if m in sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
