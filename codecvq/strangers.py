@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from codecvq.errors import PluginError
+from codecvq.signals import Terminated
 
 
 @contextmanager
@@ -16,12 +17,12 @@ def contained() -> Iterator[None]:
     """Run a plugin's code in the block: what it prints goes to stderr, and an attempt to end the process is a
     PluginError.
 
-    An Exception passes as it is; so does KeyboardInterrupt, which is the user's.
+    An Exception passes as it is; so do KeyboardInterrupt and Terminated, which are the user's.
     """
     try:
         with _printing_to_stderr():
             yield
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt, Terminated):
         raise
     except SystemExit as error:
         raise PluginError(f"it tried to end the process (SystemExit: {error.code})") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -99,6 +101,23 @@ class Page(HTMLParser):
             assert name != "src" or (value or "").startswith(("data:image/", "data:audio/", "audio/"))
 
 
+def check_table(path: Path) -> None:
+    """No cell of a CSV file is a formula, and nothing in it is an escape sequence."""
+    text = path.read_text(encoding="utf-8")
+    check_terminal(text)
+    for row in csv.reader(text.splitlines()):
+        assert [cell for cell in row if cell.startswith(("=", "+", "@", "\t", "\r"))] == []
+
+
+def check_markdown(path: Path) -> None:
+    """No HTML and no link; a text does not end the block of code that it stands in."""
+    text = path.read_text(encoding="utf-8")
+    check_terminal(text)
+    assert text.count("```") in (0, 2)
+    outside = "".join(re.split(r"^```.*?^```$", text, flags=re.MULTILINE | re.DOTALL))
+    assert re.findall(r"(?<!\\)<\w|(?<!\\)\]\(", outside) == []
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A codec, recordings, a manifest, a plugin and a recipe whose texts are all hostile."""
@@ -133,10 +152,13 @@ def test_evaluate_compare_and_the_report(command: Command, folder: Path) -> None
     Page().feed(page)
     check_terminal(page.replace("\t", " "))
     assert "&lt;script&gt;" in page
+    check_table(folder / "out/report/clips.csv")
     code, out, err = command("evaluate", "codec", "manifest.jsonl", *common, "--out", "out", "--json")
     assert json.loads(out)["rows"][0]["speaker"].startswith(NASTY)
     code, out, err = command("compare", "codec", "--data", "manifest.jsonl", *common, "--group-by", "speaker")
     assert code in (0, 1), err
+    check_table(folder / "comparison/clips.csv")
+    check_markdown(folder / "comparison/comparison.md")
     command("compare", "codec", "--data", "manifest.jsonl", *common, "--json")
 
 

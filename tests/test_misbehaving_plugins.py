@@ -14,6 +14,7 @@ from stranger import ONE_FILE, codecvq_command, distribution, run
 from codecvq import MetricSpec, hookimpl
 from codecvq.errors import PluginError
 from codecvq.plugins import MOST_OFFERS, Registry
+from codecvq.signals import Terminated
 
 GOOD = ONE_FILE.format(name="loudness")
 SPEC = "MetricSpec(name='m{0}', columns=('m',), factory=lambda: None)"
@@ -79,6 +80,12 @@ def test_it_is_one_warning_that_names_the_distribution(
     registry.register(object(), "another")  # hooks are called again
     registry.metrics()
     assert len([text for text in warnings() if f"bad-{number} 1.0" in text]) == 1
+
+
+def test_a_signal_is_the_users(site: Path) -> None:
+    distribution(site, "terminated", "from codecvq.signals import Terminated\nraise Terminated(15)")
+    with pytest.raises(Terminated):
+        loaded()
 
 
 def test_a_keyboard_interrupt_is_the_users(site: Path) -> None:

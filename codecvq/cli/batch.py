@@ -19,6 +19,7 @@ from codecvq.cli.console import print_written, progress_line, time_left
 from codecvq.errors import CodecvqError
 from codecvq.escaping import printable
 from codecvq.plugins import PROJECT
+from codecvq.strangers import contained
 
 EXIT_CODES = (
     "Exit codes of every verb: 0 all was done; 1 some of it failed, and each failure is listed and counted; "
@@ -98,7 +99,8 @@ def each(
     with progress_line() as line:
         for count, item in enumerate(items, start=1):
             try:
-                done.append(one(item))
+                with contained():
+                    done.append(one(item))
             except Exception as error:  # see above
                 failed.append(failure_of(source(item), error))
                 stopped = in_one_line(error) if _would_repeat(error) else ""

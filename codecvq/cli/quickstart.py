@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+import codecvq
 from codecvq.cli.console import duration, print_written, say
 from codecvq.cli.paths import typed_path
 from codecvq.errors import CodecvqError
@@ -64,7 +66,7 @@ def _verb(*arguments: str, shown: str = "") -> int:
     """
     say(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
     sys.stdout.flush()
-    with subprocess.Popen([sys.executable, "-m", "codecvq", *arguments]) as process:
+    with subprocess.Popen([sys.executable, "-m", "codecvq", *arguments], env=_environment()) as process:
         try:
             code = process.wait()
         except (KeyboardInterrupt, Terminated):  # the verb ends first: it has something to save
@@ -75,6 +77,13 @@ def _verb(*arguments: str, shown: str = "") -> int:
             f"codecvq {arguments[0]} ended with exit {code}, see above. The same command goes on from there."
         )
     return code
+
+
+def _environment() -> dict[str, str]:
+    """Variables with which `python -m` finds this codecvq, and none in the working folder."""
+    if Path(codecvq.__file__).resolve().parents[1] == Path.cwd():
+        return dict(os.environ)
+    return os.environ | {"PYTHONSAFEPATH": "1"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

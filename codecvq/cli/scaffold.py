@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from codecvq.cli.console import print_written, say
+from codecvq.cli.paths import typed_path
 from codecvq.errors import PluginError
 from codecvq.files import write_atomically
 from codecvq.plugins import registry
@@ -26,7 +27,9 @@ def new_plugin(
     packaged: Annotated[
         bool, typer.Option("--packaged", help="A distribution with its tests, to be installed by pip.")
     ] = False,
-    into: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
+    into: Annotated[
+        Path, typer.Option(help="The folder to write into.", parser=typed_path, metavar="FOLDER")
+    ] = Path(),
 ) -> None:
     """Write a quantizer that works, to be changed into your own: one file, or a distribution with --packaged.
 

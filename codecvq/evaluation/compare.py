@@ -21,6 +21,7 @@ from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips, training_clips
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
 from codecvq.files import file_name
+from codecvq.strangers import contained
 
 if TYPE_CHECKING:
     from codecvq.training.corpus import Clip
@@ -197,7 +198,8 @@ def _add(
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
         return found.fail(clip.id, "read", error)
     try:
-        sent = transmitter.transmit(samples, sample_rate)
+        with contained():
+            sent = transmitter.transmit(samples, sample_rate)
         _check(sent.samples, samples)
     except Exception as error:  # a stranger's codec, or a program that ends without a word
         return found.fail(clip.id, "codec", error)

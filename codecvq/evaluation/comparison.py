@@ -186,7 +186,7 @@ class Comparison:
         names = [column.name for column in self.columns]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["codec", "id", "group", "duration_s", "payload_bits", *names])
+        writer.writerow(["codec", "id", "group", "duration_s", "payload_bits", *map(csv_cell, names)])
         for codec in self.codecs:
             for row in codec.rows:
                 values = [row.values.get(name, "") for name in names]

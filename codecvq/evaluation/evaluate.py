@@ -21,6 +21,7 @@ from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips
+from codecvq.strangers import contained
 
 if TYPE_CHECKING:
     import torch
@@ -117,9 +118,10 @@ def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Finding
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
         return found.fail(clip.id, "read", error)
     try:
-        if not found.rows:
-            _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
-        result = _reconstruct(codec, samples)
+        with contained():
+            if not found.rows:
+                _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
+            result = _reconstruct(codec, samples)
     except Exception as error:  # a stranger's quantizer or network, or too little memory for a long clip
         return found.fail(clip.id, "codec", error)
     if result.decoded.size != samples.size:

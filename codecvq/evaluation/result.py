@@ -238,7 +238,7 @@ class Evaluation:
         sizes = [field.name for field in dataclasses.fields(FileBytes)]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*plain, *sizes, *names, "text", "left_out"])
+        writer.writerow([*plain, *sizes, *map(csv_cell, names), "text", "left_out"])
         for row in self.rows:
             files = [getattr(row.files, name, "") for name in sizes]
             values = [row.values.get(name, "") for name in names]
