@@ -12,7 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from stranger import ROOT, distribution
 
 import codecvq
@@ -259,3 +261,58 @@ def test_nothing_in_the_working_folder_is_imported(tmp_path: Path) -> None:
         assert "stranger_vq" not in done.stdout
     assert "Give a module that can be imported, or a file as ./my_plugin.py" in done.stderr
     assert not (tmp_path / "it-ran").exists()
+
+
+LOUD = """
+import os, sys
+from codecvq import QuantizerSpec, hookimpl
+
+def make(dim):
+    from codecvq_fsq.quantizer import FSQ
+
+    class Loud(FSQ):
+        def codes_alone(self, vectors):
+            print("loud")
+            if os.path.exists("stop"):
+                sys.exit(0)
+            return super().codes_alone(vectors)
+
+        def dequantize(self, codes):
+            print("loud")
+            return super().dequantize(codes)
+
+    print("loud")
+    return Loud(dim, [5, 5])
+
+@hookimpl
+def codecvq_quantizers():
+    yield QuantizerSpec(name="loud", factory=make)
+"""
+
+
+@pytest.mark.slow
+def test_a_quantizer_that_prints_or_ends_the_process_stops_no_verb(command: Command) -> None:
+    Path("loud.py").write_text(LOUD)
+    Path("audio").mkdir()
+    soundfile.write("audio/a.wav", np.full(8000, 0.1), 16000)
+    registry().load("loud.py")
+    network = load_recipe("quickstart", ["network.encoder_width=16"]).network
+    codecvq.Codec(sample_rate=16000, network=network, quantizer={"name": "loud"}).save("codec")
+    verbs = (
+        "encode codec audio --out small",
+        "decode codec small --out back",
+        "tokenize codec audio --out tokens",
+        "detokenize codec tokens --out again",
+        "evaluate codec audio --split all --metrics mel_distance --out out",
+        "compare codec --data audio --metrics mel_distance",
+    )
+    for verb in verbs:
+        code, out, err = command(*verb.split(), "--json")
+        assert code == 0, err
+        json.loads(out)
+        assert "loud" in err
+    Path("stop").touch()
+    for verb in (verbs[0], verbs[2].replace("tokens", "others"), *verbs[4:]):
+        code, out, err = command(*verb.split(), "--json")
+        assert code in (1, 2), (verb, out, err)
+        assert "it tried to end the process" in out + err

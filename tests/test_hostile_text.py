@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 import codecvq
 from codecvq.cli.app import main
@@ -169,6 +170,9 @@ def test_coding_and_tokens(command: Command, folder: Path) -> None:
     command("decode", "codec", "recordings", "--out", "back")
     code, _, err = command("tokenize", "codec", "manifest.jsonl", "--out", "tokens")
     assert code in (0, 1), err
+    check_markdown(folder / "tokens/README.md")
+    front = yaml.safe_load((folder / "tokens/README.md").read_text(encoding="utf-8").split("---")[1])
+    assert set(front) == {"configs", "tags"}, "a text that is no language is no tag"
     command("detokenize", "codec", "tokens", "--out", "again")
     command("detokenize", "codec", "tokens", "--out", "again", "--ids", NASTY)
     command("encode", f"./{NASTY}", "recordings", "--out", "small")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = "codecvq.tokens/1"
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
 LARGEST_HISTOGRAM = 65_536  # entries; a larger codebook's is counted sparsely and not written
+LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639: Hugging Face refuses a page with another
 MOST_CARD_BYTES = 1 << 20
 ADVICE = "Restore it, or tokenize again."
 
@@ -242,7 +244,8 @@ def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licen
     for split in (name for name, clips in stats["splits"].items() if clips):
         path = json.dumps(f"data/{split}-*.parquet")  # JSON's texts are YAML's
         front += [f"  - split: {json.dumps(split)}", f"    path: {path}"]
-    tags = sorted({language.split("-")[0].lower() for language in languages if language})
+    codes = {language.split("-")[0].lower() for language in languages}
+    tags = sorted(filter(LANGUAGE.fullmatch, codes))
     front += ["language:", *(f"- {json.dumps(tag)}" for tag in tags)] if tags else []
     front += ["tags:", "- audio", "- codecvq", "---"]
     sizes, licences = card.codebook_sizes, sorted(filter(None, licences))

@@ -16,6 +16,7 @@ from codecvq.audio import WRITTEN_FORMATS, write_audio
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.identity import same_codebooks, same_weights
+from codecvq.strangers import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.rows import TokenFailure, TokenRow
@@ -165,6 +166,6 @@ def _decode(codec: Codec, row: TokenRow) -> npt.NDArray[np.float32]:
     import torch
 
     codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]
-    with torch.inference_mode():
+    with contained(), torch.inference_mode():
         wave = codec.decode(codes, num_samples=row.num_samples)  # [1, C, S]
     return wave[0].float().cpu().numpy()

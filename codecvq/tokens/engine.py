@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
+from codecvq.strangers import contained
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
 from codecvq.tokens.columns import column_values, writable
@@ -277,7 +278,7 @@ def _encode_together(
     padded = np.zeros((len(waves), card.channels, max(lengths)), dtype=np.float32)
     for row, wave in zip(padded, waves, strict=True):
         row[:, : wave.size] = wave
-    with torch.inference_mode():
+    with contained(), torch.inference_mode():
         codes = codec.encode(
             torch.from_numpy(padded).to(codec.device),
             lengths=torch.tensor(lengths, device=codec.device),
