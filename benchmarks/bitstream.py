@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from codecvq.bitstream import pack, unpack
-from codecvq.bitstream.coding import Codes
+from codecvq.bitstream.packed import Codes
 
 LAYOUTS = {  # codebooks, size, frames a second
     "12 x 5 at 50 Hz": (12, 5, 50),

@@ -65,8 +65,9 @@ def read_bounded(
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise error(f"{path} is not a regular file. {advice}".rstrip())
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                content = file.read(most_bytes + 1)
+            content = bytearray()  # in pieces: one read would reserve `most_bytes` for a file of any size
+            while len(content) <= most_bytes and (piece := os.read(descriptor, 1 << 20)):
+                content += piece
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
@@ -74,7 +75,7 @@ def read_bounded(
         raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
     if len(content) > most_bytes:
         raise error(f"{path} has more than the {most_bytes:,} bytes that are read of it. {advice}".rstrip())
-    return content
+    return bytes(content)
 
 
 def parse_json(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import threading
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from fuzz.limits import run_limited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecvq.bitstream import coding, pack, read_cvq, unpack, write_cvq
+from codecvq.bitstream import pack, read_cvq, unpack, write_cvq
+from codecvq.bitstream.entropy import entropy_encode
+from codecvq.bitstream.format import BUDGET_OF_A_BYTE, MOST_FILE_BYTES, WHOLE
+from codecvq.bitstream.model import FrameModel, parts
+from codecvq.bitstream.packed import BLOCK_ROWS, pack_codes, packed_bits
+from codecvq.bitstream.work import steps
 from codecvq.errors import BitstreamError
 
 
@@ -100,14 +109,14 @@ def test_any_sizes_and_codes_come_back(data):
 def test_packing_is_as_near_to_the_ideal_as_it_says(sizes):
     frames = 500
     ideal = frames * sum(np.log2(size) for size in sizes)
-    bits = coding.packed_bits(sizes, frames)
+    bits = packed_bits(sizes, frames)
     assert ideal - 1e-6 <= bits <= 1.011 * ideal + len(sizes)
-    assert len(coding.pack_codes(random_codes(sizes, frames), sizes)) == -(-bits // 8)
+    assert len(pack_codes(random_codes(sizes, frames), sizes)) == -(-bits // 8)
 
 
 def test_packed_bits_are_those_of_a_number_written_by_hand():
     # 1 + 2*5 + 4*25 = 111 in 7 bits (5^3 = 125), most significant first, then one bit of padding
-    assert coding.pack_codes(np.array([[1, 2, 4]]), [5]) == bytes([111 << 1])
+    assert pack_codes(np.array([[1, 2, 4]]), [5]) == bytes([111 << 1])
 
 
 def test_entropy_coding_wins_on_speech_and_auto_takes_the_smaller():
@@ -133,10 +142,10 @@ def test_a_second_of_speech_has_a_header_below_64_bytes():
     for sizes in ((5,) * 12, (1024,) * 8):
         packet = unpack(pack(Sizes(sizes), random_codes(sizes, 50), 16000, False))
         assert packet.file_bytes - -(-packet.payload_bits // 8) <= 48
-        assert packet.payload_bits == coding.packed_bits(sizes, 50)
+        assert packet.payload_bits == packed_bits(sizes, 50)
 
 
-def reference_decode(data: bytes, model: coding.FrameModel, frames: int) -> list[list[int]]:
+def reference_decode(data: bytes, model: FrameModel, frames: int) -> list[list[int]]:
     """A range decoder in plain integers: 64-bit interval, 32-bit words, frequencies of 24 bits."""
     words = iter(np.frombuffer(data + bytes(8 + -len(data) % 4), ">u4").tolist())
     low, width, point = 0, 2**64 - 1, next(words) << 32 | next(words)
@@ -161,16 +170,26 @@ def reference_decode(data: bytes, model: coding.FrameModel, frames: int) -> list
     return decoded
 
 
-@pytest.mark.parametrize("sizes", [(5,) * 12, (3, 2, 64, 65, 7), (1000, 4), (4096,)], ids=str)
+RAGGED = (2,) * 60 + (4093,) + (2,) * 60 + (64,) + (3,) * 30
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(5,) * 12, (3, 2, 64, 65, 7), (1000, 4), (4096,), RAGGED],
+    ids=["5", "3 2 64 65 7", "1000 4", "4096", "ragged"],
+)
 def test_no_float_decides_a_bit(sizes):
     codes = speech_like(sizes, 60)
-    data = coding.entropy_encode(codes, sizes)
-    decoded = reference_decode(data, coding.FrameModel(sizes), 60)
+    assert (len(list(parts(sizes))) > 1) == (
+        sizes == RAGGED
+    )  # parts give the bits of one model of all planes
+    data = entropy_encode(codes, sizes)
+    decoded = reference_decode(data, FrameModel(sizes), 60)
     assert np.array_equal(np.array(decoded).T, codes)
 
 
 def test_weights_are_whole_and_their_sum_leaves_nothing_to_scale():
-    model = coding.FrameModel([5, 2, 1000])
+    model = FrameModel([5, 2, 1000])
     for digits in random_codes([5, 2, 1000], 200).T:
         weights = model.weights()
         assert (weights == np.floor(weights)).all()
@@ -181,12 +200,12 @@ def test_weights_are_whole_and_their_sum_leaves_nothing_to_scale():
 
 def test_entropy_payload_is_within_two_bytes_of_its_model():
     sizes = (5,) * 12
-    codes, model, bits = speech_like(sizes, 300), coding.FrameModel(sizes), 0.0
+    codes, model, bits = speech_like(sizes, 300), FrameModel(sizes), 0.0
     for digits in codes.T:
         frequencies = model.weights() + 1
         bits -= np.log2(frequencies[np.arange(12), digits] / 2**24).sum()
         model.learn(digits)
-    assert bits / 8 <= len(coding.entropy_encode(codes, sizes)) + 1e-3 <= bits / 8 + 2
+    assert bits / 8 <= len(entropy_encode(codes, sizes)) + 1e-3 <= bits / 8 + 2
 
 
 DAMAGED = [pytest.param(entropy, id="entropy" if entropy else "packed") for entropy in (True, False)]
@@ -248,6 +267,95 @@ def test_a_lying_header_allocates_nothing(kind, frames, runs):
     payload = bytes(8)
     with pytest.raises(BitstreamError):
         unpack(forged(kind, [16000, 320, 0, frames, len(payload), *runs], payload))
+
+
+BOMBS = {  # kind, frames, runs of codebooks, bytes of payload; files of 50 to 1,050 bytes
+    "9.9 GB from 55 bytes": (2, 1, [2, 1023, 2**62, 1, 4093], 4),
+    "96 MB from 56 bytes": (2, 2, [1, 1024, 31**12], 8),
+    "most counters": (1, 1, [1, 1024, 4096], 4),
+    "longest file of one codebook": (1, 256_000, [1, 1, 1024], 1000),
+    "largest alphabets": (1, 32_000, [1, 8, 4096], 1000),
+    "most digits": (2, 64_000, [1, 4, 2**62], 1000),
+    "unlike digits": (2, 250, [1, 1024, 2**50 * 4093], 1000),
+    "codebooks of one entry": (0, 256_000_000, [1, 1, 1], 1_000_000),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_costs_a_reader_without_a_codec_little(bomb):
+    kind, frames, runs, payload = bomb
+    data = forged(kind, [16000, 320, 0, frames, payload, *runs], bytes(payload))
+
+    def read(seed):
+        with contextlib.suppress(BitstreamError):  # the budget's; what is within it is read
+            unpack(data)
+
+    assert run_limited(read, 1, memory_bytes=100 << 20, seconds=4) == []
+
+
+def test_memory_goes_with_the_sum_over_the_planes():
+    """One wide plane among many narrow ones pads none of them."""
+    sizes = (2,) * 20_000 + (4093, 61)
+    cells = sum(
+        model.counts.size + model.follows.size
+        for model in (FrameModel(sizes[of], max(sizes)) for of in parts(sizes))
+    )
+    assert cells < 3 * sum(size + (size**2 if size <= 64 else 0) for size in sizes)
+
+
+def test_the_codec_is_compared_before_the_payload_is_decoded(monkeypatch):
+    def never(*_):
+        raise AssertionError("the payload was decoded")
+
+    data = pack(Sizes((5,) * 3), random_codes((5,) * 3, 10), 3200)
+    monkeypatch.setattr("codecvq.bitstream.format._decoded", never)
+    others = [
+        Sizes((5, 5, 4)), Sizes((5,) * 3, name="other"), Sizes((5,) * 3, hop_length=160),
+        Sizes((5,) * 3, sample_rate=8000),
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(BitstreamError, match="codec"):
+            unpack(data, other)
+
+
+def test_a_budget_holds_with_and_without_a_codec():
+    codec = Sizes((5,) * 12)
+    data = pack(codec, np.zeros((12, 3000), np.int64), 960_000)
+    needed = steps(codec.codebook_sizes, 3000, WHOLE["entropy"])
+    for given_codec in (None, codec):
+        assert unpack(data, given_codec, budget=needed).num_samples == 960_000
+        with pytest.raises(BitstreamError, match=f"12 x 3000 codes take {needed:,} steps.*larger budget"):
+            unpack(data, given_codec, budget=needed - 1)
+
+
+def test_a_codec_that_fits_sets_no_limit(monkeypatch):
+    codec = Sizes((5,) * 12)
+    data = pack(codec, np.zeros((12, 300), np.int64), 96_000)
+    monkeypatch.setattr("codecvq.bitstream.format.BUDGET", 1000)
+    monkeypatch.setattr("codecvq.bitstream.format.BUDGET_OF_A_BYTE", 1)
+    with pytest.raises(BitstreamError, match="budget"):
+        unpack(data)
+    assert unpack(data, codec).num_samples == 96_000
+
+
+@pytest.mark.parametrize(
+    "sizes", [(5,) * 12, (1024,) * 8, (1024,) * 6, (625,) * 3, (5**12,), (65536,)], ids=str
+)
+def test_speech_of_any_length_stays_below_the_budget(sizes):
+    packet = unpack(pack(Sizes(sizes), speech_like(sizes, 500), 500 * 320))
+    assert steps(sizes, 500, WHOLE.get(packet.kind)) < BUDGET_OF_A_BYTE * packet.file_bytes
+
+
+def test_a_payload_that_no_encoder_writes_is_refused():
+    with pytest.raises(BitstreamError, match="100 bytes of payload for codes of at most"):
+        unpack(forged(1, [16000, 320, 0, 1, 100, 1, 1, 5], bytes(100)))
+
+
+@pytest.mark.parametrize("size", [2, 5, 2**40], ids=str)
+def test_packed_codes_longer_than_a_block_come_back(size):
+    codes = random_codes((size, size, 3), 24 * BLOCK_ROWS if size == 2 else 2 * BLOCK_ROWS + 5)
+    data = pack(Sizes((size, size, 3)), codes, 0, entropy=False)
+    assert np.array_equal(unpack(data).codes, codes)
 
 
 @given(payload=st.binary(min_size=1, max_size=60), frames=st.integers(1, 200))
@@ -312,12 +420,105 @@ def test_torch_codes_are_taken_as_they_come():
         (np.array([[0, 2**64 - 1], [0, 0]], dtype=np.uint64), 0, "at frame 1"),
         (np.zeros((2, 3), int), 961, "takes 4 frames"),
         (np.zeros((2, 3), int), -1, "num_samples is -1"),
+        (np.zeros((2, 3), int), 900.0, "num_samples is a float"),
+        (np.zeros((2, 3), int), None, "num_samples is a NoneType"),
+        (np.zeros((2, 3), int), 10**5000, "num_samples is a number of 16610 bits"),
+        ([[0, 1], [0]], 0, "codes cannot be read"),
+        ([[0, 2**70], [0, 0]], 0, "object"),
+        (np.zeros((2, 3), bool), 0, "bool"),
+        ("codes", 0, "shape"),
+        (None, 0, "shape"),
     ],
-    ids=["batch", "too many", "float", "too large", "negative", "uint64", "too long", "negative length"],
-)
+    ids=[
+        "batch", "too many", "float", "too large", "negative", "uint64", "too long", "negative length",
+        "float length", "no length", "huge length", "ragged", "beyond 64 bits", "bool", "text", "nothing",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_packed_says_why(codes, num_samples, what):
     with pytest.raises(BitstreamError, match=what):
         pack(Sizes((5, 5)), codes, num_samples)
+
+
+@pytest.mark.parametrize(
+    ("codec", "what"),
+    [
+        (None, "codec is a NoneType .*codecvq.load"),
+        (Sizes((5, 2**62 + 1)), "a codebook size of codec 'fake' is"),
+        (Sizes((5, 0)), "a codebook size of codec 'fake' is 0"),
+        (Sizes((5, 5.0)), "a codebook size of codec 'fake' is a float"),
+        (Sizes((5, 10**50)), "167 bits"),
+        (Sizes((5, 5), sample_rate=16000.0), "the sample rate of codec 'fake' is a float"),
+        (Sizes((5, 5), sample_rate=2**32), "the sample rate"),
+        (Sizes((5, 5), hop_length=0), "the hop of codec 'fake' is 0"),
+    ],
+    ids=["none", "above 2^62", "empty", "float", "huge", "float rate", "large rate", "no hop"],
+)
+def test_a_codec_that_no_file_can_name_is_refused_by_writer_and_reader(codec, what):
+    data = pack(Sizes((5, 5)), np.zeros((2, 3), int), 0)
+    with pytest.raises(BitstreamError, match=what):
+        pack(codec, np.zeros((2, 3), int), 0)
+    if codec is not None:
+        with pytest.raises(BitstreamError, match=what):
+            unpack(data, codec)
+
+
+@pytest.mark.parametrize("sha256", ["abc", "x" * 64, b"a" * 64, None], ids=str)
+def test_a_hash_that_is_none_is_refused(monkeypatch, sha256):
+    codec = Sizes((5, 5))
+    monkeypatch.setattr(Sizes, "weights_sha256", sha256)
+    with pytest.raises(BitstreamError, match="weights_sha256 of codec 'fake'"):
+        pack(codec, np.zeros((2, 3), int), 0)
+
+
+def test_more_codebooks_than_a_file_holds_are_not_written():
+    sizes = (2,) * 1025
+    codec = Sizes(sizes)
+    with pytest.raises(BitstreamError, match="N from 1 to 1024"):
+        pack(codec, random_codes(sizes, 3), 0)
+    assert np.array_equal(
+        unpack(pack(codec, random_codes(sizes, 3)[:1024], 0), codec).codes, random_codes(sizes, 3)[:1024]
+    )
+
+
+def test_a_file_too_large_to_be_read_is_not_written(monkeypatch):
+    monkeypatch.setattr("codecvq.bitstream.format.MOST_FILE_BYTES", 100)
+    with pytest.raises(BitstreamError, match="more than the 100 that are read"):
+        pack(Sizes((1024,)), random_codes((1024,), 100), 0)
+    with pytest.raises(BitstreamError, match="more than the 100 that are read"):
+        unpack(bytes(101))
+
+
+@pytest.mark.parametrize("data", [None, "CVQ", 5, [1]], ids=str)
+def test_what_is_not_bytes_is_refused(data):
+    with pytest.raises(BitstreamError, match="bytes are needed"):
+        unpack(data)
+
+
+def test_any_kind_of_bytes_is_read():
+    data = pack(Sizes((5,) * 3), random_codes((5,) * 3, 10), 3200)
+    for kind in (bytearray, memoryview):
+        assert unpack(kind(data)).file_bytes == len(data)
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.cvq")
+    with open(tmp_path / "huge.cvq", "wb") as file:
+        file.truncate(MOST_FILE_BYTES + 1)  # sparse
+    (tmp_path / "empty.cvq").touch()
+    paths = ["fifo.cvq", "/dev/zero", ".", "huge.cvq", "empty.cvq", "no\0name", "x" * 300]
+    errors = []
+
+    def read_all():
+        for path in paths:
+            with pytest.raises(BitstreamError) as caught:
+                read_cvq(tmp_path / path)
+            errors.append(str(caught.value))
+
+    reader = threading.Thread(target=read_all, daemon=True)  # a reader that waits must not stop the tests
+    reader.start()
+    reader.join(timeout=20)
+    assert len(errors) == len(paths)
+    assert all("\n" not in error for error in errors)
 
 
 def test_files_that_are_none_say_so(tmp_path):

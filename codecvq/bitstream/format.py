@@ -1,7 +1,7 @@
 """The `.cvq` file: one clip's codes, which codec they are of, and exactly how many samples they stand for.
 
     magic            4 bytes   b"CVQ" and the version, 1
-    kind             1 byte    0 packed, 1 entropy, 2 digits, see `coding`
+    kind             1 byte    0 packed, see `packed`; 1 entropy or 2 digits, see `entropy`
     codebooks hash  16 bytes   of the codec's `codebooks_sha256`: whether the codes can be decoded
     weights hash     4 bytes   of its `weights_sha256`: whether the sound will be the same
     numbers          varints   sample rate, hop, samples, frames, payload bytes
@@ -10,44 +10,46 @@
     CRC-32           4 bytes   of all before, little-endian
 
 That is 44 bytes around the payload for a second of speech. A varint is little-endian base 128, shortest form
-only, at most 63 bits. Each length is checked against the bytes that are there before anything is allocated;
-and as a file holds at least one byte of payload for every 256 codes (the writer fills up with zeros, which
-neither kind minds), what it can make a reader allocate is bounded by its own size.
+only, at most 63 bits.
+
+What a stranger's file can cost is bounded by its size:
+
+- Lengths, checksum and numbers are checked first, then the codec's identity; the payload is decoded last.
+- A file has at least one byte of payload for every 256 codes (the writer fills up with zeros, which no kind
+  minds). Decoding takes time and memory in proportion to the codes and to the sum of their alphabets.
+- A reader without a codec, which would decode any codebooks, has a budget. It grows with the file, and speech
+  stays far below it; what can exceed it is long digital silence, or a thousand large codebooks.
+- Files above 256 MiB are neither written nor read.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from codecvq.bitstream import coding
-from codecvq.bitstream.coding import Codes
+from codecvq.bitstream.entropy import entropy_decode, entropy_encode, most_bytes
+from codecvq.bitstream.header import MAX_NUMBER, Header, malformed, split
+from codecvq.bitstream.identity import Identity, check_codec, whole_number
+from codecvq.bitstream.model import FOLLOWED_ALPHABET, LARGEST_ALPHABET, planes
+from codecvq.bitstream.packed import Codes, pack_codes, packed_bits, unpack_codes
+from codecvq.bitstream.work import steps
 from codecvq.errors import BitstreamError
 from codecvq.files import write_atomically
-from codecvq.identity import same_codebooks, same_weights
-from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
+from codecvq.json_file import read_bounded
+from codecvq.limits import MAX_CODEBOOKS
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
 
-MAGIC = b"CVQ\x01"
-KINDS = ("packed", "entropy", "digits")
-WHOLE = {
-    "entropy": coding.LARGEST_ALPHABET,
-    "digits": coding.FOLLOWED_ALPHABET,
-}  # entries of a codebook coded as one digit
-CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
-FIXED_BYTES = len(MAGIC) + 1 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
-CODES_PER_BYTE = 256  # at most, so that a few bytes cannot claim a day of silence
+WHOLE = {"entropy": LARGEST_ALPHABET, "digits": FOLLOWED_ALPHABET}  # largest codebook coded as one digit
+MOST_FILE_BYTES = 1 << 28
+BUDGET = 1 << 28  # steps for a reader without a codec, some 3 s
+BUDGET_OF_A_BYTE = 1 << 13  # and for each byte of the file, 80 us
 
 Entropy = Literal["auto"] | bool
 
@@ -63,7 +65,7 @@ class Packet:
     codebook_sizes: tuple[int, ...]
     codebooks_id: str  # the first 32 hexadecimal digits of the codec's codebooks_sha256
     weights_id: str  # the first 8 of its weights_sha256
-    kind: str  # one of KINDS
+    kind: str  # packed, entropy or digits
     payload_bits: int  # of the codes alone: what a measured bitrate counts
     file_bytes: int  # with header and checksum
 
@@ -83,40 +85,68 @@ def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") 
     of integers).
 
     `codes` may be those of the first N codebooks. `entropy`: True codes them under the adaptive model, False
-    packs them, "auto" takes what is smaller.
+    packs them, "auto" takes what is smaller. Raises BitstreamError for codes or lengths that do not fit the
+    codec, and for a codec that has what a file cannot hold.
     """
-    sizes = tuple(codec.codebook_sizes)
-    values = _checked_codes(codes, sizes)
-    sizes = sizes[: len(values)]
-    frames, needed = values.shape[1], -(-num_samples // codec.hop_length)
-    if num_samples < 0 or frames < needed:
+    identity = Identity.of(codec)
+    values = _checked_codes(codes, identity.sizes)
+    sizes, frames = identity.sizes[: len(values)], values.shape[1]
+    num_samples = whole_number(num_samples, "num_samples", 0, MAX_NUMBER)
+    needed = -(-num_samples // identity.hop_length)
+    if frames < needed:
         raise BitstreamError(
-            f"num_samples is {num_samples}, which takes {needed} frames of {codec.hop_length} samples, "
+            f"num_samples is {num_samples}, which takes {needed} frames of {identity.hop_length} samples, "
             f"but the codes have {frames}. Give the length of the clip that was encoded."
         )
     kind, payload = _payload(values, sizes, entropy)
-    payload += bytes(max(0, _least_payload(values.size) - len(payload)))
-    fields = [codec.sample_rate, codec.hop_length, num_samples, frames, len(payload), *_runs(sizes)]
-    head = b"".join((
-        MAGIC, bytes([KINDS.index(kind)]),
-        bytes.fromhex(codec.codebooks_sha256)[:CODEBOOKS_ID_BYTES],
-        bytes.fromhex(codec.weights_sha256)[:WEIGHTS_ID_BYTES],
-        *map(_varint, fields),
-    ))  # fmt: skip
-    return head + payload + zlib.crc32(head + payload).to_bytes(CRC_BYTES, "little")
+    data = Header(
+        kind, identity.codebooks_id, identity.weights_id,
+        identity.sample_rate, identity.hop_length, num_samples, frames, sizes,
+    ).around(payload)  # fmt: skip
+    if len(data) > MOST_FILE_BYTES:
+        raise BitstreamError(
+            f"the file would have {len(data):,} bytes, more than the {MOST_FILE_BYTES:,} that are read. Cut "
+            "the clip into several files."
+        )
+    return data
 
 
-def unpack(data: bytes, codec: Codec | None = None, *, force: bool = False) -> Packet:
+def unpack(
+    data: bytes, codec: Codec | None = None, *, force: bool = False, budget: int | None = None
+) -> Packet:
     """What the bytes of a `.cvq` file hold; raises BitstreamError for a damaged or truncated one.
 
     With `codec`, its codebooks must be those that the file was written with; `force` lets others of the same
-    sizes pass. Other weights around the same codebooks (a decoder trained further) give a warning.
+    sizes pass. Other weights around the same codebooks (a decoder trained further) give a warning. This is
+    compared before the codes are decoded.
+
+    `budget` is the work that decoding may take, in steps of about 10 ns and, at most, an eighth of a byte of
+    memory. A file that needs more is refused. The default is 2^28 and 2^13 for each byte of the file without
+    `codec`, and no limit with it.
     """
-    header = _Header(data)
-    packet = header.packet()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise BitstreamError(
+            f"data is a {type(data).__name__}, but bytes are needed; for a path see read_cvq."
+        )
+    _check_size(len(data))
+    data = bytes(data)
+    header, payload = split(data)
     if codec is not None:
-        _check_codec(packet, codec, force)
-    return packet
+        check_codec(header, codec, force)
+    if budget is None and codec is None:
+        budget = BUDGET + BUDGET_OF_A_BYTE * len(data)
+    needed = steps(header.sizes, header.frames, WHOLE.get(header.kind))
+    if budget is not None and needed > budget:
+        raise BitstreamError(
+            f"its {len(header.sizes)} x {header.frames} codes take {needed:,} steps to decode (about "
+            f"{needed / 1e8:.3g} s), more than the budget of {budget:,}. Read it with the codec that wrote "
+            "it, or give a larger budget."
+        )
+    codes, bits = _decoded(header, payload)
+    return Packet(
+        codes, header.num_samples, header.sample_rate, header.hop_length, header.sizes,
+        header.codebooks_id, header.weights_id, header.kind, bits, len(data),
+    )  # fmt: skip
 
 
 def write_cvq(
@@ -130,130 +160,68 @@ def write_cvq(
     return len(data)
 
 
-def read_cvq(path: str | os.PathLike[str], codec: Codec | None = None, *, force: bool = False) -> Packet:
+def read_cvq(
+    path: str | os.PathLike[str],
+    codec: Codec | None = None,
+    *,
+    force: bool = False,
+    budget: int | None = None,
+) -> Packet:
     """What a `.cvq` file holds; see `unpack`. Errors name the file."""
     path = Path(path)
+    data = read_bounded(path, MOST_FILE_BYTES, error=BitstreamError, advice="Give the path of a .cvq file.")
     try:
-        return unpack(path.read_bytes(), codec, force=force)
-    except OSError as error:
-        raise BitstreamError(
-            f"{path} cannot be read: {error.strerror}. Give the path of a .cvq file."
-        ) from error
+        return unpack(data, codec, force=force, budget=budget)
     except BitstreamError as error:
         raise BitstreamError(f"{path}: {error}") from error
 
 
-class _Header:
-    """A reader that goes through the header, checking each field as it comes."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        if not data.startswith(MAGIC[:3]):
-            raise BitstreamError(
-                f"it begins with {bytes(data[:4])!r}, not with {MAGIC[:3]!r}: not a .cvq file."
-            )
-        if data[3:4] != MAGIC[3:] and len(data) > 3:
-            raise BitstreamError(
-                f"it is of version {data[3]}, and this codecvq reads version {MAGIC[3]}. Install a newer one."
-            )
-        if len(data) < FIXED_BYTES:
-            raise _truncated(len(data), "its header")
-        self.kind = data[4]
-        self.codebooks_id, self.weights_id = data[5:21].hex(), data[21:FIXED_BYTES].hex()
-        self.at = FIXED_BYTES
-        self.sample_rate, self.hop_length, self.num_samples, self.frames, self.payload_bytes = (
-            self._varint() for _ in range(5)
-        )
-        self.sizes = self._sizes()
-
-    def packet(self) -> Packet:
-        """All that the file holds, after its lengths and its checksum have been found right."""
-        data, end = self.data, self.at + self.payload_bytes
-        if len(data) != end + CRC_BYTES:
-            if len(data) < end + CRC_BYTES:
-                raise _truncated(len(data), f"{end + CRC_BYTES}")
-            raise BitstreamError(
-                f"it has {len(data) - end - CRC_BYTES} bytes more than its header says. Read one file at a "
-                "time."
-            )
-        if zlib.crc32(data[:end]) != int.from_bytes(data[end:], "little"):
-            raise BitstreamError(
-                "its checksum does not fit: the file is damaged. Take another copy, or encode the audio "
-                "again."
-            )
-        self._check_fields()
-        payload = data[self.at : end]
-        kind = KINDS[self.kind]
-        if kind in WHOLE:
-            codes, bits = (
-                coding.entropy_decode(payload, self.sizes, self.frames, WHOLE[kind]),
-                8 * len(payload),
-            )
-        else:
-            bits = coding.packed_bits(self.sizes, self.frames)
-            if len(payload) != max(-(-bits // 8), _least_payload(len(self.sizes) * self.frames)):
-                raise _malformed(f"{len(payload)} bytes of payload for {bits} bits")
-            codes = coding.unpack_codes(payload, self.sizes, self.frames)
-        return Packet(
-            codes, self.num_samples, self.sample_rate, self.hop_length, self.sizes,
-            self.codebooks_id, self.weights_id, kind, bits, len(data),
-        )  # fmt: skip
-
-    def _check_fields(self) -> None:
-        if self.kind >= len(KINDS):
-            raise _malformed(f"payload kind {self.kind}")
-        if not (0 < self.sample_rate < 2**32 and 0 < self.hop_length < 2**32):
-            raise _malformed(f"sample rate {self.sample_rate} and hop {self.hop_length}")
-        if self.num_samples > self.frames * self.hop_length:
-            raise _malformed(f"{self.num_samples} samples in {self.frames} frames of {self.hop_length}")
-        if self.payload_bytes < _least_payload(len(self.sizes) * self.frames):
-            raise _malformed(f"{len(self.sizes)} x {self.frames} codes in {self.payload_bytes} bytes")
-
-    def _sizes(self) -> tuple[int, ...]:
-        sizes: list[int] = []
-        for _ in range(self._varint()):
-            count, size = self._varint(), self._varint()
-            if not (0 < count <= MAX_CODEBOOKS - len(sizes) and 0 < size <= MAX_CODEBOOK_SIZE):
-                raise _malformed(f"{len(sizes)} + {count} codebooks, of size {size}")
-            sizes += [size] * count
-        if not sizes:
-            raise _malformed("no codebooks")
-        return tuple(sizes)
-
-    def _varint(self) -> int:
-        value = 0
-        for place in range(9):
-            if self.at == len(self.data):
-                raise _truncated(len(self.data), "its header")
-            byte = self.data[self.at]
-            self.at += 1
-            value |= (byte & 0x7F) << 7 * place
-            if byte < 0x80:
-                if byte == 0 and place > 0:
-                    break  # a shorter form exists; every number has one, so equal packets are equal bytes
-                return value
-        raise _malformed("a number in its header has no end")
-
-
 def _payload(values: Codes, sizes: tuple[int, ...], entropy: Entropy) -> tuple[str, bytes]:
-    if entropy not in ("auto", True, False):
+    if not (isinstance(entropy, bool) or (isinstance(entropy, str) and entropy == "auto")):
         raise BitstreamError(f"entropy is {entropy!r}, but True, False or 'auto' is needed.")
-    found = {"packed": coding.pack_codes(values, sizes)} if entropy is not True else {}
+    found = {"packed": pack_codes(values, sizes)} if entropy is not True else {}
     if entropy:
-        found["entropy"] = coding.entropy_encode(values, sizes, WHOLE["entropy"])
-        if coding.planes(sizes, WHOLE["digits"]) != coding.planes(sizes, WHOLE["entropy"]):
-            found["digits"] = coding.entropy_encode(values, sizes, WHOLE["digits"])
+        found["entropy"] = entropy_encode(values, sizes, WHOLE["entropy"])
+        if planes(sizes, WHOLE["digits"]) != planes(sizes, WHOLE["entropy"]):
+            found["digits"] = entropy_encode(values, sizes, WHOLE["digits"])
     kind = min(found, key=lambda kind: len(found[kind]))  # of equals the simplest
     return kind, found[kind]
 
 
-def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `pack`
-    values = np.asarray(codes.detach().cpu() if hasattr(codes, "detach") else codes)
-    if values.ndim != 2 or not 0 < len(values) <= len(sizes):
+def _decoded(header: Header, payload: bytes) -> tuple[Codes, int]:
+    """The codes of a file, and how many bits they take in it."""
+    sizes, frames = header.sizes, header.frames
+    if header.kind in WHOLE:
+        whole = WHOLE[header.kind]
+        most = max(header.least_payload, most_bytes(sizes, frames, whole))
+        if len(payload) > most:
+            raise malformed(f"{len(payload)} bytes of payload for codes of at most {most}")
+        return entropy_decode(payload, sizes, frames, whole), 8 * len(payload)
+    bits = packed_bits(sizes, frames)
+    if len(payload) != max(-(-bits // 8), header.least_payload):
+        raise malformed(f"{len(payload)} bytes of payload for {bits} bits")
+    return unpack_codes(payload, sizes, frames), bits
+
+
+def _check_size(length: int) -> None:
+    if length > MOST_FILE_BYTES:
         raise BitstreamError(
-            f"codes have shape {list(values.shape)}, but one clip's [N, T] with N from 1 to {len(sizes)} "
-            "is needed. "
-            "A batch [B, N, T] is packed clip by clip."
+            f"it has {length:,} bytes, more than the {MOST_FILE_BYTES:,} that are read. Take another copy."
+        )
+
+
+def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `pack`
+    try:
+        values = np.asarray(codes.detach().cpu() if hasattr(codes, "detach") else codes)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, types that numpy does not have
+        raise BitstreamError(
+            f"codes cannot be read ({error}). Give integers [N, T] of one clip: an array, a tensor or lists."
+        ) from error
+    most = min(len(sizes), MAX_CODEBOOKS)
+    if values.ndim != 2 or not 0 < len(values) <= most:
+        raise BitstreamError(
+            f"codes have shape {list(values.shape)}, but one clip's [N, T] with N from 1 to {most} "
+            "is needed. A batch [B, N, T] is packed clip by clip."
         )
     if values.dtype.kind not in "iu" and values.size:  # an empty list has no type
         raise BitstreamError(f"codes are {values.dtype}, but integers are needed.")
@@ -267,64 +235,3 @@ def _checked_codes(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `pa
             "Give codes of this codec, without a language model's offsets."
         )
     return values
-
-
-def _check_codec(packet: Packet, codec: Codec, force: bool) -> None:
-    ours = tuple(codec.codebook_sizes)
-    if packet.codebook_sizes != ours[: len(packet.codebook_sizes)]:
-        raise BitstreamError(
-            f"it has codebooks of {_brief(packet.codebook_sizes)}, but codec {codec.name!r} has "
-            f"{_brief(ours)}. "
-            "Decode it with the codec that wrote it."
-        )
-    if not same_codebooks(codec, packet.codebooks_id) and not force:
-        raise BitstreamError(
-            f"it was written with codebooks {packet.codebooks_id[:12]}, but codec {codec.name!r} has "
-            f"{codec.codebooks_sha256[:12]}. Decode it with the codec that wrote it, or force it to hear "
-            "what comes."
-        )
-    if (packet.sample_rate, packet.hop_length) != (codec.sample_rate, codec.hop_length):
-        raise BitstreamError(
-            f"it has {packet.sample_rate} Hz and {packet.hop_length} samples a frame, but codec "
-            f"{codec.name!r} has "
-            f"{codec.sample_rate} Hz and {codec.hop_length}. Decode it with the codec that wrote it."
-        )
-    if not same_weights(codec, packet.weights_id):
-        warnings.warn(
-            f"the file was written with weights {packet.weights_id}, codec {codec.name!r} has "
-            f"{codec.weights_sha256[:8]} around "
-            "the same codebooks: it will decode, but not to the same samples.",
-            stacklevel=3,
-        )
-
-
-def _least_payload(codes: int) -> int:
-    return codes // CODES_PER_BYTE
-
-
-def _runs(sizes: Sequence[int]) -> list[int]:
-    """Number of runs of equal sizes, then length and size of each: 3 bytes for any number of codebooks of
-    5.
-    """
-    runs = [(len(list(group)), size) for size, group in groupby(sizes)]
-    return [len(runs), *(number for run in runs for number in run)]
-
-
-def _brief(sizes: Sequence[int]) -> str:
-    return " + ".join(f"{len(list(group))} x {size}" for size, group in groupby(sizes))
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def _truncated(have: int, need: str) -> BitstreamError:
-    return BitstreamError(f"it ends after {have} bytes of {need}: the file is truncated. Take another copy.")
-
-
-def _malformed(what: str) -> BitstreamError:
-    return BitstreamError(f"its header makes no sense ({what}): the file is damaged. Take another copy.")

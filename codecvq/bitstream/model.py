@@ -1,0 +1,154 @@
+"""What both sides of the entropy coder know: the digits that codes are taken apart into, and how frequent
+each digit is after the frames so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+LARGEST_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
+FOLLOWED_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
+PRECISION = 24  # bits of a frequency, fixed in constriction's range coder
+COUNT = 4  # weight of: seen before
+FOLLOWS = 32  # seen after the digit before
+REPEATS = 32  # being the digit before
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
+CELLS_OF_A_PART = 1 << 17  # of its [P, R] weights, so that they stay in the cache
+SPARE_CELLS, SPARE_PAIRS = 1 << 12, 1 << 13  # that padding may add in any case: a part more costs as much
+
+
+class Plane(NamedTuple):
+    """One digit of a codebook's codes: `code // place % radix`. A raw one is written as it is, the others are
+    modelled.
+    """
+
+    codebook: int
+    place: int
+    radix: int
+    raw: bool = False
+
+
+def planes(sizes: Sequence[int], whole: int) -> list[Plane]:
+    """The digits in which codes are modelled: one a codebook of up to `whole` entries, several above that,
+    none for K = 1.
+
+    A larger size is taken apart into its prime factors up to 31, smallest first: FSQ, LFQ and BSQ number
+    their codes digit by digit with the first level least significant, so 5^12 or 8*8*8*5*5*5 comes apart at
+    the levels (an 8 as three bits) and every digit is learnt quickly. What is left and above 4,096 loses its
+    low bits, which are written as they are.
+    """
+    found = []
+    for codebook, size in enumerate(sizes):
+        place, rest = 1, size
+        for prime in PRIMES if size > whole else ():
+            while rest % prime == 0:
+                found.append(Plane(codebook, place, prime))
+                place, rest = place * prime, rest // prime
+        if rest > LARGEST_ALPHABET:
+            low = 1 << (rest - 1).bit_length() - LARGEST_ALPHABET.bit_length() + 1
+            found.append(Plane(codebook, place, low, raw=True))
+            place, rest = place * low, -(-rest // low)
+        if rest > 1:
+            found.append(Plane(codebook, place, rest))
+    return found
+
+
+class FrameModel:
+    """Frequencies of the next frame's digits, learnt from the frames so far; the same on both sides, all in
+    integers.
+
+    A digit weighs 4 for each time it was seen in its plane, 32 for each time it was seen right after the
+    digit of the frame before (alphabets up to 64), 32 once for being that digit again (speech dwells), and a
+    little from the start, so that everything can happen.
+
+    `alphabet` is the size that each plane's frequencies are made for: the largest radix of all planes of the
+    file. Where that is more than the radices given here, one column R stands for the rest, which nothing
+    uses: the frequencies of the digits are those of a model with `alphabet` columns.
+    """
+
+    def __init__(self, radices: Sequence[int], alphabet: int | None = None) -> None:
+        self.radices = np.array(radices, dtype=np.int64)
+        self.columns = max(2, max(radices))
+        self.alphabet = max(self.columns, alphabet or 0)
+        self.rows = np.arange(len(radices))
+        start = np.clip(
+            1024 // self.radices, 1, 16
+        )  # small alphabets: nearly even at first; large ones learn at once
+        self.counts = np.where(np.arange(self.columns) < self.radices[:, None], start[:, None], 0)  # [P, R]
+        self.small = np.flatnonzero(self.radices <= FOLLOWED_ALPHABET)
+        width = int(self.radices[self.small].max(initial=0))
+        self.follows = np.zeros((len(self.small), width, width), dtype=np.int64)
+        self.before: npt.NDArray[np.int64] | None = None
+
+    def weights(self) -> npt.NDArray[np.float64]:
+        """Weights of the digits `[P, R]`, or `[P, R + 1]` with the rest, whole numbers; every row's sum is
+        2^24 less its columns, see the docstring of `entropy`.
+        """
+        weights = self.counts.copy()
+        if self.before is not None:
+            if len(self.small):
+                follows = self.follows[np.arange(len(self.small)), self.before[self.small]]
+                weights[self.small, : follows.shape[1]] += FOLLOWS * follows
+            weights[self.rows, self.before] += REPEATS
+        shares = np.cumsum(weights, axis=1)
+        shares = shares * ((1 << PRECISION) - self.alphabet) // shares[:, -1:]
+        shares[:, 1:] -= shares[:, :-1].copy()
+        if self.alphabet == self.columns:
+            return shares.astype(np.float64)
+        rest = np.full((len(shares), 1), self.alphabet - self.columns - 1)  # + 1 as every frequency
+        return np.concatenate([shares, rest], axis=1, dtype=np.float64)
+
+    def learn(self, digits: npt.NDArray[np.int64]) -> None:
+        """Counts the digits `[P]` of the frame that was coded with the last weights."""
+        self.counts[self.rows, digits] += COUNT
+        if self.before is not None and len(self.small):
+            self.follows[np.arange(len(self.small)), self.before[self.small], digits[self.small]] += 1
+        self.before = digits
+
+
+class _Run(NamedTuple):
+    """Planes in one model, and what it pads them to."""
+
+    planes: int = 0
+    columns: int = 0  # the largest radix
+    cells: int = 0  # sum of the radices
+    followed: int = 0  # planes with a small alphabet
+    width: int = 0  # the largest radix of these
+    pairs: int = 0  # sum of the squares of these
+
+    def and_(self, radix: int) -> _Run:
+        small = radix if radix <= FOLLOWED_ALPHABET else 0
+        return _Run(
+            self.planes + 1, max(self.columns, radix), self.cells + radix,
+            self.followed + bool(small), max(self.width, small), self.pairs + small**2,
+        )  # fmt: skip
+
+    @property
+    def is_wasteful(self) -> bool:
+        cells, pairs = self.planes * self.columns, self.followed * self.width**2
+        return (
+            cells > CELLS_OF_A_PART
+            or cells > 2 * self.cells + SPARE_CELLS
+            or pairs > 2 * self.pairs + SPARE_PAIRS
+        )
+
+
+def parts(radices: Sequence[int]) -> Iterator[slice]:
+    """Runs of planes that one `FrameModel` holds.
+
+    A model pads its planes to the largest radix, in its weights and in its counts of what follows. Runs end
+    where that would add more than the planes themselves have, so that memory and time go with the sum over
+    the planes.
+    """
+    first, run = 0, _Run()
+    for at, radix in enumerate(radices):
+        run = run.and_(radix)
+        if at > first and run.is_wasteful:
+            yield slice(first, at)
+            first, run = at, _Run().and_(radix)
+    if radices:
+        yield slice(first, len(radices))

@@ -1,0 +1,127 @@
+"""Codes in mixed radix: each code takes log2 K bits, or at most 1.1 % more.
+
+For each size K, m codes are one number below K^m, written with ceil(log2 K^m) bits; m is the best one below
+64 bits (27 codes of K = 5 take 63 bits: 2.333 a code, where log2 5 is 2.322 and whole bits would be 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.errors import BitstreamError
+
+Codes = npt.NDArray[np.int64]
+
+BLOCK_ROWS = 1 << 14  # numbers that are unpacked at once
+
+
+def packed_bits(sizes: Sequence[int], frames: int) -> int:
+    """Bits that `pack_codes` writes for codebooks of these sizes, before they are filled up to whole
+    bytes.
+    """
+    return sum(_stream_bits(size, sizes.count(size) * frames) for size in dict.fromkeys(sizes))
+
+
+def pack_codes(codes: Codes, sizes: Sequence[int]) -> bytes:
+    """Bytes of codes `[N, T]` in mixed radix, `ceil(packed_bits / 8)` of them.
+
+    Codebooks of one size are one stream, frame by frame; the streams follow each other in the order of the
+    first such codebook.
+    """
+    bits = []
+    for size in dict.fromkeys(sizes):
+        rows = [n for n, other in enumerate(sizes) if other == size]
+        bits.append(_stream_to_bits(codes[rows].T.reshape(-1), size))
+    return np.packbits(np.concatenate(bits)).tobytes() if bits else b""
+
+
+def unpack_codes(data: bytes, sizes: Sequence[int], frames: int) -> Codes:
+    """Codes `[N, T]` from what `pack_codes` wrote; raises BitstreamError where a number is too large for its
+    codebook.
+    """
+    octets = np.frombuffer(data, dtype=np.uint8)
+    codes = np.empty((len(sizes), frames), dtype=np.int64)
+    at = 0
+    for size in dict.fromkeys(sizes):
+        rows = [n for n, other in enumerate(sizes) if other == size]
+        stream = _bits_to_stream(octets, at, size, len(rows) * frames)
+        codes[rows] = stream.reshape(frames, len(rows)).T
+        at += _stream_bits(size, len(rows) * frames)
+    return codes
+
+
+def _bits_of(size: int, count: int) -> int:
+    """Bits of the largest number that `count` codes of one size make: ceil(log2 size^count), exact at any
+    size.
+    """
+    return int(size**count - 1).bit_length()
+
+
+def _group(size: int) -> int:
+    """How many codes of one size share a number of at most 64 bits: the fewest bits a code; of equals the
+    most codes.
+    """
+    fitting = takewhile(lambda count: _bits_of(size, count) <= 64, range(1, 65))
+    return min(fitting, key=lambda count: (_bits_of(size, count) / count, -count))
+
+
+def _stream_bits(size: int, count: int) -> int:
+    group = _group(size)
+    return count // group * _bits_of(size, group) + _bits_of(size, count % group)
+
+
+def _stream_to_bits(stream: Codes, size: int) -> npt.NDArray[np.uint8]:
+    group = _group(size)
+    whole = stream.size // group * group
+    bits = [_digits_to_bits(stream[:whole].reshape(-1, group), size)]
+    if whole < stream.size:
+        bits.append(_digits_to_bits(stream[whole:].reshape(1, -1), size))
+    return np.concatenate(bits)
+
+
+def _bits_to_stream(octets: npt.NDArray[np.uint8], at: int, size: int, count: int) -> Codes:
+    """`count` codes from the bits that begin at bit `at`, in blocks: bits take eight times their memory."""
+    group = _group(size)
+    bits = _bits_of(size, group)
+    stream = np.empty(count, dtype=np.int64)
+    whole = stream[: count // group * group].reshape(-1, group)  # a view
+    for first in range(0, len(whole), BLOCK_ROWS):
+        block = whole[first : first + BLOCK_ROWS]
+        block[:] = _bits_to_digits(_bits(octets, at + first * bits, len(block) * bits), size, *block.shape)
+    if rest := count % group:
+        bits_left = _bits(octets, at + len(whole) * bits, _bits_of(size, rest))
+        stream[whole.size :] = _bits_to_digits(bits_left, size, 1, rest)[0]
+    return stream
+
+
+def _bits(octets: npt.NDArray[np.uint8], at: int, length: int) -> npt.NDArray[np.uint8]:
+    first, skip = divmod(at, 8)
+    return np.unpackbits(octets[first : -(-(at + length) // 8)])[skip : skip + length]
+
+
+def _digits_to_bits(digits: Codes, size: int) -> npt.NDArray[np.uint8]:
+    """Numbers `[G, m]` in base `size`, least significant first, as bits, most significant first."""
+    numbers = np.zeros(len(digits), dtype=np.uint64)
+    for column in reversed(range(digits.shape[1])):
+        numbers = numbers * np.uint64(size) + digits[:, column].astype(np.uint64)
+    eight_bytes = numbers.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return np.unpackbits(eight_bytes, axis=1)[:, 64 - _bits_of(size, digits.shape[1]) :].reshape(-1)
+
+
+def _bits_to_digits(bits: npt.NDArray[np.uint8], size: int, rows: int, columns: int) -> Codes:
+    padded = np.zeros((rows, 64), dtype=np.uint8)
+    padded[:, 64 - _bits_of(size, columns) :] = bits.reshape(rows, -1) if rows else 0
+    numbers = np.packbits(padded, axis=1).view(">u8").reshape(-1).astype(np.uint64)
+    digits = np.empty((rows, columns), dtype=np.int64)
+    for column in range(columns):
+        digits[:, column] = (numbers % np.uint64(size)).astype(np.int64)
+        numbers = numbers // np.uint64(size)
+    if numbers.any():
+        raise BitstreamError(
+            f"the packed codes hold a number too large for {columns} codes of a codebook of {size}."
+        )
+    return digits
