@@ -63,17 +63,20 @@ def read_bounded(
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise error(f"{path} is not a regular file. {advice}".rstrip())
             content = bytearray()  # in pieces: one read would reserve `most_bytes` for a file of any size
-            while len(content) <= most_bytes and (piece := os.read(descriptor, 1 << 20)):
+            too_large = status.st_size > most_bytes
+            while not too_large and (piece := os.read(descriptor, 1 << 20)):
                 content += piece
+                too_large = len(content) > most_bytes
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
-    if len(content) > most_bytes:
+    if too_large:
         raise error(f"{path} has more than the {most_bytes:,} bytes that are read of it. {advice}".rstrip())
     return bytes(content)
 
