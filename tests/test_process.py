@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from codecvq.audio import read_audio, write_audio
-from codecvq.codec import Codec
+from codecvq.bitstream import write_cvq
+from codecvq.codec import Codec, load
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
 COMMAND = [sys.executable, "-m", "codecvq"]
@@ -134,13 +135,11 @@ def test_an_ignored_hangup_stays_ignored(codec: Path, many: Path, tmp_path: Path
     assert process.returncode == 0
 
 
-def test_what_cannot_be_written_is_listed_and_the_rest_goes_on(
-    codec: Path, many: Path, tmp_path: Path
-) -> None:
-    long = write_audio(tmp_path / "long.wav", np.zeros(32_000), 16_000)
-    made = tmp_path / "made"
-    assert shell('"$@"', "encode", codec, many / "1.wav", long, many / "2.wav", "-o", made).returncode == 1
-    assert shell('"$@"', "encode", codec, many / "0001.wav", "-o", made).returncode == 0
+def test_what_cannot_be_written_is_listed_and_the_rest_goes_on(codec: Path, tmp_path: Path) -> None:
+    made, loaded = tmp_path / "made", load(codec)
+    made.mkdir()
+    for name, samples in (("long", 32_000), ("short", 8000)):
+        write_cvq(made / f"{name}.cvq", loaded, loaded.encode(torch.zeros(1, 1, samples))[0], samples)
     # a limit on file sizes stands for a full disk, which has another number: 16 kB are written, 64 kB are not
     done = shell('ulimit -f 20; "$@"', "decode", codec, made, "-o", tmp_path / "out", "--json")
     said = json.loads(done.stdout)
@@ -148,5 +147,5 @@ def test_what_cannot_be_written_is_listed_and_the_rest_goes_on(
     assert said["failures"] == [
         {"source": str(made / "long.cvq"), "error": f"{tmp_path / 'out' / 'long.wav'}: File too large"}
     ]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0001.wav"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["short.wav"]
     assert "Traceback" not in done.stderr
