@@ -1,0 +1,168 @@
+"""Reading with FFmpeg, through PyAV: from the beginning, since seeking in these streams is not exact to the
+sample.
+
+Only audio formats are opened (a playlist can name other files), only audio decoders are used, and no file but
+the one given can be opened: FFmpeg gets its bytes and no protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from codecvq.audio.limits import Bound, FloatArray
+from codecvq.audio.part import Audio, Part
+from codecvq.errors import AudioError
+from codecvq.escaping import printable
+
+#: FFmpeg's names of the containers that are opened. No playlists (hls, concat), scripts, images, devices.
+FORMATS = (
+    "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "caf", "eac3", "flac", "g722", "loas", "matroska", "mov",
+    "mp3", "mpc", "mpc8", "nistsphere", "ogg", "tta", "voc", "w64", "wav", "wv",
+)  # fmt: skip
+FAR = 10**13  # FFmpeg's microseconds: behind the end of every file
+
+
+def read_samples(path: Path, part: Part) -> Audio:
+    """The part of a file. Raises AudioError."""
+    with _opened(path) as container:
+        stream = container.streams.audio[0]
+        bound, layout = _bound(part.name, stream, part.longest_s), stream.codec_context.layout
+        # The format alone: the rate stays, so this only turns packed and integer samples into planar floats.
+        convert = av.AudioResampler(format="fltp", layout=layout, rate=bound.sample_rate)
+        start, count = part.samples(bound.sample_rate)
+        pieces, decoded, taken = list[FloatArray](), 0, 0
+        for frame in _frames(path, container):
+            plain = (
+                frame is not None and frame.format.name == "fltp" and frame.sample_rate == bound.sample_rate
+            )
+            for block in [frame] if plain else convert.resample(frame):
+                piece = block.to_ndarray()[:, max(0, start - decoded) :].astype(np.float32, copy=False)
+                decoded += block.samples
+                piece = piece if count is None else piece[:, : count - taken]
+                taken += piece.shape[1]
+                pieces.append(piece)
+            bound.check_passed(decoded)
+            bound.check(taken)
+            if count is not None and taken >= count:
+                break
+        samples = (
+            np.concatenate(pieces, axis=1) if pieces else np.zeros((bound.channels, 0), dtype=np.float32)
+        )
+        return Audio(np.ascontiguousarray(samples, dtype=np.float32), bound.sample_rate)
+
+
+def counted_s(path: Path, name: str) -> float:
+    """Seconds of audio, found by decoding all of it. Raises AudioError."""
+    with _opened(path) as container:
+        bound, samples = _bound(name, container.streams.audio[0]), 0
+        for frame in _frames(path, container):
+            samples += frame.samples if frame is not None else 0
+            bound.check_passed(samples)
+        return samples / bound.sample_rate
+
+
+def end_s(path: Path) -> float | None:
+    """Where the last packet of a container ends, in seconds; None where that cannot be told."""
+    with _opened(path) as container:
+        _bound(printable(str(path)), container.streams.audio[0])
+        return _end_s(container)
+
+
+def end_in_samples(path: Path) -> int | None:
+    """Where the last packet of a file ends, in samples; None where that cannot be told."""
+    try:
+        with _opened(path) as container:
+            end = _end_s(container)
+            return None if end is None else round(end * (container.streams.audio[0].rate or 0))
+    except AudioError:
+        return None
+
+
+def _end_s(container: Any) -> float | None:
+    stream = container.streams.audio[0]
+    with contextlib.suppress(av.FFmpegError):  # without an index all packets are passed
+        container.seek(FAR)
+    ends = [
+        packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None
+    ]
+    if not ends or stream.time_base is None:
+        return None
+    return float((max(ends) - (stream.start_time or 0)) * stream.time_base)
+
+
+def undecodable(path: Path, why: object) -> AudioError:
+    """The error for what is no audio, or damaged."""
+    reason = printable(" ".join(str(why).split())).rstrip(". ") or type(why).__name__
+    return AudioError(
+        f"{printable(str(path))} is not audio that can be decoded ({reason}). Replace it, or leave it out of "
+        "the corpus."
+    )
+
+
+def _bound(name: str, stream: Any, longest_s: float = 0.0) -> Bound:  # Any: av's streams carry no types here
+    return Bound(name, stream.rate, stream.codec_context.channels, longest_s)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types here
+    """A container opened by FFmpeg; whatever it raises about the file is an AudioError."""
+    options = {
+        "format_whitelist": ",".join(FORMATS),
+        "codec_whitelist": _audio_decoders(),
+        "protocol_whitelist": "none",
+    }
+    form = "g722" if path.suffix.lower() == ".g722" else None
+    try:
+        with (
+            path.open("rb") as file,
+            av.open(file, format=form, options=options, metadata_errors="replace") as container,
+        ):
+            if not container.streams.audio:
+                raise AudioError(
+                    f"{printable(str(path))} has no audio track. Give a file with sound, or leave it out of "
+                    "the corpus."
+                )
+            yield container
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        raise undecodable(path, getattr(error, "strerror", None) or error) from error
+
+
+def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's containers and frames
+    """Every frame, and None behind the last.
+
+    MP3 has no container: what cannot be decoded there may be a tag between two files put together, or the
+    rest of a frame that a cut left. As in FFmpeg's program, it is passed over, up to half of all packets.
+    """
+    passes_over = container.format.name == "mp3"
+    good = bad = 0
+    for packet in container.demux(container.streams.audio[0]):
+        try:
+            frames = packet.decode()
+            good += 1
+        except av.InvalidDataError:
+            if not passes_over:
+                raise
+            bad += 1
+            continue
+        yield from frames
+    if bad > good:
+        raise undecodable(path, f"{bad} of its {bad + good} packets are damaged")
+    yield None
+
+
+@functools.cache
+def _audio_decoders() -> str:
+    """FFmpeg's names of all audio decoders, commas between."""
+    names = []
+    for name in sorted(av.codecs_available):
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # an encoder
+            if av.Codec(name, "r").type == "audio":
+                names.append(name)
+    return ",".join(names)

@@ -1,0 +1,196 @@
+"""Reading with libsndfile, as far as it can be believed.
+
+Three things are ours. Files are read forward in blocks, without the seek that soundfile adds to every read:
+GSM, G.721 and NMS-ADPCM refuse it, and Vorbis and Opus give other samples after it. A file is sought in only
+where that is exact. And a header counts as a claim: what is there is read. A file that is several
+files one behind the other (chained Ogg, FLAC) is read link by link; where a FLAC header is wrong about the
+end, FFmpeg reads the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from codecvq.audio.ffmpeg import end_in_samples, undecodable
+from codecvq.audio.finding import RAW_RATES
+from codecvq.audio.limits import MOST_PASSED_S, Bound, FloatArray
+from codecvq.audio.part import Audio, Part
+from codecvq.errors import AudioError
+
+BLOCK = 1 << 16  # samples of all channels that are read at a time
+SCANNED_BYTES = 4 << 20  # of a FLAC file, at most, that are searched for its duration
+UNKNOWN = 2**40  # samples: FLAC's header can tell of fewer only, libsndfile has more for "unknown"
+
+_UNRECOGNISED, _UNSUPPORTED = (1, 4)  # error codes for "another library may know it"; the rest means damage
+_EXACT_FORMATS = frozenset({
+    "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "RAW", "AVR", "IRCAM", "VOC",
+})  # fmt: skip
+_EXACT_SUBTYPES = re.compile(r"PCM_\w+|FLOAT|DOUBLE|ULAW|ALAW|IMA_ADPCM|MS_ADPCM|ALAC_\w+")
+#: what each file begins with, by the names of libsndfile's formats
+_BEGINS = {
+    "FLAC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    "OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"),  # a page that begins a stream
+}
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that `read` never seeks in."""
+
+    def seekable(self) -> bool:
+        return False
+
+    @property
+    def seeks_exactly(self) -> bool:
+        """Whether samples after a seek are those of a reading from the beginning."""
+        return self.format in _EXACT_FORMATS and _EXACT_SUBTYPES.fullmatch(self.subtype) is not None
+
+
+def read_samples(path: Path, part: Part) -> Audio | None:
+    """The part of a file; None where FFmpeg is to read it. Raises AudioError."""
+    with _opened(path) as file:
+        if file is None or file.format == "MP3":
+            return None
+        bound = Bound(part.name, file.samplerate, file.channels, part.longest_s)
+        start, count = part.samples(file.samplerate)
+        if count is None or start + count > file.frames or file.format == "OGG":
+            if links := _links(path, file.format):
+                return _collected(_chain(links, bound, start, count), bound)
+            if file.format == "FLAC" and end_in_samples(path) != file.frames:
+                return None
+        left = max(0, file.frames - start) if file.frames < UNKNOWN else 0
+        bound.check(left if count is None else min(left, count))
+        first = 0
+        if file.seeks_exactly and 0 < start < file.frames:
+            first = file.seek(start)
+        return _collected(_blocks(file, bound, first, start, count), bound)
+
+
+def duration_s(path: Path, name: str) -> float | None:
+    """Seconds of audio, from the header where it is right; None where FFmpeg is to tell."""
+    with _opened(path) as file:
+        if file is None or file.format == "MP3":
+            return None
+        bound = Bound(name, file.samplerate, file.channels, MOST_PASSED_S)
+        if file.format in ("FLAC", "OGG"):
+            right = file.format == "OGG" or end_in_samples(path) == file.frames
+            if right and file.format == "FLAC" and path.stat().st_size > SCANNED_BYTES:
+                return file.frames / file.samplerate
+            if links := _links(path, file.format):
+                return sum(len(block) for block in _chain(links, bound, 0, None)) / file.samplerate
+            return file.frames / file.samplerate if right else None
+        if file.seeks_exactly and 0 < file.frames <= 8 * path.stat().st_size:
+            file.seek(file.frames - 1)
+            if len(file.read(1)):
+                return file.frames / file.samplerate
+            file.seek(0)
+        return sum(len(block) for block in _blocks(file, bound, 0, 0, None)) / file.samplerate
+
+
+def _collected(blocks: Iterator[FloatArray], bound: Bound) -> Audio:
+    every = [np.zeros((0, bound.channels), dtype=np.float32), *blocks]
+    return Audio(np.ascontiguousarray(np.concatenate(every).T), bound.sample_rate)
+
+
+def _blocks(
+    file: _Forward, bound: Bound, position: int, start: int, count: int | None
+) -> Iterator[FloatArray]:
+    """Samples `[n, C]` from `start` on, at most `count`, of a file that is at `position`."""
+    step = max(1, BLOCK // file.channels)
+    taken = 0
+    while (count is None or taken < count) and position < file.frames:
+        block = file.read(min(step, file.frames - position), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        kept = block[max(0, start - position) :]
+        kept = kept if count is None else kept[: count - taken]
+        position += len(block)
+        taken += len(kept)
+        bound.check_passed(position)
+        bound.check(taken)
+        yield kept
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[_Forward | None]:
+    """The file; None where libsndfile does not know its format. Damage that it reports is an AudioError."""
+    try:
+        file = _Forward(os.fsencode(path), **_raw_options(path))
+    except soundfile.LibsndfileError as error:
+        if error.code not in (_UNRECOGNISED, _UNSUPPORTED):
+            raise undecodable(path, error.error_string) from error
+        file = None
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise undecodable(path, error) from error
+    if file is None:
+        yield None
+        return
+    try:
+        with file:
+            yield file
+    except AudioError:
+        raise
+    except soundfile.LibsndfileError as error:
+        raise undecodable(path, error.error_string) from error
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        raise undecodable(path, error) from error
+
+
+def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as keywords
+    rate = RAW_RATES.get(path.suffix.lower())
+    if rate is None:
+        return {}
+    return {"samplerate": rate, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
+
+
+def _links(path: Path, form: str) -> list[bytes]:
+    """The files that a chained Ogg or FLAC file consists of; none where it is one file."""
+    if form not in _BEGINS:
+        return []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begins = [found.start() for found in _BEGINS[form].finditer(content)]
+        if form == "OGG":  # sound and video in one file begin together, page behind page
+            begins = [at for at in begins if at == 0 or not _ends_a_beginning(content, at, begins)]
+        if len(begins) < 2:
+            return []
+        return [content[at:end] for at, end in zip(begins, [*begins[1:], len(content)], strict=True)]
+
+
+def _ends_a_beginning(content: mmap.mmap, at: int, begins: list[int]) -> bool:
+    """Whether an Ogg page that begins a stream ends at `at`."""
+    return any(before < at == before + _page_size(content, before) for before in begins)
+
+
+def _page_size(content: mmap.mmap, at: int) -> int:
+    segments = content[at + 26] if len(content) > at + 26 else 0
+    return 27 + segments + sum(content[at + 27 : at + 27 + segments])
+
+
+def _chain(links: list[bytes], bound: Bound, start: int, count: int | None) -> Iterator[FloatArray]:
+    """Samples `[n, C]` from `start` on, at most `count`, of files one behind the other."""
+    position = taken = 0
+    for link in links:
+        with _Forward(io.BytesIO(link)) as file:
+            if (file.samplerate, file.channels) != (bound.sample_rate, bound.channels):
+                raise AudioError(
+                    f"{bound.name} is several files in one, of different rates or channels. Cut it "
+                    "into files."
+                )
+            for block in _blocks(file, replace(bound, longest_s=MOST_PASSED_S), 0, 0, None):
+                kept = block[max(0, start - position) :]
+                kept = kept if count is None else kept[: count - taken]
+                position, taken = position + len(block), taken + len(kept)
+                bound.check(taken)
+                yield kept
+                if count is not None and taken >= count:
+                    return
