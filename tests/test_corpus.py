@@ -13,7 +13,8 @@ import codecvq.plugins
 from codecvq import CorpusSpec, hookimpl
 from codecvq.audio import write_audio
 from codecvq.errors import AudioError, CorpusError, UnknownName
-from codecvq.training.corpus import SPLITS, Clip, Corpus, open_corpus, split_of, write_split
+from codecvq.training.corpus import SPLITS, Clip, Corpus, open_corpus, split_of
+from codecvq.training.split_file import write_split
 
 RATE = 16000
 
@@ -77,7 +78,8 @@ def test_the_split_is_written_down(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a", "b"]
     assert [row["duration"] for row in rows] == [0.25, 0.5]
-    assert [row["split"] for row in rows] == [split_of("a"), split_of("b")]
+    assert [row["split"] for row in rows] == [corpus.split_of(clip) for clip in corpus]
+    assert [row["audio"] for row in rows] == [clip.identity() for clip in corpus]
 
 
 # folders
@@ -221,8 +223,8 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("m.jsonl", '{"path": "a.wav"}\n{"path": "b', "line 2: not JSON"),
-        ("m.jsonl", '["a.wav"]\n', "is no JSON object"),
+        ("m.jsonl", '{"path": "a.wav"}\n{"path": "b', "line 2, is damaged (Unterminated string"),
+        ("m.jsonl", '["a.wav"]\n', "line 1, is damaged (it is not an object)"),
         ("m.jsonl", '{"wav": "a.wav"}\n', "no column names the audio. It has 'wav'"),
         ("m.jsonl", '{"path": "a.wav"}\n\n{"path": "a.wav"}\n', "lines 1 and 3 have the same id 'a'"),
         ("m.jsonl", '{"path": "a.wav", "duration": "long"}\n', "duration is 'long'"),
@@ -230,7 +232,11 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
         ("m.jsonl", '{"path": "a.wav", "duration": 0}\n', "duration is 0 s"),
         ("m.jsonl", '{"path": "a.wav", "split": "tset"}\n', "Did you mean 'test'"),
         ("m.jsonl", "", "it has no rows"),
-        ("m.jsonl", '{"path": "gone.wav"}\n', "none of its 1 files exists"),
+        (
+            "m.jsonl",
+            '{"path": "gone.wav"}\n',
+            "none of its 1 files can be used, the first: line 1 of m.jsonl: the file",
+        ),
         ("m.csv", "path,text\na.wav\n", "line 2: it has fewer columns"),
         ("m.csv", 'path,text\na.wav,"open\n', "Repair the quotes"),
     ],

@@ -90,6 +90,25 @@ def test_short_clips_stand_in_silence_and_broken_ones_are_replaced(tmp_path: Pat
     assert set((wav > 0).sum(dim=2).flatten().tolist()) == {700, 1600}
 
 
+def test_unreadable_clips_pass_their_draws_to_the_clips_that_the_processor_takes(tmp_path: Path) -> None:
+    clips = []
+    for n in range(12):
+        path = write_audio(tmp_path / f"{n}.wav", np.full(4000, 0.02 * (n + 1), dtype=np.float32), 16000)
+        clips.append(Clip(id=str(n), path=path))
+    segments = Segments(Corpus("c", tuple(clips)), 16000, 0.1, 64, 1)
+    for n in (2, 3, 4, 9):
+        clips[n].path.write_bytes(b"gone")
+    on_device = DeviceSegments(segments, CPU)
+    for step in range(3):
+        wav = torch.from_numpy(segments.batch(step))
+        torch.testing.assert_close(on_device.batch(step), wav, rtol=1e-5, atol=1e-6)
+    assert len(segments.failures) == 4
+    for clip in clips:
+        clip.path.write_bytes(b"gone")
+    with pytest.raises(CorpusError, match="none of its 12 clips can be read"):
+        DeviceSegments(Segments(segments.corpus, 16000, 0.1, 64, 1), CPU)
+
+
 def test_a_corpus_that_does_not_fit_is_an_error_that_says_how_large_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

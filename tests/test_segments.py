@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from codecvq.audio import write_audio
 from codecvq.errors import CorpusError, OptionError
@@ -78,7 +80,9 @@ def test_what_is_cached_changes_no_sample(corpus, options):
 def test_a_file_is_decoded_once_while_it_fits(corpus, monkeypatch):
     reads: list[str] = []
     read = Clip.read
-    monkeypatch.setattr(Clip, "read", lambda clip, rate: (reads.append(clip.id), read(clip, rate))[1])
+    monkeypatch.setattr(
+        Clip, "read", lambda clip, rate, **limit: (reads.append(clip.id), read(clip, rate, **limit))[1]
+    )
     segments = segments_of(corpus)
     for step in range(50):
         segments.batch(step)
@@ -200,6 +204,61 @@ def test_an_unreadable_clip_is_replaced_and_remembered(corpus):
         np.array_equal(a, b) for a, b in zip(np.concatenate(batches), np.concatenate(before), strict=True)
     ]
     assert len(same) * 0.5 < sum(same) < len(same)  # the other items are what they were
+
+
+def test_the_draws_of_an_unreadable_clip_go_to_random_others(tmp_path):
+    corpus = corpus_of(tmp_path, [0.3] * 20)
+    segments = segments_of(corpus, batch_size=1)
+    corpus[7].path.write_bytes(b"gone")
+    got = np.zeros(20, dtype=int)
+    for step in range(4000):
+        drawn = segments.draw(step, 0).clip
+        clip = next(clip for clip in segments.candidates(step, 0) if clip != 7)
+        assert drawn in (7, clip)  # the other items are what they were
+        got[clip] += drawn == 7
+    assert got.sum() == pytest.approx(200, abs=50)
+    assert got.max() < 30 < 4000 / 20  # none gets them all: 11 each on average
+    numbers = {int(segments.item(step, 0).max() * 32768) // 100 for step in range(400)}
+    assert 7 not in {number // 25 for number in numbers}
+
+
+def test_what_one_clip_claims_is_shared_by_lengths_when_it_cannot_be_read(tmp_path):
+    corpus = corpus_of(tmp_path, [0.2, 0.4, 0.2])
+    lying = Clip(id="lies", path=tmp_path / "gone.wav", duration_s=1e6, measured=True)
+    segments = segments_of(Corpus("c", (*corpus.clips, lying)), batch_size=1)
+    shares = np.zeros(4)
+    for step in range(2000):
+        assert segments.draw(step, 0).clip == 3
+        shares[next(clip for clip in segments.candidates(step, 0) if clip != 3)] += 1
+    assert shares / 2000 == pytest.approx([0.25, 0.5, 0.25, 0], abs=0.04)
+    assert set(segments.candidates(0, 0)) == {0, 1, 2, 3}
+
+
+def test_a_bad_place_in_a_long_clip_changes_no_step_behind_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("codecvq.training.segments.LONG_CLIP_S", 1.0)
+    samples = ramp(3 * RATE)
+    samples[RATE : 2 * RATE] = np.nan
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    other = corpus_of(tmp_path, [0.5]).clips
+    corpus = Corpus("c", (Clip(id="long", path=tmp_path / "long.wav"), *other))
+    forward, backward = segments_of(corpus), segments_of(corpus)
+    batches = [forward.batch(step) for step in range(20)]
+    for step in reversed(range(20)):
+        assert np.array_equal(backward.batch(step), batches[step])
+    assert [failure.id for failure in forward.failures] == ["long"]
+    assert "NaN" in forward.failures[0].error
+
+
+def test_clips_that_cannot_be_read_are_logged_once_when_they_are_met(tmp_path, caplog):
+    corpus = corpus_of(tmp_path, [0.3] * 4)
+    segments = segments_of(corpus)
+    soundfile.write(corpus[2].path, np.full(2400, np.inf, np.float32), RATE, subtype="FLOAT")
+    with caplog.at_level(logging.WARNING):
+        list(load_batches(segments, 0, 30))
+    assert [record.getMessage()[:32] for record in caplog.records] == [
+        "clip 2 is left out: " + str(tmp_path)[:12]
+    ]
+    assert "NaN or infinite samples" in caplog.text
 
 
 def test_a_clip_without_a_readable_header_is_never_drawn(corpus):

@@ -8,7 +8,9 @@ the one given can be opened: FFmpeg gets its bytes and no protocol.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ FORMATS = (
     "mp3", "mpc", "mpc8", "nistsphere", "ogg", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
 FAR = 10**13  # FFmpeg's microseconds: behind the end of every file
+
+
+class _Source(io.BufferedReader):
+    """A file for FFmpeg, which asks for places that are not there: an error code, where Python raises."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def read_samples(path: Path, part: Part) -> Audio:
@@ -121,7 +133,7 @@ def _opened(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types
     form = "g722" if path.suffix.lower() == ".g722" else None
     try:
         with (
-            path.open("rb") as file,
+            _Source(path.open("rb", buffering=0)) as file,
             av.open(file, format=form, options=options, metadata_errors="replace") as container,
         ):
             if not container.streams.audio:
@@ -129,6 +141,8 @@ def _opened(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types
                     f"{printable(str(path))} has no audio track. Give a file with sound, or leave it out of "
                     "the corpus."
                 )
+            if container.streams.audio[0].codec_context is None:
+                raise undecodable(path, "no decoder is known for its codec")
             yield container
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise undecodable(path, getattr(error, "strerror", None) or error) from error

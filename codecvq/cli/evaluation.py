@@ -75,7 +75,7 @@ def evaluate(
     with explained(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
         loaded = load(codec, pick_device(device))
-        clips = _clips(data, root, split, recipe)
+        clips = _clips(data, root, split, recipe, Path(codec))
     if recipe and data is None and max_clips is None:
         max_clips = recipe.evaluation.max_clips
     folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
@@ -171,10 +171,10 @@ def _check_own(recipe: Recipe | None, root: Path | None) -> None:
         )
 
 
-def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None) -> Corpus:
+def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None, run: Path) -> Corpus:
     if data is not None:
         return split_clips(corpus_of(data, root), split)
-    from codecvq.training.parts import recipe_corpus
+    from codecvq.training.parts import run_corpus
 
     assert recipe is not None, "checked by _check_own"
-    return split_clips(recipe_corpus(recipe.corpus), split)
+    return split_clips(run_corpus(recipe, run), split)

@@ -1,71 +1,40 @@
 """Speech to train on: clips, who speaks them, and which of them are for training, validation and test.
 
 A corpus is a folder of audio, a manifest, or one or several registered names (hook `codecvq_corpora`). Its
-split is a pure function of what a clip is called: 5 % test and 5 % validation by a hash of the clip's id (or
-of its speaker, on request), so that adding clips moves none of the others, and two machines agree without
-sharing a list. A clip may say its own split, which then holds.
+split is a pure function of each clip: 5 % test and 5 % validation by a hash of its id (or of its speaker, on
+request), so that adding clips moves none of the others, and two machines agree without sharing a list. Clips
+that have no id but their place in a folder are split by what is in their files instead: a folder opened from
+above has the same test clips. A clip may say its own split, which then holds. `training.split_file` writes
+down the split of a run, which holds for that run from then on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio, read_audio, resample, to_mono
+from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio
 from codecvq.errors import AudioError, CodecvqError, CorpusError, nearest
-from codecvq.files import write_atomically
+from codecvq.escaping import printable
 from codecvq.strangers import contained
+from codecvq.training.clip import Clip, ClipFailure
+from codecvq.training.fingerprint import fingerprint
+from codecvq.training.text import writable
+
+logger = logging.getLogger("codecvq")
 
 Split = Literal["train", "validation", "test"]
 SplitBy = Literal["clip", "speaker"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 TEST_SHARE, VALIDATION_SHARE = 0.05, 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """One utterance: a file, or a part of one, and what is known about it."""
-
-    id: str
-    path: Path
-    text: str = ""
-    speaker: str = ""
-    language: str = ""  # BCP 47, like "en-US"
-    licence: str = ""
-    split: str = ""  # "train", "validation" or "test" where the corpus fixes it; empty for "by the hash"
-    split_key: str = ""  # what the hash is taken of, where not the id: clips that say the same share one
-    start_s: float = 0.0
-    duration_s: float | None = None  # None: to the end of the file, wherever that is
-    open_end: bool = False  # `duration_s` only tells, perhaps rounded; the clip goes to the end of its file
-    #: A manifest's own columns, untouched; Any: JSON values.
-    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def read(self, sample_rate: int) -> npt.NDArray[np.float32]:
-        """The clip's samples `[S]`, mono, at that rate. Raises AudioError."""
-        length_s = None if self.open_end else self.duration_s
-        audio = read_audio(self.path, start_s=self.start_s, duration_s=length_s)
-        return resample(to_mono(audio.samples), audio.sample_rate, sample_rate)
-
-
-@dataclass(frozen=True)
-class ClipFailure:
-    """A clip that cannot be used, and why."""
-
-    id: str
-    path: Path
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.id}: {self.error}"
+#: Seconds, and share of the file: by more than both, a length that was told is wrong and not just rounded
+TOLD_WRONG_S, TOLD_WRONG = 0.5, 0.02
 
 
 @dataclass(frozen=True)
@@ -109,16 +78,37 @@ class Corpus:
         return replace(self, clips=tuple(clip for clip in self.clips if self.split_of(clip) == which))
 
     def measured(self) -> Corpus:
-        """The same corpus with every duration known, from the files' headers; the unreadable are failures."""
-        if all(clip.duration_s is not None for clip in self.clips):
+        """The same corpus with every duration known and compared with the file.
+
+        A length that the corpus tells is replaced by the file's where it is wrong, with a warning. What
+        cannot be read, and parts that lie behind the end of their file, are failures.
+        """
+        paths = list(dict.fromkeys(clip.path for clip in self.clips if not clip.measured))
+        if not paths:
             return self
         with ThreadPoolExecutor() as pool:  # opening a file waits for the disk, often across a network
-            measured = list(pool.map(_measure, self.clips))
+            lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
+        measured = [clip if clip.measured else _measure(clip, lengths[clip.path]) for clip in self.clips]
+        self._warn_of_lengths(measured)
         return replace(
             self,
             clips=tuple(clip for clip in measured if isinstance(clip, Clip)),
             failures=self.failures + tuple(item for item in measured if isinstance(item, ClipFailure)),
         )
+
+    def _warn_of_lengths(self, measured: Sequence[Clip | ClipFailure]) -> None:
+        wrong = [
+            (before, after)
+            for before, after in zip(self.clips, measured, strict=True)
+            if isinstance(after, Clip) and before.duration_s not in (None, after.duration_s)
+        ]
+        if wrong:
+            before, after = wrong[0]
+            logger.warning(
+                "corpus %s: %d clips are not as long as it says; the lengths of their files are used. The "
+                "first is %s: %g s are said, and its file has %.3f s.",
+                printable(self.name), len(wrong), printable(before.id), before.duration_s, after.duration_s,
+            )  # fmt: skip
 
 
 def split_of(key: str) -> Split:
@@ -162,44 +152,50 @@ def open_corpus(
             f"needed.{nearest(split_by, get_args(SplitBy))}"
         )
     if names:
-        corpus = _open_together(names, Path(root).expanduser() if root is not None else None)
+        corpus = _open_together(names, _home(root) if root is not None else None)
     elif folder is not None:
-        corpus = _open_folder(Path(folder).expanduser())
+        corpus = _open_folder(_home(folder))
     else:
         from codecvq.training.manifest import read_manifest
 
-        corpus = read_manifest(Path(cast(str, manifest)).expanduser())
+        corpus = read_manifest(_home(cast(str, manifest)))
     corpus = replace(corpus, split_by=split_by, clips=_keep_speakers(corpus, speakers, exclude_speakers))
     _check(corpus)
     return corpus
 
 
-def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
-    """The JSON-lines file written: `id`, `split`, `speaker` and `duration` in seconds of every clip."""
-    rows = (
-        {
-            "id": clip.id,
-            "split": corpus.split_of(clip),
-            "speaker": clip.speaker,
-            "duration": clip.duration_s,
-        }
-        for clip in corpus.measured()
-    )
-    path = Path(path)
-    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-    return path
-
-
-def _measure(clip: Clip) -> Clip | ClipFailure:
-    if clip.duration_s is not None:
-        return clip
+def _length(path: Path) -> float | AudioError:
     try:
-        rest_s = duration_s(clip.path) - clip.start_s
-        if rest_s <= 0:
-            raise AudioError(f"{clip.path} has no samples from {clip.start_s:g} s on.")
-        return replace(clip, duration_s=rest_s, open_end=True)
+        return duration_s(path)
     except AudioError as error:
-        return ClipFailure(clip.id, clip.path, str(error))
+        return error
+    except OSError as error:
+        return AudioError(f"{printable(str(path))} cannot be read ({error.strerror}).")
+
+
+def _measure(clip: Clip, length: float | AudioError) -> Clip | ClipFailure:
+    """The clip with a length that its file, of `length` seconds, bears out."""
+    if isinstance(length, AudioError):
+        return ClipFailure(clip.id, clip.path, str(length))
+    rest_s = length - clip.start_s
+    if rest_s <= 0:
+        error = f"{printable(str(clip.path))} has no samples from {clip.start_s:g} s on."
+        return ClipFailure(clip.id, clip.path, error)
+    if clip.duration_s is None:
+        return replace(clip, duration_s=rest_s, open_end=True, measured=True)
+    if not clip.open_end:
+        too_long = clip.ends_early(rest_s)
+        return ClipFailure(clip.id, clip.path, too_long) if too_long else replace(clip, measured=True)
+    wrong = abs(clip.duration_s - rest_s) > max(TOLD_WRONG_S, TOLD_WRONG * rest_s)
+    return replace(clip, duration_s=rest_s if wrong else clip.duration_s, measured=True)
+
+
+def _home(path: str | os.PathLike[str]) -> Path:
+    """The path, with `~` as the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~nosuchuser
+        raise CorpusError(f"{path}: {error}. Give the whole path.") from error
 
 
 def _open_together(names: Sequence[str], root: Path | None) -> Corpus:
@@ -228,25 +224,47 @@ def _open_registered(name: str, root: Path | None) -> Corpus:
         raise CorpusError(
             f"corpus {name!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}"
         ) from error
+    if odd := next((clip for clip in clips if not isinstance(clip, Clip)), None):
+        raise CorpusError(
+            f"corpus {name!r} of {offer.origin} gives {type(odd).__name__} where a Clip is needed."
+        )
     if not clips:
         raise CorpusError(f"corpus {name!r} has no clips{f' below {root}' if root else ''}.{how}")
     return Corpus(name, clips)
 
 
 def _open_folder(folder: Path) -> Corpus:
-    if not folder.is_dir():
+    name = printable(str(folder))
+    if not os.path.isdir(folder):
         raise CorpusError(
-            f"the corpus folder {folder} {'is a file' if folder.exists() else 'does not exist'}. "
+            f"the corpus folder {name} {'is a file' if os.path.exists(folder) else 'does not exist'}. "
             "Give a folder of audio files (or a manifest under 'manifest')."
         )
     paths = find_audio(folder)
     if not paths:
         kinds = ", ".join(sorted(AUDIO_SUFFIXES))
         raise CorpusError(
-            f"the corpus folder {folder} holds no audio. Put files in it with one of these suffixes: {kinds}."
+            f"the corpus folder {name} holds no audio. Put files in it with one of these suffixes: {kinds}."
         )
-    clips = (Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths)
-    return Corpus(folder.resolve().name, tuple(clips))
+    clips = [Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths]
+    return Corpus(writable(folder.resolve().name), split_by_content(clips))
+
+
+def split_by_content(clips: Sequence[Clip]) -> tuple[Clip, ...]:
+    """The clips with what is in their files as the key of their splits; with the start too, of a part."""
+    paths = list(dict.fromkeys(clip.path for clip in clips))
+    with ThreadPoolExecutor() as pool:
+        keys = dict(zip(paths, pool.map(_content_key, paths), strict=True))
+    return tuple(
+        replace(clip, split_key=keys[clip.path] and f"{keys[clip.path]}{clip.part}") for clip in clips
+    )
+
+
+def _content_key(path: Path) -> str:
+    try:
+        return fingerprint(path)
+    except (AudioError, OSError):
+        return ""  # it will fail when it is read
 
 
 def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collection[str]) -> tuple[Clip, ...]:

@@ -36,12 +36,14 @@ class DeviceSegments:
         self.segments, self.device = segments, device
         self._check_room()
         with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(segments.decoded, range(len(segments.corpus))))
-        own = dict(decoded)  # a clip that cannot be read is another one
-        places = np.cumsum([0, *(len(samples) for samples in own.values())])
-        begins = dict(zip(own, places[:-1].tolist(), strict=True))
-        self._begins = [begins[at] for at, _ in decoded]  # of each clip, in `_speech`
-        self._sizes = [len(samples) for _, samples in decoded]
+            decoded = dict(enumerate(pool.map(segments.decoded, range(len(segments.corpus)))))
+        own = {index: samples for index, samples in decoded.items() if samples is not None}
+        if not own:
+            raise segments.nothing_readable()
+        sizes = {index: len(samples) for index, samples in own.items()}
+        begins = np.cumsum([0, *sizes.values()]).tolist()
+        #: clip -> where it begins in `_speech`, and its samples; without those that cannot be read
+        self._places = {index: (begin, sizes[index]) for index, begin in zip(own, begins, strict=False)}
         self._speech = torch.from_numpy(np.concatenate(list(own.values()))).to(device)  # [all] int16
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
@@ -54,7 +56,8 @@ class DeviceSegments:
         rows = []
         for item in range(first, first + self.segments.batch_size):
             drawn = self.segments.draw(step, item)
-            begin, size = self._begins[drawn.clip], self._sizes[drawn.clip]
+            clip = next(at for at in self.segments.candidates(step, item) if at in self._places)
+            begin, size = self._places[clip]
             room = size - drawn.length
             # a clip shorter than its segment stands at a random place in silence
             start = int(drawn.place * (room + 1)) if room >= 0 else -int(drawn.place * (1 - room))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -12,9 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from codecvq.errors import CorpusError
-from codecvq.training.corpus import ClipFailure
+from codecvq.escaping import printable
+from codecvq.training.clip import ClipFailure
 from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.segments import Segments
+
+logger = logging.getLogger("codecvq")
 
 Made = TypeVar("Made")
 
@@ -85,8 +89,22 @@ def load_batches(
 ) -> Iterator[Tensor]:
     """Audio `[B, C, S]` for this rank of the steps from `first` to before `last`: on the device where its
     speech is there, else on the CPU, pinned where there is a GPU. Equal for any number of workers, each of
-    which keeps decoded audio of its own. Raises CorpusError where no clip can be read any more.
+    which keeps decoded audio of its own. A clip that cannot be read is logged when it is met. Raises
+    CorpusError where no clip can be read any more.
     """
+    source = segments.segments if isinstance(segments, DeviceSegments) else segments
+    known = {failure.id for failure in source.corpus.failures}
+    for batch in _batches(segments, first, last, rank, world, workers):
+        for failure in source.failures:
+            if failure.id not in known:
+                known.add(failure.id)
+                logger.warning("clip %s is left out: %s", printable(failure.id), printable(failure.error))
+        yield batch
+
+
+def _batches(
+    segments: Segments | DeviceSegments, first: int, last: int, rank: int, world: int, workers: int
+) -> Iterator[Tensor]:
     if isinstance(segments, DeviceSegments):
         for cuts in prefetched(lambda step: segments.cuts(step, rank, world), first, last):
             yield segments.cut(cuts)

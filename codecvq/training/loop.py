@@ -21,16 +21,17 @@ from torch import Tensor
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
-from codecvq.training.corpus import ClipFailure, write_split
+from codecvq.training.clip import ClipFailure
 from codecvq.training.device import settled
 from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.learner import Learner
 from codecvq.training.loading import load_batches
-from codecvq.training.parts import recipe_corpus, recipe_segments
+from codecvq.training.parts import recipe_segments, run_corpus
 from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.segments import Segments
+from codecvq.training.split_file import SPLIT_FILE, write_split
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation
 
@@ -79,7 +80,7 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
     if accelerator.is_main_process:
         try:
             folder.begin(recipe, first)
-            write_split(trainer.corpus, folder.path / "split.jsonl")
+            write_split(trainer.corpus, folder.path / SPLIT_FILE)
         except OSError as error:
             raise RunError(
                 f"the run folder {folder.path} cannot be written ({error.strerror}). Make room, or give "
@@ -107,7 +108,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.config = recipe.training
-        self.corpus = recipe_corpus(recipe.corpus)
+        self.corpus = run_corpus(recipe, folder.path).measured()
         self.learner = Learner(recipe, folder.path.resolve().name, accelerator)
         self.codec, self.horizon = self.learner.codec, self.learner.horizon
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)

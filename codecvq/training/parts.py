@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from codecvq.codec import Codec
@@ -9,6 +11,7 @@ from codecvq.errors import RecipeError
 from codecvq.training.corpus import Corpus, open_corpus
 from codecvq.training.recipe import CorpusSection, Recipe
 from codecvq.training.segments import Segments
+from codecvq.training.split_file import SPLIT_FILE, read_split
 
 
 def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
@@ -34,6 +37,13 @@ def recipe_corpus(section: CorpusSection) -> Corpus:
         speakers=section.speakers,
         exclude_speakers=section.exclude_speakers,
     )
+
+
+def run_corpus(recipe: Recipe, folder: Path) -> Corpus:
+    """The corpus of a run, in the splits that the run folder has written down, where it has."""
+    corpus = recipe_corpus(recipe.corpus)
+    file = folder / SPLIT_FILE
+    return read_split(file).kept(corpus) if file.is_file() else corpus
 
 
 def recipe_segments(recipe: Recipe, corpus: Corpus, hop_length: int) -> Segments:

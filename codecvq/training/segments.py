@@ -8,25 +8,31 @@ A clip is drawn in proportion to its length and cut at a random place, so that e
 as likely as every other; `balance` moves that towards every speaker being as likely as every other. Clips are
 decoded and resampled once and kept as 16-bit integers while they fit; what is not kept passes through 16 bits
 all the same, so that no sample depends on what the cache holds.
+
+A clip that cannot be read passes each of its draws to another that is drawn in its place, in proportion to
+its length again, from the same generator.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import SEEKABLE_SUFFIXES, read_audio, resample, to_mono
+from codecvq.audio import SEEKABLE_SUFFIXES, read_audio, resample
+from codecvq.audio.limits import MOST_PASSED_S
 from codecvq.errors import AudioError, CorpusError, OptionError
-from codecvq.training.corpus import Clip, ClipFailure, Corpus
+from codecvq.training.clip import Clip, ClipFailure
+from codecvq.training.corpus import Corpus
 
 FloatArray = npt.NDArray[np.float32]
 
 LONG_CLIP_S = 60.0  # beyond it, where the format can seek, only the segment is read, with a margin
+OTHERS = 32  # clips drawn in place of one that cannot be read, before any that can is taken
 MARGIN_S = 0.1  # on either side of such a segment; longer than the resampler's filter at any usual rate
 
 
@@ -94,7 +100,11 @@ class Segments:
                 f"segments of {segment_s:g} s at {sample_rate} Hz in batches of {batch_size}: at least "
                 "one sample and one item are needed."
             )
+        self.corpus = corpus
+        self._bad: dict[int, ClipFailure] = {}
         if not len(corpus):
+            if corpus.failures:
+                raise self.nothing_readable()
             raise CorpusError(
                 f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split."
             )
@@ -104,10 +114,10 @@ class Segments:
         self._ends = np.cumsum(_shares(measured, balance))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
-        self._bad: dict[int, ClipFailure] = {}
+        self._unread: set[int] = set()  # those of `_bad` that cannot be read at any place
         self._lock = threading.Lock()
         if not len(measured) or not self._ends[-1] > 0:
-            raise self._nothing_readable()
+            raise self.nothing_readable()
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
@@ -137,19 +147,19 @@ class Segments:
     def item(self, step: int, index: int) -> FloatArray:
         """Item `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
         drawn = self.draw(step, index)
-        segment = self._segment(drawn.clip, drawn.place, drawn.length)
-        return augmented(resample(segment, drawn.length, self.segment_samples), drawn)
+        for clip in self.candidates(step, index):
+            segment = self._segment(clip, drawn.place, drawn.length)
+            if segment is not None:
+                return augmented(resample(segment, drawn.length, self.segment_samples), drawn)
+        raise self.nothing_readable()
 
     def draw(self, step: int, index: int) -> Draw:
         """What is drawn for item `index` of the whole batch of a step."""
-        # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
-        clip_at, place, speed, tilt, gain, sign = rng.random(6)
-        clip = int(np.searchsorted(self._ends, clip_at * self._ends[-1], side="right"))
+        clip_at, place, speed, tilt, gain, sign = self._generator(step, index).random(6)
         slow, fast = self.augment.speed
         low, high = self.augment.gain_db
         return Draw(
-            clip=min(clip, len(self._ends) - 1),
+            clip=self._clip_at(clip_at),
             place=place,
             length=round(self.segment_samples * (slow + speed * (fast - slow))),
             tilt_db=(2 * tilt - 1) * self.augment.tilt_db,
@@ -157,37 +167,67 @@ class Segments:
             flipped=bool(sign < self.augment.polarity),
         )
 
-    def decoded(self, index: int) -> tuple[int, npt.NDArray[np.int16]]:
-        """All samples `[S]` of a clip, 16 bits, and its index: of the next in the corpus that can be read."""
+    def candidates(self, step: int, index: int) -> Iterator[int]:
+        """The clips for item `index` of a step, in the order in which they are tried: the one that `draw`
+        gives, others drawn from those that are left, and in the end all, from a random one on.
+        """
+        generator = self._generator(step, index)
+        tried = [self._clip_at(generator.random(6)[0])]
+        yield tried[0]
+        for at in generator.random(OTHERS):
+            other = self._clip_at(at, tried)
+            if other not in tried:
+                yield other
+                tried.append(other)
+        first = int(generator.random() * len(self.corpus))
         for offset in range(len(self.corpus)):
-            at = (index + offset) % len(self.corpus)
-            if at in self._bad:
-                continue
-            try:
-                return at, _to_int16(self.corpus[at].read(self.sample_rate))
-            except (AudioError, OSError) as error:
-                self._note(at, error)
-        raise self._nothing_readable()
+            other = (first + offset) % len(self.corpus)
+            if other not in tried:
+                yield other
 
-    def _segment(self, drawn: int, place: float, length: int) -> FloatArray:
-        """A segment `[length]` of the clip drawn, or of the next in the corpus that can be read."""
-        for offset in range(len(self.corpus)):
-            index = (drawn + offset) % len(self.corpus)
-            if index in self._bad:
-                continue
-            clip = self.corpus[index]
-            try:
-                if self._is_long(clip):
-                    return self._part_of_long(clip, place, length)
-                return _cut(self._kept(index), length, place)
-            except (AudioError, OSError) as error:
-                self._note(index, error)
-        raise self._nothing_readable()
+    def decoded(self, index: int) -> npt.NDArray[np.int16] | None:
+        """All samples `[S]` of a clip, 16 bits; None where it cannot be read, which is noted."""
+        try:
+            return self._read(index)
+        except (AudioError, OSError) as error:
+            self._note(index, error, unread=True)
+            return None
 
-    def _note(self, index: int, error: Exception) -> None:
+    def _generator(self, step: int, index: int) -> np.random.Generator:
+        # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
+
+    def _clip_at(self, at: float, without: Sequence[int] = ()) -> int:
+        """The clip at a place of 0 … 1 in all clips, one behind the other by their shares, without some."""
+        begins = {index: float(self._ends[index - 1]) if index else 0.0 for index in without}
+        place = at * (self._ends[-1] - sum(self._ends[index] - begin for index, begin in begins.items()))
+        for index in sorted(begins):
+            if place >= begins[index]:
+                place += self._ends[index] - begins[index]
+        return min(int(np.searchsorted(self._ends, place, side="right")), len(self._ends) - 1)
+
+    def _segment(self, index: int, place: float, length: int) -> FloatArray | None:
+        """A segment `[length]` of a clip; None where it cannot be read, which is noted."""
+        if index in self._unread:
+            return None
+        clip = self.corpus[index]
+        long = self._is_long(clip)
+        try:
+            return self._part_of_long(clip, place, length) if long else _cut(self._kept(index), length, place)
+        except (AudioError, OSError) as error:
+            # of a long clip another part may be readable: what a step gets must not depend on those before
+            self._note(index, error, unread=not long)
+            return None
+
+    def _read(self, index: int) -> npt.NDArray[np.int16]:
+        return _to_int16(self.corpus[index].read(self.sample_rate, longest_s=MOST_PASSED_S))
+
+    def _note(self, index: int, error: Exception, *, unread: bool) -> None:
         clip = self.corpus[index]
         with self._lock:
-            self._bad[index] = ClipFailure(clip.id, clip.path, str(error))
+            self._bad.setdefault(index, ClipFailure(clip.id, clip.path, str(error)))
+            if unread:
+                self._unread.add(index)
 
     def _kept(self, index: int) -> npt.NDArray[np.int16]:
         """All samples of a clip `[S]`, 16 bits; kept while they fit.
@@ -197,7 +237,7 @@ class Segments:
         kept = self._cache.get(index)
         if kept is not None:
             return kept
-        samples = _to_int16(self.corpus[index].read(self.sample_rate))
+        samples = self._read(index)
         with self._lock:
             if index not in self._cache and samples.nbytes <= self._free_bytes:
                 self._cache[index] = samples
@@ -216,11 +256,12 @@ class Segments:
         start_s = clip.start_s + place * (clip.duration_s - length_s)
         before_s = min(start_s, MARGIN_S)
         audio = read_audio(clip.path, start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
-        samples = resample(to_mono(audio.samples), audio.sample_rate, self.sample_rate)
+        samples = resample(clip.mono(audio), audio.sample_rate, self.sample_rate)
         first = round(before_s * self.sample_rate)
         return _cut(_to_int16(samples[first : first + length]), length, 0.0)
 
-    def _nothing_readable(self) -> CorpusError:
+    def nothing_readable(self) -> CorpusError:
+        """The error for a corpus of which no clip can be read."""
         failures = self.failures
         first = f" The first: {failures[0].error}" if failures else ""
         return CorpusError(

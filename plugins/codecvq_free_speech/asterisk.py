@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codecvq.audio import duration_s
-from codecvq.errors import CorpusError
-from codecvq.training.corpus import Clip
+from codecvq.errors import AudioError, CorpusError
+from codecvq.training.clip import Clip
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
 INSTALLED = Path("/usr/share")
@@ -109,7 +109,10 @@ def _prompts(folder: Path) -> list[tuple[str, Path]]:
             if name in NOT_SPEECH or name.startswith("silence/"):
                 continue
             # One file is empty: the Russian "is", a word that Russian does without.
-            if path.stat().st_size and duration_s(path) >= SHORTEST_S:
+            if path.is_file() and not path.stat().st_size:
+                continue
+            length_s = _length_s(path)
+            if length_s is None or length_s >= SHORTEST_S:
                 files.setdefault(name, path)
     return sorted(files.items())
 
@@ -117,6 +120,7 @@ def _prompts(folder: Path) -> list[tuple[str, Path]]:
 def _clip(voice: Voice, name: str, path: Path, texts: dict[str, str]) -> Clip:
     # The lists spell some names in another case than the files ("digits/1f").
     text = texts.get(name) or texts.get(name.lower(), "")
+    length_s = _length_s(path)
     return Clip(
         id=f"{voice.speaker}/{name}",
         path=path,
@@ -124,10 +128,19 @@ def _clip(voice: Voice, name: str, path: Path, texts: dict[str, str]) -> Clip:
         speaker=voice.speaker,
         language=voice.language,
         licence=voice.licence,
-        duration_s=duration_s(path),
-        open_end=True,
+        duration_s=length_s,
+        open_end=length_s is not None,
+        measured=length_s is not None,
         columns={"package": voice.package},
     )
+
+
+def _length_s(path: Path) -> float | None:
+    """The length of a prompt in seconds; None where it cannot be read: the clip will be a listed failure."""
+    try:
+        return duration_s(path)
+    except (AudioError, OSError):
+        return None
 
 
 def _share_splits(found: list[Clip]) -> Iterator[Clip]:

@@ -12,11 +12,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from codecvq.audio import find_audio
-from codecvq.errors import CorpusError
-from codecvq.training.corpus import Clip
+from codecvq.audio.reading import regular_file
+from codecvq.errors import AudioError, CorpusError
+from codecvq.training.clip import Clip
+
+if TYPE_CHECKING:
+    import soundfile
 
 LOWEST_RATE = 16000  # Hz
 SHORTEST_S = 0.3
@@ -103,17 +107,16 @@ def _dialogues(folder: Path) -> Iterator[Take]:
 
 
 def _clips(game: str, package: str, folder: Path, takes: Iterable[Take]) -> Iterator[Clip]:
-    import soundfile
-
     known: set[bytes] = set()
     for path, language, speaker, text in takes:
-        info = soundfile.info(path)
-        if info.samplerate < LOWEST_RATE or info.duration < SHORTEST_S:
-            continue
-        content = hashlib.sha256(path.read_bytes()).digest()
-        if content in known:
-            continue
-        known.add(content)
+        header = _header(path)
+        if header is not None:
+            if header.samplerate < LOWEST_RATE or header.duration < SHORTEST_S:
+                continue
+            content = hashlib.sha256(path.read_bytes()).digest()
+            if content in known:
+                continue
+            known.add(content)
         yield Clip(
             id=f"{game}/{path.relative_to(folder).with_suffix('').as_posix()}",
             path=path,
@@ -121,10 +124,20 @@ def _clips(game: str, package: str, folder: Path, takes: Iterable[Take]) -> Iter
             speaker=speaker,
             language=language,
             licence="GPL-2.0-or-later" if game.startswith("k") else "GPL-2.0-only",
-            duration_s=info.duration,
-            open_end=True,
+            duration_s=header.duration if header is not None else None,
+            open_end=header is not None,
             columns={"package": package.format(language=language)},
         )
+
+
+def _header(path: Path) -> soundfile._SoundFileInfo | None:
+    """What a recording's header tells; None where it cannot be read: the clip will be a listed failure."""
+    import soundfile
+
+    try:
+        return soundfile.info(regular_file(path))
+    except (AudioError, OSError, ValueError, soundfile.SoundFileError):
+        return None
 
 
 def _find(root: Path | None, below: str) -> Path:

@@ -1,0 +1,108 @@
+"""A clip: one utterance, where it lies, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.audio import LONGEST_S, Audio, read_audio, resample, to_mono
+from codecvq.errors import AudioError
+from codecvq.escaping import printable
+from codecvq.training.fingerprint import fingerprint
+from codecvq.training.text import writable, writable_id
+
+ROUNDED_S = 0.1  # by which a part may end behind its file: what rounding does to numbers in a manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One utterance: a file, or a part of one, and what is known about it.
+
+    Ids and texts that UTF-8 cannot hold (a file name of other bytes, a lone surrogate) are written out, as
+    `caf\\xe9~0b5f7a2c`.
+    """
+
+    id: str
+    path: Path
+    text: str = ""
+    speaker: str = ""
+    language: str = ""  # BCP 47, like "en-US"
+    licence: str = ""
+    split: str = ""  # "train", "validation" or "test" where the corpus fixes it; empty for "by the hash"
+    split_key: str = ""  # what the hash is taken of, where not the id: clips that say the same share one
+    start_s: float = 0.0
+    duration_s: float | None = None  # None: to the end of the file, wherever that is
+    open_end: bool = False  # `duration_s` only tells, perhaps rounded; the clip goes to the end of its file
+    channel: int | None = None  # from 0; None: the mean of all channels
+    #: A manifest's own columns, untouched; Any: JSON values.
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    measured: bool = field(default=False, compare=False)  # `duration_s` has been compared with the file
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", writable_id(self.id))
+        for name in ("text", "speaker", "language", "licence", "split", "split_key"):
+            object.__setattr__(self, name, writable(getattr(self, name)))
+
+    def read(self, sample_rate: int, *, longest_s: float = LONGEST_S) -> npt.NDArray[np.float32]:
+        """The clip's samples `[S]`, mono, at that rate.
+
+        Raises AudioError where the file cannot be read, is longer than `longest_s`, or ends before the clip.
+        """
+        length_s = None if self.open_end else self.duration_s
+        audio = read_audio(self.path, start_s=self.start_s, duration_s=length_s, longest_s=longest_s)
+        if length_s is not None and (too_long := self.ends_early(audio.duration_s)):
+            raise AudioError(too_long)
+        return resample(self.mono(audio), audio.sample_rate, sample_rate)
+
+    def mono(self, audio: Audio) -> npt.NDArray[np.float32]:
+        """The clip's channel `[S]` of its file's audio, or the mean of all. Raises AudioError."""
+        if self.channel is None:
+            return to_mono(audio.samples, printable(str(self.path)))
+        if self.channel >= len(audio.samples):
+            raise AudioError(
+                f"{printable(str(self.path))} has {len(audio.samples)} channels, and clip "
+                f"{printable(self.id)} is of channel {self.channel} (0 is the first). Correct the manifest."
+            )
+        return audio.samples[self.channel]
+
+    def ends_early(self, rest_s: float) -> str:
+        """Why the clip is longer than the `rest_s` seconds that its file has from its start on; "" if not."""
+        if self.duration_s is None or self.duration_s <= rest_s + ROUNDED_S:
+            return ""
+        end_s = self.start_s + self.duration_s
+        return (
+            f"{printable(str(self.path))} ends at {self.start_s + rest_s:.3f} s, but clip "
+            f"{printable(self.id)} is the part from {self.start_s:g} to {end_s:g} s. Correct the manifest "
+            "(its times are seconds)."
+        )
+
+    @property
+    def part(self) -> str:
+        """What tells parts of one file apart, `@12.5` or `@12.5#1`; empty for a whole file."""
+        start = (
+            "" if self.start_s == 0 and (self.open_end or self.duration_s is None) else f"@{self.start_s:g}"
+        )
+        return start if self.channel is None else f"{start}#{self.channel}"
+
+    def identity(self) -> str:
+        """What tells the recording from others, whatever it is called and wherever it lies: the file's
+        `fingerprint` and the clip's `part`. Raises AudioError or OSError where the file cannot be read.
+        """
+        return f"{fingerprint(self.path)}{self.part}"
+
+
+@dataclass(frozen=True)
+class ClipFailure:
+    """A clip that cannot be used, and why."""
+
+    id: str
+    path: Path
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.error}"

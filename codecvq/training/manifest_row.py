@@ -1,0 +1,202 @@
+"""What the columns of a manifest's row mean.
+
+Times are seconds. `start` makes a row a part of its file, with a `duration` or an `end`, or to the end of the
+file. `end` alone is a part from the beginning. A `duration` alone tells how long the file is, and cuts
+nothing. Other words for a part, in milliseconds or samples, are refused: a row that has them would have
+the wrong audio beside its text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from codecvq.errors import CorpusError
+
+Row = Mapping[str, Any]  # Any: JSON values, or strings from a table
+
+#: what a clip has -> the names a column may have for it, the first one found in a row counts
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": ("path", "audio", "audio_filepath", "file", "file_name"),
+    "id": ("id",),
+    "text": ("text", "transcript", "sentence"),
+    "speaker": ("speaker", "speaker_id"),
+    "language": ("language", "lang", "locale"),
+    "licence": ("licence", "license"),
+    "split": ("split",),
+    "start": ("start", "start_s", "start_time", "begin", "begin_s", "begin_time", "offset"),
+    "end": ("end", "end_s", "end_time", "stop", "stop_time"),
+    "duration": ("duration", "duration_s"),
+    "channel": ("channel",),
+}
+#: names of a part that are not understood -> what to give instead
+REFUSED = {
+    **dict.fromkeys(("start_ms", "begin_ms", "offset_ms"), "seconds as 'start'"),
+    **dict.fromkeys(("end_ms", "stop_ms"), "seconds as 'end'"),
+    "duration_ms": "seconds as 'duration'",
+    **dict.fromkeys(("start_sample", "start_frame", "frame_offset", "sample_offset"), "seconds as 'start'"),
+    **dict.fromkeys(("end_sample", "end_frame"), "seconds as 'end'"),
+    **dict.fromkeys(("channel_id", "channel_selector"), "one number from 0 up as 'channel'"),
+}
+#: what others call the splits
+SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}
+ROUNDED_S = 0.05  # by which an end may differ from start + duration
+LONGEST_S = 1e7  # seconds: four months
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A row, sorted into what a clip has and what is the manifest's own."""
+
+    path: str
+    id: str
+    text: str
+    speaker: str
+    language: str
+    licence: str
+    split: str
+    is_part: bool
+    start_s: float
+    duration_s: float | None
+    channel: int | None
+    columns: Mapping[str, Any]
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("text is needed")
+    return str(value)
+
+
+def _path(value: object) -> object:
+    """A path, or Hugging Face's `{"path": …}`, as far as it is nothing but that."""
+    if isinstance(value, dict):
+        if not isinstance(value.get("path"), str) or any(
+            value.get(key) is not None for key in ("bytes", "array")
+        ):
+            raise ValueError("a path is needed; audio within a manifest is not read, write it to files")
+        value = value["path"]
+    if not isinstance(value, str) or not value:
+        raise ValueError("a path is needed")
+    return value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("seconds from 0 up are needed")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
+
+
+class _Fields(BaseModel):
+    """The columns of a row that a clip is made of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, BeforeValidator(_path)]
+    id: Text = ""
+    text: Text = ""
+    speaker: Text = ""
+    language: Text = ""
+    licence: Text = ""
+    split: Text = ""
+    start: Seconds | None = None
+    end: Seconds | None = None
+    duration: Seconds | None = None
+    channel: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=1024)] | None = None
+
+
+def read_row(where: str, row: Row) -> Taken:
+    """The row, validated; `where` begins each error. Raises CorpusError."""
+    given, columns = _named(where, row)
+    if "path" not in given:
+        raise CorpusError(
+            f"{where}: no column names the audio. It has {', '.join(map(repr, row))[:300] or 'none'}; "
+            f"name one of them {' or '.join(NAMES['path'])}, with a path in it."
+        )
+    try:
+        fields = _Fields(**{field: value for field, (_, value) in given.items()})
+    except ValidationError as error:
+        raise CorpusError(_explained(where, given, error)) from None
+    start_s, duration_s = _part(where, fields)
+    return Taken(
+        path=fields.path,
+        id=fields.id,
+        text=fields.text,
+        speaker=fields.speaker,
+        language=fields.language,
+        licence=fields.licence,
+        split=SPLIT_NAMES.get(fields.split, fields.split),
+        is_part=fields.start is not None or fields.end is not None,
+        start_s=start_s,
+        duration_s=duration_s,
+        channel=fields.channel,
+        columns=columns,
+    )
+
+
+def _named(where: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
+    """What a clip has, each under its column's name; and the columns that are left."""
+    given, columns = dict[str, tuple[str, Any]](), dict(row)
+    for field, names in NAMES.items():
+        found = [name for name in names if not _is_missing(row.get(name))]
+        if field in ("start", "end", "duration") and len({str(row[name]) for name in found}) > 1:
+            both = " and ".join(f"{name} {row[name]!r}" for name in found[:2])
+            raise CorpusError(f"{where}: it has {both}, which mean the same. Keep one of them.")
+        if found:
+            given[field] = (found[0], columns.pop(found[0]))
+    several = (
+        {"channels": "one number from 0 up as 'channel'"} if isinstance(row.get("channels"), list) else {}
+    )
+    for name, instead in (REFUSED | several).items():
+        if not _is_missing(row.get(name)):
+            raise CorpusError(
+                f"{where}: its column {name!r} is not understood. Give {instead}, or rename the column where "
+                "it means something else."
+            )
+    return given, columns
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _explained(where: str, given: Mapping[str, tuple[str, Any]], error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    field = str(problem["loc"][0])
+    name, value = given[field]
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    if field in ("start", "end", "duration"):
+        needed = "seconds from 0 up are needed"
+    elif field == "channel":
+        needed = "the number of a channel is needed, 0 for the first (rename the column where it is none)"
+    else:
+        needed = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {name} is {shown}, but {needed}."
+
+
+def _part(where: str, fields: _Fields) -> tuple[float, float | None]:
+    """Start and duration in seconds. Raises CorpusError where what a row says contradicts itself."""
+    start_s, duration_s = fields.start or 0.0, fields.duration
+    if duration_s == 0:
+        raise CorpusError(f"{where}: its duration is 0 s. Leave the column empty to have the whole file.")
+    if fields.end is None:
+        return start_s, duration_s
+    if fields.end <= start_s:
+        raise CorpusError(
+            f"{where}: it ends at {fields.end:g} s, which is not behind its start, {start_s:g} s."
+        )
+    if duration_s is not None and abs(start_s + duration_s - fields.end) > ROUNDED_S:
+        raise CorpusError(
+            f"{where}: from {start_s:g} s, its duration of {duration_s:g} s and its end at {fields.end:g} s "
+            "contradict each other. Leave one of them out."
+        )
+    return start_s, fields.end - start_s

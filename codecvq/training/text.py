@@ -1,0 +1,29 @@
+"""Text from files and file names that can be written as UTF-8."""
+
+from __future__ import annotations
+
+import hashlib
+
+_BYTES = {
+    0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)
+}  # how Python holds undecodable bytes
+
+
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold written out: a byte of a file name as `\\xe9`, a lone surrogate as
+    `\\ud800`.
+    """
+    if text.isascii():
+        return text
+    return text.translate(_BYTES).encode("utf-8", "backslashreplace").decode()
+
+
+def writable_id(text: str) -> str:
+    """An id that can be written as UTF-8; ids that differ stay different.
+
+    Where something had to be written out, a hash of the text follows: `caf\\xe9~0b5f7a2c`.
+    """
+    found = writable(text)
+    if found == text:
+        return text
+    return f"{found}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

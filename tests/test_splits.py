@@ -1,0 +1,201 @@
+"""Splits that do not depend on where a corpus was opened, and the split that a run keeps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codecvq.audio import write_audio
+from codecvq.errors import CorpusError
+from codecvq.training import loop
+from codecvq.training.clip import Clip
+from codecvq.training.corpus import SPLITS, Corpus, open_corpus, split_of
+from codecvq.training.fingerprint import fingerprint
+from codecvq.training.recipe import load_recipe
+from codecvq.training.split_file import read_split, write_split
+from codecvq.training.text import writable, writable_id
+from recipes import write_recipe
+
+RATE = 8000
+
+
+def noise(path: Path, seconds: float = 0.02) -> Path:
+    """Noise, seeded by the file's name."""
+    rng = np.random.default_rng(list(os.fsencode(path.name)))
+    return write_audio(path, rng.normal(0, 0.1, round(seconds * RATE)), RATE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for language in ("it", "fr"):
+        for n in range(60):
+            noise(tmp_path / language / "wavs" / f"{language}{n}.wav")
+    return tmp_path
+
+
+def test_a_folder_opened_from_above_has_the_same_test_clips(folder: Path) -> None:
+    above, inside = open_corpus(folder=folder), open_corpus(folder=folder / "it" / "wavs")
+    by_path = {clip.path: above.split_of(clip) for clip in above}
+    assert {clip.path: inside.split_of(clip) for clip in inside}.items() <= by_path.items()
+    assert set(by_path.values()) == set(SPLITS)
+    assert {clip.id for clip in inside} == {f"it{n}" for n in range(60)}
+    (folder / "m.jsonl").write_text("".join(json.dumps({"path": str(path)}) + "\n" for path in by_path))
+    listed = open_corpus(manifest=folder / "m.jsonl")
+    assert {clip.path: listed.split_of(clip) for clip in listed} == by_path
+
+
+def test_a_copy_of_a_file_is_in_the_split_of_the_file(tmp_path: Path) -> None:
+    for n in range(40):
+        noise(tmp_path / f"{n}.wav")
+        (tmp_path / f"copy of {n}.wav").write_bytes((tmp_path / f"{n}.wav").read_bytes())
+    corpus = open_corpus(folder=tmp_path)
+    splits = {clip.id: corpus.split_of(clip) for clip in corpus}
+    assert all(splits[f"copy of {n}"] == splits[str(n)] for n in range(40))
+
+
+def test_ids_and_splits_of_a_manifest_hold_and_parts_go_their_own_ways(tmp_path: Path) -> None:
+    noise(tmp_path / "a.wav", 2.0)
+    rows = [{"path": "a.wav", "id": f"clip-{n}", "start": n / 100, "duration": 0.01} for n in range(50)]
+    (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = open_corpus(manifest=tmp_path / "ids.jsonl")
+    assert [corpus.split_of(clip) for clip in corpus] == [split_of(clip.id) for clip in corpus]
+    (tmp_path / "parts.jsonl").write_text(
+        "".join(
+            json.dumps({"path": "a.wav", "start": n / 100, "end": (n + 1) / 100}) + "\n" for n in range(100)
+        )
+    )
+    corpus = open_corpus(manifest=tmp_path / "parts.jsonl")
+    assert {corpus.split_of(clip) for clip in corpus} == set(SPLITS)
+
+
+def test_the_registered_corpora_keep_their_splits() -> None:
+    prompts = open_corpus("prompts")
+    assert [len(prompts.split(split)) for split in SPLITS] == [113, 16, 24]
+    assert not any(clip.split_key for clip in prompts)
+
+
+def test_the_fingerprint_tells_files_apart_wherever_they_differ(tmp_path: Path) -> None:
+    content = bytes(20000)
+    (tmp_path / "a").write_bytes(content)
+    for place in (0, 10000, 19999):
+        (tmp_path / "b").write_bytes(content[:place] + b"x" + content[place + 1 :])
+        assert fingerprint(tmp_path / "b") != fingerprint(tmp_path / "a")
+    (tmp_path / "b").write_bytes(content + b"\0")
+    assert fingerprint(tmp_path / "b") != fingerprint(tmp_path / "a")
+    (tmp_path / "b").write_bytes(content)
+    assert fingerprint(tmp_path / "b") == fingerprint(tmp_path / "a")
+    (tmp_path / "b").write_bytes(b"x")
+    assert len(fingerprint(tmp_path / "b")) == 32
+
+
+# the split of a run
+
+
+def test_a_recorded_split_is_kept_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = open_corpus(folder=folder / "it" / "wavs")
+    file = write_split(corpus, folder / "split.jsonl")
+    assert read_split(file).kept(corpus) == corpus
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows[:7]:  # as an older version would have it
+        row["split"] = "validation" if row["split"] == "test" else "test"
+        del row["audio"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
+    with caplog.at_level(logging.WARNING):
+        kept = read_split(file).kept(corpus)
+    assert [kept.split_of(clip) for clip in kept][:30] == [row["split"] for row in rows[:30]]
+    assert [kept.split_of(clip) for clip in kept][30:] == [corpus.split_of(clip) for clip in corpus][30:]
+    assert "7 of 60 clips of corpus wavs would be in another split today" in caplog.text
+
+
+def test_a_run_goes_on_with_the_split_it_began_with(tmp_path: Path) -> None:
+    for n in range(40):
+        noise(tmp_path / "audio" / f"{n}.wav", 0.3)
+    corpus = {"name": None, "folder": str(tmp_path / "audio")}
+    recipe = load_recipe(
+        write_recipe(
+            tmp_path / "tiny.yaml", corpus=corpus, training={"steps": 1, "keep_best": "validation/mel"}
+        )
+    )
+    loop.train(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "split.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    old = [{"id": row["id"], "split": split_of(row["id"]), "speaker": "", "duration": 0.3} for row in rows]
+    assert [row["split"] for row in old] != [row["split"] for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in old))  # of the version before
+    loop.train(recipe, tmp_path / "run")
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["split"] for row in again] == [row["split"] for row in old]
+    assert all(row["audio"] for row in again)
+
+
+def test_a_recording_is_known_under_any_name_and_whole_or_in_part(tmp_path: Path) -> None:
+    for n in range(30):
+        noise(tmp_path / "run" / f"{n}.wav", 0.1)
+    corpus = open_corpus(folder=tmp_path / "run")
+    recorded = read_split(write_split(corpus, tmp_path / "split.jsonl"))
+    for clip in corpus:
+        copy = tmp_path / "elsewhere" / f"renamed {clip.id}.wav"
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(clip.path.read_bytes())
+        other = Clip(id="something else", path=copy)
+        assert recorded.of_recording(other) == corpus.split_of(clip)
+        part = replace(other, start_s=0.05, duration_s=0.01)
+        assert recorded.of_recording(part) == corpus.split_of(clip)
+    assert recorded.of_recording(Clip(id="1", path=noise(tmp_path / "new.wav", 0.1))) is None
+    assert recorded.of_recording(Clip(id="1", path=tmp_path / "gone.wav")) is None
+
+
+def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(tmp_path: Path) -> None:
+    path = noise(tmp_path / "a.wav", 1.0)
+    clips = [
+        Clip(id=split, path=path, split=split, start_s=n / 10, duration_s=0.1)
+        for n, split in enumerate(SPLITS)
+    ]
+    recorded = read_split(write_split(Corpus("parts", tuple(clips)), tmp_path / "split.jsonl"))
+    assert [recorded.of_recording(clip) for clip in clips] == list(SPLITS)
+    assert recorded.of_recording(Clip(id="x", path=path)) == "train"
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]\n", b'{"id": 1, "split": "test"}\n', b'{"id": "a", "split": "best"}\n', b"\xff\n"]
+)
+def test_a_damaged_split_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "split.jsonl").write_bytes(content)
+    with pytest.raises(CorpusError, match=r"split\.jsonl.*delete it to have the clips split anew"):
+        read_split(tmp_path / "split.jsonl")
+
+
+# names that UTF-8 cannot hold
+
+
+def test_ids_can_always_be_written_and_stay_different(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.wav", b"caf\xe8.wav", "café.wav".encode()):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.write_bytes(noise(tmp_path / "x.wav").read_bytes())
+    (tmp_path / "x.wav").unlink()
+    corpus = open_corpus(folder=tmp_path)
+    ids = [clip.id for clip in corpus]
+    assert len(set(ids)) == 3
+    assert ids[-1] == "café" or "café" in ids
+    assert sorted(id_.partition("~")[0] for id_ in ids) == ["caf\\xe8", "caf\\xe9", "café"]
+    assert all(clip.read(RATE).size for clip in corpus)
+    rows = [
+        json.loads(line) for line in write_split(corpus, tmp_path / "split.jsonl").read_text().splitlines()
+    ]
+    assert [row["id"] for row in rows] == ids
+
+
+def test_text_is_written_out_and_kept_where_it_can_be() -> None:
+    assert writable("naïve 语") == "naïve 语"
+    assert writable("a\udce9b\ud800") == "a\\xe9b\\ud800"
+    assert writable_id("naïve") == "naïve"
+    assert writable_id("a\udce9") != writable_id("a\\xe9")
+    assert writable_id("a\udce9") == writable_id("a\udce9")
+    clip = Clip(id="a\udce9", path=Path("a"), text="\ud800", speaker="\udcff")
+    "".join((clip.id, clip.text, clip.speaker)).encode()
