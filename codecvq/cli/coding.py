@@ -75,7 +75,7 @@ def encode(
 
     def one(work: Work) -> dict[str, Any]:
         audio = read_audio(work.source)
-        samples = to_mono(audio.samples)[None] if loaded.channels == 1 else audio.samples  # [C, S]
+        samples = to_mono(audio.samples, str(work.source))[None] if loaded.channels == 1 else audio.samples  # [C, S]
         wav = torch.from_numpy(resample(samples, audio.sample_rate, loaded.sample_rate))[None]
         codes = loaded.encode(wav, num_codebooks=num_codebooks)
         size = write_cvq(work.target, loaded, codes[0].cpu(), wav.shape[2])

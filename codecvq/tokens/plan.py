@@ -162,6 +162,7 @@ def _digest(
     for split, clips in splits.items():
         for clip in clips:
             row = [split, clip.id, clip.path.name, clip.start_s, clip.duration_s, column_values(clip)]
+            row += [] if clip.channel is None else [clip.channel]
             digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     for failure in failures:
         digest.update(json.dumps([failure.id, Path(failure.source).name]).encode() + b"\n")

@@ -16,6 +16,7 @@ from torch import nn
 
 from codecvq.codec import Codec
 from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
+from codecvq.escaping import printable
 from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
 from codecvq.files import write_atomically
 from codecvq.hookspecs import MetricSpec
@@ -52,6 +53,7 @@ class Validation:
         self.metrics = _usable(config.validation_metrics, self.best_by)
         self.lower_is_better = self._lower_is_better()
         self._heard: list[Heard] = []
+        self._unread: set[str] = set()  # ids of clips that were told of
 
     def look(self, step: int) -> dict[str, float]:
         """Means over the clips, `validation/NAME`; the codec is kept in `best/` if it is the best so far."""
@@ -76,8 +78,13 @@ class Validation:
         for clip in self.clips:
             try:
                 samples = clip.read(self.codec.sample_rate)[: round(LONGEST_S * self.codec.sample_rate)]
-            except AudioError:
-                continue  # `split.jsonl` and evaluation name it; a glance goes on
+            except AudioError as error:
+                if clip.id not in self._unread:
+                    self._unread.add(clip.id)
+                    logger.warning(
+                        "validation goes without clip %s: %s", printable(clip.id), printable(str(error))
+                    )
+                continue
             wav = torch.from_numpy(samples)[None, None].to(self.codec.device)
             with self._eager():
                 decoded = self.codec.decode(self.codec.encode(wav), num_samples=wav.shape[2])
