@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +175,9 @@ def test_a_part_behind_the_end_or_of_no_length_is_an_error(files):
         read_audio(files["wav"], start_s=2.0)
     with pytest.raises(AudioError, match=r"no samples from 2 s on"):
         read_audio(files["m4a"], start_s=2.0)
-    for start_s, length_s in ((-1.0, None), (0.0, 0.0)):
+    with pytest.raises(AudioError, match=r"no samples from 1e\+308 s on"):
+        read_audio(files["flac"], start_s=1e308)
+    for start_s, length_s in ((-1.0, None), (0.0, 0.0), (float("nan"), None), (0.0, float("inf"))):
         with pytest.raises(AudioError, match="ask for no part"):
             read_audio(files["wav"], start_s=start_s, duration_s=length_s)
 
@@ -243,3 +247,19 @@ def test_finding_is_recursive_sorted_and_follows_links_once(tmp_path):
     assert names == ["a.mp3", "b/1.wav", "b/2.FLAC", "c/deep/er.g722", "link/far.ogg"]
     with pytest.raises(AudioError, match="missing"):
         find_audio(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out_in_silence(tmp_path, monkeypatch, caplog):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.wav").touch()
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+    assert f"{tmp_path}/closed cannot be read (Permission denied)" in caplog.text

@@ -150,6 +150,36 @@ def test_a_file_behind_its_own_copy_is_read_too(tmp_path: Path, form: str) -> No
     assert duration_s(path) == pytest.approx(2.0, abs=0.01)
 
 
+def ogg_checksum(page: bytes) -> int:
+    found = 0
+    for byte in page:
+        found ^= byte << 24
+        for _ in range(8):
+            found = (found << 1 ^ 0x104C11DB7 if found & 0x80000000 else found << 1) & 0xFFFFFFFF
+    return found
+
+
+def test_an_ogg_file_whose_last_page_tells_of_the_year_of_its_end(tmp_path: Path) -> None:
+    ogg = bytearray(written(tmp_path / "a.ogg", 1.0, format="OGG", subtype="VORBIS").read_bytes())
+    at = ogg.rindex(b"OggS")
+    ogg[at + 6 : at + 14] = (2**50).to_bytes(8, "little")
+    ogg[at + 22 : at + 26] = bytes(4)
+    ogg[at + 22 : at + 26] = ogg_checksum(ogg[at:]).to_bytes(4, "little")
+    (tmp_path / "a.ogg").write_bytes(ogg)
+    assert duration_s(tmp_path / "a.ogg") == pytest.approx(1.0, abs=0.1)
+    assert read_audio(tmp_path / "a.ogg").duration_s == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("begin", [b"fLaC\x00\x00\x00\x22", b"OggS\x00\x02" + bytes(22)])
+def test_a_file_of_a_hundred_thousand_beginnings_is_refused_at_once(tmp_path: Path, begin: bytes) -> None:
+    form = "FLAC" if begin.startswith(b"f") else "OGG"
+    path = written(tmp_path / f"a.{form.lower()}", 0.1, format=form)
+    path.write_bytes(path.read_bytes() + 100_000 * begin)
+    for read in (read_audio, duration_s):
+        with pytest.raises(AudioError, match="more than 1000 files in one"):
+            read(path)
+
+
 def test_headers_of_pcm_files_that_tell_of_more_than_there_is(tmp_path: Path) -> None:
     wav = bytearray(written(tmp_path / "a.wav", 1.0, format="WAV", subtype="PCM_16").read_bytes())
     at = wav.index(b"data") + 4
@@ -219,6 +249,7 @@ def test_an_hour_is_the_most_that_is_read_at_once(tmp_path: Path) -> None:
     with soundfile.SoundFile(tmp_path / "a.flac", "w", 1000, 1) as file:
         file.write(np.zeros(3_601_000, dtype=np.int16))
     assert (tmp_path / "a.flac").stat().st_size < 20_000
+    assert duration_s(tmp_path / "a.flac") == 3601
     with pytest.raises(AudioError, match="more than 3600 s"):
         read_audio(tmp_path / "a.flac")
     assert read_audio(tmp_path / "a.flac", start_s=3600).duration_s == 1.0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
+
+logger = logging.getLogger("codecvq")
 
 #: What has no header: suffix -> Hz. `.sln*` are Asterisk's mono files, signed 16 bits, little-endian.
 RAW_RATES = {
@@ -39,7 +42,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
         )
     found: list[Path] = []
     seen: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=_warn):
         real = os.path.realpath(parent)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real in seen:  # a link to a folder above, or the same folder by two ways
@@ -51,3 +54,8 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
         ]
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def _warn(error: OSError) -> None:
+    folder = printable(str(error.filename))
+    logger.warning("the folder %s cannot be read (%s): its files are left out", folder, error.strerror)

@@ -15,7 +15,6 @@ import mmap
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ import soundfile
 
 from codecvq.audio.ffmpeg import end_in_samples, undecodable
 from codecvq.audio.finding import RAW_RATES
-from codecvq.audio.limits import MOST_PASSED_S, Bound, FloatArray
+from codecvq.audio.limits import Bound, FloatArray, is_plausible
 from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 
 BLOCK = 1 << 16  # samples of all channels that are read at a time
 SCANNED_BYTES = 4 << 20  # of a FLAC file, at most, that are searched for its duration
+MOST_LINKS = 1000  # files one behind the other in one
 UNKNOWN = 2**40  # samples: FLAC's header can tell of fewer only, libsndfile has more for "unknown"
 
 _UNRECOGNISED, _UNSUPPORTED = (1, 4)  # error codes for "another library may know it"; the rest means damage
@@ -81,24 +81,32 @@ def duration_s(path: Path, name: str) -> float | None:
     with _opened(path) as file:
         if file is None or file.format == "MP3":
             return None
-        bound = Bound(name, file.samplerate, file.channels, MOST_PASSED_S)
-        if file.format in ("FLAC", "OGG"):
-            right = file.format == "OGG" or end_in_samples(path) == file.frames
-            if right and file.format == "FLAC" and path.stat().st_size > SCANNED_BYTES:
-                return file.frames / file.samplerate
-            if links := _links(path, file.format):
-                return sum(len(block) for block in _chain(links, bound, 0, None)) / file.samplerate
-            return file.frames / file.samplerate if right else None
-        if file.seeks_exactly and 0 < file.frames <= 8 * path.stat().st_size:
+        bound, size = Bound(name, file.samplerate, file.channels), path.stat().st_size
+        told_s = file.frames / file.samplerate
+        right = file.format != "FLAC" or end_in_samples(path) == file.frames
+        if not (right and file.format == "FLAC" and size > SCANNED_BYTES) and (
+            links := _links(path, file.format)
+        ):
+            return sum(len(block) for block in _chain(links, bound, 0, None)) / file.samplerate
+        if file.format == "FLAC":
+            return told_s if right else None
+        if file.format == "OGG" and is_plausible(told_s, size):
+            return told_s
+        if file.seeks_exactly and 0 < file.frames <= 8 * size:
             file.seek(file.frames - 1)
             if len(file.read(1)):
-                return file.frames / file.samplerate
+                return told_s
             file.seek(0)
         return sum(len(block) for block in _blocks(file, bound, 0, 0, None)) / file.samplerate
 
 
 def _collected(blocks: Iterator[FloatArray], bound: Bound) -> Audio:
-    every = [np.zeros((0, bound.channels), dtype=np.float32), *blocks]
+    """The samples of all blocks. Raises AudioError where they are more than may be read at once."""
+    every, samples = [np.zeros((0, bound.channels), dtype=np.float32)], 0
+    for block in blocks:
+        samples += len(block)
+        bound.check(samples)
+        every.append(block)
     return Audio(np.ascontiguousarray(np.concatenate(every).T), bound.sample_rate)
 
 
@@ -117,7 +125,6 @@ def _blocks(
         position += len(block)
         taken += len(kept)
         bound.check_passed(position)
-        bound.check(taken)
         yield kept
 
 
@@ -160,15 +167,13 @@ def _links(path: Path, form: str) -> list[bytes]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         begins = [found.start() for found in _BEGINS[form].finditer(content)]
         if form == "OGG":  # sound and video in one file begin together, page behind page
-            begins = [at for at in begins if at == 0 or not _ends_a_beginning(content, at, begins)]
+            ends = {at + _page_size(content, at) for at in begins}
+            begins = [at for at in begins if at not in ends]
         if len(begins) < 2:
             return []
+        if len(begins) > MOST_LINKS:
+            raise undecodable(path, f"it is more than {MOST_LINKS} files in one")
         return [content[at:end] for at, end in zip(begins, [*begins[1:], len(content)], strict=True)]
-
-
-def _ends_a_beginning(content: mmap.mmap, at: int, begins: list[int]) -> bool:
-    """Whether an Ogg page that begins a stream ends at `at`."""
-    return any(before < at == before + _page_size(content, before) for before in begins)
 
 
 def _page_size(content: mmap.mmap, at: int) -> int:
@@ -183,14 +188,13 @@ def _chain(links: list[bytes], bound: Bound, start: int, count: int | None) -> I
         with _Forward(io.BytesIO(link)) as file:
             if (file.samplerate, file.channels) != (bound.sample_rate, bound.channels):
                 raise AudioError(
-                    f"{bound.name} is several files in one, of different rates or channels. Cut it "
-                    "into files."
+                    f"{bound.name} is several files in one, of different rates or channels. Cut it into "
+                    "files."
                 )
-            for block in _blocks(file, replace(bound, longest_s=MOST_PASSED_S), 0, 0, None):
+            for block in _blocks(file, bound, 0, 0, None):
                 kept = block[max(0, start - position) :]
                 kept = kept if count is None else kept[: count - taken]
                 position, taken = position + len(block), taken + len(kept)
-                bound.check(taken)
                 yield kept
                 if count is not None and taken >= count:
                     return

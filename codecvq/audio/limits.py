@@ -23,6 +23,14 @@ MOST_BYTES = 4 * 2 * 48_000 * 3600  # that samples read at once may take: an hou
 MOST_PASSED_S = 24 * 3600.0
 
 
+LEAST_BPS = 200.0  # bits a second of what is coded; a header that tells of more seconds may be wrong
+
+
+def is_plausible(seconds: float, size: int) -> bool:
+    """Whether a coded file of `size` bytes may be as long as its header tells."""
+    return seconds * LEAST_BPS <= 8 * size
+
+
 @dataclass(frozen=True)
 class Bound:
     """How much of a file of this rate and number of channels may be read at once."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from codecvq.audio.limits import LONGEST_S, FloatArray
 
+FARTHEST_S = 1e9  # behind the end of every file
+
 
 @dataclass(frozen=True)
 class Audio:
@@ -31,5 +33,7 @@ class Part:
 
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
         """The first sample, and how many; None for all that follow."""
-        count = None if self.duration_s is None else max(1, round(self.duration_s * sample_rate))
-        return round(self.start_s * sample_rate), count
+        count = (
+            None if self.duration_s is None else max(1, round(min(self.duration_s, FARTHEST_S) * sample_rate))
+        )
+        return round(min(self.start_s, FARTHEST_S) * sample_rate), count

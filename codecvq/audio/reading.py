@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from codecvq.audio.finding import FFMPEG_SUFFIXES
-from codecvq.audio.limits import LONGEST_S
+from codecvq.audio.limits import LONGEST_S, is_plausible
 from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
@@ -73,6 +73,7 @@ def duration_s(path: str | os.PathLike[str]) -> float:
     told = libsndfile.duration_s(path, name) if suffix not in FFMPEG_SUFFIXES else None
     if told is None and suffix in FFMPEG_SUFFIXES - UNTIMED_SUFFIXES:
         told = ffmpeg.end_s(path)
+        told = told if told is not None and is_plausible(told, path.stat().st_size) else None
     return told if told is not None else ffmpeg.counted_s(path, name)
 
 
