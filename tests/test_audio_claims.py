@@ -75,6 +75,18 @@ def test_a_part_of_any_format_equals_the_slice_of_the_whole(tmp_path: Path, name
         assert np.array_equal(part.samples, whole.samples[:, start:stop]), (start_s, length_s)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 8, 9, 16, 64])
+def test_ffmpeg_gives_every_channel_in_its_place(tmp_path: Path, channels: int) -> None:
+    """A WAV file under a name that FFmpeg reads; above eight channels, planes are somewhere else."""
+    samples = (
+        np.random.default_rng(channels).integers(-32768, 32768, (channels, 3000)).astype(np.float32) / 32768
+    )
+    soundfile.write(tmp_path / "a.wav", samples.T, RATE, subtype="PCM_16")
+    path = (tmp_path / "a.wav").rename(tmp_path / "a.m4a")
+    assert np.array_equal(read_audio(path).samples, samples)
+    assert np.array_equal(read_audio(path, start_s=0.01, duration_s=0.05).samples, samples[:, 160:960])
+
+
 # lengths
 
 

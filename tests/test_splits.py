@@ -193,7 +193,7 @@ def test_ids_can_always_be_written_and_stay_different(tmp_path: Path) -> None:
 
 def test_text_is_written_out_and_kept_where_it_can_be() -> None:
     assert writable("naïve 语") == "naïve 语"
-    assert writable("a\udce9b\ud800") == "a\\xe9b\\ud800"
+    assert writable("a\udce9b\ud800\0") == "a\\xe9b\\ud800\\x00"
     assert writable_id("naïve") == "naïve"
     assert writable_id("a\udce9") != writable_id("a\\xe9")
     assert writable_id("a\udce9") == writable_id("a\udce9")

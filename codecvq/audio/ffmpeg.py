@@ -46,16 +46,14 @@ def read_samples(path: Path, part: Part) -> Audio:
     with _opened(path) as container:
         stream = container.streams.audio[0]
         bound, layout = _bound(part.name, stream, part.longest_s), stream.codec_context.layout
-        # The format alone: the rate stays, so this only turns packed and integer samples into planar floats.
-        convert = av.AudioResampler(format="fltp", layout=layout, rate=bound.sample_rate)
+        # The format alone: the rate and the channels stay. Packed samples: av reads past the eighth plane.
+        convert = av.AudioResampler(format="flt", layout=layout, rate=bound.sample_rate)
         start, count = part.samples(bound.sample_rate)
         pieces, decoded, taken = list[FloatArray](), 0, 0
         for frame in _frames(path, container):
-            plain = (
-                frame is not None and frame.format.name == "fltp" and frame.sample_rate == bound.sample_rate
-            )
-            for block in [frame] if plain else convert.resample(frame):
-                piece = block.to_ndarray()[:, max(0, start - decoded) :].astype(np.float32, copy=False)
+            for block in convert.resample(frame):
+                whole = block.to_ndarray().reshape(-1, bound.channels).T  # [C, n]
+                piece = whole[:, max(0, start - decoded) :]
                 decoded += block.samples
                 piece = piece if count is None else piece[:, : count - taken]
                 taken += piece.shape[1]
@@ -106,7 +104,8 @@ def _end_s(container: Any) -> float | None:
     ]
     if not ends or stream.time_base is None:
         return None
-    return float((max(ends) - (stream.start_time or 0)) * stream.time_base)
+    end = float((max(ends) - (stream.start_time or 0)) * stream.time_base)
+    return end if end > 0 else None
 
 
 def undecodable(path: Path, why: object) -> AudioError:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 
-_BYTES = {
-    0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)
-}  # how Python holds undecodable bytes
+#: NUL, and how Python holds the bytes of a file name that are not UTF-8 -> how they are written out
+_WRITTEN_OUT = {0: "\\x00"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
 def writable(text: str) -> str:
-    """The text with what UTF-8 cannot hold written out: a byte of a file name as `\\xe9`, a lone surrogate as
-    `\\ud800`.
+    """The text with NUL and with what UTF-8 cannot hold written out: a byte of a file name as `\\xe9`, a lone
+    surrogate as `\\ud800`.
     """
-    if text.isascii():
+    if text.isascii() and "\0" not in text:
         return text
-    return text.translate(_BYTES).encode("utf-8", "backslashreplace").decode()
+    return text.translate(_WRITTEN_OUT).encode("utf-8", "backslashreplace").decode()
 
 
 def writable_id(text: str) -> str:
