@@ -75,7 +75,8 @@ def encode(
 
     def one(work: Work) -> dict[str, Any]:
         audio = read_audio(work.source)
-        samples = to_mono(audio.samples, str(work.source))[None] if loaded.channels == 1 else audio.samples  # [C, S]
+        mono = loaded.channels == 1
+        samples = to_mono(audio.samples, str(work.source))[None] if mono else audio.samples  # [C, S]
         wav = torch.from_numpy(resample(samples, audio.sample_rate, loaded.sample_rate))[None]
         codes = loaded.encode(wav, num_codebooks=num_codebooks)
         size = write_cvq(work.target, loaded, codes[0].cpu(), wav.shape[2])

@@ -84,9 +84,8 @@ class Clip:
     @property
     def part(self) -> str:
         """What tells parts of one file apart, `@12.5` or `@12.5#1`; empty for a whole file."""
-        start = (
-            "" if self.start_s == 0 and (self.open_end or self.duration_s is None) else f"@{self.start_s:g}"
-        )
+        is_whole = self.start_s == 0 and (self.open_end or self.duration_s is None)
+        start = "" if is_whole else f"@{self.start_s:.10g}"
         return start if self.channel is None else f"{start}#{self.channel}"
 
     def identity(self) -> str:
