@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
 from codecvq.audio.limits import Bound, FloatArray
-from codecvq.audio.part import Audio, Part
+from codecvq.audio.part import Audio, Part, joined
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 
@@ -62,10 +61,7 @@ def read_samples(path: Path, part: Part) -> Audio:
             bound.check(taken)
             if count is not None and taken >= count:
                 break
-        samples = (
-            np.concatenate(pieces, axis=1) if pieces else np.zeros((bound.channels, 0), dtype=np.float32)
-        )
-        return Audio(np.ascontiguousarray(samples, dtype=np.float32), bound.sample_rate)
+        return Audio(joined(pieces, bound.channels), bound.sample_rate)
 
 
 def counted_s(path: Path, name: str) -> float:

@@ -18,13 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 
 from codecvq.audio.ffmpeg import end_in_samples, undecodable
 from codecvq.audio.finding import RAW_RATES
 from codecvq.audio.limits import Bound, FloatArray, is_plausible
-from codecvq.audio.part import Audio, Part
+from codecvq.audio.part import Audio, Part, joined
 from codecvq.errors import AudioError
 
 BLOCK = 1 << 16  # samples of all channels that are read at a time
@@ -102,12 +101,12 @@ def duration_s(path: Path, name: str) -> float | None:
 
 def _collected(blocks: Iterator[FloatArray], bound: Bound) -> Audio:
     """The samples of all blocks. Raises AudioError where they are more than may be read at once."""
-    every, samples = [np.zeros((0, bound.channels), dtype=np.float32)], 0
+    pieces, samples = list[FloatArray](), 0
     for block in blocks:
         samples += len(block)
         bound.check(samples)
-        every.append(block)
-    return Audio(np.ascontiguousarray(np.concatenate(every).T), bound.sample_rate)
+        pieces.append(block.T)
+    return Audio(joined(pieces, bound.channels), bound.sample_rate)
 
 
 def _blocks(

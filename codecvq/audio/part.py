@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from codecvq.audio.limits import LONGEST_S, FloatArray
 
 FARTHEST_S = 1e9  # behind the end of every file
@@ -37,3 +39,15 @@ class Part:
             None if self.duration_s is None else max(1, round(min(self.duration_s, FARTHEST_S) * sample_rate))
         )
         return round(min(self.start_s, FARTHEST_S) * sample_rate), count
+
+
+def joined(pieces: list[FloatArray], channels: int) -> FloatArray:
+    """The samples `[C, S]` of pieces `[C, n]`, each of which is given up as soon as it is copied."""
+    samples = np.empty((channels, sum(piece.shape[1] for piece in pieces)), dtype=np.float32)
+    at = 0
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        samples[:, at : at + piece.shape[1]] = piece
+        at += piece.shape[1]
+    return samples
