@@ -13,6 +13,7 @@ import pytest
 
 from codecvq.audio import write_audio
 from codecvq.errors import CorpusError
+from codecvq.evaluation.training_clips import training_clips
 from codecvq.training import loop
 from codecvq.training.clip import Clip
 from codecvq.training.corpus import SPLITS, Corpus, open_corpus, split_of
@@ -199,3 +200,15 @@ def test_text_is_written_out_and_kept_where_it_can_be() -> None:
     assert writable_id("a\udce9") == writable_id("a\udce9")
     clip = Clip(id="a\udce9", path=Path("a"), text="\ud800", speaker="\udcff")
     "".join((clip.id, clip.text, clip.speaker)).encode()
+
+
+def test_a_comparison_knows_training_clips_in_another_folder(tmp_path: Path) -> None:
+    for n in range(40):
+        noise(tmp_path / "speech" / "it" / f"{n}.wav")
+    corpus = open_corpus(folder=tmp_path / "speech")
+    write_split(corpus, tmp_path / "run" / "split.jsonl")
+    was_trained_on = training_clips(tmp_path / "run" / "codec")
+    assert was_trained_on is not None
+    inside = open_corpus(folder=tmp_path / "speech" / "it")
+    assert [clip.id for clip in inside] != [clip.id for clip in corpus]
+    assert [was_trained_on(clip) for clip in inside] == [inside.split_of(clip) == "train" for clip in inside]

@@ -131,7 +131,9 @@ def _blocks(
 def _opened(path: Path) -> Iterator[_Forward | None]:
     """The file; None where libsndfile does not know its format. Damage that it reports is an AudioError."""
     try:
-        file = _Forward(os.fsencode(path), **_raw_options(path))
+        # soundfile encodes text strictly, and names need not be UTF-8
+        name = os.fsencode(path) if os.name == "posix" else path
+        file = _Forward(name, **_raw_options(path))
     except soundfile.LibsndfileError as error:
         if error.code not in (_UNRECOGNISED, _UNSUPPORTED):
             raise undecodable(path, error.error_string) from error

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codecvq.plugins import PROJECT
+from codecvq.training.split_file import SPLIT_FILE, read_split
 
 if TYPE_CHECKING:
     from codecvq.training.corpus import Clip
 
-SPLIT_FILE = "split.jsonl"
 INSIDE = ("codec", "best")  # folders of a run that hold its codec
 
 WasTrainedOn = Callable[["Clip"], bool]
@@ -24,15 +23,15 @@ logger = logging.getLogger(PROJECT)
 def training_clips(source: Path) -> WasTrainedOn | None:
     """Whether the codec in a run folder, or in its `codec` or `best`, was trained on a clip.
 
-    None where that is not written down, as for a published codec.
+    A recording is known under any name and in any folder, as long as its file is the same. None where the
+    split is not written down, as for a published codec. Raises CorpusError where it is damaged.
     """
     run = source.parent if source.name in INSIDE else source
     file = run / SPLIT_FILE
     if not file.is_file():
         return None
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    ids = {row["id"] for row in rows if row["split"] == "train"}
-    return lambda clip: clip.id in ids
+    recorded = read_split(file)
+    return lambda clip: recorded.of_recording(clip) == "train"
 
 
 def trained_clips(

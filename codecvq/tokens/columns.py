@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.errors import TokensError
 from codecvq.tokens.rows import OWN_COLUMNS
+from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,11 +21,6 @@ CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a col
 MOST_COLUMNS = 1000
 MOST_CHARACTERS = 100_000  # of a text
 MOST_DEPTH = 20  # of lists and objects within each other
-
-
-def writable(text: str) -> str:
-    """The text with every lone surrogate, as in a file name that is not UTF-8, shown as `\\udc80`."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values

@@ -30,12 +30,13 @@ from codecvq.files import write_atomically
 from codecvq.strangers import contained
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
-from codecvq.tokens.columns import column_values, writable
+from codecvq.tokens.columns import column_values
 from codecvq.tokens.dataset import expected_shards, missing_shards, open_shard
 from codecvq.tokens.plan import Plan, PlannedShard, plan_job, try_columns
 from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
 from codecvq.tokens.shard import write_shard
 from codecvq.tokens.sharing import part_of_folder
+from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec

@@ -12,17 +12,18 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codecvq.errors import TokensError
 from codecvq.tokens.card import Card, Job
-from codecvq.tokens.columns import column_types, column_values, writable
+from codecvq.tokens.columns import column_types, column_values
 from codecvq.tokens.rows import TokenFailure, TokenRow
 from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
+from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +109,7 @@ def _splits(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
     split_of = getattr(clips, "split_of", None) or (lambda clip: clip.split or "train")
     splits: dict[str, list[Clip]] = {}
     seen: set[str] = set()
-    for clip in map(_writable_clip, clips):
+    for clip in clips:
         if clip.id in seen:
             raise TokensError(
                 f"two clips have the id {clip.id!r}. Ids name the rows, so each must occur once."
@@ -124,18 +125,9 @@ def _splits(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
     return splits
 
 
-def _writable_clip(clip: Clip) -> Clip:
-    changed: dict[str, Any] = {}  # Any: the text fields of a clip
-    for one in fields(clip):
-        value = getattr(clip, one.name)
-        if isinstance(value, str) and writable(value) != value:
-            changed[one.name] = writable(value)
-    return replace(clip, **changed) if changed else clip
-
-
 def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
     return tuple(
-        TokenFailure(writable(one.id), writable(str(one.path)), writable(" ".join(one.error.split())))
+        TokenFailure(one.id, writable(str(one.path)), " ".join(one.error.split()))
         for one in getattr(clips, "failures", ())
     )
 

@@ -103,5 +103,9 @@ class ClipFailure:
     path: Path
     error: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", writable_id(self.id))
+        object.__setattr__(self, "error", writable(self.error))
+
     def __str__(self) -> str:
         return f"{self.id}: {self.error}"
