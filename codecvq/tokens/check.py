@@ -34,7 +34,7 @@ def check(folder: str | Path) -> Check:
     seen: set[str] = set()
     rows = samples = 0
     for shard in dataset.shards:
-        for index in range(shard.metadata.num_row_groups):
+        for index in range(len(shard.groups)):
             try:
                 group = shard.group(index)
                 found = [group[i] for i in range(len(group)) if i not in group.problems]

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,7 @@ from codecvq.json_file import parse_json, validated
 from codecvq.tokens.card import Card
 from codecvq.tokens.checksum import batch_checksum
 from codecvq.tokens.columns import storable_type
+from codecvq.tokens.footer import Column, Group, read_groups
 from codecvq.tokens.pages import column_problem
 from codecvq.tokens.rows import (
     AGAIN,
@@ -154,6 +155,7 @@ class Shard:
     failures: tuple[TokenFailure, ...]  # clips of this shard that have no row
     checksums: tuple[int, ...] | None  # of each row group; None in shards that were written without
     metadata: pq.FileMetaData
+    groups: tuple[Group, ...]
     source: Any  # a path or a file, as pyarrow takes it
 
     @classmethod
@@ -173,32 +175,32 @@ class Shard:
     def read(cls, source: Any, path: Path, split: str) -> Shard:
         """The shard in `source`, a path or a file; `path` names it in errors."""
         try:
+            with _opened(source) as stream:
+                groups = read_groups(stream)
+            problem = _groups_problem(groups)
             with _parquet(source) as file:
                 metadata, schema = file.metadata, file.schema_arrow
                 texts = dict(metadata.metadata or {})
-                card = Card.from_json(texts.get(CARD_KEY, b""), str(path))
-                problem = schema_problem(schema, card) or _metadata_problem(file, texts)
-                if CHECKSUMS_KEY in texts:
-                    for kind in schema.types:
-                        storable_type(kind)
+            card = Card.from_json(texts.get(CARD_KEY, b""), str(path))
+            problem = problem or _schema_problem(schema, card, texts)
         except _unreadable() as error:
             raise _damaged(path, error) from error
         if problem:
             raise _damaged(path, problem)
-        failures, checksums = _footer(path, texts, metadata.num_row_groups)
-        return cls(path, split, card, failures, checksums, metadata, source)
+        failures, checksums = _footer(path, texts, len(groups))
+        return cls(path, split, card, failures, checksums, metadata, groups, source)
 
     def __len__(self) -> int:
-        return int(self.metadata.num_rows)
+        return sum(self.group_sizes)
 
     @property
     def group_sizes(self) -> list[int]:
         """Rows in each row group."""
-        return [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
+        return [group.num_rows for group in self.groups]
 
     def rows(self) -> Iterator[TokenRow]:
         """Every row, in order; raises TokensError at the first that is damaged."""
-        for index in range(self.metadata.num_row_groups):
+        for index in range(len(self.groups)):
             yield from self.group(index)
 
     def group(self, index: int) -> RowGroup:
@@ -216,7 +218,7 @@ class Shard:
     def ids(self) -> list[str]:
         """The ids of all rows, in order."""
         found = []
-        for index in range(self.metadata.num_row_groups):
+        for index in range(len(self.groups)):
             batch = self._read(index, ["id"])
             try:
                 batch.validate(full=True)
@@ -236,19 +238,15 @@ class Shard:
             raise _damaged(self.path, error) from error
 
     def _check_pages(self, group: int, columns: list[str] | None) -> None:
-        with (
-            contextlib.nullcontext(self.source)
-            if self.source is not self.path
-            else self.path.open("rb") as file
-        ):
-            size = file.seek(0, os.SEEK_END)
-            chunks = self.metadata.row_group(group)
-            for column in map(chunks.column, range(chunks.num_columns)):
-                if columns is None or column.path_in_schema in columns:
-                    if column.total_compressed_size > size:
-                        raise ValueError(f"{column.path_in_schema} is longer than the file")
-                    if problem := column_problem(file, column):
-                        raise ValueError(f"{column.path_in_schema}: {problem}")
+        with _opened(self.source) as file:
+            for column in self.groups[group].columns:
+                wanted = columns is None or column.path in columns
+                if wanted and (problem := column_problem(file, column)):
+                    raise ValueError(f"{column.path}: {problem}")
+
+
+def _opened(source: Any) -> AbstractContextManager[BinaryIO]:  # Any: a path or a file
+    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
 def _parquet(source: Any, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
@@ -274,37 +272,36 @@ def _damaged(path: Path, what: object) -> TokensError:
     return TokensError(f"{path} is damaged ({text[:300]}). {AGAIN}")
 
 
-def _metadata_problem(file: pq.ParquetFile, texts: Mapping[bytes, bytes]) -> str:
-    """What in the footer is not as this module writes it, or would take more memory than the file may."""
-    metadata = file.metadata
+def _groups_problem(groups: Sequence[Group]) -> str:
+    """What in the row groups is not as this module writes it, or would take more memory than the file may."""
+    for index, group in enumerate(groups):
+        if not 0 < group.num_rows <= ROW_GROUP:
+            return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
+        codes = [column for column in group.columns if column.path.startswith("codes.")]
+        others = [column for column in group.columns if not column.path.startswith("codes.")]
+        if problem := _too_much(codes, FREE_CODES) or _too_much(others, FREE_VALUES):
+            return f"row group {index} {problem}"
+    return ""
+
+
+def _too_much(columns: Sequence[Column], free: int) -> str:
+    size = sum(column.compressed for column in columns)
+    values = sum(column.num_values for column in columns)
+    unpacked = sum(column.uncompressed for column in columns)
+    if values > free + VALUES_A_BYTE * size or unpacked > FREE_BYTES + BYTES_A_BYTE * size:
+        return f"claims {values:,} values and {unpacked:,} bytes in {size:,} bytes"
+    return ""
+
+
+def _schema_problem(schema: pa.Schema, card: Card, texts: Mapping[bytes, bytes]) -> str:
     for key in texts:
         if key not in (CARD_KEY, FAILURES_KEY, CHECKSUMS_KEY, _ARROW_KEY):
             return f"its footer has an unknown key {key[:40]!r}"
-    rows = 0
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        rows += group.num_rows
-        if not 0 < group.num_rows <= ROW_GROUP:
-            return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
-        columns = [group.column(i) for i in range(group.num_columns)]
-        codes = [column for column in columns if column.path_in_schema.startswith("codes.")]
-        others = [column for column in columns if not column.path_in_schema.startswith("codes.")]
-        if problem := _too_much(codes, FREE_CODES) or _too_much(others, FREE_VALUES):
-            return f"row group {index} {problem}"
-    return "" if rows == metadata.num_rows else f"it has {rows} rows, but claims {metadata.num_rows}"
-
-
-def _too_much(columns: Sequence[pq.ColumnChunkMetaData], free: int) -> str:
-    size = sum(column.total_compressed_size for column in columns)
-    values = sum(column.num_values for column in columns)
-    unpacked = sum(column.total_uncompressed_size for column in columns)
-    least = min(
-        (min(one.total_compressed_size, one.num_values, one.total_uncompressed_size) for one in columns),
-        default=0,
-    )
-    if least < 0 or values > free + VALUES_A_BYTE * size or unpacked > FREE_BYTES + BYTES_A_BYTE * size:
-        return f"claims {values:,} values and {unpacked:,} bytes in {size:,} bytes"
-    return ""
+    if CHECKSUMS_KEY in texts:
+        for column in schema:
+            if storable_type(column.type) != column.type:
+                return f"its column {column.name[:40]!r} is of type {str(column.type)[:60]}"
+    return schema_problem(schema, card)
 
 
 def _footer(

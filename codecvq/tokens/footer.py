@@ -1,0 +1,89 @@
+"""What the footer of a Parquet file says of its row groups: read here, since pyarrow ends the process for
+some damaged footers when it is asked for a column of a row group.
+
+The numbers of the fields are those of `parquet.thrift` of the format's specification.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from codecvq.tokens.thrift import BINARY, I32, I64, LIST, STRUCT, Compact, Fields
+
+_MAGIC = b"PAR1"
+MOST_FOOTER_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a row group."""
+
+    path: str  # names of the schema, dots between
+    physical_type: int
+    codec: int  # of the compression
+    num_values: int
+    compressed: int  # bytes in the file, headers included
+    uncompressed: int  # bytes
+    start: int  # of its first page in the file
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row group."""
+
+    num_rows: int
+    columns: tuple[Column, ...]
+
+
+def read_groups(file: BinaryIO) -> tuple[Group, ...]:
+    """The row groups of a Parquet file. Raises ValueError where the footer cannot be read."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
+    length = int.from_bytes(tail[:4], "little")
+    if tail[4:] != _MAGIC or length > min(size - 8, MOST_FOOTER_BYTES):
+        raise ValueError("it does not end as a Parquet file of bounded size")
+    file.seek(size - 8 - length)
+    try:
+        fields = Compact(file.read(length)).struct()
+        groups = tuple(_group(one) for one in _structs(fields, 4))
+        rows = fields[3, I64]
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError("its footer cannot be read") from error
+    if sum(group.num_rows for group in groups) != rows:
+        raise ValueError(f"its footer claims {rows} rows, and its row groups others")
+    for column in (column for group in groups for column in group.columns):
+        least = min(column.num_values, column.compressed, column.uncompressed, column.start)
+        if least < 0 or column.start + column.compressed > size - 8 - length:
+            raise ValueError(f"its column {column.path[:60]!r} lies outside of the file")
+    return groups
+
+
+def _structs(fields: Fields, number: int) -> list[Fields]:
+    kind, items = fields[number, LIST]
+    if items and kind != STRUCT:
+        raise ValueError("its footer has a list of another kind")
+    return list(items)
+
+
+def _group(fields: Fields) -> Group:
+    return Group(fields[3, I64], tuple(_column(one[3, STRUCT]) for one in _structs(fields, 1)))
+
+
+def _column(fields: Fields) -> Column:
+    kind, names = fields[3, LIST]
+    if kind != BINARY:
+        raise ValueError("its footer has a path of another kind")
+    pages: int = fields[9, I64]
+    dictionary: Any = fields.get((11, I64))  # Any: a number, where there is one
+    return Column(
+        path=b".".join(names).decode(),
+        physical_type=fields[1, I32],
+        codec=fields[4, I32],
+        num_values=fields[5, I64],
+        compressed=fields[7, I64],
+        uncompressed=fields[6, I64],
+        start=dictionary if dictionary and 0 < dictionary < pages else pages,
+    )

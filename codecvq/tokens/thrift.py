@@ -1,0 +1,80 @@
+"""A reader of Thrift's compact protocol, in which Parquet has its headers and footers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MOST_DEPTH = 12
+
+I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12  # kinds of a value
+
+#: The fields of a struct by number and kind: a known number with another kind is passed over, as by any
+#: reader of Thrift. Any: a number, bytes, a struct, or a list of such.
+Fields = dict[tuple[int, int], Any]
+
+
+class Compact:
+    """Reads values from `data`. Raises ValueError, or IndexError at the end of the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def struct(self, depth: int = 0) -> Fields:
+        """The fields of a struct."""
+        if depth > _MOST_DEPTH:
+            raise ValueError("its structs are nested too deeply")
+        fields: Fields = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            kind = head & 15
+            fields[number, kind] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (4, I32, I64):
+            return self._integer()
+        if kind == BINARY:
+            return self._bytes(self._varint())
+        if kind == STRUCT:
+            return self.struct(depth + 1)
+        if kind in (LIST, 10):
+            return self._list(depth)
+        if kind in (1, 2, 3):
+            return self._byte()
+        if kind == 7:
+            return self._bytes(8)
+        raise ValueError(f"it has a value of kind {kind}")
+
+    def _list(self, depth: int) -> tuple[int, list[Any]]:
+        """The kind of a list's items, and the items."""
+        head = self._byte()
+        count = self._varint() if head >> 4 == 15 else head >> 4
+        if count > len(self.data) - self.at:  # each item has a byte
+            raise ValueError("it ends in a list")
+        return head & 15, [self._value(head & 15, depth + 1) for _ in range(count)]
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _bytes(self, count: int) -> bytes:
+        if count > len(self.data) - self.at:
+            raise ValueError("it ends in a text")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("it has too long a number")
+
+    def _integer(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
