@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecvq.cli.batch import Failed, Outcome
+from codecvq.cli.coding import Out, check_depth
 from codecvq.cli.console import (
     CodecArgument,
     Device,
@@ -20,15 +24,22 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, corpus_of
+from codecvq.cli.data import CorpusRoot, corpus_of, names_of
+from codecvq.cli.paths import typed_path, writable_folder
+from codecvq.errors import CodecvqError
+
+if TYPE_CHECKING:
+    from codecvq.tokens import TokenFailure
+
+SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 
 def tokenize(
     codec: CodecArgument,
     data: Annotated[str, typer.Argument(help="Folder of audio, manifest, or corpus name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the dataset.")],
+    out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Only the first n codebooks of a residual codec.")
+        int | None, typer.Option(help="Only the first n codebooks of a residual codec.", min=1)
     ] = None,
     root: CorpusRoot = None,
     shard: Annotated[
@@ -45,39 +56,40 @@ def tokenize(
     from codecvq.codec import load
     from codecvq.tokens import tokenize as run_tokenize
 
-    loaded = load(codec, pick_device(device))
+    part = _part(shard)
     corpus = corpus_of(data, root)
+    loaded = load(codec, pick_device(device))
+    check_depth(loaded, num_codebooks)
+    writable_folder(out)
     with progress_line() as line:
         summary = run_tokenize(
             loaded,
             corpus,
             out,
             num_codebooks=num_codebooks,
-            shard=_shard(shard),
+            shard=part,
             progress=lambda at: line.show(
                 f"clip {at.clips_done}/{at.clips_total}  {at.failures} failed  "
                 f"{time_left(at.clips_done, at.clips_total, at.elapsed_s)} left",
                 final=at.clips_done == at.clips_total,
             ),
         )
+    outcome = Outcome(summary.clips + summary.clips_there, _failed(summary.failures))
     if as_json:
-        print_json(dataclasses.asdict(summary))
-        return
-    state = "complete" if summary.complete else "other processes' shards are missing"
-    print_written(
-        (
-            "tokenized",
-            f"{summary.clips} clips, {summary.audio_s:.1f} s of audio, {len(summary.failures)} failed; "
-            f"{state}",
-        ),
-        ("dataset", out),
-    )
+        print_json({**dataclasses.asdict(summary), **outcome.to_json(), "failures": _json(summary.failures)})
+    else:
+        outcome.show()
+        state = "complete" if summary.complete else "other processes' shards are missing"
+        there = f", {summary.clips_there} were there" if summary.clips_there else ""
+        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{there}, {outcome.failed} failed"
+        print_written(("tokenized", f"{done}; {state}"), ("dataset", out))
+    outcome.leave()
 
 
 def detokenize(
     codec: CodecArgument,
-    tokens: Annotated[Path, typer.Argument(help="Folder of a token dataset.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the audio.")],
+    tokens: Annotated[Path, typer.Argument(help="Folder of a token dataset.", parser=typed_path)],
+    out: Out,
     ids: Annotated[str | None, typer.Option(help="Only these clips, commas between.")] = None,
     suffix: Annotated[str, typer.Option(help=".flac or .wav")] = ".flac",
     device: Device = "auto",
@@ -90,33 +102,53 @@ def detokenize(
     """
     from codecvq.codec import load
     from codecvq.tokens import detokenize as run_detokenize
+    from codecvq.tokens import read_tokens
 
+    if suffix not in (".flac", ".wav"):
+        raise CodecvqError(f"suffix is {suffix!r}; it is .flac or .wav")
+    chosen = names_of(ids, "--ids")
+    dataset = read_tokens(tokens)
+    for id in chosen or ():
+        dataset.require(id)
     loaded = load(codec, pick_device(device))
+    writable_folder(out)
     start = time.monotonic()
     with progress_line() as line:
         decoded = run_detokenize(
             loaded,
             tokens,
             out,
-            ids.split(",") if ids else None,
+            chosen,
             suffix=suffix,
             progress=lambda done, total: line.show(
                 f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
             ),
         )
-    if as_json:
-        print_json(
-            {"folder": str(out), "files": [str(file) for file in decoded.files], "audio_s": decoded.audio_s}
-        )
-        return
-    print_written(
-        ("decoded", f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio"), ("folder", out)
+    outcome = Outcome(
+        len(decoded.files), _failed(decoded.failures), not_tried=decoded.not_tried, stopped=decoded.stopped
     )
+    if as_json:
+        written = {"folder": str(out), "files": list(map(str, decoded.files)), "audio_s": decoded.audio_s}
+        print_json({**written, **outcome.to_json(), "failures": _json(decoded.failures)})
+    else:
+        outcome.show()
+        done = f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio, {outcome.failed} failed"
+        print_written(("decoded", done), ("folder", out))
+    outcome.leave()
 
 
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit()):
-        raise typer.BadParameter(f"shard is {text!r}; it is i/n, as 0/4")
-    return int(index), int(count)
+def _failed(failures: Sequence[TokenFailure]) -> tuple[Failed, ...]:
+    return tuple(Failed(failure.id, failure.error) for failure in failures)
+
+
+def _json(failures: Sequence[TokenFailure]) -> list[dict[str, Any]]:  # Any: JSON
+    return [vars(failure) for failure in failures]
+
+
+def _part(text: str) -> tuple[int, int]:
+    """The part of the work that `i/n` names."""
+    match = SHARD.fullmatch(text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise typer.BadParameter(f"--shard is {text!r}; it is i/n with i from 0 to n - 1, as 0/4")
+    return int(match[1]), int(match[2])
