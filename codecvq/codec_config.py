@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from codecvq.errors import CodecError, OptionError, install_advice
 from codecvq.json_file import read_json, validated
 from codecvq.limits import MAX_CODEBOOKS
+from codecvq.options import check_part
 from codecvq.plugins import PROJECT, registry
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionError(
             f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
         )
+    check_part(part, options)
     for key, value in options.items():
         try:
             json.dumps(value)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from codecvq.errors import OptionError, nearest
+from codecvq.errors import OptionError
 from codecvq.hookspecs import DiscriminatorSpec, NetworkSpec
 from codecvq.networks.interface import Discriminator, Network
+from codecvq.options import check_options, made_of
 from codecvq.plugins import registry
 
 GIVEN = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
 
 
 def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: Any) -> Network:
-    """The network registered under `name`. Raises UnknownName and OptionError, which name what is known."""
+    """The network registered under `name`.
+
+    Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
+    a stranger are built within `codecvq.construction.limited`.
+    """
     made = _build(name, sample_rate, channels, options)
     if not isinstance(made, Network):
         raise OptionError(f"network {name!r} is no encoder and decoder.{_others(NetworkSpec)}")
@@ -30,18 +34,10 @@ def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **opt
 
 
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:
-    """Whatever the factory of a registered network makes."""
-    offer = registry().find("networks", name)
-    known = [key for key in inspect.signature(offer.load()).parameters if key not in GIVEN]
-    for key in options:
-        if key not in known:
-            raise OptionError(
-                f"network {name!r} has no option {key!r}; it has {', '.join(known)}.{nearest(key, known)}"
-            )
-    try:
-        return offer.make(sample_rate=sample_rate, channels=channels, **options)
-    except TypeError as error:  # of a wrong type: 'hop_length: many'
-        raise OptionError(f"network {name!r} cannot be made with {options}: {error}") from error
+    """Whatever the factory of a registered network makes, after its options were checked."""
+    offer, what = registry().find("networks", name), f"network {name!r}"
+    check_options(what, offer.load(), options, GIVEN)
+    return made_of(what, offer.make, {"sample_rate": sample_rate, "channels": channels, **options})
 
 
 def _others(kind: type[NetworkSpec]) -> str:

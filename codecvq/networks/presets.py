@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from codecvq.errors import OptionError, nearest
+from codecvq.options import shortened
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     Size = TypeVar("Size", bound=DataclassInstance)
 
 
+MOST_DEEP, MOST_WIDE = 256, 2**16  # blocks or layers; channels
+
+
 def sized(network: str, presets: Mapping[str, Size], preset: str, **given: int | None) -> Size:
     """The size that a preset names, with the options that were `given` (not None) in place of its own.
 
-    Raises OptionError for an unknown preset and for sizes below 1 (0 where the preset may have 0).
+    Raises OptionError for an unknown preset, for sizes below 1 (0 where the preset may have 0), and for more
+    blocks, layers or channels than any network has.
     """
     if preset not in presets:
         raise OptionError(
@@ -30,6 +35,9 @@ def sized(network: str, presets: Mapping[str, Size], preset: str, **given: int |
     for field in fields(size):
         value = getattr(size, field.name)
         least = min(1, *(getattr(other, field.name) for other in presets.values()))
-        if type(value) is not int or value < least:
-            raise OptionError(f"{network}: {field.name} is {value!r}; needed is a whole number from {least}.")
+        most = MOST_DEEP if field.name.endswith(("_blocks", "_layers")) else MOST_WIDE
+        if type(value) is not int or not least <= value <= most:
+            raise OptionError(
+                f"{network}: {field.name} is {shortened(value)}; needed is a whole number from {least} to {most}."
+            )
     return size

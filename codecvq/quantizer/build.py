@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from codecvq.arguments import whole_number
-from codecvq.errors import OptionError, UnknownName, nearest
+from codecvq.errors import OptionError, UnknownName
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.offer import Offer
+from codecvq.options import check_options, made_of, shortened
 from codecvq.plugins import Registry, registry
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.interface import Quantizer
@@ -45,8 +46,12 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
     one's options over those of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its
     length. `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as in
     grouped_residual_vq, `num_groups`; its `dropout` makes the groups nested, unless X is residual, which then
-    has it. Raises UnknownName and OptionError, which name what is known.
+    has it. Raises UnknownName and OptionError, which name what is known, and for options of a wrong type.
+    Options of a stranger are built within `codecvq.construction.limited`.
     """
+    for key in ("num_codebooks", "num_groups"):
+        if options.get(key) is not None:
+            _count(name, options[key], key)
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
     return quantizer
@@ -82,14 +87,11 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
         return _build_residual(loaded, name, dict(options))
     if form == "grouped_":
         return _build_grouped(loaded, name, dict(options))
-    offer = _find(loaded, name)
-    _check_options(name, options, _parameters(offer))
+    offer, what = _find(loaded, name), f"quantizer {name!r}"
+    check_options(what, offer.load(), options)
     if options.get("num_codebooks") is not None:
         _count(name, options["num_codebooks"])
-    try:
-        quantizer = offer.make(**options)
-    except TypeError as error:  # of a wrong type: 'levels: 5', 'codebook_size: "many"'
-        raise OptionError(f"quantizer {name!r} cannot be made with {options}: {error}") from error
+    quantizer = made_of(what, offer.make, options)
     if not isinstance(quantizer, Quantizer):
         raise OptionError(
             f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer"
@@ -101,7 +103,10 @@ def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Qua
     inner = _without("residual_", name)
     overrides = _overrides(name, options.pop("num_codebooks", None), options.pop("stages", None))
     shared = options.pop("shared", False)
+    if not isinstance(shared, bool):
+        raise OptionError(f"quantizer {name!r}: shared is {shortened(shared)}; it is true or false")
     stack = {key: options.pop(key) for key in ("dropout", "dropout_depths", "beam") if key in options}
+    check_options(f"quantizer {name!r}", Residual, stack, given=("dim", "stages", "num_codebooks"))
     first = _build(loaded, inner, options | overrides[0])
     if (shared or first.refines) and any(overrides):
         raise OptionError(
@@ -137,14 +142,15 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
     groups = options.pop("num_groups", None)
     groups = _count(name, options.pop("num_codebooks", None) if groups is None else groups)
     dim = options.get("dim")
-    if not isinstance(dim, int) or dim % groups:
+    if type(dim) is not int or dim % groups:
         raise OptionError(
-            f"quantizer {name!r}: dim is {dim}, which {groups} groups do not divide. Change one of the two."
+            f"quantizer {name!r}: dim is {shortened(dim)}, which {groups} groups do not divide. Change one of the two."
         )
     own = quantizer_options(inner)
     nested = {
         key: options.pop(key) for key in ("dropout", "dropout_depths") if key in options and key not in own
     }
+    check_options(f"quantizer {name!r}", Grouped, nested, given=("groups",))
     first = _build(loaded, inner, options | {"dim": dim // groups})
     rest = [_build(loaded, inner, _own(options | {"dim": dim // groups})) for _ in range(groups - 1)]
     return Grouped([first, *rest], **nested)
@@ -180,28 +186,11 @@ def _parameters(offer: Offer) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(offer.load()).parameters)
 
 
-def _check_options(name: str, options: dict[str, Any], parameters: dict[str, inspect.Parameter]) -> None:
-    for key in options:
-        if key not in parameters:
-            raise OptionError(
-                f"quantizer {name!r} has no option {key!r}; it has "
-                f"{', '.join(parameters)}.{nearest(key, parameters)}"
-            )
-    missing = [
-        key for key, p in parameters.items() if p.default is inspect.Parameter.empty and key not in options
-    ]
-    if missing:
-        raise OptionError(
-            f"quantizer {name!r} needs {' and '.join(missing)}; given are "
-            f"{', '.join(options) or 'no options'}."
-        )
-
-
-def _count(name: str, num_codebooks: object) -> int:
-    count = whole_number(num_codebooks)
+def _count(name: str, value: object, key: str = "num_codebooks") -> int:
+    count = whole_number(value)
     if count is None or not 1 <= count <= MAX_CODEBOOKS:
         raise OptionError(
-            f"quantizer {name!r} needs num_codebooks, a whole number from 1 to {MAX_CODEBOOKS}; given is "
-            f"{num_codebooks!r}."
+            f"quantizer {name!r} needs {key}, a whole number from 1 to {MAX_CODEBOOKS}; given is "
+            f"{shortened(value)}."
         )
     return count

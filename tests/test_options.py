@@ -1,0 +1,110 @@
+"""Options of networks, quantizers and discriminators: a wrong type or size is an error in one line, at once."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import Any
+
+import pytest
+
+from codecvq.codec import Codec
+from codecvq.construction import Limits, limited
+from codecvq.errors import CodecvqError, OptionError
+from codecvq.networks.build import build_discriminator, build_network
+from codecvq.plugins import registry
+from codecvq.quantizer import build_quantizer
+from codecvq.quantizer.build import quantizer_names, quantizer_options
+
+WRONG: list[Any] = [
+    None, True, "many", "5", -1, 0, 1.5, 10**12, 10**400, float("nan"), float("inf"), [], [None], ["a"], [[5]],
+    [10**12], [-3, 0], {}, {"a": {"b": [1]}}, [float("nan")], "\x00",
+]  # fmt: skip
+SMALL = Limits(weights_bytes=2**24, tensors=500, modules=500, tensor_bytes=2**24)
+LEAST = {
+    "levels": [4, 4], "bits": 4, "num_codebooks": 2, "dim": 8, "num_groups": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", quantizer_names())
+def test_a_wrong_value_of_any_option_of_a_quantizer_is_a_documented_error(name: str) -> None:
+    known = {"dim": None, **quantizer_options(name)}
+    least = {key: value for key, value in LEAST.items() if key in known}
+    if "num_groups" in known and known.get("num_groups", 0) is None and "grouped_residual" not in name:
+        least.pop("num_groups")
+    with limited(SMALL, "it"):
+        assert build_quantizer(name, **least)
+        for key in known:
+            for value in WRONG:
+                try:
+                    build_quantizer(name, **{**least, key: value})
+                except CodecvqError as error:
+                    assert "\n" not in str(error)
+                    assert len(str(error)) < 600
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", list(registry().networks()))
+def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: str) -> None:
+    known = inspect.signature(registry().networks()[name].load()).parameters
+    small = {"preset": "tiny", "filters": 2, "sample_rate": 16000}
+    small = {key: value for key, value in small.items() if key in known}
+    build = build_network if "preset" in known else build_discriminator
+    with limited(SMALL, "it"):
+        for key in known:
+            for value in WRONG:
+                try:
+                    build(name, **{**small, key: value})
+                except CodecvqError as error:
+                    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("vq", {"estimator": None}, "quantizer 'vq': estimator is None; needed is a valid string"),
+        ("fsq", {"levels": 5}, "quantizer 'fsq': levels is 5; needed is a valid list"),
+        ("fsq", {"levels": [8, 2.5]}, r"levels\[1\] is 2.5; needed is a valid integer"),
+        ("vq", {"codebook_size": True}, "codebook_size is True; needed is a valid integer"),
+        ("vq", {"decay": float("nan")}, "decay is nan; needed are numbers"),
+        ("vq", {"distance": "far"}, "distance is 'far'; needed is 'euclidean' or 'cosine'"),
+        ("residual_vq", {"num_codebooks": 10**9}, "a whole number from 1 to 1024; given is 1000000000"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_is_needed(name: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        build_quantizer(name, dim=8, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encoder_blocks": 10**9},
+        {"encoder_width": 10**9},
+        {"num_mels": 10**9},
+        {"dim": 10**12},
+    ],
+    ids=str,
+)
+def test_a_network_that_is_too_large_is_refused_at_once(options: dict[str, int]) -> None:
+    began = time.process_time()
+    says = r"too large to be built|needed is a whole number from 1 to \d+"
+    with pytest.raises(OptionError, match=says), limited(Limits(), "recipe x"):
+        build_network("spectral", sample_rate=16000, **options)
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "says"),
+    [
+        ("quantizer", {"name": "vq", "dim": 8}, "quantizer.dim cannot be set, since it is the dim of the net"),
+        ("network", {"name": "seanet", "sample_rate": 8}, "network.sample_rate cannot be set"),
+        ("quantizer", {"name": "vq", 5: 8}, "quantizer has the key 5; needed is text"),
+    ],
+)
+def test_options_that_the_codec_sets_itself_are_refused(
+    part: str, options: dict[Any, Any], says: str
+) -> None:
+    parts = {"network": {"name": "seanet"}, "quantizer": {"name": "vq"}, part: options}
+    with pytest.raises(OptionError, match=says):
+        Codec(sample_rate=16000, **parts)  # type: ignore[arg-type]  # wrong on purpose
