@@ -261,7 +261,7 @@ def test_a_stage_that_learns_though_it_is_dropped_is_found() -> None:
 def test_what_was_found_is_said() -> None:
     assert "K is 16" in found_in(OneTooHigh, only=["codes_in_range"])["codes_in_range"]
     assert "steps by up to" in found_in(LearnsInEval, only=["eval_changes_nothing"])["eval_changes_nothing"]
-    assert found_in(CannotBeMade)["builds"] == "it raised RuntimeError: no codebook today"
+    assert "RuntimeError: no codebook today" in found_in(CannotBeMade)["builds"]
     assert "gain of 2" in found_in(GradientTwice, only=["gradient_gain"])["gradient_gain"]
 
 

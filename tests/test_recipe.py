@@ -30,6 +30,16 @@ from recipes import write_recipe
         ("training.steps", r"is not key=value"),
         ("training.steps.more=3", r"'steps' is 30, which has no keys"),
         ("training.steps=[", r"the value is not YAML"),
+        ("training.steps=" + "9" * 400, r"has 400 digits"),
+        ("training.steps=1000000000000", r"less than or equal to 1000000000"),
+        ("corpus.segment_s=.inf", r"corpus\.segment_s is inf.*finite"),
+        ("optimizer.betas=[0.9, 1.5]", r"optimizer\.betas.*less than 1"),
+        ("channels=2", r"channels is 2: recordings are mixed to mono.*one by one"),
+        ("sample_rate=1", r"sample_rate is 1.*1000"),
+        ("~losses.mel_band", r"there is no 'mel_band'.*Did you mean 'mel_"),
+        ("~discriminator.start", r"'discriminator' is not there"),
+        ("~training.steps=3", r"is not key=value.*nor ~key"),
+        ("~", r"is not key=value"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: str) -> None:
@@ -42,6 +52,9 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("quantizer.dim=8", r"quantizer\.dim cannot be set, since it is the dim of the network"),
+        ("network.sample_rate=8000", r"network\.sample_rate cannot be set"),
+        ("corpus.augment.gain_db=[-9, 1000]", r"gain_db is \[-9, 1000\]"),
         ("losses.mel_windows=[64, 256, 1024]", r"losses\.mel_windows has 3 entries and mel_bands"),
         ("losses.mel_windows=[255, 256]", r"losses\.mel_windows is \[255, 256\]; needed are even numbers"),
         ("losses.mel_bands=[20, 0]", r"losses\.mel_bands is \[20, 0\]; each"),
@@ -96,6 +109,21 @@ def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
     )
     assert recipe.quantizer["levels"] == [8, 5]
     assert (recipe.training.steps, recipe.corpus.name, recipe.corpus.folder) == (7, None, "/data")
+
+
+def test_an_override_removes_a_key(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", evaluation={"max_clips": 3})
+    recipe = load_recipe(path, ["~losses.mel_bands", "~losses.mel_windows", "~evaluation"])
+    assert len(recipe.losses.mel_windows) == 5, "the default"
+    assert recipe.evaluation.max_clips is None
+    with pytest.raises(RecipeError, match=r"training\.steps is missing"):
+        load_recipe(path, ["~training.steps"])
+
+
+def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml", quantizer={"name": "vq"})
+    recipe = load_recipe(path, ["quantizer.decay=9e-1", "optimizer.learning_rate=1e-4"])
+    assert (recipe.quantizer["decay"], recipe.optimizer.learning_rate) == (0.9, 1e-4)
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:

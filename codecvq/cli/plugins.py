@@ -170,19 +170,14 @@ def _print_outcomes(outcomes: list[Outcome]) -> None:
 
 def _options(texts: list[str]) -> dict[str, Any]:
     """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
-    import yaml
+    from codecvq.yaml_file import parse_yaml
 
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise OptionError(f"option {text!r} is not key=value, as in codebook_size=16 or levels=[5,5]")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise OptionError(
-                f"option {text!r}: the value is not YAML ({' '.join(str(error).split())})"
-            ) from error
+        options[key] = parse_yaml(value, f"option {text!r}: the value", error=OptionError)
     return options
 
 

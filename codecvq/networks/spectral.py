@@ -43,6 +43,8 @@ from codecvq.networks.retrieving import RetrievingDecoder
 from codecvq.networks.speaking import SpeakingDecoder
 
 ITERATIONS = 16  # of retrieving phases, where nothing is said
+MOST_ITERATIONS = 1000
+LONGEST_WINDOW = 2**17  # samples: nearly three seconds at 44.1 kHz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,11 @@ def _front(
         return CompressedStft(framing)
     if features != "log_mel":
         raise OptionError(f"spectral: features is {features!r}; it is log_mel or stft")
+    if not 1 <= num_mels <= framing.bins or not 0 <= detail_length <= LONGEST_WINDOW:
+        raise OptionError(
+            f"spectral: num_mels is {num_mels} and detail_window_length {detail_length}; needed are 1 to "
+            f"{framing.bins} bands, as many as the window has frequencies, and at most {LONGEST_WINDOW} samples."
+        )
     front = LogMel(framing, sample_rate, num_mels)
     if not detail_length:
         return front
@@ -185,6 +192,10 @@ def _check(channels: int, hop_length: int, window_length: int, causal: bool, loo
             f"spectral: window_length {window_length} and hop_length {hop_length}: the window must be at "
             "least a hop, "
             f"and the difference even. Usual is window_length = 4 * hop_length."
+        )
+    if window_length > LONGEST_WINDOW:
+        raise OptionError(
+            f"spectral: window_length is {window_length}, which is more than {LONGEST_WINDOW} samples."
         )
     if lookahead_frames and not causal:
         raise OptionError(
@@ -223,17 +234,17 @@ def _check_synthesis(hop_length: int, step: int, window_length: int, phase: str,
             f"spectral: synthesis_hop_length is {step}; it has to divide hop_length, {hop_length}, "
             "without rest."
         )
-    if window_length < 2 * step or (window_length - step) % 2:
+    if not 2 * step <= window_length <= max(LONGEST_WINDOW, 4 * step) or (window_length - step) % 2:
         raise OptionError(
-            f"spectral: synthesis_window_length is {window_length}; with steps of {step} it is at least "
-            f"{2 * step}, and the difference even. Usual are four steps."
+            f"spectral: synthesis_window_length is {window_length}; with steps of {step} it is {2 * step} to "
+            f"{LONGEST_WINDOW}, and the difference even. Usual are four steps."
         )
 
 
 def _check_iterations(iterations: int) -> None:
-    if iterations < 1:
+    if not 1 <= iterations <= MOST_ITERATIONS:
         raise OptionError(
-            f"spectral: phase_iterations is {iterations}; it is 1 or more, usually {ITERATIONS}"
+            f"spectral: phase_iterations is {iterations}; it is 1 to {MOST_ITERATIONS}, usually {ITERATIONS}"
         )
 
 

@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from codecvq.declared import Declared, loaded_plugins, same_plugins
 from codecvq.errors import RecipeError, UnknownName, nearest
+from codecvq.limits import SAMPLE_RATES
 from codecvq.offer import Origin
+from codecvq.options import check_part, shortened
 from codecvq.plugins import registry
 from codecvq.training.losses import LossConfig
 from codecvq.training.segments import AugmentConfig
+from codecvq.yaml_file import dump_yaml, parse_yaml, read_yaml
 
 
 class Section(BaseModel):
     """A part of a recipe: no key but those named, nothing changed after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CorpusSection(Section):
@@ -34,18 +44,21 @@ class CorpusSection(Section):
     split_by: Literal["clip", "speaker"] = "clip"
     speakers: list[str] | None = None  # only these
     exclude_speakers: list[str] = []
-    segment_s: float = Field(1.0, gt=0)
+    segment_s: float = Field(1.0, gt=0, le=3600)
     balance: float = Field(0.0, ge=0, le=1)  # 0: every second is as likely; 1: every speaker is
     cache: Literal["memory", "device"] = "memory"  # device: all speech on the GPU, and segments cut there
-    cache_gb: float = Field(2.0, ge=0)  # decoded audio kept in memory, a process
+    cache_gb: float = Field(2.0, ge=0, le=1e6)  # decoded audio kept in memory, a process
     augment: AugmentConfig = AugmentConfig()
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSection(Section):
     """AdamW, linear warm-up, then a cosine to `final_ratio` of the learning rate."""
 
     learning_rate: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.8, 0.99)
+    betas: tuple[Beta, Beta] = (0.8, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(100, ge=0)
     final_ratio: float = Field(0.01, ge=0, le=1)
@@ -77,22 +90,22 @@ class DiscriminatorSection(Section):
 class TrainingSection(Section):
     """How long, how much at a time, how precisely, and when to save and look."""
 
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=10**9)
     minutes: float | None = Field(None, gt=0)  # of wall time: as many steps as fit, in place of `steps`
-    batch_size: int = Field(16, gt=0)  # items a process, at a time
-    accumulate: int = Field(1, gt=0)  # batches that make a step; codebooks are updated with each
+    batch_size: int = Field(16, gt=0, le=10**5)  # items a process, at a time
+    accumulate: int = Field(1, gt=0, le=10**5)  # batches that make a step; codebooks are updated with each
     average: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights, as 0.999; 0: none
     compile: bool = False  # encoder and decoder by torch.compile
     init_from: str | None = None  # weights to begin with: a run, a codec's folder, or a registered codec
     init_partial: bool = False  # whether what does not fit is left out instead of refused
     freeze: list[Literal["encoder", "quantizer", "decoder"]] = []  # parts that stay as `init_from` has them
-    workers: int = Field(0, ge=0)  # processes that cut segments; 0: a thread of this one
+    workers: int = Field(0, ge=0, le=1000)  # processes that cut segments; 0: a thread of this one
     trackers: list[str] = []  # of accelerate, beside TensorBoard: wandb, trackio
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = (
         "auto"  # of the networks; quantizers and losses are float32
     )
-    threads: int | None = Field(None, gt=0)  # of the processor; None: all that this process may use
+    threads: int | None = Field(None, gt=0, le=4096)  # of the processor; None: see `training.device`
     log_every: int = Field(10, gt=0)  # steps
     checkpoint_every: int = Field(500, gt=0)  # steps
     keep_checkpoints: int = Field(2, gt=0)
@@ -114,8 +127,8 @@ class Recipe(Section):
     """A codec, what it learns from, and how."""
 
     description: str = ""
-    sample_rate: int = Field(gt=0)  # Hz
-    channels: int = Field(1, gt=0)
+    sample_rate: int = Field(ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])  # Hz
+    channels: int = Field(1, gt=0)  # 1: training is mono
     network: dict[str, Any]  # `name` and the network's options
     quantizer: dict[str, Any]  # `name` and the quantizer's options; `dim` is the network's
     corpus: CorpusSection
@@ -125,6 +138,22 @@ class Recipe(Section):
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     plugins: list[str] = []  # files (relative to the recipe) or modules that must be loaded, see `declared`
+
+    @field_validator("channels")
+    @classmethod
+    def _training_is_mono(cls, channels: int) -> int:
+        if channels != 1:
+            raise ValueError(
+                "recordings are mixed to mono for training. Set channels to 1, and encode the channels of a "
+                "recording one by one"
+            )
+        return channels
+
+    @field_validator("network", "quantizer")
+    @classmethod
+    def _options_are_the_users(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        check_part(str(info.field_name), options)
+        return options
 
     @model_validator(mode="after")
     def _something_is_learned_at_every_step(self) -> Recipe:
@@ -172,7 +201,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -182,12 +211,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
     path = find_recipe(source)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"recipe {path} cannot be read ({error.strerror}). Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    tree = read_yaml(path, error=RecipeError)
     if not isinstance(tree, dict):
         raise RecipeError(
             f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show "
@@ -229,25 +253,28 @@ def recipe_from_yaml(path: Path) -> Recipe:
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b=value`; the value is read as YAML, so lists and numbers are what they look like."""
+    """Set `a.b=value`, the value read as YAML, or remove `~a.b`, so that its default holds."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"override {override!r} is not key=value, as in training.steps=1000")
-    *sections, last = key.split(".")
+    removed = key.startswith("~")
+    if not key.removeprefix("~") or bool(equals) == removed:
+        raise RecipeError(
+            f"override {shortened(override)} is not key=value, as in training.steps=1000, nor ~key, which "
+            "removes a key, as in ~discriminator"
+        )
+    *sections, last = key.removeprefix("~").split(".")
     node = tree
     for section in sections:
-        child = node.setdefault(section, {})
+        child = node.get(section) if removed else node.setdefault(section, {})
         if not isinstance(child, dict):
-            raise RecipeError(
-                f"override {override!r}: {section!r} is {child!r}, which has no keys of its own"
-            )
+            why = "not there" if child is None else f"{shortened(child)}, which has no keys of its own"
+            raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
         node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})"
-        ) from error
+    if not removed:
+        node[last] = parse_yaml(text, f"override {shortened(override)}: the value", error=RecipeError)
+    elif last in node:
+        del node[last]
+    else:
+        raise RecipeError(f"override {shortened(override)}: there is no {last!r}.{nearest(last, map(str, node))}")
 
 
 def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:
@@ -272,7 +299,7 @@ def _explained(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing. Set it, as the recipes do that come along: codecvq recipes show quickstart"
     given = problem["input"]
-    shown = f" is {given!r}" if isinstance(given, (str, int, float, bool, list, tuple)) else ""
+    shown = f" is {shortened(given)}" if isinstance(given, (str, int, float, bool, list, tuple)) else ""
     where = f"{key}{shown}: " if key else ""  # of the whole recipe
     return f"{where}{problem['msg'].removeprefix('Value error, ')}."
 

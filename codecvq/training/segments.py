@@ -49,8 +49,11 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.gain_db
-        if not low <= high:
-            raise OptionError(f"augment.gain_db is [{low:g}, {high:g}], but the lower end must come first.")
+        if not -100 <= low <= high <= 100:
+            raise OptionError(
+                f"augment.gain_db is [{low:g}, {high:g}], but two numbers from -100 to 100 are needed, the "
+                "lower first."
+            )
         if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
             raise OptionError(
                 f"augment.speed is [{self.speed[0]:g}, {self.speed[1]:g}], but two factors from 0.5 to 2 are "
