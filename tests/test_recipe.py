@@ -9,7 +9,8 @@ import pytest
 from codecvq.errors import CodecvqError, OptionError, RecipeError
 from codecvq.plugins import registry
 from codecvq.training import parts
-from codecvq.training.recipe import differences, load_recipe
+from codecvq.training.changes import differences
+from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
 
 

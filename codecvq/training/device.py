@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -27,8 +28,8 @@ def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
     threads = recipe.training.threads
     if precision == "auto":
         precision = before.precision if before else best_precision()
-    if threads is None:
-        threads = before.threads if before else usable_threads()
+    if threads is None:  # those of the run, as sums depend on them, unless they are not there any more
+        threads = min(usable_threads(), before.threads if before and before.threads else sys.maxsize)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise RunError(
             "training.precision is fp16, which needs a GPU. Take bf16, fp32, or auto for the faster of them."
@@ -45,8 +46,24 @@ def best_precision() -> str:
 
 
 def usable_threads() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads this process may use: OMP_NUM_THREADS where the user set it, else the processors that
+    the process may use, divided by the processes that a launcher started on this machine.
+
+    torchrun sets OMP_NUM_THREADS to 1 for several processes, which leaves most processors idle. So under it 1
+    counts as not set; `training.threads` 1 is one thread everywhere.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = _positive("LOCAL_WORLD_SIZE") or 1
+    said = _positive("OMP_NUM_THREADS")
+    if said and not (said == 1 and processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ):
+        return said
+    return max(1, processors // processes)
+
+
+def _positive(variable: str) -> int | None:
+    """A whole number above 0 in the environment; None for anything else."""
+    first = os.environ.get(variable, "").partition(",")[0].strip()  # OMP_NUM_THREADS: one number a level
+    return int(first) if first.isascii() and first.isdigit() and 0 < int(first) < 4096 else None
 
 
 def _processor_flags() -> set[str]:

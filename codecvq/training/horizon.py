@@ -78,5 +78,7 @@ class Horizon:
         return {"steps": self.steps, "spent_s": self.used_s}
 
     def load(self, state: Mapping[str, float]) -> None:
-        """What `state` gave."""
-        self.steps, self.spent_s = int(state["steps"]), state["spent_s"]
+        """What `state` gave. Steps that were fitted to the time hold on; else those of the recipe do."""
+        self.spent_s = state["spent_s"]
+        if self.limit_s is not None:
+            self.steps = int(state["steps"])

@@ -8,8 +8,10 @@ that was not, bit for bit, given the same processor and number of threads.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,10 @@ from torch import Tensor
 
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
+from codecvq.training.announcement import announcement
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.clip import ClipFailure
+from codecvq.training.corpus import Corpus
 from codecvq.training.device import settled
 from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.learner import Learner
@@ -31,7 +35,8 @@ from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder, TrainRun
 from codecvq.training.segments import Segments
-from codecvq.training.split_file import SPLIT_FILE, write_split
+from codecvq.training.split_file import write_split
+from codecvq.training.stopping import Stopped, Stopping
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation
 
@@ -53,12 +58,20 @@ class Trained:
     main: bool  # whether this is the process of the training that writes and prints
 
 
-def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Trained:
+def train(
+    recipe: Recipe,
+    path: str | Path,
+    report: Report | None = None,
+    announce: Callable[[str], None] | None = None,
+    corpus: Corpus | None = None,
+) -> Trained:
     """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
 
-    Sets the number of torch's threads. Raises PluginError when a plugin that the recipe declares is not
-    loaded, RunError when the folder is of another recipe or cannot be written, when its checkpoints are
-    damaged, or when too many steps in a row give NaN or infinity.
+    Sets the number of torch's threads. `announce` is given a line or two when the training begins, `corpus`
+    takes the place of the one that the recipe names. Raises PluginError when a plugin that the recipe
+    declares is not loaded; RunError when the folder is of another recipe or cannot be written, when its
+    checkpoints are damaged, or when too many steps in a row give NaN or infinity; FolderInUse when another
+    process trains into it; Stopped after Ctrl-C or SIGTERM, with a checkpoint of the step that was under way.
     """
     started = time.monotonic()
     recipe, folder = settled(with_loaded_plugins(recipe), RunFolder(Path(path)))
@@ -74,26 +87,18 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
         project_dir=folder.path,
     )
     # before the folder is made: a missing corpus, or weights that do not fit, leave nothing behind
-    trainer = Trainer(recipe, folder, accelerator)
-    first = trainer.resume()
-    trainer.agree_on(first)
-    if accelerator.is_main_process:
-        try:
-            folder.begin(recipe, first)
-            write_split(trainer.corpus, folder.path / SPLIT_FILE)
-        except OSError as error:
-            raise RunError(
-                f"the run folder {folder.path} cannot be written ({error.strerror}). Make room, or give "
-                "another one with --run."
-            ) from error
-        if first:  # a kill between a checkpoint and its codec left an older one
-            trainer.save_codec(first, must=trainer.horizon.ended(first))
-    accelerator.wait_for_everyone()
-    if not trainer.horizon.ended(first):
-        trainer.run(first, report or (lambda moment: None))
+    trainer = Trainer(recipe, folder, accelerator, corpus)
+    with folder.held() if accelerator.is_main_process else nullcontext():
+        first = trainer.begin()
+        if accelerator.is_main_process and announce:
+            for line in announcement(recipe.training, accelerator, trainer.corpus):
+                announce(line)
+        accelerator.wait_for_everyone()
+        if not trainer.horizon.ended(first):
+            trainer.run(first, report or (lambda moment: None))
     return Trained(
         folder,
-        trainer.horizon.steps,
+        max(first, trainer.horizon.steps),
         first,
         time.monotonic() - started,
         trainer.learner.outcomes.skipped,
@@ -105,15 +110,18 @@ def train(recipe: Recipe, path: str | Path, report: Report | None = None) -> Tra
 class Trainer:
     """One process of a training."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, corpus: Corpus | None = None
+    ) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.config = recipe.training
-        self.corpus = run_corpus(recipe, folder.path).measured()
+        self.corpus = (run_corpus(recipe, folder.path) if corpus is None else corpus).measured()
         self.learner = Learner(recipe, folder.path.resolve().name, accelerator)
         self.codec, self.horizon = self.learner.codec, self.learner.horizon
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
         self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses, folder)
         self.saved = 0  # steps of the last checkpoint
+        self.stopping = Stopping()
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
@@ -122,8 +130,31 @@ class Trainer:
             {failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values()
         )
 
+    def begin(self) -> int:
+        """The step to go on from, with its weights loaded and the run folder made ready for it."""
+        if self.accelerator.is_main_process:  # again, now that no other process can make it its own
+            self.folder.check(self.recipe)
+            self.folder.check_clips(self.recipe, (clip.id for clip in self.corpus))
+        first = self.resume()
+        self.agree_on(first)
+        if self.accelerator.is_main_process:
+            try:
+                self.folder.begin(self.recipe, first)
+                write_split(self.corpus, self.folder.split_file)
+            except OSError as error:
+                raise self.folder.unwritable(error) from error
+            if first:  # a kill between a checkpoint and its codec left an older one
+                self.save_codec(first, must=self.horizon.ended(first))
+        return first
+
     def run(self, first: int, report: Report) -> None:
-        """Steps `first` … the last, with logging, validation and checkpoints."""
+        """Steps `first` … the last, with logging, validation and checkpoints. Raises Stopped where a signal
+        asks for an end.
+        """
+        with self.stopping.watched():
+            self._run(first, report)
+
+    def _run(self, first: int, report: Report) -> None:
         run = TrainRun(self.folder, self.recipe, first, self.horizon.steps)
         if self.accelerator.is_main_process:
             registry().call("codecvq_train_start", run=run)
@@ -132,7 +163,7 @@ class Trainer:
         self.horizon.begin(first)
         for step, wav in self._batches(first):
             self.learner.step(step, wav)
-            pace.tick()
+            pace.tick(self._phase(step))
             self.horizon.passed(done := step + 1)
             validates = done % self.config.validate_every == 0
             logs = validates or done % self.config.log_every == 0
@@ -155,6 +186,11 @@ class Trainer:
                 break
         self.accelerator.wait_for_everyone()  # the main process still saves
         self.accelerator.end_training()
+
+    def _phase(self, step: int) -> int:
+        """1 from the step on at which discriminators come in, 0 before: steps then take longer."""
+        section = self.recipe.discriminator
+        return int(section is not None and step >= section.start_step)
 
     def _look(self, done: int, pace: Pace) -> bool:
         """Wait for the steps so far and judge them; whether step `done` is the last, for all processes."""
@@ -181,7 +217,10 @@ class Trainer:
                 wav = next(batches)
             except CorpusError as error:
                 lost = error
-            if self._anywhere(lost is not None):
+            any_lost, any_stop = self._anywhere(lost is not None, self.stopping.signal != 0)
+            if any_stop and not any_lost:
+                self._stop(step, first)
+            if any_lost:
                 saved = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
                 if step > first and not self.save(step):
                     saved = f"What was learned since step {self.saved} could not be saved"
@@ -190,12 +229,21 @@ class Trainer:
                 raise RunError(f"{why} {saved}: bring the data back and give the same command.") from lost
             yield step, wav.to(self.accelerator.device, non_blocking=True)
 
-    def _anywhere(self, happened: bool) -> bool:
-        """Whether it happened in any process; each has to ask."""
+    def _stop(self, step: int, first: int) -> None:
+        """Save what was learned in `step` steps and raise Stopped, in all processes."""
+        if step > self.saved and step > first:
+            self.save(step)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        number = self.stopping.signal or signal.SIGTERM
+        raise Stopped(number, step, self.saved, self.accelerator.is_main_process)
+
+    def _anywhere(self, *happened: bool) -> list[bool]:
+        """Whether each happened in any process; all have to call it."""
         if self.accelerator.num_processes == 1:
-            return happened
-        flag = torch.tensor(float(happened), device=self.accelerator.device)
-        return float(self.accelerator.reduce(flag, reduction="sum")) > 0
+            return list(happened)
+        flags = torch.tensor(happened, dtype=torch.float32, device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(flags, reduction="sum").tolist()]
 
     def _validate(self, done: int) -> dict[str, float]:
         with self.learner.averaged():
@@ -203,7 +251,8 @@ class Trainer:
 
     def _log(self, run: TrainRun, done: int, found: dict[str, float], pace: Pace) -> dict[str, float]:
         scalars = found | self.learner.usage.scalars()
-        scalars["speed/steps_per_s"] = 1 / max(pace.step_s or 0.0, 1e-9)
+        if pace.step_s:
+            scalars["speed/steps_per_s"] = 1 / pace.step_s
         scalars["steps/skipped"] = self.learner.outcomes.skipped
         run.heard = self.validation.take_heard()
         self.folder.log(done, scalars)

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from codecvq.declared import Declared, loaded_plugins, same_plugins
+from codecvq.declared import Declared, loaded_plugins
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
 from codecvq.offer import Origin
@@ -323,25 +323,3 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
 
 def _is_section(candidate: type) -> bool:
     return issubclass(candidate, BaseModel) or is_dataclass(candidate)
-
-
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` for every key in which two recipes differ; "auto" and None in the new one agree with
-    anything.
-    """
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    open_keys = {"training.precision": "auto", "training.threads": None}
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-        and not (key in open_keys and after.get(key) == open_keys[key])
-        and not (key == "plugins" and same_plugins(old.plugins, new.plugins))
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

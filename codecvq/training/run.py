@@ -1,13 +1,14 @@
 """The run folder, and what hooks are told of a run.
 
-recipe.yaml  metrics.jsonl  split.jsonl  tensorboard/  checkpoints/  codec/  best/  report/
+recipe.yaml  metrics.jsonl  split.jsonl  .lock  tensorboard/  checkpoints/  codec/  best/  report/
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import numpy.typing as npt
 
 from codecvq.errors import RunError
 from codecvq.files import leftovers, without_links, write_atomically
+from codecvq.lock import locked
 from codecvq.plugins import PROJECT
+from codecvq.training.changes import differences, moved
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
-from codecvq.training.recipe import Recipe, differences, recipe_from_yaml
+from codecvq.training.recipe import Recipe, recipe_from_yaml
+from codecvq.training.split_file import SPLIT_FILE, read_split
 
 logger = logging.getLogger(PROJECT)
 
@@ -39,6 +43,16 @@ class RunFolder:
     def metrics_file(self) -> Path:
         """One JSON object a line, with "step"."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def split_file(self) -> Path:
+        """One JSON object a line: a clip and its split."""
+        return self.path / SPLIT_FILE
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / ".lock"
 
     @property
     def checkpoints(self) -> Path:
@@ -68,6 +82,33 @@ class RunFolder:
         """Whether there are checkpoints, whole or damaged."""
         return bool(checkpoint_paths(self.checkpoints))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block in which no other process trains into the folder. A folder that is new, and that the block
+        does not make a run, is removed. Raises FolderInUse, and RunError where the lock cannot be written.
+        """
+        new = not self.path.exists()
+        try:
+            lock = ExitStack()
+            lock.enter_context(locked(self.lock_file, "the run folder"))
+        except OSError as error:
+            raise self.unwritable(error) from error
+        with lock:
+            try:
+                yield
+            finally:
+                if new and not self.recipe_file.is_file():
+                    with suppress(OSError):
+                        self.lock_file.unlink()
+                        self.path.rmdir()
+
+    def unwritable(self, error: OSError) -> RunError:
+        """The error of a folder that cannot be written."""
+        return RunError(
+            f"the run folder {self.path} cannot be written ({error.strerror}). Make room, or give another one "
+            "with --run."
+        )
+
     def check(self, recipe: Recipe) -> None:
         """Raise RunError where the folder is a run of another recipe, or somebody else's, and LinkRefused
         where a part of it is a link.
@@ -80,19 +121,37 @@ class RunFolder:
             if changed:
                 shown = "; ".join(changed[:4]) + (" …" if len(changed) > 4 else "")
                 raise RunError(
-                    f"{self.path} is a run of another recipe ({shown}). "
-                    f"Give another folder with --run, or the same recipe to go on."
+                    f"{self.path} is a run of another recipe ({shown}). Give another folder with --run, or the "
+                    "same recipe to go on. Steps, logging, validation, checkpoints, threads and places of the "
+                    "data may change."
                 )
-        elif self.path.is_dir() and {*self.path.iterdir()} - {*leftovers(self.recipe_file)}:
+        elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock_file, *leftovers(self.recipe_file)}:
             raise RunError(
                 f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
+            )
+
+    def check_clips(self, recipe: Recipe, ids: Iterable[str]) -> None:
+        """Raise RunError where the recipe gives another place of the data than the run has, and the clips
+        there have other `ids` than those of the run.
+        """
+        if not self.recipe_file.is_file() or not self.split_file.is_file():
+            return
+        places = moved(self.recipe(), recipe)
+        before = set(read_split(self.split_file).ids) if places else set()
+        now = set(ids) if places else set()
+        if before != now:
+            raise RunError(
+                f"{self.path} is a run on other clips ({'; '.join(places)}): {len(before - now)} of its "
+                f"{len(before)} are not among the {len(now)} that are there now. Give the place of the same "
+                "recordings, or another folder with --run."
             )
 
     def begin(self, recipe: Recipe, first: int) -> None:
         """Make the folder a run of `recipe` that goes on after `first` steps: what a kill left half written,
         and what is of later steps, goes out of the way. Raises OSError where it cannot be written.
         """
-        if not self.recipe_file.is_file():  # the first that is written: without it the folder is nobody's
+        # the first that is written: without it the folder is nobody's; later, where what may change did
+        if not self.recipe_file.is_file() or self.recipe() != recipe:
             write_atomically(self.recipe_file, recipe.to_yaml())
         for path in leftovers(self.recipe_file):
             path.unlink(missing_ok=True)

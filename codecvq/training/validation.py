@@ -104,7 +104,7 @@ class Validation:
 
     def _keep_if_best(self, step: int, value: float) -> None:
         file = self.folder.best / "best.json"
-        before = _value_in(file)
+        before = _value_in(file, self.best_by)
         if before is not None and (value == before or (value < before) != self.lower_is_better):
             return
         training = self.codec.training
@@ -137,13 +137,14 @@ class Validation:
         return known[self.best_by]
 
 
-def _value_in(file: Path) -> float | None:
-    """What the codec in `best/` was worth; None where there is none, or nobody can tell."""
+def _value_in(file: Path, best_by: str) -> float | None:
+    """What the codec in `best/` scored; None where there is none, or it was chosen by something else."""
     if not file.is_file():
         return None
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["value"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return float(found["value"]) if found.get("by", best_by) == best_by else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read (%s): the next codec is taken for the best", file, error)
         return None
 

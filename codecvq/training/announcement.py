@@ -1,0 +1,28 @@
+"""What a training says of itself when it begins."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from codecvq.training.corpus import SPLITS, Corpus
+from codecvq.training.recipe import TrainingSection
+
+
+def announcement(config: TrainingSection, accelerator: Accelerator, corpus: Corpus) -> list[str]:
+    """A line on the processes and a line on the speech in each split."""
+    count, threads = accelerator.num_processes, config.threads or 1
+    processes = "1 process" if count == 1 else f"{count} processes"
+    line = f"{processes} on {accelerator.device.type}, {config.precision}, {threads} thread"
+    line += ("" if threads == 1 else "s") + ("" if count == 1 else " each")
+    if config.workers:
+        line += f", {config.workers} workers for the data"
+    speech = ", ".join(f"{split} {_told(corpus.split(split))}" for split in SPLITS)
+    return [line, f"corpus {corpus.name}: {speech}"]
+
+
+def _told(corpus: Corpus) -> str:
+    if not len(corpus):
+        return "none"
+    minutes = sum(clip.duration_s or 0.0 for clip in corpus) / 60
+    speech = f"{minutes / 60:.1f} h" if minutes >= 120 else f"{minutes:.1f} min"
+    return f"{speech} in {len(corpus)} clip{'' if len(corpus) == 1 else 's'}"
