@@ -106,7 +106,7 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _types(factory: Callable[..., object]) -> dict[str, TypeAdapter[Any]]:
-    """Parameter -> what its annotation takes; those without, or with one that cannot be read, are left out."""
+    """Parameter -> what its annotation takes; those without one that can be read are left out."""
     function = inspect.unwrap(factory)
     while isinstance(function, functools.partial):
         function = function.func

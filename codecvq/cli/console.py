@@ -154,6 +154,11 @@ class ProgressLine:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
+    def announce(self, text: str) -> None:
+        """A line that stays."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
     def close(self) -> None:
         """End the line."""
         if self.live and self._width:

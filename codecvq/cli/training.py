@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from codecvq.cli.console import (
     Plugins,
     ProgressLine,
     duration,
+    errors,
     print_json,
     print_written,
     progress_line,
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a name from: codecvq recipes list")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Recipe keys to set: training.steps=1000 …")
+        list[str] | None,
+        typer.Argument(
+            help="Recipe keys to set, as training.steps=1000; or to remove, as ~discriminator: then their "
+            "default holds."
+        ),
     ] = None,
     run: Annotated[
         Path | None,
@@ -50,28 +57,49 @@ def train(
         bool,
         typer.Option(
             "--smoke",
-            help="Three steps on the speech in the box, to see that the recipe works; without --run nothing "
-            "is kept.",
+            help="Three steps on a few clips of the corpus (of the speech in the box where a registered one is "
+            "not installed), to see that the recipe works; without --run nothing is kept.",
         ),
     ] = False,
     plugin: Plugins = [],  # noqa: B006  typer's default for a repeatable option
     as_json: Json = False,
 ) -> None:
-    """Train a codec from a recipe; the same command goes on where it was stopped.
+    """Train a codec from a recipe; the same command goes on where it was stopped, by Ctrl-C too.
+
+    More steps, other threads, logging and validation may be given then; the learning rate falls to its end at
+    the new number of steps.
 
     Example: [bold]codecvq train quickstart training.steps=2000 --run runs/longer[/]
     """
-    from codecvq.training.loop import train as run_training
-
     loaded = _loaded(recipe, overrides or [], plugin, init_from, init_partial)
     if smoke:
         _smoke(loaded, run, as_json)
         return
     folder = run or Path("runs") / Path(recipe).stem
-    with progress_line() as line:
-        trained = run_training(loaded, folder, lambda moment: show_moment(line, moment))
+    with ends_where_asked(), progress_line() as line:
+        from codecvq.training.loop import train as run_training
+
+        trained = run_training(
+            loaded, folder, lambda moment: show_moment(line, moment), announce=line.announce
+        )
     if trained.main:
         _print(trained, as_json)
+
+
+@contextmanager
+def ends_where_asked() -> Iterator[None]:
+    """A block in which a training that Ctrl-C or SIGTERM stopped says where it goes on, and leaves with the
+    exit code of the signal.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        code = getattr(stopped, "exit_code", None)  # of `training.stopping.Stopped`, without importing torch
+        if code is None:
+            raise
+        if getattr(stopped, "main", True):
+            errors.print(str(stopped), highlight=False, markup=False)
+        raise typer.Exit(code) from stopped
 
 
 def _loaded(
@@ -101,8 +129,13 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     """Three steps into `run`, or into a folder that goes away."""
     from codecvq.training.smoke import smoke
 
-    with tempfile.TemporaryDirectory(prefix="codecvq-smoke-") as temporary, progress_line() as line:
-        done = smoke(recipe, run or Path(temporary) / "run", lambda moment: show_moment(line, moment))
+    with (
+        ends_where_asked(),
+        tempfile.TemporaryDirectory(prefix="codecvq-smoke-") as temporary,
+        progress_line() as line,
+    ):
+        folder = run or Path(temporary) / "run"
+        done = smoke(recipe, folder, lambda moment: show_moment(line, moment), line.announce)
     if done is None:
         return
     trained = done.trained
@@ -110,6 +143,7 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
         print_json(
             {
                 "works": True,
+                "corpus": done.corpus,
                 "steps": trained.steps,
                 "seconds": round(trained.seconds, 1),
                 "bitrate_bps": done.bitrate_bps,
@@ -121,8 +155,8 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     print_written(
         (
             "works",
-            f"{trained.steps} steps in {trained.seconds:.0f} s{heard}; validated, saved, read again, and "
-            f"{done.seconds_of_audio:.1f} s of audio to codes ({done.bitrate_bps:.0f} bit/s) and back",
+            f"{trained.steps} steps on corpus {done.corpus} in {trained.seconds:.0f} s{heard}; validated, "
+            f"saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes ({done.bitrate_bps:.0f} bit/s) and back",
         ),
         ("run", trained.folder.path if run else "not kept: give --run to keep it"),
     )

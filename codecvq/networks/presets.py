@@ -38,6 +38,7 @@ def sized(network: str, presets: Mapping[str, Size], preset: str, **given: int |
         most = MOST_DEEP if field.name.endswith(("_blocks", "_layers")) else MOST_WIDE
         if type(value) is not int or not least <= value <= most:
             raise OptionError(
-                f"{network}: {field.name} is {shortened(value)}; needed is a whole number from {least} to {most}."
+                f"{network}: {field.name} is {shortened(value)}; needed is a whole number from "
+                f"{least} to {most}."
             )
     return size

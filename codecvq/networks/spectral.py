@@ -173,7 +173,8 @@ def _front(
     if not 1 <= num_mels <= framing.bins or not 0 <= detail_length <= LONGEST_WINDOW:
         raise OptionError(
             f"spectral: num_mels is {num_mels} and detail_window_length {detail_length}; needed are 1 to "
-            f"{framing.bins} bands, as many as the window has frequencies, and at most {LONGEST_WINDOW} samples."
+            f"{framing.bins} bands, as many as the window has frequencies, and at most {LONGEST_WINDOW} "
+            "samples."
         )
     front = LogMel(framing, sample_rate, num_mels)
     if not detail_length:

@@ -144,7 +144,8 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
     dim = options.get("dim")
     if type(dim) is not int or dim % groups:
         raise OptionError(
-            f"quantizer {name!r}: dim is {shortened(dim)}, which {groups} groups do not divide. Change one of the two."
+            f"quantizer {name!r}: dim is {shortened(dim)}, which {groups} groups do not divide. Change one "
+            "of the two."
         )
     own = quantizer_options(inner)
     nested = {

@@ -45,7 +45,9 @@ def _checks_of(subject: Subject, must_build: bool) -> Iterator[Check]:
         with torch.random.fork_rng(devices=[]):
             tests = (*tests, *_tests_for(build_quantizer(subject.name, **subject.options)))
     except CodecvqError as error:  # with a cause: what a stranger's constructor raised; `builds` reports it
-        if must_build and isinstance(error.__cause__, (TypeError, type(None))):  # the user's options are wrong
+        if must_build and isinstance(
+            error.__cause__, (TypeError, type(None))
+        ):  # the user's options are wrong
             raise
     for test in tests:
         yield Check(f"{subject.name}/{test.__name__}", _first_line(test), functools.partial(test, subject))

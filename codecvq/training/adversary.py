@@ -24,10 +24,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.construction import limited
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.plugins import PROJECT
 from codecvq.training.gradients import Gradients, clipped
+from codecvq.training.parts import LIMITS
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
 
@@ -172,9 +174,10 @@ def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
 
 def _build(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:
     options = dict(options)
-    discriminator = build_discriminator(
-        options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
-    )
+    with limited(LIMITS, "a discriminator of the recipe"):
+        discriminator = build_discriminator(
+            options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
+        )
     # now, and not at the first step that it hears
     discriminator.check_length(round(recipe.corpus.segment_s * recipe.sample_rate))
     return discriminator

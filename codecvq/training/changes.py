@@ -59,7 +59,9 @@ def moved(old: Recipe, new: Recipe) -> list[str]:
     """`key: old -> new` for what says where the recordings are, where it differs."""
     before, after = old.corpus.model_dump(), new.corpus.model_dump()
     names = [place.removeprefix("corpus.") for place in PLACES]
-    return [f"corpus.{name}: {before[name]} -> {after[name]}" for name in names if before[name] != after[name]]
+    return [
+        f"corpus.{name}: {before[name]} -> {after[name]}" for name in names if before[name] != after[name]
+    ]
 
 
 def below(key: str, keys: tuple[str, ...]) -> bool:

@@ -7,23 +7,29 @@ from pathlib import Path
 import torch
 
 from codecvq.codec import Codec
+from codecvq.construction import GIB, Limits, limited
 from codecvq.errors import RecipeError
 from codecvq.training.corpus import Corpus, open_corpus
 from codecvq.training.recipe import CorpusSection, Recipe
 from codecvq.training.segments import Segments
 from codecvq.training.split_file import SPLIT_FILE, read_split
 
+LIMITS = Limits(weights_bytes=8 * GIB, tensor_bytes=2 * GIB)  # two thousand million weights
+
 
 def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
-    """A new codec as the recipe describes it, seeded by it."""
+    """A new codec as the recipe describes it, seeded by it. Raises OptionError for options that cannot work,
+    and for a codec that is too large.
+    """
     torch.manual_seed(recipe.training.seed)
-    return Codec(
-        sample_rate=recipe.sample_rate,
-        channels=recipe.channels,
-        network=recipe.network,
-        quantizer=recipe.quantizer,
-        name=name,
-    )
+    with limited(LIMITS, "the codec of the recipe"):
+        return Codec(
+            sample_rate=recipe.sample_rate,
+            channels=recipe.channels,
+            network=recipe.network,
+            quantizer=recipe.quantizer,
+            name=name,
+        )
 
 
 def recipe_corpus(section: CorpusSection) -> Corpus:

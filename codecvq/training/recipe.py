@@ -82,6 +82,7 @@ class DiscriminatorSection(Section):
     @classmethod
     def _each_has_a_name(cls, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for options in networks:
+            check_part("network", options)
             if not isinstance(options.get("name"), str):
                 raise ValueError(f"{options} has no name. Set it, as in {{name: multi_band}}")
         return networks
@@ -274,7 +275,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     elif last in node:
         del node[last]
     else:
-        raise RecipeError(f"override {shortened(override)}: there is no {last!r}.{nearest(last, map(str, node))}")
+        raise RecipeError(
+            f"override {shortened(override)}: there is no {last!r}.{nearest(last, map(str, node))}"
+        )
 
 
 def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:

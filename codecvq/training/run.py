@@ -105,8 +105,8 @@ class RunFolder:
     def unwritable(self, error: OSError) -> RunError:
         """The error of a folder that cannot be written."""
         return RunError(
-            f"the run folder {self.path} cannot be written ({error.strerror}). Make room, or give another one "
-            "with --run."
+            f"the run folder {self.path} cannot be written ({error.strerror}). Make room, or give another "
+            "one with --run."
         )
 
     def check(self, recipe: Recipe) -> None:
@@ -121,9 +121,9 @@ class RunFolder:
             if changed:
                 shown = "; ".join(changed[:4]) + (" …" if len(changed) > 4 else "")
                 raise RunError(
-                    f"{self.path} is a run of another recipe ({shown}). Give another folder with --run, or the "
-                    "same recipe to go on. Steps, logging, validation, checkpoints, threads and places of the "
-                    "data may change."
+                    f"{self.path} is a run of another recipe ({shown}). Give another folder with --run, or "
+                    "the same recipe to go on. Steps, logging, validation, checkpoints, threads and places of "
+                    "the data may change."
                 )
         elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock_file, *leftovers(self.recipe_file)}:
             raise RunError(

@@ -4,21 +4,28 @@ that ships.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from codecvq.codec import load
-from codecvq.errors import RunError
+from codecvq.errors import CorpusError, RunError
 from codecvq.networks.build import build_discriminator, build_network
+from codecvq.plugins import PROJECT
+from codecvq.training.corpus import SPLITS, Corpus
 from codecvq.training.loop import Trained, train
+from codecvq.training.parts import recipe_corpus
 from codecvq.training.progress import Moment
 from codecvq.training.recipe import Recipe
 
+logger = logging.getLogger(PROJECT)
+
 STEPS = 3
+CLIPS = 4  # of each split
 SHORT_S = 0.25  # segments, or what the discriminators need
 NARROW = {"filters": 4, "max_filters": 32}  # of discriminators, where they have such options and more
 
@@ -30,15 +37,24 @@ class Smoke:
     trained: Trained
     seconds_of_audio: float  # that the saved codec was given, and gave back
     bitrate_bps: float
+    corpus: str  # name of the corpus that the clips are of
 
 
-def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None = None) -> Smoke | None:
-    """Train `smoke_recipe(recipe)` into the run folder, load the codec that was saved, and run it once; None
-    in the other processes of a training, which have no folder to load from.
+def smoke(
+    recipe: Recipe,
+    folder: Path,
+    report: Callable[[Moment], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Smoke | None:
+    """Train `smoke_recipe(recipe)` into the run folder on a few clips of its corpus, load the codec that was
+    saved, and run it once; None in the other processes of a training, which have no folder to load from.
 
-    Raises what a training raises; RunError where a step was skipped, or the codec does not give audio back.
+    Raises what a training raises, CorpusError where a folder or manifest is not there among it; RunError where
+    a step was skipped, or the codec does not give audio back.
     """
-    trained = train(smoke_recipe(recipe), folder, report)
+    recipe = smoke_recipe(recipe)
+    recipe, corpus = _some_clips(recipe)
+    trained = train(recipe, folder, report, announce, corpus)
     if trained.skipped:
         raise RunError(
             f"{trained.skipped} of {STEPS} steps gave NaN or infinity, in {folder}. Lower "
@@ -54,14 +70,14 @@ def smoke(recipe: Recipe, folder: Path, report: Callable[[Moment], None] | None 
             f"the codec in {trained.folder.codec} made {list(decoded.shape)} of audio {list(wav.shape)}, or "
             "numbers that are not finite. Its network or its quantizer is at fault: codecvq plugins check."
         )
-    return Smoke(trained, wav.shape[2] / codec.sample_rate, codec.bitrate)
+    return Smoke(trained, wav.shape[2] / codec.sample_rate, codec.bitrate, corpus.name)
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:
     """The recipe with its own network, quantizer and losses, and everything else as small as it goes.
 
-    It trains on short segments of the speech in the box, hears narrow discriminators from step 1 on, and
-    validates and saves after the last. So it needs no data, little memory, and seconds on one core.
+    It trains on short segments, with narrow discriminators from step 1 on, and validates and saves after the
+    last. So it needs little memory, and seconds on one core.
     """
     section, updates = recipe.discriminator, dict[str, Any]()
     needed = 0  # samples
@@ -71,16 +87,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
         updates["discriminator"] = section.model_copy(
             update={"networks": narrow, "start_step": 1, "every_step": 1, "every_item": 1}
         )
-    corpus: dict[str, Any] = {
-        "name": "prompts",
-        "folder": None,
-        "manifest": None,
-        "root": None,
-        "split_by": "clip",
-        "speakers": None,
-        "exclude_speakers": [],
-        "segment_s": _segment_s(recipe, needed),
-    }
+    corpus = {"segment_s": _segment_s(recipe, needed), "cache": "memory"}
     training: dict[str, Any] = {
         "steps": STEPS,
         "minutes": None,
@@ -100,6 +107,24 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
     updates["corpus"] = recipe.corpus.model_copy(update=corpus)
     updates["training"] = recipe.training.model_copy(update=training)
     return recipe.model_copy(update=updates)
+
+
+def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
+    """The recipe, and a few clips of each split of its corpus: of the speech in the box, with a warning, where
+    a registered corpus is not installed.
+    """
+    section = recipe.corpus
+    try:
+        corpus = recipe_corpus(section)
+    except CorpusError as error:
+        if section.name is None or section.root is not None:
+            raise
+        logger.warning("the smoke test takes the speech in the box: %s", error)
+        names = {"name": "prompts", "split_by": "clip", "speakers": None, "exclude_speakers": []}
+        section = section.model_copy(update=names)
+        corpus = recipe_corpus(section)
+    some = [clip for split in SPLITS for clip in corpus.split(split).clips[:CLIPS]]
+    return recipe.model_copy(update={"corpus": section}), replace(corpus, clips=tuple(some))
 
 
 def _narrowed(options: Mapping[str, Any]) -> dict[str, Any]:
