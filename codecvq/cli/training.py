@@ -57,8 +57,8 @@ def train(
         bool,
         typer.Option(
             "--smoke",
-            help="Three steps on a few clips of the corpus (of the speech in the box where a registered one is "
-            "not installed), to see that the recipe works; without --run nothing is kept.",
+            help="Three steps on a few clips of the corpus (of the speech in the box where it is not "
+            "installed), to see that the recipe works; without --run nothing is kept.",
         ),
     ] = False,
     plugin: Plugins = [],  # noqa: B006  typer's default for a repeatable option
@@ -156,7 +156,8 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
         (
             "works",
             f"{trained.steps} steps on corpus {done.corpus} in {trained.seconds:.0f} s{heard}; validated, "
-            f"saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes ({done.bitrate_bps:.0f} bit/s) and back",
+            f"saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes "
+            f"({done.bitrate_bps:.0f} bit/s) and back",
         ),
         ("run", trained.folder.path if run else "not kept: give --run to keep it"),
     )

@@ -122,8 +122,8 @@ class RunFolder:
                 shown = "; ".join(changed[:4]) + (" …" if len(changed) > 4 else "")
                 raise RunError(
                     f"{self.path} is a run of another recipe ({shown}). Give another folder with --run, or "
-                    "the same recipe to go on. Steps, logging, validation, checkpoints, threads and places of "
-                    "the data may change."
+                    "the same recipe to go on. Steps, logging, validation, checkpoints, threads and places "
+                    "of the data may change."
                 )
         elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock_file, *leftovers(self.recipe_file)}:
             raise RunError(

@@ -49,7 +49,7 @@ def smoke(
     """Train `smoke_recipe(recipe)` into the run folder on a few clips of its corpus, load the codec that was
     saved, and run it once; None in the other processes of a training, which have no folder to load from.
 
-    Raises what a training raises, CorpusError where a folder or manifest is not there among it; RunError where
+    Raises what a training raises, also CorpusError for a folder or manifest that is not there; RunError where
     a step was skipped, or the codec does not give audio back.
     """
     recipe = smoke_recipe(recipe)
@@ -110,8 +110,8 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
 
 
 def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
-    """The recipe, and a few clips of each split of its corpus: of the speech in the box, with a warning, where
-    a registered corpus is not installed.
+    """The recipe, and a few clips of each split of its corpus: of the speech in the box, with a warning,
+    where a registered corpus is not installed.
     """
     section = recipe.corpus
     try:
