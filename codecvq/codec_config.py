@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from codecvq.errors import CodecError, OptionError, install_advice
 from codecvq.json_file import read_json, validated
 from codecvq.limits import MAX_CODEBOOKS
-from codecvq.options import check_part
+from codecvq.options import check_part, shortened
 from codecvq.plugins import PROJECT, registry
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(options.get("name"), str):
         raise OptionError(
-            f"{part} has no name; given is {dict(options)}. Set {part}.name, as 'fsq' or 'spectral'."
+            f"{part} has no name; given is {shortened(dict(options))}. Set {part}.name, as 'fsq' or "
+            "'spectral'."
         )
     check_part(part, options)
     for key, value in options.items():

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 
 from codecvq.cli.app import app
 from codecvq.codec import load
-from codecvq.errors import CodecvqError, RecipeError, RunError
+from codecvq.errors import CodecvqError, CorpusError, RecipeError, RunError
 from codecvq.plugins import registry
+from codecvq.training.corpus import open_corpus
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.smoke import STEPS, smoke, smoke_recipe
 from recipes import write_recipe
@@ -86,11 +88,11 @@ def test_the_largest_recipes_train_as_they_are(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_smoke_test_keeps_what_can_rot_and_no_data(name: str) -> None:
+def test_a_smoke_test_keeps_what_can_rot(name: str) -> None:
     recipe = load_recipe(name)
     tried = smoke_recipe(recipe)
     assert (tried.network, tried.quantizer, tried.losses) == (recipe.network, recipe.quantizer, recipe.losses)
-    assert (tried.corpus.name, tried.corpus.root, tried.training.workers) == ("prompts", None, 0)
+    assert (tried.corpus.name, tried.training.workers) == (recipe.corpus.name, 0)
     assert tried.corpus.segment_s <= recipe.corpus.segment_s
     if recipe.discriminator is not None:
         assert tried.discriminator is not None
@@ -99,6 +101,21 @@ def test_a_smoke_test_keeps_what_can_rot_and_no_data(name: str) -> None:
         ]
         assert tried.discriminator.start_step < STEPS
     assert Recipe.model_validate(tried.model_dump()) == tried
+
+
+def test_a_smoke_test_uses_the_corpus_given_or_says_that_it_is_not_there(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "tiny.yaml")
+    gone = load_recipe(path, ["corpus.name=null", f"corpus.folder={tmp_path / 'gone'}"])
+    with pytest.raises(CorpusError, match="gone does not exist"):
+        smoke(gone, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    for n, clip in enumerate(open_corpus("prompts").clips[:30]):
+        shutil.copy(clip.path, tmp_path / "mine" / f"{n}{clip.path.suffix}")
+    mine = load_recipe(path, ["corpus.name=null", f"corpus.folder={tmp_path / 'mine'}"])
+    done = smoke(mine, tmp_path / "run")
+    assert done is not None
+    assert done.corpus == "mine"
+    assert 0 < len((tmp_path / "run" / "split.jsonl").read_text().splitlines()) <= 12
 
 
 def test_segments_are_as_long_as_the_discriminators_need(tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Qua
     shared = options.pop("shared", False)
     if not isinstance(shared, bool):
         raise OptionError(f"quantizer {name!r}: shared is {shortened(shared)}; it is true or false")
-    stack = {key: options.pop(key) for key in ("dropout", "dropout_depths", "beam") if key in options}
+    stack: dict[str, Any] = {
+        key: options.pop(key) for key in ("dropout", "dropout_depths", "beam") if key in options
+    }
     check_options(f"quantizer {name!r}", Residual, stack, given=("dim", "stages", "num_codebooks"))
     first = _build(loaded, inner, options | overrides[0])
     if (shared or first.refines) and any(overrides):
@@ -148,7 +150,7 @@ def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quan
             "of the two."
         )
     own = quantizer_options(inner)
-    nested = {
+    nested: dict[str, Any] = {
         key: options.pop(key) for key in ("dropout", "dropout_depths") if key in options and key not in own
     }
     check_options(f"quantizer {name!r}", Grouped, nested, given=("groups",))

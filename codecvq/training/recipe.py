@@ -84,7 +84,7 @@ class DiscriminatorSection(Section):
         for options in networks:
             check_part("network", options)
             if not isinstance(options.get("name"), str):
-                raise ValueError(f"{options} has no name. Set it, as in {{name: multi_band}}")
+                raise ValueError(f"{shortened(options)} has no name. Set it, as in {{name: multi_band}}")
         return networks
 
 

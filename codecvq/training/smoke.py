@@ -120,7 +120,12 @@ def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
         if section.name is None or section.root is not None:
             raise
         logger.warning("the smoke test takes the speech in the box: %s", error)
-        names = {"name": "prompts", "split_by": "clip", "speakers": None, "exclude_speakers": []}
+        names: dict[str, Any] = {
+            "name": "prompts",
+            "split_by": "clip",
+            "speakers": None,
+            "exclude_speakers": [],
+        }
         section = section.model_copy(update=names)
         corpus = recipe_corpus(section)
     some = [clip for split in SPLITS for clip in corpus.split(split).clips[:CLIPS]]
