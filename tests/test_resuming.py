@@ -296,3 +296,16 @@ def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
     again.load_state_dict(found.weights)
     assert again.one.weight is again.other.weight
     assert same(dict(module.state_dict()), dict(again.state_dict()))
+
+
+def test_an_edited_plugin_is_another_run_and_the_same_file_elsewhere_is_not(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml"))
+    old, moved, edited = (
+        recipe.model_copy(update={"plugins": [f"{path}#sha256={digit * 64}"]})
+        for path, digit in (("/a/vq.py", "1"), ("/b/vq.py", "1"), ("/a/vq.py", "2"))
+    )
+    assert differences(old, moved) == []
+    (said,) = differences(old, edited)
+    assert "sha256 111111111111…" in said
+    assert "sha256 222222222222…" in said
+    assert "bring the files back" in said
