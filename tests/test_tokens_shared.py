@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,12 @@ from codecvq.tokens import check, read_tokens, tokenize
 from codecvq.tokens.sharing import _overlap
 
 WORKER = """
-import sys, time
+import sys
 sys.path.insert(0, {tests!r})
 from test_tokens_interrupted import Clip, LevelCodec, Path, tokenize
 class Waiting(LevelCodec):
     def encode(self, *arguments, **keywords):
-        print("at work", flush=True)
+        Path({folder!r}, ".at-work").touch()
         sys.stdin.readline()
         return super().encode(*arguments, **keywords)
 clips = [Clip(id=path.stem, path=path) for path in sorted(Path({audio!r}).iterdir())]
@@ -40,10 +41,12 @@ def worker(audio, folder, index, count):
     script = WORKER.format(
         tests=str(Path(__file__).parent), audio=str(audio), folder=str(folder), index=index, count=count
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "at work\n"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / ".at-work").exists():
+        assert process.poll() is None, "the process ended"
+        assert time.monotonic() < deadline, "the process does not come to its first clip"
+        time.sleep(0.02)
     return process
 
 
