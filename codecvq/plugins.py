@@ -153,9 +153,10 @@ class Registry:
         return origin
 
     def unregister(self, origin: Origin) -> None:
-        """Take a registered plugin back, with everything that it offers."""
+        """Take a registered plugin back, with everything that it offers and its failures."""
         self.manager.unregister(name=str(origin))
         del self.origins[str(origin)]
+        self.failures = [failure for failure in self.failures if failure.origin != origin]
         self._offers.clear()
 
     def _register(self, plugin: ModuleType | object, origin: Origin) -> None:
@@ -241,8 +242,8 @@ class Registry:
         """The text of an error about a name that nobody offers."""
         singular = {"corpora": "corpus", "metrics": "metric"}.get(kind, kind[:-1])
         text = f"no {singular} named {name!r}; known: {', '.join(known) or 'none'}.{nearest(name, known)}"
-        for failure in self.failures:
-            text += f" Not loaded: {failure}."
+        for failure in self.failures[:3]:
+            text += f" Not loaded: {str(failure)[:LONGEST_REASON]}."
         return text + (" Details: codecvq plugins doctor." if self.failures else "")
 
     def __getattr__(self, kind: str) -> Callable[[], dict[str, Offer]]:
