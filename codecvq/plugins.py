@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[str, type[Spec]]] = {
 }
 NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
 MOST_BYTES = 10 << 20  # of a plugin file
+LONGEST_FAILURE = 200  # characters of a failure in the error about a name
 MOST_OFFERS = 1000  # that one hook of one plugin may yield
 #: types that fields of specs are annotated with; those that are not here are not checked
 FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
@@ -243,7 +244,7 @@ class Registry:
         singular = {"corpora": "corpus", "metrics": "metric"}.get(kind, kind[:-1])
         text = f"no {singular} named {name!r}; known: {', '.join(known) or 'none'}.{nearest(name, known)}"
         for failure in self.failures[:3]:
-            text += f" Not loaded: {str(failure)[:LONGEST_REASON]}."
+            text += f" Not loaded: {str(failure)[:LONGEST_FAILURE]}."
         return text + (" Details: codecvq plugins doctor." if self.failures else "")
 
     def __getattr__(self, kind: str) -> Callable[[], dict[str, Offer]]:
