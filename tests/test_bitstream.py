@@ -529,3 +529,12 @@ def test_files_that_are_none_say_so(tmp_path):
         read_cvq(tmp_path / "missing.cvq")
     with pytest.raises(BitstreamError, match="version 2"):
         unpack(b"CVQ\x02" + bytes(60))
+
+
+def test_audio_longer_than_is_decoded_at_once_is_refused_before_its_codes_are_decoded(monkeypatch):
+    codec = Sizes((2,), hop_length=1600)
+    data = pack(codec, np.zeros((1, 36_002), dtype=np.int64), 36_002 * 1600, entropy=False)
+    assert unpack(data, codec, longest_s=3601).num_samples == 36_002 * 1600
+    monkeypatch.setattr("codecvq.bitstream.format._decoded", lambda *arguments: pytest.fail("was decoded"))
+    with pytest.raises(BitstreamError, match=r"stands for 1\.0 hours of audio, more than the 1 that"):
+        unpack(data, codec, longest_s=3600)

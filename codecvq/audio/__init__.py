@@ -9,7 +9,7 @@ line. `codecvq.audio.limits` has the bounds on rates, channels, lengths and memo
 """
 
 from codecvq.audio.finding import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio
-from codecvq.audio.limits import LONGEST_S, MOST_BYTES, FloatArray
+from codecvq.audio.limits import MOST_BYTES, FloatArray
 from codecvq.audio.mono import to_mono
 from codecvq.audio.reading import Audio, duration_s, read_audio
 from codecvq.audio.resampling import resample
@@ -17,7 +17,6 @@ from codecvq.audio.writing import WRITTEN_FORMATS, write_audio
 
 __all__ = [
     "AUDIO_SUFFIXES",
-    "LONGEST_S",
     "MOST_BYTES",
     "SEEKABLE_SUFFIXES",
     "WRITTEN_FORMATS",

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import AudioError
+from codecvq.limits import LONGEST_S, SAMPLE_RATES
 
 FloatArray = npt.NDArray[np.float32]
 
-#: Hz. Below 1 kHz there is no speech, and resampling would multiply the samples; 768 kHz is the highest rate
-#: that converters have.
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+LOWEST_RATE, HIGHEST_RATE = SAMPLE_RATES
 MOST_CHANNELS = 64  # an array of microphones, or ambisonics of the seventh order
-LONGEST_S = 3600.0  # of what is read at once, and then goes through a codec whole
 MOST_BYTES = 4 * 2 * 48_000 * 3600  # that samples read at once may take: an hour of stereo at 48 kHz, float32
 #: Where a format cannot seek, what lies before a part is decoded too: at most this much
 MOST_PASSED_S = 24 * 3600.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codecvq.audio.limits import LONGEST_S, FloatArray
+from codecvq.audio.limits import FloatArray
+from codecvq.limits import LONGEST_S
 
 FARTHEST_S = 1e9  # behind the end of every file
 

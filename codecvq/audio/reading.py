@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from codecvq.audio.finding import FFMPEG_SUFFIXES
-from codecvq.audio.limits import LONGEST_S, is_plausible
+from codecvq.audio.limits import is_plausible
 from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
+from codecvq.limits import LONGEST_S
 
 G722_RATE = 16000  # Hz; 64 kbit/s, so that each byte holds two samples
 #: Streams without a container, and MP3, whose headers often tell nothing: their length is known only once

@@ -112,7 +112,12 @@ def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") 
 
 
 def unpack(
-    data: bytes, codec: Codec | None = None, *, force: bool = False, budget: int | None = None
+    data: bytes,
+    codec: Codec | None = None,
+    *,
+    force: bool = False,
+    budget: int | None = None,
+    longest_s: float | None = None,
 ) -> Packet:
     """What the bytes of a `.cvq` file hold; raises BitstreamError for a damaged or truncated one.
 
@@ -122,7 +127,8 @@ def unpack(
 
     `budget` is the work that decoding may take, in steps of about 10 ns and, at most, an eighth of a byte of
     memory. A file that needs more is refused. The default is 2^28 and 2^13 for each byte of the file without
-    `codec`, and no limit with it.
+    `codec`, and no limit with it. A file that stands for more than `longest_s` seconds of audio is refused
+    too, before its codes are decoded.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise BitstreamError(
@@ -133,6 +139,12 @@ def unpack(
     header, payload = split(data)
     if codec is not None:
         check_codec(header, codec, force)
+    seconds = header.frames * header.hop_length / header.sample_rate
+    if longest_s is not None and seconds > longest_s + header.hop_length / header.sample_rate:
+        raise BitstreamError(
+            f"it stands for {seconds / 3600:.1f} hours of audio, more than the {longest_s / 3600:g} that are "
+            "decoded at once. Encode the recording in parts."
+        )
     if budget is None and codec is None:
         budget = BUDGET + BUDGET_OF_A_BYTE * len(data)
     needed = steps(header.sizes, header.frames, WHOLE.get(header.kind))
@@ -166,12 +178,13 @@ def read_cvq(
     *,
     force: bool = False,
     budget: int | None = None,
+    longest_s: float | None = None,
 ) -> Packet:
     """What a `.cvq` file holds; see `unpack`. Errors name the file."""
     path = Path(path)
     data = read_bounded(path, MOST_FILE_BYTES, error=BitstreamError, advice="Give the path of a .cvq file.")
     try:
-        return unpack(data, codec, force=force, budget=budget)
+        return unpack(data, codec, force=force, budget=budget, longest_s=longest_s)
     except BitstreamError as error:
         raise BitstreamError(f"{path}: {error}") from error
 

@@ -22,6 +22,7 @@ from codecvq.cli.console import (
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import AudioError, CodecvqError
 from codecvq.files import LONGEST_NAME, file_name
+from codecvq.limits import LONGEST_S
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -111,7 +112,7 @@ def decode(
     loaded = load(codec, pick_device(device))
 
     def one(work: Work) -> dict[str, Any]:
-        packet = read_cvq(work.source, loaded)
+        packet = read_cvq(work.source, loaded, longest_s=LONGEST_S)
         codes = torch.as_tensor(packet.codes)[None]
         wav = loaded.decode(codes, num_samples=packet.num_samples)[0].cpu().numpy()
         write_audio(work.target, wav, loaded.sample_rate)

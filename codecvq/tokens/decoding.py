@@ -16,6 +16,7 @@ from codecvq.audio import WRITTEN_FORMATS, write_audio
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.identity import same_codebooks, same_weights
+from codecvq.limits import LONGEST_S
 from codecvq.strangers import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
@@ -162,9 +163,14 @@ def check_codec(card: Card, codec: Codec, folder: Path) -> None:
 
 
 def _decode(codec: Codec, row: TokenRow) -> npt.NDArray[np.float32]:
-    """The samples `[C, S]` of a row."""
+    """The samples `[C, S]` of a row. Raises TokensError where it is too long to be decoded at once."""
     import torch
 
+    if row.num_samples > LONGEST_S * codec.sample_rate:
+        raise TokensError(
+            f"it stands for {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, more than the "
+            f"{LONGEST_S / 3600:g} that are decoded at once."
+        )
     codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]
     with contained(), torch.inference_mode():
         wave = codec.decode(codes, num_samples=row.num_samples)  # [1, C, S]

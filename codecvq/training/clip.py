@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import LONGEST_S, Audio, read_audio, resample, to_mono
+from codecvq.audio import Audio, read_audio, resample, to_mono
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
+from codecvq.limits import LONGEST_S
 from codecvq.training.fingerprint import fingerprint
 from codecvq.training.text import writable, writable_id
 
