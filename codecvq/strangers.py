@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from codecvq.errors import PluginError
 from codecvq.signals import Terminated
+
+_lock = threading.Lock()
+_redirected = contextlib.ExitStack()  # restores stdout
+_inside = 0  # blocks that are entered, in all threads
 
 
 @contextmanager
@@ -33,18 +38,32 @@ def contained() -> Iterator[None]:
 @contextmanager
 def _printing_to_stderr() -> Iterator[None]:
     """Send prints to stderr, those of C code and of child processes as well, where stdout is the process's
-    own.
+    own. The first block that is entered redirects, and the last one that is left restores: there is one
+    stdout for all threads.
     """
-    with contextlib.ExitStack() as stack:
-        if _is_descriptor(sys.stdout, 1) and _is_descriptor(sys.stderr, 2):
-            sys.stdout.flush()
-            kept = os.dup(1)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, 1)
-            os.dup2(2, 1)
-        if sys.stderr is not None:
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _redirect()
+        _inside += 1
+    try:
         yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _redirected.close()
+
+
+def _redirect() -> None:
+    if _is_descriptor(sys.stdout, 1) and _is_descriptor(sys.stderr, 2):
+        sys.stdout.flush()
+        own = os.dup(1)
+        _redirected.callback(os.close, own)
+        _redirected.callback(os.dup2, own, 1)
+        os.dup2(2, 1)
+    if sys.stderr is not None:
+        _redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
 
 
 def _is_descriptor(stream: object, number: int) -> bool:

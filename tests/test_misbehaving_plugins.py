@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -210,3 +211,24 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     assert "argparse.ArgumentParser()" in done.stdout, "the plugin's own line"
     assert "codecvq/plugins.py" not in done.stdout
     assert "loudness" not in codecvq_command("plugins", "list")
+
+
+def test_prints_of_several_threads_leave_stdout_as_it_was() -> None:
+    program = (
+        "import threading\n"
+        "from codecvq.strangers import contained\n"
+        "entered, leave = threading.Event(), threading.Event()\n"
+        "def other():\n"
+        "    with contained():\n"
+        "        entered.set(); leave.wait(10); print('stray')\n"
+        "thread = threading.Thread(target=other)\n"
+        "with contained():\n"
+        "    thread.start(); entered.wait(10); print('stray')\n"
+        "leave.set(); thread.join()\n"
+        "with contained():\n"
+        "    print('stray')\n"
+        "print('own')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "own\n"
+    assert done.stderr.count("stray") == 3
