@@ -390,7 +390,7 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
             with limited(weights.limits, f"the codec in {folder}"):
                 codec = Codec(**config.arguments)
         except UnknownName as error:
-            raise CodecError(f"{folder}: {missing_plugin(config)} ({error})") from error
+            raise CodecError(f"{folder}: {missing_plugin(config) or error}") from error
         weights.load_into(codec)
         check_described(config, codec, folder)
         return codec.to(device).eval()

@@ -136,7 +136,7 @@ def check_plugin_files(config: CodecConfig) -> None:
 
 
 def missing_plugin(config: CodecConfig) -> str:
-    """Which plugin to bring, as a sentence."""
+    """Which plugin to bring, as a sentence; empty where none is missing."""
     for part, kind in (("quantizer", "quantizers"), ("estimator", "estimators"), ("network", "networks")):
         identity = config.plugins.get(part)
         if identity is None or identity.name in registry().offers(kind):
@@ -147,7 +147,7 @@ def missing_plugin(config: CodecConfig) -> str:
             return f"{needs} {file}, which is not loaded. Pass it with --plugin."
         name, version = identity.plugin, identity.version
         return f"{needs} {name!r} {version!r}, which is not installed. {install_advice(name)}."
-    return "a plugin that it needs is missing."
+    return ""
 
 
 def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,10 +210,12 @@ def test_clips_of_the_training_are_told(
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    from codecvq.errors import RecipeError
-
-    with pytest.raises(RecipeError):
+    with pytest.raises(SystemExit) as left:
         main(["--debug", "train", "nosuch"])
+    assert left.value.code == 2, "as without --debug"
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "no recipe named 'nosuch'" in shown
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from recipes import write_recipe
         ("channels=2", r"channels is 2: recordings are mixed to mono.*one by one"),
         ("sample_rate=1", r"sample_rate is 1.*1000"),
         ("~losses.mel_band", r"there is no 'mel_band'.*Did you mean 'mel_"),
-        ("~discriminator.start", r"'discriminator' is not there"),
+        ("~discriminator.start", r"there is no 'start'\. Did you mean 'start_step'"),
         ("~training.steps=3", r"is not key=value.*nor ~key"),
         ("~", r"is not key=value"),
     ],

@@ -90,8 +90,9 @@ def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path) -> None:
     rate = rows(tmp_path / "run")[-1]["optimizer/learning_rate"]
     needed = [learning_rate(more.optimizer, step, 10) for step in (8, 9)]
     assert rate == pytest.approx(sum(needed) / 2, rel=1e-4), "it falls to the new end"
-    fewer = loop.train(load_recipe(path, ["training.steps=4"]), tmp_path / "run")
-    assert (fewer.resumed_at, fewer.steps) == (10, 10), "what was learned stays"
+    with pytest.raises(RunError, match=r"has 10 steps already, and training\.steps is 4"):
+        loop.train(load_recipe(path, ["training.steps=4"]), tmp_path / "run")
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").training.steps == 10, "the run stays as it is"
 
 
 def test_a_corpus_may_move_and_another_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -89,9 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Terminated as error:
         code = _end(f"terminated by {error}", arguments, error.exit_code)
     except Exception as error:
-        if debug or not _is_expected(error):
+        if not _is_expected(error):
             raise
-        complain(in_one_line(error))
+        if debug:
+            traceback.print_exc()
+        else:
+            complain(in_one_line(error))
         code = 2
     sys.exit(code)
 

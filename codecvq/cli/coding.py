@@ -135,7 +135,7 @@ def check_depth(codec: Codec, num_codebooks: int | None) -> None:
 
 def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
     if not files:
-        raise AudioError(f"folder {folder} is empty: there is no {suffixes} file in it or below it.")
+        raise AudioError(f"folder {folder} has no {suffixes} file in it or below it.")
     return files
 
 

@@ -93,6 +93,8 @@ def train(
         if accelerator.is_main_process and announce:
             for line in announcement(recipe.training, accelerator, trainer.corpus):
                 announce(line)
+            if first:
+                announce(f"goes on after step {first}")
         accelerator.wait_for_everyone()
         if not trainer.horizon.ended(first):
             trainer.run(first, report or (lambda moment: None))
@@ -137,6 +139,11 @@ class Trainer:
             self.folder.check_clips(self.recipe, (clip.id for clip in self.corpus))
         first = self.resume()
         self.agree_on(first)
+        if self.config.minutes is None and self.config.steps < first:
+            raise RunError(
+                f"{self.folder.path} has {first} steps already, and training.steps is {self.config.steps}. "
+                f"Give {first} or more, or another folder with --run."
+            )
         if self.accelerator.is_main_process:
             try:
                 self.folder.begin(self.recipe, first)

@@ -254,7 +254,9 @@ def recipe_from_yaml(path: Path) -> Recipe:
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b=value`, the value read as YAML, or remove `~a.b`, so that its default holds."""
+    """Set `a.b=value`, the value read as YAML, or remove `~a.b`, so that its default holds. A key that is
+    known and not set may be removed too.
+    """
     key, equals, text = override.partition("=")
     removed = key.startswith("~")
     if not key.removeprefix("~") or bool(equals) == removed:
@@ -265,7 +267,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *sections, last = key.removeprefix("~").split(".")
     node = tree
     for section in sections:
-        child = node.get(section) if removed else node.setdefault(section, {})
+        child = node.get(section, {}) if removed else node.setdefault(section, {})
         if not isinstance(child, dict):
             why = "not there" if child is None else f"{shortened(child)}, which has no keys of its own"
             raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
@@ -274,10 +276,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
         node[last] = parse_yaml(text, f"override {shortened(override)}: the value", error=RecipeError)
     elif last in node:
         del node[last]
-    else:
-        raise RecipeError(
-            f"override {shortened(override)}: there is no {last!r}.{nearest(last, map(str, node))}"
-        )
+    elif last not in _known_keys(sections):
+        known = [*map(str, node), *_known_keys(sections)]
+        raise RecipeError(f"override {shortened(override)}: there is no {last!r}.{nearest(last, known)}")
 
 
 def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:
@@ -315,7 +316,10 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     """Keys of the section at `location`."""
     section: Any = Recipe
     for part in location:
-        annotation = section.model_fields[part].annotation if issubclass(section, BaseModel) else None
+        field = section.model_fields.get(part) if issubclass(section, BaseModel) else None
+        if field is None:  # options of a plugin, or no key at all
+            return []
+        annotation = field.annotation
         section = next(
             (a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and _is_section(a)), Recipe
         )
