@@ -140,6 +140,7 @@ def wait_for(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_trainings_do_not_write_into_one_folder_and_a_kill_frees_it(tmp_path: Path) -> None:
     recipe = write_recipe(
         tmp_path / "tiny.yaml", training={"steps": 100_000, "checkpoint_every": 5, "workers": 1}
@@ -189,6 +190,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint(tmp_path: Path, number: int,
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\n"
