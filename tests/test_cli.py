@@ -62,7 +62,7 @@ def test_help_and_plugins_list_answer_at_once(arguments: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "codecvq", *arguments], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.4, f"seconds of processor time; what shares the core only adds to them: {times}"
+    assert min(times) < 0.6, f"seconds of processor time; what shares the core only adds to them: {times}"
 
 
 VERBS = (

@@ -327,8 +327,11 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ({"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12}, "with dim 12 they are 3 different"),
         ({"phase": "source", "pitch_channels": [1, 1, 2], "dim": 12}, "3 different ones from 0 to 11"),
         ({"phase": "source", "pitch_channels": [1, 2, 3, 3], "dim": 12}, "3 different ones from 0 to 11"),
-        ({"phase": "source", "pitch_channels": [1, 2.5, 3], "dim": 12}, "3 different ones from 0 to 11"),
-        ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels are 5; .* as \[5, 6, 7\]"),
+        (
+            {"phase": "source", "pitch_channels": [1, 2.5, 3], "dim": 12},
+            r"is 2\.5; needed is a valid integer",
+        ),
+        ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels is 5; needed is a valid list"),
         ({"phase": "source", "causal": True}, "phase: source hears what comes"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
         ({"phase": "predicted", "refiner_blocks": 2}, "refiner_blocks is 2, but phase is predicted"),
