@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from codecvq.training.losses import FLOOR, LossConfig, MelLoss
+from codecvq.losses.losses import FLOOR, LossConfig, MelLoss
 
 
 class PlainMelLoss(nn.Module):

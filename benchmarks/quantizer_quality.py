@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
+from codecvq.data.corpus import Corpus, open_corpus
 from codecvq.networks.spectral import Framing, LogMel
-from codecvq.training.corpus import Corpus, open_corpus
 
 SAMPLE_RATE, HOP, WINDOW, BANDS = 16_000, 320, 1280, 40
 DIM, WIDTH = 12, 128

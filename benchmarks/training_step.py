@@ -29,9 +29,9 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
     import torch
     from accelerate import Accelerator
 
+    from codecvq.data.loading import load_batches
     from codecvq.training.device import best_precision
     from codecvq.training.learner import Learner
-    from codecvq.training.loading import load_batches
     from codecvq.training.parts import recipe_corpus, recipe_segments
     from codecvq.training.recipe import load_recipe
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
-from codecvq.hookspecs import (
+from codecvq.api.hookspecs import (
     CodecSpec,
     CorpusSpec,
     EstimatorSpec,
@@ -20,12 +19,13 @@ from codecvq.hookspecs import (
     RecipeSpec,
     hookimpl,
 )
+from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec, load
+    from codecvq.data.corpus import Clip
     from codecvq.evaluation.metrics import MetricUndefined
     from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
-    from codecvq.training.corpus import Clip
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Clip": "codecvq.training.corpus",
+    "Clip": "codecvq.data.corpus",
     "MetricUndefined": "codecvq.evaluation.metrics",
     "Codec": "codecvq.codec",
     "load": "codecvq.codec",

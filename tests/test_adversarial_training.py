@@ -15,9 +15,9 @@ import pytest
 import torch
 from adversarial_runs import BAND, VQ, recipe_at, rows, same, weights
 
+from codecvq.api.hookspecs import hookimpl
 from codecvq.codec import load
 from codecvq.errors import MissingExtra, RecipeError, ShapeError
-from codecvq.hookspecs import hookimpl
 from codecvq.plugins import registry
 from codecvq.training import loop, parts
 from codecvq.training.average import WeightAverage

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from codecvq_baselines import codec2, codecvq_codecs, opus, original
 
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecError, MissingProgram
 from codecvq.evaluation.alignment import advance, align, delay_samples
 from codecvq.plugins import registry
-from codecvq.training.corpus import open_corpus
 
 RATE = 16_000
 NAMES = [spec.name for spec in codecvq_codecs()]

@@ -19,9 +19,9 @@ from codecvq.cli.app import main
 from codecvq.cli.batch import Failed, Outcome, each
 from codecvq.cli.coding import _works
 from codecvq.codec import Codec, load
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import AudioError
 from codecvq.evaluation import Evaluation, compare, evaluate, write_report
-from codecvq.training.corpus import open_corpus
 
 SOUND = 0.1 * np.sin(np.arange(1600) / 9)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from codecvq.codec import Codec, load
-from codecvq.codec_config import CodecConfig
+from codecvq.codec.config import CodecConfig
 from codecvq.errors import CodecError, CodecvqError
 
 NETWORK: dict[str, Any] = {

@@ -15,12 +15,12 @@ from codecvq import CodecSpec, hookimpl
 from codecvq.audio import write_audio
 from codecvq.cli.app import main
 from codecvq.codec import Codec
+from codecvq.data.corpus import Clip, Corpus, open_corpus
 from codecvq.errors import CodecError, CodecvqError, CorpusError, MissingProgram
 from codecvq.evaluation import Transmission, compare
 from codecvq.evaluation.comparison import ALL, Comparison
 from codecvq.evaluation.transmission import CodecTransmitter, open_transmitter
 from codecvq.plugins import registry
-from codecvq.training.corpus import Clip, Corpus, open_corpus
 
 RATE = 16_000
 HOP = 160

@@ -12,8 +12,8 @@ import pytest
 import codecvq.plugins
 from codecvq import CorpusSpec, hookimpl
 from codecvq.audio import write_audio
+from codecvq.data.corpus import SPLITS, Clip, Corpus, open_corpus, split_of
 from codecvq.errors import AudioError, CorpusError, UnknownName
-from codecvq.training.corpus import SPLITS, Clip, Corpus, open_corpus, split_of
 from codecvq.training.split_file import write_split
 
 RATE = 16000

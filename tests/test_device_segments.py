@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip, Corpus, open_corpus
+from codecvq.data.device_segments import DeviceSegments, played
+from codecvq.data.loading import load_batches
+from codecvq.data.segments import AugmentConfig, Segments
 from codecvq.errors import CorpusError, RecipeError
 from codecvq.training import loop
-from codecvq.training.corpus import Clip, Corpus, open_corpus
-from codecvq.training.device_segments import DeviceSegments, played
-from codecvq.training.loading import load_batches
 from codecvq.training.recipe import load_recipe
-from codecvq.training.segments import AugmentConfig, Segments
 from recipes import write_recipe
 
 CPU = torch.device("cpu")

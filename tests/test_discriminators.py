@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from codecvq.api.hookspecs import DiscriminatorSpec
 from codecvq.codec import Codec
 from codecvq.errors import OptionError, ShapeError, UnknownName
-from codecvq.hookspecs import DiscriminatorSpec
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.plugins import registry

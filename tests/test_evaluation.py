@@ -16,13 +16,13 @@ from mulaw import MulawCodec
 
 from codecvq import MetricSpec, hookimpl
 from codecvq.audio import read_audio
+from codecvq.data.corpus import Clip
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.evaluation import Evaluation, MetricUndefined, evaluate, prepare
 from codecvq.evaluation.bitrate import CodeCounter, file_bytes, rates
 from codecvq.evaluation.interval import mean_of
 from codecvq.evaluation.metrics import MetricSet
 from codecvq.plugins import Registry
-from codecvq.training.corpus import Clip
 
 RATE = 16_000
 

@@ -18,9 +18,9 @@ from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 from codecvq_torchaudio_corpora import corpora
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip, Corpus
 from codecvq.errors import CorpusError
 from codecvq.plugins import Registry
-from codecvq.training.corpus import Clip, Corpus
 
 RATE = 16000
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from codecvq.audio import read_audio  # noqa: E402
+from codecvq.data.corpus import Corpus, open_corpus  # noqa: E402
 from codecvq.errors import CorpusError  # noqa: E402
-from codecvq.training.corpus import Corpus, open_corpus  # noqa: E402
 from scripts.gpu import g722, pack, speech, unpack, wheels  # noqa: E402
 
 RATE = 16000

@@ -7,8 +7,8 @@ import pytest
 import torch
 from codecvq_free_speech import embedded
 
-from codecvq.training.loudness import LoudnessLoss
-from codecvq.training.similarity import SimilarityLoss
+from codecvq.losses.loudness import LoudnessLoss
+from codecvq.losses.similarity import SimilarityLoss
 
 
 def embedded_speech() -> torch.Tensor:

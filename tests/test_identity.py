@@ -15,8 +15,8 @@ import torch
 import codecvq
 from codecvq.bitstream import read_cvq
 from codecvq.codec import Codec, load
+from codecvq.codec.identity import same_codebooks, same_weights
 from codecvq.errors import CodecError, CodecvqError
-from codecvq.identity import same_codebooks, same_weights
 from codecvq.tokens import detokenize, read_tokens
 
 EARLIER = Path(__file__).parent / "earlier"

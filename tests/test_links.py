@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mulaw import MulawCodec
 
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import LinkRefused
 from codecvq.evaluation import Evaluation, evaluate, prepare, write_report
 from codecvq.files import without_links, write_atomically
 from codecvq.training import loop
-from codecvq.training.corpus import open_corpus
 from codecvq.training.recipe import load_recipe
 from codecvq.training.run import RunFolder
 from recipes import write_recipe

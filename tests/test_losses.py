@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from codecvq.losses.losses import ComplexStftLoss, LossConfig, StftLoss, WaveformLoss, build_losses
+from codecvq.losses.loudness import LoudnessLoss
+from codecvq.losses.similarity import SimilarityLoss
 from codecvq.networks.interface import Judgement
 from codecvq.training.adversary import codec_loss, discriminator_loss, feature_distance, win_rate
 from codecvq.training.balancer import Balancer
-from codecvq.training.losses import ComplexStftLoss, LossConfig, StftLoss, WaveformLoss, build_losses
-from codecvq.training.loudness import LoudnessLoss
-from codecvq.training.similarity import SimilarityLoss
 
 
 def audio(seed: int) -> torch.Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Corpus, open_corpus
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.corpus import Corpus, open_corpus
 
 RATE = 8000
 

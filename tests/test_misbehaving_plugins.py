@@ -209,14 +209,14 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "SystemExit: 2" in done.stdout
     assert "argparse.ArgumentParser()" in done.stdout, "the plugin's own line"
-    assert "codecvq/plugins.py" not in done.stdout
+    assert "codecvq/plugins/host.py" not in done.stdout
     assert "loudness" not in codecvq_command("plugins", "list")
 
 
 def test_prints_of_several_threads_leave_stdout_as_it_was() -> None:
     program = (
         "import threading\n"
-        "from codecvq.strangers import contained\n"
+        "from codecvq.plugins.strangers import contained\n"
         "entered, leave = threading.Event(), threading.Event()\n"
         "def other():\n"
         "    with contained():\n"

@@ -13,13 +13,13 @@ from torch import nn
 
 from codecvq.codec import Codec
 from codecvq.errors import OptionError
+from codecvq.losses.losses import LossConfig, MelLoss, build_losses
 from codecvq.networks.build import build_network
 from codecvq.networks.cost import cost_of, multiply_adds
 from codecvq.networks.fourier import power_spectra
 from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network
 from codecvq.networks.phase import phases_of, retrieved_phases
-from codecvq.training.losses import LossConfig, MelLoss, build_losses
 
 
 def test_the_gradient_of_power_spectra_is_the_true_one() -> None:

@@ -8,11 +8,11 @@ import codecvq_metrics
 import numpy as np
 import pytest
 
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import MissingExtra
 from codecvq.evaluation import metrics
 from codecvq.evaluation.metrics import Metric, MetricUndefined
 from codecvq.plugins import Registry
-from codecvq.training.corpus import open_corpus
 
 RATE = 16_000
 SPECS = {spec.name: spec for spec in codecvq_metrics.codecvq_metrics()}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import codecvq.quantizer
-from codecvq import hookspecs
+from codecvq.api import hookspecs
 from codecvq.plugins import PROJECT, Registry, registry
 from codecvq.quantizer.build import quantizer_options
 

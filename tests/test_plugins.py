@@ -12,8 +12,8 @@ import pytest
 from stranger import ONE_FILE, codecvq_command, distribution
 
 from codecvq import MetricSpec, QuantizerSpec, hookimpl
+from codecvq.api.hookspecs import API_VERSION
 from codecvq.errors import PluginError, UnknownName
-from codecvq.hookspecs import API_VERSION
 from codecvq.plugins import Registry
 from codecvq.plugins import registry as own_registry
 

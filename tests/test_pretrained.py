@@ -16,9 +16,9 @@ from stranger import codecvq_command, distribution
 import codecvq
 from codecvq import CodecSpec
 from codecvq.codec import Codec, load
+from codecvq.data.corpus import Clip, open_corpus
 from codecvq.errors import CodecError, CorpusError, OptionError
 from codecvq.plugins import registry
-from codecvq.training.corpus import Clip, open_corpus
 
 NETWORK = {"name": "spectral", "hop_length": 80, "window_length": 320, "num_mels": 20, "dim": 8}
 NETWORK |= {"encoder_width": 32, "encoder_blocks": 2, "decoder_width": 32, "decoder_blocks": 2}

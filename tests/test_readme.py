@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codecvq.training.corpus import open_corpus
+from codecvq.data.corpus import open_corpus
 from recipes import write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from codecvq.cli.app import app
 from codecvq.codec import load
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecvqError, CorpusError, RecipeError, RunError
 from codecvq.plugins import registry
-from codecvq.training.corpus import open_corpus
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.smoke import STEPS, smoke, smoke_recipe
 from recipes import write_recipe

@@ -17,11 +17,11 @@ import pytest
 import soundfile
 from mulaw import MulawCodec
 
+from codecvq.data.corpus import Clip
 from codecvq.evaluation import Evaluation, evaluate, prepare, report, write_report
 from codecvq.evaluation.charts import curve_svg, spectrogram_pair
 from codecvq.evaluation.training_log import Curve, read_log
 from codecvq.plugins import Registry
-from codecvq.training.corpus import Clip
 
 RATE = 16_000
 NASTY = '<script src="https://example.com/x.js">alert("1")</script>&amp;'

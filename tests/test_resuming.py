@@ -16,11 +16,11 @@ import torch
 from adversarial_runs import rows, same
 from pydantic import BaseModel
 
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import RunError
 from codecvq.training import loop
 from codecvq.training.changes import DEFINES, MAY_CHANGE, PLACES, below, differences
 from codecvq.training.checkpoint import last_checkpoint
-from codecvq.training.corpus import open_corpus
 from codecvq.training.device import usable_threads
 from codecvq.training.progress import Pace
 from codecvq.training.recipe import Recipe, load_recipe

@@ -12,10 +12,10 @@ import pytest
 import soundfile
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip, Corpus
+from codecvq.data.loading import load_batches, prefetched
+from codecvq.data.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augmented, tilted
 from codecvq.errors import CorpusError, OptionError
-from codecvq.training.corpus import Clip, Corpus
-from codecvq.training.loading import load_batches, prefetched
-from codecvq.training.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augmented, tilted
 
 RATE = 8000
 SEGMENT_S = 0.1
@@ -235,7 +235,7 @@ def test_what_one_clip_claims_is_shared_by_lengths_when_it_cannot_be_read(tmp_pa
 
 
 def test_a_bad_place_in_a_long_clip_changes_no_step_behind_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("codecvq.training.segments.LONG_CLIP_S", 1.0)
+    monkeypatch.setattr("codecvq.data.segments.LONG_CLIP_S", 1.0)
     samples = ramp(3 * RATE)
     samples[RATE : 2 * RATE] = np.nan
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
@@ -281,7 +281,7 @@ def test_a_corpus_of_nothing_is_an_error(corpus):
 @pytest.fixture
 def only_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every clip beyond a second is long, and none may be decoded whole."""
-    monkeypatch.setattr("codecvq.training.segments.LONG_CLIP_S", 1.0)
+    monkeypatch.setattr("codecvq.data.segments.LONG_CLIP_S", 1.0)
     monkeypatch.setattr(Clip, "read", None)
 
 

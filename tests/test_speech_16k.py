@@ -12,7 +12,7 @@ import torch
 from pystoi import stoi
 
 import codecvq
-from codecvq.training.corpus import open_corpus
+from codecvq.data.corpus import open_corpus
 
 FOLDER = Path(codecvq_pretrained.__file__).parent / "speech_16k"
 

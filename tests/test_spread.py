@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from codecvq.training.corpus import open_corpus
-from codecvq.training.spread import BAND, EPSILON, FLOOR, FRAMES, FREQUENCIES, SpreadLoss
+from codecvq.data.corpus import open_corpus
+from codecvq.losses.spread import BAND, EPSILON, FLOOR, FRAMES, FREQUENCIES, SpreadLoss
 
 RATE = 16000
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from codecvq.audio import read_audio, write_audio
+from codecvq.data.corpus import Clip, Corpus
 from codecvq.errors import AudioError, TokensError
 from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
-from codecvq.training.corpus import Clip, Corpus
 
 RATE, HOP = 16000, 160
 

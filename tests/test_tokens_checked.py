@@ -17,9 +17,9 @@ from forged_shards import CHECKSUMS, column, forge
 from test_tokens import HOP, RATE, LevelCodec, tone
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
-from codecvq.training.corpus import Clip
 
 CODES = pa.list_(pa.list_(pa.uint16()))
 SHARD = "data/train-00000-of-00001.parquet"

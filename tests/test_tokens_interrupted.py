@@ -15,9 +15,9 @@ import pytest
 from test_tokens import RATE, LevelCodec, contents, tone
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip
 from codecvq.errors import TokensError
 from codecvq.tokens import check, read_tokens, tokenize
-from codecvq.training.corpus import Clip
 
 
 def write_clips(folder, count):

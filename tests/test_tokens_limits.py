@@ -15,9 +15,9 @@ from forged_shards import forge
 from test_tokens import HOP, RATE, LevelCodec, tone
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip
 from codecvq.errors import TokensError
 from codecvq.tokens import check, read_tokens, tokenize
-from codecvq.training.corpus import Clip
 
 SHARD = "data/train-00000-of-00001.parquet"
 MEMORY = 400 << 20  # bytes that a refusal may take

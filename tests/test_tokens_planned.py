@@ -12,9 +12,9 @@ import pytest
 from test_tokens import RATE, LevelCodec, tone
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip, ClipFailure, Corpus, open_corpus
 from codecvq.errors import TokensError
 from codecvq.tokens import check, detokenize, read_tokens, tokenize
-from codecvq.training.corpus import Clip, ClipFailure, Corpus, open_corpus
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pytest
 from adversarial_runs import recipe_at, rows, same, weights
 
 from codecvq.codec import Codec, load
+from codecvq.data.segments import Segments
 from codecvq.errors import CorpusError, RunError
 from codecvq.files import leftovers
 from codecvq.training import checkpoint, loop
 from codecvq.training.checkpoint import last_checkpoint
-from codecvq.training.segments import Segments
 
 
 def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
@@ -84,7 +84,7 @@ def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
 def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_path: Path) -> None:
     (tmp_path / "losing.py").write_text(
         "from codecvq.errors import CorpusError\n"
-        "from codecvq.training.segments import Segments\n"
+        "from codecvq.data.segments import Segments\n"
         "plain = Segments.batch\n"
         "def batch(segments, step, rank=0, world=1):\n"
         "    if (step, rank) == (7, 1):\n"

@@ -146,7 +146,7 @@ def test_bad_input_is_one_line_before_a_clip_is_read(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("a clip was read")
 
-    monkeypatch.setattr("codecvq.training.corpus.Clip.read", read)
+    monkeypatch.setattr("codecvq.data.corpus.Clip.read", read)
     monkeypatch.setattr("codecvq.audio.read_audio", read)
     assert says in refused(capsys, list(arguments))
     assert sorted(path.name for path in folder.iterdir()) == ["clips", "empty", "fifo", "file"]

@@ -11,8 +11,8 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, WEIGHTS_ID_BYTES, Header
+from codecvq.codec.identity import same_codebooks, same_weights
 from codecvq.errors import BitstreamError
-from codecvq.identity import same_codebooks, same_weights
 from codecvq.limits import MAX_CODEBOOK_SIZE
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from codecvq.errors import CorpusError, OptionError, nearest
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
-    from codecvq.training.corpus import Corpus
+    from codecvq.data.corpus import Corpus
 
 CorpusRoot = Annotated[
     Path | None,
@@ -33,7 +33,7 @@ SPLITS, ALL = ("train", "validation", "test"), "all"
 
 def corpus_of(data: str, root: Path | None = None) -> Corpus:
     """The corpus behind an argument: an existing folder, a manifest, or the name of a registered corpus."""
-    from codecvq.training.corpus import open_corpus
+    from codecvq.data.corpus import open_corpus
 
     if is_named(data):
         return open_corpus(data, root=root)

@@ -30,9 +30,9 @@ from codecvq.files import path_inside, without_links
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
+    from codecvq.data.corpus import Corpus
     from codecvq.evaluation.metrics import MetricSet
     from codecvq.evaluation.result import Evaluation, Failure
-    from codecvq.training.corpus import Corpus
     from codecvq.training.recipe import Recipe
 
 
@@ -64,8 +64,8 @@ def evaluate(
     Example: [bold]codecvq evaluate runs/quickstart --metrics pesq_wb,stoi[/]
     """
     from codecvq.codec import load
-    from codecvq.declared import explained
     from codecvq.evaluation.metrics import prepare
+    from codecvq.plugins.declared import explained
 
     check_split(split)
     names = names_of(metrics, "--metrics")

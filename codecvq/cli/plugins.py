@@ -12,8 +12,8 @@ import typer
 
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import CodecvqError, OptionError, UnknownName
-from codecvq.offer import Offer
 from codecvq.plugins import KINDS, registry
+from codecvq.plugins.offer import Offer
 
 if TYPE_CHECKING:
     from codecvq.testing import Outcome

@@ -75,7 +75,7 @@ def show_recipe(
 
 def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
     """What can be said of the recipe's codec; None, and what to do, where a plugin of it is not loaded."""
-    from codecvq.declared import missing_plugins
+    from codecvq.plugins.declared import missing_plugins
     from codecvq.training.parts import build_codec
 
     try:

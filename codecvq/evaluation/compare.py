@@ -21,10 +21,10 @@ from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips, training_clips
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
 from codecvq.files import file_name
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 
 if TYPE_CHECKING:
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 SAMPLE_RATE = 16_000  # Hz, of most measures, and of the wideband that codecs for speech are compared in
 GROUP = "group"  # the column of a manifest that groups its clips if none is named

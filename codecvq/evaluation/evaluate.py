@@ -21,13 +21,13 @@ from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 
 if TYPE_CHECKING:
     import torch
 
     from codecvq.codec import Codec
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 Progress = Callable[[int, int, str], None]  # clips done, clips in all, id of the clip just done
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from codecvq.api.hookspecs import MetricSpec
 from codecvq.errors import CodecvqError, MissingExtra, PluginError, install_advice
-from codecvq.hookspecs import MetricSpec
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from codecvq.offer import Offer
     from codecvq.plugins import Registry
+    from codecvq.plugins.offer import Offer
 
 #: What a table begins with, where it is there: the measures that listeners agree with best (of those without
 #: a network).

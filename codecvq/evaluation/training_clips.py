@@ -11,7 +11,7 @@ from codecvq.plugins import PROJECT
 from codecvq.training.split_file import SPLIT_FILE, read_split
 
 if TYPE_CHECKING:
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 INSIDE = ("codec", "best")  # folders of a run that hold its codec
 

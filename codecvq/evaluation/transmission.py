@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from codecvq.audio import resample
+from codecvq.codec.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.errors import CodecError
 from codecvq.evaluation.bitrate import file_bytes
-from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codecvq.hookspecs import DiscriminatorSpec, NetworkSpec, hookimpl
+from codecvq.api.hookspecs import DiscriminatorSpec, NetworkSpec, hookimpl
 
 
 @hookimpl

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from codecvq.api.hookspecs import DiscriminatorSpec, NetworkSpec
 from codecvq.errors import OptionError
-from codecvq.hookspecs import DiscriminatorSpec, NetworkSpec
 from codecvq.networks.interface import Discriminator, Network
-from codecvq.options import check_options, made_of
 from codecvq.plugins import registry
+from codecvq.plugins.options import check_options, made_of
 
 GIVEN = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
 

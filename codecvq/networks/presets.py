@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from codecvq.errors import OptionError, nearest
-from codecvq.options import shortened
+from codecvq.plugins.options import shortened
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

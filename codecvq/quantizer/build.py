@@ -12,9 +12,9 @@ from torch import nn
 from codecvq.arguments import whole_number
 from codecvq.errors import OptionError, UnknownName
 from codecvq.limits import MAX_CODEBOOKS
-from codecvq.offer import Offer
-from codecvq.options import check_options, made_of, shortened
 from codecvq.plugins import Registry, registry
+from codecvq.plugins.offer import Offer
+from codecvq.plugins.options import check_options, made_of, shortened
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.interface import Quantizer
 from codecvq.quantizer.residual import Residual

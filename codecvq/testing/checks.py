@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from codecvq.errors import CodecvqError
-from codecvq.offer import Offer
 from codecvq.plugins import registry
+from codecvq.plugins.offer import Offer
 from codecvq.quantizer import Quantizer, build_quantizer
 from codecvq.quantizer.build import FORMS, plain_offer
 from codecvq.testing import importing, invariance, learning, residual, values

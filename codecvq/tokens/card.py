@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from codecvq.codec.identity import same_codebooks, same_weights
 from codecvq.errors import TokensError
 from codecvq.escaping import markdown, printable
-from codecvq.identity import same_codebooks, same_weights
 from codecvq.json_file import parse_json, read_bounded, validated
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.tokens.rows import OWN_COLUMNS
-from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
 MOST_COLUMNS = 1000

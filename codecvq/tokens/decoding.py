@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import WRITTEN_FORMATS, write_audio
+from codecvq.codec.identity import same_codebooks, same_weights
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
-from codecvq.identity import same_codebooks, same_weights
 from codecvq.limits import LONGEST_S
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.rows import TokenFailure, TokenRow

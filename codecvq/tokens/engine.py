@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
 from codecvq.tokens.columns import column_values
@@ -36,11 +37,10 @@ from codecvq.tokens.plan import Plan, PlannedShard, plan_job, try_columns
 from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
 from codecvq.tokens.shard import write_shard
 from codecvq.tokens.sharing import part_of_folder
-from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 READERS = 4  # threads; decoding audio releases the interpreter's lock
 READ_AHEAD = 32  # clips

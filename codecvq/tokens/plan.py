@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.tokens.card import Card, Job
 from codecvq.tokens.columns import column_types, column_values
 from codecvq.tokens.rows import TokenFailure, TokenRow
 from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
-from codecvq.training.text import writable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from codecvq.training.corpus import Clip
+    from codecvq.data.corpus import Clip
 
 SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # a part of file names; as `Job.shards` has it
 

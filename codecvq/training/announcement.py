@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
-from codecvq.training.corpus import SPLITS, Corpus
+from codecvq.data.corpus import SPLITS, Corpus
 from codecvq.training.recipe import TrainingSection
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from codecvq.hookspecs import hookimpl
+from codecvq.api.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import numpy as np

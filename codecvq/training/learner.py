@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from codecvq.codec import Reconstruction
+from codecvq.losses.losses import build_losses
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
 from codecvq.training.gradients import clipped, loss_scale, take_step
 from codecvq.training.horizon import Horizon
-from codecvq.training.losses import build_losses
 from codecvq.training.outcomes import OF_DISCRIMINATORS, SCALE, Outcomes
 from codecvq.training.parts import build_codec
 from codecvq.training.recipe import Recipe

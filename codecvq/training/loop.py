@@ -20,21 +20,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from codecvq.data.clip import ClipFailure
+from codecvq.data.corpus import Corpus
+from codecvq.data.device_segments import DeviceSegments
+from codecvq.data.loading import load_batches
+from codecvq.data.segments import Segments
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.announcement import announcement
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
-from codecvq.training.clip import ClipFailure
-from codecvq.training.corpus import Corpus
 from codecvq.training.device import settled
-from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.learner import Learner
-from codecvq.training.loading import load_batches
 from codecvq.training.parts import recipe_segments, run_corpus
 from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder, TrainRun
-from codecvq.training.segments import Segments
 from codecvq.training.split_file import write_split
 from codecvq.training.stopping import Stopped, Stopping
 from codecvq.training.trackers import check_trackers

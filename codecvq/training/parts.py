@@ -8,10 +8,10 @@ import torch
 
 from codecvq.codec import Codec
 from codecvq.construction import GIB, Limits, limited
+from codecvq.data.corpus import Corpus, open_corpus
+from codecvq.data.segments import Segments
 from codecvq.errors import RecipeError
-from codecvq.training.corpus import Corpus, open_corpus
 from codecvq.training.recipe import CorpusSection, Recipe
-from codecvq.training.segments import Segments
 from codecvq.training.split_file import SPLIT_FILE, read_split
 
 LIMITS = Limits(weights_bytes=8 * GIB, tensor_bytes=2 * GIB)  # two thousand million weights

@@ -17,14 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from codecvq.declared import Declared, loaded_plugins
+from codecvq.data.segments import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
-from codecvq.offer import Origin
-from codecvq.options import check_part, shortened
+from codecvq.losses.losses import LossConfig
 from codecvq.plugins import registry
-from codecvq.training.losses import LossConfig
-from codecvq.training.segments import AugmentConfig
+from codecvq.plugins.declared import Declared, loaded_plugins
+from codecvq.plugins.offer import Origin
+from codecvq.plugins.options import check_part, shortened
 from codecvq.yaml_file import dump_yaml, parse_yaml, read_yaml
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from codecvq.codec import load
+from codecvq.data.corpus import SPLITS, Corpus
 from codecvq.errors import CorpusError, RunError
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.plugins import PROJECT
-from codecvq.training.corpus import SPLITS, Corpus
 from codecvq.training.loop import Trained, train
 from codecvq.training.parts import recipe_corpus
 from codecvq.training.progress import Moment

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from codecvq.data.clip import Clip
+from codecvq.data.corpus import SPLITS, Corpus, Split
 from codecvq.errors import AudioError, CorpusError
 from codecvq.escaping import printable
 from codecvq.files import write_atomically
 from codecvq.json_file import parse_json
-from codecvq.training.clip import Clip
-from codecvq.training.corpus import SPLITS, Corpus, Split
 
 logger = logging.getLogger("codecvq")
 

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from codecvq.api.hookspecs import MetricSpec
 from codecvq.codec import Codec
+from codecvq.data.corpus import Clip, Corpus
 from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
 from codecvq.escaping import printable
 from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
 from codecvq.files import write_atomically
-from codecvq.hookspecs import MetricSpec
 from codecvq.plugins import PROJECT, registry
-from codecvq.training.corpus import Clip, Corpus
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import Heard, RunFolder
 

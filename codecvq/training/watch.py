@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from codecvq.hookspecs import PROJECT, hookimpl
+from codecvq.api.hookspecs import PROJECT, hookimpl
 
 if TYPE_CHECKING:
     from codecvq.training.run import TrainRun

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codecvq.audio import duration_s
+from codecvq.data.clip import Clip
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.clip import Clip
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
 INSTALLED = Path("/usr/share")

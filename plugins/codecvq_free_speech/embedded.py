@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from codecvq.data.corpus import Clip
+from codecvq.data.manifest import read_manifest
 from codecvq.errors import CorpusError
-from codecvq.training.corpus import Clip
-from codecvq.training.manifest import read_manifest
 
 FOLDER = Path(__file__).parent / "prompts"
 

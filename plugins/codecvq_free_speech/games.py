@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from codecvq.audio import find_audio
 from codecvq.audio.reading import regular_file
+from codecvq.data.clip import Clip
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.clip import Clip
 
 if TYPE_CHECKING:
     import soundfile

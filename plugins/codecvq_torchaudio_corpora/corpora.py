@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from codecvq.data.corpus import Clip
 from codecvq.errors import CorpusError
-from codecvq.training.corpus import Clip
 
 logger = logging.getLogger("codecvq")
 

@@ -38,10 +38,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import codecvq
+from codecvq.data.corpus import open_corpus
+from codecvq.data.device_segments import DeviceSegments
 from codecvq.plugins import registry
 from codecvq.tokens.engine import tokenize
-from codecvq.training.corpus import open_corpus
-from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.learner import Learner
 from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.recipe import Recipe, load_recipe

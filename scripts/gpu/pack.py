@@ -22,9 +22,9 @@ import yaml
 HERE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
+from codecvq.data.corpus import open_corpus  # noqa: E402
 from codecvq.errors import CodecvqError  # noqa: E402
 from codecvq.files import write_atomically  # noqa: E402
-from codecvq.training.corpus import open_corpus  # noqa: E402
 from scripts.gpu import speech, wheels  # noqa: E402
 
 RECIPE = HERE / "recipes" / "speech-16k.yaml"

@@ -31,9 +31,9 @@ import numpy.typing as npt
 import soundfile
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
+from codecvq.data.corpus import Clip, Corpus
 from codecvq.errors import CorpusError
 from codecvq.files import whole_file
-from codecvq.training.corpus import Clip, Corpus
 from scripts.gpu.unpack import CLIPS, DECODED, G722, MANIFEST
 
 Coding = Literal["opus", "flac"]

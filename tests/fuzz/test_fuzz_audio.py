@@ -13,8 +13,8 @@ import soundfile
 from limits import run_limited
 
 from codecvq.audio import duration_s, read_audio, resample, to_mono
+from codecvq.data.corpus import open_corpus
 from codecvq.errors import AudioError
-from codecvq.training.corpus import open_corpus
 
 CASES = 2000
 SOUNDFILES = {

@@ -24,9 +24,9 @@ from forged_shards import forge
 from test_tokens import HOP, RATE, LevelCodec, tone
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import Clip
 from codecvq.errors import CodecvqError
 from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
-from codecvq.training.corpus import Clip
 
 CASES = 1200
 SHARDS = [f"data/train-0000{i}-of-00002.parquet" for i in range(2)]

@@ -13,9 +13,9 @@ import pytest
 from limits import run_limited
 
 from codecvq.audio import write_audio
+from codecvq.data.corpus import SPLITS, open_corpus
+from codecvq.data.manifest_row import NAMES, REFUSED
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.corpus import SPLITS, open_corpus
-from codecvq.training.manifest_row import NAMES, REFUSED
 from codecvq.training.split_file import read_split, write_split
 
 CASES = 2000

@@ -15,8 +15,8 @@ import pytest
 import torch
 from adversarial_runs import BAND, recipe_at, rows, same, weights
 
+from codecvq.data.device_segments import DeviceSegments
 from codecvq.training import loop
-from codecvq.training.device_segments import DeviceSegments
 from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.recipe import Recipe
 

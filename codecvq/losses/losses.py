@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.errors import OptionError
+from codecvq.losses.loudness import LoudnessLoss
+from codecvq.losses.similarity import SimilarityLoss
+from codecvq.losses.spread import SpreadLoss
 from codecvq.networks.features import mel_filters
 from codecvq.networks.fourier import power_spectra
-from codecvq.training.loudness import LoudnessLoss
-from codecvq.training.similarity import SimilarityLoss
-from codecvq.training.spread import SpreadLoss
 
 FLOOR = 1e-5  # of magnitudes before the logarithm
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio
+from codecvq.data.clip import Clip, ClipFailure
+from codecvq.data.fingerprint import fingerprint
+from codecvq.data.text import writable
 from codecvq.errors import AudioError, CodecvqError, CorpusError, nearest
 from codecvq.escaping import printable
-from codecvq.strangers import contained
-from codecvq.training.clip import Clip, ClipFailure
-from codecvq.training.fingerprint import fingerprint
-from codecvq.training.text import writable
+from codecvq.plugins.strangers import contained
 
 logger = logging.getLogger("codecvq")
 
@@ -156,7 +156,7 @@ def open_corpus(
     elif folder is not None:
         corpus = _open_folder(_home(folder))
     else:
-        from codecvq.training.manifest import read_manifest
+        from codecvq.data.manifest import read_manifest
 
         corpus = read_manifest(_home(cast(str, manifest)))
     corpus = replace(corpus, split_by=split_by, clips=_keep_speakers(corpus, speakers, exclude_speakers))

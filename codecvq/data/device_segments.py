@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecvq.data.segments import Segments, tilt_coefficient
 from codecvq.errors import CorpusError
-from codecvq.training.segments import Segments, tilt_coefficient
 from codecvq.transfer import to_device
 
 ZEROS = 16  # Z

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from codecvq.errors import CodecError, OptionError, install_advice
 from codecvq.json_file import read_json, validated
 from codecvq.limits import MAX_CODEBOOKS
-from codecvq.options import check_part, shortened
 from codecvq.plugins import PROJECT, registry
+from codecvq.plugins.options import check_part, shortened
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec

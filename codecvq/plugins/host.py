@@ -28,11 +28,11 @@ from typing import Any
 
 import pluggy
 
-from codecvq import hookspecs
+from codecvq.api import hookspecs
+from codecvq.api.hookspecs import API_VERSION, PROJECT, Spec
 from codecvq.errors import PluginError, UnknownName, nearest
-from codecvq.hookspecs import API_VERSION, PROJECT, Spec
-from codecvq.offer import Offer, Origin, PluginFailure
-from codecvq.strangers import contained
+from codecvq.plugins.offer import Offer, Origin, PluginFailure
+from codecvq.plugins.strangers import contained
 
 logger = logging.getLogger(PROJECT)
 

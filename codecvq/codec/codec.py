@@ -25,7 +25,7 @@ from codecvq.arguments import (
     checked_sample_rate,
     checked_wav,
 )
-from codecvq.codec_config import (
+from codecvq.codec.config import (
     CONFIG,
     FORMAT,
     check_described,
@@ -34,15 +34,15 @@ from codecvq.codec_config import (
     named_options,
     read_config,
 )
+from codecvq.codec.identity import codebooks_hash, earlier_codebooks_hash, earlier_weights_hash, weights_hash
+from codecvq.codec.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.construction import limited
 from codecvq.errors import CodecError, OptionError, UnknownName
 from codecvq.files import write_atomically
-from codecvq.identity import codebooks_hash, earlier_codebooks_hash, earlier_weights_hash, weights_hash
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
-from codecvq.pretrained import codec_offer, spec_of, unknown_codec
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
 from codecvq.transfer import usable_device
@@ -136,12 +136,12 @@ class Codec(nn.Module):
 
     @property
     def earlier_weights_sha256(self) -> str:
-        """As codec format 1 had it; see `codecvq.identity`."""
+        """As codec format 1 had it; see `codecvq.codec.identity`."""
         return self._kept_hash("earlier weights", earlier_weights_hash)
 
     @property
     def earlier_codebooks_sha256(self) -> str:
-        """As codec format 1 had it; see `codecvq.identity`."""
+        """As codec format 1 had it; see `codecvq.codec.identity`."""
         return self._kept_hash(
             "earlier codebooks", lambda tensors: earlier_codebooks_hash(tensors, self.quantizer_config)
         )

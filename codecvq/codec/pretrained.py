@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import cast
 
+from codecvq.api.hookspecs import CodecSpec
 from codecvq.errors import CodecError
-from codecvq.hookspecs import CodecSpec
-from codecvq.offer import Offer
 from codecvq.plugins import registry
+from codecvq.plugins.offer import Offer
 
 
 def codec_offer(name: str | Path) -> Offer | None:

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from codecvq.data.clip import Clip, ClipFailure
+from codecvq.data.corpus import Corpus, split_by_content
+from codecvq.data.manifest_row import NAMES, Row, read_row
+from codecvq.data.text import writable
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 from codecvq.json_file import parse_json
-from codecvq.training.clip import Clip, ClipFailure
-from codecvq.training.corpus import Corpus, split_by_content
-from codecvq.training.manifest_row import NAMES, Row, read_row
-from codecvq.training.text import writable
 
 __all__ = ["NAMES", "read_manifest"]
 

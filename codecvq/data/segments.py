@@ -25,9 +25,9 @@ import numpy.typing as npt
 
 from codecvq.audio import SEEKABLE_SUFFIXES, read_audio, resample
 from codecvq.audio.limits import MOST_PASSED_S
+from codecvq.data.clip import Clip, ClipFailure
+from codecvq.data.corpus import Corpus
 from codecvq.errors import AudioError, CorpusError, OptionError
-from codecvq.training.clip import Clip, ClipFailure
-from codecvq.training.corpus import Corpus
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from codecvq.api.hookspecs import CodecSpec, Spec
 from codecvq.errors import PluginError
-from codecvq.hookspecs import CodecSpec, Spec
-from codecvq.strangers import contained
+from codecvq.plugins.strangers import contained
 
 LONGEST_REASON = 200  # characters of an error in a warning or a list
 
@@ -136,7 +136,7 @@ class Offer:
 def _is_ours(file: str) -> bool:
     """Whether a frame of a traceback is of codecvq, or of Python's import."""
     return file.startswith(
-        (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen importlib")
+        (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
     )
 
 

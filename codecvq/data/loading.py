@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from codecvq.data.clip import ClipFailure
+from codecvq.data.device_segments import DeviceSegments
+from codecvq.data.segments import Segments
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
-from codecvq.training.clip import ClipFailure
-from codecvq.training.device_segments import DeviceSegments
-from codecvq.training.segments import Segments
 
 logger = logging.getLogger("codecvq")
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import Audio, read_audio, resample, to_mono
+from codecvq.data.fingerprint import fingerprint
+from codecvq.data.text import writable, writable_id
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.limits import LONGEST_S
-from codecvq.training.fingerprint import fingerprint
-from codecvq.training.text import writable, writable_id
 
 ROUNDED_S = 0.1  # by which a part may end behind its file: what rounding does to numbers in a manifest
 

@@ -1,0 +1,1 @@
+"""What plugins are written against: the hooks and the specs that they yield."""

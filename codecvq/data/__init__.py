@@ -1,0 +1,1 @@
+"""Data: clips, manifests, corpora, and the segments that training takes from them."""

@@ -1,0 +1,1 @@
+"""Losses between the reference and the decoded audio."""
