@@ -7,22 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from codecvq.api.reach import Reach
 from codecvq.errors import ShapeError
 from codecvq.quantizer import Quantizer
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far a module sees, beyond the frame itself that it makes or reads: an attribute `reach` of encoders
-    and decoders.
-
-    Of an encoder, in samples: latents of frame t hang on the samples tH - past … (t + 1)H + future. Of a
-    decoder, in frames: the samples of frame t hang on latents of the frames t - past … t + future. So a
-    stream may be worked on in pieces, each with that much around it, and gives what the whole gives.
-    """
-
-    past: int | None  # None: everything before, as with a recurrent layer
-    future: int
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from codecvq.api.reach import Reach
 from codecvq.arguments import checked_codes, whole_number
 from codecvq.errors import OptionError, ShapeError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
@@ -42,6 +43,19 @@ class Quantized:
     losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
     metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
     kept: Tensor | None = None  # [B, n, T] bool: what dropout kept, False at padding; None: it kept all
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is."""
+
+    step: int = 0  # optimizer steps made so far
+    steps: int | None = None  # in all; None: not known
+
+    @property
+    def fraction(self) -> float:
+        """From 0 at the first step to 1 at the last; 0 where the number of steps is not known."""
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,18 @@ class Quantizer(nn.Module):
     #: True where `terms` sums over the processes of a training: then every process calls it, also one that
     #: has no vectors, so it must do with M = 0. False: it is called with vectors only.
     collective: ClassVar[bool] = False
+    #: True where the values of `quantize` carry the gradient to vectors and codebook themselves, as those of
+    #: Gumbel-softmax, IBQ and NSVQ: they are passed on as they are, and no estimator is used
+    own_gradient: bool = False
+    #: True where `quantize` gives other values in training than `dequantize` gives for its codes, as with
+    #: noise substitution
+    training_values_differ: bool = False
+    #: True where `progress` changes what the quantizer does; it is saved with the weights then
+    uses_progress: bool = False
+    #: in frames: how far a frame's code and value depend on other frames
+    reach: Reach = Reach(0, 0)
+    #: True where the number of codebooks may differ from frame to frame: absent codes are -1
+    variable_depth: bool = False
 
     def __init__(
         self, dim: int, codebook_sizes: Sequence[int], *, code_dim: int | None = None, estimator: str = "ste"
@@ -103,6 +129,7 @@ class Quantizer(nn.Module):
         self.estimator = estimator
         self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
         self._frozen = False
+        self._progress = Progress()
         self._generator: torch.Generator | None = None
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
@@ -187,6 +214,21 @@ class Quantizer(nn.Module):
     def num_codebooks(self) -> int:
         """N."""
         return len(self.codebook_sizes)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many frames one code of each codebook stands for; see `codecvq.quantizer.strides`."""
+        return (1,) * self.num_codebooks
+
+    @property
+    def progress(self) -> Progress:
+        """How far the training is, as `set_progress` was told."""
+        return self._progress
+
+    def set_progress(self, step: int, steps: int | None = None) -> None:
+        """Set `progress` in all stages and groups; a training loop calls it once an optimizer step."""
+        for member in self._quantizers():
+            member._progress = Progress(step, steps)
 
     def forward(
         self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None

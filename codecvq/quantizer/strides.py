@@ -1,0 +1,59 @@
+"""Codebooks at different frame rates: codes with one frame axis, and one array for each codebook.
+
+In memory codes are rectangular, `[..., N, T]`: a codebook of stride s has one code for a block of s frames,
+and repeats it over them. Frame t belongs to block t // s, so T frames have ceil(T / s) blocks and the last
+one may be short. Files and datasets store one code for each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codecvq.errors import ShapeError
+
+
+def blocks(frames: int, stride: int) -> int:
+    """How many blocks of `stride` frames cover `frames` frames: ceil(frames / stride)."""
+    return -(-frames // stride)
+
+
+def split_codes(codes: Tensor, strides: Sequence[int]) -> list[Tensor]:
+    """One tensor for each codebook, `[..., T_n]` with T_n = ceil(T / strides[n]): codes `[..., N, T]`.
+
+    N may be less than `len(strides)`. Raises ShapeError where codes change within a block.
+    """
+    check_blocks(codes, strides)
+    return [codes[..., n, :: strides[n]] for n in range(codes.shape[-2])]
+
+
+def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> Tensor:
+    """The inverse of `split_codes`: parts `[..., T_n]` -> codes `[..., N, T]` with T = `frames`.
+
+    Raises ShapeError for a part of another length than ceil(T / strides[n]).
+    """
+    for n, part in enumerate(parts):
+        if part.shape[-1] != blocks(frames, strides[n]):
+            raise ShapeError(
+                f"codebook {n} has {part.shape[-1]} codes; {frames} frames with stride {strides[n]} need "
+                f"{blocks(frames, strides[n])}."
+            )
+    each = [part.repeat_interleave(strides[n], dim=-1)[..., :frames] for n, part in enumerate(parts)]
+    return torch.stack(each, dim=-2)
+
+
+def check_blocks(codes: Tensor, strides: Sequence[int]) -> None:
+    """Raise ShapeError where codes `[..., N, T]` change within a block of their codebook."""
+    for n, stride in enumerate(strides[: codes.shape[-2]]):
+        if stride == 1:
+            continue
+        own = codes[..., n, :]
+        first = own[..., ::stride].repeat_interleave(stride, dim=-1)[..., : own.shape[-1]]
+        wrong = (own != first).nonzero()
+        if len(wrong):
+            raise ShapeError(
+                f"codes of codebook {n} change at frame {int(wrong[0, -1])}, but it has one code for "
+                f"{stride} frames. codecvq.quantizer.join_codes repeats codes over their frames."
+            )
