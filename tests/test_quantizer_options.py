@@ -284,7 +284,7 @@ def test_a_codebook_begins_where_the_vectors_are_that_keep_it(monkeypatch: pytes
     """Items that drop a stage do not take part in its k-means; a stage without any starts later."""
     quantizer = make("residual_vq", codebook_size=4, num_codebooks=3, dropout=1.0)
     depths = torch.tensor([2, 1])
-    monkeypatch.setattr(quantizer, "_draw_depths", lambda count, depth: depths)
+    monkeypatch.setattr(quantizer, "draw_depths", lambda count, depth: depths)
     latents = torch.cat([normal(1, 8, 30), 1000 + normal(1, 8, 30, seed=2)])
     random = [stage.codebook.clone() for stage in quantizer.stages]
     quantizer(latents)

@@ -199,11 +199,11 @@ def test_dropped_stages_touch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     dropping = codecvq.build_quantizer("residual_vq", **options, dropout=0.5)
     assert isinstance(dropping, Residual)
     depths = torch.tensor([3, 1, 2, 1])
-    monkeypatch.setattr(dropping, "_draw_depths", lambda count, depth: torch.full((count,), 3))
+    monkeypatch.setattr(dropping, "draw_depths", lambda count, depth: torch.full((count,), 3))
     latents = torch.randn(4, 4, 10, generator=torch.Generator().manual_seed(1))
     dropping(latents)
     before = [stage.usage.clone() for stage in dropping.stages]
-    monkeypatch.setattr(dropping, "_draw_depths", lambda count, depth: depths)
+    monkeypatch.setattr(dropping, "draw_depths", lambda count, depth: depths)
     dropping(latents)
     for n, (stage, usage) in enumerate(zip(dropping.stages, before, strict=True)):
         rows = 10 * int((depths > n).sum())
@@ -213,7 +213,7 @@ def test_dropped_stages_touch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dropout_keeps_whole_items_at_its_rate() -> None:
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer("residual_fsq", dim=2, levels=[3, 3], num_codebooks=4, dropout=0.5)
-    drawn = quantizer._draw_depths(4000, 4)
+    drawn = quantizer.draw_depths(4000, 4)
     shares = torch.bincount(drawn, minlength=5).float() / 4000
     needed = torch.tensor([0.0, 0.125, 0.125, 0.125, 0.625])
     assert torch.all((shares - needed).abs() < 0.03), shares

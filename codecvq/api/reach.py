@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -17,3 +18,10 @@ class Reach:
 
     past: int | None  # None: everything before, as with a recurrent layer
     future: int
+
+
+def widest(reaches: Sequence[Reach]) -> Reach:
+    """The reach of modules side by side: the furthest of each direction."""
+    pasts = [reach.past for reach in reaches if reach.past is not None]
+    past = max(pasts, default=0) if len(pasts) == len(reaches) else None
+    return Reach(past, max((reach.future for reach in reaches), default=0))

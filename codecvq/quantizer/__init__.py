@@ -2,26 +2,39 @@
 and grouped ones.
 """
 
+from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import nearest_candidates
 from codecvq.quantizer.build import build_quantizer
 from codecvq.quantizer.channels_last import ChannelsLast
+from codecvq.quantizer.conditional import ConditionalQuantizer
+from codecvq.quantizer.engine import Context, Step
 from codecvq.quantizer.estimators import Estimator, estimate
+from codecvq.quantizer.frames import Blocks, Frames
 from codecvq.quantizer.grouped import Grouped
-from codecvq.quantizer.interface import Progress, Quantized, Quantizer, Terms
 from codecvq.quantizer.ranks import from_first_rank, gather_rows, sum_over_ranks
 from codecvq.quantizer.residual import Residual
+from codecvq.quantizer.results import Progress, Quantized, Terms
 from codecvq.quantizer.search import nearest_codes
+from codecvq.quantizer.sequence import SequenceQuantizer
+from codecvq.quantizer.split import Split
 from codecvq.quantizer.strides import join_codes, split_codes
 from codecvq.transfer import to_device
 
 __all__ = [
+    "Blocks",
     "ChannelsLast",
+    "ConditionalQuantizer",
+    "Context",
     "Estimator",
+    "Frames",
     "Grouped",
     "Progress",
     "Quantized",
     "Quantizer",
     "Residual",
+    "SequenceQuantizer",
+    "Split",
+    "Step",
     "Terms",
     "build_quantizer",
     "estimate",

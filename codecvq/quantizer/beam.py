@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from codecvq.quantizer.engine import Context
+from codecvq.quantizer.frames import Frames
+
 if TYPE_CHECKING:
     from codecvq.quantizer.residual import Residual
 
@@ -26,20 +29,30 @@ def beam_search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
 
 def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
     rests = vectors[:, None]  # [M, sums, D]: what each partial sum leaves over
+    totals = torch.zeros_like(rests)  # [M, sums, D]
     codes = vectors.new_zeros(len(vectors), 1, 0, dtype=torch.int64)  # [M, sums, stages so far]
     for n in range(stack.num_codebooks):
         sums = rests.shape[1]
         width = min(beam, stack.codebook_sizes[n])
-        flat = rests.flatten(0, 1)
-        found = stack.stage(n).candidates(stack.enter_stage(n, flat), width)  # [M·sums, width]
-        values = stack.leave_stage(n, stack.stage(n).dequantize(found.reshape(-1, 1)))
-        rests = (flat.repeat_interleave(width, dim=0) - values).unflatten(0, (-1, sums * width))
+        flat, total = rests.flatten(0, 1), totals.flatten(0, 1)
+        stage, context = stack.stage(n), _context(total)
+        found = stage.candidates_in(stack.enter_stage(n, flat), width, context)  # [M·sums, width]
+        flat, total = (rows.repeat_interleave(width, dim=0) for rows in (flat, total))
+        value = stage.dequantize_in(found.reshape(-1, 1), _context(total))
+        values = stack.leave_stage(n, value)
+        rests, totals = ((flat - values), (total + values))
+        rests, totals = (rows.unflatten(0, (-1, sums * width)) for rows in (rests, totals))
         longer = codes.repeat_interleave(width, dim=1)
         codes = torch.cat([longer, found.view(len(vectors), sums * width, 1)], dim=2)
         best = rests.square().sum(dim=2).topk(min(beam, sums * width), dim=1, largest=False).indices
-        rests = rests.gather(1, best[:, :, None].expand(-1, -1, rests.shape[2]))
-        codes = codes.gather(1, best[:, :, None].expand(-1, -1, codes.shape[2]))
+        rests, totals, codes = (
+            rows.gather(1, best[:, :, None].expand(-1, -1, rows.shape[2])) for rows in (rests, totals, codes)
+        )
     return codes[:, 0]
+
+
+def _context(so_far: Tensor) -> Context:
+    return Context(Frames(1, len(so_far), None, so_far.device), so_far)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import Registry, registry
 from codecvq.plugins.offer import Offer
 from codecvq.plugins.options import check_options, made_of, shortened
+from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.grouped import Grouped
-from codecvq.quantizer.interface import Quantizer
 from codecvq.quantizer.residual import Residual
 
 FORMS = ("residual_", "grouped_")

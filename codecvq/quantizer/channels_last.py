@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from codecvq.errors import ShapeError
-from codecvq.quantizer.interface import Quantized, Quantizer
+from codecvq.quantizer.author import Quantizer
+from codecvq.quantizer.results import Quantized
 
 
 class ChannelsLast(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from codecvq.errors import NonFiniteError, ShapeError
-from codecvq.quantizer.rows import all_finite
+from codecvq.quantizer.frames import all_finite
 
 
 def check_finite(latents: Tensor) -> None:
@@ -16,8 +16,14 @@ def check_finite(latents: Tensor) -> None:
     _refuse(~all_finite(latents), lambda: _not_finite(latents))
 
 
-def check_in_range(codes: Tensor, sizes: tuple[int, ...]) -> None:
-    """Raise ShapeError for codes `[B, n, T]` that are negative or beyond their codebook."""
+def check_in_range(codes: Tensor, sizes: tuple[int, ...], variable_depth: bool = False) -> None:
+    """Raise ShapeError for codes `[B, n, T]` that are negative or beyond their codebook. With
+    `variable_depth` the last codes of a frame may be -1.
+    """
+    if variable_depth:
+        absent = codes == -1
+        _refuse((absent[:, :-1] & ~absent[:, 1:]), lambda: _not_a_suffix(codes))
+        codes = codes.masked_fill(absent, 0)
     _refuse(_outside(codes, sizes), lambda: _out_of_range(codes, sizes))
 
 
@@ -46,6 +52,15 @@ def _outside(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
         return (least < 0) | (greatest >= sizes[0])
     high = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
     return (codes < 0) | (codes >= high)
+
+
+def _not_a_suffix(codes: Tensor) -> ShapeError:
+    absent = codes == -1
+    b, n, t = (int(i) for i in (absent[:, :-1] & ~absent[:, 1:]).nonzero()[0])
+    return ShapeError(
+        f"codebook {n} of item {b} is absent (-1) at frame {t}, and codebook {n + 1} is not. Only the last "
+        "codebooks of a frame may be absent."
+    )
 
 
 def _out_of_range(codes: Tensor, sizes: tuple[int, ...]) -> ShapeError:

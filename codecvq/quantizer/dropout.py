@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codecvq.errors import OptionError
-from codecvq.quantizer.rows import Items
+from codecvq.quantizer.frames import Frames
 from codecvq.transfer import to_device
 
 
@@ -41,14 +41,14 @@ def drawn_depths(
     return torch.where(drop, some, depth)
 
 
-def rows_of(depths: Tensor, items: Items, depth: int) -> list[Tensor | slice]:
+def rows_of(depths: Tensor, frames: Frames, depth: int) -> list[Tensor | slice]:
     """Which vectors each of the first `depth` codebooks sees, of the depths `[B]` of the items."""
-    if items.real is not None:
-        of_vectors = to_device(depths, items.device)[items.index]  # [M]
+    if not frames.are_all:
+        of_vectors = to_device(depths, frames.device)[frames.items]  # [M]
         return [(of_vectors > n).nonzero()[:, 0] for n in range(depth)]
-    depths, frames = depths.cpu(), torch.arange(items.frames)  # on the CPU already, unless a generator is not
-    rows = [((depths > n).nonzero() * items.frames + frames).flatten() for n in range(depth)]
-    return list(to_device(torch.cat(rows), items.device).split([len(part) for part in rows]))
+    depths, order = depths.cpu(), torch.arange(frames.length)  # on the CPU already, unless a generator is not
+    rows = [((depths > n).nonzero() * frames.length + order).flatten() for n in range(depth)]
+    return list(to_device(torch.cat(rows), frames.device).split([len(part) for part in rows]))
 
 
 def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.errors import ShapeError
+from codecvq.api.reach import widest
+from codecvq.errors import OptionError, ShapeError
+from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows_of
-from codecvq.quantizer.interface import Quantizer, Step, Terms
-from codecvq.quantizer.rows import Items
+from codecvq.quantizer.engine import Context, Step
+from codecvq.quantizer.frames import Frames
+from codecvq.quantizer.results import Terms
 
 
 class Grouped(Quantizer):
@@ -32,11 +35,21 @@ class Grouped(Quantizer):
         self, groups: Sequence[Quantizer], *, dropout: float = 0.0, dropout_depths: Sequence[int] = ()
     ) -> None:
         check_dropout(dropout, dropout_depths, len(groups))
+        refuse_variable_depth(groups)
         sizes = [size for group in groups for size in group.codebook_sizes]
-        super().__init__(sum(group.dim for group in groups), sizes, estimator=groups[0].estimator)
+        self.own_gradient = any(group.own_gradient for group in groups)
+        self.training_values_differ = any(group.training_values_differ for group in groups)
+        estimator = None if self.own_gradient else groups[0].estimator
+        super().__init__(sum(group.dim for group in groups), sizes, estimator=estimator)
+        self.reach = widest([group.reach for group in groups])
         self.groups = nn.ModuleList(groups)
         self.dropout, self.dropout_depths = dropout, tuple(dropout_depths)
-        self.prefix_decodable = dropout > 0  # type: ignore[misc]  # it hangs on the option here
+        self.prefix_decodable = dropout > 0
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Those of all groups, one after another."""
+        return tuple(stride for group in self._members() for stride in group.strides)
 
     def _members(self) -> list[Quantizer]:
         return [group for group in self.groups if isinstance(group, Quantizer)]
@@ -58,25 +71,31 @@ class Grouped(Quantizer):
             )
         return members
 
-    def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
+    def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
+        """Codes of the groups that the first `depth` codebooks are of: `[M, D]` -> `[M, depth]`."""
         parts = zip(self._first(depth), self._slices(vectors), strict=False)
-        return torch.cat([group._vectors_to_codes(part, group.num_codebooks) for group, part in parts], dim=1)
+        codes = [group.vectors_to_codes(part, context, group.num_codebooks) for group, part in parts]
+        return torch.cat(codes, dim=1)
 
-    def _codes_to_vectors(self, codes: Tensor) -> Tensor:
+    def codes_to_vectors(self, codes: Tensor, context: Context) -> Tensor:
+        """Values of the first groups, side by side, and zeros for the others: `[M, n]` -> `[M, D]`."""
         groups = self._first(codes.shape[1])
         parts = codes.split([group.num_codebooks for group in groups], dim=1)
-        values = [group._codes_to_vectors(part) for group, part in zip(groups, parts, strict=True)]
+        values = [group.codes_to_vectors(part, context) for group, part in zip(groups, parts, strict=True)]
         return self._filled(torch.cat(values, dim=1))
 
     def _filled(self, values: Tensor) -> Tensor:
         """Values `[M, D of the first groups]` with zeros for the groups that are not there: `[M, D]`."""
         return F.pad(values, (0, self.dim - values.shape[1]))
 
-    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
+    def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
+        """The steps of the groups that the first `depth` codebooks are of, side by side."""
         groups = self._first(depth)
-        kept = self._kept_rows(items, len(groups))
+        kept = self._kept_rows(context.frames, len(groups))
         parts = zip(groups, self._slices(vectors), kept, strict=False)
-        steps = [group._step(part[rows], items, group.num_codebooks) for group, part, rows in parts]
+        steps = [
+            group.step(part[rows], context.select(rows), group.num_codebooks) for group, part, rows in parts
+        ]
         values = [in_rows(rows, step.values, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
         codes = [in_rows(rows, step.codes, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
         return Step(
@@ -84,18 +103,46 @@ class Grouped(Quantizer):
             torch.cat(codes, dim=1),
             _joined(groups, steps),
             [update for step in steps for update in step.updates],
-            _kept(steps, kept, len(vectors)),
+            kept_codes(steps, kept, len(vectors)),
+            self._parts(steps, kept, len(vectors)) if context.parts else None,
         )
 
-    def _kept_rows(self, items: Items, count: int) -> list[Tensor | slice]:
+    def _parts(
+        self, steps: Sequence[Step], kept: Sequence[Tensor | slice], count: int
+    ) -> tuple[Tensor, ...] | None:
+        """What each codebook adds, in the channels of its group: `[M, D]` each; None if a group has none."""
+        found, first = [], 0
+        for step, rows in zip(steps, kept, strict=True):
+            if step.parts is None:
+                return None
+            width = step.values.shape[1]
+            padding = (first, self.dim - first - width)
+            found += [F.pad(in_rows(rows, part, count), padding) for part in step.parts]
+            first += width
+        return tuple(found)
+
+    def _kept_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
         """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
-        depths = drawn_depths(items.count, count, self.dropout, self.dropout_depths, self.generator)
-        return rows_of(depths, items, count)
+        depths = drawn_depths(frames.count, count, self.dropout, self.dropout_depths, self.generator)
+        return rows_of(depths, frames, count)
 
 
-def _kept(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
+def refuse_variable_depth(members: Sequence[Quantizer]) -> None:
+    """Raise OptionError for members whose number of codebooks varies by frame: only the last codebooks of a
+    frame may be absent, and those of the first members are not the last.
+    """
+    for member in members:
+        if member.variable_depth:
+            raise OptionError(
+                f"{type(member).__name__} has a number of codebooks that varies from frame to frame, which "
+                "works plain only: side by side, codebooks in the middle would be absent. Leave the "
+                "composition out."
+            )
+
+
+def kept_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
     """Which codes of `count` vectors were chosen, bool `[count, n]`; None: all."""
     if all(step.kept is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
         return None

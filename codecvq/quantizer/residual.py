@@ -8,33 +8,46 @@ its own (factorised codes, arXiv:2306.06546 §3.2).
 The gradient. A straight-through step around each stage multiplies it by N. Where stages have no projections
 the estimator works once, around the whole stack: gain 1. Where they have, the gradient is that of the chain
 in which every choice is the identity, I - Π(I - P_n) with P_n = out_n in_n: again not more than 1 where the
-P_n are projections. Losses see residuals whose past choices carry no gradient; in encodec's and audiocraft's
-code the commitment loss of stages 2 to N has none at all.
+P_n are projections. Stages with `own_gradient` form the same chain with the gradients that their values
+carry: it is the derivative of what is computed. Losses see residuals whose past choices carry no gradient;
+in encodec's and audiocraft's code the commitment loss of stages 2 to N has none at all.
+
+Training values. Where they differ from decoded ones (noise substitution), the last stage that an item keeps
+gives its training values v_n, the stages before it decoded ones, and each stage quantizes what decoded values
+leave over. So codes are those of `encode`, and the error of Σ q_k + v_n is that of stage n, as in NSVQ
+(arXiv:2204.02685): z + |z - Σ q| u.
+
+Strides. A stage of stride s (SNAC, arXiv:2410.14411) quantizes the mean of what is left over in each block
+of s frames, and its value counts for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from codecvq.errors import OptionError
+from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import beam_search
 from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, kept_of, rows_of
-from codecvq.quantizer.estimators import estimate
-from codecvq.quantizer.interface import Quantizer, Step, Terms, Update
-from codecvq.quantizer.rows import Items
+from codecvq.quantizer.engine import Context, Step, Update
+from codecvq.quantizer.frames import Blocks, Frames
+from codecvq.quantizer.results import Terms
+from codecvq.quantizer.stages import check_beam, check_stages, check_strides, reach_of
 
 
 class Residual(Quantizer):
     """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
 
     Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`);
-    `dropout` the probability that an item in training keeps only its first n codebooks, n uniform in
-    `dropout_depths`, by default 1 … N; codes of dropped stages are 0 and touch nothing: no value, no loss, no
-    codebook. `beam` how many partial sums are kept from stage to stage in eval and `encode`, where stages
-    list candidates: 1 is the nearest codeword at each stage, which is what training does.
+    `strides` how many frames one code of each stage stands for, by default 1; `dropout` the probability that
+    an item in training keeps only its first n codebooks, n uniform in `dropout_depths`, by default 1 … N;
+    codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook. `beam` how many partial
+    sums are kept from stage to stage in eval and `encode`, where stages list candidates: 1 is the nearest
+    codeword at each stage, which is what training does.
     """
 
     prefix_decodable = True
@@ -45,26 +58,33 @@ class Residual(Quantizer):
         stages: Sequence[Quantizer],
         *,
         num_codebooks: int | None = None,
+        strides: Sequence[int] = (),
         dropout: float = 0.0,
         dropout_depths: Sequence[int] = (),
         beam: int = 1,
     ) -> None:
         first = stages[0]
         count = len(stages) if num_codebooks is None else num_codebooks
-        counts = [stage.num_codebooks for stage in stages]
-        if any(each != 1 for each in counts):
-            raise OptionError(
-                f"a residual stage has one codebook, and these have {counts}. "
-                "Take stages of one codebook each, and put groups outside: grouped_residual_X."
-            )
+        check_stages(stages)
         check_dropout(dropout, dropout_depths, count)
-        _check_beam(beam, stages)
+        check_strides(strides, count)
+        check_beam(beam, stages, strides)
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
-        super().__init__(dim, sizes, code_dim=inner, estimator=first.estimator)
+        self.own_gradient = any(stage.own_gradient for stage in stages)
+        self.training_values_differ = any(stage.training_values_differ for stage in stages)
+        estimator = None if self.own_gradient else first.estimator
+        super().__init__(dim, sizes, code_dim=inner, estimator=estimator)
+        self._strides = tuple(strides) or (1,) * count
         self.stages = nn.ModuleList(stages)
+        self.reach = reach_of([stages[n % len(stages)].reach for n in range(count)], self._strides)
         self.dropout, self.dropout_depths, self.beam = dropout, tuple(dropout_depths), beam
         self.stages_project = not first.refines and any(stage.dim != stage.code_dim for stage in stages)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many frames one code of each stage stands for."""
+        return self._strides
 
     def stage(self, n: int) -> Quantizer:
         """The quantizer of codebook n; the same for all where they share one."""
@@ -86,11 +106,21 @@ class Residual(Quantizer):
         return values * stage.stage_scale(n) if stage.refines else stage.project_out(values)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
-        codes = self.choose(vectors, self.num_codebooks)
-        return self.dequantize(codes), codes
+        """Values and codes of vectors that are the frames of one item: `[M, D]` -> `[M, D]`, `[M, N]`."""
+        return self.quantize_in(vectors, Context.of_one_item(len(vectors), vectors.device))
 
-    def choose(self, vectors: Tensor, depth: int, kept: Sequence[Tensor | slice] | None = None) -> Tensor:
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Values of codes that are the frames of one item: `[M, n]` -> `[M, D]`."""
+        return self.dequantize_in(codes, Context.of_one_item(len(codes), codes.device))
+
+    def quantize_in(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
+        codes = self.choose(vectors, context, self.num_codebooks)
+        return self.dequantize_in(codes, context), codes
+
+    def choose(
+        self, vectors: Tensor, context: Context, depth: int, kept: Sequence[Tensor | slice] | None = None
+    ) -> Tensor:
         """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
         expansion overrides it.
 
@@ -99,84 +129,178 @@ class Residual(Quantizer):
         """
         if self.beam > 1 and not self.training:
             return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
-        codes, rest = [], vectors
+        codes, rest, total = [], vectors, torch.zeros_like(vectors)
         for n, rows in enumerate([slice(None)] * depth if kept is None else kept):
-            values, code = self.stage(n).quantize(self.enter_stage(n, rest[rows]))
-            rest = rest - in_rows(rows, self.leave_stage(n, values), len(rest))
-            codes.append(in_rows(rows, code, len(rest)))
+            view = self._view(n, context, rows, total)
+            values, code = self.stage(n).quantize_in(self.enter_stage(n, view.mean(rest)), view.context)
+            part = view.whole(self.leave_stage(n, values))
+            rest, total = rest - part, total + part
+            codes.append(view.whole(code))
         return torch.cat(codes, dim=1)
 
-    def dequantize(self, codes: Tensor) -> Tensor:
+    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
         """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
-        parts = [
-            self.leave_stage(n, self.stage(n).dequantize(codes[:, n : n + 1])) for n in range(codes.shape[1])
-        ]
-        return _sum(parts)
+        total = torch.zeros(len(codes), self.code_dim, device=codes.device)
+        for n in range(codes.shape[1]):  # in the order of training: float addition is not associative
+            view = self._view(n, context, slice(None), total)
+            values = self.stage(n).dequantize_in(view.firsts(codes[:, n : n + 1]), view.context)
+            total = total + view.whole(self.leave_stage(n, values))
+        return total
 
-    def _vectors_to_codes(self, vectors: Tensor, depth: int) -> Tensor:
-        return self.choose(self.enter(vectors), depth)
+    def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
+        """Codes of the first `depth` stages: `[M, D]` -> `[M, depth]`."""
+        return self.choose(self.enter(vectors), context, depth)
 
-    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
+    def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
+        """One pass through the first `depth` stages, with the gradient that the module's docstring
+        derives."""
         entered = self.enter(vectors)
-        kept = self._kept_rows(items, depth)
-        with torch.no_grad():
-            codes = self.choose(entered.detach(), depth, kept)
+        kept = self.kept_rows(context.frames, depth)
+        codes: Tensor | None = None
+        if not self._stages_give_values:
+            with torch.no_grad():
+                codes = self.choose(entered.detach(), context, depth, kept)
+        ends = self._ends(kept, entered) if self.training_values_differ else None
         total, chain, rest = torch.zeros_like(entered), entered, entered
-        terms: list[Terms] = []
-        updates: list[Update] = []
+        made: list[_Made] = []
         for n, rows in enumerate(kept):  # also where no row is left: other processes may have some
-            code = codes[rows, n : n + 1]
-            part, seen, term = self._stage_step(n, chain[rows], rest[rows], code)
-            whole = in_rows(rows, part, len(total))
-            total = total + whole
-            chain = chain - whole
-            rest = rest - whole.detach()
-            terms.append(term)
-            updates += self.stage(n).updates(seen, code)
-        if not self.stages_project:
-            total = estimate(self._estimator, entered, total, self._watch if self.training else None)
-        terms_of_all = _mean_terms(terms, depth)
-        return Step(self.project_out(total), codes, terms_of_all, updates, kept_of(kept, len(codes)))
+            view = self._view(n, context, rows, total)
+            code = None if codes is None else view.firsts(codes[:, n : n + 1])
+            last = None if ends is None else view.firsts(ends == n)
+            found = self._stage_step(n, view, view.mean(chain), view.mean(rest), code, last)
+            made.append(found.whole(view))
+            passed, added = made[-1].passed, made[-1].added
+            if passed is not None:
+                chain = chain - passed
+            added = passed if added is None else added
+            assert added is not None, "a stage adds something"
+            total, rest = total + added, rest - added.detach()
+        if not self._is_chained:
+            total = self.pass_gradient(entered, total)
+        return Step(
+            self.project_out(total),
+            torch.cat([each.codes for each in made], dim=1),
+            _mean_terms([each.terms for each in made], depth),
+            [update for each in made for update in each.updates],
+            kept_of(kept, len(entered)),
+            self._parts(made) if context.parts else None,
+        )
 
-    def _stage_step(self, n: int, chain: Tensor, rest: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Terms]:
-        """What stage n adds, the vectors it saw, and its terms. `chain` and `rest` are equal in value, not in
-        gradient.
+    @property
+    def _is_chained(self) -> bool:
+        """Whether the gradient goes through each stage, not once around them all."""
+        return self.stages_project or self.own_gradient
+
+    @property
+    def _stages_give_values(self) -> bool:
+        """Whether stages choose their codes as they give values, each in one call."""
+        return self.own_gradient or (self.training and self.training_values_differ)
+
+    def _stage_step(
+        self,
+        n: int,
+        view: _View,
+        chain: Tensor,
+        rest: Tensor,
+        codes: Tensor | None,
+        last: Tensor | None,
+    ) -> _Made:
+        """Stage n on the vectors that it sees. `chain` and `rest` are equal in value, not in gradient;
+        `codes` are chosen already, or None; `last` `[m, 1]` says which items end with this stage, or None.
         """
-        stage = self.stage(n)
+        stage, context = self.stage(n), view.context
+        chained = self._is_chained or context.parts
         seen = self.enter_stage(n, rest)
-        values = stage.dequantize(codes)
+        entered = self.enter_stage(n, chain) if chained and chain is not rest else seen
+        differs = self.training and stage.training_values_differ
+        if stage.own_gradient or differs:
+            values, codes = stage.quantize_in(entered if stage.own_gradient else seen, context)
+        else:
+            if codes is None:
+                with torch.no_grad():
+                    codes = stage.quantize_in(seen, context)[1]
+            values = stage.dequantize_in(codes, context)
         terms = stage.terms_of(seen, values, codes)
-        if self.stages_project:
-            entered = self.enter_stage(n, chain)
-            values = estimate(stage._estimator, entered, values, stage._watch if self.training else None)
-        return self.leave_stage(n, values), seen, terms
+        if differs and last is not None:
+            values = torch.where(last, values, stage.dequantize_in(codes, context))
+        added = None if self._is_chained else self.leave_stage(n, values)
+        passed = self.leave_stage(n, stage.pass_gradient(entered, values)) if chained else None
+        return _Made(added, passed, codes, terms, stage.updates_of(seen, codes))
 
-    def _kept_rows(self, items: Items, depth: int) -> list[Tensor | slice]:
+    def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _View:
+        """What stage n sees: the vectors at `rows`, or the blocks of them."""
+        part = replace(context, so_far=total if self.stage(n).sees_sum else None).select(rows)
+        if self._strides[n] == 1:
+            return _View(part, rows, len(total), None)
+        blocks = part.frames.blocks(self._strides[n])
+        so_far = None if part.so_far is None else blocks.mean(part.so_far)
+        return _View(replace(part, frames=blocks.frames, so_far=so_far), rows, len(total), blocks)
+
+    def _parts(self, made: Sequence[_Made]) -> tuple[Tensor, ...]:
+        """What each stage adds to the latents, the bias of the projection with the first: `[M, D]` each."""
+        parts = [each.passed for each in made if each.passed is not None]
+        if not isinstance(self.project_out, nn.Linear):
+            return tuple(parts)
+        first, weight = self.project_out(parts[0]), self.project_out.weight
+        return (first, *(F.linear(part, weight) for part in parts[1:]))
+
+    def _ends(self, kept: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
+        """The last stage that each of the vectors `[M, D]` has: int64 `[M, 1]`."""
+        matrix = kept_of(kept, len(entered))
+        if matrix is None:
+            return torch.full((len(entered), 1), len(kept) - 1, device=entered.device)
+        return matrix.sum(dim=1, keepdim=True) - 1
+
+    def kept_rows(self, frames: Frames, depth: int) -> list[Tensor | slice]:
         """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
-        return rows_of(self._draw_depths(items.count, depth), items, depth)
+        return rows_of(self.draw_depths(frames.count, depth), frames, depth)
 
-    def _draw_depths(self, count: int, depth: int) -> Tensor:
+    def draw_depths(self, count: int, depth: int) -> Tensor:
         """How many stages each of `count` items keeps: `[B]`."""
         return drawn_depths(count, depth, self.dropout, self.dropout_depths, self.generator)
 
 
-def _check_beam(beam: int, stages: Sequence[Quantizer]) -> None:
-    if not isinstance(beam, int) or beam < 1:
-        raise OptionError(f"beam is {beam!r}; needed is a whole number from 1 up")
-    if beam > 1 and any(type(stage).candidates is Quantizer.candidates for stage in stages):
-        raise OptionError(
-            f"beam is {beam}, and {type(stages[0]).__name__} lists no candidates to search. "
-            "Leave beam at 1, or define candidates(vectors, count)."
-        )
+@dataclass(frozen=True)
+class _View:
+    """The vectors that a stage sees of all M: those at `rows`, or their blocks."""
+
+    context: Context
+    rows: Tensor | slice
+    count: int  # M
+    blocks: Blocks | None  # None: the vectors themselves
+
+    def mean(self, vectors: Tensor) -> Tensor:
+        """What the stage sees of vectors: `[M, D]` -> `[m, D]`."""
+        seen = vectors if isinstance(self.rows, slice) else vectors[self.rows]
+        return seen if self.blocks is None else self.blocks.mean(seen)
+
+    def firsts(self, rows: Tensor) -> Tensor:
+        """Rows that are equal within blocks, as the stage sees them: `[M, X]` -> `[m, X]`."""
+        seen = rows if isinstance(self.rows, slice) else rows[self.rows]
+        return seen if self.blocks is None else self.blocks.firsts(seen)
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """Rows of the stage in their places, 0 elsewhere: `[m, X]` -> `[M, X]`."""
+        return in_rows(self.rows, rows if self.blocks is None else self.blocks.repeat(rows), self.count)
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = torch.zeros_like(parts[0])
-    for part in parts:  # in the order of the stages, as in training: float addition is not associative
-        total = total + part
-    return total
+@dataclass(frozen=True)
+class _Made:
+    """What a stage makes of the vectors that it sees."""
+
+    added: Tensor | None  # [m, D] in the space of the stack, for a gradient around all stages; None: passed
+    passed: Tensor | None  # [m, D] the same with the gradient of this stage; None: not needed
+    codes: Tensor  # [m, 1]
+    terms: Terms
+    updates: list[Update]
+
+    def whole(self, view: _View) -> _Made:
+        """The same for all M vectors, 0 where the stage does not see them."""
+        added = None if self.added is None else view.whole(self.added)
+        passed = None if self.passed is None else view.whole(self.passed)
+        return replace(self, added=added, passed=passed, codes=view.whole(self.codes))
 
 
 def _mean_terms(terms: list[Terms], depth: int) -> Terms:

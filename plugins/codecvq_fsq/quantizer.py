@@ -63,6 +63,7 @@ class FSQ(Quantizer):
             dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator
         )
         self.kind, self.sizes, self.noise_dropout = bound, tuple(levels), noise_dropout
+        self.training_values_differ = noise_dropout > 0
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
         self.register_buffer("radix", torch.tensor(radix, dtype=torch.int64), persistent=False)

@@ -25,9 +25,7 @@ from codecvq_fsq.quantizer import EXACT, FSQ
 from torch import Tensor
 
 from codecvq.errors import OptionError
-from codecvq.quantizer import Residual, Terms, estimate, to_device
-from codecvq.quantizer.interface import Step
-from codecvq.quantizer.rows import Items
+from codecvq.quantizer import Context, Residual, Step, Terms, to_device
 
 
 class ResidualFSQ(Residual):
@@ -66,34 +64,38 @@ class ResidualFSQ(Residual):
         limit = self.grid.levels / (self.grid.levels - 1)
         return limit * (vectors / limit).tanh()
 
-    def choose(self, vectors: Tensor, depth: int, kept: Sequence[Tensor | slice] | None = None) -> Tensor:
+    def choose(
+        self, vectors: Tensor, context: Context, depth: int, kept: Sequence[Tensor | slice] | None = None
+    ) -> Tensor:
         """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`; a grid learns nothing from whom it
         sees, so `kept` is of no interest here.
         """
         return self._codes(self._cells(vectors, depth))
 
-    def dequantize(self, codes: Tensor) -> Tensor:
+    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
         """The middle of the cell that the digits name: `[M, n]`, n at most N -> `[M, D]`."""
         depth = codes.shape[1]
         below = self._cells_within(depth, torch.arange(1, depth + 1, device=codes.device))  # [n, 1, D]
         cells = (self.grid.digits_of(codes.T) * below).sum(dim=0)
         return self._middle(cells, depth)
 
-    def _step(self, vectors: Tensor, items: Items, depth: int) -> Step:
+    def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
+        """All digits at once; with dropout each vector has the middle of the cell of its own depth."""
+        if context.parts:
+            return super().step(vectors, context, depth)
         entered = self.enter(vectors)
         with torch.no_grad():
             cells = self._cells(entered, depth)
             codes, values = self._codes(cells), self._middle(cells[-1], depth)
             kept: Tensor | None = None
             if self.training and self.dropout > 0:
-                of_items = to_device(self._draw_depths(items.count, depth), codes.device)
-                depths = of_items[items.index][:, None]  # [M, 1]
+                of_items = to_device(self.draw_depths(context.frames.count, depth), codes.device)
+                depths = of_items[context.frames.items][:, None]  # [M, 1]
                 kept = torch.arange(depth, device=codes.device) < depths
                 codes = codes.where(kept, 0)
                 cell = cells.gather(0, (depths - 1).expand_as(values)[None])[0]
                 values = self._middle(cell, depths)
-        passed = estimate(self._estimator, entered, values, self._watch if self.training else None)
-        return Step(self.project_out(passed), codes, Terms(), [], kept)
+        return Step(self.project_out(self.pass_gradient(entered, values)), codes, Terms(), [], kept)
 
     def _cells(self, vectors: Tensor, depth: int) -> Tensor:
         """Which of the L^n cells each channel of x' lies in, for n = 1 … depth: `[M, D]` -> whole numbers in

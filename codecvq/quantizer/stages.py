@@ -1,0 +1,65 @@
+"""What the stages of a residual quantizer must be, and how far they reach together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codecvq.api.reach import Reach
+from codecvq.errors import OptionError
+from codecvq.quantizer.author import Quantizer
+
+
+def check_stages(stages: Sequence[Quantizer]) -> None:
+    """Raise OptionError for stages that have several codebooks each, or different grids."""
+    counts = [stage.num_codebooks for stage in stages]
+    if any(each != 1 for each in counts):
+        raise OptionError(
+            f"a residual stage has one codebook, and these have {counts}. "
+            "Take stages of one codebook each, and put groups outside: grouped_residual_X."
+        )
+    if stages[0].refines and any(stage is not stages[0] for stage in stages):
+        raise OptionError(
+            f"stages of {type(stages[0]).__name__} refine one grid, so one stage serves them all, and "
+            f"{len(stages)} are given."
+        )
+
+
+def check_strides(strides: Sequence[int], count: int) -> None:
+    """Raise OptionError unless `strides` is empty, or has one positive number for each of `count` stages."""
+    if strides and (len(strides) != count or any(not isinstance(s, int) or s < 1 for s in strides)):
+        raise OptionError(
+            f"strides is {list(strides)!r}; needed are {count} whole numbers from 1 up, one a codebook, as "
+            f"{[2 ** (count - 1 - n) for n in range(count)]}"
+        )
+
+
+def check_beam(beam: int, stages: Sequence[Quantizer], strides: Sequence[int]) -> None:
+    """Raise OptionError for a beam that these stages cannot search."""
+    if not isinstance(beam, int) or beam < 1:
+        raise OptionError(f"beam is {beam!r}; needed is a whole number from 1 up")
+    if beam == 1:
+        return
+    first = type(stages[0]).__name__
+    if not all(stage.lists_candidates for stage in stages):
+        raise OptionError(
+            f"beam is {beam}, and {first} lists no candidates to search. "
+            "Leave beam at 1, or define candidates(vectors, count)."
+        )
+    if any(stride > 1 for stride in strides):
+        raise OptionError(f"beam is {beam}, but stages with strides have no beam search. Leave beam at 1.")
+    if any(stage.own_gradient for stage in stages):
+        raise OptionError(
+            f"beam is {beam}, but the values of {first} carry their own gradient, and those that a beam "
+            "search chooses would have none. Leave beam at 1."
+        )
+
+
+def reach_of(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
+    """That of all stages one after another, each within the blocks of its stride."""
+    past: int | None = 0
+    future = 0
+    for reach, stride in zip(reaches, strides, strict=True):
+        own = None if reach.past is None else reach.past * stride + stride - 1
+        past = None if past is None or own is None else past + own
+        future += reach.future * stride + stride - 1
+    return Reach(past, future)
