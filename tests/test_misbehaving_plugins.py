@@ -54,7 +54,7 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 def loaded() -> Registry:
     registry = Registry()
     registry.load_installed()
-    registry.metrics()
+    registry.all("metrics")
     return registry
 
 
@@ -72,14 +72,14 @@ def test_it_is_one_warning_that_names_the_distribution(
     distribution(site, f"bad-{number}", source)
     distribution(site, f"good-{number}", GOOD)
     registry = loaded()
-    assert {"loudness", "mel_distance"} <= set(registry.metrics())
+    assert {"loudness", "mel_distance"} <= set(registry.all("metrics"))
     about = [text for text in warnings() if f"bad-{number} 1.0" in text]
     assert len(about) == 1, warnings()
     assert said in about[0]
     assert "\n" not in about[0]
     assert len(about[0]) < 400
     registry.register(object(), "another")  # hooks are called again
-    registry.metrics()
+    registry.all("metrics")
     assert len([text for text in warnings() if f"bad-{number} 1.0" in text]) == 1
 
 
@@ -137,7 +137,7 @@ def the_same_for_ever() -> object:
 )
 def test_what_a_hook_gives_before_it_fails_is_kept(hook: Callable[..., object], kept: int, said: str) -> None:
     registry = offering(hook)
-    assert len(registry.metrics()) == kept
+    assert len(registry.all("metrics")) == kept
     assert len(registry.failures) == bool(said)
     assert said in "".join(map(str, registry.failures))
 
@@ -184,8 +184,8 @@ def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
     distribution(site, "no-latin", GOOD)
     (site / "no_latin-1.0.dist-info/entry_points.txt").write_bytes(b"[codecvq]\n\xff\xfe = \xff\n")
     registry = loaded()
-    assert "fsq" in registry.quantizers()
-    assert "loudness" in registry.metrics(), "it can be imported"
+    assert "fsq" in registry.all("quantizers")
+    assert "loudness" in registry.all("metrics"), "it can be imported"
     assert registry.find("metrics", "loudness").origin.distribution == "no_metadata-1.0.dist-info"
     assert [text for text in warnings() if "no-latin" in text or "no_latin" in text]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from codecvq.api.hookspecs import NetworkSpec
 from codecvq.codec import Codec
 from codecvq.construction import Limits, limited
 from codecvq.errors import CodecvqError, OptionError
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.plugins import registry
+from codecvq.plugins.options import option_defaults
 from codecvq.quantizer import build_quantizer
 from codecvq.quantizer.build import quantizer_names, quantizer_options
 
@@ -53,9 +54,9 @@ def test_a_wrong_value_of_any_option_of_a_quantizer_is_a_documented_error(name: 
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("name", list(registry().networks()))
+@pytest.mark.parametrize("name", list(registry().all("networks")))
 def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: str) -> None:
-    known = inspect.signature(registry().networks()[name].load()).parameters
+    known = option_defaults(registry().find(NetworkSpec, name))
     small = {"preset": "tiny", "filters": 2, "sample_rate": 16000}
     small = {key: value for key, value in small.items() if key in known}
     build = build_network if "preset" in known else build_discriminator

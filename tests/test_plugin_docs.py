@@ -144,7 +144,9 @@ def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
 def test_options_of_a_page_are_those_of_the_quantizer(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     offered = [
-        n for n, o in registry().quantizers().items() if getattr(o.module, "__name__", "") == page.parent.name
+        n
+        for n, o in registry().all("quantizers").items()
+        if getattr(o.module, "__name__", "") == page.parent.name
     ]
     assert re.findall(r"^\| option of `(\w+)`", text, re.MULTILINE) == sorted(offered, key=text.index)
     assert offered

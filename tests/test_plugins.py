@@ -40,8 +40,9 @@ def test_every_entry_point_of_the_distribution_is_loaded() -> None:
     assert {entry.name for entry in entries} >= {"vq", "fsq", "simvq", "lfq", "rotation_vq", "residual_fsq"}
     assert registry.failures == []
     origins = {(o.distribution, o.entry_point) for o in registry.origins.values()}
-    assert origins == {(entry.dist.name, entry.name) for entry in entries if entry.dist}
-    assert {"vq", "fsq"} <= set(registry.quantizers())
+    own = {("codecvq", "library")}  # what is there whatever is disabled
+    assert origins == {(entry.dist.name, entry.name) for entry in entries if entry.dist} | own
+    assert {"vq", "fsq"} <= set(registry.all("quantizers"))
 
 
 def test_a_broken_distribution_stops_nothing_and_is_named(
@@ -54,8 +55,8 @@ def test_a_broken_distribution_stops_nothing_and_is_named(
         own_registry()  # so that its warnings, if any, are not counted
         caplog.clear()
         registry = loaded()
-    assert "loudness" in registry.metrics()
-    assert "fsq" in registry.quantizers()
+    assert "loudness" in registry.all("metrics")
+    assert "fsq" in registry.all("quantizers")
     assert {failure.origin.distribution for failure in registry.failures} == {"broken-one", "broken-two"}
     with pytest.raises(UnknownName) as error:
         registry.find("metrics", "loudnes")
@@ -71,7 +72,7 @@ def test_a_hook_that_fails_when_asked_is_a_failure_of_its_plugin(site: Path) -> 
     source = "from codecvq import hookimpl\n@hookimpl\ndef codecvq_metrics():\n    raise KeyError('inside')\n"
     distribution(site, "broken-hook", source)
     registry = loaded()
-    assert "mel_distance" in registry.metrics()
+    assert "mel_distance" in registry.all("metrics")
     assert [str(f.origin.distribution) for f in registry.failures] == ["broken-hook"]
 
 
@@ -89,14 +90,14 @@ def test_two_distributions_may_offer_one_name_and_both_can_be_had(site: Path) ->
     ):
         assert part in str(error.value)
     assert registry.find("metrics", "second-loudness/loudness").origin.version == "2.5"
-    assert {"first-loudness/loudness", "second-loudness/loudness"} <= set(registry.metrics())
-    assert "loudness" not in registry.metrics()
+    assert {"first-loudness/loudness", "second-loudness/loudness"} <= set(registry.all("metrics"))
+    assert "loudness" not in registry.all("metrics")
 
 
 def test_two_distributions_with_one_entry_point_name_are_both_loaded(site: Path) -> None:
     distribution(site, "first-loudness", ONE_FILE.format(name="loudness"), entry="loudness")
     distribution(site, "second-level", ONE_FILE.format(name="level"), entry="loudness")
-    assert {"loudness", "level"} <= set(loaded().metrics())
+    assert {"loudness", "level"} <= set(loaded().all("metrics"))
 
 
 def test_a_stranger_cannot_take_a_built_in_name_silently(site: Path) -> None:
@@ -111,9 +112,9 @@ def test_plugins_can_be_left_out(site: Path) -> None:
     distribution(site, "whole-one", ONE_FILE.format(name="loudness"))
     registry = Registry()
     registry.load_installed(disabled=["whole-one", "fsq"])
-    assert "loudness" not in registry.metrics()
-    assert "fsq" not in registry.quantizers()
-    assert "vq" in registry.quantizers()
+    assert "loudness" not in registry.all("metrics")
+    assert "fsq" not in registry.all("quantizers")
+    assert "vq" in registry.all("quantizers")
 
 
 # Plugin objects
@@ -137,7 +138,7 @@ def test_a_hook_with_unknown_arguments_is_refused_and_leaves_nothing() -> None:
     registry = Registry()
     with pytest.raises(Exception, match="surprise"):
         registry.register(plugin_with(lambda surprise: [], "codecvq_metrics"), "surprising")
-    assert registry.metrics() == {}
+    assert registry.all("metrics") == {}
     assert registry.origins == {}
 
 
@@ -157,7 +158,7 @@ def test_a_hook_with_unknown_arguments_is_refused_and_leaves_nothing() -> None:
 def test_an_offer_that_cannot_be_used_is_kept_as_a_failure(spec: object, said: str) -> None:
     registry = Registry()
     registry.register(plugin_with(lambda: [spec], "codecvq_quantizers"), "odd")
-    assert registry.quantizers() == {}
+    assert registry.all("quantizers") == {}
     assert said in str(registry.failures[0])
     assert "odd" in str(registry.failures[0])
 
@@ -193,9 +194,9 @@ def test_a_plugin_can_be_taken_back() -> None:
     origin = registry.register(
         plugin_with(lambda: [QuantizerSpec(name="far", factory="x:y")], "codecvq_quantizers"), "far"
     )
-    assert "far" in registry.quantizers()
+    assert "far" in registry.all("quantizers")
     registry.unregister(origin)
-    assert registry.quantizers() == {}
+    assert registry.all("quantizers") == {}
     registry.register(plugin_with(lambda: [], "codecvq_quantizers"), "far")
 
 

@@ -28,7 +28,7 @@ def test_rows_of_the_pages_are_those_of_the_table_of_all() -> None:
     everything = rows(ROOT / "plugins/README.md")
     assert len(everything) > 15
     seen = 0
-    for name, offer in registry().quantizers().items():
+    for name, offer in registry().all("quantizers").items():
         if offer.origin.distribution != "codecvq":
             continue
         page = ROOT / "plugins" / getattr(offer.module, "__name__", "") / "README.md"

@@ -83,7 +83,7 @@ def test_plugins_check_passes_for_every_name(name: str) -> None:
 
 def test_every_registered_quantizer_is_held_to_them() -> None:
     built_in = {
-        name for name, offer in registry().quantizers().items() if offer.origin.distribution == "codecvq"
+        name for name, offer in registry().all("quantizers").items() if offer.origin.distribution == "codecvq"
     }
     assert built_in == set(SMALL)
 

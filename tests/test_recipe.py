@@ -148,7 +148,7 @@ def test_plugins_of_a_recipe_are_found_beside_it_and_not_loaded(tmp_path: Path) 
         load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./\0.py"]))
 
 
-SHIPPED = sorted(registry().recipes())
+SHIPPED = sorted(registry().all("recipes"))
 
 
 def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:

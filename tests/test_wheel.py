@@ -63,7 +63,8 @@ def test_an_installed_wheel_finds_its_plugins_recipes_and_corpus(wheel: Path, tm
         f"import sys; sys.path.append({str(here)!r})\n"
         "import codecvq.plugins as p, codecvq.data.corpus as c\n"
         f"assert p.__file__.startswith({str(site)!r}), p.__file__\n"
-        "print(len(p.registry().quantizers()), p.registry().find('recipes', 'quickstart').path().is_file())\n"
+        "print(len(p.registry().all('quantizers')), end=' ')\n"
+        "print(p.registry().find('recipes', 'quickstart').path().is_file())\n"
         "print(len(c.open_corpus('prompts').split('test')))\n"
     )
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -30,6 +30,9 @@ class Spec:
     name: str  # lower case letters, digits and underscores, hyphens between them; begins with a letter
     # "module:attribute", or the thing itself. Any: what a factory makes depends on the kind
     factory: str | Callable[..., Any]
+    # what declares the options that the factory takes as `**options`: the name of another offer of the same
+    # kind, whose options they are ("vq"); "module:attribute"; or a function, dataclass or pydantic model
+    options: str | Callable[..., Any] = ""
     summary: str = ""  # one line
     reference: str = ""  # arXiv id, DOI or address of where the method comes from
     api: int = API_VERSION  # the version of this API that the plugin was written for

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecvq.api.hookspecs import CorpusSpec
 from codecvq.cli.paths import typed_path
 from codecvq.errors import CorpusError, OptionError, nearest
 from codecvq.plugins import registry
@@ -51,13 +52,13 @@ def corpus_of(data: str, root: Path | None = None) -> Corpus:
         return open_corpus(data, root=root)  # its error lists the known names
     raise CorpusError(
         f"{data} does not exist. Give a folder of audio, a manifest, or one of: "
-        f"{', '.join(registry().corpora())}."
+        f"{', '.join(registry().all(CorpusSpec))}."
     )
 
 
 def is_named(data: str) -> bool:
     """Whether an argument is the name of a registered corpus: a file or folder of that name goes before."""
-    return data in registry().corpora() and not typed_path(data).exists()
+    return data in registry().all(CorpusSpec) and not typed_path(data).exists()
 
 
 def names_of(text: str | None, option: str) -> list[str] | None:

@@ -36,7 +36,7 @@ def list_plugins(
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"no kind of plugin is named {kind!r}; there are {', '.join(KINDS)}.")
     kinds = [kind] if kind else LISTED
-    found = [(k, name, offer) for k in kinds for name, offer in getattr(registry(), k)().items()]
+    found = [(k, name, offer) for k in kinds for name, offer in registry().all(k).items()]
     failures = [str(failure) for failure in registry().failures]
     if as_json:
         print_json({"offers": [_as_json(k, name, offer) for k, name, offer in found], "failures": failures})
@@ -181,13 +181,17 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return options
 
 
-def _try(kind: str, offer: Offer) -> tuple[float, str]:
+def _try(kind: str, offer: Offer[Any]) -> tuple[float, str]:
     """Seconds that loading an offer took, and what is wrong with it, if anything."""
     start = time.perf_counter()
     try:
         if kind == "recipes":
             if not offer.path().is_file():
                 return 0.0, f"its file {offer.path()} does not exist"
+        elif kind == "codecs":
+            from codecvq.codec.pretrained import codec_factory
+
+            codec_factory(offer)
         else:
             offer.load()
     except CodecvqError as error:
@@ -204,23 +208,25 @@ def _offered(kind: str, name: str) -> bool:
 
 
 def _details(kind: str, name: str) -> dict[str, Any]:
+    offer: Offer[Any]
     if kind == "quantizers":
         from codecvq.quantizer.build import plain_offer, quantizer_options
 
         offer, options = plain_offer(name), quantizer_options(name)
     else:
+        from codecvq.plugins.options import option_defaults
+
         offer = registry().find(kind, name)
-        parameters = {} if kind == "recipes" else inspect.signature(offer.load()).parameters
-        options = {key: parameter.default for key, parameter in parameters.items()}
+        options = {} if kind == "recipes" or not offer.spec.factory else option_defaults(offer)
     shown = {
         key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()
     }
     return {**_as_json(kind, name, offer), "options": shown}
 
 
-def _as_json(kind: str, name: str, offer: Offer) -> dict[str, Any]:
+def _as_json(kind: str, name: str, offer: Offer[Any]) -> dict[str, Any]:
     fields = dataclasses.asdict(offer.spec)
-    fields.pop("factory")
+    del fields["factory"], fields["options"]
     return {
         **fields,
         "kind": kind,
@@ -230,6 +236,6 @@ def _as_json(kind: str, name: str, offer: Offer) -> dict[str, Any]:
     }
 
 
-def _from(offer: Offer) -> str:
+def _from(offer: Offer[Any]) -> str:
     origin = offer.origin
     return str(Path(origin.file).name) if origin.file else f"{origin.distribution} {origin.version}".strip()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecvq.api.hookspecs import RecipeSpec
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import RecipeError, UnknownName
 from codecvq.plugins import registry
@@ -25,7 +26,7 @@ def list_recipes(as_json: Json = False) -> None:
 
     Example: [bold]codecvq recipes list[/]
     """
-    offers = registry().recipes()
+    offers = registry().all(RecipeSpec)
     if as_json:
         print_json(
             [

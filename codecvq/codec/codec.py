@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
+from codecvq.api.hookspecs import EstimatorSpec, NetworkSpec
 from codecvq.arguments import (
     checked_codes,
     checked_lengths,
@@ -35,7 +36,7 @@ from codecvq.codec.config import (
     read_config,
 )
 from codecvq.codec.identity import codebooks_hash, earlier_codebooks_hash, earlier_weights_hash, weights_hash
-from codecvq.codec.pretrained import codec_offer, spec_of, unknown_codec
+from codecvq.codec.pretrained import codec_factory, codec_offer, unknown_codec
 from codecvq.construction import limited
 from codecvq.errors import CodecError, OptionError, UnknownName
 from codecvq.files import write_atomically
@@ -43,6 +44,7 @@ from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
+from codecvq.plugins.strangers import contained
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
 from codecvq.transfer import usable_device
@@ -347,13 +349,13 @@ class Codec(nn.Module):
         return rounded, names
 
     def _plugins(self) -> dict[str, dict[str, str]]:
-        network = registry().find("networks", self.network_config["name"])
+        network = registry().find(NetworkSpec, self.network_config["name"])
         plugins = {
             "network": network.identity,
             "quantizer": plain_offer(self.quantizer_config["name"]).identity,
         }
         estimator = getattr(self.quantizer, "estimator", "ste")
-        return plugins | {"estimator": registry().find("estimators", estimator).identity}
+        return plugins | {"estimator": registry().find(EstimatorSpec, estimator).identity}
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
@@ -369,12 +371,14 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
         if os.path.exists(source):
             return load_folder(source, device)
         raise unknown_codec(source)
-    if spec_of(offer).foreign:
+    if offer.spec.foreign:
         raise CodecError(
             f"{source} is a codec of others: it has no codes, so it cannot be loaded. Measure it with: "
             f"codecvq compare {source}"
         )
-    loaded: Codec = offer.make(device=device)
+    make = codec_factory(offer)
+    with contained():  # a stranger's function
+        loaded: Codec = make(device=device)
     return loaded
 
 

@@ -207,10 +207,11 @@ def _open_together(names: Sequence[str], root: Path | None) -> Corpus:
 
 
 def _open_registered(name: str, root: Path | None) -> Corpus:
+    from codecvq.api.hookspecs import CorpusSpec
     from codecvq.plugins import registry
 
-    offer = registry().find("corpora", name)
-    install = getattr(offer.spec, "install", "")
+    offer = registry().find(CorpusSpec, name)
+    install = offer.spec.install
     how = f" To get it: {install}" if install else ""
     factory: Callable[..., Iterable[Clip]] = offer.load()
     try:

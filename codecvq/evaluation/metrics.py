@@ -7,7 +7,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from codecvq.api.hookspecs import MetricSpec
 from codecvq.errors import CodecvqError, MissingExtra, PluginError, install_advice
@@ -84,10 +84,12 @@ def prepare(names: Iterable[str] | None = None, registry: Registry | None = None
 
     registry = registry or the_registry()
     if names is not None:
-        return MetricSet(tuple(_ready(registry.find("metrics", name), name) for name in dict.fromkeys(names)))
+        return MetricSet(
+            tuple(_ready(registry.find(MetricSpec, name), name) for name in dict.fromkeys(names))
+        )
     ready, unavailable = [], []
-    for name, offer in _in_order(registry.metrics()):
-        if not cast(MetricSpec, offer.spec).default:
+    for name, offer in _in_order(registry.all(MetricSpec)):
+        if not offer.spec.default:
             continue
         try:
             ready.append(_ready(offer, name))
@@ -101,8 +103,8 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
     from codecvq.plugins import registry as the_registry
 
     found = []
-    for name, offer in _in_order((registry or the_registry()).metrics()):
-        spec = cast(MetricSpec, offer.spec)
+    for name, offer in _in_order((registry or the_registry()).all(MetricSpec)):
+        spec = offer.spec
         if missing := missing_packages(spec):
             error = _missing(name, spec, missing)
             found.append(Unavailable(name, str(error), error))
@@ -121,14 +123,14 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _in_order(offers: Mapping[str, Offer]) -> list[tuple[str, Offer]]:
+def _in_order(offers: Mapping[str, Offer[MetricSpec]]) -> list[tuple[str, Offer[MetricSpec]]]:
     """The offers with the leading metrics first; the others stay as they are."""
     rank = {name: place for place, name in enumerate(LEADING)}
     return sorted(offers.items(), key=lambda item: rank.get(item[0], len(rank)))
 
 
-def _ready(offer: Offer, name: str) -> Metric:
-    spec = cast(MetricSpec, offer.spec)
+def _ready(offer: Offer[MetricSpec], name: str) -> Metric:
+    spec = offer.spec
     if missing := missing_packages(spec):
         raise _missing(name, spec, missing)
     offer.load()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from codecvq.audio import resample
-from codecvq.codec.pretrained import codec_offer, spec_of, unknown_codec
+from codecvq.codec.pretrained import codec_offer, unknown_codec
 from codecvq.errors import CodecError
 from codecvq.evaluation.bitrate import file_bytes
 
@@ -96,7 +96,7 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
     offer = codec_offer(source)
     if offer is None and not Path(source).exists():
         raise unknown_codec(source, foreign=True)
-    if offer is not None and spec_of(offer).foreign:
+    if offer is not None and offer.spec.foreign:
         if depth is not None:
             raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
         made: Transmitter = offer.make()

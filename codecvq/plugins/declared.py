@@ -58,15 +58,9 @@ class Declared:
 
     def loaded(self) -> Origin | None:
         """The origin of the loaded plugin that is meant: a file is found by hash, path or name."""
-        origins = list(registry().origins.items())
         if not self.is_file:
-            of_module = [
-                origin
-                for key, origin in origins
-                if getattr(registry().manager.get_plugin(key), "__name__", "") == self.source
-            ]
-            return of_module[0] if of_module else None
-        files = [origin for _, origin in origins if origin.file]
+            return registry().origin_of_module(self.source)
+        files = [origin for origin in registry().origins.values() if origin.file]
         path = Path(self.source)
         for same in (
             [origin for origin in files if origin.sha256 == self.sha256],

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from codecvq.api.hookspecs import CodecSpec, Spec
+from codecvq.api.hookspecs import Spec
 from codecvq.errors import PluginError
 from codecvq.plugins.strangers import contained
+
+S = TypeVar("S", bound=Spec, covariant=True)
 
 LONGEST_REASON = 200  # characters of an error in a warning or a list
 
@@ -65,10 +66,10 @@ class PluginFailure:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """One thing that one plugin offers."""
+class Offer(Generic[S]):
+    """One thing that one plugin offers: `Offer[QuantizerSpec]`, say."""
 
-    spec: Spec
+    spec: S
     origin: Origin
     module: ModuleType | object = field(repr=False)
 
@@ -86,13 +87,16 @@ class Offer:
         return record
 
     def load(self) -> Callable[..., Any]:
-        """The factory, imported now if the spec names it by string; of a codec's folder one that loads it."""
-        if isinstance(self.spec, CodecSpec) and self.spec.folder:
-            return self._load_of_folder(self.beside(self.spec.folder))
-        factory = self.spec.factory
-        if not isinstance(factory, str):
-            return factory
-        module_name, _, attribute = factory.partition(":")
+        """The factory, imported now if the spec names it by string."""
+        return self.imported(self.spec.factory, "factory")
+
+    def imported(self, named: str | Callable[..., Any], field: str) -> Callable[..., Any]:
+        """What a `field` of the spec names, imported now if it is a string "module:attribute". A string
+        ":attribute" is in the plugin's own module. Raises PluginError where it cannot be imported.
+        """
+        if not isinstance(named, str):
+            return named
+        module_name, _, attribute = named.partition(":")
         try:
             with contained():
                 found: Any = importlib.import_module(module_name) if module_name else self.module
@@ -101,7 +105,7 @@ class Offer:
             return found
         except Exception as error:  # a stranger's module may raise anything when it is imported
             raise PluginError(
-                f"{self.spec.name!r} of {self.origin} did not load: its factory {factory!r} gave "
+                f"{self.spec.name!r} of {self.origin} did not load: its {field} {named!r} gave "
                 f"{type(error).__name__}: {error}. Reinstall or update that plugin."
             ) from error
 
@@ -121,16 +125,6 @@ class Offer:
         """A file or folder that comes with the plugin, by its path from the plugin's module."""
         module = getattr(self.module, "__file__", None) or "."
         return Path(module).resolve().parent / name
-
-    def _load_of_folder(self, folder: Path) -> Callable[..., Any]:
-        if not folder.is_dir():
-            raise PluginError(
-                f"{self.spec.name!r} of {self.origin} did not load: its folder {folder} does not exist. "
-                "Reinstall or update that plugin."
-            )
-        from codecvq.codec import load_folder
-
-        return functools.partial(load_folder, folder)
 
 
 def _is_ours(file: str) -> bool:

@@ -1,4 +1,6 @@
-"""Options of what plugins make: checked against the signature of the factory, in one place for all kinds."""
+"""Options of what plugins make: checked against the signature of the factory, or against what its spec
+declares, in one place for all kinds.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,16 @@ import functools
 import inspect
 import json
 import math
-import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from codecvq.errors import CodecvqError, OptionError, nearest
+from codecvq.errors import CodecvqError, OptionError, PluginError, nearest
+from codecvq.plugins.host import registry
+from codecvq.plugins.offer import Offer
 
 MOST_SHOWN = 80  # characters of a value that an error repeats
 MOST_WHOLE = 2**63  # whole numbers are below it, so that tensors can hold them
@@ -24,18 +28,45 @@ TAKEN: dict[str, dict[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """The options that something takes."""
+
+    parameters: dict[str, inspect.Parameter]
+    types: dict[str, TypeAdapter[Any]]  # of those whose annotation can be read
+    any_name: bool  # whether it takes names that are declared nowhere, as `**options`
+
+
+def accepted_options(taker: Offer[Any] | Callable[..., object]) -> Accepted:
+    """What a function or class takes by its signature; of an offer what its factory takes, and, where that is
+    `**options`, what `Spec.options` declares.
+
+    Raises PluginError where `Spec.options` names nothing that can be loaded, or leads back to itself.
+    """
+    return _accepted_of_offer(taker, ()) if isinstance(taker, Offer) else _accepted(taker)
+
+
+def option_defaults(taker: Offer[Any] | Callable[..., object]) -> dict[str, Any]:
+    """Option -> default, `inspect.Parameter.empty` where there is none."""
+    return {key: parameter.default for key, parameter in accepted_options(taker).parameters.items()}
+
+
 def check_options(
-    what: str, factory: Callable[..., object], options: Mapping[str, object], given: Collection[str] = ()
+    what: str,
+    taker: Offer[Any] | Callable[..., object],
+    options: Mapping[str, object],
+    given: Collection[str] = (),
 ) -> None:
-    """Raise OptionError for an option that the factory does not have, does not get and needs, or that has
-    another type than its annotation says; and for numbers that are not finite or fit in no tensor.
+    """Raise OptionError for an option that the offer or function does not have, does not get and needs, or
+    that has another type than its annotation says; and for numbers that are not finite or fit in no tensor.
 
     `given` are arguments that do not come from the options. `what` names the thing that is made.
     """
-    parameters = inspect.signature(factory).parameters
+    accepted = accepted_options(taker)
+    parameters = accepted.parameters
     known = [key for key in parameters if key not in given]
     for key in options:
-        if key not in known:
+        if key in given or (key not in known and not accepted.any_name):
             raise OptionError(
                 f"{what} has no option {key!r}; it has {', '.join(known)}.{nearest(str(key), known)}"
             )
@@ -46,13 +77,12 @@ def check_options(
         raise OptionError(
             f"{what} needs {' and '.join(missing)}; given are {', '.join(options) or 'no options'}."
         )
-    types = _types(factory)
     for key, value in options.items():
         for number in _numbers(value):
             if not abs(number) < (math.inf if isinstance(number, float) else MOST_WHOLE):
                 raise OptionError(f"{what}: {key} is {shortened(value)}; needed are numbers up to 2^63.")
-        if key in types and value is not parameters[key].default:
-            _check_type(f"{what}: {key}", value, types[key])
+        if key in accepted.types and value is not parameters[key].default:
+            _check_type(f"{what}: {key}", value, accepted.types[key])
 
 
 def made_of(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> object:
@@ -104,20 +134,48 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
         raise OptionError(f"{what}{inner} is {shortened(problem['input'])}; {message}.") from None
 
 
+def _accepted_of_offer(offer: Offer[Any], inside: tuple[str, ...]) -> Accepted:
+    own = _accepted(offer.load())
+    if not own.any_name or not offer.spec.options:
+        return own
+    if offer.qualified_name in inside:
+        raise PluginError(
+            f"{offer.spec.name!r} of {offer.origin}: its options are those of "
+            f"{' of '.join([*inside[1:], inside[0]])} and so on in a circle. Name the offer that has them."
+        )
+    declared = _declared_options(offer, (*inside, offer.qualified_name))
+    return Accepted(
+        {**declared.parameters, **own.parameters}, {**declared.types, **own.types}, declared.any_name
+    )
+
+
+def _declared_options(offer: Offer[Any], inside: tuple[str, ...]) -> Accepted:
+    """What `Spec.options` declares: a function's or class's own, or those of another offer of the kind."""
+    declared = offer.spec.options
+    if isinstance(declared, str) and ":" not in declared:
+        return _accepted_of_offer(registry().find(type(offer.spec), declared), inside)
+    return _accepted(offer.imported(declared, "options"))
+
+
 @functools.lru_cache(maxsize=256)
-def _types(factory: Callable[..., object]) -> dict[str, TypeAdapter[Any]]:
-    """Parameter -> what its annotation takes; those without one that can be read are left out."""
-    function = inspect.unwrap(factory)
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.isclass(function):
-        function = function.__init__
+def _accepted(function: Callable[..., object]) -> Accepted:
     try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # names that are imported for type checkers alone
-        return {}
+        parameters = inspect.signature(function, eval_str=True).parameters
+    except Exception:  # an annotation whose name is imported for type checkers alone
+        parameters = inspect.signature(function).parameters
+    kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+    named = {key: parameter for key, parameter in parameters.items() if parameter.kind not in kinds}
+    any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return Accepted(named, _types(named), any_name)
+
+
+def _types(parameters: Mapping[str, inspect.Parameter]) -> dict[str, TypeAdapter[Any]]:
+    """Parameter -> what its annotation takes; those without one that can be read are left out."""
     adapters = {}
-    for name, hint in hints.items():
+    for name, parameter in parameters.items():
+        hint = parameter.annotation
+        if hint is inspect.Parameter.empty or isinstance(hint, str):
+            continue
         try:
             adapters[name] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
         except (PydanticUserError, TypeError):

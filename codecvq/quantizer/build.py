@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from codecvq.api.hookspecs import QuantizerSpec
 from codecvq.arguments import whole_number
 from codecvq.errors import OptionError, UnknownName
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import Registry, registry
 from codecvq.plugins.offer import Offer
-from codecvq.plugins.options import check_options, made_of, shortened
+from codecvq.plugins.options import check_options, made_of, option_defaults, shortened
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.residual import Residual
@@ -59,14 +60,14 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
 
 def quantizer_names() -> list[str]:
     """Every name that `build_quantizer` knows."""
-    plain = list(registry().quantizers())
+    plain = list(registry().all(QuantizerSpec))
     derived = [f"{form}{name}" for form in FORMS for name in plain if not name.startswith(FORMS)]
     return sorted(
         {*plain, *derived, *(f"grouped_residual_{name}" for name in plain if not name.startswith(FORMS))}
     )
 
 
-def plain_offer(name: str) -> Offer:
+def plain_offer(name: str) -> Offer[QuantizerSpec]:
     """The plugin's offer behind `name`: that of X for residual_X, unless residual_X itself is registered."""
     loaded = registry()
     form = _form_to_derive(loaded, name)
@@ -77,7 +78,7 @@ def quantizer_options(name: str) -> dict[str, Any]:
     """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
     form = _form_to_derive(registry(), name)
     if not form:
-        return {key: p.default for key, p in _parameters(plain_offer(name)).items()}
+        return option_defaults(plain_offer(name))
     return quantizer_options(_without(form, name)) | COMPOSITE_OPTIONS[form]
 
 
@@ -88,7 +89,7 @@ def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
     if form == "grouped_":
         return _build_grouped(loaded, name, dict(options))
     offer, what = _find(loaded, name), f"quantizer {name!r}"
-    check_options(what, offer.load(), options)
+    check_options(what, offer, options)
     if options.get("num_codebooks") is not None:
         _count(name, options["num_codebooks"])
     quantizer = made_of(what, offer.make, options)
@@ -170,7 +171,7 @@ def _form_to_derive(loaded: Registry, name: str) -> str:
     """ "residual_" or "grouped_" where the name is such a form and nobody registered it as it is."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
-    return "" if form and bare in loaded.offers("quantizers") else form
+    return "" if form and bare in loaded.offers(QuantizerSpec) else form
 
 
 def _without(form: str, name: str) -> str:
@@ -178,15 +179,11 @@ def _without(form: str, name: str) -> str:
     return f"{distribution}{slash}{bare.removeprefix(form)}"
 
 
-def _find(loaded: Registry, name: str) -> Offer:
+def _find(loaded: Registry, name: str) -> Offer[QuantizerSpec]:
     try:
-        return loaded.find("quantizers", name)
+        return loaded.find(QuantizerSpec, name)
     except UnknownName:
-        raise UnknownName(loaded.unknown("quantizers", name, quantizer_names())) from None
-
-
-def _parameters(offer: Offer) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(offer.load()).parameters)
+        raise UnknownName(loaded.unknown(QuantizerSpec, name, quantizer_names())) from None
 
 
 def _count(name: str, value: object, key: str = "num_codebooks") -> int:

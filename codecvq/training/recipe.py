@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from codecvq.api.hookspecs import RecipeSpec
 from codecvq.data.segments import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
@@ -243,7 +244,7 @@ def find_recipe(source: str | Path) -> Path:
                 f"recipe {text} does not exist. Give a YAML file, or a name from: codecvq recipes list"
             )
     try:
-        return registry().find("recipes", text).path()
+        return registry().find(RecipeSpec, text).path()
     except UnknownName as error:
         raise RecipeError(f"{error} Or give the path of a YAML file.") from None
 

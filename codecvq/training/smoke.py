@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from codecvq.api.hookspecs import NetworkSpec
 from codecvq.codec import load
 from codecvq.data.corpus import SPLITS, Corpus
 from codecvq.errors import CorpusError, RunError
 from codecvq.networks.build import build_discriminator, build_network
-from codecvq.plugins import PROJECT
+from codecvq.plugins import PROJECT, registry
+from codecvq.plugins.options import option_defaults
 from codecvq.training.loop import Trained, train
 from codecvq.training.parts import recipe_corpus
 from codecvq.training.progress import Moment
@@ -134,11 +136,7 @@ def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
 
 def _narrowed(options: Mapping[str, Any]) -> dict[str, Any]:
     """A discriminator's options with few channels, where it has them under the usual names."""
-    import inspect
-
-    from codecvq.plugins import registry
-
-    known = inspect.signature(registry().find("networks", options["name"]).load()).parameters
+    known = option_defaults(registry().find(NetworkSpec, options["name"]))
     return {**options, **{name: width for name, width in NARROW.items() if name in known}}
 
 

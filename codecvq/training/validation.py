@@ -158,7 +158,7 @@ def _usable(names: Sequence[str], best_by: str) -> list[Metric]:
         try:
             ready += prepare([name]).ready
         except MissingExtra as error:
-            spec = cast(MetricSpec, registry().find("metrics", name).spec)
+            spec = registry().find(MetricSpec, name).spec
             if best_by in {f"validation/{column}" for column in spec.columns}:
                 raise
             logger.warning("validation goes without %s: %s", name, error)

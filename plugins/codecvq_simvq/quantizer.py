@@ -134,9 +134,7 @@ def _class_called(name: str) -> type[nn.Module]:
     may come from a stranger's config.json, and nothing but a module's class is called.
     """
     where, _, attribute = name.partition(":")
-    loaded = registry()
-    of_plugins = [key for key, origin in loaded.origins.items() if origin.distribution == where]
-    modules = [sys.modules.get(where), *map(loaded.manager.get_plugin, of_plugins)]
+    modules = [sys.modules.get(where), *registry().plugins_of(where)]
     found = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise OptionError(

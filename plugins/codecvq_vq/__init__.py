@@ -1,8 +1,8 @@
-"""Classic vector quantization, and the straight-through estimator."""
+"""Classic vector quantization."""
 
 from collections.abc import Iterable
 
-from codecvq import EstimatorSpec, QuantizerSpec, hookimpl
+from codecvq import QuantizerSpec, hookimpl
 
 
 @hookimpl
@@ -13,15 +13,4 @@ def codecvq_quantizers() -> Iterable[QuantizerSpec]:
         factory="codecvq_vq.quantizer:VQ",
         summary="nearest of K learned codewords, by moving averages or by gradient",
         reference="arXiv:1711.00937",
-    )
-
-
-@hookimpl
-def codecvq_estimators() -> Iterable[EstimatorSpec]:
-    """Offer `ste`."""
-    yield EstimatorSpec(
-        name="ste",
-        factory="codecvq_vq.estimator:straight_through",
-        summary="straight-through: the gradient passes unchanged",
-        reference="arXiv:1308.3432",
     )

@@ -149,7 +149,7 @@ def main() -> None:
 def jobs(check: Check) -> Iterator[tuple[str, str, float, Callable[[], dict[str, Any]]]]:
     """Part, name, seconds that it is not begun below, and what it does."""
     yield "tests", "marked gpu", 60, lambda: run_tests(check)
-    for name in sorted(registry().recipes()):
+    for name in sorted(registry().all("recipes")):
         if name not in ON_LAPTOPS and registry().find("recipes", name).path().parent.name == "recipes":
             yield "recipes", name, 10, lambda name=name: steps_of(check, name, compiled=False)
     for batch in BATCHES:

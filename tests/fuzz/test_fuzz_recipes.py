@@ -24,7 +24,7 @@ from codecvq.training.recipe import load_recipe
 from codecvq.yaml_file import dump_yaml
 
 CASES = 1200
-TEXTS = [offer.path().read_text(encoding="utf-8") for offer in registry().recipes().values()]
+TEXTS = [offer.path().read_text(encoding="utf-8") for offer in registry().all("recipes").values()]
 TREES = [yaml.safe_load(text) for text in TEXTS]
 HOSTILE: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3.5, -0.0, 10**9, 2**62, 2**63, -(2**63), 10**39, 1e300, 1e-300,
@@ -44,7 +44,7 @@ def test_recipes_give_codecs_or_documented_errors(monkeypatch: pytest.MonkeyPatc
     small = Limits(weights_bytes=2**27, tensors=2000, modules=4000, tensor_bytes=2**26)
     monkeypatch.setattr(parts, "LIMITS", small)
     torch.set_num_threads(1)
-    registry().quantizers(), registry().networks()
+    registry().all("quantizers"), registry().all("networks")
     with tempfile.TemporaryDirectory() as folder:
         problems = run_limited(lambda seed: case(seed, Path(folder)), CASES)
     assert problems == []

@@ -1,0 +1,288 @@
+"""The registry: pluggy's order and wrappers, options that a spec declares, and what is always there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pydantic
+import pytest
+
+from codecvq import MetricSpec, NetworkSpec, QuantizerSpec, hookimpl
+from codecvq.errors import OptionError, PluginError
+from codecvq.networks.build import build_network
+from codecvq.networks.spectral import build_spectral
+from codecvq.plugins import Registry, registry
+from codecvq.plugins.options import check_options, option_defaults
+
+
+def plugin(**hooks: Callable[..., Any]) -> object:
+    return type("Plugin", (), {name: staticmethod(hook) for name, hook in hooks.items()})()
+
+
+def metric(name: str) -> MetricSpec:
+    return MetricSpec(name=name, columns=(name,), factory=lambda: None)
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("codecvq"), "propagate", True)
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+# Order and wrappers
+
+
+def test_hooks_of_training_are_called_in_the_order_that_pluggy_documents() -> None:
+    own, seen = Registry(), []
+    options = {"plain": {}, "later": {}, "last": {"trylast": True}, "first": {"tryfirst": True}, "latest": {}}
+    for name, marks in options.items():
+
+        def hook(step: int, name: str = name) -> None:
+            seen.append(name)
+
+        own.register(plugin(codecvq_train_logged=hookimpl(**marks)(hook)), name)
+    own.call("codecvq_train_logged", run=None, step=1, scalars={})
+    assert seen == ["first", "latest", "later", "plain", "last"]
+
+
+@pytest.mark.parametrize("broken", ["no", "before", "after", "never yields", "twice"])
+@pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
+def test_a_wrapper_runs_around_all_the_others_and_may_break(
+    mark: str, broken: str, warnings: Callable[[], list[str]]
+) -> None:
+    own, seen = Registry(), []
+
+    def around(step: int) -> Iterator[None]:
+        seen.append("before")
+        if broken == "before":
+            raise RuntimeError("it broke")
+        if broken == "never yields":
+            return None
+        given = yield
+        if broken == "twice":
+            yield
+        if broken == "after":
+            raise SystemExit("it broke")
+        seen.append("after")
+        return given if mark == "wrapper" else None
+
+    own.register(plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("one"))), "one")
+    own.register(plugin(codecvq_train_logged=hookimpl(**{mark: True})(around)), "around")
+    own.register(plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("two"))), "two")
+    own.call("codecvq_train_logged", run=None, step=1, scalars={})
+    assert seen == ["before", "two", "one", *(["after"] if broken == "no" else [])]
+    assert len(warnings()) == (broken != "no")
+    assert all("codecvq_train_logged of plugin around failed" in text for text in warnings())
+
+
+@pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
+def test_a_wrapper_changes_what_others_offer_and_the_origins_stay(mark: str) -> None:
+    own = Registry()
+
+    def change(results: list[list[MetricSpec]]) -> list[list[MetricSpec]]:
+        kept = [[spec for spec in specs if spec.name != "second"] for specs in results]
+        return [*kept, [replace(kept[0][0], name="changed")]]
+
+    def around() -> Iterator[None]:
+        if mark == "wrapper":
+            return change((yield))
+        outcome = yield
+        outcome.force_result(change(outcome.get_result()))
+
+    own.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first"), metric("second")])), "one")
+    own.register(plugin(codecvq_metrics=hookimpl(**{mark: True})(around)), "around")
+    origins = {name: str(offer.origin) for name, offer in own.all(MetricSpec).items()}
+    assert origins == {"first": "one", "changed": "around"}
+    assert own.failures == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda given: None, "its wrapper returned None"),
+        (lambda given: [["first"]], "it yields 'first'"),
+        (lambda given: 1 / 0, "ZeroDivisionError"),
+    ],
+    ids=["nothing", "no specs", "raises"],
+)
+def test_a_wrapper_that_breaks_offers_is_a_failure_of_its_plugin(
+    change: Callable[[Any], Any], said: str
+) -> None:
+    own = Registry()
+
+    def around() -> Iterator[None]:
+        return change((yield))
+
+    own.register(plugin(codecvq_metrics=hookimpl(wrapper=True)(around)), "around")
+    own.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first")])), "one")
+    assert set(own.all(MetricSpec)) <= {"first"}
+    assert [str(failure.origin) for failure in own.failures] == ["around"]
+    assert said in str(own.failures[0])
+    assert set(own.all(MetricSpec)) == ({"first"} if "yields" not in said else set())
+
+
+def test_a_wrapper_without_a_yield_is_refused() -> None:
+    with pytest.raises(PluginError, match="marked as a wrapper and has no yield"):
+        Registry().register(plugin(codecvq_metrics=hookimpl(wrapper=True)(lambda: None)), "none")
+
+
+def test_a_function_of_another_name_implements_the_hook_that_its_mark_names() -> None:
+    own = Registry()
+    own.register(plugin(mine=hookimpl(specname="codecvq_metrics")(lambda: [metric("first")])), "one")
+    assert list(own.all(MetricSpec)) == ["first"]
+    with pytest.raises(PluginError, match=r"'codecvq_metric'.*Did you mean 'codecvq_metrics'"):
+        own.register(plugin(mine=hookimpl(specname="codecvq_metric")(lambda: [])), "misspelt")
+    own.register(plugin(codecvq_later=hookimpl(optionalhook=True)(lambda: [])), "of a later codecvq")
+
+
+def test_a_hook_may_ask_for_offers_of_another_kind() -> None:
+    own = Registry()
+
+    def named_like_quantizers() -> Iterator[MetricSpec]:
+        for name in own.all(QuantizerSpec):
+            yield metric(f"of_{name}")
+
+    own.register(plugin(codecvq_metrics=hookimpl(named_like_quantizers)), "metrics")
+    own.register(
+        plugin(codecvq_quantizers=hookimpl(lambda: [QuantizerSpec(name="far", factory="x:y")])), "far"
+    )
+    assert list(own.all(MetricSpec)) == ["of_far"]
+
+
+# Options
+
+
+def wide_spectral(*, sample_rate: int, channels: int = 1, gain: float = 1.0, **options: Any) -> Any:
+    """A plugin that wraps `spectral`: one own option, and all of those."""
+    network = build_spectral(sample_rate=sample_rate, channels=channels, **options)
+    network.encoder.gain = gain
+    return network
+
+
+@pytest.fixture
+def wide() -> Iterator[None]:
+    spec = NetworkSpec(name="wide_spectral", factory=wide_spectral, options="spectral")
+    origin = registry().register(plugin(codecvq_networks=hookimpl(lambda: [spec])), "wide")
+    yield
+    registry().unregister(origin)
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_plugin_wraps_spectral_with_its_options_and_one_of_its_own() -> None:
+    own = option_defaults(registry().find(NetworkSpec, "wide_spectral"))
+    spectral = option_defaults(registry().find(NetworkSpec, "spectral"))
+    assert own == {**spectral, "gain": 1.0}
+    network = build_network(
+        "wide_spectral", sample_rate=16000, preset="tiny", hop_length=160, window_length=640, gain=0.5
+    )
+    assert (network.hop_length, network.encoder.gain) == (160, 0.5)
+    with pytest.raises(OptionError, match=r"has no option 'hop_lenght'.*Did you mean 'hop_length'"):
+        build_network("wide_spectral", sample_rate=16000, hop_lenght=160)
+    with pytest.raises(OptionError, match="gain is 'loud'; needed is a valid number"):
+        build_network("wide_spectral", sample_rate=16000, gain="loud")
+    with pytest.raises(OptionError, match=r"hop_length is 1.5; needed is a valid integer"):
+        build_network("wide_spectral", sample_rate=16000, hop_length=1.5)
+
+
+@dataclass
+class Declared:
+    """Options of a plugin, as a dataclass."""
+
+    size: int
+    name: str = "x"
+
+
+class Model(pydantic.BaseModel):
+    """The same, as a pydantic model."""
+
+    size: int
+    name: str = "x"
+
+
+def declared(size: int, name: str = "x") -> None:
+    """The same, as a function."""
+
+
+@pytest.mark.parametrize("options", [Declared, Model, declared, f"{__name__}:Declared", ":Declared"])
+def test_options_are_declared_by_a_class_or_a_function(options: Any) -> None:
+    own = Registry()
+    spec = QuantizerSpec(name="far", factory=lambda dim, **options: None, options=options)
+    module = plugin(codecvq_quantizers=hookimpl(lambda: [spec]))
+    type(module).Declared = Declared
+    own.register(module, "far")
+    offer = own.find(QuantizerSpec, "far")
+    assert set(option_defaults(offer)) == {"dim", "size", "name"}
+    check_options("far", offer, {"size": 1, "dim": 2})
+    for given, said in (
+        ({"dim": 1, "size": "x"}, "size is 'x'"),
+        ({"dim": 1}, "needs size"),
+        ({"dim": 1, "size": 1, "nam": ""}, "Did you mean 'name'"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            check_options("far", offer, given)
+
+
+def test_options_that_are_declared_nowhere_pass_and_are_the_factory_s_to_check() -> None:
+    own = Registry()
+    spec = QuantizerSpec(name="far", factory=lambda dim, **options: None)
+    own.register(plugin(codecvq_quantizers=hookimpl(lambda: [spec])), "far")
+    check_options("far", own.find(QuantizerSpec, "far"), {"dim": 1, "anything": [1]})
+    with pytest.raises(OptionError, match="numbers up to"):
+        check_options("far", own.find(QuantizerSpec, "far"), {"dim": 1, "anything": [float("nan")]})
+
+
+def test_options_declared_in_a_circle_or_by_nothing_are_an_error() -> None:
+    def specs() -> Iterator[QuantizerSpec]:
+        for name, options in (("one_way", "other_way"), ("other_way", "one_way"), ("lost", "no_module:x")):
+            yield QuantizerSpec(name=name, factory=lambda **options: None, options=options)
+
+    origin = registry().register(plugin(codecvq_quantizers=hookimpl(specs)), "circle")
+    try:
+        with pytest.raises(PluginError, match="in a circle"):
+            option_defaults(registry().find(QuantizerSpec, "one_way"))
+        with pytest.raises(PluginError, match=r"its options 'no_module:x' gave ModuleNotFoundError"):
+            option_defaults(registry().find(QuantizerSpec, "lost"))
+    finally:
+        registry().unregister(origin)
+
+
+# What is always there
+
+
+@pytest.mark.parametrize("disabled", ["vq", "codecvq"])
+def test_the_default_estimator_does_not_depend_on_a_plugin(disabled: str) -> None:
+    own = Registry()
+    own.load_installed(disabled=[disabled])
+    assert "vq" not in own.all(QuantizerSpec)
+    assert own.find("estimators", "ste").identity["plugin"] == "codecvq"
+
+
+def test_other_quantizers_work_where_the_plugin_vq_is_disabled() -> None:
+    program = (
+        "import torch, codecvq\n"
+        "quantizer = codecvq.build_quantizer('residual_fsq', dim=4, levels=[3, 3], num_codebooks=2)\n"
+        "print(tuple(quantizer(torch.randn(1, 4, 5)).codes.shape))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "CODECVQ_DISABLE_PLUGINS": "vq"},
+    )
+    assert done.stdout == "(1, 2, 5)\n"
+
+
+def test_listing_plugins_imports_no_torch() -> None:
+    program = (
+        "import sys\nfrom codecvq.plugins import KINDS, registry\n"
+        "for kind in KINDS: registry().all(kind)\nprint('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
