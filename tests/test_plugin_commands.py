@@ -87,8 +87,10 @@ def test_check_tells_in_words_in_json_and_by_its_exit_code(
     (tmp_path / "odd.py").write_text(ODD)
     code, out, _ = command_here("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
     assert code == 1
-    assert "odd/frames_are_independent\n  promised: What becomes of a frame depends on no other frame" in out
-    assert "found: values of frame 0 alone" in out
+    assert "\nframes_are_independent\n  promised: What becomes of a frame depends on no other frame" in out
+    assert "  found in odd" in out
+    assert ": values of frame 0 alone, compared with the whole: " in out
+    assert "at odd.py:8, in quantize\n      def quantize(self, vectors):\n" in out
     code, out, _ = command_here("plugins", "check", "odd", "--json")
     report = json.loads(out)
     broken = [check["name"] for check in report["checks"] if not check["ok"]]
@@ -96,6 +98,95 @@ def test_check_tells_in_words_in_json_and_by_its_exit_code(
     assert len(broken) == report["broken"] > 0
     assert "odd/frames_are_independent" in broken
     assert "odd/shapes" not in broken
+
+
+ODDER = f"""{ODD}
+class Raises(Odd):
+    def dequantize(self, codes):
+        if len(codes) == 1:
+            raise RuntimeError("one vector")
+        return super().dequantize(codes)
+
+class OneCodeTooFew(Odd):
+    def quantize(self, vectors):
+        values, codes = super().quantize(vectors)
+        return values, codes[:0]
+
+class TwoBooks(Odd):
+    def __init__(self, dim):
+        Quantizer.__init__(self, dim, [2, 2])
+
+    def quantize(self, vectors):
+        codes = (vectors[:, :2] > 0).long()
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes):
+        return codes[:, :1].float().expand(-1, self.dim) - codes[:, 1:].float() / 2
+
+@hookimpl
+def codecvq_quantizers():
+    for factory in (Odd, Raises, OneCodeTooFew, TwoBooks):
+        yield QuantizerSpec(name=factory.__name__.lower(), factory=factory)
+"""
+
+
+@pytest.fixture
+def check_odder(
+    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> Callable[..., tuple[int, str]]:
+    """`codecvq plugins check …` of one of ODDER: exit code and stdout."""
+    (tmp_path / "odder.py").write_text(ODDER)
+    return lambda *arguments: command_here("plugins", "check", *arguments, "--plugin", "./odder.py")[:2]
+
+
+def line_of(source: str, text: str) -> int:
+    return next(n for n, line in enumerate(source.splitlines(), start=1) if text in line)
+
+
+def test_check_shows_the_line_that_raised_once_for_all_checks(
+    check_odder: Callable[..., tuple[int, str]],
+) -> None:
+    code, out = check_odder("raises", "dim=4")
+    assert code == 1
+    assert out.count("it raised RuntimeError: one vector") == 1
+    place = f"at odder.py:{line_of(ODDER, 'raise RuntimeError')}, in dequantize"
+    assert f'{place}\n      raise RuntimeError("one vector")\n' in out
+
+
+def test_a_wrong_shape_is_said_once_and_the_rest_is_skipped(
+    check_odder: Callable[..., tuple[int, str]],
+) -> None:
+    code, out = check_odder("onecodetoofew", "dim=4")
+    assert code == 1
+    assert "2 checks, 1 broken" in out
+    assert out.count("found in") == 1
+    assert (
+        "of onecodetoofew, residual_onecodetoofew, grouped_onecodetoofew skipped, since onecodetoofew/shapes"
+        in out
+    )
+
+
+def test_a_form_that_is_refused_by_design_is_no_failure(check_odder: Callable[..., tuple[int, str]]) -> None:
+    code, out = check_odder("twobooks", "dim=4")
+    assert code == 0
+    assert "residual_twobooks refused: a residual stage has one codebook" in out
+
+
+def test_check_stops_at_the_first_and_takes_forms_and_expectations(
+    check_odder: Callable[..., tuple[int, str]],
+) -> None:
+    code, out = check_odder("odd", "dim=4", "-x")
+    assert (code, out.count("BROKEN")) == (1, 1)
+    code, out = check_odder("odd", "dim=4", "--forms", "plain,grouped")
+    assert "grouped_odd" in out
+    assert "residual_odd" not in out
+    expected = ["--expect", "frames_are_independent=it looks at the batch"]
+    code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected)
+    assert code == 0, out
+    assert "frames_are_independent fails as expected in odd: it looks at the batch" in out
+    code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected, "--expect", "one_frame=why not")
+    assert code == 1
+    assert "it passes, and was expected to fail (why not)" in out
 
 
 def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple[int, str, str]]) -> None:
@@ -111,6 +202,10 @@ def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple
         (["plugins", "check", "fsq"], "needs levels"),
         (["plugins", "check", "fsq", "levels"], "not key=value"),
         (["plugins", "check", "fsq", "levels=[5"], "not YAML"),
+        (["plugins", "check", "fsq", "levels=[5]", "--forms", "twice"], "one of plain, residual, grouped"),
+        (["plugins", "check", "fsq", "levels=[5]", "--expect", "shapes"], "not NAME=REASON"),
+        (["plugins", "check", "fsq", "levels=[5]", "--expect", "shape=x"], "Did you mean 'shapes'"),
+        (["plugins", "check", "fsq", "levels=[5]", "--kind", "metric"], "quantizer, network, codec"),
         (["new-plugin", "fsq"], "offered by codecvq"),
         (["new-plugin", "My-VQ"], "lower case"),
         (["new-plugin", "residual_mine"], "not with residual_"),

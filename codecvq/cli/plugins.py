@@ -6,17 +6,15 @@ import dataclasses
 import inspect
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from codecvq.cli import checking
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
-from codecvq.errors import CodecvqError, OptionError, UnknownName
+from codecvq.errors import CodecvqError, UnknownName
 from codecvq.plugins import KINDS, registry
 from codecvq.plugins.offer import Offer
-
-if TYPE_CHECKING:
-    from codecvq.testing import Outcome
 
 app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
 
@@ -122,63 +120,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
         raise typer.Exit(1)
 
 
-@app.command("check")
-def check(
-    name: Annotated[
-        str, typer.Argument(help="A registered quantizer; its residual and grouped forms are checked too.")
-    ],
-    options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
-    plugin: Plugins = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """Hold a quantizer to the promises of every quantizer (codecvq.testing). Exit 1 if one is not kept.
-
-    Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py codebook_size=16[/]
-    """
-    from codecvq.testing import quantizer_checks, run_checks
-
-    outcomes = list(run_checks(quantizer_checks(name, **_options(options or []))))
-    broken = [outcome for outcome in outcomes if outcome.found]
-    if as_json:
-        rows = [
-            {
-                "name": o.check.name,
-                "ok": not o.found,
-                "why": o.check.why,
-                "found": o.found,
-                "seconds": round(o.seconds, 4),
-            }
-            for o in outcomes
-        ]
-        print_json({"quantizer": name, "checks": rows, "broken": len(broken)})
-    else:
-        _print_outcomes(outcomes)
-        for outcome in broken:
-            say(f"\n{outcome.check.name}\n  promised: {outcome.check.why}\n  found: {outcome.found}")
-        say(f"\n{len(outcomes)} checks, {len(broken)} broken")
-    if broken:
-        raise typer.Exit(1)
-
-
-def _print_outcomes(outcomes: list[Outcome]) -> None:
-    """A row a check, a column a form."""
-    states = {outcome.check.name: "BROKEN" if outcome.found else "ok" for outcome in outcomes}
-    forms = list(dict.fromkeys(name.rpartition("/")[0] for name in states))
-    checks = list(dict.fromkeys(name.rpartition("/")[2] for name in states))
-    print_table(["check", *forms], [[c, *(states.get(f"{form}/{c}", "") for form in forms)] for c in checks])
-
-
-def _options(texts: list[str]) -> dict[str, Any]:
-    """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
-    from codecvq.yaml_file import parse_yaml
-
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.isidentifier():
-            raise OptionError(f"option {text!r} is not key=value, as in codebook_size=16 or levels=[5,5]")
-        options[key] = parse_yaml(value, f"option {text!r}: the value", error=OptionError)
-    return options
+app.command("check")(checking.check)
 
 
 def _try(kind: str, offer: Offer[Any]) -> tuple[float, str]:

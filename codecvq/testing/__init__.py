@@ -12,8 +12,18 @@
 The same checks from the command line: `codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
 """
 
-from codecvq.testing.check import Check, CheckFailed, Outcome, run_checks
-from codecvq.testing.checks import quantizer_checks
+from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormRefused
 from codecvq.testing.pytest import parametrize_quantizer
+from codecvq.testing.quantizers import quantizer_checks
+from codecvq.testing.running import Outcome, run_checks
 
-__all__ = ["Check", "CheckFailed", "Outcome", "parametrize_quantizer", "quantizer_checks", "run_checks"]
+__all__ = [
+    "Check",
+    "CheckFailed",
+    "CheckSkipped",
+    "FormRefused",
+    "Outcome",
+    "parametrize_quantizer",
+    "quantizer_checks",
+    "run_checks",
+]

@@ -2,59 +2,99 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import inspect
+import unittest
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from codecvq.testing.author import Author
+
 SEED = 20_26
+SUSPECTS = ("forward", "quantize", "dequantize")  # methods that a promise is about, unless its check says so
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
 class CheckFailed(AssertionError):
     """A promise that is not kept; the text says what was found."""
 
 
+class CheckSkipped(unittest.SkipTest):
+    """A check that says nothing here; the text says why. pytest shows the test as skipped."""
+
+
+class FormRefused(CheckSkipped):
+    """A residual or grouped form that cannot be built, by design; the text says why."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """One promise of one quantizer."""
+    """One promise of one quantizer, network or codec."""
 
     name: str  # "residual_vq/prefix"
     why: str  # the promise, as a sentence
     test: Callable[[], None]
+    needs: tuple[Check, ...] = ()  # checks without which this one says nothing, the first that matters first
+    author: Author = field(default_factory=Author, repr=False, compare=False)
+    suspects: tuple[str, ...] = SUSPECTS  # names of methods that the promise is about, the likeliest first
+
+    @property
+    def form(self) -> str:
+        """What is checked: "residual_vq"."""
+        return self.name.rpartition("/")[0]
+
+    @property
+    def short_name(self) -> str:
+        """The promise alone: "prefix"."""
+        return self.name.rpartition("/")[2]
 
     def run(self) -> None:
-        """Raise CheckFailed, or what the quantizer itself raised, if the promise is not kept.
+        """Raise CheckFailed, or what the checked code itself raised, if the promise is not kept; CheckSkipped
+        where a check that this one needs has failed.
 
         Random numbers are seeded inside and left outside as they were.
         """
+        for needed in self.needs:
+            if not needed.is_kept:
+                raise CheckSkipped(f"since {needed.name} failed")
+        self.__dict__["is_kept"] = False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(SEED)
             self.test()
+        self.__dict__["is_kept"] = True
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a check found."""
-
-    check: Check
-    found: str  # empty where the promise is kept
-    seconds: float
-
-
-def run_checks(checks: Iterable[Check]) -> Iterator[Outcome]:
-    """The outcome of each check, in turn; whatever a quantizer raises is an outcome too."""
-    for check in checks:
-        start = time.perf_counter()
-        found = ""
+    @cached_property
+    def is_kept(self) -> bool:
+        """Whether the promise was kept when the check ran, which happens now if it did not yet."""
         try:
-            check.run()
-        except CheckFailed as failed:
-            found = str(failed)
-        except Exception as error:  # a stranger's code
-            found = f"it raised {type(error).__name__}: {error}"
-        yield Outcome(check, found, time.perf_counter() - start)
+            self.run()
+        except Exception:  # a stranger's code; whoever runs this check by itself sees it
+            return False
+        return True
+
+    def place(self, error: BaseException) -> str:
+        """File, line and source of the author's code that a failure is about; empty where it is not known."""
+        return self.author.frame(error) or self.author.definition(self.suspects)
+
+
+def about(*suspects: str) -> Callable[[Test], Test]:
+    """A decorator of a check's function: the author's methods that its promise is about."""
+
+    def marked(test: Test) -> Test:
+        test.suspects = suspects  # type: ignore[attr-defined]
+        return test
+
+    return marked
+
+
+def promise(test: Callable[..., None]) -> str:
+    """The first line of a check's docstring, which is what is shown of it."""
+    return (inspect.getdoc(test) or "").partition("\n")[0]
 
 
 def expect(kept: bool, found: str) -> None:

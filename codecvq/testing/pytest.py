@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from codecvq.errors import OptionError, nearest
-from codecvq.testing.checks import quantizer_checks
+from codecvq.testing.check import Check
+from codecvq.testing.quantizers import quantizer_checks
+from codecvq.testing.running import check_expected, reason_for
 
 if TYPE_CHECKING:
     import pytest
@@ -15,33 +16,31 @@ if TYPE_CHECKING:
 def parametrize_quantizer(
     names: str | Iterable[str],
     *,
+    forms: Collection[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,  # Any: an option is whatever its plugin takes
 ) -> pytest.MarkDecorator:
     """A decorator that gives a test every check of one or more quantizers, one by one, as argument `check`.
 
-    `expected_failures` maps checks to the reason why they fail: "prefix" in all forms, or
-    "residual_my_vq/prefix" in one. Such a check is run all the same, and the test fails once it passes, so
-    that the reason does not outlive its fault.
+    `forms` and `options` are those of `quantizer_checks`. `expected_failures` maps checks to the reason why
+    they fail: "prefix" in all forms, or "residual_my_vq/prefix" in one. Such a check is run all the same, and
+    the test fails once it passes, so that the reason does not outlive its fault. A form that is refused, and
+    checks that a failed one leaves without meaning, are skipped.
     """
+    each = [names] if isinstance(names, str) else names
+    return _parametrize(
+        [check for name in each for check in quantizer_checks(name, forms=forms, **options)],
+        expected_failures,
+    )
+
+
+def _parametrize(checks: list[Check], expected: Mapping[str, str] | None) -> pytest.MarkDecorator:
     import pytest
 
-    reasons = dict(expected_failures or {})
-    checks = [
-        check
-        for name in ([names] if isinstance(names, str) else names)
-        for check in quantizer_checks(name, **options)
-    ]
-    known = {check.name for check in checks} | {check.name.rpartition("/")[2] for check in checks}
-    for name in reasons:
-        if name not in known:
-            raise OptionError(
-                f"expected_failures names {name!r}, which is no check.{nearest(name, known)} "
-                f"Known: {', '.join(sorted(known))}."
-            )
+    check_expected(expected or {}, checks)
     parameters = []
     for check in checks:
-        reason = reasons.get(check.name) or reasons.get(check.name.rpartition("/")[2])
+        reason = reason_for(check, expected or {})
         marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
         parameters.append(pytest.param(check, id=check.name, marks=marks))
     return pytest.mark.parametrize("check", parameters)

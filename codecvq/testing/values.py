@@ -202,7 +202,6 @@ def non_finite_encode(subject: Subject) -> None:
 
 
 TESTS = (
-    shapes,
     codes_in_range,
     round_trip,
     training_values,

@@ -1,0 +1,194 @@
+"""`codecvq plugins check`: a quantizer, network or codec held to its promises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codecvq.cli.console import Json, Plugins, print_json, print_table, say
+from codecvq.errors import OptionError, UnknownName, nearest
+from codecvq.plugins import registry
+
+if TYPE_CHECKING:
+    from codecvq.testing import Check, Outcome
+
+CHECKED = {"quantizer": "quantizers", "network": "networks", "codec": "codecs"}  # --kind -> kind of offers
+STATES = {"ok": "ok", "broken": "BROKEN", "expected": "expected", "skipped": "–", "refused": "refused"}
+
+
+def check(
+    name: Annotated[
+        str, typer.Argument(help="A registered quantizer, network or codec, or a saved codec's folder.")
+    ],
+    options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help=f"What NAME is, if it is several: {', '.join(CHECKED)}")
+    ] = None,
+    forms: Annotated[
+        str | None, typer.Option(help="Check only these forms of a quantizer, of plain,residual,grouped.")
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=REASON: a check that fails, and why. Broken once it passes. Repeatable."),
+    ] = None,
+    stop: Annotated[bool, typer.Option("-x", help="Stop at the first broken check.")] = False,
+    plugin: Plugins = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Check that a plugin keeps the promises of its kind. Exit 1 if one is broken.
+
+    A quantizer is checked as it is, and in its residual and grouped form. What is broken is shown with the
+    promise, with what was found, and with the line of your code that it is about. A form that is refused by
+    design is no failure.
+
+    Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py codebook_size=16[/]
+
+    Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py -x --forms plain,residual[/]
+
+    Example: [bold]codecvq plugins check spectral sample_rate=16000[/]
+    """
+    from codecvq.testing import run_checks
+
+    what = _kind_of(name, kind)
+    checks = _checks(what, name, forms, _options(options or []))
+    outcomes = list(run_checks(checks, stop_at_first=stop, expected=_expected(expect or [])))
+    broken = [outcome for outcome in outcomes if outcome.is_broken]
+    if as_json:
+        print_json({what: name, "checks": [_row(outcome) for outcome in outcomes], "broken": len(broken)})
+    else:
+        _print_table(outcomes)
+        _print_broken(broken)
+        _print_notes(outcomes)
+        say(f"\n{_summary(outcomes)}")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _kind_of(name: str, kind: str | None) -> str:
+    """What a name is of quantizer, network and codec. Raises UnknownName, and OptionError where it is several
+    and nobody says which.
+    """
+    if kind is not None:
+        if kind not in CHECKED:
+            raise OptionError(f"--kind is {kind!r}; it is one of {', '.join(CHECKED)}.")
+        return kind
+    from codecvq.quantizer.build import quantizer_names
+
+    known = {each: {*registry().offers(offers)} for each, offers in CHECKED.items()}
+    known["quantizer"].update(quantizer_names())
+    found = [each for each, names in known.items() if name.rpartition("/")[2] in names]
+    if not found and os.path.exists(name):
+        found = ["codec"]
+    if not found:
+        everything = sorted(set().union(*known.values()))
+        raise UnknownName(f"no quantizer, network or codec is named {name!r}.{nearest(name, everything)}")
+    if len(found) > 1:
+        raise OptionError(f"{name!r} is a {' and a '.join(found)}. Say which with --kind {found[0]}.")
+    return found[0]
+
+
+def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any]) -> Iterable[Check]:
+    from codecvq.testing import quantizer_checks
+
+    if what == "quantizer":
+        return quantizer_checks(name, forms=None if forms is None else forms.split(","), **options)
+    raise OptionError(f"no checks of a {what} yet")
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
+    from codecvq.yaml_file import parse_yaml
+
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise OptionError(f"option {text!r} is not key=value, as in codebook_size=16 or levels=[5,5]")
+        options[key] = parse_yaml(value, f"option {text!r}: the value", error=OptionError)
+    return options
+
+
+def _expected(texts: list[str]) -> dict[str, str]:
+    """Check -> the reason why it fails."""
+    expected = {}
+    for text in texts:
+        name, _, reason = text.partition("=")
+        if not name or not reason.strip():
+            raise OptionError(
+                f"--expect {text!r} is not NAME=REASON, as in --expect 'prefix=stages are one block'"
+            )
+        expected[name] = reason.strip()
+    return expected
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:  # Any: JSON
+    return {
+        "name": outcome.check.name,
+        "ok": not outcome.is_broken,
+        "state": outcome.state,
+        "why": outcome.check.why,
+        "found": outcome.found,
+        "place": outcome.place,
+        "note": outcome.note,
+        "seconds": round(outcome.seconds, 4),
+    }
+
+
+def _print_table(outcomes: list[Outcome]) -> None:
+    """A row a check, a column a form; without checks that say nothing in any form."""
+    states = {outcome.check.name: STATES[outcome.state] for outcome in outcomes}
+    forms = list(dict.fromkeys(outcome.check.form for outcome in outcomes))
+    checks = dict.fromkeys(o.check.short_name for o in outcomes if o.state != "skipped")
+    print_table(["check", *forms], [[c, *(states.get(f"{form}/{c}", "") for form in forms)] for c in checks])
+
+
+def _print_broken(broken: list[Outcome]) -> None:
+    """Each promise once, with what was found in each form; what many checks found is said once, for all."""
+    for found, same in _grouped(broken, lambda outcome: outcome.found):
+        if len({outcome.check.short_name for outcome in same}) > 1:
+            say(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {found}")
+            _print_places(same)
+            broken = [outcome for outcome in broken if outcome not in same]
+    for (name, why), same in _grouped(broken, lambda o: (o.check.short_name, o.check.why)):
+        say(f"\n{name}\n  promised: {why}")
+        for found, forms in _grouped(same, lambda outcome: outcome.found):
+            say(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {found}")
+        _print_places(same)
+
+
+def _print_places(outcomes: list[Outcome]) -> None:
+    for place in dict.fromkeys(outcome.place for outcome in outcomes if outcome.place):
+        say("  at " + place.replace("\n", "\n  "))
+
+
+def _print_notes(outcomes: list[Outcome]) -> None:
+    """Which forms are refused, which checks were expected to fail, and which say nothing."""
+    for outcome in outcomes:
+        if outcome.state == "refused":
+            say(f"\n{outcome.check.form} refused: {outcome.note}")
+    for (name, note), same in _grouped(
+        [o for o in outcomes if o.state == "expected"], lambda o: (o.check.short_name, o.note)
+    ):
+        say(f"\n{name} fails as expected in {', '.join(o.check.form for o in same)}: {note}")
+    for note, same in _grouped([o for o in outcomes if o.state == "skipped"], lambda o: o.note):
+        forms = dict.fromkeys(outcome.check.form for outcome in same)
+        say(f"\n{len(same)} checks of {', '.join(forms)} skipped, {note}")
+
+
+def _grouped(
+    outcomes: Iterable[Outcome], key: Any
+) -> list[tuple[Any, list[Outcome]]]:  # Any: what it sorts by
+    """Outcomes of equal key together, in the order of the first of each."""
+    groups: dict[Any, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(key(outcome), []).append(outcome)
+    return list(groups.items())
+
+
+def _summary(outcomes: list[Outcome]) -> str:
+    counts = {state: sum(outcome.state == state for outcome in outcomes) for state in STATES}
+    more = [f"{counts[state]} {state}" for state in ("expected", "skipped", "refused") if counts[state]]
+    return ", ".join([f"{counts['ok'] + counts['broken']} checks", f"{counts['broken']} broken", *more])

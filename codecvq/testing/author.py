@@ -1,0 +1,97 @@
+"""`Author`: whose code is checked, so that a failure shows the line of theirs that it is about."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FunctionType
+
+HOUSE = ("codecvq", "torch", "builtins")  # packages whose code is not an author's
+#: what a method is called where it works over items, or with the sum so far
+VARIANTS = ("", "_items", "_given")
+
+
+class Author:
+    """The files of the classes, functions or modules that a plugin brought."""
+
+    def __init__(self, *brought: object) -> None:
+        self._classes: list[type] = [each for each in brought if inspect.isclass(each)]
+        self._functions: list[FunctionType] = [each for each in brought if inspect.isfunction(each)]
+        classes = [each for made in self._classes for each in made.__mro__]
+        modules = [getattr(each, "__module__", "") for each in (*classes, *self._functions)]
+        self._files = frozenset(filter(None, map(_root, modules)))
+
+    def frame(self, error: BaseException) -> str:
+        """The innermost line of theirs that an error went through, or one that caused it; empty for none."""
+        found = ""
+        for each in _chain(error):
+            own = [frame for frame in traceback.extract_tb(each.__traceback__) if self._owns(frame.filename)]
+            if own:
+                found = _shown(own[-1].filename, own[-1].lineno or 1, own[-1].name)
+        return found
+
+    def definition(self, names: Iterable[str]) -> str:
+        """Where the first of these methods that they wrote begins; else their class or function."""
+        for name in names:
+            for variant in VARIANTS:
+                for made in self._classes:
+                    method = inspect.getattr_static(made, name + variant, None)
+                    if isinstance(method, property):
+                        method = method.fget
+                    code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
+                    if code is not None and self._owns(code.co_filename):
+                        return _shown(code.co_filename, _line_of_def(code), code.co_name)
+        brought: list[type | FunctionType] = [*self._classes, *self._functions]
+        for each in brought:
+            try:
+                file, line = inspect.getsourcefile(each) or "", inspect.getsourcelines(each)[1]
+            except (OSError, TypeError):  # no source: of a notebook, or compiled
+                continue
+            if self._owns(file):
+                return _shown(file, line, each.__qualname__)
+        return ""
+
+    def _owns(self, file: str) -> bool:
+        return any(file == own or file.startswith(own + os.sep) for own in self._files)
+
+
+def _root(module_name: str) -> str:
+    """The folder of a stranger's package, or their one file; the module's own file of a built-in part."""
+    top = module_name.partition(".")[0]
+    if not top or top in HOUSE[1:]:
+        return ""
+    module = sys.modules.get(module_name if top in HOUSE else top)
+    file = getattr(module, "__file__", None) or ""
+    if top in HOUSE:
+        return "" if module_name.startswith(("codecvq.quantizer", "codecvq.testing")) else file
+    return str(Path(file).parent) if file and hasattr(module, "__path__") else file
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, and so on."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _line_of_def(code: object) -> int:
+    """The line with `def`: code begins at its decorators."""
+    first, file = code.co_firstlineno, code.co_filename  # type: ignore[attr-defined]
+    for line in range(first, first + 10):
+        if linecache.getline(file, line).lstrip().startswith(("def ", "async def ", "lambda")):
+            return line
+    return int(first)
+
+
+def _shown(file: str, line: int, name: str) -> str:
+    """A place as it is printed: file, line, function, and the source below."""
+    path = Path(file)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    source = linecache.getline(file, line).strip()
+    return f"{shown}:{line}, in {name}" + (f"\n    {source}" if source else "")

@@ -1,0 +1,135 @@
+"""Which checks a quantizer gets: one list for its plain form, its residual and its grouped one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from codecvq.errors import CodecvqError, OptionError
+from codecvq.plugins import registry
+from codecvq.quantizer import Quantizer, build_quantizer
+from codecvq.quantizer.build import plain_offer
+from codecvq.testing import importing, invariance, learning, residual, values
+from codecvq.testing.author import Author
+from codecvq.testing.check import SUSPECTS, Check, FormRefused, promise
+from codecvq.testing.subject import Subject
+
+DIM = 8  # D where the options do not say
+STAGES, GROUPS = 3, 2  # of the residual and the grouped form
+FORMS = ("plain", "residual", "grouped")
+
+Test = Callable[[Subject], None]
+
+
+def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **options: Any) -> Iterator[Check]:
+    """Every check of the quantizer registered under `name`, then of its residual and its grouped form.
+
+    `forms` are those that are checked, of "plain" (the quantizer as it is named), "residual" and "grouped";
+    by default all. `options` are those of `build_quantizer`; `dim` may be left out. Each check takes well
+    under a second on a CPU. A derived form that is refused when it is built has one check, which says why.
+    Raises UnknownName for an unknown name and OptionError for options with which it cannot be made.
+    """
+    wanted = FORMS if forms is None else checked_forms(forms)
+    offer = plain_offer(name)
+    first: tuple[Check, ...] = ()  # `builds` and `shapes` of the quantizer as it is named
+    for form, subject in _forms(name, {"dim": DIM, **options}):
+        if form not in wanted:
+            continue
+        checks = list(_Form(subject, form, offer.load()).checks(first))
+        if form == "plain":
+            first = tuple(checks[:2])
+        yield from checks
+    if offer.origin.entry_point and "plain" in wanted:
+        test = functools.partial(importing.imports_no_torch, getattr(offer.module, "__name__", ""))
+        yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), test)
+
+
+def checked_forms(forms: Collection[str]) -> Collection[str]:
+    """The forms. Raises OptionError for one that does not exist."""
+    for form in forms:
+        if form not in FORMS:
+            raise OptionError(f"forms is {', '.join(forms)}; each is one of {', '.join(FORMS)}.")
+    return forms
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One form of a quantizer, and who wrote it."""
+
+    subject: Subject
+    form: str
+    factory: Callable[..., Any]
+
+    def checks(self, first: tuple[Check, ...]) -> Iterator[Check]:
+        """The checks of the form; where it cannot be made, the one check that says so."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                quantizer = build_quantizer(self.subject.name, **self.subject.options)
+        except CodecvqError as error:  # with a cause: what a stranger's constructor raised; `builds` shows it
+            if self.form == "plain" and isinstance(error.__cause__, (TypeError, type(None))):
+                raise  # the user's options are wrong
+            why = functools.partial(_refused, str(error)) if error.__cause__ is None else self._bound_builds
+            yield self._check(values.builds, first, Author(self.factory), why)
+            return
+        members = [type(each) for each in quantizer.modules() if isinstance(each, Quantizer)]
+        author = Author(*dict.fromkeys([*members[::-1], self.factory]))
+        builds = self._check(values.builds, first, author)
+        shapes = self._check(values.shapes, (*first, builds), author)
+        yield builds
+        yield shapes
+        for test in _tests_for(quantizer):
+            yield self._check(test, (*first, builds, shapes), author)
+
+    def _check(
+        self, test: Test, needs: tuple[Check, ...], author: Author, run: Callable[[], None] | None = None
+    ) -> Check:
+        return Check(
+            f"{self.subject.name}/{getattr(test, '__name__', '')}",
+            promise(test),
+            run or functools.partial(test, self.subject),
+            needs,
+            author,
+            getattr(test, "suspects", SUSPECTS),
+        )
+
+    def _bound_builds(self) -> None:
+        values.builds(self.subject)
+
+
+def _refused(reason: str) -> None:
+    raise FormRefused(reason)
+
+
+def _tests_for(quantizer: Quantizer) -> Sequence[Test]:
+    tests: list[Test] = [*values.TESTS, *invariance.TESTS, *learning.TESTS]
+    if quantizer.estimator == "ste":
+        tests.append(learning.gradient_gain)
+    if quantizer.prefix_decodable:
+        tests += residual.TESTS
+    if residual.refining(quantizer):
+        tests.append(residual.refinement)
+    return tests
+
+
+def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
+    """`name` itself, and the forms derived from it that nobody registered as a quantizer of its own."""
+    bare, registered = name.rpartition("/")[2], registry().offers("quantizers")
+    if bare.startswith("grouped_") and bare not in registered:
+        options = {"num_groups": GROUPS, **options}
+    inner = bare.removeprefix("grouped_")
+    if inner.startswith("residual_") and inner not in registered and "stages" not in options:
+        options = {"num_codebooks": STAGES, **options}
+    yield "plain", Subject(name, options)
+    if not bare.startswith(("residual_", "grouped_")) and f"residual_{bare}" not in registered:
+        yield "residual", Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES})
+    if not bare.startswith("grouped_"):
+        yield "grouped", Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS})
+
+
+def _prefixed(form: str, name: str) -> str:
+    distribution, slash, bare = name.rpartition("/")
+    return f"{distribution}{slash}{form}{bare}"
