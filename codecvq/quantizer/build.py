@@ -1,13 +1,12 @@
-"""Quantizers by name: any registered one, and `residual_X` and `grouped_X` of any of them."""
+"""Quantizers by name: any registered one, and the short spellings `residual_X`, `multiscale_X` and
+`grouped_X` of the compositions in `compose`.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
-
-from torch import nn
 
 from codecvq.api.hookspecs import QuantizerSpec
 from codecvq.arguments import whole_number
@@ -17,42 +16,27 @@ from codecvq.plugins import Registry, registry
 from codecvq.plugins.offer import Offer
 from codecvq.plugins.options import check_options, made_of, option_defaults, shortened
 from codecvq.quantizer.author import Quantizer
-from codecvq.quantizer.grouped import Grouped
-from codecvq.quantizer.residual import Residual
+from codecvq.quantizer.compose import described
 
-FORMS = ("residual_", "grouped_")
-COMPOSITE_OPTIONS: dict[str, dict[str, Any]] = {
-    "residual_": {
-        "num_codebooks": inspect.Parameter.empty,
-        "dropout": 0.0,
-        "dropout_depths": (),
-        "shared": False,
-        "stages": None,
-        "beam": 1,
-    },
-    "grouped_": {
-        "num_codebooks": inspect.Parameter.empty,
-        "num_groups": None,
-        "dropout": 0.0,
-        "dropout_depths": (),
-    },
-}
+COMPOSITIONS = ("residual", "multiscale", "grouped", "split")
+FORMS = ("residual_", "multiscale_", "grouped_")  # short spellings
 
 
 def build_quantizer(name: str, **options: Any) -> Quantizer:
     """The quantizer registered under `name`, made with `dim` and its options as keywords.
 
-    `residual_X` takes `num_codebooks` (how many stages), `dropout` with `dropout_depths`, `beam` and `shared`
-    (one codebook for all stages) beside X's own options. Stages that differ have `stages`, a list of each
-    one's options over those of all: `stages=[{"codebook_size": 1024}, {}, {}]`; num_codebooks is then its
-    length. `grouped_X` takes `num_codebooks` (groups), and where X itself has several codebooks, as in
-    grouped_residual_vq, `num_groups`; its `dropout` makes the groups nested, unless X is residual, which then
-    has it. Raises UnknownName and OptionError, which name what is known, and for options of a wrong type.
-    Options of a stranger are built within `codecvq.construction.limited`.
+    `residual_X` is short for the composition `residual` with `of: {name: X, ...}`: it takes the options of
+    derived = [
+        f"{form}{name}" for form in (*FORMS, "grouped_residual_", "grouped_multiscale_") for name in plain
+    ]
+    for theirs. In `grouped_X`, `num_codebooks` counts groups unless `num_groups` is given, as in
+    grouped_residual_vq, and `dropout` makes the groups nested, unless X has such an option itself. Raises
+    UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of a
+    stranger are built within `codecvq.construction.limited`.
     """
     for key in ("num_codebooks", "num_groups"):
         if options.get(key) is not None:
-            _count(name, options[key], key)
+            _check_count(name, options[key], key)
     quantizer = _build(registry(), name, options)
     quantizer.config = {"name": name, **options}
     return quantizer
@@ -60,11 +44,12 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
 
 def quantizer_names() -> list[str]:
     """Every name that `build_quantizer` knows."""
-    plain = list(registry().all(QuantizerSpec))
-    derived = [f"{form}{name}" for form in FORMS for name in plain if not name.startswith(FORMS)]
-    return sorted(
-        {*plain, *derived, *(f"grouped_residual_{name}" for name in plain if not name.startswith(FORMS))}
-    )
+    names = registry().all(QuantizerSpec)
+    plain = [name for name in names if not name.startswith(FORMS) and name not in COMPOSITIONS]
+    derived = [
+        f"{form}{name}" for form in (*FORMS, "grouped_residual_", "grouped_multiscale_") for name in plain
+    ]
+    return sorted({*names, *derived})
 
 
 def plain_offer(name: str) -> Offer[QuantizerSpec]:
@@ -74,97 +59,96 @@ def plain_offer(name: str) -> Offer[QuantizerSpec]:
     return plain_offer(_without(form, name)) if form else _find(loaded, name)
 
 
+def quantizer_offers(config: Mapping[str, Any], key: str = "quantizer") -> dict[str, Offer[QuantizerSpec]]:
+    """The offers behind a quantizer `{name: …, options}` and behind every quantizer inside it, by where they
+    stand: "quantizer", "quantizer.semantic", "quantizer.of.0".
+    """
+    name, options = described(config)
+    found = {key: plain_offer(name)}
+    if plain_offer(name).spec.name in COMPOSITIONS:
+        for part in ("of", "semantic", "acoustic"):
+            inner = options.get(part, ())
+            listed = enumerate(inner) if isinstance(inner, (list, tuple)) else [(None, inner)]
+            for n, each in listed:
+                found |= quantizer_offers(each, f"{key}.{part}" + ("" if n is None else f".{n}"))
+    return found
+
+
 def quantizer_options(name: str) -> dict[str, Any]:
     """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
     form = _form_to_derive(registry(), name)
     if not form:
         return option_defaults(plain_offer(name))
-    return quantizer_options(_without(form, name)) | COMPOSITE_OPTIONS[form]
-
-
-def _build(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
-    form = _form_to_derive(loaded, name)
+    own = quantizer_options(_without(form, name)) | _form_options(form)
     if form == "residual_":
-        return _build_residual(loaded, name, dict(options))
+        own["num_codebooks"] = inspect.Parameter.empty
+    return (
+        own if form != "grouped_" else {**own, "num_codebooks": inspect.Parameter.empty, "num_groups": None}
+    )
+
+
+def short_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The one way in which a quantizer's `{name: …, options}` is written down: short where there is a short
+    spelling. So two spellings of a codec have one identity.
+    """
+    name, options = described(config)
+    form = f"{name}_"
+    if form not in FORMS or not isinstance(options.get("of"), (str, Mapping)):
+        return dict(config)
+    rest = {key: value for key, value in options.items() if key != "of"}
+    inner = short_spelling(_as_mapping(options["of"]))
+    if form == "grouped_" and "num_codebooks" not in inner:
+        rest = {("num_codebooks" if key == "num_groups" else key): value for key, value in rest.items()}
+    distribution, slash, bare = inner["name"].rpartition("/")
+    short = {**inner, "name": f"{distribution}{slash}{form}{bare}", **rest}
+    if bare in COMPOSITIONS or inner.keys() & rest.keys() or not _form_to_derive(registry(), short["name"]):
+        return dict(config)
+    same = expanded(short["name"], {k: v for k, v in short.items() if k != "name"})
+    wanted = (name, {**options, "of": inner})
+    return short if same == wanted else dict(config)
+
+
+def expanded(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of the composition that a name such as residual_X is short for."""
+    form = _form_to_derive(registry(), name)
+    inner, own = _without(form, name), dict(options)
+    theirs = _form_options(form)
     if form == "grouped_":
-        return _build_grouped(loaded, name, dict(options))
+        groups = own.pop("num_groups", None)
+        groups = own.pop("num_codebooks", None) if groups is None else groups
+        theirs = {key: value for key, value in theirs.items() if key not in quantizer_options(inner)}
+        own["num_groups"] = _check_count(name, groups)
+        theirs["num_groups"] = None
+    elif form == "residual_" and own.get("stages") is None:
+        _check_count(name, own.get("num_codebooks"))
+    outer = {key: own.pop(key) for key in theirs if key in own}
+    dim = {"dim": own.pop("dim")} if "dim" in own else {}
+    return form[:-1], {**dim, "of": {"name": inner, **own}, **outer}
+
+
+def _form_options(form: str) -> dict[str, Any]:
+    """Option -> default of a composition, but for what it is made of."""
+    options = option_defaults(_find(registry(), form[:-1]))
+    return {key: default for key, default in options.items() if key not in ("dim", "of")}
+
+
+def _as_mapping(part: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"name": part} if isinstance(part, str) else part
+
+
+def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer:
+    if _form_to_derive(loaded, name):
+        return _build(loaded, *expanded(name, options))
     offer, what = _find(loaded, name), f"quantizer {name!r}"
     check_options(what, offer, options)
     if options.get("num_codebooks") is not None:
-        _count(name, options["num_codebooks"])
+        _check_count(name, options["num_codebooks"])
     quantizer = made_of(what, offer.make, options)
     if not isinstance(quantizer, Quantizer):
         raise OptionError(
             f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer"
         )
     return quantizer
-
-
-def _build_residual(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
-    inner = _without("residual_", name)
-    overrides = _overrides(name, options.pop("num_codebooks", None), options.pop("stages", None))
-    shared = options.pop("shared", False)
-    if not isinstance(shared, bool):
-        raise OptionError(f"quantizer {name!r}: shared is {shortened(shared)}; it is true or false")
-    stack: dict[str, Any] = {
-        key: options.pop(key) for key in ("dropout", "dropout_depths", "beam") if key in options
-    }
-    check_options(f"quantizer {name!r}", Residual, stack, given=("dim", "stages", "num_codebooks"))
-    first = _build(loaded, inner, options | overrides[0])
-    if (shared or first.refines) and any(overrides):
-        raise OptionError(
-            f"quantizer {name!r}: stages is {overrides}, but all its stages share one "
-            f"{'grid' if first.refines else 'codebook'}. Give the options beside `stages`, once."
-        )
-    if first.refines:  # one grid serves all stages; its projection is the stack's
-        dim, options = first.dim, options | {"dim": first.code_dim}
-        first = _build(loaded, inner, options)
-        return Residual(dim, [first], num_codebooks=len(overrides), **stack)
-    rest = [] if shared else [_build(loaded, inner, _own(options | override)) for override in overrides[1:]]
-    return Residual(first.dim, [first, *rest], num_codebooks=len(overrides), **stack)
-
-
-def _overrides(name: str, count: object, stages: object) -> list[dict[str, Any]]:
-    """The options of each stage that differ from those of all."""
-    if stages is None:
-        return [{}] * _count(name, count)
-    if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
-        raise OptionError(
-            f"quantizer {name!r}: stages is {stages!r}; needed is a list with the options of each stage that "
-            "differ, as [{codebook_size: 1024}, {}, {}]"
-        )
-    if count is not None and count != len(stages):
-        raise OptionError(f"quantizer {name!r}: num_codebooks is {count}, and stages has {len(stages)}")
-    if any("dim" in stage for stage in stages):
-        raise OptionError(f"quantizer {name!r}: all stages have the same dim. Give it beside `stages`.")
-    return [dict(stage) for stage in stages]
-
-
-def _build_grouped(loaded: Registry, name: str, options: dict[str, Any]) -> Quantizer:
-    inner = _without("grouped_", name)
-    groups = options.pop("num_groups", None)
-    groups = _count(name, options.pop("num_codebooks", None) if groups is None else groups)
-    dim = options.get("dim")
-    if type(dim) is not int or dim % groups:
-        raise OptionError(
-            f"quantizer {name!r}: dim is {shortened(dim)}, which {groups} groups do not divide. Change one "
-            "of the two."
-        )
-    own = quantizer_options(inner)
-    nested: dict[str, Any] = {
-        key: options.pop(key) for key in ("dropout", "dropout_depths") if key in options and key not in own
-    }
-    check_options(f"quantizer {name!r}", Grouped, nested, given=("groups",))
-    first = _build(loaded, inner, options | {"dim": dim // groups})
-    rest = [_build(loaded, inner, _own(options | {"dim": dim // groups})) for _ in range(groups - 1)]
-    return Grouped([first, *rest], **nested)
-
-
-def _own(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of one more stage or group: a module among them is copied, so that none learns for two."""
-    return {
-        key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in options.items()
-    }
 
 
 def _form_to_derive(loaded: Registry, name: str) -> str:
@@ -186,7 +170,7 @@ def _find(loaded: Registry, name: str) -> Offer[QuantizerSpec]:
         raise UnknownName(loaded.unknown(QuantizerSpec, name, quantizer_names())) from None
 
 
-def _count(name: str, value: object, key: str = "num_codebooks") -> int:
+def _check_count(name: str, value: object, key: str = "num_codebooks") -> int:
     count = whole_number(value)
     if count is None or not 1 <= count <= MAX_CODEBOOKS:
         raise OptionError(

@@ -1,0 +1,207 @@
+"""The compositions as quantizers with a name: `residual`, `multiscale`, `grouped` and `split`.
+
+Their members are given as a name, as a mapping with `name` and options, or, where members differ in kind, as
+a list of these. In a recipe:
+
+    quantizer: {name: residual, of: {name: simvq, codebook_size: 1024}, num_codebooks: 8}
+    quantizer: {name: split, semantic: {name: vq}, acoustic: {name: residual, of: vq, num_codebooks: 7}}
+
+`build` has the short spelling of the first: `{name: residual_simvq, codebook_size: 1024, num_codebooks: 8}`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from codecvq.arguments import whole_number
+from codecvq.errors import OptionError
+from codecvq.limits import MAX_CODEBOOKS
+from codecvq.plugins.options import shortened
+from codecvq.quantizer.author import Quantizer
+from codecvq.quantizer.grouped import Grouped
+from codecvq.quantizer.residual import Residual
+from codecvq.quantizer.split import Split
+
+#: a quantizer inside another: its name, or `name` and its options. Any: what a plugin takes
+Part: TypeAlias = "str | Mapping[str, Any]"
+
+
+def residual(
+    dim: int,
+    of: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    num_codebooks: int | None = None,
+    *,
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    shared: bool = False,
+    dropout: float = 0.0,
+    dropout_depths: Sequence[int] = (),
+    beam: int = 1,
+) -> Quantizer:
+    """A residual stack: `num_codebooks` stages of one kind, or a list `of` stages.
+
+    Options: `stages` what each stage has over the options of all, as `[{codebook_size: 1024}, {}, {}]`;
+    `shared` one codebook for all stages; `dropout`, `dropout_depths` and `beam` as of `Residual`.
+    """
+    return _stack("residual", dim, of, num_codebooks, stages, shared, dropout=dropout,
+                  dropout_depths=dropout_depths, beam=beam)  # fmt: skip
+
+
+def multiscale(
+    dim: int,
+    of: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    strides: Sequence[int],
+    *,
+    stages: Sequence[Mapping[str, Any]] | None = None,
+    shared: bool = False,
+    dropout: float = 0.0,
+    dropout_depths: Sequence[int] = (),
+) -> Quantizer:
+    """A residual stack whose stage n has one code for `strides[n]` frames, as SNAC (arXiv:2410.14411)."""
+    if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
+        raise OptionError(
+            f"multiscale: strides is {shortened(strides)}; needed is a list with the frames that one code of "
+            "each codebook stands for, as [4, 2, 1]"
+        )
+    return _stack("multiscale", dim, of, len(strides), stages, shared, strides=tuple(strides),
+                  dropout=dropout, dropout_depths=dropout_depths)  # fmt: skip
+
+
+def grouped(
+    dim: int,
+    of: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    num_groups: int | None = None,
+    *,
+    dims: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    dropout_depths: Sequence[int] = (),
+) -> Quantizer:
+    """Quantizers side by side: `num_groups` of one kind, or a list `of` groups.
+
+    Options: `dims` the channels of each group, by default `dim` in equal parts; `dropout` and
+    `dropout_depths` as of `Grouped`.
+    """
+    members = _members("grouped", of, "num_groups", num_groups if dims is None else len(dims))
+    widths = [dim // len(members)] * len(members) if dims is None else list(dims)
+    if any(whole_number(width) is None or width < 1 for width in widths) or sum(widths) != dim:
+        advice = "" if dims is None else f" dims is {shortened(dims)}."
+        raise OptionError(
+            f"quantizer 'grouped': dim is {dim}, which {len(members)} groups do not divide.{advice} Change "
+            "one of the two."
+        )
+    if num_groups is not None and num_groups != len(members):
+        raise OptionError(f"quantizer 'grouped': num_groups is {num_groups}, and dims has {len(members)}")
+    first = built(members[0], widths[0])
+    _check_count("grouped", len(members) * first.num_codebooks)
+    rest = [built(member, width) for member, width in zip(members[1:], widths[1:], strict=True)]
+    return Grouped([first, *rest], dropout=dropout, dropout_depths=dropout_depths)
+
+
+def split(dim: int, semantic: str | Mapping[str, Any], acoustic: str | Mapping[str, Any]) -> Quantizer:
+    """A semantic quantizer beside an acoustic one on the same latents, as in Mimi (arXiv:2410.00037)."""
+    return Split(built(semantic, dim), built(acoustic, dim))
+
+
+def built(part: Part, dim: int) -> Quantizer:
+    """The quantizer that a part of a composition describes. Raises OptionError and UnknownName."""
+    from codecvq.quantizer.build import build_quantizer  # which builds compositions
+
+    name, options = described(part)
+    if "dim" in options:
+        raise OptionError(f"quantizer {name!r}: dim is that of the composition around it. Remove it.")
+    return build_quantizer(name, dim=dim, **copied(options))
+
+
+def described(part: object) -> tuple[str, dict[str, Any]]:
+    """Name and options of a part of a composition. Raises OptionError where it is none."""
+    if isinstance(part, str):
+        return part, {}
+    if not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
+        raise OptionError(
+            f"{shortened(part)} is given as part of a quantizer; needed is a name, as simvq, or a mapping "
+            "with name and options, as {name: simvq, codebook_size: 1024}"
+        )
+    options = dict(part)
+    return options.pop("name"), options
+
+
+def copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of one more stage or group: a module among them is copied, so that none learns for two."""
+    return {
+        key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in options.items()
+    }
+
+
+def _stack(
+    form: str,
+    dim: int,
+    of: object,
+    count: int | None,
+    stages: Sequence[Mapping[str, Any]] | None,
+    shared: bool,
+    **options: Any,  # of `Residual`
+) -> Quantizer:
+    count = count if stages is None or count is not None else len(stages)
+    members = _members(form, of, "num_codebooks", count)
+    overrides = _overrides(form, stages, len(members))
+    _check_count(form, len(members))
+    name, own = described(members[0])
+    first = built({"name": name, **own, **overrides[0]}, dim)
+    one = shared or first.refines
+    if one and (any(overrides) or isinstance(of, (list, tuple))):
+        raise OptionError(
+            f"quantizer '{form}_{name}': stages is {shortened(stages or of)}, but all its stages share one "
+            f"{'grid' if first.refines else 'codebook'}. Give the options beside `stages`, once."
+        )
+    if first.refines:  # one grid serves all stages; its projection is the stack's
+        first = built({"name": name, **own}, first.code_dim)
+        return Residual(dim, [first], num_codebooks=len(members), **options)
+    rest = [] if one else [
+        built({"name": described(member)[0], **described(member)[1], **override}, dim)
+        for member, override in zip(members[1:], overrides[1:], strict=True)
+    ]  # fmt: skip
+    return Residual(dim, [first, *rest], num_codebooks=len(members), **options)
+
+
+def _members(form: str, of: object, key: str, count: int | None) -> list[Part]:
+    """What each stage or group is."""
+    if isinstance(of, (list, tuple)):
+        if not of or count not in (None, len(of)):
+            raise OptionError(
+                f"quantizer {form!r}: of lists {len(of)} quantizers, and {key} is {count}. Leave {key} out."
+            )
+        return list(of)
+    described(of)
+    number = whole_number(count)
+    if number is None or not 1 <= number <= MAX_CODEBOOKS:
+        raise OptionError(
+            f"quantizer {form!r} needs {key}, a whole number from 1 to {MAX_CODEBOOKS}; given is "
+            f"{shortened(count)}."
+        )
+    return [of] * number  # type: ignore[list-item]  # `described` has checked it
+
+
+def _overrides(form: str, stages: object, count: int) -> list[dict[str, Any]]:
+    """The options of each stage that differ from those of all."""
+    if stages is None:
+        return [{}] * count
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
+        raise OptionError(
+            f"quantizer {form!r}: stages is {shortened(stages)}; needed is a list with the options of each "
+            "stage that differ, as [{codebook_size: 1024}, {}, {}]"
+        )
+    if count != len(stages):
+        raise OptionError(f"quantizer {form!r}: num_codebooks is {count}, and stages has {len(stages)}")
+    if any("dim" in stage for stage in stages):
+        raise OptionError(f"quantizer {form!r}: all stages have the same dim. Give it beside `stages`.")
+    return [dict(stage) for stage in stages]
+
+
+def _check_count(form: str, count: int) -> None:
+    if count > MAX_CODEBOOKS:
+        raise OptionError(
+            f"quantizer {form!r} would have {count} codebooks; at most {MAX_CODEBOOKS} are possible."
+        )
