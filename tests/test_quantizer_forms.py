@@ -49,7 +49,7 @@ def test_stages_have_options_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"stages": 3}, "needed is a list"),
+        ({"stages": 3}, "needed is a valid list"),
         ({"stages": []}, "needed is a list"),
         ({"stages": [{"codebook_size": 8}], "num_codebooks": 2}, "num_codebooks is 2, and stages has 1"),
         ({"stages": [{"codebook_size": 8}, {}], "shared": True}, "share one codebook"),

@@ -26,10 +26,8 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
     """The quantizer registered under `name`, made with `dim` and its options as keywords.
 
     `residual_X` is short for the composition `residual` with `of: {name: X, ...}`: it takes the options of
-    derived = [
-        f"{form}{name}" for form in (*FORMS, "grouped_residual_", "grouped_multiscale_") for name in plain
-    ]
-    for theirs. In `grouped_X`, `num_codebooks` counts groups unless `num_groups` is given, as in
+    the composition (see `codecvq.quantizer.compose`) beside X's own. `multiscale_X` and `grouped_X` are the
+    same for theirs. In `grouped_X`, `num_codebooks` counts groups unless `num_groups` is given, as in
     grouped_residual_vq, and `dropout` makes the groups nested, unless X has such an option itself. Raises
     UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of a
     stranger are built within `codecvq.construction.limited`.
@@ -167,7 +165,10 @@ def _find(loaded: Registry, name: str) -> Offer[QuantizerSpec]:
     try:
         return loaded.find(QuantizerSpec, name)
     except UnknownName:
-        raise UnknownName(loaded.unknown(QuantizerSpec, name, quantizer_names())) from None
+        form = next((form for form in FORMS if name.startswith(form)), "")
+        known = [each for each in quantizer_names() if not each.removeprefix(form).startswith(FORMS)]
+        alike = [each for each in known if each.startswith(form)]
+        raise UnknownName(loaded.unknown(QuantizerSpec, name, alike)) from None
 
 
 def _check_count(name: str, value: object, key: str = "num_codebooks") -> int:

@@ -96,7 +96,7 @@ def grouped(
         raise OptionError(f"quantizer 'grouped': num_groups is {num_groups}, and dims has {len(members)}")
     first = built(members[0], widths[0])
     _check_count("grouped", len(members) * first.num_codebooks)
-    rest = [built(member, width) for member, width in zip(members[1:], widths[1:], strict=True)]
+    rest = [built(copied(member), width) for member, width in zip(members[1:], widths[1:], strict=True)]
     return Grouped([first, *rest], dropout=dropout, dropout_depths=dropout_depths)
 
 
@@ -112,7 +112,7 @@ def built(part: Part, dim: int) -> Quantizer:
     name, options = described(part)
     if "dim" in options:
         raise OptionError(f"quantizer {name!r}: dim is that of the composition around it. Remove it.")
-    return build_quantizer(name, dim=dim, **copied(options))
+    return build_quantizer(name, dim=dim, **options)
 
 
 def described(part: object) -> tuple[str, dict[str, Any]]:
@@ -128,10 +128,12 @@ def described(part: object) -> tuple[str, dict[str, Any]]:
     return options.pop("name"), options
 
 
-def copied(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of one more stage or group: a module among them is copied, so that none learns for two."""
+def copied(part: Part) -> Part:
+    """A part for one more stage or group: modules among its options are copied, so that none is shared."""
+    if isinstance(part, str):
+        return part
     return {
-        key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in options.items()
+        key: copy.deepcopy(value) if isinstance(value, nn.Module) else value for key, value in part.items()
     }
 
 
@@ -145,8 +147,13 @@ def _stack(
     **options: Any,  # of `Residual`
 ) -> Quantizer:
     count = count if stages is None or count is not None else len(stages)
+    _check_overrides(form, stages)
     members = _members(form, of, "num_codebooks", count)
-    overrides = _overrides(form, stages, len(members))
+    overrides = [{}] * len(members) if stages is None else [dict(stage) for stage in stages]
+    if len(overrides) != len(members):
+        raise OptionError(
+            f"quantizer {form!r}: num_codebooks is {len(members)}, and stages has {len(overrides)}"
+        )
     _check_count(form, len(members))
     name, own = described(members[0])
     first = built({"name": name, **own, **overrides[0]}, dim)
@@ -160,7 +167,7 @@ def _stack(
         first = built({"name": name, **own}, first.code_dim)
         return Residual(dim, [first], num_codebooks=len(members), **options)
     rest = [] if one else [
-        built({"name": described(member)[0], **described(member)[1], **override}, dim)
+        built(copied({"name": described(member)[0], **described(member)[1], **override}), dim)
         for member, override in zip(members[1:], overrides[1:], strict=True)
     ]  # fmt: skip
     return Residual(dim, [first, *rest], num_codebooks=len(members), **options)
@@ -184,20 +191,17 @@ def _members(form: str, of: object, key: str, count: int | None) -> list[Part]:
     return [of] * number  # type: ignore[list-item]  # `described` has checked it
 
 
-def _overrides(form: str, stages: object, count: int) -> list[dict[str, Any]]:
-    """The options of each stage that differ from those of all."""
+def _check_overrides(form: str, stages: object) -> None:
+    """Raise OptionError unless `stages` lists options of each stage, or is None."""
     if stages is None:
-        return [{}] * count
+        return
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
         raise OptionError(
             f"quantizer {form!r}: stages is {shortened(stages)}; needed is a list with the options of each "
             "stage that differ, as [{codebook_size: 1024}, {}, {}]"
         )
-    if count != len(stages):
-        raise OptionError(f"quantizer {form!r}: num_codebooks is {count}, and stages has {len(stages)}")
     if any("dim" in stage for stage in stages):
         raise OptionError(f"quantizer {form!r}: all stages have the same dim. Give it beside `stages`.")
-    return [dict(stage) for stage in stages]
 
 
 def _check_count(form: str, count: int) -> None:
