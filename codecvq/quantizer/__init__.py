@@ -2,6 +2,7 @@
 and grouped ones.
 """
 
+from codecvq.api.reach import Reach
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import nearest_candidates
 from codecvq.quantizer.build import build_quantizer
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "Quantized",
     "Quantizer",
+    "Reach",
     "Residual",
     "SequenceQuantizer",
     "Split",

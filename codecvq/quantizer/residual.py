@@ -15,7 +15,7 @@ in encodec's and audiocraft's code the commitment loss of stages 2 to N has none
 Training values. Where they differ from decoded ones (noise substitution), the last stage that an item keeps
 gives its training values v_n, the stages before it decoded ones, and each stage quantizes what decoded values
 leave over. So codes are those of `encode`, and the error of Σ q_k + v_n is that of stage n, as in NSVQ
-(arXiv:2204.02685): z + |z - Σ q| u.
+(doi:10.1109/ACCESS.2022.3147670): z + |z - Σ q| u.
 
 Strides. A stage of stride s (SNAC, arXiv:2410.14411) quantizes the mean of what is left over in each block
 of s frames, and its value counts for all of them.

@@ -1,0 +1,45 @@
+"""Index backpropagation (IBQ, arXiv:2412.02692): a soft choice takes the gradient to every codeword."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from codecvq import Quantizer, QuantizerSpec, Terms, hookimpl
+
+
+class IBQ(Quantizer):
+    """The codeword with the largest product, as one-hot forward and softmax backward (its eq. 5)."""
+
+    own_gradient = True
+
+    def __init__(self, dim, codebook_size=64, *, temperature=1.0, commitment_weight=0.25):
+        super().__init__(dim, [codebook_size])
+        self.temperature, self.commitment_weight = temperature, commitment_weight
+        self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
+
+    def quantize(self, vectors):  # [M, D] -> values [M, D], codes [M, 1]
+        logits = vectors @ self.codebook.T / self.temperature  # [M, K]
+        codes, soft = logits.argmax(dim=1), logits.softmax(dim=1)
+        hard = F.one_hot(codes, len(self.codebook)).float()
+        choice = hard + (soft - soft.detach())  # the bracket is 0, and carries the gradient
+        return choice @ self.codebook, codes[:, None]
+
+    def dequantize(self, codes):  # [M, 1] -> [M, D]
+        return F.embedding(codes[:, 0], self.codebook)
+
+    def terms(self, vectors, values, codes):
+        chosen = self.dequantize(codes)
+        pull = F.mse_loss(chosen, vectors.detach()) + self.commitment_weight * F.mse_loss(
+            vectors, chosen.detach()
+        )
+        return Terms({"codebook": pull})
+
+
+@hookimpl
+def codecvq_quantizers():
+    yield QuantizerSpec(
+        name="ibq",
+        factory=IBQ,
+        summary="all codewords learn through a soft choice",
+        reference="arXiv:2412.02692",
+    )
