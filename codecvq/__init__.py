@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from codecvq.api.codec import AudioCodec, LatentCodec
 from codecvq.api.hookspecs import (
     CodecSpec,
     CorpusSpec,
@@ -22,7 +23,7 @@ from codecvq.api.hookspecs import (
 from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec, load
+    from codecvq.codec import Codec, WrappedCodec, load
     from codecvq.data.corpus import Clip
     from codecvq.evaluation.metrics import MetricUndefined
     from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AudioCodec",
     "AudioError",
     "Clip",
     "Codec",
@@ -38,6 +40,7 @@ __all__ = [
     "CorpusError",
     "CorpusSpec",
     "EstimatorSpec",
+    "LatentCodec",
     "MetricSpec",
     "MetricUndefined",
     "NetworkSpec",
@@ -47,6 +50,7 @@ __all__ = [
     "QuantizerSpec",
     "RecipeSpec",
     "Terms",
+    "WrappedCodec",
     "build_quantizer",
     "hookimpl",
     "load",
@@ -56,6 +60,7 @@ _LAZY = {
     "Clip": "codecvq.data.corpus",
     "MetricUndefined": "codecvq.evaluation.metrics",
     "Codec": "codecvq.codec",
+    "WrappedCodec": "codecvq.codec",
     "load": "codecvq.codec",
     "Quantized": "codecvq.quantizer",
     "Quantizer": "codecvq.quantizer",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from codecvq.errors import ShapeError
+from codecvq.errors import CodecvqError, NonFiniteError, ShapeError
 from codecvq.limits import SAMPLE_RATES
+
+if TYPE_CHECKING:
+    from codecvq.api.codec import AudioCodec
 
 INTEGERS = tuple(
     getattr(torch, name)
@@ -40,6 +43,54 @@ def checked_codes(codes: Any, num_codebooks: int) -> Tensor:  # Any: whatever th
             "The codes [N, T] of one clip are codes[None]; torch.from_numpy makes a tensor of an array."
         )
     return codes.long()
+
+
+def checked_latents(latents: Any, dim: int) -> Tensor:  # Any: whatever the caller gives
+    """The latents `[B, D, T]` as float32, all of them finite."""
+    if (
+        not isinstance(latents, Tensor)
+        or latents.ndim != 3
+        or latents.shape[1] != dim
+        or not latents.is_floating_point()
+    ):
+        raise ShapeError(
+            f"latents are {_shown(latents)}; needed is a tensor of floats [B, D, T] with D={dim}, as "
+            "encode_latents gives them."
+        )
+    check_finite("latents", latents)
+    return latents.float()
+
+
+def check_finite(what: str, values: Tensor) -> None:
+    """Raise NonFiniteError where `values` `[B, X, Y]`, called `what`, have NaN or infinity."""
+    wrong = (~values.isfinite()).nonzero()
+    if len(wrong):
+        item, _, place = wrong[0].tolist()
+        raise NonFiniteError(f"{what} of item {item} are NaN or infinite at index {place}.")
+
+
+def checked_num_codebooks(
+    num_codebooks: Any,  # Any: as above
+    codec: AudioCodec,
+    error: type[CodecvqError] = ShapeError,
+) -> int:
+    """The number of codebooks of `codec` to use; None stands for all. Raises `error` where the codec has
+    fewer, or where fewer than all do not decode.
+    """
+    most = codec.num_codebooks
+    if num_codebooks is None:
+        return most
+    number = whole_number(num_codebooks)
+    if number is None or not 1 <= number <= most:
+        raise error(
+            f"num_codebooks is {num_codebooks!r:.40}, but codec {codec.name!r} has {most}. Give 1 to {most}."
+        )
+    if number < most and not codec.prefix_decodable:
+        raise error(
+            f"num_codebooks is {number}, but the {most} codebooks of codec {codec.name!r} only decode "
+            "together. Leave num_codebooks out."
+        )
+    return number
 
 
 def checked_sample_rate(sample_rate: Any, own: int) -> int:  # Any: as above

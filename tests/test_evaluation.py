@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from mulaw import MulawCodec
+from small_codecs import MulawCodec
 
 from codecvq import MetricSpec, hookimpl
 from codecvq.audio import read_audio

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mulaw import MulawCodec
+from small_codecs import MulawCodec
 
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import LinkRefused

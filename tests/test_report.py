@@ -15,7 +15,7 @@ import codecvq_metrics
 import numpy as np
 import pytest
 import soundfile
-from mulaw import MulawCodec
+from small_codecs import MulawCodec
 
 from codecvq.data.corpus import Clip
 from codecvq.evaluation import Evaluation, evaluate, prepare, report, write_report

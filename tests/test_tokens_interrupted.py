@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from test_tokens import RATE, LevelCodec, contents, tone
+from small_codecs import RATE, LevelCodec
+from test_tokens import contents, tone
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from forged_shards import forge
-from test_tokens import HOP, RATE, LevelCodec, tone
+from small_codecs import HOP, RATE, LevelCodec
+from test_tokens import tone
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip

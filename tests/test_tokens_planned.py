@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 import pytest
-from test_tokens import RATE, LevelCodec, tone
+from small_codecs import RATE, LevelCodec
+from test_tokens import tone
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip, ClipFailure, Corpus, open_corpus

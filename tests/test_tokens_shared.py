@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_tokens import LevelCodec
+from small_codecs import LevelCodec
 from test_tokens_interrupted import write_clips
 
 from codecvq.errors import FolderInUse, TokensError

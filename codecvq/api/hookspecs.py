@@ -83,9 +83,9 @@ class CodecSpec(Spec):
     """A codec that is ready for use: what `codecvq.load(NAME)` gives, and `codecvq compare NAME` measures.
 
     Either `folder`, which `Codec.save` wrote and which travels in the plugin's wheel; or `factory`, called
-    with `device`, which makes a `Codec`, or what has its attributes, `encode` and `decode`. The factory of a
-    `foreign` codec is called without arguments and makes a `codecvq.evaluation.transmission.Transmitter`:
-    samples go in, samples come out, and there are no codes to be had.
+    with `device`, which makes an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around a model that
+    exists. The factory of a `foreign` codec, one without codes, is called without arguments and makes a
+    `codecvq.evaluation.transmission.Transmitter`: samples go in, samples come out.
     """
 
     factory: str | Callable[..., Any] = ""

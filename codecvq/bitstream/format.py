@@ -44,7 +44,7 @@ from codecvq.json_file import read_bounded
 from codecvq.limits import MAX_CODEBOOKS
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
 
 WHOLE = {"entropy": LARGEST_ALPHABET, "digits": FOLLOWED_ALPHABET}  # largest codebook coded as one digit
 MOST_FILE_BYTES = 1 << 28
@@ -80,7 +80,7 @@ class Packet:
         return Fraction(self.sample_rate, self.hop_length)
 
 
-def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") -> bytes:
+def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "auto") -> bytes:
     """The bytes of a `.cvq` file that holds the codes `[N, T]` of one clip (Any: numpy, torch or nested lists
     of integers).
 
@@ -113,7 +113,7 @@ def pack(codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto") 
 
 def unpack(
     data: bytes,
-    codec: Codec | None = None,
+    codec: AudioCodec | None = None,
     *,
     force: bool = False,
     budget: int | None = None,
@@ -162,7 +162,7 @@ def unpack(
 
 
 def write_cvq(
-    path: str | os.PathLike[str], codec: Codec, codes: Any, num_samples: int, entropy: Entropy = "auto"
+    path: str | os.PathLike[str], codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "auto"
 ) -> int:
     """Bytes written to the file, which appears whole or not at all; see `pack`."""
     data = pack(codec, codes, num_samples, entropy)
@@ -174,7 +174,7 @@ def write_cvq(
 
 def read_cvq(
     path: str | os.PathLike[str],
-    codec: Codec | None = None,
+    codec: AudioCodec | None = None,
     *,
     force: bool = False,
     budget: int | None = None,

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import operator
 import re
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, WEIGHTS_ID_BYTES, Header
-from codecvq.codec.identity import same_codebooks, same_weights
+from codecvq.codec.compatibility import Origin, check_decodes
 from codecvq.errors import BitstreamError
 from codecvq.limits import MAX_CODEBOOK_SIZE
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
-
-MOST_RUNS = 6  # of codebook sizes that an error shows
+    from codecvq.api.codec import AudioCodec
 
 
 @dataclass(frozen=True)
@@ -27,16 +22,18 @@ class Identity:
 
     name: str
     sizes: tuple[int, ...]  # K of each codebook
+    strides: tuple[int, ...]  # frames that one code of each codebook stands for
     sample_rate: int  # Hz
     hop_length: int  # samples a frame
     codebooks_id: str
     weights_id: str
 
     @classmethod
-    def of(cls, codec: Codec) -> Identity:
+    def of(cls, codec: AudioCodec) -> Identity:
         """Of a codec; raises BitstreamError where it has values that a file cannot hold."""
         try:
             name, sizes = str(codec.name), tuple(codec.codebook_sizes)
+            strides = tuple(codec.strides)
             rate, hop = codec.sample_rate, codec.hop_length
             codebooks_sha256, weights_sha256 = codec.codebooks_sha256, codec.weights_sha256
         except AttributeError as error:
@@ -47,6 +44,7 @@ class Identity:
         return cls(
             name,
             tuple(whole_number(size, f"a codebook size {of}", 1, MAX_CODEBOOK_SIZE) for size in sizes),
+            tuple(whole_number(stride, f"a stride {of}", 1, MAX_RATE) for stride in strides),
             whole_number(rate, f"the sample rate {of}", 1, MAX_RATE),
             whole_number(hop, f"the hop {of}", 1, MAX_RATE),
             _id_of(codebooks_sha256, CODEBOOKS_ID_BYTES, f"codebooks_sha256 {of}"),
@@ -54,33 +52,16 @@ class Identity:
         )
 
 
-def check_codec(header: Header, codec: Codec, force: bool) -> None:
+def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     """Raises BitstreamError where a file is of other codebooks, or, with `force`, of other sizes; warns where
     it is of other weights.
     """
     ours = Identity.of(codec)
-    if header.sizes != ours.sizes[: len(header.sizes)]:
-        raise BitstreamError(
-            f"it has codebooks of {_brief(header.sizes)}, but codec {ours.name!r} has {_brief(ours.sizes)}. "
-            "Decode it with the codec that wrote it."
-        )
-    if not same_codebooks(codec, header.codebooks_id) and not force:
-        raise BitstreamError(
-            f"it was written with codebooks {header.codebooks_id[:12]}, but codec {ours.name!r} has "
-            f"{ours.codebooks_id[:12]}. Decode it with the codec that wrote it, or pass force=True."
-        )
-    if (header.sample_rate, header.hop_length) != (ours.sample_rate, ours.hop_length):
-        raise BitstreamError(
-            f"it has {header.sample_rate} Hz and {header.hop_length} samples a frame, but codec "
-            f"{ours.name!r} has {ours.sample_rate} Hz and {ours.hop_length}. Decode it with the codec that "
-            "wrote it."
-        )
-    if not same_weights(codec, header.weights_id):
-        warnings.warn(
-            f"the file was written with weights {header.weights_id}, codec {ours.name!r} has "
-            f"{ours.weights_id} around the same codebooks: it will decode, but not to the same samples.",
-            stacklevel=3,
-        )
+    origin = Origin(
+        "the file", header.sample_rate, header.hop_length, header.sizes, ours.strides[: len(header.sizes)],
+        header.codebooks_id, header.weights_id,
+    )  # fmt: skip
+    check_decodes(origin, codec, BitstreamError, force)
 
 
 def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a caller's value
@@ -101,9 +82,3 @@ def _id_of(sha256: Any, length: int, what: str) -> str:  # Any: a stranger's cod
             f"{what} is {sha256!r:.80}, but {2 * length} or more hexadecimal digits are needed."
         )
     return sha256[: 2 * length]
-
-
-def _brief(sizes: Sequence[int]) -> str:
-    runs = groupby(sizes)
-    shown = [f"{len(list(group))} x {size}" for size, group in islice(runs, MOST_RUNS)]
-    return " + ".join([*shown, "…"] if next(runs, None) else shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,12 +20,9 @@ from codecvq.cli.console import (
     print_written,
 )
 from codecvq.cli.paths import typed_path, writable_folder
-from codecvq.errors import AudioError, CodecvqError
+from codecvq.errors import AudioError, CodecError, CodecvqError
 from codecvq.files import LONGEST_NAME, file_name
 from codecvq.limits import LONGEST_S
-
-if TYPE_CHECKING:
-    from codecvq.codec import Codec
 
 Inputs = Annotated[
     list[Path],
@@ -67,12 +64,13 @@ def encode(
     """
     import torch
 
+    from codecvq.arguments import checked_num_codebooks
     from codecvq.audio import find_audio, read_audio, resample, to_mono
     from codecvq.bitstream import write_cvq
     from codecvq.codec import load
 
     loaded = load(codec, pick_device(device))
-    check_depth(loaded, num_codebooks)
+    checked_num_codebooks(num_codebooks, loaded, CodecError)
 
     def one(work: Work) -> dict[str, Any]:
         audio = read_audio(work.source)
@@ -122,15 +120,6 @@ def decode(
         inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix
     )
     _run("decoded", works, failures, one, out, as_json)
-
-
-def check_depth(codec: Codec, num_codebooks: int | None) -> None:
-    """Raise CodecvqError where the codec has fewer codebooks, before the first file fails for it."""
-    if num_codebooks is not None and num_codebooks > codec.num_codebooks:
-        raise CodecvqError(
-            f"--num-codebooks is {num_codebooks}, but codec {codec.name!r} has {codec.num_codebooks}. Give 1 "
-            f"to {codec.num_codebooks}."
-        )
 
 
 def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:

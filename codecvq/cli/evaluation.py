@@ -29,7 +29,7 @@ from codecvq.errors import CorpusError
 from codecvq.files import path_inside, without_links
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Corpus
     from codecvq.evaluation.metrics import MetricSet
     from codecvq.evaluation.result import Evaluation, Failure
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def _measure(
-    codec: Codec, source: Path, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
+    codec: AudioCodec, source: Path, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
 ) -> Evaluation:
     from codecvq.evaluation.evaluate import evaluate as run_evaluation
     from codecvq.evaluation.training_clips import training_clips

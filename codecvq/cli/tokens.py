@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecvq.cli.batch import Failed, Outcome
-from codecvq.cli.coding import Out, check_depth
+from codecvq.cli.coding import Out
 from codecvq.cli.console import (
     CodecArgument,
     Device,
@@ -26,7 +26,7 @@ from codecvq.cli.console import (
 )
 from codecvq.cli.data import CorpusRoot, corpus_of, names_of
 from codecvq.cli.paths import typed_path, writable_folder
-from codecvq.errors import CodecvqError
+from codecvq.errors import CodecError, CodecvqError
 
 if TYPE_CHECKING:
     from codecvq.tokens import TokenFailure
@@ -53,13 +53,14 @@ def tokenize(
 
     Example: [bold]codecvq tokenize runs/quickstart recordings/ --out tokens/[/]
     """
+    from codecvq.arguments import checked_num_codebooks
     from codecvq.codec import load
     from codecvq.tokens import tokenize as run_tokenize
 
     part = _part(shard)
     corpus = corpus_of(data, root)
     loaded = load(codec, pick_device(device))
-    check_depth(loaded, num_codebooks)
+    checked_num_codebooks(num_codebooks, loaded, CodecError)
     writable_folder(out)
     with progress_line() as line:
         summary = run_tokenize(

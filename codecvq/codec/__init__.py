@@ -1,5 +1,9 @@
-"""Codecs: encoder, quantizer and decoder as one model, its files, and its identity."""
+"""Codecs: encoder, quantizer and decoder as one model, its files, its identity; and codecs of others,
+wrapped.
+"""
 
-from codecvq.codec.codec import Codec, Reconstruction, load, load_folder
+from codecvq.codec.codec import Codec, Reconstruction
+from codecvq.codec.loading import load, load_folder
+from codecvq.codec.wrapped import WrappedCodec
 
-__all__ = ["Codec", "Reconstruction", "load", "load_folder"]
+__all__ = ["Codec", "Reconstruction", "WrappedCodec", "load", "load_folder"]

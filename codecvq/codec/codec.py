@@ -4,53 +4,38 @@ audio.
 
 from __future__ import annotations
 
-import copy
-import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import codecvq
 from codecvq.api.hookspecs import EstimatorSpec, NetworkSpec
-from codecvq.arguments import (
-    checked_codes,
-    checked_lengths,
-    checked_num_samples,
-    checked_sample_rate,
-    checked_wav,
+from codecvq.arguments import checked_latents
+from codecvq.codec.config import FORMAT, named_options
+from codecvq.codec.framed import FramedCodec
+from codecvq.codec.identity import (
+    KeptHashes,
+    codebooks_hash,
+    earlier_codebooks_hash,
+    earlier_weights_hash,
+    weights_hash,
 )
-from codecvq.codec.config import (
-    CONFIG,
-    FORMAT,
-    check_described,
-    check_plugin_files,
-    missing_plugin,
-    named_options,
-    read_config,
-)
-from codecvq.codec.identity import codebooks_hash, earlier_codebooks_hash, earlier_weights_hash, weights_hash
-from codecvq.codec.pretrained import codec_factory, codec_offer, unknown_codec
-from codecvq.construction import limited
-from codecvq.errors import CodecError, OptionError, UnknownName
-from codecvq.files import write_atomically
+from codecvq.codec.saving import save_codec
+from codecvq.errors import CodecError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
-from codecvq.plugins.strangers import contained
 from codecvq.quantizer import Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer
-from codecvq.transfer import usable_device
-from codecvq.weights import open_weights, weights_bytes
 
-WEIGHTS = "model.safetensors"
+if TYPE_CHECKING:
+    from codecvq.api.codec import LatentCodec, SavableCodec
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Reconstruction:
     losses: dict[str, Tensor]  # of the quantizer and of the decoder, 0-d each
 
 
-class Codec(nn.Module):
+class Codec(FramedCodec, nn.Module):
     """A codec made of registered parts.
 
     Args: `sample_rate` in Hz; `network` and `quantizer` mappings with `name` and the options of that network
@@ -79,7 +64,7 @@ class Codec(nn.Module):
         name: str = "codec",
     ) -> None:
         super().__init__()
-        self._hashes: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
+        self._hashes = KeptHashes()
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             named_options("network", network),
@@ -103,24 +88,29 @@ class Codec(nn.Module):
         return next(iter(self.state_dict().values())).device
 
     @property
-    def frame_rate(self) -> Fraction:
-        """Frames a second, exactly."""
-        return Fraction(self.sample_rate, self.hop_length)
-
-    @property
-    def num_codebooks(self) -> int:
-        """N."""
-        return self.quantizer.num_codebooks
-
-    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """K of each codebook."""
         return self.quantizer.codebook_sizes
 
     @property
-    def bitrate(self) -> float:
-        """Nominal bits a second: frame rate times the sum of log2 K."""
-        return float(self.frame_rate) * self.quantizer.bits_per_frame
+    def strides(self) -> tuple[int, ...]:
+        """How many frames one code of each codebook stands for."""
+        return self.quantizer.strides
+
+    @property
+    def prefix_decodable(self) -> bool:
+        """Whether the first n codebooks decode without the others."""
+        return self.quantizer.prefix_decodable
+
+    @property
+    def variable_depth(self) -> bool:
+        """Whether the number of codes may differ from frame to frame."""
+        return self.quantizer.variable_depth
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.quantizer.dim
 
     @property
     def weights_sha256(self) -> str:
@@ -148,6 +138,18 @@ class Codec(nn.Module):
             "earlier codebooks", lambda tensors: earlier_codebooks_hash(tensors, self.quantizer_config)
         )
 
+    def matches_codebooks(self, digest: str) -> bool:
+        """Whether it decodes codes recorded under this codebooks hash or beginning of one, of codec format 1
+        too.
+        """
+        return self.codebooks_sha256.startswith(digest) or self.earlier_codebooks_sha256.startswith(digest)
+
+    def matches_weights(self, digest: str) -> bool:
+        """Whether it gives the samples recorded under this weights hash or beginning of one, of codec format
+        1 too.
+        """
+        return self.weights_sha256.startswith(digest) or self.earlier_weights_sha256.startswith(digest)
+
     @property
     def _build(self) -> dict[str, Any]:
         """What the codec is built with, apart from its name."""
@@ -159,14 +161,13 @@ class Codec(nn.Module):
         }
 
     def _kept_hash(self, what: str, compute: Callable[[Mapping[str, Tensor]], str]) -> str:
-        """The hash, cached in eval mode until a tensor changes, since every file that is written needs it. It
-        is not cached in training: fused optimizers change tensors without counting up their version.
+        """The hash, kept in eval mode. In training nothing is kept: fused optimizers change tensors without
+        counting up their version.
         """
+        if self.training:
+            self._hashes.clear()
         tensors = self.state_dict()
-        version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
-        if self.training or self._hashes.get(what, (None, ""))[0] != version:
-            self._hashes[what] = (version, compute(tensors))
-        return self._hashes[what][1]
+        return self._hashes.of(what, tensors, lambda: compute(tensors))
 
     def train(self, mode: bool = True) -> Codec:
         """Itself in training or eval mode; what was kept of its weights is dropped."""
@@ -181,62 +182,54 @@ class Codec(nn.Module):
 
     # audio to codes to audio
 
+    def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
+        with self._as_saved():
+            return self.quantizer.encode(self._latents_of(wav, mask), num_codebooks)
+
+    def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
+        with self._as_saved():
+            return self._wav_of_latents(self.quantizer.decode(codes), mask)
+
     @torch.no_grad()
-    def encode(
-        self,
-        wav: Tensor,
-        sample_rate: int | None = None,
-        lengths: Tensor | None = None,
-        num_codebooks: int | None = None,
+    def encode_latents(
+        self, wav: Tensor, sample_rate: int | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Codes of audio: `[B, C, S]` -> int64 `[B, N, T]`, T = ceil(S / hop).
+        """Latents of audio in front of the quantizer: `[B, C, S]` -> float32 `[B, D, T]`, T = ceil(S / hop).
 
-        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the samples of each item that
-        are real, of audio as given; frames beyond ceil(length / hop) are padding and 0, and change nothing at
-        real ones. Computes in float32, whatever torch's global settings are. Raises ShapeError for arguments
-        of another type, shape or range, NonFiniteError for NaN or infinity in the audio.
+        The arguments are those of `encode`; frames of padding are 0. `quantizer.encode(latents)` gives the
+        codes that `encode` gives, `quantizer.decode` of these the quantized latents. Their mean is not 0 and
+        their variance is not 1: see `codecvq.api.codec.LatentCodec`.
         """
-        wav, rate = checked_wav(wav, self.channels), checked_sample_rate(sample_rate, self.sample_rate)
-        lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio is no longer")
-        wav, lengths = self._at_own_rate(wav, rate, lengths)
-        if lengths is not None:  # what is behind an end must be silence, whatever the caller left there
-            wav = torch.where(
-                torch.arange(wav.shape[2], device=wav.device) < lengths.to(wav.device)[:, None, None],
-                wav,
-                0.0,
-            )
-        wav = self._whole_frames(wav)
-        mask = self.frame_mask(lengths, wav.shape[2])
+        wav, mask = self._whole_frames(wav, sample_rate, lengths)
         with self._as_saved():
-            # many convolutions refuse an empty signal
-            empty = torch.zeros(len(wav), self.quantizer.dim, 0, device=self.device)
-            latents = self.encoder(wav.to(self.device), mask) if wav.shape[2] else empty
-            codes = self.quantizer.encode(latents, num_codebooks)
-        return codes if mask is None else codes * mask[:, None, :]
+            latents = self._latents_of(wav, mask)
+        return latents if mask is None else torch.where(mask[:, None, :], latents, 0.0)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
-        """Audio of codes: integers `[B, n, T]` of any type -> float32 `[B, C, num_samples]`, by default T *
-        hop samples.
+    def decode_latents(
+        self, latents: Tensor, num_samples: int | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Audio of latents, quantized or not: `[B, D, T]` of any float type -> float32 `[B, C, num_samples]`.
 
-        `lengths` `[B]` are the real samples of each item of a padded batch; what follows them is 0. Computes
-        in float32, whatever torch's global settings are. Raises ShapeError for arguments of another type,
-        shape or range.
+        The other arguments are those of `decode`. Raises ShapeError for arguments of another type, shape or
+        range, NonFiniteError for NaN or infinity in the latents.
         """
-        codes = checked_codes(codes, self.num_codebooks).to(self.device)
-        most = codes.shape[2] * self.hop_length
-        num_samples = checked_num_samples(num_samples, codes.shape[2], self.hop_length)
-        lengths = checked_lengths(lengths, len(codes), most, f"{codes.shape[2]} frames hold no more")
-        mask = self.frame_mask(lengths, most)
+        latents = checked_latents(latents, self.latent_dim).to(self.device)
+        end = self._end(len(latents), latents.shape[2], num_samples, lengths)
         with self._as_saved():
-            latents = self.quantizer.decode(codes)
-            empty = torch.zeros(len(codes), self.channels, 0, device=self.device)
-            wav = self.decoder(latents, mask).float() if most else empty
-        if lengths is not None:
-            wav = torch.where(
-                torch.arange(most, device=wav.device) < lengths.to(wav.device)[:, None, None], wav, 0.0
-            )
-        return wav[:, :, :num_samples]
+            return end.of(self._wav_of_latents(latents, end.mask))
+
+    def _latents_of(self, wav: Tensor, mask: Tensor | None) -> Tensor:
+        if not wav.shape[2]:  # many convolutions refuse an empty signal
+            return torch.zeros(len(wav), self.latent_dim, 0, device=self.device)
+        latents: Tensor = self.encoder(wav, mask)
+        return latents
+
+    def _wav_of_latents(self, latents: Tensor, mask: Tensor | None) -> Tensor:
+        if not latents.shape[2]:
+            return torch.zeros(len(latents), self.channels, 0, device=self.device)
+        wav: Tensor = self.decoder(latents, mask)
+        return wav.float()
 
     def _as_saved(self) -> AbstractContextManager[None]:
         """A block that computes as the codec was saved. Raises CodecError for weights of another type."""
@@ -261,30 +254,6 @@ class Codec(nn.Module):
             return Reconstruction(decoded, quantized, quantized.losses)
         own = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
         return Reconstruction(decoded.wav, quantized, quantized.losses | own)
-
-    def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
-        """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""
-        if lengths is None:
-            return None
-        frames = -(-lengths.to(self.device) // self.hop_length)
-        return torch.arange(num_samples // self.hop_length, device=self.device) < frames[:, None]
-
-    def _at_own_rate(
-        self, wav: Tensor, sample_rate: int, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if sample_rate == self.sample_rate:
-            return wav, lengths
-        from codecvq.audio import resample
-
-        resampled = torch.from_numpy(resample(wav.cpu().numpy(), sample_rate, self.sample_rate)).to(
-            wav.device
-        )
-        if lengths is not None:
-            lengths = -(-lengths * self.sample_rate // sample_rate)
-        return resampled, lengths
-
-    def _whole_frames(self, wav: Tensor) -> Tensor:
-        return nn.functional.pad(wav, (0, -wav.shape[2] % self.hop_length))
 
     # files
 
@@ -315,38 +284,7 @@ class Codec(nn.Module):
         float32 of them again, and the hashes in config.json are those of what it gives. Itself is not
         changed: codes of the rounded codec may differ from its own.
         """
-        saved, narrow = (self, set[str]()) if dtype is None else self._rounded(dtype)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {
-            name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype)
-            for name, tensor in saved.state_dict().items()
-        }
-        write_atomically(folder / WEIGHTS, weights_bytes(weights, {"format": FORMAT}))
-        write_atomically(folder / CONFIG, json.dumps(saved.config, indent=2).encode() + b"\n")
-        return folder
-
-    def _rounded(self, dtype: torch.dtype) -> tuple[Codec, set[str]]:
-        """A copy whose networks hold only values that `dtype` has, and the names of those weights."""
-        if dtype not in (torch.float16, torch.bfloat16):
-            raise OptionError(
-                f"dtype is {dtype}; weights are saved as torch.float16, as torch.bfloat16, or unchanged."
-            )
-        rounded = copy.deepcopy(self)
-        names = set()
-        for name, weight in rounded.named_parameters():
-            if weight.dtype != torch.float32 or not name.startswith(("encoder.", "decoder.")):
-                continue
-            narrow = weight.detach().to(dtype)
-            if not narrow.isfinite().all():
-                raise CodecError(
-                    f"weight {name} goes up to {weight.abs().max():.3g}, more than {dtype} holds. Save with "
-                    "torch.bfloat16, or without dtype."
-                )
-            weight.data = narrow.to(weight.dtype)
-            names.add(name)
-        rounded._hashes.clear()
-        return rounded, names
+        return save_codec(self, Path(folder), dtype)
 
     def _plugins(self) -> dict[str, dict[str, str]]:
         network = registry().find(NetworkSpec, self.network_config["name"])
@@ -358,43 +296,6 @@ class Codec(nn.Module):
         return plugins | {"estimator": registry().find(EstimatorSpec, estimator).identity}
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """The codec in a folder that `Codec.save` wrote, in a run folder, or registered by a plugin under a name
-    ("speech-16k"), in eval mode. A folder that is there goes before a name.
-
-    Raises CodecError when nothing is there or registered, when the folder is incomplete or damaged, or when
-    a plugin is missing, and then says which one; OptionError for a device that cannot be used.
-    """
-    device = usable_device(device)
-    offer = codec_offer(source)
-    if offer is None:
-        if os.path.exists(source):
-            return load_folder(source, device)
-        raise unknown_codec(source)
-    if offer.spec.foreign:
-        raise CodecError(
-            f"{source} is a codec of others: it has no codes, so it cannot be loaded. Measure it with: "
-            f"codecvq compare {source}"
-        )
-    make = codec_factory(offer)
-    with contained():  # a stranger's function
-        loaded: Codec = make(device=device)
-    return loaded
-
-
-def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode; see `load`."""
-    folder, device = Path(source), usable_device(device)
-    if (folder / "codec" / CONFIG).is_file():
-        folder = folder / "codec"
-    config = read_config(folder)
-    check_plugin_files(config)
-    with open_weights(folder / WEIGHTS) as weights, ordinary_tensors():
-        try:
-            with limited(weights.limits, f"the codec in {folder}"):
-                codec = Codec(**config.arguments)
-        except UnknownName as error:
-            raise CodecError(f"{folder}: {missing_plugin(config) or error}") from error
-        weights.load_into(codec)
-        check_described(config, codec, folder)
-        return codec.to(device).eval()
+if TYPE_CHECKING:  # `Codec` has all that the protocols ask for
+    _latents: type[LatentCodec] = Codec
+    _savable: type[SavableCodec] = Codec

@@ -6,23 +6,42 @@ decoder may be trained for the same codes. `weights_sha256` covers the decoder t
 samples are equal.
 
 Before codec format 2 the hashes covered the tensors and the quantizer's options only. What was written then
-still decodes: `same_codebooks` and `same_weights` accept these earlier hashes too.
+still decodes: `Codec.matches_codebooks` and `Codec.matches_weights` accept these earlier hashes too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from codecvq.codec import Codec
-
 _DECODER = "decoder."
 _DOMAIN = "codecvq.codec/2"
+_WRAPPED = "codecvq.wrapped/1"
+
+
+class KeptHashes:
+    """Hashes of tensors, each computed again only when a tensor has changed: every file that is written
+    needs them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
+
+    def of(self, what: str, tensors: Mapping[str, Tensor], compute: Callable[[], str]) -> str:
+        """The hash `what` of the tensors."""
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
+        if self._kept.get(what, (None, ""))[0] != version:
+            self._kept[what] = (version, compute())
+        return self._kept[what][1]
+
+    def clear(self) -> None:
+        """Compute all of them again when they are needed."""
+        self._kept.clear()
 
 
 def codebooks_hash(
@@ -52,20 +71,10 @@ def earlier_weights_hash(tensors: Mapping[str, Tensor]) -> str:
     return _hash(tensors, "")
 
 
-def same_codebooks(codec: Codec, digest: str) -> bool:
-    """Whether `digest`, a codebooks hash or the beginning of one, stands for codes that `codec` decodes."""
-    return _begins(codec, "codebooks_sha256", digest)
-
-
-def same_weights(codec: Codec, digest: str) -> bool:
-    """Whether `digest`, a weights hash or the beginning of one, stands for the samples that `codec` gives."""
-    return _begins(codec, "weights_sha256", digest)
-
-
-def _begins(codec: Codec, name: str, digest: str) -> bool:
-    if getattr(codec, name).startswith(digest):
-        return True
-    return getattr(codec, f"earlier_{name}", "").startswith(digest)  # a stranger's codec has no earlier one
+def wrapped_hash(source: Mapping[str, Tensor] | str, facts: Mapping[str, Any]) -> str:
+    """The hash of a wrapped codec: of tensors or of a version in words, and of the facts beside them."""
+    text = f"{_WRAPPED}\n{json.dumps(facts, sort_keys=True)}\n"
+    return _hash({}, text + source) if isinstance(source, str) else _hash(source, text)
 
 
 def _text(build: Mapping[str, Any]) -> str:

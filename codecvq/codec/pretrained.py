@@ -36,7 +36,7 @@ def codec_factory(offer: Offer[CodecSpec]) -> Callable[..., Any]:
             f"{offer.spec.name!r} of {offer.origin} did not load: its folder {folder} does not exist. "
             "Reinstall or update that plugin."
         )
-    from codecvq.codec.codec import load_folder
+    from codecvq.codec.loading import load_folder
 
     return functools.partial(load_folder, folder)
 

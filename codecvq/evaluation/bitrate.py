@@ -19,7 +19,7 @@ import numpy as np
 from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _use(size: int, counts: list[int]) -> CodebookUse:
     )
 
 
-def file_bytes(codec: Codec, codes: np.ndarray, num_samples: int) -> FileBytes:
+def file_bytes(codec: AudioCodec, codes: np.ndarray, num_samples: int) -> FileBytes:
     """The size of one clip as a `.cvq` file, packed and entropy-coded. Shapes: codes `[N, T]`."""
     from codecvq.bitstream import pack, unpack
 

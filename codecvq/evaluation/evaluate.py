@@ -26,7 +26,7 @@ from codecvq.plugins.strangers import contained
 if TYPE_CHECKING:
     import torch
 
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
 Progress = Callable[[int, int, str], None]  # clips done, clips in all, id of the clip just done
@@ -49,7 +49,7 @@ class _Findings(LeftOut):
 
 
 def evaluate(
-    codec: Codec,
+    codec: AudioCodec,
     corpus: Iterable[Clip],
     metrics: Iterable[str] | MetricSet | None = None,
     max_clips: int | None = None,
@@ -111,7 +111,9 @@ def spread(clips: list[Clip], most: int | None) -> list[Clip]:
     return [clips[i * len(clips) // most] for i in range(most)]
 
 
-def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Findings, audio: KeptAudio) -> None:
+def _evaluate_clip(
+    codec: AudioCodec, clip: Clip, metrics: MetricSet, found: _Findings, audio: KeptAudio
+) -> None:
     """Add one clip to the findings: a row, or a failure."""
     try:
         samples = reference(clip, codec.sample_rate)
@@ -135,7 +137,7 @@ def _evaluate_clip(codec: Codec, clip: Clip, metrics: MetricSet, found: _Finding
 
 
 def _row(
-    codec: Codec,
+    codec: AudioCodec,
     clip: Clip,
     samples: np.ndarray,
     result: _Reconstruction,
@@ -166,7 +168,7 @@ def _row(
     )
 
 
-def _reconstruct(codec: Codec, samples: np.ndarray) -> _Reconstruction:
+def _reconstruct(codec: AudioCodec, samples: np.ndarray) -> _Reconstruction:
     """Codes and decoded audio of one clip, with the seconds that either took. Shapes: samples `[S]`."""
     import torch
 
@@ -197,7 +199,7 @@ def _now(device: torch.device) -> float:
 
 
 def _files(
-    codec: Codec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings
+    codec: AudioCodec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings
 ) -> FileBytes | None:
     try:
         return file_bytes(codec, codes, num_samples)
@@ -207,7 +209,7 @@ def _files(
 
 
 def _conclude(
-    codec: Codec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None
+    codec: AudioCodec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None
 ) -> Evaluation:
     """The evaluation of what was found."""
     rows = found.rows
@@ -274,7 +276,7 @@ def _grouped(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict
     )
 
 
-def identity(codec: Codec) -> Mapping[str, Any]:  # Any: JSON
+def identity(codec: AudioCodec) -> Mapping[str, Any]:  # Any: JSON
     """What tells a codec from every other, as JSON: names, rates, hashes of weights and codebooks."""
     return {
         "name": codec.name,
@@ -284,6 +286,7 @@ def identity(codec: Codec) -> Mapping[str, Any]:  # Any: JSON
         "channels": codec.channels,
         "num_codebooks": codec.num_codebooks,
         "codebook_sizes": list(codec.codebook_sizes),
+        "strides": list(codec.strides),
         "bitrate_bps": codec.bitrate,
         "quantizer": dict(codec.quantizer_info),
         "weights_sha256": codec.weights_sha256,

@@ -1,6 +1,6 @@
 """Audio through a codec and back, whatever the codec: what a comparison sees of it.
 
-A codec of codecvq has codes `[B, N, T]`, a sample rate and a depth. Opus has packets, Codec2 frames of bits,
+An `AudioCodec` has codes `[B, N, T]`, a sample rate and a depth. Opus has packets, Codec2 frames of bits,
 and neither of them codes. Common to all is that samples go in, samples come out, and bits went across: that
 is a `Transmitter`, and it is what the plugin kind of foreign codecs makes.
 """
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from codecvq.arguments import checked_num_codebooks
 from codecvq.audio import resample
 from codecvq.codec.pretrained import codec_offer, unknown_codec
 from codecvq.errors import CodecError
 from codecvq.evaluation.bitrate import file_bytes
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
-
+    from codecvq.api.codec import AudioCodec
 
 MOST_DIGITS = 10  # of a number of codebooks; more are part of a name
 
@@ -51,17 +51,15 @@ class Transmitter(Protocol):
 
 @dataclass(frozen=True)
 class CodecTransmitter:
-    """A codec of codecvq: all of its codebooks, or the first `num_codebooks` of them."""
+    """A codec with codes: all of its codebooks, or the first `num_codebooks` of them."""
 
     name: str
-    codec: Codec
+    codec: AudioCodec
     num_codebooks: int | None = None
     source: Path | None = None  # the folder that it was loaded from
 
     def __post_init__(self) -> None:
-        depth, most = self.num_codebooks, self.codec.num_codebooks
-        if depth is not None and not 1 <= depth <= most:
-            raise CodecError(f"{self.name} asks for {depth} codebooks; this codec has 1 to {most}.")
+        checked_num_codebooks(self.num_codebooks, self.codec, CodecError)
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from codecvq.codec.identity import same_codebooks, same_weights
+from codecvq.arguments import checked_num_codebooks
 from codecvq.errors import TokensError
 from codecvq.escaping import markdown, printable
 from codecvq.json_file import parse_json, read_bounded, validated
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
 
 FORMAT = "codecvq.tokens/1"
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
@@ -112,16 +112,11 @@ class Card(BaseModel):
         return card
 
 
-def card_of(codec: Codec, num_codebooks: int | None, job: Job) -> Card:
+def card_of(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
     """The card of a job's codes: of the codec's first `num_codebooks` codebooks, or of all."""
     from codecvq import __version__
 
-    kept = codec.num_codebooks if num_codebooks is None else num_codebooks
-    if not 1 <= kept <= codec.num_codebooks:
-        raise TokensError(
-            f"num_codebooks is {kept}, but codec {codec.name!r} has {codec.num_codebooks}. Ask for 1 to "
-            f"{codec.num_codebooks}."
-        )
+    kept = checked_num_codebooks(num_codebooks, codec, TokensError)
     fields: dict[str, Any] = {  # Any: pydantic checks them
         "codec": codec.name,
         "weights_sha256": codec.weights_sha256,
@@ -154,10 +149,10 @@ def read_card(folder: Path) -> Card:
     return Card.from_json(read_bounded(path, MOST_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
 
 
-def check_same_job(folder: Path, there: Card, now: Card, codec: Codec) -> None:
+def check_same_job(folder: Path, there: Card, now: Card, codec: AudioCodec) -> None:
     """Raises TokensError where the folder holds, or has begun, another job than this one of `codec`."""
-    books = there if same_codebooks(codec, there.codebooks_sha256) else now  # there may be an earlier hash
-    weights = there if same_weights(codec, there.weights_sha256) else now
+    books = there if codec.matches_codebooks(there.codebooks_sha256) else now  # there may be an earlier hash
+    weights = there if codec.matches_weights(there.weights_sha256) else now
     questions = [
         ("codebooks", there.codebooks_sha256[:12], books.codebooks_sha256[:12]),
         ("codec weights", there.weights_sha256[:12], weights.weights_sha256[:12]),

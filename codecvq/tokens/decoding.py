@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import WRITTEN_FORMATS, write_audio
-from codecvq.codec.identity import same_codebooks, same_weights
+from codecvq.codec.compatibility import Origin, check_decodes
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.limits import LONGEST_S
@@ -23,7 +22,7 @@ from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.rows import TokenFailure, TokenRow
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file could be written either
 
@@ -41,7 +40,7 @@ class Decoded:
 
 
 def detokenize(
-    codec: Codec,
+    codec: AudioCodec,
     folder: str | Path,
     out_folder: str | Path,
     ids: Collection[str] | None = None,
@@ -117,7 +116,7 @@ def _row_or_failure(dataset: TokenDataset, id: str) -> TokenRow | TokenFailure:
 
 
 def _write(
-    codec: Codec, row: TokenRow, out: Path, suffix: str, files: dict[Path, str]
+    codec: AudioCodec, row: TokenRow, out: Path, suffix: str, files: dict[Path, str]
 ) -> TokenFailure | None:
     """Writes a row's audio and notes its path in `files`; returns why not where it cannot be done. Raises
     OSError where no other row could be written either.
@@ -140,29 +139,19 @@ def _in_one_line(error: Exception) -> str:
     return text if isinstance(error, CodecvqError) and text else f"{type(error).__name__}: {text[:500]}"
 
 
-def check_codec(card: Card, codec: Codec, folder: Path) -> None:
+def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
     """Raises TokensError where the codec cannot decode the dataset's codes, and warns where it does it with
     other weights.
     """
-    sizes = tuple(codec.codebook_sizes)
-    fits = (card.sample_rate, card.hop_length) == (codec.sample_rate, codec.hop_length)
-    fits = fits and card.codebook_sizes == sizes[: len(card.codebook_sizes)]
-    if not same_codebooks(codec, card.codebooks_sha256) or not fits:
-        raise TokensError(
-            f"{folder} holds codes of codec {card.codec!r}, codebooks {card.codebooks_sha256[:12]}, but "
-            f"codec {codec.name!r} "
-            f"has codebooks {codec.codebooks_sha256[:12]}. Decode them with {card.codec!r}."
-        )
-    if not same_weights(codec, card.weights_sha256):
-        warnings.warn(
-            f"{folder} was tokenized with weights {card.weights_sha256[:12]}, codec {codec.name!r} has "
-            f"{codec.weights_sha256[:12]} "
-            "around the same codebooks: it decodes, but not to the same samples.",
-            stacklevel=3,
-        )
+    origin = Origin(
+        str(folder), card.sample_rate, card.hop_length, card.codebook_sizes,
+        tuple(codec.strides)[: len(card.codebook_sizes)], card.codebooks_sha256, card.weights_sha256,
+        card.codec,
+    )  # fmt: skip
+    check_decodes(origin, codec, TokensError)
 
 
-def _decode(codec: Codec, row: TokenRow) -> npt.NDArray[np.float32]:
+def _decode(codec: AudioCodec, row: TokenRow) -> npt.NDArray[np.float32]:
     """The samples `[C, S]` of a row. Raises TokensError where it is too long to be decoded at once."""
     import torch
 

@@ -39,7 +39,7 @@ from codecvq.tokens.shard import write_shard
 from codecvq.tokens.sharing import part_of_folder
 
 if TYPE_CHECKING:
-    from codecvq.codec import Codec
+    from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
 READERS = 4  # threads; decoding audio releases the interpreter's lock
@@ -94,7 +94,7 @@ class _Tally:
 
 
 def tokenize(
-    codec: Codec,
+    codec: AudioCodec,
     clips: Iterable[Clip],
     folder: str | Path,
     *,
@@ -125,7 +125,7 @@ def tokenize(
 
 
 def _run(
-    codec: Codec,
+    codec: AudioCodec,
     card: Card,
     plan: Plan,
     folder: Path,
@@ -154,7 +154,7 @@ def _run(
     )  # fmt: skip
 
 
-def _begin(folder: Path, card: Card, codec: Codec) -> Card:
+def _begin(folder: Path, card: Card, codec: AudioCodec) -> Card:
     """The card that the folder goes by: the one that is there if it is of the same job, else this one,
     written first of all.
     """
@@ -172,7 +172,13 @@ def _begin(folder: Path, card: Card, codec: Codec) -> Card:
 
 
 def _tokenize_shard(
-    codec: Codec, card: Card, plan: Plan, shard: PlannedShard, path: Path, batch_seconds: float, tally: _Tally
+    codec: AudioCodec,
+    card: Card,
+    plan: Plan,
+    shard: PlannedShard,
+    path: Path,
+    batch_seconds: float,
+    tally: _Tally,
 ) -> None:
     rows: dict[str, TokenRow] = {}
     failures: dict[str, TokenFailure] = {}
@@ -249,7 +255,7 @@ def _result(
 
 
 def _encode(
-    codec: Codec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
+    codec: AudioCodec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
 ) -> Iterator[tuple[Clip, int, npt.NDArray[np.integer[Any]] | Exception]]:
     """Each clip of the batch with its length and its codes `[N, T]`, or with what the codec raised about
     it.
@@ -270,7 +276,7 @@ def _encode(
 
 
 def _encode_together(
-    codec: Codec, card: Card, waves: Sequence[npt.NDArray[np.float32]]
+    codec: AudioCodec, card: Card, waves: Sequence[npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.integer[Any]]:
     """Codes `[B, N, T]` of waves `[S]` of any lengths; a codec of several channels gets the same in each."""
     import torch

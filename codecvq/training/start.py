@@ -29,6 +29,11 @@ def begin_from(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> Non
     if source is None:
         return
     found, partial = load(source), recipe.training.init_partial
+    if not isinstance(found, Codec):
+        raise RunError(
+            f"training.init_from is {source}, a {type(found).__name__}, whose weights fit no recipe. Give a "
+            "run, or a codec that codecvq trained."
+        )
     weights = found.state_dict()
     misfits = _others(codec, found) + _misfits(codec, weights)
     if found.sample_rate != codec.sample_rate:  # a filterbank of another rate has the same shape

@@ -21,7 +21,8 @@ from limits import run_limited
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from forged_shards import forge
-from test_tokens import HOP, RATE, LevelCodec, tone
+from small_codecs import HOP, RATE, LevelCodec
+from test_tokens import tone
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip

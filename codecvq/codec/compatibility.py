@@ -1,0 +1,89 @@
+"""Whether a codec decodes codes that were made elsewhere: the one place where that is decided."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+from codecvq.errors import CodecvqError
+
+if TYPE_CHECKING:
+    from codecvq.api.codec import AudioCodec
+
+MOST_RUNS = 6  # of codebook sizes that an error shows
+SHOWN = 12  # digits of a hash
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file or dataset records of the codec that made its codes."""
+
+    what: str  # that holds the codes, for messages: "the file", "tokens/"
+    sample_rate: int  # Hz
+    hop_length: int  # samples a frame
+    codebook_sizes: tuple[int, ...]  # of the codebooks that were kept
+    strides: tuple[int, ...]  # of these
+    codebooks: str  # the codec's codebooks_sha256, or its beginning
+    weights: str  # its weights_sha256, or its beginning
+    codec: str = ""  # its name, where that is recorded
+
+
+def check_decodes(
+    origin: Origin, codec: AudioCodec, error: type[CodecvqError], force: bool | None = None
+) -> None:
+    """Raise `error` where the codec does not decode these codes; warn where it decodes them to other samples.
+
+    Codebooks of other sizes, strides or rates are always refused. Codebooks with another hash are refused
+    unless `force`, which an error mentions unless it is None.
+    """
+    count = len(origin.codebook_sizes)
+    sizes, strides = tuple(codec.codebook_sizes)[:count], tuple(codec.strides)[:count]
+    advice = f"Decode with {repr(origin.codec) if origin.codec else 'the codec that wrote it'}"
+    rates = _rates(codec.sample_rate, codec.hop_length)
+    for same, theirs, ours in (
+        (
+            origin.codebook_sizes == sizes,
+            f"codebooks of {_runs(origin.codebook_sizes)}",
+            f"codebooks of {_runs(sizes)}",
+        ),
+        (
+            origin.strides == strides,
+            f"strides of {_runs(origin.strides)}",
+            f"strides of {_runs(strides)}",
+        ),
+        (
+            (origin.sample_rate, origin.hop_length) == (codec.sample_rate, codec.hop_length),
+            _rates(origin.sample_rate, origin.hop_length),
+            rates,
+        ),
+    ):
+        if not same:
+            raise error(f"{origin.what} has {theirs}, but codec {codec.name!r} has {ours}. {advice}.")
+    if not force and not codec.matches_codebooks(origin.codebooks):
+        or_force = "" if force is None else ", or pass force=True"
+        raise error(
+            f"{origin.what} has codes of codebooks {origin.codebooks[:SHOWN]}, but codec {codec.name!r} has "
+            f"codebooks {codec.codebooks_sha256[:SHOWN]}. {advice}{or_force}."
+        )
+    if not codec.matches_weights(origin.weights):
+        shown = len(origin.weights[:SHOWN])
+        warnings.warn(
+            f"{origin.what} was written with weights {origin.weights[:SHOWN]}, codec {codec.name!r} has "
+            f"{codec.weights_sha256[:shown]} around the same codebooks: it decodes, but not to the same "
+            "samples.",
+            stacklevel=4,
+        )
+
+
+def _rates(sample_rate: int, hop_length: int) -> str:
+    return f"{sample_rate} Hz and {hop_length} samples a frame"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Numbers in short: "8 x 1024"."""
+    runs = groupby(numbers)
+    shown = [f"{len(list(group))} x {number}" for number, group in islice(runs, MOST_RUNS)]
+    return " + ".join([*shown, "…"] if next(runs, None) else shown)

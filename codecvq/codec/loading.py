@@ -1,0 +1,83 @@
+"""`load`: the codec that a folder, a run or a registered name means."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecvq.api.codec import AudioCodec
+from codecvq.codec.codec import Codec
+from codecvq.codec.config import CONFIG, check_described, check_plugin_files, missing_plugin, read_config
+from codecvq.codec.pretrained import codec_factory, codec_offer, unknown_codec
+from codecvq.codec.saving import WEIGHTS
+from codecvq.construction import limited
+from codecvq.errors import CodecError, PluginError, UnknownName
+from codecvq.numerics import ordinary_tensors
+from codecvq.plugins.strangers import contained
+from codecvq.transfer import usable_device
+from codecvq.weights import open_weights
+
+MEMBERS = tuple(name for name in vars(AudioCodec) if not name.startswith("_"))
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
+    """The codec in a folder that `Codec.save` wrote, in a run folder, or registered by a plugin under a name
+    ("speech-16k"), in eval mode. A folder that is there goes before a name.
+
+    It is a `Codec`, or what the factory of a plugin makes. Raises CodecError when nothing is there or
+    registered, when the folder is incomplete or damaged, or when a plugin is missing, and then says which
+    one; PluginError for a factory that makes no `AudioCodec`; OptionError for a device that cannot be used.
+    """
+    device = usable_device(device)
+    offer = codec_offer(source)
+    if offer is None:
+        if os.path.exists(source):
+            return load_folder(source, device)
+        raise unknown_codec(source)
+    if offer.spec.foreign:
+        raise CodecError(
+            f"{source} is an external codec, for compare only: it has no codes. Measure it with: codecvq "
+            f"compare {source}"
+        )
+    make = codec_factory(offer)
+    with contained():  # a stranger's function
+        made = make(device=device)
+    if missing := missing_members(made):
+        raise PluginError(
+            f"codec {offer.qualified_name} is a {type(made).__name__} without {', '.join(missing)}. Its "
+            "factory must make an AudioCodec: subclass codecvq.WrappedCodec."
+        )
+    codec: AudioCodec = made
+    return codec
+
+
+def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:
+    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode; see `load`."""
+    folder, device = Path(source), usable_device(device)
+    if (folder / "codec" / CONFIG).is_file():
+        folder = folder / "codec"
+    config = read_config(folder)
+    check_plugin_files(config)
+    with open_weights(folder / WEIGHTS) as weights, ordinary_tensors():
+        try:
+            with limited(weights.limits, f"the codec in {folder}"):
+                codec = Codec(**config.arguments)
+        except UnknownName as error:
+            raise CodecError(f"{folder}: {missing_plugin(config) or error}") from error
+        weights.load_into(codec)
+        check_described(config, codec, folder)
+        return codec.to(device).eval()
+
+
+def missing_members(codec: Any) -> list[str]:  # Any: what a stranger's factory makes
+    """The members of `AudioCodec` that are missing. No property is computed: hashes take seconds."""
+    nothing = object()
+    return [
+        name
+        for name in MEMBERS
+        if inspect.getattr_static(codec, name, nothing) is nothing and not hasattr(codec, name)
+    ]

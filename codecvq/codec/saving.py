@@ -1,0 +1,56 @@
+"""The folder of a codec as it is written: config.json and model.safetensors; nothing in it is pickled."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from codecvq.codec.config import CONFIG, FORMAT
+from codecvq.errors import CodecError, OptionError
+from codecvq.files import write_atomically
+from codecvq.weights import weights_bytes
+
+if TYPE_CHECKING:
+    from codecvq.codec.codec import Codec
+
+WEIGHTS = "model.safetensors"
+
+
+def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None) -> Path:
+    """The folder, now with the codec in it; see `Codec.save`."""
+    saved, narrow = (codec, set[str]()) if dtype is None else _rounded(codec, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype)
+        for name, tensor in saved.state_dict().items()
+    }
+    write_atomically(folder / WEIGHTS, weights_bytes(weights, {"format": FORMAT}))
+    write_atomically(folder / CONFIG, json.dumps(saved.config, indent=2).encode() + b"\n")
+    return folder
+
+
+def _rounded(codec: Codec, dtype: torch.dtype) -> tuple[Codec, set[str]]:
+    """A copy whose networks hold only values that `dtype` has, and the names of those weights."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise OptionError(
+            f"dtype is {dtype}; weights are saved as torch.float16, as torch.bfloat16, or unchanged."
+        )
+    rounded = copy.deepcopy(codec)
+    names = set()
+    for name, weight in rounded.named_parameters():
+        if weight.dtype != torch.float32 or not name.startswith(("encoder.", "decoder.")):
+            continue
+        narrow = weight.detach().to(dtype)
+        if not narrow.isfinite().all():
+            raise CodecError(
+                f"weight {name} goes up to {weight.abs().max():.3g}, more than {dtype} holds. Save with "
+                "torch.bfloat16, or without dtype."
+            )
+        weight.data = narrow.to(weight.dtype)
+        names.add(name)
+    rounded.train(codec.training)  # drops the hashes of what was rounded
+    return rounded, names
