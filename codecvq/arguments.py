@@ -73,9 +73,10 @@ def checked_num_codebooks(
     num_codebooks: Any,  # Any: as above
     codec: AudioCodec,
     error: type[CodecvqError] = ShapeError,
+    what: str = "num_codebooks",
 ) -> int:
-    """The number of codebooks of `codec` to use; None stands for all. Raises `error` where the codec has
-    fewer, or where fewer than all do not decode.
+    """The number of codebooks of `codec` to use; None stands for all. Raises `error`, which calls the number
+    `what`, where the codec has fewer, or where fewer than all do not decode.
     """
     most = codec.num_codebooks
     if num_codebooks is None:
@@ -83,12 +84,12 @@ def checked_num_codebooks(
     number = whole_number(num_codebooks)
     if number is None or not 1 <= number <= most:
         raise error(
-            f"num_codebooks is {num_codebooks!r:.40}, but codec {codec.name!r} has {most}. Give 1 to {most}."
+            f"{what} is {num_codebooks!r:.40}, but codec {codec.name!r} has {most}. Give 1 to {most}."
         )
     if number < most and not codec.prefix_decodable:
         raise error(
-            f"num_codebooks is {number}, but the {most} codebooks of codec {codec.name!r} only decode "
-            "together. Leave num_codebooks out."
+            f"{what} is {number}, but the {most} codebooks of codec {codec.name!r} only decode together. "
+            f"Leave {what} out."
         )
     return number
 

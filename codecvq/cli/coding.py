@@ -70,7 +70,7 @@ def encode(
     from codecvq.codec import load
 
     loaded = load(codec, pick_device(device))
-    checked_num_codebooks(num_codebooks, loaded, CodecError)
+    checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
 
     def one(work: Work) -> dict[str, Any]:
         audio = read_audio(work.source)

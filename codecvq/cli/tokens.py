@@ -60,7 +60,7 @@ def tokenize(
     part = _part(shard)
     corpus = corpus_of(data, root)
     loaded = load(codec, pick_device(device))
-    checked_num_codebooks(num_codebooks, loaded, CodecError)
+    checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
     writable_folder(out)
     with progress_line() as line:
         summary = run_tokenize(
