@@ -14,6 +14,7 @@ import torch
 import codecvq
 from codecvq.codec import Codec, load
 from codecvq.errors import CodecError, OptionError, ShapeError
+from codecvq.quantizer import Residual, build_quantizer
 
 HOP = 80
 SMALL = {"hop_length": HOP, "window_length": 320, "encoder_width": 16, "decoder_width": 16, "dim": 8}
@@ -69,6 +70,22 @@ def test_padding_changes_neither_codes_nor_audio(codec: Codec, length: int) -> N
         decoded[1:, :, :length], codec.decode(single, num_samples=length), atol=1e-6, rtol=1e-5
     )
     assert not decoded[1, :, length:].any()
+
+
+@pytest.mark.parametrize("length", [1, HOP, 5 * HOP + 3])
+def test_padding_changes_nothing_where_a_code_stands_for_several_frames(length: int) -> None:
+    codec = make("spectral")
+    stages = [build_quantizer("vq", dim=8, codebook_size=16) for _ in range(3)]
+    codec.quantizer = Residual(8, stages, strides=(4, 2, 1)).eval()
+    assert (codec.strides, codec.bitrate) == ((4, 2, 1), 100 * (1 + 2 + 4))
+    batch, lengths = noise(2, 1, 12 * HOP), torch.tensor([12 * HOP, length])
+    together, alone = codec.encode(batch, lengths=lengths), codec.encode(batch[1:, :, :length])
+    assert torch.equal(together[1:, :, : alone.shape[2]], alone)
+    assert not together[1, :, alone.shape[2] :].any()
+    decoded = codec.decode(together, lengths=lengths)
+    torch.testing.assert_close(
+        decoded[1:, :, :length], codec.decode(alone, num_samples=length), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_a_saved_codec_gives_the_same_codes_and_audio(codec: Codec, tmp_path: Path) -> None:

@@ -184,11 +184,11 @@ class Codec(FramedCodec, nn.Module):
 
     def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
         with self._as_saved():
-            return self.quantizer.encode(self._latents_of(wav, mask), num_codebooks)
+            return self.quantizer.encode(self._latents_of(wav, mask), num_codebooks, mask)
 
     def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         with self._as_saved():
-            return self._wav_of_latents(self.quantizer.decode(codes), mask)
+            return self._wav_of_latents(self.quantizer.decode(codes, mask), mask)
 
     @torch.no_grad()
     def encode_latents(

@@ -65,7 +65,9 @@ class FramedCodec(ABC):
 
     @abstractmethod
     def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
-        """Codes of whole frames: `[B, C, T * hop]`, mask `[B, T]` -> int64 `[B, n, T]`; T may be 0."""
+        """Codes of whole frames: `[B, C, T * hop]`, mask `[B, T]` -> int64 `[B, n, T]`, 0 at padding; T may
+        be 0.
+        """
 
     @abstractmethod
     def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,8 +107,7 @@ class FramedCodec(ABC):
         of another type, shape or range, NonFiniteError for NaN or infinity in the audio.
         """
         wav, mask = self._whole_frames(wav, sample_rate, lengths)
-        codes = self._codes_of(wav, mask, num_codebooks)
-        return codes if mask is None else codes * mask[:, None, :]
+        return self._codes_of(wav, mask, num_codebooks)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:

@@ -149,12 +149,13 @@ class WrappedCodec(FramedCodec):
     def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         checked_num_codebooks(codes.shape[1], self)
         check_in_range(codes, self.codebook_sizes)
-        check_blocks(codes, self.strides)
         frames = codes.shape[2]
         wav = torch.zeros(len(codes), self.channels, frames * self.hop_length, device=self.device)
         for items, count in _of_one_length(mask, len(codes), frames):
+            own = codes[items, :, :count]
+            check_blocks(own, self.strides)
             with plain_float32(self.device):
-                made = self.decode_frames(codes[items, :, :count])
+                made = self.decode_frames(own)
             wav[items, :, : count * self.hop_length] = self._checked_wav(made, len(items), count)
         return wav
 

@@ -238,7 +238,7 @@ class Quantizer(nn.Module):
         self._check_mask(mask, codes)
         check_in_range(codes, self.codebook_sizes, self.variable_depth)
         if max(self.strides) > 1:
-            check_blocks(codes, self.strides)
+            check_blocks(codes, self.strides, mask)
         return engine.decode(self, codes, mask)
 
     # What compositions override and call, see `codecvq.quantizer.engine`

@@ -44,14 +44,16 @@ def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> 
     return torch.stack(each, dim=-2)
 
 
-def check_blocks(codes: Tensor, strides: Sequence[int]) -> None:
-    """Raise ShapeError where codes `[..., N, T]` change within a block of their codebook."""
+def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = None) -> None:
+    """Raise ShapeError where codes `[..., N, T]` change within a block of their codebook; what stands at
+    padded frames, False in `mask` `[..., T]`, does not matter.
+    """
     for n, stride in enumerate(strides[: codes.shape[-2]]):
         if stride == 1:
             continue
         own = codes[..., n, :]
         first = own[..., ::stride].repeat_interleave(stride, dim=-1)[..., : own.shape[-1]]
-        wrong = (own != first).nonzero()
+        wrong = (own != first if mask is None else (own != first) & mask).nonzero()
         if len(wrong):
             raise ShapeError(
                 f"codes of codebook {n} change at frame {int(wrong[0, -1])}, but it has one code for "
