@@ -165,7 +165,13 @@ def _print_places(outcomes: list[Outcome]) -> None:
 
 
 def _print_notes(outcomes: list[Outcome]) -> None:
-    """Which forms are refused, which checks were expected to fail, and which say nothing."""
+    """What checks report, which forms are refused, and which checks were expected to fail or skipped."""
+    for name, same in _grouped(
+        [o for o in outcomes if o.state == "ok" and o.note], lambda o: o.check.short_name
+    ):
+        say(f"\n{name}: {same[0].check.why}")
+        for outcome in same:
+            say(f"  {outcome.check.form} {outcome.note}")
     for outcome in outcomes:
         if outcome.state == "refused":
             say(f"\n{outcome.check.form} refused: {outcome.note}")

@@ -17,7 +17,7 @@ from codecvq.testing.author import Author
 SEED = 20_26
 SUSPECTS = ("forward", "quantize", "dequantize")  # methods that a promise is about, unless its check says so
 
-Test = TypeVar("Test", bound=Callable[..., None])
+Test = TypeVar("Test", bound=Callable[..., object])
 
 
 class CheckFailed(AssertionError):
@@ -38,7 +38,7 @@ class Check:
 
     name: str  # "residual_vq/prefix"
     why: str  # the promise, as a sentence
-    test: Callable[[], None]
+    test: Callable[[], str | None]  # raises where the promise is broken; may return a note
     needs: tuple[Check, ...] = ()  # checks without which this one says nothing, the first that matters first
     author: Author = field(default_factory=Author, repr=False, compare=False)
     suspects: tuple[str, ...] = SUSPECTS  # names of methods that the promise is about, the likeliest first
@@ -53,8 +53,8 @@ class Check:
         """The promise alone: "prefix"."""
         return self.name.rpartition("/")[2]
 
-    def run(self) -> None:
-        """Raise CheckFailed, or what the checked code itself raised, if the promise is not kept; CheckSkipped
+    def run(self) -> str:
+        """What the check reports, mostly nothing. Raises CheckFailed, or what the checked code itself raised, if the promise is not kept; CheckSkipped
         where a check that this one needs has failed.
 
         Random numbers are seeded inside and left outside as they were.
@@ -65,8 +65,9 @@ class Check:
         self.__dict__["is_kept"] = False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(SEED)
-            self.test()
+            note = self.test()
         self.__dict__["is_kept"] = True
+        return note or ""
 
     @cached_property
     def is_kept(self) -> bool:
@@ -92,7 +93,7 @@ def about(*suspects: str) -> Callable[[Test], Test]:
     return marked
 
 
-def promise(test: Callable[..., None]) -> str:
+def promise(test: Callable[..., object]) -> str:
     """The first line of a check's docstring, which is what is shown of it."""
     return (inspect.getdoc(test) or "").partition("\n")[0]
 

@@ -5,18 +5,20 @@ The first line of each says the promise.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor
 
-from codecvq.quantizer import Grouped, Quantizer, Residual
-from codecvq.testing.check import expect, expect_close
-from codecvq.testing.subject import Subject, expect_same_state, state_of
+from codecvq.quantizer import ConditionalQuantizer, Grouped, Quantizer, Residual
+from codecvq.testing.check import about, expect, expect_close
+from codecvq.testing.subject import Subject, expect_same_state, frames_are_alone, modes_of, state_of
 
 MAX_GAIN = 1000.0  # how much longer a gradient may come back than it came in, whatever the latents
 
 
+@about("bound", "quantize", "terms")
 def gradient(subject: Subject) -> None:
     """A gradient reaches the latents and every parameter, and all of it is finite."""
     for name, quantizer in subject.both():
@@ -32,6 +34,7 @@ def gradient(subject: Subject) -> None:
             expect(bool(value.grad.isfinite().all()), f"{name}: the gradient of {parameter} is not finite")  # type: ignore[union-attr]
 
 
+@about("bound", "quantize")
 def gradient_at_edges(subject: Subject) -> None:
     """The gradient stays finite and bounded for latents of zero, of any size, and on a codeword."""
     quantizer = subject.trained()
@@ -71,6 +74,7 @@ def gradient_gain(subject: Subject) -> None:
     expect_close(got, needed, f"gradient, with a gain of {gain:.3g} instead of 1", tolerance=1e-4)
 
 
+@about("terms")
 def losses_train(subject: Subject) -> None:
     """In training, losses keep their names from step to step, and those of eval are the same ones."""
     quantizer = subject.build()
@@ -79,6 +83,20 @@ def losses_train(subject: Subject) -> None:
     expect(all(each == names[0] for each in names), f"losses of three steps and of eval are {names}")
 
 
+@about("terms")
+def losses_are_means(subject: Subject) -> None:
+    """Losses are means over vectors, not sums: a batch with each item twice has the same losses."""
+    quantizer = subject.settled().trained()
+    for mode in modes_of(quantizer):
+        once, twice = copy.deepcopy(quantizer.train(mode)), copy.deepcopy(quantizer)
+        latents = subject.latents()
+        needed, got = once(latents).losses, twice(torch.cat([latents, latents])).losses
+        for loss, value in needed.items():
+            what = f"{'train' if mode else 'eval'}: loss {loss} of a batch with each item twice"
+            expect_close(got[loss], value, what, tolerance=1e-4)
+
+
+@about("terms")
 def metrics_are_detached(subject: Subject) -> None:
     """Metrics carry no gradient, so that keeping them keeps no graph."""
     out = subject.trained()(subject.latents().requires_grad_())
@@ -97,13 +115,25 @@ def non_finite_training(subject: Subject) -> None:
                 not bool(v.isfinite()) for v in out.losses.values()
             )
             expect(shown, f"{name}: a frame of {bad} gives finite latents and losses")
-            others = torch.cat([out.latents[0, :, :2], out.latents[0, :, 3:], *out.latents[1:]], dim=1)
-            expect(bool(others.isfinite().all()), f"{name}: a frame of {bad} makes other frames non-finite")
+            others = [*out.latents[1:]]
+            if frames_are_alone(quantizer):
+                others += [out.latents[0, :, :2], out.latents[0, :, 3:]]
+            expect(
+                bool(torch.cat(others, dim=1).isfinite().all()),
+                f"{name}: a frame of {bad} makes other frames non-finite",
+            )
             expect_same_state(state_of(quantizer), before, f"{name}: a frame of {bad}, in training")
             expect(quantizer.training, f"{name}: a frame of {bad} leaves it in eval")
 
 
-TESTS = (gradient, gradient_at_edges, losses_train, metrics_are_detached, non_finite_training)
+TESTS = (
+    gradient,
+    gradient_at_edges,
+    losses_train,
+    losses_are_means,
+    metrics_are_detached,
+    non_finite_training,
+)
 
 
 def _upstream(latents: Tensor) -> Tensor:
@@ -128,3 +158,22 @@ def _with_identity_for_choice(quantizer: Quantizer, vectors: Tensor, codes: Tens
         values = stage.dequantize(codes[:, n : n + 1])
         rest = rest - stage.project_out(entered + (values - entered).detach())
     return vectors - rest
+
+
+def has_known_gain(quantizer: Quantizer) -> bool:
+    """Whether `gradient_gain` can tell what the gradient is: straight-through, frame by frame, in a stack of
+    stages that see nothing but what is left over.
+    """
+    known = all(isinstance(each, (Grouped, Residual)) for each in _compositions(quantizer))
+    return (
+        quantizer.estimator == "ste"
+        and known
+        and frames_are_alone(quantizer)
+        and not any(isinstance(each, ConditionalQuantizer) for each in quantizer.modules())
+    )
+
+
+def _compositions(quantizer: Quantizer) -> list[Quantizer]:
+    """Itself and the quantizers inside that are made of others."""
+    members = [each for each in quantizer.modules() if isinstance(each, Quantizer)]
+    return [each for each in members if any(isinstance(m, Quantizer) for m in [*each.modules()][1:])]

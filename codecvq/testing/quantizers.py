@@ -13,7 +13,18 @@ from codecvq.errors import CodecvqError, OptionError
 from codecvq.plugins import registry
 from codecvq.quantizer import Quantizer, build_quantizer
 from codecvq.quantizer.build import plain_offer
-from codecvq.testing import importing, invariance, learning, residual, values
+from codecvq.testing import (
+    candidates,
+    importing,
+    invariance,
+    items,
+    learning,
+    random_numbers,
+    residual,
+    state,
+    task,
+    values,
+)
 from codecvq.testing.author import Author
 from codecvq.testing.check import SUSPECTS, Check, FormRefused, promise
 from codecvq.testing.subject import Subject
@@ -22,7 +33,7 @@ DIM = 8  # D where the options do not say
 STAGES, GROUPS = 3, 2  # of the residual and the grouped form
 FORMS = ("plain", "residual", "grouped")
 
-Test = Callable[[Subject], None]
+Test = Callable[[Subject], str | None]
 
 
 def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **options: Any) -> Iterator[Check]:
@@ -81,11 +92,11 @@ class _Form:
         shapes = self._check(values.shapes, (*first, builds), author)
         yield builds
         yield shapes
-        for test in _tests_for(quantizer):
+        for test in _tests_for(self.subject, quantizer):
             yield self._check(test, (*first, builds, shapes), author)
 
     def _check(
-        self, test: Test, needs: tuple[Check, ...], author: Author, run: Callable[[], None] | None = None
+        self, test: Test, needs: tuple[Check, ...], author: Author, run: Callable[[], str | None] | None = None
     ) -> Check:
         return Check(
             f"{self.subject.name}/{getattr(test, '__name__', '')}",
@@ -104,15 +115,24 @@ def _refused(reason: str) -> None:
     raise FormRefused(reason)
 
 
-def _tests_for(quantizer: Quantizer) -> Sequence[Test]:
-    tests: list[Test] = [*values.TESTS, *invariance.TESTS, *learning.TESTS]
-    if quantizer.estimator == "ste":
-        tests.append(learning.gradient_gain)
-    if quantizer.prefix_decodable:
-        tests += residual.TESTS
-    if residual.refining(quantizer):
-        tests.append(residual.refinement)
-    return tests
+def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
+    tests: list[Test] = [*values.TESTS, *items.tests_for(quantizer), *invariance.TESTS, *learning.TESTS]
+    tests += [*random_numbers.TESTS, task.task_gradient, state.progress]
+    differ = quantizer.training_values_differ
+    optional: dict[Test, bool] = {
+        values.same_values: not task.is_composition(quantizer),
+        values.training_values: not differ,
+        values.training_values_differ: differ,
+        learning.gradient_gain: learning.has_known_gain(quantizer),
+        task.own_gradient: not task.is_composition(quantizer),
+        task.estimator_is_used: task.has_estimator(subject.name, quantizer),
+        state.update_without_vectors: state.has_update(quantizer),
+        candidates.candidates: not task.is_composition(quantizer) and quantizer.lists_candidates,
+        candidates.beam: candidates.searches_beams(quantizer),
+        residual.refinement: residual.refining(quantizer),
+    }
+    tests += [test for test, applies in optional.items() if applies]
+    return [*tests, *residual.TESTS] if quantizer.prefix_decodable else tests
 
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
@@ -123,11 +143,12 @@ def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
     inner = bare.removeprefix("grouped_")
     if inner.startswith("residual_") and inner not in registered and "stages" not in options:
         options = {"num_codebooks": STAGES, **options}
-    yield "plain", Subject(name, options)
+    plain = Subject(name, options)
+    yield "plain", plain
     if not bare.startswith(("residual_", "grouped_")) and f"residual_{bare}" not in registered:
-        yield "residual", Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES})
+        yield "residual", Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES}, plain)
     if not bare.startswith("grouped_"):
-        yield "grouped", Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS})
+        yield "grouped", Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS}, plain)
 
 
 def _prefixed(form: str, name: str) -> str:

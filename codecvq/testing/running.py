@@ -21,7 +21,7 @@ class Outcome:
     state: State
     found: str  # what is wrong; empty unless it is broken, or fails as expected
     place: str  # file, line and source of the author's code that it is about; empty where not known
-    note: str  # why it was expected to fail, skipped or refused
+    note: str  # what an unbroken check reports; why it was expected to fail, skipped or refused
     seconds: float
 
     @property
@@ -70,7 +70,7 @@ def _outcome(check: Check, reason: str) -> Outcome:
     state: State = "ok"
     found = place = note = ""
     try:
-        check.run()
+        note = check.run()
     except CheckSkipped as skipped:
         state, note = ("refused" if isinstance(skipped, FormRefused) else "skipped"), str(skipped)
     except Exception as error:  # a stranger's code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codecvq.api.reach import Reach
 from codecvq.quantizer import Quantizer, build_quantizer
 from codecvq.testing.check import CheckFailed
 
 TRAINING_STEPS = 2
 BATCH, FRAMES = 4, 8
-#: options with which training sees on purpose what decoding does not give
-DROPOUTS = ("dropout", "noise_dropout")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Subject:
 
     name: str  # as build_quantizer takes it: "residual_vq"
     options: Mapping[str, Any]  # Any: an option is whatever its plugin takes
+    plain: Subject | None = None  # the quantizer that this form is made of; None: it is plain
 
     def build(self, seed: int = 0, **more: Any) -> Quantizer:
         """A new one, in training mode, with weights from `seed`."""
@@ -42,14 +43,29 @@ class Subject:
         return [("new", self.build()), ("trained", self.trained())]
 
     def settled(self) -> Subject:
-        """The same without dropout of any kind, for promises of what training sees."""
-        off = {name: 0.0 for name in DROPOUTS if name in self.options}
+        """The same without quantizer dropout, for promises of what training sees."""
+        off = {"dropout": 0.0} if "dropout" in self.options else {}
         return replace(self, options={**self.options, **off})
 
     def latents(self, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> Tensor:
         """Normal random latents `[B, D, T]`, float32."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(batch, int(self.options["dim"]), frames, generator=generator)
+
+
+def frames_are_alone(quantizer: Quantizer) -> bool:
+    """Whether codes and values of a frame depend on no other frame: it declares no reach and no strides."""
+    return quantizer.reach == Reach(0, 0) and block_of(quantizer) == 1
+
+
+def block_of(quantizer: Quantizer) -> int:
+    """The frames after which all strides begin a block together."""
+    return math.lcm(*quantizer.strides)
+
+
+def modes_of(quantizer: Quantizer) -> tuple[bool, ...]:
+    """The modes in which values are those that decoding gives, training first."""
+    return (False,) if quantizer.training_values_differ else (True, False)
 
 
 def state_of(quantizer: Quantizer) -> dict[str, Tensor]:

@@ -6,19 +6,22 @@ The first line of each says the promise.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from codecvq.errors import NonFiniteError, ShapeError
-from codecvq.quantizer import Quantizer
-from codecvq.testing.check import expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject
+from codecvq.quantizer import Context, Quantizer
+from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
+from codecvq.testing.subject import Subject, block_of
 
+SEEDS = 4  # batches in which training values may differ from decoded ones
 ALL_CODES = 4096  # codes of one codebook that are all decoded; of larger ones, a sample
 
 
+@about("__init__")
 def builds(subject: Subject) -> None:
     """It can be made, and says dim, codebook sizes and bits per frame."""
     quantizer = subject.build()
@@ -28,15 +31,21 @@ def builds(subject: Subject) -> None:
         len(sizes) == quantizer.num_codebooks,
         f"num_codebooks is {quantizer.num_codebooks}, codebook_sizes {sizes}",
     )
-    bits = sum(math.log2(size) for size in sizes)
+    expect(
+        len(quantizer.strides) == len(sizes) and min(quantizer.strides) >= 1,
+        f"strides are {quantizer.strides}; needed is one number from 1 up for each of {len(sizes)} codebooks",
+    )
+    bits = sum(math.log2(size) / stride for size, stride in zip(sizes, quantizer.strides, strict=True))
     expect(
         math.isclose(quantizer.bits_per_frame, bits),
-        f"bits_per_frame is {quantizer.bits_per_frame}, Σ log2 K {bits}",
+        f"bits_per_frame is {quantizer.bits_per_frame}, Σ log2 K / stride {bits}",
     )
 
 
 def shapes(subject: Subject) -> None:
     """Latents [B, D, T] of the input's type, codes [B, N, T] int64, losses and metrics 0-d and finite."""
+    if subject.plain is None:
+        _expect_own_shapes(subject.build().eval(), subject.latents())
     for name, quantizer in subject.both():
         for mode in (True, False):
             latents = subject.latents()
@@ -82,16 +91,56 @@ def round_trip(subject: Subject) -> None:
         )
 
 
+@about("quantize", "dequantize")
 def training_values(subject: Subject) -> None:
     """What training sees is what decoding gives: latents of forward in training are those of its codes."""
     subject = subject.settled()
     training, before = subject.trained(), subject.trained().eval()
     out = training(subject.latents())
     expect_close(
-        out.latents, before.decode(out.codes), "latents in training, compared with decode of their codes"
+        out.latents,
+        before.decode(out.codes),
+        "latents in training, compared with decode of their codes (declare training_values_differ = True "
+        "where that is the method)",
     )
 
 
+@about("quantize")
+def training_values_differ(subject: Subject) -> None:
+    """Training values differ from decoded ones as `training_values_differ` says; in eval they are equal."""
+    subject = subject.settled()
+    same = True
+    for seed in range(SEEDS):
+        training, before = subject.trained(seed), subject.trained(seed).eval()
+        latents = subject.latents(seed=seed)
+        out = training(latents)
+        same = same and torch.allclose(out.latents, before.decode(out.codes), rtol=1e-5, atol=1e-6)
+    expect(
+        not same,
+        f"training_values_differ is True, but {SEEDS} batches in training have the values that decode gives. "
+        "Remove it.",
+    )
+    out = before(latents)
+    expect_equal(before.decode(out.codes), out.latents, "values in eval, compared with decode of their codes")
+
+
+@about("dequantize", "quantize")
+@torch.no_grad()
+def same_values(subject: Subject) -> None:
+    """dequantize gives the values that quantize gave with these codes, and codes_alone gives the codes."""
+    for name, quantizer in subject.both():
+        quantizer.eval()
+        vectors = quantizer.enter(subject.latents().transpose(1, 2).flatten(0, 1))
+        frames = Context.of_one_item(len(vectors), vectors.device)
+        so_far = subject.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
+        for what, context in {"": frames, ", with a sum so far": replace(frames, so_far=so_far)}.items():
+            values, codes = quantizer.quantize_in(vectors, context)
+            decoded = quantizer.dequantize_in(codes, context)
+            expect_close(decoded, values, f"{name}: values of dequantize, and of quantize{what}")
+            expect_equal(quantizer.codes_in(vectors, context), codes, f"{name}: codes_alone{what}")
+
+
+@about("dequantize")
 def every_code_decodes(subject: Subject) -> None:
     """Every code of every codebook decodes to finite values, the same each time."""
     quantizer = subject.trained().eval()
@@ -99,10 +148,11 @@ def every_code_decodes(subject: Subject) -> None:
     count = min(ALL_CODES, max(quantizer.codebook_sizes))
     steps = torch.arange(count)
     columns = [_spread(steps, size, count) for size in quantizer.codebook_sizes]
-    codes = torch.stack(columns)[None]  # [1, N, count]
+    block = block_of(quantizer)
+    codes = torch.stack(columns)[None].repeat_interleave(block, dim=2)  # [1, N, count · block]
     values = quantizer.decode(codes)
     expect(
-        values.shape == (1, quantizer.dim, count), f"decode of {list(codes.shape)} gave {list(values.shape)}"
+        values.shape == (1, quantizer.dim, codes.shape[2]), f"decode of {list(codes.shape)} gave {list(values.shape)}"
     )
     expect(
         bool(values.isfinite().all()), f"values of some code are not finite (smallest codebook {smallest})"
@@ -139,17 +189,6 @@ def one_frame(subject: Subject) -> None:
             expect(bool(out.latents.isfinite().all()), f"{what}: values are not finite")
 
 
-def frames_are_independent(subject: Subject) -> None:
-    """What becomes of a frame depends on no other frame: an utterance can be cut anywhere."""
-    quantizer = subject.trained().eval()
-    latents = subject.latents(2, 6)
-    whole = quantizer.decode(quantizer.encode(latents))
-    for t in range(latents.shape[2]):
-        alone = quantizer.decode(quantizer.encode(latents[:, :, t : t + 1]))
-        # Values, not codes: two codewords in one place are chosen between by how a sum was rounded.
-        expect_close(alone, whole[:, :, t : t + 1], f"values of frame {t} alone, compared with the whole")
-
-
 def wrong_latents(subject: Subject) -> None:
     """Latents or masks of another shape or type are a ShapeError."""
     quantizer = subject.build()
@@ -170,14 +209,15 @@ def wrong_latents(subject: Subject) -> None:
         expect_error(ShapeError, partial(quantizer, latents, wrong), what)
 
 
+@about("decode", "dequantize")
 def wrong_codes(subject: Subject) -> None:
     """Codes out of range, of another shape or type, are a ShapeError: never a value."""
     quantizer = subject.trained().eval()
     codes = quantizer.encode(subject.latents(2, 3))
     for n, size in enumerate(quantizer.codebook_sizes):
-        for bad in (-1, size):
+        for bad in (-2 if quantizer.variable_depth else -1, size):
             wrong = codes.clone()
-            wrong[1, n, 2] = bad
+            wrong[1, n] = bad
             expect_error(
                 ShapeError,
                 partial(quantizer.decode, wrong),
@@ -192,6 +232,7 @@ def wrong_codes(subject: Subject) -> None:
     )
 
 
+@about("encode", "quantize")
 def non_finite_encode(subject: Subject) -> None:
     """NaN or infinity in the latents is a NonFiniteError of encode."""
     quantizer = subject.trained().eval()
@@ -204,15 +245,35 @@ def non_finite_encode(subject: Subject) -> None:
 TESTS = (
     codes_in_range,
     round_trip,
-    training_values,
     every_code_decodes,
     no_frames,
     one_frame,
-    frames_are_independent,
     wrong_latents,
     wrong_codes,
     non_finite_encode,
 )
+
+
+@torch.no_grad()
+def _expect_own_shapes(quantizer: Quantizer, latents: Tensor) -> None:
+    """Check what the author's functions return, before anything else depends on it."""
+    vectors = quantizer.enter(latents.transpose(1, 2).flatten(0, 1))
+    context = Context.of_one_item(len(vectors), vectors.device)
+    expect(
+        vectors.shape == (len(vectors), quantizer.code_dim),
+        f"bound gave {list(vectors.shape)}, not [M, D] = {[len(vectors), quantizer.code_dim]}",
+    )
+    values, codes = quantizer.quantize_in(vectors, context)
+    needed = [len(vectors), quantizer.num_codebooks]
+    expect(
+        list(codes.shape) == needed and codes.dtype == torch.int64,
+        f"codes of quantize are {codes.dtype} {list(codes.shape)}, not int64 [M, N] = {needed}",
+    )
+    for what, got in {"quantize": values, "dequantize": quantizer.dequantize_in(codes, context)}.items():
+        expect(
+            got.shape == vectors.shape,
+            f"values of {what} are {list(got.shape)}, not [M, D] = {list(vectors.shape)}",
+        )
 
 
 def _expect_codes(quantizer: Quantizer, codes: Tensor, latents: Tensor, what: str) -> None:
@@ -223,8 +284,10 @@ def _expect_codes(quantizer: Quantizer, codes: Tensor, latents: Tensor, what: st
         part = codes[:, n]
         if part.numel():
             low, high = int(part.min()), int(part.max())
+            least = -1 if quantizer.variable_depth else 0
             expect(
-                low >= 0 and high < size, f"{what}: codes of codebook {n} span {low} … {high}; K is {size}"
+                low >= least and high < size,
+                f"{what}: codes of codebook {n} span {low} … {high}; K is {size}",
             )
 
 

@@ -1,0 +1,74 @@
+"""Checks of `candidates`, and of the beam search that is made of them.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codecvq.quantizer import Context, Quantizer, Residual
+from codecvq.testing.check import about, expect, expect_close
+from codecvq.testing.subject import Subject, block_of
+
+COUNT = 8  # candidates of each vector
+BEAM = 4
+ROUNDING = 1e-5
+
+
+@about("candidates")
+@torch.no_grad()
+def candidates(subject: Subject) -> None:
+    """`candidates` lists each code once, the best first; the first is the code that `quantize` chooses."""
+    quantizer = subject.trained().eval()
+    vectors = quantizer.enter(subject.latents().transpose(1, 2).flatten(0, 1))
+    context = Context.of_one_item(len(vectors), vectors.device)
+    count = min(COUNT, quantizer.codebook_sizes[0])
+    found = quantizer.candidates_in(vectors, count, context)
+    expect(
+        found.shape == (len(vectors), count) and found.dtype == torch.int64,
+        f"candidates are {found.dtype} {list(found.shape)}, not int64 [M, count] = {[len(vectors), count]}",
+    )
+    low, high = int(found.min()), int(found.max())
+    expect(
+        low >= 0 and high < quantizer.codebook_sizes[0],
+        f"candidates span {low} … {high}; K is {quantizer.codebook_sizes[0]}",
+    )
+    twice = [row for row in found.tolist() if len(set(row)) < count]
+    expect(not twice, f"candidates {twice[:1]} list a code more than once")
+    values = torch.stack([quantizer.dequantize_in(column[:, None], context) for column in found.T])
+    errors = (values - vectors).square().sum(dim=2)  # [count, M]
+    wrong = (errors[1:] < errors[:-1] - ROUNDING * (1 + errors[:-1])).any(dim=0).nonzero()
+    if len(wrong):
+        shown = ", ".join(f"{float(error):.3g}" for error in errors[:, int(wrong[0])])
+        expect(False, f"the candidates of vector {int(wrong[0])} have squared errors {shown}: not best first")
+    chosen, _ = quantizer.quantize_in(vectors, context)
+    expect_close(values[0], chosen, "values of the first candidates, compared with those of quantize")
+
+
+@about("candidates")
+@torch.no_grad()
+def beam(subject: Subject) -> None:
+    """A beam search is not worse than none: the mean error with beam 4 is at most that with beam 1."""
+    subject = subject.settled()
+    errors = []
+    for width in (1, BEAM):
+        quantizer = subject.trained(beam=width).eval()
+        latents = subject.latents(8, 16)
+        errors.append(float((quantizer(latents).latents - latents).square().mean()))
+    expect(
+        errors[1] <= errors[0] * (1 + ROUNDING),
+        f"the mean squared error is {errors[1]:.6g} with beam {BEAM} and {errors[0]:.6g} with beam 1",
+    )
+
+
+def searches_beams(quantizer: Quantizer) -> bool:
+    """Whether it is a stack that can be asked for a beam, and measures errors in the space of the latents."""
+    return (
+        isinstance(quantizer, Residual)
+        and quantizer.stage(0).lists_candidates
+        and not quantizer.own_gradient
+        and not quantizer.stage(0).refines
+        and block_of(quantizer) == 1
+    )

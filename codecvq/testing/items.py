@@ -1,0 +1,139 @@
+"""Checks of time: what an item, a piece of one, and a block of frames may depend on.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from codecvq.errors import ShapeError
+from codecvq.quantizer import Quantizer, join_codes, split_codes
+from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
+from codecvq.testing.subject import Subject, block_of, frames_are_alone, modes_of
+
+LENGTHS = (8, 3, 0, 5)  # real frames of each item of a padded batch; the third is all padding
+MOST_FRAMES = 512  # of context that is tested; a longer reach is tested as far as that
+
+
+@about("quantize", "dequantize", "bound", "forward")
+def items_are_independent(subject: Subject) -> None:
+    """An item gets the codes and values that it gets alone, whatever else and whatever padding is there."""
+    subject = subject.settled()
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
+    latents = torch.where(mask[:, None], subject.latents(len(LENGTHS), max(LENGTHS)), math.nan)
+    for mode in modes_of(subject.build()):
+        quantizer = subject.trained().train(mode)
+        batch = copy.deepcopy(quantizer)(latents, mask).latents
+        decoded = quantizer.decode(quantizer.encode(latents, mask=mask), mask)
+        for b, length in enumerate(LENGTHS):
+            item, what = latents[b : b + 1, :, :length], f"{'train' if mode else 'eval'}, item {b} alone"
+            alone = copy.deepcopy(quantizer)(item).latents
+            # values, not codes: two codewords in one place are chosen between by how a sum was rounded
+            expect_close(batch[b : b + 1, :, :length], alone, f"values of forward in a batch, and of {what}")
+            alone = quantizer.decode(quantizer.encode(item))
+            expect_close(
+                decoded[b : b + 1, :, :length], alone, f"decode(encode(z)) in a batch, and of {what}"
+            )
+
+
+@about("quantize", "dequantize", "bound", "forward")
+def frames_are_independent(subject: Subject) -> None:
+    """What becomes of a frame depends on no other frame: an utterance can be cut anywhere."""
+    quantizer = subject.trained().eval()
+    latents = subject.latents(2, 6)
+    whole = quantizer.decode(quantizer.encode(latents))
+    for t in range(latents.shape[2]):
+        alone = quantizer.decode(quantizer.encode(latents[:, :, t : t + 1]))
+        expect_close(alone, whole[:, :, t : t + 1], f"values of frame {t} alone, compared with the whole")
+
+
+@about("quantize", "dequantize", "bound", "forward")
+def reach_is_true(subject: Subject) -> None:
+    """Frames beyond the declared `reach` change nothing: a piece with that much context gives the whole."""
+    quantizer = subject.trained().eval()
+    block, reach = block_of(quantizer), quantizer.reach
+    past = None if reach.past is None else _whole_blocks(min(reach.past, MOST_FRAMES), block)
+    future = _whole_blocks(min(reach.future, MOST_FRAMES), block)
+    # so long that each piece leaves some frames out
+    latents = subject.latents(2, _whole_blocks((past or 0) + future + 4, block) + 2 * block)
+    frames = latents.shape[2]
+    codes = quantizer.encode(latents)
+    values = quantizer.decode(codes)
+    for start in range(0, frames, block):
+        end = min(start + block, frames)
+        low = 0 if past is None else max(0, start - past)
+        high = min(frames, end + future)
+        what = f"frames {start} … {end - 1} of {frames}, with frames {low} … {high - 1} ({reach})"
+        piece = codes.clone()
+        found = quantizer.encode(latents[:, :, low:high])
+        piece[:, :, start:end] = found[:, :, start - low : end - low]
+        expect_close(quantizer.decode(piece), values, f"encode of {what}, compared with the whole")
+        decoded = quantizer.decode(codes[:, :, low:high])[:, :, start - low : end - low]
+        expect_close(decoded, values[:, :, start:end], f"decode of {what}, compared with the whole")
+
+
+@about("strides", "quantize", "dequantize")
+def strides(subject: Subject) -> None:
+    """A codebook of stride s has one code for each block of s frames, also where s does not divide T."""
+    quantizer = subject.trained().eval()
+    block = block_of(quantizer)
+    for frames in sorted({1, block - 1, block, block + 1, 2 * block + 1} - {0}):
+        latents = subject.latents(2, frames)
+        for what, codes in {
+            "encode": quantizer.encode(latents),
+            "forward": quantizer(latents).codes,
+        }.items():
+            parts = split_codes(codes, quantizer.strides)  # raises where codes change within a block
+            expect_equal(
+                join_codes(parts, quantizer.strides, frames), codes, f"codes of {what}, split and joined"
+            )
+    n, stride = max(enumerate(quantizer.strides), key=lambda pair: pair[1])
+    codes = quantizer.encode(subject.latents(2, 2 * block))
+    codes[:, n, stride - 1] = (codes[:, n, stride - 1] + 1) % quantizer.codebook_sizes[n]
+    expect_error(
+        ShapeError, partial(quantizer.decode, codes), f"codes of codebook {n} that change within a block"
+    )
+
+
+def absent_codes(subject: Subject) -> None:
+    """Absent codes are -1, always the last ones of a frame; decode takes them, and refuses any other gap."""
+    quantizer = subject.trained().eval()
+    codes = quantizer.encode(subject.latents())
+    shorter = codes.clone()
+    shorter[:, -1, ::2] = -1  # a frame may end earlier than `encode` chose
+    for what, given in {"codes of encode": codes, "codes with fewer codebooks in some frames": shorter}.items():
+        expect(not bool(_gaps(given).any()), f"{what}: a codebook is absent before one that is not")
+        values = quantizer.decode(given)
+        expect(bool(values.isfinite().all()), f"decode of {what} is not finite")
+    if quantizer.num_codebooks > 1:
+        gap = codes.clamp(min=0)
+        gap[:, 0, 1] = -1
+        expect_error(ShapeError, partial(quantizer.decode, gap), "codebook 0 absent before codebook 1")
+
+
+def tests_for(quantizer: Quantizer) -> list[Callable[[Subject], None]]:
+    """The checks of time that this quantizer needs."""
+    cut = frames_are_independent if frames_are_alone(quantizer) else reach_is_true
+    tests: list[Callable[[Subject], None]] = [items_are_independent, cut]
+    if block_of(quantizer) > 1:
+        tests.append(strides)
+    if quantizer.variable_depth:
+        tests.append(absent_codes)
+    return tests
+
+
+def _gaps(codes: Tensor) -> Tensor:
+    """Where a codebook is absent and the next one is not: bool `[B, N - 1, T]`."""
+    absent = codes == -1
+    return absent[:, :-1] & ~absent[:, 1:]
+
+
+def _whole_blocks(frames: int, block: int) -> int:
+    return -(-frames // block) * block

@@ -1,0 +1,86 @@
+"""Checks of randomness: whose random numbers are drawn, and that nobody else's are changed.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecvq.quantizer import Quantizer
+from codecvq.testing.check import expect, expect_equal
+from codecvq.testing.subject import Subject, expect_same_state, state_of
+
+
+def own_generator(subject: Subject) -> None:
+    """With `generator` set, all random numbers come from it, and no global random state changes."""
+    for name, quantizer in subject.both():
+        quantizer.generator = torch.Generator().manual_seed(1)
+        for mode in (True, False):
+            quantizer.train(mode)
+            for what, call in _calls(quantizer, subject.latents()).items():
+                before = _global_states()
+                call()
+                changed = [of for of, state in _global_states().items() if state != before[of]]
+                expect(
+                    not changed,
+                    f"{name}, {'train' if mode else 'eval'}: {what} changes the random numbers of "
+                    f"{', '.join(changed)}. Draw with generator=self.generator, and never seed.",
+                )
+
+
+def nothing_is_reseeded(subject: Subject) -> None:
+    """Neither construction nor any call seeds torch's global random numbers."""
+    after = []
+    for seed in (11, 12):
+        quantizer = subject.build(seed)
+        after.append({"the constructor": torch.get_rng_state()})
+        for mode in (True, False):
+            for what, call in _calls(quantizer.train(mode), subject.latents()).items():
+                call()
+                after[-1][f"{what} in {'train' if mode else 'eval'}"] = torch.get_rng_state()
+    for what, state in after[0].items():
+        expect(
+            not torch.equal(state, after[1][what]),
+            f"{what} seeds torch's global random numbers: they are the same after it whatever they were "
+            "before. Use a torch.Generator of its own, or torch.random.fork_rng.",
+        )
+
+
+def equal_generators(subject: Subject) -> None:
+    """Two with the same weights and equal generators train alike, whatever torch's global seed is."""
+    quantizers = [subject.build(seed=0), subject.build(seed=0)]
+    results: list[list[Tensor]] = []
+    for seed, quantizer in enumerate(quantizers):
+        quantizer.generator = torch.Generator().manual_seed(5)
+        torch.default_generator.manual_seed(seed)
+        results.append([quantizer(subject.latents(seed=step)).latents for step in range(3)])
+    for step, (one, other) in enumerate(zip(*results, strict=True)):
+        expect_equal(other, one, f"latents of step {step}, with equal generators and another global seed")
+    expect_same_state(state_of(quantizers[1]), state_of(quantizers[0]), "after 3 steps, equal generators")
+
+
+TESTS = (own_generator, nothing_is_reseeded, equal_generators)
+
+
+def _calls(quantizer: Quantizer, latents: Tensor) -> dict[str, Callable[[], object]]:
+    return {
+        "forward": lambda: quantizer(latents),
+        "encode": lambda: quantizer.encode(latents),
+        "decode": lambda: quantizer.decode(quantizer.encode(latents)),
+    }
+
+
+def _global_states() -> dict[str, object]:
+    """What draws from the global generators change."""
+    numpy = np.random.get_state(legacy=False)
+    return {
+        "torch (global)": torch.get_rng_state().numpy().tobytes(),
+        "numpy (global)": str(numpy),
+        "random": random.getstate(),
+    }

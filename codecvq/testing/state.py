@@ -1,0 +1,77 @@
+"""Checks of state that no gradient changes: `update` and `progress`.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from codecvq.quantizer import Progress, Quantizer
+from codecvq.testing.check import about, expect
+from codecvq.testing.subject import Subject
+
+UPDATES = 3
+
+
+@about("update")
+@torch.no_grad()
+def update_without_vectors(subject: Subject) -> None:
+    """`update` with no vector (M = 0), as a process of several may have, leaves all state finite."""
+    for name, quantizer in subject.both():
+        for member in filter(_updates, _members(quantizer)):
+            width = len(member.codebook_sizes)
+            for _ in range(UPDATES):
+                member.update(
+                    torch.zeros(0, member.code_dim), torch.zeros(0, width, dtype=torch.int64)
+                )
+        for tensor, value in quantizer.state_dict().items():
+            expect(
+                not value.is_floating_point() or bool(value.isfinite().all()),
+                f"{name}: {tensor} has {int((~value.isfinite()).sum())} of {value.numel()} values that are "
+                f"not finite after {UPDATES} updates with M = 0. Does it divide by a count of 0?",
+            )
+
+
+@about("set_progress")
+def progress(subject: Subject) -> None:
+    """`set_progress` reaches all stages; with `uses_progress` the step is saved with the weights."""
+    quantizer = subject.build()
+    for given in (Progress(3, 10), Progress(7, None)):
+        quantizer.set_progress(given.step, given.steps)
+        others = [n for n, each in enumerate(_members(quantizer)) if each.progress != given]
+        expect(not others, f"after set_progress({given.step}, {given.steps}) members {others} have another")
+        for prefix, member in quantizer.named_modules():
+            if isinstance(member, Quantizer):
+                _expect_saved(quantizer, f"{prefix}." if prefix else "", member, given)
+        other = subject.build(seed=1)
+        other.load_state_dict(quantizer.state_dict())
+        for member, loaded in zip(_members(quantizer), _members(other), strict=True):
+            if member.uses_progress:
+                expect(
+                    loaded.progress == given, f"progress is {loaded.progress} after loading, not {given}"
+                )
+
+
+def has_update(quantizer: Quantizer) -> bool:
+    """Whether it, or a stage of it, has state that `update` changes."""
+    return any(map(_updates, _members(quantizer)))
+
+
+def _expect_saved(quantizer: Quantizer, prefix: str, member: Quantizer, given: Progress) -> None:
+    saved = quantizer.state_dict().get(f"{prefix}progress")
+    if member.uses_progress:
+        steps = -1 if given.steps is None else given.steps
+        expect(
+            saved is not None and saved.tolist() == [given.step, steps],
+            f"uses_progress is True, and {prefix}progress in the state dict is {saved}, not "
+            f"[{given.step}, {steps}]",
+        )
+
+
+def _updates(member: Quantizer) -> bool:
+    return type(member).update is not Quantizer.update
+
+
+def _members(quantizer: Quantizer) -> list[Quantizer]:
+    return [member for member in quantizer.modules() if isinstance(member, Quantizer)]
