@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +55,8 @@ def check(
 
     what = _kind_of(name, kind)
     checks = _checks(what, name, forms, _options(options or []))
-    outcomes = list(run_checks(checks, stop_at_first=stop, expected=_expected(expect or [])))
+    with _one_thread():
+        outcomes = list(run_checks(checks, stop_at_first=stop, expected=_expected(expect or [])))
     broken = [outcome for outcome in outcomes if outcome.is_broken]
     if as_json:
         print_json({what: name, "checks": [_row(outcome) for outcome in outcomes], "broken": len(broken)})
@@ -65,6 +67,21 @@ def check(
         say(f"\n{_summary(outcomes)}")
     if broken:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A block in which torch computes in one thread: tensors are so small that several only wait for each
+    other.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _kind_of(name: str, kind: str | None) -> str:
@@ -91,11 +108,18 @@ def _kind_of(name: str, kind: str | None) -> str:
 
 
 def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any]) -> Iterable[Check]:
-    from codecvq.testing import quantizer_checks
+    """The checks of a name. Raises OptionError for what this kind does not take."""
+    from codecvq.testing import codec_checks, network_checks, quantizer_checks
 
     if what == "quantizer":
         return quantizer_checks(name, forms=None if forms is None else forms.split(","), **options)
-    raise OptionError(f"no checks of a {what} yet")
+    if forms is not None:
+        raise OptionError(f"--forms is for quantizers, and {name!r} is a {what}. Leave it out.")
+    if what == "network":
+        return network_checks(name, **options)
+    if options:
+        raise OptionError(f"{name!r} is a codec, which takes no options; given are {', '.join(options)}.")
+    return codec_checks(name)
 
 
 def _options(texts: list[str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The conformance kit for plugin authors: what every quantizer promises, as small named checks.
+"""The conformance kit for plugin authors: what every quantizer, network and codec promises, as small named
+checks.
 
     import codecvq
     from codecvq.testing import parametrize_quantizer
@@ -9,11 +10,15 @@
     def test_my_vq(check):
         check.run()
 
-The same checks from the command line: `codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
+`parametrize_network` and `parametrize_codec` do the same for networks and codecs, `quantizer_checks`,
+`network_checks` and `codec_checks` give the checks by themselves. From the command line:
+`codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
 """
 
 from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormRefused
-from codecvq.testing.pytest import parametrize_quantizer
+from codecvq.testing.codecs import codec_checks
+from codecvq.testing.networks import network_checks
+from codecvq.testing.pytest import parametrize_codec, parametrize_network, parametrize_quantizer
 from codecvq.testing.quantizers import quantizer_checks
 from codecvq.testing.running import Outcome, run_checks
 
@@ -23,6 +28,10 @@ __all__ = [
     "CheckSkipped",
     "FormRefused",
     "Outcome",
+    "codec_checks",
+    "network_checks",
+    "parametrize_codec",
+    "parametrize_network",
     "parametrize_quantizer",
     "quantizer_checks",
     "run_checks",

@@ -6,7 +6,6 @@ The first line of each says the promise.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from codecvq.quantizer import Context, Quantizer, Residual
 from codecvq.testing.check import about, expect, expect_close

@@ -54,8 +54,8 @@ class Check:
         return self.name.rpartition("/")[2]
 
     def run(self) -> str:
-        """What the check reports, mostly nothing. Raises CheckFailed, or what the checked code itself raised, if the promise is not kept; CheckSkipped
-        where a check that this one needs has failed.
+        """What the check reports, mostly nothing. Raises CheckFailed, or what the checked code itself raised,
+        if the promise is not kept; CheckSkipped where a check that this one needs has failed.
 
         Random numbers are seeded inside and left outside as they were.
         """

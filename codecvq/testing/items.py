@@ -108,7 +108,10 @@ def absent_codes(subject: Subject) -> None:
     codes = quantizer.encode(subject.latents())
     shorter = codes.clone()
     shorter[:, -1, ::2] = -1  # a frame may end earlier than `encode` chose
-    for what, given in {"codes of encode": codes, "codes with fewer codebooks in some frames": shorter}.items():
+    for what, given in {
+        "codes of encode": codes,
+        "codes with fewer codebooks in some frames": shorter,
+    }.items():
         expect(not bool(_gaps(given).any()), f"{what}: a codebook is absent before one that is not")
         values = quantizer.decode(given)
         expect(bool(values.isfinite().all()), f"decode of {what} is not finite")

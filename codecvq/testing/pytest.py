@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codecvq.testing.check import Check
+from codecvq.testing.codecs import codec_checks
+from codecvq.testing.networks import SAMPLE_RATE, network_checks
 from codecvq.testing.quantizers import quantizer_checks
 from codecvq.testing.running import check_expected, reason_for
 
 if TYPE_CHECKING:
     import pytest
+
+    from codecvq.api.codec import AudioCodec
 
 
 def parametrize_quantizer(
@@ -32,6 +37,30 @@ def parametrize_quantizer(
         [check for name in each for check in quantizer_checks(name, forms=forms, **options)],
         expected_failures,
     )
+
+
+def parametrize_network(
+    names: str | Iterable[str],
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    expected_failures: Mapping[str, str] | None = None,
+    **options: Any,  # Any: as above
+) -> pytest.MarkDecorator:
+    """As `parametrize_quantizer`, for networks; `sample_rate` and `options` are those of `network_checks`."""
+    each = [names] if isinstance(names, str) else names
+    checks = [check for name in each for check in network_checks(name, sample_rate=sample_rate, **options)]
+    return _parametrize(checks, expected_failures)
+
+
+def parametrize_codec(
+    codecs: AudioCodec | str | Path | Iterable[AudioCodec | str | Path],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+) -> pytest.MarkDecorator:
+    """As `parametrize_quantizer`, for codecs: objects, names or folders."""
+    one = isinstance(codecs, (str, Path)) or not isinstance(codecs, Iterable)
+    each: Iterable[Any] = [codecs] if one else codecs  # type: ignore[assignment]
+    return _parametrize([check for codec in each for check in codec_checks(codec)], expected_failures)
 
 
 def _parametrize(checks: list[Check], expected: Mapping[str, str] | None) -> pytest.MarkDecorator:

@@ -96,7 +96,11 @@ class _Form:
             yield self._check(test, (*first, builds, shapes), author)
 
     def _check(
-        self, test: Test, needs: tuple[Check, ...], author: Author, run: Callable[[], str | None] | None = None
+        self,
+        test: Test,
+        needs: tuple[Check, ...],
+        author: Author,
+        run: Callable[[], str | None] | None = None,
     ) -> Check:
         return Check(
             f"{self.subject.name}/{getattr(test, '__name__', '')}",

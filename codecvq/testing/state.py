@@ -22,9 +22,7 @@ def update_without_vectors(subject: Subject) -> None:
         for member in filter(_updates, _members(quantizer)):
             width = len(member.codebook_sizes)
             for _ in range(UPDATES):
-                member.update(
-                    torch.zeros(0, member.code_dim), torch.zeros(0, width, dtype=torch.int64)
-                )
+                member.update(torch.zeros(0, member.code_dim), torch.zeros(0, width, dtype=torch.int64))
         for tensor, value in quantizer.state_dict().items():
             expect(
                 not value.is_floating_point() or bool(value.isfinite().all()),
@@ -48,9 +46,7 @@ def progress(subject: Subject) -> None:
         other.load_state_dict(quantizer.state_dict())
         for member, loaded in zip(_members(quantizer), _members(other), strict=True):
             if member.uses_progress:
-                expect(
-                    loaded.progress == given, f"progress is {loaded.progress} after loading, not {given}"
-                )
+                expect(loaded.progress == given, f"progress is {loaded.progress} after loading, not {given}")
 
 
 def has_update(quantizer: Quantizer) -> bool:

@@ -152,7 +152,8 @@ def every_code_decodes(subject: Subject) -> None:
     codes = torch.stack(columns)[None].repeat_interleave(block, dim=2)  # [1, N, count · block]
     values = quantizer.decode(codes)
     expect(
-        values.shape == (1, quantizer.dim, codes.shape[2]), f"decode of {list(codes.shape)} gave {list(values.shape)}"
+        values.shape == (1, quantizer.dim, codes.shape[2]),
+        f"decode of {list(codes.shape)} gave {list(values.shape)}",
     )
     expect(
         bool(values.isfinite().all()), f"values of some code are not finite (smallest codebook {smallest})"

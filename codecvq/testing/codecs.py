@@ -1,0 +1,382 @@
+"""Which checks a codec gets, and what they are: the promises of `AudioCodec`.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecvq.errors import NonFiniteError, ShapeError
+from codecvq.testing.author import Author
+from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, expect_error, promise
+
+if TYPE_CHECKING:
+    from codecvq.api.codec import AudioCodec
+
+FRAMES = 5  # of audio whose length divides the hop
+TOLERANCE = 1e-4  # relative, of samples that another shape of the same batch may round otherwise
+HASH_DIGITS = 64
+OTHER_RATES = (2, 1), (1, 2)  # of the codec's own sample rate
+
+
+@dataclass(frozen=True)
+class Given:
+    """A codec, and audio for it."""
+
+    codec: Any  # an AudioCodec; Any: what it has beyond the protocol is looked up
+
+    def wav(self, samples: int, batch: int = 1, seed: int = 1) -> Tensor:
+        """Tones of falling level in some noise, at the level of speech: `[B, C, samples]`."""
+        generator = torch.Generator().manual_seed(seed)
+        time = torch.arange(samples) / self.codec.sample_rate
+        pitches = 90.0 + 40.0 * torch.arange(batch)[:, None, None]
+        tones = [(2 * math.pi * n * pitches * time).sin() / n for n in range(1, 6)]
+        noise = torch.randn(batch, self.codec.channels, samples, generator=generator)
+        return 0.1 * torch.stack(tones).sum(dim=0) + 0.01 * noise
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Three items of several lengths with noise behind their ends, and their lengths `[B]`."""
+        hop = self.codec.hop_length
+        lengths = torch.tensor([FRAMES * hop, 2 * hop + hop // 2, 3 * hop])
+        wav = self.wav(FRAMES * hop, len(lengths))
+        real = torch.arange(wav.shape[2]) < lengths[:, None, None]
+        return torch.where(real, wav, self.wav(wav.shape[2], len(lengths), seed=2).flip(0)), lengths
+
+
+def codec_checks(codec: AudioCodec | str | Path) -> Iterator[Check]:
+    """Every check of a codec, or of the one that `codecvq.load` gives for a name or folder.
+
+    Raises CodecError where there is none, or where it is a codec of others without codes.
+    """
+    if isinstance(codec, (str, Path)):
+        from codecvq.codec import load
+
+        codec = load(codec)
+    given = Given(codec)
+    name = getattr(codec, "name", None)
+    name = name if isinstance(name, str) and name else type(codec).__name__
+    author = Author(type(codec))
+    first: tuple[Check, ...] = ()
+    for test in _tests_for(codec):
+        suspects = getattr(test, "suspects", ("encode", "encode_frames"))
+        label = getattr(test, "__name__", "")
+        made = Check(
+            f"{name}/{label}", promise(test), functools.partial(test, given), first, author, suspects
+        )
+        first = (*first, made) if test in (attributes, shapes) else first
+        yield made
+
+
+def _tests_for(codec: Any) -> list[Callable[[Given], str | None]]:  # Any: as in Given
+    optional: dict[Callable[[Given], str | None], bool] = {
+        prefix: bool(getattr(codec, "prefix_decodable", False)),
+        dataset: codec_is_mono(codec) and not getattr(codec, "variable_depth", False),
+        latents: hasattr(codec, "encode_latents") or hasattr(codec, "decode_latents"),
+        save_load: hasattr(codec, "save"),
+    }
+    return [*TESTS, *(test for test, applies in optional.items() if applies)]
+
+
+def codec_is_mono(codec: Any) -> bool:  # Any: as in Given
+    """Whether it has one channel, as clips have."""
+    return bool(getattr(codec, "channels", 0) == 1)
+
+
+@about("__init__")
+def attributes(given: Given) -> str:
+    """It says its rates, codebooks and identity, and they agree with each other."""
+    codec = given.codec
+    for what in ("sample_rate", "channels", "hop_length", "num_codebooks"):
+        value = getattr(codec, what)
+        expect(type(value) is int and value >= 1, f"{what} is {value!r}, not a whole number from 1 up")
+    expect(bool(codec.name) and isinstance(codec.name, str), f"name is {codec.name!r}, not a text")
+    rate = Fraction(codec.sample_rate, codec.hop_length)
+    expect(
+        isinstance(codec.frame_rate, Fraction) and codec.frame_rate == rate,
+        f"frame_rate is {codec.frame_rate!r}, not sample_rate / hop_length = {rate!r}",
+    )
+    sizes, strides = tuple(codec.codebook_sizes), tuple(codec.strides)
+    expect(
+        len(sizes) == codec.num_codebooks, f"num_codebooks is {codec.num_codebooks}, codebook_sizes {sizes}"
+    )
+    expect(
+        len(strides) == len(sizes) and all(type(s) is int and s >= 1 for s in strides),
+        f"strides are {strides}; needed is a whole number from 1 up for each of {len(sizes)} codebooks",
+    )
+    bits = float(rate) * sum(math.log2(k) / s for k, s in zip(sizes, strides, strict=True))
+    expect(
+        math.isclose(codec.bitrate, bits),
+        f"bitrate is {codec.bitrate}, not frame rate · Σ log2 K / stride = {bits}",
+    )
+    for what in ("weights_sha256", "codebooks_sha256"):
+        digest = getattr(codec, what)
+        expect(
+            isinstance(digest, str) and len(digest) == HASH_DIGITS and set(digest) <= set("0123456789abcdef"),
+            f"{what} is {digest!r}, not {HASH_DIGITS} hexadecimal digits",
+        )
+        expect(getattr(codec, what) == digest, f"{what} is another when asked again")
+    expect(
+        codec.matches_codebooks(codec.codebooks_sha256), "matches_codebooks refuses its own codebooks_sha256"
+    )
+    expect(codec.matches_weights(codec.weights_sha256), "matches_weights refuses its own weights_sha256")
+    expect(not codec.matches_codebooks("0" * HASH_DIGITS), "matches_codebooks takes any hash")
+    return f"has {codec.bitrate:.0f} bit/s, {float(rate):g} frames/s, codebooks {sizes}"
+
+
+def shapes(given: Given) -> None:
+    """T = ceil(S / hop) for audio of any length, also none: codes [B, N, T] int64, each in its codebook."""
+    codec, hop = given.codec, given.codec.hop_length
+    for samples in (3 * hop, 0, 1, hop - 1, hop, hop + 1, 3 * hop + 7):
+        for batch in (1, 2):
+            codes = codec.encode(given.wav(samples, batch))
+            _expect_codes(codec, codes, batch, -(-samples // hop), f"codes of {samples} samples")
+
+
+@about("decode", "decode_frames")
+def decode_length(given: Given) -> None:
+    """Decoded audio has exactly the samples asked for, by default T · hop; all of it finite float32."""
+    codec, hop = given.codec, given.codec.hop_length
+    for samples in (0, 1, hop, 2 * hop + 3):
+        codes = codec.encode(given.wav(samples))
+        for asked in (None, samples):
+            wav = codec.decode(codes, num_samples=asked)
+            length = codes.shape[2] * hop if asked is None else asked
+            what = f"audio of {codes.shape[2]} frames, num_samples={asked}"
+            needed = (1, codec.channels, length)
+            expect(tuple(wav.shape) == needed, f"{what}: {list(wav.shape)}, not {list(needed)}")
+            expect(wav.dtype == torch.float32 and bool(wav.isfinite().all()), f"{what}: not finite float32")
+    codes = codec.encode(given.wav(2 * hop))
+    expect_equal(
+        codec.decode(codes, num_samples=hop + 1),
+        codec.decode(codes)[:, :, : hop + 1],
+        "the first samples of the same codes",
+    )
+    expect_error(
+        ShapeError, lambda: codec.decode(codes, num_samples=2 * hop + 1), "more samples than frames hold"
+    )
+
+
+@about("decode", "encode", "decode_frames", "encode_frames")
+def deterministic(given: Given) -> None:
+    """The same audio gives the same codes and samples, bit for bit, and draws no random numbers."""
+    codec = given.codec
+    wav = given.wav(FRAMES * codec.hop_length + 1, 2)
+    kept, random, state = wav.clone(), torch.get_rng_state(), np.random.get_state(legacy=False)
+    codes = codec.encode(wav)
+    decoded = codec.decode(codes)
+    expect(
+        torch.equal(torch.get_rng_state(), random) and str(np.random.get_state(legacy=False)) == str(state),
+        "encode or decode draws from the global random numbers",
+    )
+    torch.default_generator.manual_seed(1)
+    expect_equal(codec.encode(wav), codes, "codes of the same audio again")
+    expect_equal(codec.decode(codes), decoded, "audio of the same codes again")
+    expect_equal(wav, kept, "the audio given, after encode")
+
+
+def padding(given: Given) -> None:
+    """What stands behind an item's end changes no code; codes are 0 there, and decoded audio is silent."""
+    codec, (wav, lengths) = given.codec, given.batch()
+    codes = codec.encode(wav, lengths=lengths)
+    real = torch.arange(wav.shape[2]) < lengths[:, None, None]
+    expect_equal(
+        codec.encode(torch.where(real, wav, 0.0), lengths=lengths), codes, "codes with silence as padding"
+    )
+    frames = -(-lengths // codec.hop_length)
+    behind = torch.arange(codes.shape[2]) >= frames[:, None, None]
+    expect(not bool(codes[behind.expand_as(codes)].any()), "codes at frames of padding are not 0")
+    decoded = codec.decode(codes, lengths=lengths)
+    expect(not bool(decoded[(~real).expand_as(decoded)].any()), "decoded audio behind an item's end is not 0")
+
+
+def items_are_independent(given: Given) -> None:
+    """An item gets the codes and the audio that it gets alone, whatever else is in the batch."""
+    codec, (wav, lengths) = given.codec, given.batch()
+    codes = codec.encode(wav, lengths=lengths)
+    decoded = codec.decode(codes, lengths=lengths)
+    for b, length in enumerate(lengths.tolist()):
+        alone = codec.encode(wav[b : b + 1, :, :length])
+        expect_equal(codes[b : b + 1, :, : alone.shape[2]], alone, f"codes of item {b} in a batch, and alone")
+        sound = codec.decode(alone, num_samples=length)
+        expect_close(
+            decoded[b : b + 1, :, :length], sound, f"audio of item {b} in a batch, and alone", TOLERANCE
+        )
+
+
+def wrong_input(given: Given) -> None:
+    """Audio or codes of another shape, type or range are a ShapeError, NaN in audio a NonFiniteError."""
+    codec = given.codec
+    wav = given.wav(2 * codec.hop_length)
+    codes = codec.encode(wav)
+    for what, wrong in {
+        "audio [S]": wav[0, 0],
+        "audio [C, S]": wav[0],
+        "audio of whole numbers": wav.long(),
+    }.items():
+        expect_error(ShapeError, functools.partial(codec.encode, wrong), what)
+    bad = wav.clone()
+    bad[0, 0, 3] = math.nan
+    expect_error(NonFiniteError, functools.partial(codec.encode, bad), "encode of NaN")
+    long = torch.tensor([wav.shape[2] + 1])
+    expect_error(ShapeError, lambda: codec.encode(wav, lengths=long), "a length beyond the audio")
+    high = codes.clone()
+    high[:, -1] = codec.codebook_sizes[-1]
+    for what, wrong in {
+        "codes of floats": codes.float(),
+        "codes [N, T]": codes[0],
+        "one codebook too many": torch.cat([codes, codes[:, :1]], dim=1),
+        "a code that is K": high,
+    }.items():
+        expect_error(ShapeError, functools.partial(codec.decode, wrong), what)
+
+
+def other_sample_rate(given: Given) -> None:
+    """Audio at another sample rate is resampled: it has as many frames as at the codec's own, within one."""
+    codec = given.codec
+    frames = 8
+    for up, down in OTHER_RATES:
+        rate = codec.sample_rate * up // down
+        samples = frames * codec.hop_length * up // down
+        codes = codec.encode(given.wav(samples), sample_rate=rate)
+        expect(
+            abs(codes.shape[2] - frames) <= 1,
+            f"{samples} samples at {rate} Hz have {codes.shape[2]} frames, and {frames} are needed",
+        )
+
+
+@about("decode", "decode_frames")
+def prefix(given: Given) -> None:
+    """The first n codebooks are a prefix of all N, and decode by themselves."""
+    codec = given.codec
+    wav = given.wav(3 * codec.hop_length)
+    codes = codec.encode(wav)
+    for n in range(1, codec.num_codebooks + 1):
+        first = codec.encode(wav, num_codebooks=n)
+        expect_equal(first, codes[:, :n], f"codes with num_codebooks={n}")
+        decoded = codec.decode(first)
+        expect(
+            decoded.shape == wav.shape,
+            f"audio of {n} codebooks: {list(decoded.shape)}, not {list(wav.shape)}",
+        )
+        expect(bool(decoded.isfinite().all()), f"audio of {n} codebooks is not finite")
+
+
+def cvq_file(given: Given) -> str:
+    """Codes come back from a .cvq file as they went in, and only this codec's files are taken."""
+    from codecvq.bitstream import pack, unpack
+
+    codec = given.codec
+    samples = FRAMES * codec.hop_length - 1
+    codes = codec.encode(given.wav(samples))
+    data = pack(codec, codes[0], samples)
+    packet = unpack(data, codec)
+    expect_equal(
+        torch.from_numpy(np.asarray(packet.codes).astype(np.int64)), codes[0], "codes of the .cvq file"
+    )
+    expect(packet.num_samples == samples, f"the .cvq file says {packet.num_samples} samples, not {samples}")
+    return f"makes {len(data)} bytes of {codes.shape[2]} frames"
+
+
+def dataset(given: Given) -> None:
+    """Codes come back from a token dataset as they went in."""
+    from codecvq.audio import write_audio
+    from codecvq.data.clip import Clip
+    from codecvq.tokens import read_tokens, tokenize
+
+    codec = given.codec
+    with tempfile.TemporaryDirectory() as folder:
+        clips = []
+        for n, samples in enumerate((FRAMES * codec.hop_length, 2 * codec.hop_length + 1)):
+            path = Path(folder) / f"{n}.wav"
+            write_audio(path, given.wav(samples, seed=n)[0, 0].numpy(), codec.sample_rate)
+            clips.append(Clip(id=str(n), path=path))
+        summary = tokenize(codec, clips, Path(folder) / "tokens")
+        expect(not summary.failures, f"clips that failed: {', '.join(map(str, summary.failures))}")
+        rows = {row.id: row for row in read_tokens(Path(folder) / "tokens")}
+        for clip in clips:
+            samples = clip.read(codec.sample_rate)
+            codes = codec.encode(torch.from_numpy(samples)[None, None])
+            found = torch.from_numpy(rows[clip.id].codes.astype(np.int64))
+            expect_equal(found, codes[0].cpu(), f"codes of clip {clip.id} in the dataset, and of encode")
+            expect(rows[clip.id].num_samples == len(samples), f"num_samples of clip {clip.id}")
+
+
+@about("encode_latents", "decode_latents")
+def latents(given: Given) -> None:
+    """Latents [B, D, T] are those of the codes' frames, and decode to audio as codes do."""
+    codec = given.codec
+    wav, lengths = given.batch()
+    found = codec.encode_latents(wav, lengths=lengths)
+    frames = -(-wav.shape[2] // codec.hop_length)
+    needed = (len(wav), codec.latent_dim, frames)
+    expect(tuple(found.shape) == needed, f"latents are {list(found.shape)}, not {list(needed)}")
+    expect(not found.requires_grad, "latents of encode_latents carry a gradient")
+    for b, length in enumerate(lengths.tolist()):
+        alone = codec.encode_latents(wav[b : b + 1, :, :length])
+        expect_close(
+            found[b : b + 1, :, : alone.shape[2]],
+            alone,
+            f"latents of item {b} in a batch, and alone",
+            TOLERANCE,
+        )
+    decoded = codec.decode_latents(found, lengths=lengths)
+    expect(decoded.shape == wav.shape, f"audio of latents: {list(decoded.shape)}, not {list(wav.shape)}")
+    expect(bool(decoded.isfinite().all()), "audio of latents is not finite")
+
+
+@about("save")
+def save_load(given: Given) -> None:
+    """Saved to a folder and loaded with codecvq.load: the same identity, codes and samples."""
+    from codecvq.codec import load
+
+    codec = given.codec
+    wav = given.wav(FRAMES * codec.hop_length)
+    codes = codec.encode(wav)
+    with tempfile.TemporaryDirectory() as folder:
+        codec.save(Path(folder) / "codec")
+        loaded = load(Path(folder) / "codec")
+    for what in ("name", "sample_rate", "codebook_sizes", "weights_sha256", "codebooks_sha256"):
+        got, needed = getattr(loaded, what), getattr(codec, what)
+        expect(got == needed, f"{what} is {got!r} after loading, not {needed!r}")
+    expect_equal(loaded.encode(wav), codes.cpu(), "codes after loading")
+    expect_equal(loaded.decode(codes), codec.decode(codes).cpu(), "audio after loading")
+
+
+TESTS: tuple[Callable[[Given], str | None], ...] = (
+    attributes,
+    shapes,
+    decode_length,
+    deterministic,
+    padding,
+    items_are_independent,
+    wrong_input,
+    other_sample_rate,
+    cvq_file,
+)
+
+
+def _expect_codes(codec: Any, codes: Tensor, batch: int, frames: int, what: str) -> None:  # Any: as in Given
+    needed = (batch, codec.num_codebooks, frames)
+    expect(tuple(codes.shape) == needed, f"{what}: {list(codes.shape)}, not {list(needed)}")
+    expect(codes.dtype == torch.int64, f"{what}: {codes.dtype}, not int64")
+    least = -1 if getattr(codec, "variable_depth", False) else 0
+    for n, (size, stride) in enumerate(zip(codec.codebook_sizes, codec.strides, strict=True)):
+        part = codes[:, n]
+        if not part.numel():
+            continue
+        low, high = int(part.min()), int(part.max())
+        expect(low >= least and high < size, f"{what}: codebook {n} spans {low} … {high}; K is {size}")
+        blocks = part[:, ::stride].repeat_interleave(stride, dim=1)[:, :frames]
+        expect_equal(part, blocks, f"{what}: codebook {n} within blocks of {stride} frames")

@@ -1,0 +1,357 @@
+"""Which checks a network gets, an encoder and a decoder that fit each other, and what they are.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from codecvq.api.hookspecs import DiscriminatorSpec
+from codecvq.api.reach import Reach
+from codecvq.errors import CodecvqError, OptionError
+from codecvq.networks.build import build_network
+from codecvq.networks.interface import Network, WithLosses
+from codecvq.plugins import registry
+from codecvq.testing import importing
+from codecvq.testing.author import Author
+from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, promise
+from codecvq.testing.subject import expect_same_state
+
+SAMPLE_RATE = 16_000
+FRAMES = 6
+LENGTHS = (6, 2, 4)  # real frames of each item of a padded batch
+MOST_FRAMES = 400  # of context that is tested; a longer reach is tested as far as that
+TOLERANCE = 1e-4  # relative, of values that another shape of the same batch may round otherwise
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network with options: how to make one, and what to feed it."""
+
+    name: str
+    options: Mapping[str, Any]  # Any: an option is whatever its plugin takes
+
+    @property
+    def channels(self) -> int:
+        """C of the audio."""
+        return int(self.options.get("channels", 1))
+
+    def build(self, seed: int = 0) -> Network:
+        """A new one in eval mode, with weights from `seed`."""
+        torch.default_generator.manual_seed(seed)
+        network = build_network(self.name, **self.options)
+        network.encoder.eval()
+        network.decoder.eval()
+        return network
+
+    def wav(self, network: Network, batch: int = len(LENGTHS), frames: int = FRAMES, seed: int = 1) -> Tensor:
+        """Noise at the level of speech: `[B, C, frames * hop]`."""
+        generator = torch.Generator().manual_seed(seed)
+        return 0.1 * torch.randn(batch, self.channels, frames * network.hop_length, generator=generator)
+
+
+def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any) -> Iterator[Check]:
+    """Every check of the network registered under `name`, made with these options.
+
+    Raises UnknownName for an unknown name, and OptionError for a discriminator or for options with which it
+    cannot be made.
+    """
+    offer = registry().find("networks", name)
+    if isinstance(offer.spec, DiscriminatorSpec):
+        raise OptionError(f"network {name!r} is a discriminator. There are checks of encoders and decoders.")
+    pair = Pair(name, {"sample_rate": sample_rate, **options})
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = pair.build()
+    except CodecvqError as error:
+        if isinstance(error.__cause__, (TypeError, type(None))):  # the user's options are wrong
+            raise
+        yield _check(builds, pair, (), Author(offer.load()))
+        return
+    author = Author(*_classes_of(network), offer.load())
+    first: tuple[Check, ...] = ()
+    for test in TESTS:
+        made = _check(test, pair, first, author)
+        first = (*first, made) if test in (builds, shapes) else first
+        yield made
+    if offer.origin.entry_point:
+        module = functools.partial(importing.imports_no_torch, getattr(offer.module, "__name__", ""))
+        yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), module)
+
+
+def builds(pair: Pair) -> str:
+    """It can be made, and says its latent dimension, its hop, and how far encoder and decoder see."""
+    network = pair.build()
+    for what, number in {"dim": network.dim, "hop_length": network.hop_length}.items():
+        expect(type(number) is int and number >= 1, f"{what} is {number!r}, not a whole number from 1 up")
+    reaches = {"encoder": network.encoder_reach, "decoder": network.decoder_reach}
+    for what, reach in reaches.items():
+        expect(reach is None or isinstance(reach, Reach), f"reach of the {what} is {reach!r}, not a Reach")
+    return ", ".join(f"{what} {reach or 'without reach'}" for what, reach in reaches.items())
+
+
+def shapes(pair: Pair) -> None:
+    """Audio [B, C, T·H] becomes latents [B, D, T] and audio again, float32 and finite, from T = 1 on."""
+    network = pair.build()
+    for batch, frames in ((2, FRAMES), (1, 1), (3, 2)):
+        wav = pair.wav(network, batch, frames)
+        latents = network.encoder(wav, None)
+        _expect_tensor(latents, (batch, network.dim, frames), f"latents of audio {list(wav.shape)}")
+        decoded = network.decoder(latents, None)
+        _expect_tensor(decoded, tuple(wav.shape), f"audio of latents {list(latents.shape)}")
+
+
+@torch.no_grad()
+def padding(pair: Pair) -> None:
+    """With a mask, what stands at padded frames changes nothing at real ones, in encoder and decoder."""
+    network, mask = pair.build(), _mask()
+    wav = pair.wav(network)
+    real = mask[:, None].repeat_interleave(network.hop_length, dim=2)  # [B, 1, T·H]
+    silent = torch.where(real, wav, 0.0)
+    latents = network.encoder(silent, mask)
+    wider = network.encoder(
+        nn.functional.pad(silent, (0, 3 * network.hop_length)), nn.functional.pad(mask, (0, 3))
+    )
+    _expect_at(wider[:, :, :FRAMES], latents, mask[:, None], "latents with more silence behind them")
+    decoded = network.decoder(torch.where(mask[:, None], latents, 0.0), mask)
+    for fill in (1.0, -30.0):
+        other = network.decoder(torch.where(mask[:, None], latents, fill), mask)
+        _expect_at(other, decoded, real, f"audio with latents of {fill:g} at padding")
+
+
+@torch.no_grad()
+def items_are_independent(pair: Pair) -> None:
+    """An item gets the latents and the audio that it gets alone, whatever else is in the batch."""
+    network, mask = pair.build(), _mask()
+    wav = pair.wav(network)
+    wav = torch.where(mask[:, None].repeat_interleave(network.hop_length, dim=2), wav, 0.0)
+    latents = network.encoder(wav, mask)
+    decoded = network.decoder(latents, mask)
+    for b, length in enumerate(LENGTHS):
+        samples = length * network.hop_length
+        alone = network.encoder(wav[b : b + 1, :, :samples], None)
+        expect_close(
+            latents[b : b + 1, :, :length], alone, f"latents of item {b} in a batch, and alone", TOLERANCE
+        )
+        sound = network.decoder(alone, None)
+        expect_close(
+            decoded[b : b + 1, :, :samples], sound, f"audio of item {b} in a batch, and alone", TOLERANCE
+        )
+
+
+@about("reach", "forward", "__init__")
+@torch.no_grad()
+def encoder_reach(pair: Pair) -> str | None:
+    """Samples beyond the encoder's declared `reach` change no latents."""
+    network = pair.build()
+    reach = network.encoder_reach
+    if reach is None:
+        return "the encoder declares no reach: it cannot stream"
+    hop = network.hop_length
+    past, future = (_frames_of(samples, hop) for samples in (reach.past, reach.future))
+    if max(past or 0, future or 0) > MOST_FRAMES:
+        return f"{reach} is longer than {MOST_FRAMES} frames, and was not tested"
+    wav = pair.wav(network, 1, (past or 0) + (future or 0) + 3)
+    latents = network.encoder(wav, None)
+    frame = (past or 0) + 1
+    end = (frame + 1) * hop + reach.future
+    _expect_unmoved(network.encoder, wav, latents, frame, slice(end, None), f"samples from {end} on")
+    if reach.past is not None:
+        start = frame * hop - reach.past
+        _expect_unmoved(network.encoder, wav, latents, frame, slice(0, start), f"samples before {start}")
+    return None
+
+
+@about("reach", "forward", "__init__")
+@torch.no_grad()
+def decoder_reach(pair: Pair) -> str | None:
+    """Frames beyond the decoder's declared `reach` change no sample."""
+    network = pair.build()
+    reach = network.decoder_reach
+    if reach is None:
+        return "the decoder declares no reach: it cannot stream"
+    if max(reach.past or 0, reach.future) > MOST_FRAMES:
+        return f"{reach} is longer than {MOST_FRAMES} frames, and was not tested"
+    frames = (reach.past or 0) + reach.future + 3
+    latents = network.encoder(pair.wav(network, 1, frames), None)
+    decoded = network.decoder(latents, None).unflatten(2, (frames, -1)).transpose(2, 3).flatten(1, 2)
+    frame = (reach.past or 0) + 1
+
+    def decode(given: Tensor, mask: Tensor | None) -> Tensor:
+        return network.decoder(given, mask).unflatten(2, (frames, -1)).transpose(2, 3).flatten(1, 2)
+
+    end = frame + 1 + reach.future
+    _expect_unmoved(decode, latents, decoded, frame, slice(end, None), f"frames from {end} on")
+    if reach.past is not None:
+        start = frame - reach.past
+        _expect_unmoved(decode, latents, decoded, frame, slice(0, start), f"frames before {start}")
+    return None
+
+
+def gradients(pair: Pair) -> None:
+    """A finite gradient of the audio reaches the audio given and every parameter that is trained."""
+    network = pair.build()
+    wav = pair.wav(network).requires_grad_()
+    modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder}).train()
+    latents = network.encoder(wav, None)
+    takes = getattr(network.decoder, "takes_recording", False)
+    out = network.decoder(latents, None, wav) if takes else network.decoder(latents, None)
+    losses = list(out.losses.values()) if isinstance(out, WithLosses) else []
+    audio = out.wav if isinstance(out, WithLosses) else out
+    upstream = torch.randn(audio.shape, generator=torch.Generator().manual_seed(7))
+    torch.stack([(audio * upstream).sum(), *losses]).sum().backward()
+    expect(wav.grad is not None and bool(wav.grad.any()), "no gradient reaches the audio given")
+    for name, parameter in modules.named_parameters():
+        if parameter.requires_grad:
+            expect(parameter.grad is not None, f"parameter {name} gets no gradient")
+            expect(
+                parameter.grad is not None and bool(parameter.grad.isfinite().all()),
+                f"the gradient of {name} is not finite",
+            )
+
+
+@torch.no_grad()
+def eval_changes_nothing(pair: Pair) -> None:
+    """In eval the same audio gives the same, bit for bit, draws no random numbers and changes no state."""
+    network = pair.build()
+    modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder})
+    before, wav, random = _state(modules), pair.wav(network), torch.get_rng_state()
+    latents = network.encoder(wav, None)
+    decoded = network.decoder(latents, None)
+    expect_equal(network.encoder(wav, None), latents, "latents of the same audio again")
+    expect_equal(network.decoder(latents, None), decoded, "audio of the same latents again")
+    expect_same_state(_state(modules), before, "in eval")
+    expect(torch.equal(torch.get_rng_state(), random), "in eval it draws from torch's global random numbers")
+
+
+@torch.no_grad()
+def input_untouched(pair: Pair) -> None:
+    """The audio and the latents given are not written to."""
+    network, mask = pair.build(), _mask()
+    wav = pair.wav(network)
+    kept = wav.clone()
+    latents = network.encoder(wav, mask)
+    given = latents.clone()
+    network.decoder(given, mask)
+    expect_equal(wav, kept, "the audio, after the encoder")
+    expect_equal(given, latents, "the latents, after the decoder")
+
+
+@torch.no_grad()
+def autocast(pair: Pair) -> None:
+    """Inside autocast shapes are the same and values stay finite."""
+    network = pair.build()
+    wav = pair.wav(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = network.encoder(wav, None)
+        decoded = network.decoder(latents, None)
+    needed = (len(wav), network.dim, FRAMES)
+    expect(
+        tuple(latents.shape) == needed, f"latents inside autocast: {list(latents.shape)}, not {list(needed)}"
+    )
+    expect(decoded.shape == wav.shape, f"audio inside autocast: {list(decoded.shape)}, not {list(wav.shape)}")
+    for what, tensor in {"latents": latents, "audio": decoded}.items():
+        expect(bool(tensor.isfinite().all()), f"{what} inside autocast: not finite")
+
+
+@torch.no_grad()
+def save_load(pair: Pair) -> None:
+    """Saved as safetensors and loaded into one of another seed: the same latents and audio."""
+    network, other = pair.build(), pair.build(seed=1)
+    wav = pair.wav(network)
+    latents = network.encoder(wav, None)
+    decoded = network.decoder(latents, None)
+    for module, twin in ((network.encoder, other.encoder), (network.decoder, other.decoder)):
+        content = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+        twin.load_state_dict(safetensors.torch.load(safetensors.torch.save(content)))
+    expect_equal(other.encoder(wav, None), latents, "latents after loading")
+    expect_equal(other.decoder(latents, None), decoded, "audio after loading")
+
+
+@torch.no_grad()
+def same_seed(pair: Pair) -> None:
+    """The same seed gives the same weights, and a deep copy the same latents and audio."""
+    network, other = pair.build(seed=3), pair.build(seed=3)
+    for what in ("encoder", "decoder"):
+        expect_same_state(
+            _state(getattr(other, what)), _state(getattr(network, what)), f"{what} of two of one seed"
+        )
+    wav = pair.wav(network)
+    latents = network.encoder(wav, None)
+    expect_equal(copy.deepcopy(network.encoder)(wav, None), latents, "latents of a copy")
+    twin = copy.deepcopy(network.decoder)
+    expect_equal(twin(latents, None), network.decoder(latents, None), "audio of a copy")
+
+
+TESTS: tuple[Callable[[Pair], str | None], ...] = (
+    builds,
+    shapes,
+    padding,
+    items_are_independent,
+    encoder_reach,
+    decoder_reach,
+    gradients,
+    eval_changes_nothing,
+    input_untouched,
+    autocast,
+    save_load,
+    same_seed,
+)
+
+
+def _check(test: Callable[[Pair], str | None], pair: Pair, needs: tuple[Check, ...], author: Author) -> Check:
+    name = getattr(test, "__name__", "")
+    suspects = getattr(test, "suspects", ("forward", "__init__"))
+    return Check(f"{pair.name}/{name}", promise(test), functools.partial(test, pair), needs, author, suspects)
+
+
+def _classes_of(network: Network) -> list[type]:
+    modules = [*network.encoder.modules(), *network.decoder.modules()]
+    return [each for each in dict.fromkeys(map(type, modules)) if not each.__module__.startswith("torch.")]
+
+
+def _mask() -> Tensor:
+    return torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _frames_of(samples: int | None, hop: int) -> int | None:
+    return None if samples is None else -(-samples // hop)
+
+
+def _expect_tensor(got: Tensor, shape: tuple[int, ...], what: str) -> None:
+    expect(tuple(got.shape) == shape, f"{what}: shape {list(got.shape)}, not {list(shape)}")
+    expect(got.dtype == torch.float32, f"{what}: {got.dtype}, not float32")
+    expect(bool(got.isfinite().all()), f"{what}: not finite")
+
+
+def _expect_at(got: Tensor, needed: Tensor, real: Tensor, what: str) -> None:
+    expect_close(torch.where(real, got, 0.0), torch.where(real, needed, 0.0), what, TOLERANCE)
+
+
+def _expect_unmoved(
+    module: Callable[[Tensor, Tensor | None], Tensor],
+    given: Tensor,
+    needed: Tensor,
+    frame: int,
+    beyond: slice,
+    what: str,
+) -> None:
+    """Check that frame `frame` of the module's output stays when the input at `beyond` is replaced."""
+    other = given.clone()
+    noise = torch.randn(other[:, :, beyond].shape, generator=torch.Generator().manual_seed(9))
+    other[:, :, beyond] = noise * given.std()
+    got = module(other, None)[:, :, frame]
+    expect_close(got, needed[:, :, frame], f"frame {frame}, with other {what}", TOLERANCE)

@@ -1,0 +1,130 @@
+"""The checks of codecs: those in the box keep every promise, and each faulty one here is found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_codecs import LevelCodec
+from torch import Tensor
+
+import codecvq
+from codecvq.errors import CodecError
+from codecvq.testing import Check, codec_checks, parametrize_codec, run_checks
+
+
+class OneFrameTooMany(LevelCodec):
+    def encode(self, wav: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        return torch.nn.functional.pad(super().encode(wav, *arguments, **keywords), (0, 1))
+
+
+class AsLongAsItsFrames(LevelCodec):
+    def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
+        return super().decode(codes, None, lengths)
+
+
+class HearsThePadding(LevelCodec):
+    def encode(self, wav: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        return super().encode(wav, *arguments, **{**keywords, "lengths": None})
+
+
+class Rolls(LevelCodec):
+    def encode_frames(self, wav: Tensor) -> Tensor:
+        return super().encode_frames(wav + 0.1 * torch.randn(()))
+
+
+class ComparesItems(LevelCodec):
+    def encode(self, wav: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        return super().encode(wav + wav[:1].mean().nan_to_num(), *arguments, **keywords)
+
+
+class NotAPrefix(LevelCodec):
+    def encode(
+        self, wav: Tensor, *arguments: Any, num_codebooks: int | None = None, **keywords: Any
+    ) -> Tensor:
+        codes = super().encode(wav, *arguments, **keywords)
+        return codes if num_codebooks is None else codes[:, -num_codebooks:]
+
+
+class AnotherRate(LevelCodec):
+    @property
+    def bitrate(self) -> float:
+        return 1.0
+
+
+class NeverResamples(LevelCodec):
+    def encode(self, wav: Tensor, sample_rate: int | None = None, **keywords: Any) -> Tensor:
+        return super().encode(wav, **keywords)
+
+
+class TakesAnyCode(LevelCodec):
+    def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
+        return super().decode(codes.clamp(0, 255), num_samples, lengths)
+
+
+class CodesFromTheHash(LevelCodec):
+    def matches_codebooks(self, digest: str) -> bool:
+        return True
+
+
+FAULTY: dict[type[LevelCodec], set[str]] = {
+    OneFrameTooMany: {"shapes"},
+    AsLongAsItsFrames: {"decode_length"},
+    HearsThePadding: {"padding"},
+    Rolls: {"deterministic"},
+    ComparesItems: {"items_are_independent"},
+    NotAPrefix: {"prefix"},
+    AnotherRate: {"attributes"},
+    NeverResamples: {"other_sample_rate"},
+    TakesAnyCode: {"wrong_input"},
+    CodesFromTheHash: {"attributes"},
+}
+
+
+def found_in(codec: Any) -> dict[str, str]:  # Any: an AudioCodec
+    outcomes = list(run_checks(codec_checks(codec)))
+    return {o.check.short_name: f"{o.found}\n{o.place}" for o in outcomes if o.found}
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    assert found_in(LevelCodec()) == {}
+    assert found_in(LevelCodec((16, 16), channels=2)) == {}
+
+
+def test_nothing_is_found_in_codebooks_of_several_rates() -> None:
+    assert found_in(LevelCodec((16, 16, 16), strides=(4, 2, 1))) == {}
+
+
+@pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
+def test_what_is_broken_is_found(faulty: type[LevelCodec]) -> None:
+    found = found_in(faulty())
+    assert set(found) >= FAULTY[faulty]
+    for check in FAULTY[faulty]:
+        assert "codec" in found[check]
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        {"name": "residual_fsq", "levels": [5] * 4, "num_codebooks": 3},
+        {"name": "lfq", "bits": 6},
+    ],
+    ids=["residual_fsq", "lfq"],
+)
+def test_a_new_codec_keeps_every_promise(quantizer: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = {"name": "seanet", "filters": 4, "ratios": [8, 5], "dim": 8}
+    codec = codecvq.Codec(sample_rate=16_000, network=network, quantizer=quantizer).eval()
+    assert found_in(codec) == {}
+
+
+@pytest.mark.slow
+@parametrize_codec("speech-16k")
+def test_the_codec_in_the_box_keeps_every_promise(check: Check) -> None:
+    check.run()
+
+
+def test_a_codec_of_others_has_no_codes_to_check() -> None:
+    with pytest.raises(CodecError, match="no codes"):
+        list(codec_checks("opus-16"))
