@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 import codecvq
 from codecvq.data.corpus import Corpus, open_corpus
-from codecvq.networks.spectral import Framing, LogMel
+from codecvq.networks.spectral.features import LogMel
+from codecvq.networks.spectral.framing import Framing
 
 SAMPLE_RATE, HOP, WINDOW, BANDS = 16_000, 320, 1280, 40
 DIM, WIDTH = 12, 128

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecvq.networks.knots import LIGHT, knots
-from codecvq.networks.source import between
+from codecvq.networks.voice.knots import LIGHT, knots
+from codecvq.networks.voice.source import between
 
 
 def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

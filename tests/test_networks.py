@@ -17,9 +17,9 @@ from codecvq.losses.losses import LossConfig, MelLoss, build_losses
 from codecvq.networks.build import build_network
 from codecvq.networks.cost import cost_of, multiply_adds
 from codecvq.networks.fourier import power_spectra
-from codecvq.networks.framing import Crossfade, Framing
 from codecvq.networks.interface import Network
-from codecvq.networks.phase import phases_of, retrieved_phases
+from codecvq.networks.spectral.framing import Crossfade, Framing
+from codecvq.networks.spectral.phase import phases_of, retrieved_phases
 
 
 def test_the_gradient_of_power_spectra_is_the_true_one() -> None:
@@ -380,7 +380,7 @@ def test_the_cost_of_a_layer_is_counted_by_hand() -> None:
 def test_the_cost_of_a_codec_is_that_of_its_layers() -> None:
     options = {**SPECTRAL, "hop_length": 64, "window_length": 256}
     codec = Codec(sample_rate=8000, network=options, quantizer={"name": "vq", "codebook_size": 32})
-    cost, frame_rate = cost_of(codec), Fraction(8000, 64)
+    cost, frame_rate = cost_of(codec.network, codec.quantizer, 8000), Fraction(8000, 64)
     assert codec.training
     width, window, bins, mels, dim = 16, 256, 129, 20, 8
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import codecvq.networks.pitch
+import codecvq.networks.voice.pitch
 import codecvq.quantizer.engine
 from codecvq.training.average import WeightAverage
 from codecvq.training.learner import Learner
@@ -98,7 +98,7 @@ def counted() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that reads where it is free takes the way that it takes on a GPU."""
-    for module in (codecvq.quantizer.engine, codecvq.networks.pitch):
+    for module in (codecvq.quantizer.engine, codecvq.networks.voice.pitch):
         monkeypatch.setattr(module, "reads_are_free", lambda device: False)
 
 

@@ -8,7 +8,7 @@ import torch
 from codecvq_free_speech import embedded
 from voices import HOP, RATE, glide, octaves_off, voice
 
-from codecvq.networks.pitch import STEPS, Correlation, PitchTracker, best_path, grid_size, hz_of
+from codecvq.networks.voice.pitch import STEPS, Correlation, PitchTracker, best_path, grid_size, hz_of
 
 
 @pytest.mark.parametrize(("low", "high"), [(66, 90), (100, 160), (210, 150), (180, 400), (500, 420)])

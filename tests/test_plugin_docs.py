@@ -91,6 +91,9 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
     latents = network.encoder(torch.randn(2, 1, 640), None)
     assert latents.shape == (2, network.dim, 2)
     assert network.decoder(latents, None).shape == (2, 1, 640)
+    given = {"sample_rate": 16_000, "hop_length": 320, "causal": False, "lookahead_frames": 0}
+    loudness = own.find("network_parts", "loudness").load()(**given)
+    assert loudness(torch.ones(2, 1, 640)).shape == (2, 2, loudness.num_features)
     peak = own.find("metrics", "peak").load()()
     assert peak(np.zeros(3), np.array([0.0, -2.0, 1.0]), 16_000) == {"peak": 2.0}
     sent = own.find("codecs", "one-bit").load()().transmit(np.array([0.5, -0.1], np.float32), 16_000)

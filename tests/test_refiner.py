@@ -8,7 +8,7 @@ import torch
 import codecvq
 from codecvq.codec import Codec
 from codecvq.networks.fourier import local_mean
-from codecvq.networks.refiner import NEAR, Refiner
+from codecvq.networks.voice.refiner import NEAR, Refiner
 from codecvq.training.recipe import load_recipe
 from codecvq.training.start import begin_from
 

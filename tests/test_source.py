@@ -6,7 +6,7 @@ import pytest
 import torch
 from voices import HOP, RATE
 
-from codecvq.networks.source import between, held, noise, pulses
+from codecvq.networks.voice.source import between, held, noise, pulses
 
 
 def test_pulses_are_a_sum_of_cosines() -> None:

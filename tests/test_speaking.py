@@ -12,13 +12,13 @@ from voices import HOP, RATE, glide, octaves_off, voice
 
 from codecvq.codec import Codec, load
 from codecvq.errors import OptionError, RunError
-from codecvq.networks import pitch_code
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
-from codecvq.networks.knots import knots
-from codecvq.networks.pitch import OCTAVES, STEPS, Pitch, PitchTracker, grid_size
-from codecvq.networks.pitch_writer import PitchWriter
-from codecvq.networks.speaking import SpeakingDecoder, added_loss, likeliest, voice_losses
+from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.knots import knots
+from codecvq.networks.voice.pitch import OCTAVES, STEPS, Pitch, PitchTracker, grid_size
+from codecvq.networks.voice.pitch_writer import PitchWriter
+from codecvq.networks.voice.speaking import SpeakingDecoder, added_loss, likeliest, voice_losses
 from codecvq.quantizer import build_quantizer
 from codecvq.training.recipe import load_recipe
 from codecvq.training.start import begin_from
@@ -323,7 +323,7 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"phase": "retrieved", "pitch_channels": [0, 1, 2]}, "phase is retrieved, which asks for no pitch"),
+        ({"phase": "retrieved", "pitch_channels": [0, 1, 2]}, "phase is retrieved, which has no pitch"),
         ({"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12}, "with dim 12 they are 3 different"),
         ({"phase": "source", "pitch_channels": [1, 1, 2], "dim": 12}, "3 different ones from 0 to 11"),
         ({"phase": "source", "pitch_channels": [1, 2, 3, 3], "dim": 12}, "3 different ones from 0 to 11"),
@@ -332,7 +332,7 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
             r"is 2\.5; needed is a valid integer",
         ),
         ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels is 5; needed is a valid list"),
-        ({"phase": "source", "causal": True}, "phase: source hears what comes"),
+        ({"phase": "source", "causal": True}, "phase: source needs future frames"),
         ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
         ({"phase": "predicted", "refiner_blocks": 2}, "refiner_blocks is 2, but phase is predicted"),
         ({"phase": "source", "refiner_blocks": -1}, "refiner_blocks is -1"),

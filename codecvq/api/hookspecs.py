@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PROJECT = "codecvq"
 API_VERSION = 1  # of the specs below; a spec written for a newer one is refused with the version to install
 
+PART_KINDS = ("features", "backbone", "head")  # of `NetworkPartSpec`
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -62,6 +64,25 @@ class DiscriminatorSpec(NetworkSpec):
     """A network that judges audio in adversarial training: the factory is called with `sample_rate`,
     `channels` and its options, and makes a `Discriminator`. Offered through the hook of networks.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPartSpec(Spec):
+    """A part of the network `spectral`, of a `kind`: what its factory makes and is called with, beside its
+    options.
+
+    - "features": a `codecvq.networks.FrontEnd`, from `sample_rate`, `hop_length`, `causal`,
+      `lookahead_frames`;
+    - "backbone": a `codecvq.networks.FrameNetwork`, from `features` (their number) and `causal`;
+    - "head": a `codecvq.networks.Head`, from `sample_rate`, `hop_length`, `causal`, `dim` and `backbone`, a
+      function from a number of features to the decoder's backbone.
+    """
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in PART_KINDS:
+            raise ValueError(f"part {self.name!r} is of kind {self.kind!r}; it is {', '.join(PART_KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +154,14 @@ def codecvq_estimators() -> Iterable[EstimatorSpec]:
 def codecvq_networks() -> Iterable[NetworkSpec]:
     """Encoder and decoder pairs, what `network.name` in a recipe names; and discriminators, what
     `discriminator.networks` names.
+    """
+    return ()
+
+
+@hookspec
+def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
+    """Parts of the network `spectral`, what `network.features`, `encoder_backbone`, `decoder_backbone` and
+    `head` in a recipe name.
     """
     return ()
 

@@ -90,10 +90,9 @@ def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
 def codec_facts(codec: Codec) -> dict[str, Any]:
     """What can be said of a codec before it is trained: JSON; units are in the names."""
     from codecvq.networks.cost import cost_of
-    from codecvq.networks.interface import Network
 
-    network = Network(codec.encoder, codec.decoder, codec.quantizer.dim, codec.hop_length)
-    parts = cost_of(codec).by_part()
+    network = codec.network
+    parts = cost_of(network, codec.quantizer, codec.sample_rate, codec.channels).by_part()
     return {
         "parameters": sum(part["parameters"] for part in parts.values()),
         "multiply_adds_per_s": sum(part["multiply_adds_per_s"] for part in parts.values()),

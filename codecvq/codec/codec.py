@@ -75,8 +75,7 @@ class Codec(FramedCodec, nn.Module):
             options = dict(self.quantizer_config)
             self.encoder, self.decoder = built.encoder, built.decoder
             self.quantizer = build_quantizer(options.pop("name"), dim=built.dim, **options)
-        self.hop_length = built.hop_length
-        self._decoder_options = tuple(built.decoder_options)
+        self.network, self.hop_length = built, built.hop_length
         if built.check is not None:
             built.check(self.quantizer)
 
@@ -123,7 +122,7 @@ class Codec(FramedCodec, nn.Module):
         may be trained for them.
         """
         return self._kept_hash(
-            "codebooks", lambda tensors: codebooks_hash(tensors, self._build, self._decoder_options)
+            "codebooks", lambda tensors: codebooks_hash(tensors, self._build, self.network.decoder_options)
         )
 
     @property

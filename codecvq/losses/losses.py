@@ -17,8 +17,7 @@ from codecvq.errors import OptionError
 from codecvq.losses.loudness import LoudnessLoss
 from codecvq.losses.similarity import SimilarityLoss
 from codecvq.losses.spread import SpreadLoss
-from codecvq.networks.features import mel_filters
-from codecvq.networks.fourier import power_spectra
+from codecvq.networks.fourier import mel_filters, power_spectra
 
 FLOOR = 1e-5  # of magnitudes before the logarithm
 

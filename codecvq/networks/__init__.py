@@ -1,12 +1,54 @@
 """Encoders and decoders, which turn audio into latents and latents into audio; and discriminators, which
 judge the result in training. The built-in ones are offered as any plugin's.
+
+What authors of networks import from here is loaded on first use: the hooks below need no torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from codecvq.api.hookspecs import DiscriminatorSpec, NetworkSpec, hookimpl
+from codecvq.api.hookspecs import DiscriminatorSpec, NetworkPartSpec, NetworkSpec, hookimpl
+
+if TYPE_CHECKING:
+    from codecvq.networks.build import build_discriminator, build_network
+    from codecvq.networks.fourier import local_mean, mel_filters, power_spectra
+    from codecvq.networks.interface import Discriminator, Judgement, Network, WithLosses, zero_padding
+    from codecvq.networks.spectral import Decoder, FrameNetwork, FrontEnd, Head, spectral_network
+
+__all__ = [
+    "Decoder",
+    "Discriminator",
+    "FrameNetwork",
+    "FrontEnd",
+    "Head",
+    "Judgement",
+    "Network",
+    "WithLosses",
+    "build_discriminator",
+    "build_network",
+    "local_mean",
+    "mel_filters",
+    "power_spectra",
+    "spectral_network",
+    "zero_padding",
+]
+
+_LAZY = {
+    "build": ("build_discriminator", "build_network"),
+    "fourier": ("local_mean", "mel_filters", "power_spectra"),
+    "interface": ("Discriminator", "Judgement", "Network", "WithLosses", "zero_padding"),
+    "spectral": ("Decoder", "FrameNetwork", "FrontEnd", "Head", "spectral_network"),
+}
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+    module = next((module for module, names in _LAZY.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 @hookimpl
@@ -15,6 +57,7 @@ def codecvq_networks() -> Iterable[NetworkSpec]:
     yield NetworkSpec(
         name="spectral",
         factory="codecvq.networks.spectral:build_spectral",
+        options="codecvq.networks.spectral.options:SpectralOptions",
         summary="log-mel or STFT in, ConvNeXt blocks, inverse STFT out: all the work at the frame rate",
         reference="arXiv:2306.00814",
     )
@@ -42,3 +85,17 @@ def codecvq_networks() -> Iterable[NetworkSpec]:
         summary="discriminator: DAC's, over bands of complex spectra; with settings for processors",
         reference="arXiv:2306.06546",
     )
+
+
+@hookimpl
+def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
+    """Offer the parts of `spectral`."""
+    for kind, name, factory, summary in (
+        ("features", "log_mel", "spectral.features:make_log_mel", "log-mels of one window, or of two"),
+        ("features", "stft", "spectral.features:make_stft", "real and imaginary parts to the power 0.3"),
+        ("backbone", "convnext", "spectral.backbone:make_convnext", "ConvNeXt blocks over frames"),
+        ("head", "predicted", "spectral.predicted:make_predicted", "phases are predicted, as in Vocos"),
+        ("head", "retrieved", "spectral.retrieved:make_retrieved", "phases fit the predicted magnitudes"),
+        ("head", "source", "voice.head:make_source", "for speech: phases of a source at the right pitch"),
+    ):
+        yield NetworkPartSpec(name=name, kind=kind, factory=f"codecvq.networks.{factory}", summary=summary)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codecvq.codec import Codec
+from codecvq.networks.interface import Network
+from codecvq.quantizer import Quantizer
 
 SECONDS = 2  # of audio that is run: edges count for less than in one
 
@@ -41,23 +42,26 @@ class Cost:
 
 
 @torch.no_grad()
-def cost_of(codec: Codec) -> Cost:
-    """What the codec costs, counted on noise. Its mode is put back."""
-    training = codec.training
-    codec.eval()
-    frames = math.ceil(SECONDS * codec.sample_rate / codec.hop_length)
-    seconds = frames * codec.hop_length / codec.sample_rate
+def cost_of(network: Network, quantizer: Quantizer, sample_rate: int, channels: int = 1) -> Cost:
+    """What a codec of these parts costs, counted on noise. Their modes are put back."""
+    parts = nn.ModuleList([network.encoder, quantizer, network.decoder])
+    training = [part.training for part in parts]
+    parts.eval()
+    frames = math.ceil(SECONDS * sample_rate / network.hop_length)
+    seconds = frames * network.hop_length / sample_rate
+    device = next((parameter.device for parameter in parts.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    wav = 0.1 * torch.randn(1, codec.channels, frames * codec.hop_length, generator=generator)
-    latents, encoding = multiply_adds(lambda: codec.encoder(wav.to(codec.device)))
-    codes, choosing = multiply_adds(lambda: codec.quantizer.encode(latents))
-    values, looking_up = multiply_adds(lambda: codec.quantizer.decode(codes))
-    _, decoding = multiply_adds(lambda: codec.decoder(values))
-    codec.train(training)
+    wav = 0.1 * torch.randn(1, channels, frames * network.hop_length, generator=generator)
+    latents, encoding = multiply_adds(lambda: network.encoder(wav.to(device)))
+    codes, choosing = multiply_adds(lambda: quantizer.encode(latents))
+    values, looking_up = multiply_adds(lambda: quantizer.decode(codes))
+    _, decoding = multiply_adds(lambda: network.decoder(values))
+    for part, mode in zip(parts, training, strict=True):
+        part.train(mode)
     return Cost(
-        PartCost(_parameters(codec.encoder), encoding / seconds),
-        PartCost(_parameters(codec.quantizer), (choosing + looking_up) / seconds),
-        PartCost(_parameters(codec.decoder), decoding / seconds),
+        PartCost(_parameters(network.encoder), encoding / seconds),
+        PartCost(_parameters(quantizer), (choosing + looking_up) / seconds),
+        PartCost(_parameters(network.decoder), decoding / seconds),
     )
 
 

@@ -1,4 +1,4 @@
-"""Power spectra with a cheap backward pass, and local means of their levels.
+"""Power spectra with a cheap backward pass, local means of their levels, and mel filters.
 
 torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written
 out it is an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k =
@@ -11,6 +11,8 @@ g_k X_k inside, and twice that at both ends. `benchmarks/mel_loss.py` measures w
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
@@ -51,3 +53,16 @@ def local_mean(levels: Tensor, near: int) -> Tensor:
     rows = levels.flatten(0, 1)[:, None]
     means = F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
     return means.view_as(levels)
+
+
+def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
+    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies
+    between two bins is 0.
+    """
+    with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
+        warnings.simplefilter("ignore", UserWarning)
+        import torchaudio.functional
+
+        return torchaudio.functional.melscale_fbanks(
+            window_length // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=None, mel_scale="slaney"
+        )

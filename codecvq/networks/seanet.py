@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
 from codecvq.networks.encodec_norm import parametrized_norm
-from codecvq.networks.interface import Network, Reach
+from codecvq.networks.interface import Network
 from codecvq.networks.presets import sized
 
 NORMS = ("none", "weight_norm")

@@ -42,6 +42,7 @@ KINDS: dict[str, type[Spec]] = {
     "quantizers": hookspecs.QuantizerSpec,
     "estimators": hookspecs.EstimatorSpec,
     "networks": hookspecs.NetworkSpec,
+    "network_parts": hookspecs.NetworkPartSpec,
     "metrics": hookspecs.MetricSpec,
     "codecs": hookspecs.CodecSpec,
     "corpora": hookspecs.CorpusSpec,
@@ -320,7 +321,7 @@ def _name_of(kind: type[Spec] | str) -> str:
 
 def _singular(kind: type[Spec] | str) -> str:
     name = _name_of(kind) if not isinstance(kind, str) else kind
-    return {"corpora": "corpus"}.get(name, name.removesuffix("s"))
+    return {"corpora": "corpus"}.get(name, name.removesuffix("s").replace("_", " "))
 
 
 def _absolute(text: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 import codecvq
 from codecvq.codec import Codec
 from codecvq.data.corpus import open_corpus
-from codecvq.networks.pitch import PitchTracker, best_path_on_cpu, best_path_on_device
+from codecvq.networks.voice.pitch import PitchTracker, best_path_on_cpu, best_path_on_device
 from codecvq.tokens.engine import tokenize
 
 SAME_CODES = 0.995  # share: cuFFT and the CPU's transforms round differently, and a code is a rounding

@@ -2,16 +2,16 @@
 through.
 
 A decoder that has to make up phases needs a long training, and phases retrieved from a decoder's magnitudes
-(`codecvq.networks.phase`) fit these and not speech: magnitudes of few bits are smooth where speech has
-harmonics, and a spectrogram without these is one of noise. The phases of a source (`codecvq.networks.source`)
-at the right pitch fit each other as those of speech do, and their sums make harmonics of smooth magnitudes.
-It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
+(`codecvq.networks.spectral.phase`) fit these and not speech: magnitudes of few bits are smooth where speech
+has harmonics, and a spectrogram without these is one of noise. The phases of a source
+(`codecvq.networks.voice.source`) at the right pitch fit each other as those of speech do, and their sums make
+harmonics of smooth magnitudes. It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
 
 The pitch has to be right: by 5 %, and the tenth harmonic is half way to its neighbour. In channels of their
-own (`codecvq.networks.pitch_code`) the encoder writes the knots of lines that follow the recording's
-(`codecvq.networks.knots`), and the decoder learns what to add. Without such channels, or where their codebook
-is left out, it is what the decoder makes of the rest. Either is learned from the recording's pitch by losses
-of the decoder's own; no other loss tells of it.
+own (`codecvq.networks.voice.pitch_code`) the encoder writes the knots of lines that follow the recording's
+(`codecvq.networks.voice.knots`), and the decoder learns what to add. Without such channels, or where their
+codebook is left out, the pitch is what the decoder makes of the rest. Either is learned from the recording's
+pitch by losses of the decoder's own; no other loss tells of it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.networks import pitch_code
-from codecvq.networks.framing import Framing
-from codecvq.networks.interface import Reach, WithLosses
-from codecvq.networks.phase import phases_of, scaled
-from codecvq.networks.pitch import Pitch, PitchTracker, grid_size
-from codecvq.networks.refiner import Refiner
-from codecvq.networks.source import between, held, noise, pulses
-from codecvq.networks.synthesis import Synthesis
+from codecvq.api.reach import Reach
+from codecvq.networks.interface import WithLosses
+from codecvq.networks.spectral.phase import phases_of, scaled
+from codecvq.networks.spectral.synthesis import MakeBackbone, Pace, Synthesis
+from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.pitch import Pitch, PitchTracker, grid_size
+from codecvq.networks.voice.refiner import Refiner
+from codecvq.networks.voice.source import between, held, noise, pulses
 
 WAVES, LONGEST = 6, 160.0  # a pitch as sines and cosines: their number, and the longest in steps of the grid
 MOST_ADDED = 4.0  # steps, to a pitch that was written
@@ -50,25 +50,27 @@ class Reading(NamedTuple):
 
 
 class SpeakingDecoder(Synthesis):
-    """Latents `[B, D, T]` to audio `[B, 1, T * H]`; `pitch_channels` are the three with the pitch."""
+    """Latents `[B, D, T]` to audio `[B, 1, T * H]`.
+
+    Args: `pitch_channels` are the three with the pitch; `refiner_size` the width and blocks of a `Refiner`.
+    """
 
     takes_recording = True
     places: Tensor | None  # [3]: the channels with the pitch
 
     def __init__(
         self,
-        framing: Framing,
-        times: int,
+        pace: Pace,
         dim: int,
-        width: int,
-        blocks: int,
+        backbone: MakeBackbone,
         tracker: PitchTracker,
         sample_rate: int,
         pitch_channels: Sequence[int] | None,
-        refiner: Refiner | None = None,
+        refiner_size: tuple[int, int] | None = None,
     ) -> None:
         features = dim if pitch_channels is None else dim + 2 * WAVES + 1
-        super().__init__(framing, times, features, width, blocks)
+        super().__init__(pace, features, backbone)
+        framing, width = self.framing, self.backbone.width
         self.sample_rate = sample_rate
         places = None if pitch_channels is None else torch.tensor(list(pitch_channels))
         self.register_buffer("places", places, persistent=False)
@@ -77,9 +79,9 @@ class SpeakingDecoder(Synthesis):
         self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
-        self.refiner = refiner
+        self.refiner = None if refiner_size is None else Refiner(framing.bins, width, *refiner_size)
         beside = 2 * framing.frames_beside + 1  # of the source, of what is made of it, and to the next pitch
-        beside += refiner.reach if refiner is not None else 0
+        beside += 0 if self.refiner is None else self.refiner.reach
         ahead = max(self.frames(self.backbone.reach.future + beside), self.frames(beside) + 1)
         self.reach = Reach(None, ahead)  # where a period is depends on all those before
 

@@ -18,7 +18,7 @@ from codecvq.errors import OptionError
 from codecvq.quantizer import Quantizer
 
 CHANNELS, BASE = 3, 5
-LOWEST, HIGHEST = 6.0, 136.0  # positions on the grid of `codecvq.networks.pitch`
+LOWEST, HIGHEST = 6.0, 136.0  # positions on the grid of `codecvq.networks.voice.pitch`
 NONE = BASE**2 // 2  # the cell of (2, 2)
 VALUES = (BASE**2 - 1) * BASE
 

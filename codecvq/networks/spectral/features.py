@@ -1,41 +1,69 @@
-"""What the encoder of the spectral network is shown of audio, frame by frame.
-
-Every front end has `num_features`, and `before` and `after`: the samples around its hop that a frame hears.
-"""
+"""Features: what the encoder of the spectral network is given of audio, frame by frame."""
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecvq.errors import OptionError
-from codecvq.networks.framing import Framing
+from codecvq.networks.fourier import mel_filters
+from codecvq.networks.spectral.framing import LONGEST_WINDOW, Framing, framing_of
+from codecvq.networks.spectral.parts import FrontEnd
 
 FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
 
 
-def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
-    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies
-    between two bins is 0.
+def make_log_mel(
+    *,
+    sample_rate: int,
+    hop_length: int,
+    causal: bool,
+    lookahead_frames: int,
+    window_length: int | None = None,
+    num_mels: int = 100,
+    detail_window_length: int = 0,
+) -> FrontEnd:
+    """Log-mels of one window, by default four hops; with `detail_window_length`, where not 0, those of a
+    second, shorter one too: onsets that the long one smears. Lengths in samples.
     """
-    with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
-        warnings.simplefilter("ignore", UserWarning)
-        import torchaudio.functional
-
-        return torchaudio.functional.melscale_fbanks(
-            window_length // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=None, mel_scale="slaney"
+    framing = _framing(window_length, hop_length, causal, lookahead_frames)
+    if not 1 <= num_mels <= framing.bins or not 0 <= detail_window_length <= LONGEST_WINDOW:
+        raise OptionError(
+            f"spectral: num_mels is {num_mels} and detail_window_length {detail_window_length}; needed are 1 "
+            f"to {framing.bins} bands, as many as the window has frequencies, and at most {LONGEST_WINDOW} "
+            "samples."
         )
+    front = LogMel(framing, sample_rate, num_mels)
+    if not detail_window_length:
+        return front
+    after = lookahead_frames * hop_length if causal else None
+    return Beside(front, DetailMel(detail_window_length, hop_length, sample_rate, num_mels, after))
 
 
-class FrontEnd(nn.Module):
-    """Features of frames: `[B, 1, S]` -> `[B, T, F]`."""
+def make_stft(
+    *,
+    sample_rate: int,
+    hop_length: int,
+    causal: bool,
+    lookahead_frames: int,
+    window_length: int | None = None,
+) -> FrontEnd:
+    """Compressed spectra of one window, by default four hops."""
+    del sample_rate
+    return CompressedStft(_framing(window_length, hop_length, causal, lookahead_frames))
 
-    num_features: int  # F
-    before: int
-    after: int
+
+def _framing(window_length: int | None, hop_length: int, causal: bool, lookahead_frames: int) -> Framing:
+    if not causal:
+        return framing_of(window_length, hop_length)
+    framing = framing_of(window_length, hop_length, lookahead_frames * hop_length)
+    if not 0 <= framing.after <= framing.window_length - hop_length:
+        raise OptionError(
+            f"spectral: lookahead_frames is {lookahead_frames}; with a window of {framing.window_length} "
+            f"samples and hops of {hop_length} it is 0 to {framing.window_length // hop_length - 1}."
+        )
+    return framing
 
 
 class LogMel(FrontEnd):

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from codecvq.networks.backbone import KERNEL, ConvNeXtBlock
 from codecvq.networks.fourier import local_mean
+from codecvq.networks.spectral.backbone import KERNEL, ConvNeXtBlock
 
 NEAR = 41  # frequencies of a local mean
 FLOOR = 1e-5  # of magnitudes before the logarithm

@@ -9,7 +9,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.networks.interface import Reach, zero_padding
+from codecvq.api.reach import Reach
+from codecvq.errors import OptionError
+from codecvq.networks.interface import zero_padding
+from codecvq.networks.presets import MOST_DEEP, MOST_WIDE
+from codecvq.networks.spectral.parts import FrameNetwork
 
 KERNEL = 7  # frames that a convolution sees
 
@@ -48,11 +52,20 @@ class ConvNeXtBlock(nn.Module):
         return hidden + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
 
 
-class Backbone(nn.Module):
+def make_convnext(*, features: int, causal: bool, width: int = 256, blocks: int = 4) -> Backbone:
+    """ConvNeXt blocks, as many as `blocks`, of `width` channels."""
+    for name, value, most in (("width", width, MOST_WIDE), ("blocks", blocks, MOST_DEEP)):
+        if not 1 <= value <= most:
+            raise OptionError(f"convnext: {name} is {value}; needed is a whole number from 1 to {most}.")
+    return Backbone(features, width, blocks, causal)
+
+
+class Backbone(FrameNetwork):
     """Features in, ConvNeXt blocks, LayerNorm: `[B, T, F]` -> `[B, T, X]`."""
 
     def __init__(self, features: int, width: int, blocks: int, causal: bool) -> None:
         super().__init__()
+        self.width = width
         self.embed = FrameConv(features, width, causal)
         self.norm_in = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(ConvNeXtBlock(width, 1 / blocks, causal) for _ in range(blocks))

@@ -14,7 +14,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.errors import OptionError
 from codecvq.networks.interface import zero_padding
+
+LONGEST_WINDOW = 2**17  # samples: nearly three seconds at 44.1 kHz
 
 
 class Framing(nn.Module):
@@ -78,6 +81,23 @@ class Framing(nn.Module):
     def frames_beside(self) -> int:
         """Frames on either side of a hop that `overlap_add` adds to it, where frames are centred."""
         return math.ceil(self.before / self.hop_length)
+
+
+def framing_of(window_length: int | None, hop_length: int, after: int | None = None) -> Framing:
+    """A `Framing` of lengths that were given, by default of four hops. Raises OptionError for lengths that do
+    not fit.
+    """
+    length = 4 * hop_length + hop_length % 2 if window_length is None else window_length
+    if length < hop_length or (after is None and (length - hop_length) % 2):
+        raise OptionError(
+            f"spectral: window_length {length} and hop_length {hop_length}: the window must be at least a "
+            "hop, and the difference even. Usual is window_length = 4 * hop_length."
+        )
+    if length > LONGEST_WINDOW:
+        raise OptionError(
+            f"spectral: window_length is {length}, which is more than {LONGEST_WINDOW} samples."
+        )
+    return Framing(length, hop_length, after)
 
 
 class Crossfade(nn.Module):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from codecvq.networks import pitch_code
-from codecvq.networks.knots import knots
-from codecvq.networks.pitch import PitchTracker
+from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.knots import knots
+from codecvq.networks.voice.pitch import PitchTracker
 
 
 class PitchWriter(nn.Module):

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from codecvq.networks.framing import Framing
+from codecvq.networks.spectral.framing import Framing
 
 MOMENTUM = 0.99
 

@@ -1,0 +1,57 @@
+"""Audio to latents: features, a backbone, and what a head has written into the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from codecvq.api.reach import Reach
+from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
+
+
+class SpectralEncoder(nn.Module):
+    """Audio to latents. Args: `writer` as in `Head`."""
+
+    def __init__(
+        self,
+        front: FrontEnd,
+        backbone: FrameNetwork,
+        hop_length: int,
+        dim: int,
+        writer: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.front, self.pitch = front, writer
+        if writer is not None:  # it is what codes mean, so hashes of weights are to tell
+            self.register_buffer("written_at", torch.tensor(writer.channels))
+            self.register_load_state_dict_pre_hook(_check_written_at)
+        self.backbone = backbone
+        self.project = nn.Linear(backbone.width, dim)
+        frames = backbone.reach
+        if writer is None and frames.past is not None:  # the best path of a pitch is that through all audio
+            past, future = frames.past * hop_length + front.before, frames.future * hop_length + front.after
+            self.reach = Reach(past, future)
+
+    def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
+        with torch.autocast(wav.device.type, enabled=False):
+            features = self.front(wav)
+        latents = self.project(self.backbone(features, mask))
+        if self.pitch is not None:
+            latents = self.pitch(latents, wav, mask)
+        return rearrange(latents, "b t d -> b d t")
+
+
+def _check_written_at(encoder: nn.Module, weights: Mapping[str, Tensor], prefix: str, *details: Any) -> None:
+    """Weights fit where the pitch is written in the same channels. As torch calls what looks at weights
+    before they are loaded; the last of `details` lists what does not fit.
+    """
+    theirs, ours = weights.get(f"{prefix}written_at"), encoder.get_buffer("written_at")
+    if theirs is not None and theirs.tolist() != ours.tolist():
+        details[-1].append(
+            f"their pitch is written in channels {theirs.tolist()}, and pitch_channels are {ours.tolist()}"
+        )

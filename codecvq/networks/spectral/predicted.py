@@ -1,0 +1,52 @@
+"""The head of Vocos (arXiv:2306.00814): magnitudes and phases are predicted alike."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from codecvq.api.reach import Reach
+from codecvq.networks.spectral.framing import Crossfade, Framing, framing_of
+from codecvq.networks.spectral.parts import Decoder, Head
+from codecvq.networks.spectral.synthesis import MakeBackbone
+
+
+def make_predicted(
+    *,
+    sample_rate: int,
+    hop_length: int,
+    causal: bool,
+    dim: int,
+    backbone: MakeBackbone,
+    window_length: int | None = None,
+) -> Head:
+    """A head that predicts phases, on windows of `window_length` samples, by default four hops; causal ones
+    are of a hop and a half.
+    """
+    del sample_rate
+    framing = Crossfade(hop_length) if causal else framing_of(window_length, hop_length)
+    return Head(partial(_decoder, framing, dim, backbone, causal))
+
+
+def _decoder(framing: Framing | Crossfade, dim: int, backbone: MakeBackbone, causal: bool) -> Decoder:
+    made = backbone(dim)
+    beside = framing.frames_beside
+    return Decoder(made, PredictedSpectra(made.width, framing), Reach(beside, 0 if causal else beside))
+
+
+class PredictedSpectra(nn.Linear):
+    """Channels `[B, T, X]` to audio `[B, 1, T * H]`: a linear layer to log magnitudes and phases."""
+
+    def __init__(self, width: int, framing: Framing | Crossfade) -> None:
+        super().__init__(width, 2 * framing.bins)
+        self.framing = framing
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[B, T, X]`, mask `[B, T]` -> `[B, 1, T * H]`."""
+        spectra = super().forward(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            log_magnitude, phase = spectra.float().chunk(2, dim=2)  # [B, T, F] each
+            magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
+            return self.framing.overlap_add(torch.polar(magnitude, phase), mask)

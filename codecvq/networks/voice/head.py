@@ -1,0 +1,62 @@
+"""The head for speech: phases of a source at the right pitch (`codecvq.networks.voice.speaking`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from codecvq.errors import OptionError
+from codecvq.networks.spectral.parts import Head
+from codecvq.networks.spectral.synthesis import MakeBackbone, Pace
+from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.pitch import PitchTracker
+from codecvq.networks.voice.pitch_writer import PitchWriter
+from codecvq.networks.voice.speaking import SpeakingDecoder
+
+
+def make_source(
+    *,
+    sample_rate: int,
+    hop_length: int,
+    causal: bool,
+    dim: int,
+    backbone: MakeBackbone,
+    pitch_channels: Sequence[int] | None = None,
+    refiner_width: int = 192,
+    refiner_blocks: int = 0,
+    synthesis_hop_length: int | None = None,
+    synthesis_window_length: int | None = None,
+) -> Head:
+    """A head for speech alone. With `pitch_channels` the encoder writes the pitch in these three channels of
+    the latents, for a quantizer that rounds each to five levels; without, it is learned.
+    """
+    _check_pitch(pitch_channels, dim)
+    _check_refiner(refiner_width, refiner_blocks)
+    pace = Pace.checked("source", hop_length, causal, synthesis_hop_length, synthesis_window_length)
+    tracker = PitchTracker(sample_rate, pace.framing.hop_length)
+    refiner = (refiner_width, refiner_blocks) if refiner_blocks else None
+    decoder = partial(SpeakingDecoder, pace, dim, backbone, tracker, sample_rate, pitch_channels, refiner)
+    if pitch_channels is None:
+        return Head(decoder)
+    writer = PitchWriter(tracker, pace.times, pitch_channels)
+    return Head(decoder, writer, partial(pitch_code.check_kept, channels=pitch_channels))
+
+
+def _check_pitch(channels: Sequence[int] | None, dim: int) -> None:
+    if channels is None:
+        return
+    given = channels if isinstance(channels, Sequence) else ()
+    places = {channel for channel in given if type(channel) is int and 0 <= channel < dim}
+    if not len(places) == len(given) == pitch_code.CHANNELS:
+        raise OptionError(
+            f"spectral: pitch_channels are {channels}; with dim {dim} they are "
+            f"{pitch_code.CHANNELS} different ones from 0 to {dim - 1}, as [5, 6, 7]."
+        )
+
+
+def _check_refiner(width: int, blocks: int) -> None:
+    if type(blocks) is not int or blocks < 0 or type(width) is not int or width < 1:
+        raise OptionError(
+            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers "
+            "from 0 and from 1."
+        )

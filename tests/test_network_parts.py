@@ -1,0 +1,244 @@
+"""The parts of the spectral network: the flat options name them, and a plugin replaces each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from codecvq import Codec, NetworkPartSpec, hookimpl
+from codecvq.api.reach import Reach
+from codecvq.errors import OptionError, UnknownName
+from codecvq.networks import (
+    Decoder,
+    FrameNetwork,
+    FrontEnd,
+    Head,
+    Network,
+    build_network,
+    spectral_network,
+)
+from codecvq.plugins import registry
+
+HOP = 64
+SMALL = {"encoder_width": 12, "encoder_blocks": 1, "decoder_width": 16, "decoder_blocks": 2}
+BASE = {"hop_length": HOP, "dim": 8}
+ENCODER = {"name": "convnext", "width": 12, "blocks": 1}
+DECODER = {"name": "convnext", "width": 16, "blocks": 2}
+MELS = {"name": "log_mel", "window_length": 256, "num_mels": 20}
+
+
+def build(**options: Any) -> Network:
+    torch.manual_seed(0)
+    return build_network("spectral", sample_rate=8000, **BASE, **options)
+
+
+@pytest.mark.parametrize(
+    ("flat", "nested"),
+    [
+        (
+            {"window_length": 256, "num_mels": 20},
+            {"features": MELS, "head": {"name": "predicted", "window_length": 256}},
+        ),
+        (
+            {"features": "stft", "window_length": 128, "phase": "retrieved", "phase_iterations": 2},
+            {
+                "features": {"name": "stft", "window_length": 128},
+                "head": {"name": "retrieved", "iterations": 2},
+            },
+        ),
+        (
+            {
+                "window_length": 256, "num_mels": 20, "phase": "source", "pitch_channels": [0, 1, 2],
+                "synthesis_hop_length": 32, "refiner_blocks": 1, "refiner_width": 8,
+            },
+            {
+                "features": MELS,
+                "head": {
+                    "name": "source", "pitch_channels": [0, 1, 2], "synthesis_hop_length": 32,
+                    "refiner_blocks": 1, "refiner_width": 8,
+                },
+            },
+        ),
+    ],
+    ids=["predicted", "retrieved", "source"],
+)  # fmt: skip
+def test_flat_options_and_parts_make_the_same_network(flat: dict[str, Any], nested: dict[str, Any]) -> None:
+    one = build(**flat, **SMALL)
+    other = build(**nested, encoder_backbone=ENCODER, decoder_backbone=DECODER)
+    wav = 0.1 * torch.randn(2, 1, HOP * 9)
+    for part in ("encoder", "decoder"):
+        first, second = getattr(one, part).state_dict(), getattr(other, part).state_dict()
+        assert list(first) == list(second)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    latents = one.encoder.eval()(wav)
+    assert torch.equal(latents, other.encoder.eval()(wav))
+    assert torch.equal(one.decoder.eval()(latents), other.decoder.eval()(latents))
+    assert (one.encoder_reach, one.decoder_reach) == (other.encoder_reach, other.decoder_reach)
+
+
+# The parts of a stranger
+
+
+class Levels(FrontEnd):
+    """Features: the log level of each quarter of a hop."""
+
+    num_features, before, after = 4, 0, 0
+
+    def __init__(self, hop_length: int) -> None:
+        super().__init__()
+        self.hop_length = hop_length
+
+    def forward(self, wav: Tensor) -> Tensor:
+        quarters = wav.unflatten(2, (-1, 4, self.hop_length // 4))
+        return quarters.square().mean(dim=4)[:, 0].clamp(min=1e-8).log()
+
+
+class PerFrame(FrameNetwork):
+    """A backbone: a layer over each frame alone."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.width, self.reach = width, Reach(0, 0)
+        self.layer = nn.Linear(features, width)
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        return self.layer(features).tanh()
+
+
+class Samples(nn.Linear):
+    """A head: each frame's samples."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(hidden).flatten(1)[:, None]
+
+
+def make_levels(*, sample_rate: int, hop_length: int, causal: bool, lookahead_frames: int) -> FrontEnd:
+    return Levels(hop_length)
+
+
+def make_per_frame(*, features: int, causal: bool, width: int = 6) -> FrameNetwork:
+    return PerFrame(features, width)
+
+
+def make_samples(
+    *, sample_rate: int, hop_length: int, causal: bool, dim: int, backbone: Any, bias: bool = True
+) -> Head:
+    def decoder() -> nn.Module:
+        made = backbone(dim)
+        return Decoder(made, Samples(made.width, hop_length, bias=bias), Reach(0, 0))
+
+    return Head(decoder)
+
+
+class Plugin:
+    @hookimpl
+    def codecvq_network_parts(self) -> Iterator[NetworkPartSpec]:
+        yield NetworkPartSpec(name="levels", kind="features", factory=make_levels)
+        yield NetworkPartSpec(name="per_frame", kind="backbone", factory=make_per_frame)
+        yield NetworkPartSpec(name="samples", kind="head", factory=make_samples)
+        yield NetworkPartSpec(name="nothing", kind="features", factory=lambda **given: nn.Identity())
+
+
+@pytest.fixture(autouse=True)
+def plugin() -> Iterator[None]:
+    origin = registry().register(Plugin(), "parts_test")
+    yield
+    registry().unregister(origin)
+
+
+OWN = {
+    "features": {"name": "levels"},
+    "encoder_backbone": {"name": "per_frame", "width": 5},
+    "decoder_backbone": {"name": "per_frame"},
+    "head": {"name": "samples", "bias": False},
+}
+
+
+@pytest.mark.parametrize("part", [*OWN, "all"])
+def test_a_plugin_replaces_each_part_and_all_of_them(part: str) -> None:
+    own = OWN if part == "all" else {part: OWN[part]}
+    flat = {"preset": "tiny"} if part == "head" else {}
+    codec = Codec(
+        sample_rate=8000,
+        network={"name": "spectral", **BASE, **flat, **own},
+        quantizer={"name": "vq", "codebook_size": 16},
+    )
+    wav, mask = 0.1 * torch.randn(2, 1, HOP * 6), torch.ones(2, 6, dtype=torch.bool)
+    loss = codec.network.decoder(codec.network.encoder(wav, mask), mask).square().mean()
+    loss.backward()
+    assert all(
+        weight.grad is not None for part in (codec.encoder, codec.decoder) for weight in part.parameters()
+    )
+    assert codec.eval().decode(codec.encode(wav)).shape == wav.shape
+    if part == "all":
+        assert codec.network.receptive_field == HOP
+        assert codec.decoder.head.bias is None
+        assert codec.encoder.backbone.width == 5
+
+
+def test_a_network_is_composed_in_python() -> None:
+    front, encoder = Levels(HOP), PerFrame(4, 5)
+    head = make_samples(
+        sample_rate=8000, hop_length=HOP, causal=False, dim=3, backbone=lambda features: PerFrame(features, 6)
+    )
+    network = spectral_network(front, encoder, head, hop_length=HOP, dim=3)
+    latents = network.encoder(torch.randn(1, 1, HOP * 4))
+    assert (latents.shape, network.decoder(latents).shape) == ((1, 3, 4), (1, 1, HOP * 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"features": {"name": "samples"}},
+            "a part of kind head. Take one of: levels, log_mel, nothing, stft",
+        ),
+        ({"features": {"window_length": 256}}, "needed is a mapping with a name"),
+        (
+            {"features": {"name": "log_mel", "num_mel": 8}},
+            "features 'log_mel' has no option 'num_mel'.*num_mels",
+        ),
+        ({"features": {"name": "log_mel", "hop_length": 8}}, "features 'log_mel' has no option 'hop_length'"),
+        ({"features": {"name": "nothing"}}, "Identity without num_features and before and after"),
+        ({"features": {"name": "stft"}, "num_mels": 20}, "features is a part .* num_mels is given beside it"),
+        ({"head": {"name": "predicted"}, "phase": "source"}, "head is a part .* phase is given beside it"),
+        ({"decoder_backbone": DECODER, "decoder_width": 8}, "decoder_width is given beside it"),
+        ({"encoder_backbone": {"name": "convnext", "blocks": 0}}, "blocks is 0; needed is a whole number"),
+        ({"head": {"name": "source"}, "causal": True}, "needs future frames"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        build(**options)
+
+
+def test_an_unknown_part_is_told_with_those_that_are_known() -> None:
+    with pytest.raises(UnknownName, match=r"no network part named 'log_mels'.*Did you mean 'log_mel'"):
+        build(features={"name": "log_mels"})
+
+
+def test_a_part_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"is of kind 'tail'; it is features, backbone, head"):
+        NetworkPartSpec(name="x", kind="tail", factory="x:y")
+
+
+def test_another_head_keeps_the_meaning_of_codes_unless_the_encoder_writes_for_it() -> None:
+    def digest(**options: Any) -> str:
+        torch.manual_seed(0)
+        network = {"name": "spectral", **BASE, "features": MELS, "encoder_backbone": ENCODER, **options}
+        quantizer = {"name": "fsq", "levels": [5] * 8}
+        codec = Codec(sample_rate=8000, network=network, quantizer=quantizer)
+        for name, parameter in codec.named_parameters():
+            if not name.startswith("decoder."):
+                parameter.data = torch.ones_like(parameter)
+        return codec.codebooks_sha256
+
+    assert digest(head={"name": "samples"}) == digest(head={"name": "predicted"})
+    assert digest(decoder_backbone=DECODER) == digest(decoder_backbone=OWN["decoder_backbone"])
+    writing = {"name": "source", "pitch_channels": [0, 1, 2]}
+    assert digest(head=writing) != digest(head={**writing, "synthesis_hop_length": 32})
+    assert digest(encoder_backbone={**ENCODER, "blocks": 2}) != digest()
