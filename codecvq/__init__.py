@@ -18,6 +18,7 @@ from codecvq.api.hookspecs import (
     NetworkPartSpec,
     NetworkSpec,
     QuantizerSpec,
+    ReaderSpec,
     RecipeSpec,
     hookimpl,
 )
@@ -25,7 +26,7 @@ from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec, WrappedCodec, load
-    from codecvq.data.corpus import Clip
+    from codecvq.data import Clip
     from codecvq.evaluation.metrics import MetricUndefined
     from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
 
@@ -50,6 +51,7 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "QuantizerSpec",
+    "ReaderSpec",
     "RecipeSpec",
     "Terms",
     "WrappedCodec",
@@ -59,7 +61,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Clip": "codecvq.data.corpus",
+    "Clip": "codecvq.data",
     "MetricUndefined": "codecvq.evaluation.metrics",
     "Codec": "codecvq.codec",
     "WrappedCodec": "codecvq.codec",

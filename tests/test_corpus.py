@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -287,8 +288,8 @@ def test_without_speakers_there_is_no_split_by_speaker(tmp_path):
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> codecvq.plugins.Registry:
-    """A registry with one plugin whose corpora are good, missing, empty and broken."""
+def registered() -> Iterator[codecvq.plugins.Registry]:
+    """The registry with one more plugin, whose corpora are good, missing, empty and broken."""
 
     def good(root: Path | None = None) -> list[Clip]:
         return [Clip(id="a", path=(root or Path("/usual")) / "a.wav", speaker="s")]
@@ -312,10 +313,10 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> codecvq.plugins.Registry:
             yield CorpusSpec(name=name, factory=factory, install="apt-get install it")
 
     plugin.codecvq_corpora = codecvq_corpora  # type: ignore[attr-defined]
-    registry = codecvq.plugins.Registry()
-    registry.register(plugin, "strangers")
-    monkeypatch.setattr(codecvq.plugins, "registry", lambda: registry)
-    return registry
+    registry = codecvq.plugins.registry()
+    origin = registry.register(plugin, "strangers")
+    yield registry
+    registry.unregister(origin)
 
 
 @pytest.mark.usefixtures("registered")
@@ -331,8 +332,11 @@ def test_several_names_are_one_corpus_and_each_is_named_once(registered):
         def codecvq_corpora(self):
             yield CorpusSpec(name="more", factory=lambda root: [Clip(id="b", path=Path("/b.wav"))])
 
-    registered.register(Another(), "others")
-    corpus = open_corpus(["good", "more"])
+    origin = registered.register(Another(), "others")
+    try:
+        corpus = open_corpus(["good", "more"])
+    finally:
+        registered.unregister(origin)
     assert corpus.name == "good+more"
     assert [clip.id for clip in corpus] == [open_corpus("good")[0].id, "b"]
     with pytest.raises(CorpusError, match="named twice"):

@@ -134,6 +134,19 @@ class CorpusSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReaderSpec(Spec):
+    """A reader of speech: the factory is called with `source`, a path or an address as text, and with its
+    options as keywords. It yields `Clip`s, and a `ClipFailure` for each that cannot be used; or it gives a
+    `codecvq.data.Listing` of a sequence that makes a clip when it is taken.
+    """
+
+    #: `(source) -> bool`, or "module:attribute": whether the reader knows a source. It is quick: it looks at
+    #: a name, and at most at the first lines of a file. "": the reader is only used by its name.
+    matches: str | Callable[[str], bool] = ""
+    general: bool = False  # whether it gives way to other readers that match
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecipeSpec(Spec):
     """A recipe: the factory is the path of its YAML file, relative to the plugin's own module file."""
 
@@ -181,6 +194,12 @@ def codecvq_codecs() -> Iterable[CodecSpec]:
 @hookspec
 def codecvq_corpora() -> Iterable[CorpusSpec]:
     """Speech to train on, what `corpus.name` in a recipe names."""
+    return ()
+
+
+@hookspec
+def codecvq_readers() -> Iterable[ReaderSpec]:
+    """Readers of speech, what `corpus.reader` in a recipe names, or finds by `corpus.source`."""
     return ()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import Audio, read_audio, resample, to_mono
-from codecvq.data.fingerprint import fingerprint
+from codecvq.audio import Audio, resample, to_mono
+from codecvq.data.audio_source import AudioFile, AudioSource
 from codecvq.data.text import writable, writable_id
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
@@ -43,6 +43,8 @@ class Clip:
     #: A manifest's own columns, untouched; Any: JSON values.
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     measured: bool = field(default=False, compare=False)  # `duration_s` has been compared with the file
+    #: The audio, where it is no file of its own: a reader's. `path` then only names it, in lists and errors.
+    source: AudioSource | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", writable_id(self.id))
@@ -55,7 +57,7 @@ class Clip:
         Raises AudioError where the file cannot be read, is longer than `longest_s`, or ends before the clip.
         """
         length_s = None if self.open_end else self.duration_s
-        audio = read_audio(self.path, start_s=self.start_s, duration_s=length_s, longest_s=longest_s)
+        audio = self.audio.read(start_s=self.start_s, duration_s=length_s, longest_s=longest_s)
         if length_s is not None and (too_long := self.ends_early(audio.duration_s)):
             raise AudioError(too_long)
         return resample(self.mono(audio), audio.sample_rate, sample_rate)
@@ -83,6 +85,11 @@ class Clip:
         )
 
     @property
+    def audio(self) -> AudioSource:
+        """The recording that the clip is, or is a part of."""
+        return self.source or AudioFile(self.path)
+
+    @property
     def part(self) -> str:
         """What tells parts of one file apart, `@12.5` or `@12.5#1`; empty for a whole file."""
         is_whole = self.start_s == 0 and (self.open_end or self.duration_s is None)
@@ -93,7 +100,7 @@ class Clip:
         """What tells the recording from others, whatever it is called and wherever it lies: the file's
         `fingerprint` and the clip's `part`. Raises AudioError or OSError where the file cannot be read.
         """
-        return f"{fingerprint(self.path)}{self.part}"
+        return f"{self.audio.fingerprint()}{self.part}"
 
 
 @dataclass(frozen=True)

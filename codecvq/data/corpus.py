@@ -1,40 +1,33 @@
 """Speech to train on: clips, who speaks them, and which of them are for training, validation and test.
 
-A corpus is a folder of audio, a manifest, or one or several registered names (hook `codecvq_corpora`). Its
-split is a pure function of each clip: 5 % test and 5 % validation by a hash of its id (or of its speaker, on
-request), so that adding clips moves none of the others, and two machines agree without sharing a list. Clips
-that have no id but their place in a folder are split by what is in their files instead: a folder opened from
-above has the same test clips. A clip may say its own split, which then holds. `training.split_file` writes
-down the split of a run, which holds for that run from then on.
+A corpus is what a reader (hook `codecvq_readers`) finds in a source: a folder of audio, a manifest, a
+`metadata.csv`, or one or several registered names (hook `codecvq_corpora`). Its clips are made when they are
+used. Its split is a pure function of each clip: 5 % test and 5 % validation by a hash of its id (or of its
+speaker, on request), so that adding clips moves none of the others, and two machines agree without sharing a
+list. Clips that have no id but their place in a folder are split by what is in their files instead: a folder
+opened from above has the same test clips. A clip may say its own split, which then holds.
+`training.split_file` writes down the split of a run, which holds for that run from then on.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, cast, get_args
 
-from codecvq.audio import AUDIO_SUFFIXES, duration_s, find_audio
+import numpy as np
+
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.fingerprint import fingerprint
-from codecvq.data.text import writable
-from codecvq.errors import AudioError, CodecvqError, CorpusError, nearest
-from codecvq.escaping import printable
-from codecvq.plugins.strangers import contained
+from codecvq.data.clips import Clips, Listing
+from codecvq.data.measuring import measured_clips
+from codecvq.data.reading import read_source
+from codecvq.data.splits import NONE, OTHER, SPLITS, Split, SplitBy, split_code, split_of
+from codecvq.data.stored import stored
+from codecvq.errors import CorpusError, nearest
 
-logger = logging.getLogger("codecvq")
-
-Split = Literal["train", "validation", "test"]
-SplitBy = Literal["clip", "speaker"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-TEST_SHARE, VALIDATION_SHARE = 0.05, 0.05
-#: Seconds, and share of the file: by more than both, a length that was told is wrong and not just rounded
-TOLD_WRONG_S, TOLD_WRONG = 0.5, 0.02
+__all__ = ["SPLITS", "Clip", "Corpus", "Split", "SplitBy", "open_corpus", "split_of"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +35,12 @@ class Corpus:
     """Clips in a fixed order; those that could not be used stand in `failures`."""
 
     name: str
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]  # kept as `Clips`
     split_by: SplitBy = "clip"
     failures: tuple[ClipFailure, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clips", Clips.of(self.clips))
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -56,14 +52,20 @@ class Corpus:
         return self.clips[index]
 
     @property
+    def lazy(self) -> Clips:
+        """The clips, with what is known of all of them at once."""
+        return cast(Clips, self.clips)
+
+    @property
     def speakers(self) -> tuple[str, ...]:
         """Every speaker that is known, sorted."""
-        return tuple(sorted({clip.speaker for clip in self.clips if clip.speaker}))
+        codes = np.unique(self.lazy.speaker_codes).tolist()
+        return tuple(sorted(name for code in codes if (name := self.lazy.speakers[code])))
 
     @property
     def duration_s(self) -> float:
         """Seconds of speech, as far as they are known: complete after `measured()`."""
-        return sum(clip.duration_s or 0.0 for clip in self.clips)
+        return float(np.nansum(self.lazy.durations_s))
 
     def split_of(self, clip: Clip) -> Split:
         """The split of a clip: its own word, or the hash of its speaker, its `split_key` or its id."""
@@ -75,7 +77,8 @@ class Corpus:
         """The clips of one split. It may be empty: five per cent of a few clips can be none."""
         if which not in SPLITS:
             raise CorpusError(f"split {which!r} is none of {', '.join(SPLITS)}.{nearest(which, SPLITS)}")
-        return replace(self, clips=tuple(clip for clip in self.clips if self.split_of(clip) == which))
+        positions = np.flatnonzero(self.lazy.splits(self.split_by) == split_code(which))
+        return replace(self, clips=self.lazy.taken(positions))
 
     def measured(self) -> Corpus:
         """The same corpus with every duration known and compared with the file.
@@ -83,45 +86,18 @@ class Corpus:
         A length that the corpus tells is replaced by the file's where it is wrong, with a warning. What
         cannot be read, and parts that lie behind the end of their file, are failures.
         """
-        paths = list(dict.fromkeys(clip.path for clip in self.clips if not clip.measured))
-        if not paths:
+        if self.lazy.measured.all():
             return self
-        with ThreadPoolExecutor() as pool:  # opening a file waits for the disk, often across a network
-            lengths = dict(zip(paths, pool.map(_length, paths), strict=True))
-        measured = [clip if clip.measured else _measure(clip, lengths[clip.path]) for clip in self.clips]
-        self._warn_of_lengths(measured)
-        return replace(
-            self,
-            clips=tuple(clip for clip in measured if isinstance(clip, Clip)),
-            failures=self.failures + tuple(item for item in measured if isinstance(item, ClipFailure)),
-        )
-
-    def _warn_of_lengths(self, measured: Sequence[Clip | ClipFailure]) -> None:
-        wrong = [
-            (before, after)
-            for before, after in zip(self.clips, measured, strict=True)
-            if isinstance(after, Clip) and before.duration_s not in (None, after.duration_s)
-        ]
-        if wrong:
-            before, after = wrong[0]
-            logger.warning(
-                "corpus %s: %d clips are not as long as it says; the lengths of their files are used. The "
-                "first is %s: %g s are said, and its file has %.3f s.",
-                printable(self.name), len(wrong), printable(before.id), before.duration_s, after.duration_s,
-            )  # fmt: skip
-
-
-def split_of(key: str) -> Split:
-    """The split that a hash gives to an id or speaker: 5 % "test", 5 % "validation", the rest "train"."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if share < TEST_SHARE:
-        return "test"
-    return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
+        found = measured_clips(self.lazy, self.name)
+        return replace(self, clips=found.clips, failures=self.failures + found.failures)
 
 
 def open_corpus(
     name: str | Sequence[str] | None = None,
     *,
+    source: str | os.PathLike[str] | None = None,
+    reader: str | None = None,
+    options: Mapping[str, Any] | None = None,  # Any: what a reader takes
     folder: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -129,20 +105,27 @@ def open_corpus(
     speakers: Collection[str] | None = None,
     exclude_speakers: Collection[str] = (),
 ) -> Corpus:
-    """A corpus from exactly one of: a registered name, or several for all their clips together (`root`: where
-    they lie, if not in their usual places), a folder, a manifest.
+    """A corpus from exactly one of: a `source`, which is read by the `reader` of that name with its
+    `options`, or by the one that knows it; or, as short for a source and its reader, a registered name, or
+    several for all their clips together (`root`: where they lie, if not in their usual places), a folder, a
+    manifest.
 
     `speakers` keeps only these, `exclude_speakers` drops these. Raises CorpusError for what is missing,
     empty, or contradicts itself; single files that are missing are listed in the corpus's `failures`.
     """
     names = [name] if isinstance(name, str) else list(name or ())
-    given = [value for value in ("+".join(names) or None, folder, manifest) if value is not None]
+    given = [value for value in ("+".join(names) or None, source, folder, manifest) if value is not None]
     if len(given) != 1:
         raise CorpusError(
-            f"a corpus needs exactly one of name, folder and manifest, but {len(given)} were given"
+            f"a corpus needs exactly one of name, source, folder and manifest, but {len(given)} were given"
             f"{': ' + ', '.join(map(str, given)) if given else ''}. Keep one of them."
         )
-    if root is not None and not names:
+    if source is None and (reader is not None or options):
+        raise CorpusError(
+            f"reader ({reader}) and options say how a source is read, but there is no source. Give "
+            f"{given[0]} as the source."
+        )
+    if root is not None and (folder is not None or manifest is not None):
         raise CorpusError(
             f"root ({root}) says where a named corpus lies; for a folder or a manifest leave it out."
         )
@@ -152,125 +135,36 @@ def open_corpus(
             f"needed.{nearest(split_by, get_args(SplitBy))}"
         )
     if names:
-        corpus = _open_together(names, _home(root) if root is not None else None)
+        found = _together([read_source(each, "corpus", root=root) for each in _each_once(names)])
     elif folder is not None:
-        corpus = _open_folder(_home(folder))
+        found = read_source(folder, "folder")
+    elif manifest is not None:
+        found = read_source(manifest, "manifest")
     else:
-        from codecvq.data.manifest import read_manifest
-
-        corpus = read_manifest(_home(cast(str, manifest)))
-    corpus = replace(corpus, split_by=split_by, clips=_keep_speakers(corpus, speakers, exclude_speakers))
+        found = read_source(given[0], reader, options, root=root)
+    corpus = Corpus(found.name, found.clips, split_by, found.failures)
+    corpus = replace(corpus, clips=_keep_speakers(corpus, speakers, exclude_speakers))
     _check(corpus)
     return corpus
 
 
-def _length(path: Path) -> float | AudioError:
-    try:
-        return duration_s(path)
-    except AudioError as error:
-        return error
-    except OSError as error:
-        return AudioError(f"{printable(str(path))} cannot be read ({error.strerror}).")
-
-
-def _measure(clip: Clip, length: float | AudioError) -> Clip | ClipFailure:
-    """The clip with a length that its file, of `length` seconds, bears out."""
-    if isinstance(length, AudioError):
-        return ClipFailure(clip.id, clip.path, str(length))
-    rest_s = length - clip.start_s
-    if rest_s <= 0:
-        error = f"{printable(str(clip.path))} has no samples from {clip.start_s:g} s on."
-        return ClipFailure(clip.id, clip.path, error)
-    if clip.duration_s is None:
-        return replace(clip, duration_s=rest_s, open_end=True, measured=True)
-    if not clip.open_end:
-        too_long = clip.ends_early(rest_s)
-        return ClipFailure(clip.id, clip.path, too_long) if too_long else replace(clip, measured=True)
-    wrong = abs(clip.duration_s - rest_s) > max(TOLD_WRONG_S, TOLD_WRONG * rest_s)
-    return replace(clip, duration_s=rest_s if wrong else clip.duration_s, measured=True)
-
-
-def _home(path: str | os.PathLike[str]) -> Path:
-    """The path, with `~` as the home folder."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~nosuchuser
-        raise CorpusError(f"{path}: {error}. Give the whole path.") from error
-
-
-def _open_together(names: Sequence[str], root: Path | None) -> Corpus:
+def _each_once(names: Sequence[str]) -> Sequence[str]:
     if len(set(names)) < len(names):
         raise CorpusError(f"the corpora {', '.join(names)}: one is named twice. Name each once.")
-    corpora = [_open_registered(name, root) for name in names]
-    clips = tuple(clip for corpus in corpora for clip in corpus)
-    return Corpus("+".join(corpus.name for corpus in corpora), clips)
+    return names
 
 
-def _open_registered(name: str, root: Path | None) -> Corpus:
-    from codecvq.api.hookspecs import CorpusSpec
-    from codecvq.plugins import registry
-
-    offer = registry().find(CorpusSpec, name)
-    install = offer.spec.install
-    how = f" To get it: {install}" if install else ""
-    factory: Callable[..., Iterable[Clip]] = offer.load()
-    try:
-        with contained():  # a generator: it runs here
-            clips = tuple(factory(root=root))
-    except CorpusError as error:
-        raise CorpusError(f"corpus {name!r}: {error}{how}") from error
-    except CodecvqError:
-        raise
-    except Exception as error:  # a stranger's code; the user can do nothing with its traceback
-        raise CorpusError(
-            f"corpus {name!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}"
-        ) from error
-    if odd := next((clip for clip in clips if not isinstance(clip, Clip)), None):
-        raise CorpusError(
-            f"corpus {name!r} of {offer.origin} gives {type(odd).__name__} where a Clip is needed."
-        )
-    if not clips:
-        raise CorpusError(f"corpus {name!r} has no clips{f' below {root}' if root else ''}.{how}")
-    return Corpus(name, clips)
+def _together(found: Sequence[Listing]) -> Listing:
+    if len(found) == 1:
+        return found[0]
+    clips = itertools.chain.from_iterable(listing.clips for listing in found)
+    failures = tuple(failure for listing in found for failure in listing.failures)
+    return replace(stored(clips), failures=failures, name="+".join(listing.name for listing in found))
 
 
-def _open_folder(folder: Path) -> Corpus:
-    name = printable(str(folder))
-    if not os.path.isdir(folder):
-        raise CorpusError(
-            f"the corpus folder {name} {'is a file' if os.path.exists(folder) else 'does not exist'}. "
-            "Give a folder of audio files (or a manifest under 'manifest')."
-        )
-    paths = find_audio(folder)
-    if not paths:
-        kinds = ", ".join(sorted(AUDIO_SUFFIXES))
-        raise CorpusError(
-            f"the corpus folder {name} holds no audio. Put files in it with one of these suffixes: {kinds}."
-        )
-    clips = [Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths]
-    return Corpus(writable(folder.resolve().name), split_by_content(clips))
-
-
-def split_by_content(clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    """The clips with what is in their files as the key of their splits; with the start too, of a part."""
-    paths = list(dict.fromkeys(clip.path for clip in clips))
-    with ThreadPoolExecutor() as pool:
-        keys = dict(zip(paths, pool.map(_content_key, paths), strict=True))
-    return tuple(
-        replace(clip, split_key=keys[clip.path] and f"{keys[clip.path]}{clip.part}") for clip in clips
-    )
-
-
-def _content_key(path: Path) -> str:
-    try:
-        return fingerprint(path)
-    except (AudioError, OSError):
-        return ""  # it will fail when it is read
-
-
-def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collection[str]) -> tuple[Clip, ...]:
+def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collection[str]) -> Clips:
     if keep is None and not drop:
-        return corpus.clips
+        return corpus.lazy
     known = corpus.speakers
     for speaker in (*(keep or ()), *drop):
         if speaker not in known:
@@ -283,35 +177,39 @@ def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collectio
                 f"corpus {corpus.name!r} has no speaker {speaker!r}.{nearest(speaker, known)} Its "
                 f"speakers: {some}."
             )
-    return tuple(
-        clip for clip in corpus.clips if (keep is None or clip.speaker in keep) and clip.speaker not in drop
+    kept = np.array(
+        [(keep is None or name in keep) and name not in drop for name in corpus.lazy.speakers], np.bool_
     )
+    return corpus.lazy.taken(np.flatnonzero(kept[corpus.lazy.speaker_codes]))
 
 
 def _check(corpus: Corpus) -> None:
     """Raises CorpusError for no clips, an id twice, an unknown split, or no speaker to split by."""
-    if not corpus.clips:
+    clips = corpus.lazy
+    if not clips:
         raise CorpusError(
             f"corpus {corpus.name!r} keeps no clips: its speakers are all left out. Change speakers or "
             "exclude_speakers."
         )
-    first: dict[str, Clip] = {}
-    for clip in corpus.clips:
-        other = first.setdefault(clip.id, clip)
-        if other is not clip:
-            raise CorpusError(
-                f"corpus {corpus.name!r}: two clips have the id {clip.id!r}: {other.path} and {clip.path}. "
-                "Remove one, or use a manifest with ids of their own."
-            )
-        if clip.split and clip.split not in SPLITS:
-            raise CorpusError(
-                f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of "
-                f"{', '.join(SPLITS)}."
-                f"{nearest(clip.split, SPLITS)}"
-            )
-        if corpus.split_by == "speaker" and not clip.speaker and not clip.split:
-            raise CorpusError(
-                f"corpus {corpus.name!r}: clip {clip.id!r} names no speaker, so the corpus cannot be "
-                "split by speaker. "
-                "Use split_by 'clip', or a manifest with a speaker column."
-            )
+    if same := clips.same_ids():
+        one, other = clips[same[0]], clips[same[1]]
+        raise CorpusError(
+            f"corpus {corpus.name!r}: two clips have the id {one.id!r}: {one.path} and {other.path}. "
+            "Remove one, or use a manifest with ids of their own."
+        )
+    if (unknown := np.flatnonzero(clips.own_splits == OTHER)).size:
+        clip = clips[int(unknown[0])]
+        raise CorpusError(
+            f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of "
+            f"{', '.join(SPLITS)}."
+            f"{nearest(clip.split, SPLITS)}"
+        )
+    nobody = [code for code, name in enumerate(clips.speakers) if not name]
+    without = np.isin(clips.speaker_codes, nobody) & (clips.own_splits == NONE)
+    if corpus.split_by == "speaker" and without.any():
+        clip = clips[int(without.argmax())]
+        raise CorpusError(
+            f"corpus {corpus.name!r}: clip {clip.id!r} names no speaker, so the corpus cannot be "
+            "split by speaker. "
+            "Use split_by 'clip', or a manifest with a speaker column."
+        )

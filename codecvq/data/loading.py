@@ -59,7 +59,7 @@ def prefetched(make: Callable[[int], Made], first: int, last: int, depth: int = 
         thread.join()
 
 
-class _Steps(Dataset[tuple[Tensor | str, tuple[ClipFailure, ...]]]):
+class _Steps(Dataset[tuple[Tensor | str, dict[int, ClipFailure]]]):
     """The batches of steps from `first` to before `last`, with the clips that the worker could not read; in
     place of one that cannot be made, why: as an error it would come back with a worker's traceback.
     """
@@ -70,12 +70,12 @@ class _Steps(Dataset[tuple[Tensor | str, tuple[ClipFailure, ...]]]):
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index: int) -> tuple[Tensor | str, tuple[ClipFailure, ...]]:
+    def __getitem__(self, index: int) -> tuple[Tensor | str, dict[int, ClipFailure]]:
         try:
             wav = self.segments.batch(self.first + index, self.rank, self.world)
         except CorpusError as error:
-            return str(error), self.segments.failures
-        return torch.from_numpy(wav), self.segments.failures
+            return str(error), self.segments.unreadable
+        return torch.from_numpy(wav), self.segments.unreadable
 
 
 def load_batches(
@@ -123,8 +123,8 @@ def _batches(
         prefetch_factor=2,
         generator=torch.Generator(),  # or its seed would be drawn from what quantizer dropout draws from
     )
-    for batch, failures in loader:
-        segments.note_failures(failures)
+    for batch, unreadable in loader:
+        segments.note_failures(unreadable)
         if isinstance(batch, str):
             raise CorpusError(batch)
         yield batch

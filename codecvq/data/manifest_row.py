@@ -23,7 +23,7 @@ Row = Mapping[str, Any]  # Any: JSON values, or strings from a table
 NAMES: dict[str, tuple[str, ...]] = {
     "path": ("path", "audio", "audio_filepath", "file", "file_name"),
     "id": ("id",),
-    "text": ("text", "transcript", "sentence"),
+    "text": ("text", "transcript", "transcription", "sentence"),
     "speaker": ("speaker", "speaker_id"),
     "language": ("language", "lang", "locale"),
     "licence": ("licence", "license"),

@@ -16,17 +16,18 @@ its length again, from the same generator.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import SEEKABLE_SUFFIXES, read_audio, resample
+from codecvq.audio import SEEKABLE_SUFFIXES, resample
 from codecvq.audio.limits import MOST_PASSED_S
 from codecvq.data.clip import Clip, ClipFailure
 from codecvq.data.corpus import Corpus
+from codecvq.data.shared import SharedArray
 from codecvq.errors import AudioError, CorpusError, OptionError
 
 FloatArray = npt.NDArray[np.float32]
@@ -114,13 +115,18 @@ class Segments:
         measured = corpus.measured()
         self.corpus, self.sample_rate, self.batch_size = measured, sample_rate, batch_size
         self.seed, self.augment = seed, augment
-        self._ends = np.cumsum(_shares(measured, balance))
+        self._shared_ends = SharedArray(np.cumsum(_shares(measured, balance)))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
         self._unread: set[int] = set()  # those of `_bad` that cannot be read at any place
         self._lock = threading.Lock()
         if not len(measured) or not self._ends[-1] > 0:
             raise self.nothing_readable()
+
+    @property
+    def _ends(self) -> npt.NDArray[np.float64]:
+        """Where the share of each clip ends, `[M]`, all shares one behind the other."""
+        return self._shared_ends.values
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
@@ -135,11 +141,14 @@ class Segments:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def note_failures(self, failures: Iterable[ClipFailure]) -> None:
-        """Add what a worker process could not read."""
-        indices = {failure.id: failure for failure in failures}
-        known = {clip.id: index for index, clip in enumerate(self.corpus)} if indices else {}
-        self._bad.update({known[id_]: failure for id_, failure in indices.items() if id_ in known})
+    @property
+    def unreadable(self) -> dict[int, ClipFailure]:
+        """Clips that could not be read so far, by their places in the corpus."""
+        return dict(self._bad)
+
+    def note_failures(self, unreadable: Mapping[int, ClipFailure]) -> None:
+        """Add what a worker process could not read: its `unreadable`."""
+        self._bad.update(unreadable)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
         """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
@@ -250,7 +259,8 @@ class Segments:
     def _is_long(self, clip: Clip) -> bool:
         """Whether a segment is read from the file by itself: a property of the clip, not of what is kept."""
         longest_s = LONG_CLIP_S + self.augment.speed[1] * self.segment_samples / self.sample_rate
-        return (clip.duration_s or 0.0) > longest_s and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
+        seekable = clip.source is None and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
+        return (clip.duration_s or 0.0) > longest_s and seekable
 
     def _part_of_long(self, clip: Clip, place: float, length: int) -> FloatArray:
         """A segment `[length]` of a clip too long to keep, read from the file by itself."""
@@ -258,7 +268,7 @@ class Segments:
         length_s = length / self.sample_rate
         start_s = clip.start_s + place * (clip.duration_s - length_s)
         before_s = min(start_s, MARGIN_S)
-        audio = read_audio(clip.path, start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
+        audio = clip.audio.read(start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
         samples = resample(clip.mono(audio), audio.sample_rate, self.sample_rate)
         first = round(before_s * self.sample_rate)
         return _cut(_to_int16(samples[first : first + length]), length, 0.0)
@@ -274,12 +284,12 @@ class Segments:
 
 def _shares(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
     """How likely each clip `[M]` is, up to a factor: d / (seconds of its speaker)^balance, d its seconds."""
-    durations_s = np.array([clip.duration_s or 0.0 for clip in corpus], dtype=np.float64)
-    speaker_s: dict[str, float] = {}
-    for clip in corpus:
-        speaker_s[clip.speaker] = speaker_s.get(clip.speaker, 0.0) + (clip.duration_s or 0.0)
-    totals_s = np.array([speaker_s[clip.speaker] for clip in corpus], dtype=np.float64)
-    return durations_s / np.maximum(totals_s, 1e-9) ** balance
+    clips = corpus.lazy
+    durations_s = np.nan_to_num(clips.durations_s, nan=0.0)
+    if balance == 0:
+        return durations_s
+    speaker_s = np.bincount(clips.speaker_codes, durations_s, minlength=len(clips.speakers))
+    return durations_s / np.maximum(speaker_s, 1e-9)[clips.speaker_codes] ** balance
 
 
 def augmented(segment: FloatArray, drawn: Draw) -> FloatArray:

@@ -46,6 +46,7 @@ KINDS: dict[str, type[Spec]] = {
     "metrics": hookspecs.MetricSpec,
     "codecs": hookspecs.CodecSpec,
     "corpora": hookspecs.CorpusSpec,
+    "readers": hookspecs.ReaderSpec,
     "recipes": hookspecs.RecipeSpec,
 }
 MOST_BYTES = 10 << 20  # of a plugin file

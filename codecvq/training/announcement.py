@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
-from codecvq.data.corpus import SPLITS, Corpus
+from codecvq.data import SPLITS, Corpus
 from codecvq.training.recipe import TrainingSection
 
 
@@ -23,6 +23,6 @@ def announcement(config: TrainingSection, accelerator: Accelerator, corpus: Corp
 def _told(corpus: Corpus) -> str:
     if not len(corpus):
         return "none"
-    minutes = sum(clip.duration_s or 0.0 for clip in corpus) / 60
+    minutes = corpus.duration_s / 60
     speech = f"{minutes / 60:.1f} h" if minutes >= 120 else f"{minutes:.1f} min"
     return f"{speech} in {len(corpus)} clip{'' if len(corpus) == 1 else 's'}"

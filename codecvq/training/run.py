@@ -24,6 +24,7 @@ from codecvq.training.changes import differences, moved
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
 from codecvq.training.recipe import Recipe, recipe_from_yaml
 from codecvq.training.split_file import SPLIT_FILE, read_split
+from codecvq.training.split_table import SplitTable
 
 logger = logging.getLogger(PROJECT)
 
@@ -137,11 +138,12 @@ class RunFolder:
         if not self.recipe_file.is_file() or not self.split_file.is_file():
             return
         places = moved(self.recipe(), recipe)
-        before = set(read_split(self.split_file).ids) if places else set()
-        now = set(ids) if places else set()
+        if not places:
+            return
+        before, now = read_split(self.split_file).ids, SplitTable.of(ids)
         if before != now:
             raise RunError(
-                f"{self.path} is a run on other clips ({'; '.join(places)}): {len(before - now)} of its "
+                f"{self.path} is a run on other clips ({'; '.join(places)}): {before.missing_in(now)} of its "
                 f"{len(before)} are not among the {len(now)} that are there now. Give the place of the same "
                 "recordings, or another folder with --run."
             )

@@ -14,7 +14,7 @@ import torch
 
 from codecvq.api.hookspecs import NetworkSpec
 from codecvq.codec import load
-from codecvq.data.corpus import SPLITS, Corpus
+from codecvq.data import SPLITS, Corpus
 from codecvq.errors import CorpusError, RunError
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.plugins import PROJECT, registry

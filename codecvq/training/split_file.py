@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from codecvq.data.clip import Clip
-from codecvq.data.corpus import SPLITS, Corpus, Split
+import numpy as np
+
+from codecvq.data import SPLITS, Clip, Corpus, Split
+from codecvq.data.splits import NONE
 from codecvq.errors import AudioError, CorpusError
 from codecvq.escaping import printable
-from codecvq.files import write_atomically
+from codecvq.files import whole_file
 from codecvq.json_file import parse_json
+from codecvq.training.split_table import SplitTable, SplitTableBuilder
 
 logger = logging.getLogger("codecvq")
 
@@ -32,25 +34,22 @@ class RecordedSplit:
     """The splits of clips, by their ids and by what their recordings are."""
 
     path: Path
-    ids: Mapping[str, Split]
-    recordings: Mapping[str, Split]  # Clip.identity() -> split; empty for a file of an older codecvq
-    files: Mapping[str, Split]  # fingerprint -> split; "train" where parts of a file are in several
+    ids: SplitTable
+    recordings: SplitTable  # by Clip.identity(); empty for a file of an older codecvq
+    files: SplitTable  # by fingerprint; "train" where parts of a file are in several
 
     def kept(self, corpus: Corpus) -> Corpus:
         """The corpus of the run with each clip in the split written down; new clips go by their own."""
-        moved = 0
-        clips = []
-        for clip in corpus.clips:
-            recorded = self.ids.get(clip.id)
-            if recorded is not None and corpus.split_of(clip) != recorded:
-                clip, moved = replace(clip, split=recorded), moved + 1
-            clips.append(clip)
-        if moved:
-            logger.warning(
-                "%d of %d clips of corpus %s would be in another split today. The run keeps its own, of %s.",
-                moved, len(corpus), printable(corpus.name), printable(str(self.path)),
-            )  # fmt: skip
-        return replace(corpus, clips=tuple(clips))
+        clips = corpus.lazy
+        recorded, today = self.ids.codes(clips.id_hashes), clips.splits(corpus.split_by)
+        moves = (recorded != NONE) & (recorded != today)
+        if not moves.any():
+            return corpus
+        logger.warning(
+            "%d of %d clips of corpus %s would be in another split today. The run keeps its own, of %s.",
+            int(moves.sum()), len(corpus), printable(corpus.name), printable(str(self.path)),
+        )  # fmt: skip
+        return replace(corpus, clips=clips.with_splits(np.where(moves, recorded, clips.own_splits)))
 
     def of_recording(self, clip: Clip) -> Split | None:
         """The split that the run had this recording in, under whatever name; None where it had not.
@@ -58,7 +57,7 @@ class RecordedSplit:
         A part of a recording that the run had whole, and the other way round, counts as the recording. In a
         file of an older codecvq only ids can be compared.
         """
-        if not self.recordings:
+        if not len(self.recordings):
             return self.ids.get(clip.id)
         try:
             identity = clip.identity()
@@ -73,41 +72,40 @@ def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
     """The JSON-lines file written: `id`, `split`, `speaker`, `duration` in seconds and `audio`, the identity
     of the recording, of every clip that can be read.
     """
-    rows = (
-        {
-            "id": clip.id,
-            "split": corpus.split_of(clip),
-            "speaker": clip.speaker,
-            "duration": clip.duration_s,
-            "audio": _identity(clip),
-        }
-        for clip in corpus.measured()
-    )
     path = Path(path)
-    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for clip in corpus.measured():
+            row = {
+                "id": clip.id,
+                "split": corpus.split_of(clip),
+                "speaker": clip.speaker,
+                "duration": clip.duration_s,
+                "audio": _identity(clip),
+            }
+            file.write(f"{json.dumps(row, ensure_ascii=False)}\n")
     return path
 
 
 def read_split(path: str | os.PathLike[str]) -> RecordedSplit:
     """The split that a file holds. Raises CorpusError where it is missing or damaged."""
     path = Path(path)
-    ids, recordings, files = dict[str, Split](), dict[str, Split](), dict[str, Split]()
+    ids, recordings, files = SplitTableBuilder(), SplitTableBuilder(), SplitTableBuilder()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip("\n"):
+                    continue
+                row = parse_json(line, f"{path}, line {number},", error=CorpusError, advice=ADVICE)
+                if not isinstance(row.get("id"), str) or row.get("split") not in SPLITS:
+                    raise _unreadable(path, f"line {number} is no clip with a split")
+                split = cast(Split, row["split"])
+                ids.add(row["id"], split)
+                if isinstance(audio := row.get("audio"), str) and audio:
+                    recordings.add(audio, split)
+                    files.add(audio.partition("@")[0].partition("#")[0], split)
     except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or error) from error
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        row = parse_json(line, f"{path}, line {number},", error=CorpusError, advice=ADVICE)
-        if not isinstance(row.get("id"), str) or row.get("split") not in SPLITS:
-            raise _unreadable(path, f"line {number} is no clip with a split")
-        split = ids[row["id"]] = cast(Split, row["split"])
-        if isinstance(audio := row.get("audio"), str) and audio:
-            recordings[audio] = split
-            file = audio.partition("@")[0].partition("#")[0]
-            files[file] = min(split, files.get(file, split), key=SPLITS.index)
-    return RecordedSplit(path, ids, recordings, files)
+    return RecordedSplit(path, ids.table(), recordings.table(), files.table())
 
 
 def _unreadable(path: Path, why: object) -> CorpusError:

@@ -16,7 +16,7 @@ from torch import nn
 
 from codecvq.api.hookspecs import MetricSpec
 from codecvq.codec import Codec
-from codecvq.data.corpus import Clip, Corpus
+from codecvq.data import Clip, Corpus
 from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
 from codecvq.escaping import printable
 from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
@@ -39,7 +39,7 @@ class Validation:
     ) -> None:
         config = recipe.training
         self.codec, self.folder, self.compiled = codec, folder, config.compile
-        self.clips = _spread(corpus.split("validation").clips, config.validation_clips)
+        self.clips = _spread(corpus.split("validation"), config.validation_clips)
         if config.validation_clips and not self.clips:
             logger.warning(
                 "no clip of the corpus is for validation: one in twenty is, by a hash, and there are %d. "
@@ -180,7 +180,7 @@ def _scores(
     return found
 
 
-def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
+def _spread(clips: Corpus, most: int) -> list[Clip]:
     """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
     count = min(most, len(clips))
     return [clips[i * len(clips) // count] for i in range(count)]

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codecvq.audio import duration_s
-from codecvq.data.clip import Clip
-from codecvq.errors import AudioError, CorpusError
+from codecvq import AudioError, Clip, CorpusError
+from codecvq.data import AudioFile
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
 INSTALLED = Path("/usr/share")
@@ -138,7 +137,7 @@ def _clip(voice: Voice, name: str, path: Path, texts: dict[str, str]) -> Clip:
 def _length_s(path: Path) -> float | None:
     """The length of a prompt in seconds; None where it cannot be read: the clip will be a listed failure."""
     try:
-        return duration_s(path)
+        return AudioFile(path).length_s()
     except (AudioError, OSError):
         return None
 

@@ -4,24 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from codecvq.data.corpus import Clip
-from codecvq.data.manifest import read_manifest
-from codecvq.errors import CorpusError
+from codecvq import Clip, CorpusError
+from codecvq.data import read_manifest
 
 FOLDER = Path(__file__).parent / "prompts"
 
 
-def clips(root: Path | None = None) -> Iterator[Clip]:
+def clips(root: Path | None = None) -> Sequence[Clip]:
     """The clips in the box; `root` is another folder made by the script."""
     manifest = (root or FOLDER) / "clips.jsonl"
     if not manifest.is_file():
         raise CorpusError(f"{manifest} is missing.")
-    corpus = read_manifest(manifest)
-    if corpus.failures:
+    found = read_manifest(manifest)
+    if found.failures:
         raise CorpusError(
-            f"{len(corpus.failures)} of its files are missing, the first: {corpus.failures[0].path}."
+            f"{len(found.failures)} of its files are missing, the first: {found.failures[0].path}."
         )
-    yield from corpus
+    return found.clips

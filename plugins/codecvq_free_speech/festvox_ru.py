@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from codecvq.data.corpus import Clip
-from codecvq.errors import CorpusError
+from codecvq import Clip, CorpusError
 from codecvq_free_speech.held_out import HELD_OUT
 
 VOICE = Path("festival/voices/russian/msu_ru_nsh_clunits")

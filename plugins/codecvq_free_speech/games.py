@@ -14,10 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from codecvq.audio import find_audio
-from codecvq.audio.reading import regular_file
-from codecvq.data.clip import Clip
-from codecvq.errors import AudioError, CorpusError
+from codecvq import Clip, CorpusError
+from codecvq.data import find_audio
 
 if TYPE_CHECKING:
     import soundfile
@@ -135,8 +133,8 @@ def _header(path: Path) -> soundfile._SoundFileInfo | None:
     import soundfile
 
     try:
-        return soundfile.info(regular_file(path))
-    except (AudioError, OSError, ValueError, soundfile.SoundFileError):
+        return soundfile.info(path) if path.is_file() else None
+    except (OSError, ValueError, soundfile.SoundFileError):
         return None
 
 

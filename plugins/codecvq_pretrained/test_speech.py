@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from codecvq.data.corpus import Clip, open_corpus
-from codecvq.errors import CorpusError
+from codecvq import Clip, CorpusError
+from codecvq.data import open_corpus
 
 LISTING = Path(__file__).parent / "clips" / "test_speech.jsonl"
 

@@ -14,8 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from codecvq.data.corpus import Clip
-from codecvq.errors import CorpusError
+from codecvq import Clip, CorpusError
 
 logger = logging.getLogger("codecvq")
 

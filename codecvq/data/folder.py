@@ -1,0 +1,36 @@
+"""The reader `folder`: every audio file below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from codecvq.audio import AUDIO_SUFFIXES, find_audio
+from codecvq.data.clip import Clip
+from codecvq.data.contents import split_by_content
+from codecvq.errors import CorpusError
+from codecvq.escaping import printable
+
+
+def read_folder(source: str) -> Iterator[Clip]:
+    """A clip of each audio file below the folder, called by its path in it."""
+    folder, name = Path(source), printable(source)
+    try:
+        there, is_folder = os.path.exists(folder), os.path.isdir(folder)
+    except ValueError:  # a NUL
+        there = is_folder = False
+    if not is_folder:
+        raise CorpusError(
+            f"the corpus folder {name} {'is a file' if there else 'does not exist'}. "
+            "Give a folder of audio files (or a manifest under 'manifest')."
+        )
+    paths = find_audio(folder)
+    if not paths:
+        kinds = ", ".join(sorted(AUDIO_SUFFIXES))
+        raise CorpusError(
+            f"the corpus folder {name} holds no audio. Put files in it with one of these suffixes: {kinds}."
+        )
+    yield from split_by_content(
+        Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths
+    )

@@ -1,0 +1,37 @@
+"""The reader `corpus`: what a plugin's corpus (hook `codecvq_corpora`) gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from codecvq.api.hookspecs import CorpusSpec
+from codecvq.data.clip import Clip, ClipFailure
+from codecvq.data.clips import Listing
+from codecvq.data.stored import listing_of
+from codecvq.errors import CodecvqError, CorpusError
+from codecvq.plugins import registry
+
+
+def read_registered(source: str, root: str | None = None) -> Listing:
+    """The clips of the corpus registered under the name `source`; `root` is where it lies, if not in its
+    usual place.
+    """
+    offer = registry().find(CorpusSpec, source)
+    install = offer.spec.install
+    how = f" To get it: {install}" if install else ""
+    factory: Callable[..., Iterable[Clip | ClipFailure]] = offer.load()
+    try:
+        listing = listing_of(factory(root=None if root is None else Path(root)))
+    except CorpusError as error:
+        raise CorpusError(f"corpus {source!r}: {error}{how}") from error
+    except CodecvqError:
+        raise
+    except Exception as error:  # a stranger's code; the user can do nothing with its traceback
+        raise CorpusError(
+            f"corpus {source!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}"
+        ) from error
+    if not listing.clips:
+        raise CorpusError(f"corpus {source!r} has no clips{f' below {root}' if root else ''}.{how}")
+    return replace(listing, name=source)

@@ -1,0 +1,59 @@
+"""Arrays that other processes map from a file instead of copying them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SMALL_BYTES = 1 << 16  # up to here an array is sent as it is
+
+
+class SharedArray:
+    """An array. Sent to another process, it is a file there that is mapped into memory: all processes of a
+    machine share its pages. The file is removed with the array of the process that sent it.
+    """
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        self.values = values
+        self._path: Path | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
+        if self.values.nbytes <= SMALL_BYTES:
+            return SharedArray, (np.array(self.values),)
+        return _mapped, (str(self._written()),)
+
+    def _written(self) -> Path:
+        with self._lock:
+            if self._path is None:
+                self._path = temporary_file(self, ".npy")
+                with self._path.open("wb") as file:
+                    np.save(file, self.values, allow_pickle=False)
+            return self._path
+
+
+def temporary_file(owner: object, suffix: str) -> Path:
+    """A new empty file that only this user can open. It is removed when `owner` is no longer used, or when
+    this process ends.
+    """
+    descriptor, name = tempfile.mkstemp(prefix="codecvq-", suffix=suffix)
+    os.close(descriptor)
+    weakref.finalize(owner, _remove, Path(name), os.getpid())
+    return Path(name)
+
+
+def _remove(path: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked process has the same finalizers
+        path.unlink(missing_ok=True)
+
+
+def _mapped(path: str) -> SharedArray:
+    return SharedArray(np.load(path, mmap_mode="r", allow_pickle=False))
