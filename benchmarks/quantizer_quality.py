@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
-from codecvq.data.corpus import Corpus, open_corpus
+from codecvq.data import Corpus, open_corpus
 from codecvq.networks.spectral.features import LogMel
 from codecvq.networks.spectral.framing import Framing
 

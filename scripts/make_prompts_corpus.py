@@ -35,7 +35,7 @@ from codecvq_free_speech import asterisk  # noqa: E402
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS  # noqa: E402
 
 from codecvq.audio import FloatArray, write_audio  # noqa: E402
-from codecvq.data.corpus import Clip, Corpus  # noqa: E402
+from codecvq.data import Clip, Corpus  # noqa: E402
 from codecvq.files import write_atomically  # noqa: E402
 
 SAMPLE_RATE = 16000

@@ -27,7 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS  # noqa: E402
 
-from codecvq.data.corpus import Clip, open_corpus  # noqa: E402
+from codecvq.data import Clip, open_corpus  # noqa: E402
 from codecvq.files import write_atomically  # noqa: E402
 
 OUT = HERE / "plugins/codecvq_pretrained/clips/test_speech.jsonl"

@@ -22,7 +22,16 @@ from codecvq.cli.console import (
     say,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, MaxClips, check_split, corpus_of, is_named, names_of, split_clips
+from codecvq.cli.data import (
+    CorpusRoot,
+    MaxClips,
+    ReaderName,
+    check_split,
+    corpus_of,
+    is_named,
+    names_of,
+    split_clips,
+)
 from codecvq.cli.paths import typed_path, writable_folder
 
 if TYPE_CHECKING:
@@ -56,6 +65,7 @@ def compare(
         int, typer.Option(help="Hz, at which all are measured.", min=4000, max=192_000)
     ] = 16_000,
     root: CorpusRoot = None,
+    reader: ReaderName = None,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for the numbers.", parser=typed_path, metavar="FOLDER"),
@@ -77,7 +87,7 @@ def compare(
         split = "test" if is_named(data) else "all"
     check_split(split)
     ready = prepare(names_of(metrics, "--metrics"))
-    clips = split_clips(corpus_of(data, root), split)
+    clips = split_clips(corpus_of(data, root, reader), split)
     writable_folder(out)
     start = time.monotonic()
     with progress_line() as line:

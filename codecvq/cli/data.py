@@ -16,7 +16,7 @@ from codecvq.errors import CorpusError, OptionError, nearest
 from codecvq.plugins import registry
 
 if TYPE_CHECKING:
-    from codecvq.data.corpus import Corpus
+    from codecvq.data import Corpus
 
 CorpusRoot = Annotated[
     Path | None,
@@ -26,34 +26,27 @@ CorpusRoot = Annotated[
         metavar="FOLDER",
     ),
 ]
+ReaderName = Annotated[
+    str | None,
+    typer.Option(
+        "--reader",
+        help="What reads the data, from: plugins list --kind readers. By default the one that knows it.",
+        metavar="NAME",
+    ),
+]
 MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.", min=1)]
 
-MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 SPLITS, ALL = ("train", "validation", "test"), "all"
 
 
-def corpus_of(data: str, root: Path | None = None) -> Corpus:
-    """The corpus behind an argument: an existing folder, a manifest, or the name of a registered corpus."""
-    from codecvq.data.corpus import open_corpus
+def corpus_of(data: str, root: Path | None = None, reader: str | None = None) -> Corpus:
+    """The corpus behind an argument: what the named reader finds in it, or the one that knows it. A folder, a
+    manifest, or the name of a registered corpus is known.
+    """
+    from codecvq.data import open_corpus
 
-    if is_named(data):
-        return open_corpus(data, root=root)
-    path = typed_path(data)
-    if path.is_dir():
-        return open_corpus(folder=path, root=root)
-    if path.suffix.lower() in MANIFESTS:
-        return open_corpus(manifest=path, root=root)
-    if path.exists():
-        raise CorpusError(
-            f"{data} is neither a folder nor a manifest ({', '.join(MANIFESTS)}). For single audio files: "
-            "codecvq encode."
-        )
-    if "/" not in data:
-        return open_corpus(data, root=root)  # its error lists the known names
-    raise CorpusError(
-        f"{data} does not exist. Give a folder of audio, a manifest, or one of: "
-        f"{', '.join(registry().all(CorpusSpec))}."
-    )
+    source = data if is_named(data) or "://" in data else typed_path(data)
+    return open_corpus(source=source, root=root, reader=reader)
 
 
 def is_named(data: str) -> bool:

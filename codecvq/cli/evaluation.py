@@ -23,14 +23,14 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, MaxClips, check_split, corpus_of, names_of, split_clips
+from codecvq.cli.data import CorpusRoot, MaxClips, ReaderName, check_split, corpus_of, names_of, split_clips
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CorpusError
 from codecvq.files import path_inside, without_links
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
-    from codecvq.data.corpus import Corpus
+    from codecvq.data import Corpus
     from codecvq.evaluation.metrics import MetricSet
     from codecvq.evaluation.result import Evaluation, Failure
     from codecvq.training.recipe import Recipe
@@ -47,6 +47,7 @@ def evaluate(
     ] = None,
     max_clips: MaxClips = None,
     root: CorpusRoot = None,
+    reader: ReaderName = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -71,11 +72,11 @@ def evaluate(
     names = names_of(metrics, "--metrics")
     recipe = _recipe_of(codec)
     if data is None:
-        _check_own(recipe, root)
+        _check_own(recipe, root, reader)
     with explained(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
         loaded = load(codec, pick_device(device))
-        clips = _clips(data, root, split, recipe, Path(codec))
+        clips = _clips(data, root, reader, split, recipe, Path(codec))
     if recipe and data is None and max_clips is None:
         max_clips = recipe.evaluation.max_clips
     folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
@@ -159,7 +160,7 @@ def _recipe_of(folder: Path) -> Recipe | None:
     return run.recipe() if run.recipe_file.is_file() else None
 
 
-def _check_own(recipe: Recipe | None, root: Path | None) -> None:
+def _check_own(recipe: Recipe | None, root: Path | None, reader: str | None) -> None:
     """Raise CorpusError where there is no corpus, or an option that says where another one is."""
     if recipe is None:
         raise CorpusError(
@@ -169,11 +170,17 @@ def _check_own(recipe: Recipe | None, root: Path | None) -> None:
         raise CorpusError(
             f"--root {root} says where a named corpus is, but no corpus is named. Name it behind the codec."
         )
+    if reader is not None:
+        raise CorpusError(
+            f"--reader {reader} says what reads the data, but there are none. Name them behind the codec."
+        )
 
 
-def _clips(data: str | None, root: Path | None, split: str, recipe: Recipe | None, run: Path) -> Corpus:
+def _clips(
+    data: str | None, root: Path | None, reader: str | None, split: str, recipe: Recipe | None, run: Path
+) -> Corpus:
     if data is not None:
-        return split_clips(corpus_of(data, root), split)
+        return split_clips(corpus_of(data, root, reader), split)
     from codecvq.training.parts import run_corpus
 
     assert recipe is not None, "checked by _check_own"

@@ -32,7 +32,7 @@ def quickstart(
 
     Interrupted, the same command goes on. Example: [bold]codecvq quickstart[/]
     """
-    from codecvq.data.corpus import open_corpus
+    from codecvq.data import open_corpus
 
     start = time.monotonic()
     held_out = open_corpus("prompts").split("test")

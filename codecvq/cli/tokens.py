@@ -24,7 +24,7 @@ from codecvq.cli.console import (
     progress_line,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, corpus_of, names_of
+from codecvq.cli.data import CorpusRoot, ReaderName, corpus_of, names_of
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CodecError, CodecvqError
 
@@ -42,6 +42,7 @@ def tokenize(
         int | None, typer.Option(help="Only the first n codebooks of a residual codec.", min=1)
     ] = None,
     root: CorpusRoot = None,
+    reader: ReaderName = None,
     shard: Annotated[
         str, typer.Option(help="i/n: this process does every n-th shard, beginning with i = 0.")
     ] = "0/1",
@@ -58,7 +59,7 @@ def tokenize(
     from codecvq.tokens import tokenize as run_tokenize
 
     part = _part(shard)
-    corpus = corpus_of(data, root)
+    corpus = corpus_of(data, root, reader)
     loaded = load(codec, pick_device(device))
     checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
     writable_folder(out)

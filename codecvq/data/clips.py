@@ -34,6 +34,8 @@ class Clips(Sequence[Clip]):
     written down, and lengths that were measured.
     """
 
+    IN_MEMORY = 20_000  # up to so many clips of a source, a reader keeps them as they are
+
     def __init__(self, source: Sequence[Clip], columns: Columns, rows: SharedArray | None = None) -> None:
         self._source, self._columns, self._rows = source, columns, rows  # rows None: all of them
 

@@ -19,8 +19,6 @@ from codecvq.data.record_file import RecordFile
 from codecvq.data.shared import temporary_file
 from codecvq.errors import CorpusError
 
-IN_MEMORY = 50_000  # clips
-
 
 class StoredClips(Sequence[Clip]):
     """Clips that this process has written into a temporary file of its own, which is removed with them."""
@@ -49,6 +47,7 @@ class StoredClips(Sequence[Clip]):
     def __getitem__(self, index: int | slice) -> Clip | Sequence[Clip]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
         begin, end = self._ends.values[index : index + 2].tolist()
         clip: Clip = pickle.loads(self._file.read(begin, end - begin))
         return clip
@@ -62,14 +61,14 @@ def listing_of(found: object) -> Listing:
         return Listing(found)
     if isinstance(found, str) or not isinstance(found, Iterable):
         raise CorpusError(f"it gives {reprlib.repr(found)} where clips are needed.")
-    if isinstance(found, Sequence) and len(found) > IN_MEMORY:
+    if isinstance(found, Sequence) and len(found) > Clips.IN_MEMORY:
         return Listing(Clips.of(found))
     return stored(found)
 
 
-def stored(found: Iterable[Clip | ClipFailure], most: int = IN_MEMORY) -> Listing:
-    """The clips of an iterator, of which up to `most` stay in memory. Raises CorpusError for what is neither
-    a clip nor a failure.
+def stored(found: Iterable[Clip | ClipFailure]) -> Listing:
+    """The clips of an iterator: in memory, or more than `Clips.IN_MEMORY` in a temporary file. Raises
+    CorpusError for what is neither a clip nor a failure.
     """
     failures: list[ClipFailure] = []
     builder = ColumnsBuilder()
@@ -85,7 +84,7 @@ def stored(found: Iterable[Clip | ClipFailure], most: int = IN_MEMORY) -> Listin
             yield one
 
     iterator = clips()
-    first = [clip for _, clip in zip(range(most), iterator, strict=False)]
+    first = [clip for _, clip in zip(range(Clips.IN_MEMORY), iterator, strict=False)]
     source: Sequence[Clip] = tuple(first)
     if (another := next(iterator, None)) is not None:
         source = StoredClips(itertools.chain(first, (another,), iterator))

@@ -82,8 +82,9 @@ class TableClips(Sequence[Clip]):
 
 
 def table_listing(table: Table, maker: Maker, *, strict: bool) -> Listing:
-    """The clips of a table, every record of which is checked now. A clip whose file is not there is a listed
-    failure. A damaged record raises CorpusError if `strict`, and is a listed failure otherwise.
+    """The clips of a table, every record of which is checked now. Up to `Clips.IN_MEMORY` of them stay in
+    memory. A clip whose file is not there is a listed failure. A damaged record raises CorpusError if
+    `strict`, and is a listed failure otherwise.
     """
     return _Pass(table, maker, strict).listing()
 
@@ -96,6 +97,7 @@ class _Pass:
         self.offsets, self.others = array("q"), array("Q")  # of usable rows; hashes of ids of the others
         self.columns, self.failures = ColumnsBuilder(), list[ClipFailure]()
         self.keys = bytearray()
+        self.clips: list[Clip] | None = []  # None: more than are kept
 
     def listing(self) -> Listing:
         records = iter(self.table)
@@ -104,6 +106,8 @@ class _Pass:
                 self._add(block, pool)
         columns, offsets = self.columns.columns(), shared(self.offsets, np.int64)
         self._check_ids(np.concatenate([columns.id_hash.values, np.array(self.others, np.uint64)]))
+        if self.clips is not None:
+            return Listing(Clips(tuple(self.clips), columns), tuple(self.failures))
         keys = np.frombuffer(self.keys, np.uint8).reshape(-1, KEY_BYTES)
         clips = TableClips(self.table, self.maker, offsets, columns.id_hash, SharedArray(keys))
         return Listing(Clips(clips, columns), tuple(self.failures))
@@ -116,10 +120,15 @@ class _Pass:
             self.keys.extend(bytes(KEY_BYTES * len(self.offsets)))
         for place, clip, has_id in usable:
             key = "" if has_id else next(keys)
-            self.columns.add(with_content(clip, key))
+            clip = with_content(clip, key)
+            self.columns.add(clip)
+            if self.clips is not None:
+                self.clips.append(clip)
             self.offsets.append(place.offset)
             if self.keys or by_content:
                 self.keys.extend(bytes.fromhex(key) or bytes(KEY_BYTES))
+        if self.clips is not None and len(self.clips) > Clips.IN_MEMORY:
+            self.clips = None
 
     def _usable(self, record: Record) -> Made | None:
         """The clip of a record; None where it is a failure, which is listed."""

@@ -17,8 +17,8 @@ from codecvq.training.recipe import Recipe
 #: keys, or sections with all their keys, by whether they define a run; every key of a recipe is below one
 DEFINES = (
     "sample_rate", "channels", "network", "quantizer", "losses", "discriminator", "optimizer", "plugins",
-    "corpus.name", "corpus.split_by", "corpus.speakers", "corpus.exclude_speakers", "corpus.segment_s",
-    "corpus.balance", "corpus.augment",
+    "corpus.name", "corpus.reader", "corpus.options", "corpus.split_by", "corpus.speakers",
+    "corpus.exclude_speakers", "corpus.segment_s", "corpus.balance", "corpus.augment",
     "training.batch_size", "training.accumulate", "training.average", "training.init_from",
     "training.init_partial", "training.freeze", "training.seed", "training.precision",
 )  # fmt: skip
@@ -31,7 +31,7 @@ MAY_CHANGE = (
     "training.keep_best", "training.max_bad_steps",
 )  # fmt: skip
 #: where the recordings are: may change if the clips are the same, see `RunFolder.check_clips`
-PLACES = ("corpus.folder", "corpus.manifest", "corpus.root")
+PLACES = ("corpus.source", "corpus.folder", "corpus.manifest", "corpus.root")
 PATHS = ("training.init_from",)  # the same file or folder may be written as another path
 
 

@@ -8,8 +8,7 @@ import torch
 
 from codecvq.codec import Codec
 from codecvq.construction import GIB, Limits, limited
-from codecvq.data.corpus import Corpus, open_corpus
-from codecvq.data.segments import Segments
+from codecvq.data import Corpus, Segments, open_corpus
 from codecvq.errors import RecipeError
 from codecvq.training.recipe import CorpusSection, Recipe
 from codecvq.training.split_file import SPLIT_FILE, read_split
@@ -36,6 +35,9 @@ def recipe_corpus(section: CorpusSection) -> Corpus:
     """The corpus that a recipe names."""
     return open_corpus(
         section.name,
+        source=section.source,
+        reader=section.reader,
+        options=section.options,
         folder=section.folder,
         manifest=section.manifest,
         root=section.root,

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from codecvq.api.hookspecs import RecipeSpec
-from codecvq.data.segments import AugmentConfig
+from codecvq.data import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
 from codecvq.losses.losses import LossConfig
@@ -36,9 +36,14 @@ class Section(BaseModel):
 
 
 class CorpusSection(Section):
-    """What to train on: one of `name` (registered), `folder` and `manifest`; how it is cut."""
+    """What to train on: one of `source`, `name`, `folder` and `manifest`; how it is cut. `name`, `folder` and
+    `manifest` are short for a source with the reader `corpus`, `folder` or `manifest`.
+    """
 
-    name: str | list[str] | None = None  # several: all their clips together
+    source: str | None = None  # a path or an address
+    reader: str | None = None  # that reads the source; None: the one that knows it
+    options: dict[str, Any] = {}  # of the reader
+    name: str | list[str] | None = None  # of registered corpora; several: all their clips together
     folder: str | None = None
     manifest: str | None = None
     root: str | None = None  # where registered corpora are, if not where they are usually installed

@@ -38,7 +38,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import codecvq
-from codecvq.data.corpus import open_corpus
+from codecvq.data import open_corpus
 from codecvq.data.device_segments import DeviceSegments
 from codecvq.plugins import registry
 from codecvq.tokens.engine import tokenize

@@ -22,7 +22,7 @@ import yaml
 HERE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
-from codecvq.data.corpus import open_corpus  # noqa: E402
+from codecvq.data import open_corpus  # noqa: E402
 from codecvq.errors import CodecvqError  # noqa: E402
 from codecvq.files import write_atomically  # noqa: E402
 from scripts.gpu import speech, wheels  # noqa: E402

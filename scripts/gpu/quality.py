@@ -24,7 +24,7 @@ import yaml
 HERE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
-from codecvq.data.corpus import Clip, Corpus, open_corpus  # noqa: E402
+from codecvq.data import Clip, Corpus, open_corpus  # noqa: E402
 from scripts.gpu.speech import to_int16  # noqa: E402
 
 FloatArray = npt.NDArray[np.float32]

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import soundfile
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
-from codecvq.data.corpus import Clip, Corpus
+from codecvq.data import Clip, Corpus
 from codecvq.errors import CorpusError
 from codecvq.files import whole_file
 from scripts.gpu.unpack import CLIPS, DECODED, G722, MANIFEST

@@ -1,0 +1,88 @@
+"""Memory and time that a manifest of many rows takes: opened, split, measured, and cut into segments.
+
+    python benchmarks/large_manifest.py --rows 2000000
+
+Each row names one of a hundred files, with an id, a text and one of a thousand speakers. Bytes a row are what
+the process has more in memory (resident, not counting files that are mapped) than before it opened the
+manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from codecvq.audio import write_audio
+from codecvq.data.corpus import open_corpus
+from codecvq.data.segments import Segments
+
+RATE = 16_000
+FILES, SPEAKERS = 100, 1000
+Made = TypeVar("Made")
+
+
+def write_manifest(folder: Path, rows: int) -> Path:
+    for n in range(FILES):
+        samples = np.random.default_rng(n).normal(0, 0.1, RATE)
+        write_audio(folder / f"recording-{n}.wav", samples, RATE)
+    path = folder / "manifest.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(rows):
+            row = {
+                "path": f"recording-{n % FILES}.wav",
+                "id": f"speaker-{n % SPEAKERS}/utterance-{n}",
+                "text": f"this is what is said in utterance number {n}",
+                "speaker": f"speaker-{n % SPEAKERS}",
+                "duration": 1.0,
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def memory_bytes(key: str = "RssAnon") -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--measure", action="store_true", help="read the header of every clip's file too")
+    rows = (options := parser.parse_args()).rows
+
+    def timed(what: str, make: Callable[[], Made]) -> Made:
+        start = time.perf_counter()
+        made = make()
+        seconds = time.perf_counter() - start
+        gc.collect()
+        each = (memory_bytes() - before) / rows
+        print(f"{what:30} {seconds:8.1f} s  {1e6 * seconds / rows:7.2f} µs a row  {each:8.1f} bytes a row")
+        return made
+
+    with tempfile.TemporaryDirectory(prefix="codecvq-benchmark-") as folder:
+        few = write_manifest(Path(folder), 100).rename(Path(folder) / "few.jsonl")
+        manifest = write_manifest(Path(folder), rows)
+        open_corpus(manifest=few).measured()  # imports, and the memory of threads
+        gc.collect()
+        before = memory_bytes()
+        corpus = timed("open_corpus", lambda: open_corpus(manifest=manifest))
+        parts = timed("three splits", lambda: [corpus.split(s) for s in ("train", "validation", "test")])  # type: ignore[arg-type]
+        if options.measure:
+            corpus = timed("measured", corpus.measured)
+            parts = timed("three splits", lambda: [corpus.split(s) for s in ("train", "validation", "test")])  # type: ignore[arg-type]
+            segments = timed("Segments", lambda: Segments(parts[0], RATE, 0.5, 16, 1, cache=False))
+            timed("1000 clips drawn", lambda: [corpus[segments.draw(s, 0).clip].id for s in range(1000)])
+        timed("1000 clips by their places", lambda: [corpus[n * (rows // 1000)].text for n in range(1000)])
+        print(f"{rows} rows, {len(corpus)} clips; at most {memory_bytes('VmHWM') / 1e6:.0f} MB resident")
+
+
+if __name__ == "__main__":
+    main()
