@@ -94,24 +94,27 @@ def _check_file(path: Path) -> None:
 
 def _locate(folder: Path, file: str) -> Path:
     try:
-        path = folder / Path(file).expanduser()
+        path = folder / (Path(file).expanduser() if file.startswith("~") else file)
     except RuntimeError:  # ~nosuchuser
         path = folder / file
-    below = folder / CLIPS_FOLDER / file
-    return below if why_unusable(path) and not why_unusable(below) else path
+    if why_unusable(path) and not why_unusable(below := folder / CLIPS_FOLDER / file):
+        return below
+    return path
 
 
 def why_unusable(path: Path) -> str:
     """Why a path is no file to read from; "" where it is one."""
-    shown = _shown(path)[:300]
     try:
         mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return ""
+        return f"{_shown(path)[:300]} is no regular file"
     except (FileNotFoundError, NotADirectoryError):
+        shown = _shown(path)[:300]
         remote = "://" in str(path) or ":/" in str(path)
         return f"the file {shown} does not exist" + (" (remote files are not downloaded)" if remote else "")
     except (OSError, ValueError) as error:  # too long a name, no permission, a NUL
-        return f"the file {shown} cannot be opened ({getattr(error, 'strerror', None) or error})"
-    return "" if stat.S_ISREG(mode) else f"{shown} is no regular file"
+        return f"the file {_shown(path)[:300]} cannot be opened ({getattr(error, 'strerror', None) or error})"
 
 
 def _default_id(file: str, start_s: float | None, channel: int | None) -> str:

@@ -33,6 +33,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "duration": ("duration", "duration_s"),
     "channel": ("channel",),
 }
+_FIELDS = {name: field for field, names in NAMES.items() for name in names}
 #: names of a part that are not understood -> what to give instead
 REFUSED = {
     **dict.fromkeys(("start_ms", "begin_ms", "offset_ms"), "seconds as 'start'"),
@@ -145,22 +146,22 @@ def read_row(where: str, row: Row) -> Taken:
 def _named(where: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
     """What a clip has, each under its column's name; and the columns that are left."""
     given, columns = dict[str, tuple[str, Any]](), dict(row)
-    for field, names in NAMES.items():
-        found = [name for name in names if not _is_missing(row.get(name))]
-        if field in ("start", "end", "duration") and len({str(row[name]) for name in found}) > 1:
-            both = " and ".join(f"{name} {row[name]!r}" for name in found[:2])
-            raise CorpusError(f"{where}: it has {both}, which mean the same. Keep one of them.")
-        if found:
-            given[field] = (found[0], columns.pop(found[0]))
-    several = (
-        {"channels": "one number from 0 up as 'channel'"} if isinstance(row.get("channels"), list) else {}
-    )
-    for name, instead in (REFUSED | several).items():
-        if not _is_missing(row.get(name)):
+    found: dict[str, list[str]] = {}
+    for name, value in row.items():
+        if (field := _FIELDS.get(name)) and not _is_missing(value):
+            found.setdefault(field, []).append(name)
+        elif (name in REFUSED and not _is_missing(value)) or (name == "channels" and isinstance(value, list)):
+            instead = REFUSED.get(name, "one number from 0 up as 'channel'")
             raise CorpusError(
                 f"{where}: its column {name!r} is not understood. Give {instead}, or rename the column where "
                 "it means something else."
             )
+    for field, names in found.items():
+        names.sort(key=NAMES[field].index)
+        if field in ("start", "end", "duration") and len({str(row[name]) for name in names}) > 1:
+            both = " and ".join(f"{name} {row[name]!r}" for name in names[:2])
+            raise CorpusError(f"{where}: it has {both}, which mean the same. Keep one of them.")
+        given[field] = (names[0], columns.pop(names[0]))
     return given, columns
 
 
