@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,3 +244,30 @@ def test_a_listing_of_a_sequence_is_asked_once_for_each_clip(monkeypatch: pytest
     assert made == list(range(100))
     assert listing.clips[7].id == "7"
     assert made[100:] == [7]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lazy")
+def test_a_row_of_a_manifest_takes_less_than_forty_bytes(folder: Path) -> None:
+    rows = 30_000
+    with (folder / "m.jsonl").open("w") as file:
+        for n in range(rows):
+            row = {"path": "a.wav", "id": f"utterance {n}", "text": "said " * 20, "speaker": f"{n % 100}"}
+            file.write(json.dumps(row) + "\n")
+    open_corpus("prompts").measured().split("train")  # imports
+    gc.collect()
+    tracemalloc.start()
+    try:
+        corpus = open_corpus(manifest=folder / "m.jsonl")
+        gc.collect()
+        opened, _ = tracemalloc.get_traced_memory()
+        train = corpus.measured().split("train")
+        gc.collect()
+        both, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(train) > 0.85 * rows
+    assert not [one for one in gc.get_objects() if isinstance(one, Clip) and one.path.parent == folder]
+    assert opened / rows < 40
+    assert both / rows < 60  # measured durations of their own, and the rows of the split
+    assert most / rows < 1000  # a Clip alone takes more, and blocks of them are in work

@@ -95,7 +95,8 @@ def _matches(offer: Offer[ReaderSpec], source: str) -> bool:
         with contained():
             return bool(matches(source))
     except Exception as error:  # a stranger's code
-        logger.warning("reader %s of %s was not tried: %s", offer.spec.name, offer.origin, error)
+        why = f"{type(error).__name__}: {error}"
+        logger.warning("reader %s of %s was not tried: %s", offer.spec.name, offer.origin, why)
         return False
 
 

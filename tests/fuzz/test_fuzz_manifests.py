@@ -13,7 +13,7 @@ import pytest
 from limits import run_limited
 
 from codecvq.audio import write_audio
-from codecvq.data.corpus import SPLITS, open_corpus
+from codecvq.data import SPLITS, Clips, open_corpus
 from codecvq.data.manifest_row import NAMES, REFUSED
 from codecvq.errors import AudioError, CorpusError
 from codecvq.training.split_file import read_split, write_split
@@ -152,7 +152,11 @@ def _use(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_but_a_corpus_or_a_corpus_error_comes_out(folder: Path) -> None:
+@pytest.mark.parametrize("in_memory", [0, 1000], ids=["made", "kept"])
+def test_nothing_but_a_corpus_or_a_corpus_error_comes_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(Clips, "IN_MEMORY", in_memory)
     (folder / "m.jsonl").write_text('{"path": "a.wav"}\n{"path": "b.wav"}\n')
     _use(folder / "m.jsonl")
 

@@ -1,0 +1,248 @@
+"""Readers: which one knows a source, what it gives, and what is said where it fails."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codecvq import Clip, ReaderSpec, hookimpl
+from codecvq.audio import write_audio
+from codecvq.data import ClipFailure, Clips, Listing, open_corpus
+from codecvq.errors import CorpusError, OptionError, UnknownName
+from codecvq.plugins import registry
+from codecvq.training.parts import recipe_corpus
+from codecvq.training.recipe import load_recipe
+from recipes import write_recipe
+
+RATE = 8000
+
+
+def noise(path: Path) -> Path:
+    rng = np.random.default_rng(list(path.name.encode()))
+    return write_audio(path, rng.normal(0, 0.1, 400), RATE)
+
+
+@pytest.fixture
+def offered() -> Iterator[Callable[..., None]]:
+    """A function that registers readers in a plugin of their own, until the test ends."""
+    origins = []
+
+    def offer(*specs: ReaderSpec, name: str = "strangers") -> None:
+        plugin = types.ModuleType(name)
+
+        @hookimpl
+        def codecvq_readers() -> Iterator[ReaderSpec]:
+            yield from specs
+
+        plugin.codecvq_readers = codecvq_readers  # type: ignore[attr-defined]
+        origins.append(registry().register(plugin, name))
+
+    yield offer
+    for origin in origins:
+        registry().unregister(origin)
+
+
+# metadata.csv
+
+
+@pytest.fixture
+def ljspeech(tmp_path: Path) -> Path:
+    for n in range(4):
+        noise(tmp_path / "LJ" / "wavs" / f"LJ00{n}.wav")
+    return tmp_path / "LJ"
+
+
+@pytest.fixture
+def audio_folder(tmp_path: Path) -> Path:
+    for n in range(4):
+        noise(tmp_path / "hf" / "data" / f"{n}.wav")
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
+def test_ljspeech_is_found_by_its_metadata(
+    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    (ljspeech / "metadata.csv").write_text('LJ000|Dr. "X"|Doctor "X"\r\nLJ001|two fields\n\nLJ002.wav|a|b')
+    corpus = open_corpus(source=ljspeech)
+    assert (corpus.name, len(corpus), corpus.failures) == ("LJ", 3, ())
+    assert [clip.id for clip in corpus] == ["LJ000", "LJ001", "LJ002"]
+    assert [clip.text for clip in corpus] == ['Doctor "X"', "two fields", "b"]
+    assert [dict(clip.columns) for clip in corpus] == [{"raw_text": 'Dr. "X"'}, {}, {"raw_text": "a"}]
+    assert all(clip.read(RATE).size == 400 for clip in corpus)
+    assert open_corpus(source=ljspeech / "metadata.csv") == corpus
+    assert len(open_corpus(folder=ljspeech)) == 4  # as a folder it is what it was
+
+
+@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_an_audio_folder_is_found_by_its_metadata(
+    audio_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    content = {
+        "metadata.csv": 'file_name,transcription,mood\ndata/0.wav,"a, b\nc",good\ndata/1.wav,d,bad\n',
+        "metadata.jsonl": '{"file_name": "data/0.wav", "transcription": "a, b\\nc", "mood": "good"}\n'
+        '{"file_name": "data/1.wav", "transcription": "d", "mood": "bad"}\n',
+    }
+    (audio_folder / name).write_text(content[name])
+    corpus = open_corpus(source=audio_folder)
+    assert [(clip.id, clip.text, dict(clip.columns)) for clip in corpus] == [
+        ("data/0", "a, b\nc", {"mood": "good"}),
+        ("data/1", "d", {"mood": "bad"}),
+    ]
+    assert corpus.name == "hf"
+    by_id = {clip.id: clip.split_key for clip in open_corpus(folder=audio_folder)}
+    assert [clip.split_key for clip in corpus] == [by_id[clip.id] for clip in corpus]
+
+
+@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
+def test_rows_of_metadata_that_are_wrong_are_listed_and_the_rest_goes_on(
+    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    lines = [
+        b"LJ000|a", b"only", b"|x|y", b"a|b|c|d", b"../../secret|a", b"LJ\xff1|a", b"LJ009|a", b"LJ\x000|a",
+        b"LJ003|z",
+    ]  # fmt: skip
+    noise(ljspeech.parent / "secret.wav")
+    (ljspeech / "metadata.csv").write_bytes(b"\n".join(lines))
+    corpus = open_corpus(source=ljspeech)
+    assert [clip.id for clip in corpus] == ["LJ000", "LJ003"]
+    said = [failure.error for failure in corpus.failures]
+    assert [
+        next(f"line {n}" for n in range(2, 9) if f"line {n}" in f"{failure.id} {failure.error}")
+        for failure in corpus.failures
+    ] == ["line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8"]
+    assert "is not id|text" in said[0]
+    assert "is not in the folder of the metadata" in said[3]
+    assert "not UTF-8" in said[4]
+    assert "does not exist" in said[5]
+
+
+def test_files_outside_of_an_audio_folder_are_not_read(audio_folder: Path) -> None:
+    outside = noise(audio_folder.parent / "secret.wav")
+    rows = [
+        "data/0.wav",
+        "../secret.wav",
+        str(outside),
+        "data/../../secret.wav",
+        "~/x.wav",
+        "data/../data/1.wav",
+    ]
+    (audio_folder / "metadata.csv").write_text("\n".join(["file_name", *rows]))
+    corpus = open_corpus(source=audio_folder)
+    assert [clip.path.name for clip in corpus] == ["0.wav", "1.wav"]
+    assert all("not in the folder" in failure.error for failure in corpus.failures)
+    assert len(corpus.failures) == 4
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "", "x|y|z|w\n", "{}"], ids=repr)
+def test_another_metadata_file_makes_no_metadata_of_a_folder(audio_folder: Path, content: str) -> None:
+    (audio_folder / "metadata.csv").write_text(content)
+    assert [clip.id for clip in open_corpus(source=audio_folder)] == [f"data/{n}" for n in range(4)]
+    with pytest.raises(CorpusError, match="of a known form"):
+        open_corpus(source=audio_folder, reader="metadata")
+
+
+def test_the_same_id_twice_and_a_line_without_end_are_errors(ljspeech: Path) -> None:
+    (ljspeech / "metadata.csv").write_text("LJ000|a\nLJ001|b\nLJ000|c\n")
+    with pytest.raises(CorpusError, match="lines 1 and 3 have the same id 'LJ000'"):
+        open_corpus(source=ljspeech)
+    (ljspeech / "metadata.csv").write_bytes(b"LJ000|a\n" + b"x" * (1 << 25))
+    with pytest.raises(CorpusError, match="more than 16 MiB"):
+        open_corpus(source=ljspeech)
+
+
+# which reader
+
+
+def test_a_source_finds_its_reader(ljspeech: Path, tmp_path: Path) -> None:
+    assert open_corpus(source=ljspeech).name == "LJ"
+    assert len(open_corpus(source=ljspeech)) == 4
+    (tmp_path / "m.jsonl").write_text('{"path": "LJ/wavs/LJ001.wav"}\n')
+    assert [clip.id for clip in open_corpus(source=tmp_path / "m.jsonl")] == ["LJ/wavs/LJ001"]
+    assert open_corpus(source="prompts") == open_corpus("prompts")
+    assert open_corpus(source="codecvq/prompts").name == "codecvq/prompts"
+    with pytest.raises(UnknownName, match="Did you mean 'prompts'"):
+        open_corpus(source="promts")
+    with pytest.raises(CorpusError, match="is neither a folder nor a manifest"):
+        open_corpus(source=ljspeech / "wavs" / "LJ001.wav")
+    with pytest.raises(CorpusError, match=r"does not exist\. Give a folder of audio"):
+        open_corpus(source=tmp_path / "nowhere" / "x")
+    with pytest.raises(CorpusError, match=r"root .* says where a named corpus lies"):
+        open_corpus(source=ljspeech, root=tmp_path)
+    with pytest.raises(CorpusError, match="there is no source"):
+        open_corpus(folder=ljspeech, reader="metadata")
+    with pytest.raises(UnknownName, match=r"no reader named 'fodler'.*Did you mean 'folder'"):
+        open_corpus(source=ljspeech, reader="fodler")
+    with pytest.raises(OptionError, match="reader 'folder' has no option 'depth'"):
+        open_corpus(source=ljspeech, reader="folder", options={"depth": 2})
+
+
+def test_a_plugins_reader_is_found_named_and_given_its_options(
+    offered: Callable[..., None], tmp_path: Path
+) -> None:
+    def read(source: str, count: int = 2) -> Iterator[Clip | ClipFailure]:
+        yield from (Clip(id=f"{source}#{n}", path=tmp_path / "a.wav") for n in range(count))
+        yield ClipFailure("lost", Path(source), "it is gone")
+
+    offered(ReaderSpec(name="tape", factory=read, matches=lambda source: source.startswith("tape://")))
+    corpus = open_corpus(source="tape://1")
+    assert (corpus.name, len(corpus)) == ("tape://1", 2)
+    assert [failure.id for failure in corpus.failures] == ["lost"]
+    recipe = {"name": None, "source": "tape://2", "options": {"count": 5}}
+    section = load_recipe(write_recipe(tmp_path / "tiny.yaml", corpus=recipe)).corpus
+    assert len(recipe_corpus(section)) == 5
+    named = section.model_copy(update={"source": "2", "reader": "strangers/tape"})
+    assert [clip.id for clip in recipe_corpus(named)][-1] == "2#4"
+
+
+def test_two_readers_that_know_a_source_are_both_named(offered: Callable[..., None], ljspeech: Path) -> None:
+    def of_folders(name: str, **more: Any) -> ReaderSpec:
+        clip = Clip(id=name, path=ljspeech)
+        return ReaderSpec(
+            name=name, factory=lambda source: [clip], matches=lambda source: source.endswith("LJ"), **more
+        )
+
+    offered(of_folders("one"))
+    assert [clip.id for clip in open_corpus(source=ljspeech)] == ["one"]  # goes before `folder`
+    offered(of_folders("two"), name="others")
+    with pytest.raises(CorpusError, match=r"can be read by strangers/one and others/two.*--reader one"):
+        open_corpus(source=ljspeech)
+    assert [clip.id for clip in open_corpus(source=ljspeech, reader="two")] == ["two"]
+
+
+def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
+    offered: Callable[..., None], ljspeech: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: object) -> Any:
+        raise KeyError("x")
+
+    offered(
+        ReaderSpec(name="broken", factory=fails, matches=fails),
+        ReaderSpec(name="text", factory=lambda source: "clips"),
+        ReaderSpec(name="numbers", factory=lambda source: [1]),
+        ReaderSpec(name="nothing", factory=lambda source: Listing((), (ClipFailure("a", ljspeech, "why"),))),
+        ReaderSpec(name="quits", factory=lambda source: exit(3)),
+        ReaderSpec(name="twice", factory=lambda source: [Clip(id="a", path=ljspeech)] * 2),
+    )
+    assert len(open_corpus(source=ljspeech)) == 4
+    assert "reader broken of strangers was not tried: KeyError" in caplog.text
+    for name, why in {
+        "broken": "failed with .*KeyError",
+        "text": "'clips' where clips are needed",
+        "numbers": "gives int where a Clip is needed",
+        "nothing": "found no clips in .*The first failure: a: why",
+        "twice": "two clips have the id 'a'",
+    }.items():
+        with pytest.raises(CorpusError, match=why):
+            open_corpus(source=ljspeech, reader=name)
+    with pytest.raises(Exception, match="tried to end the process"):
+        open_corpus(source=ljspeech, reader="quits")
