@@ -249,7 +249,7 @@ def test_a_listing_of_a_sequence_is_asked_once_for_each_clip(monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.usefixtures("lazy")
 def test_a_row_of_a_manifest_takes_less_than_forty_bytes(folder: Path) -> None:
-    rows = 30_000
+    rows = 10_000
     with (folder / "m.jsonl").open("w") as file:
         for n in range(rows):
             row = {"path": "a.wav", "id": f"utterance {n}", "text": "said " * 20, "speaker": f"{n % 100}"}
