@@ -26,6 +26,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "residual_fsq": {"levels": [5, 4], "num_codebooks": 4},
     "lfq": {"bits": 4},
     "bsq": {"bits": 8},
+    "residual": {"of": ["vq", {"name": "simvq", "codebook_size": 16}]},
+    "multiscale": {"of": {"name": "simvq", "codebook_size": 16, "codebook_dim": 3}, "strides": [3, 1]},
+    "grouped": {"of": [{"name": "fsq", "levels": [5, 3]}, {"name": "lfq", "bits": 4}], "dims": [3, 5]},
+    "split": {
+        "semantic": {"name": "vq", "codebook_size": 8},
+        "acoustic": {"name": "residual_vq", "codebook_size": 8, "num_codebooks": 2},
+    },
 }
 #: options that change values, and forms of forms
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""Which checks a quantizer gets: one list for its plain form, its residual and its grouped one."""
+"""Which checks a quantizer gets: one list for its plain form and for the forms derived from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from codecvq.errors import CodecvqError, OptionError
 from codecvq.plugins import registry
 from codecvq.quantizer import Quantizer, build_quantizer
-from codecvq.quantizer.build import plain_offer
+from codecvq.quantizer.build import COMPOSITIONS, plain_offer, quantizer_options
+from codecvq.quantizer.build import FORMS as DERIVED
 from codecvq.testing import (
     candidates,
     importing,
@@ -31,17 +32,19 @@ from codecvq.testing.subject import Subject
 
 DIM = 8  # D where the options do not say
 STAGES, GROUPS = 3, 2  # of the residual and the grouped form
-FORMS = ("plain", "residual", "grouped")
+STRIDES = (4, 2, 1)  # of the multiscale form
+FORMS = ("plain", "residual", "multiscale", "grouped")
 
 Test = Callable[[Subject], str | None]
 
 
 def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **options: Any) -> Iterator[Check]:
-    """Every check of the quantizer registered under `name`, then of its residual and its grouped form.
+    """Every check of the quantizer registered under `name`, then of the forms derived from it.
 
-    `forms` are those that are checked, of "plain" (the quantizer as it is named), "residual" and "grouped";
-    by default all. `options` are those of `build_quantizer`; `dim` may be left out. Each check takes well
-    under a second on a CPU. A derived form that is refused when it is built has one check, which says why.
+    `forms` are those that are checked, of "plain" (the quantizer as it is named), "residual", "multiscale"
+    and "grouped"; by default all. `options` are those of `build_quantizer`; `dim` may be left out. Each check
+    takes well under a second on a CPU. A derived form that is refused when it is built has one check, which
+    says why.
     Raises UnknownName for an unknown name and OptionError for options with which it cannot be made.
     """
     wanted = FORMS if forms is None else checked_forms(forms)
@@ -136,7 +139,10 @@ def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
         residual.refinement: residual.refining(quantizer),
     }
     tests += [test for test, applies in optional.items() if applies]
-    return [*tests, *residual.TESTS] if quantizer.prefix_decodable else tests
+    if not quantizer.prefix_decodable:
+        return tests
+    drops = "dropout" in quantizer_options(subject.name)
+    return [*tests, *residual.TESTS, *(residual.DROPOUT_TESTS if drops else ())]
 
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
@@ -147,10 +153,16 @@ def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
     inner = bare.removeprefix("grouped_")
     if inner.startswith("residual_") and inner not in registered and "stages" not in options:
         options = {"num_codebooks": STAGES, **options}
+    if inner.startswith("multiscale_") and inner not in registered:
+        options = {"strides": list(STRIDES), **options}
     plain = Subject(name, options)
     yield "plain", plain
-    if not bare.startswith(("residual_", "grouped_")) and f"residual_{bare}" not in registered:
+    if bare in COMPOSITIONS:
+        return
+    if not bare.startswith(DERIVED) and f"residual_{bare}" not in registered:
         yield "residual", Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES}, plain)
+    if not bare.startswith(DERIVED):
+        yield "multiscale", Subject(_prefixed("multiscale_", name), {**options, "strides": [*STRIDES]}, plain)
     if not bare.startswith("grouped_"):
         yield "grouped", Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS}, plain)
 

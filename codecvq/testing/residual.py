@@ -140,14 +140,8 @@ def refining(quantizer: Quantizer) -> bool:
     return isinstance(quantizer, Residual) and quantizer.stage(0).refines
 
 
-TESTS = (
-    prefix,
-    depth_is_checked,
-    training_depth,
-    dropout_per_item,
-    dropped_stages_untouched,
-    dropout_off_in_eval,
-)
+TESTS = (prefix, depth_is_checked)
+DROPOUT_TESTS = (training_depth, dropout_per_item, dropped_stages_untouched, dropout_off_in_eval)
 
 
 def _parts(quantizer: Quantizer) -> dict[int, Quantizer]:

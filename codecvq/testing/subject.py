@@ -47,6 +47,14 @@ class Subject:
         off = {"dropout": 0.0} if "dropout" in self.options else {}
         return replace(self, options={**self.options, **off})
 
+    def draws(self) -> bool:
+        """Whether a step of a trained one draws random numbers, besides those of dropout."""
+        quantizer = self.settled().trained()
+        quantizer.generator = torch.Generator().manual_seed(1)
+        before = quantizer.generator.get_state()
+        quantizer(self.latents())
+        return not torch.equal(quantizer.generator.get_state(), before)
+
     def latents(self, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> Tensor:
         """Normal random latents `[B, D, T]`, float32."""
         generator = torch.Generator().manual_seed(seed)
