@@ -12,9 +12,10 @@ import pytest
 
 from codecvq import Clip, ReaderSpec, hookimpl
 from codecvq.audio import write_audio
-from codecvq.data import ClipFailure, Clips, Listing, open_corpus
+from codecvq.data import AudioFile, ClipFailure, Clips, Listing, open_corpus
 from codecvq.errors import CorpusError, OptionError, UnknownName
 from codecvq.plugins import registry
+from codecvq.testing import reader_checks, run_checks
 from codecvq.training.parts import recipe_corpus
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
@@ -246,3 +247,75 @@ def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
             open_corpus(source=ljspeech, reader=name)
     with pytest.raises(Exception, match="tried to end the process"):
         open_corpus(source=ljspeech, reader="quits")
+
+
+# the checks of readers
+
+
+def failing(name: str, source: object, **options: Any) -> dict[str, str]:
+    outcomes = list(run_checks(reader_checks(name, str(source), **options)))
+    return {o.check.short_name: o.found for o in outcomes if o.state == "broken"}
+
+
+def test_the_readers_that_come_along_keep_their_promises(
+    ljspeech: Path, audio_folder: Path, tmp_path: Path
+) -> None:
+    (ljspeech / "metadata.csv").write_text("LJ000|a\nLJ001|b\nLJ009|gone\n")
+    (tmp_path / "m.csv").write_text("path,start,duration\nLJ/wavs/LJ001.wav,,\nLJ/wavs/LJ002.wav,0.01,0.02\n")
+    for name, source in {
+        "metadata": ljspeech, "folder": audio_folder, "manifest": tmp_path / "m.csv", "corpus": "prompts",
+    }.items():  # fmt: skip
+        assert failing(name, source) == {}, name
+
+
+def test_each_promise_that_a_reader_breaks_is_named(offered: Callable[..., None], ljspeech: Path) -> None:
+    files = sorted((ljspeech / "wavs").iterdir())
+    shuffled = iter(range(10**6))
+
+    def unpicklable() -> None:
+        pass
+
+    class Sourceless(AudioFile):
+        def length_s(self) -> float:
+            return 2 * super().length_s()
+
+        def read(self, **part: Any) -> Any:
+            return super().read()
+
+        def fingerprint(self) -> str:
+            return "0" * 32
+
+    def clips(**fields: Any) -> list[Clip]:
+        return [Clip(id=path.stem, path=path, **fields) for path in files]
+
+    def reader(name: str, factory: Callable[..., Any], **more: Any) -> ReaderSpec:
+        def read(source: str) -> Any:
+            if not Path(source).name == "LJ":
+                raise CorpusError(f"{source!r} is not there.")
+            return factory()
+
+        return ReaderSpec(name=name, factory=read, **more)
+
+    offered(
+        reader("good", clips, matches=lambda source: source.endswith("LJ")),
+        reader("other_order", lambda: clips()[:: 1 - 2 * (next(shuffled) % 2)]),
+        reader("same_ids", lambda: clips() + clips()),
+        reader("other_split", lambda: clips(split="dev")),
+        reader("no_pickle", lambda: clips(columns={"f": unpicklable})),
+        reader("no_audio", lambda: [Clip(id="a", path=Path("gone.wav"))]),
+        reader("lying", lambda: [Clip(id=p.stem, path=p, source=Sourceless(p)) for p in files]),
+        reader("all_match", clips, matches=lambda source: True),
+        ReaderSpec(name="anything", factory=lambda source: clips()),
+        ReaderSpec(name="crashes", factory=lambda source: clips() if source.endswith("LJ") else 1 // 0),
+    )
+    assert failing("good", ljspeech) == {}
+    assert [*failing("other_order", ljspeech)] == ["order"]
+    assert [*failing("same_ids", ljspeech)] == ["ids"]
+    assert [*failing("other_split", ljspeech)] == ["ids"]
+    assert [*failing("no_pickle", ljspeech)] == ["pickled"]
+    assert [*failing("no_audio", ljspeech)] == ["audio"]
+    assert [*failing("lying", ljspeech)] == ["pickled", "parts", "durations", "recordings"]
+    assert [*failing("all_match", ljspeech)] == ["strange_sources"]
+    assert [*failing("anything", ljspeech)] == ["strange_sources"]
+    assert "ZeroDivisionError" in failing("crashes", ljspeech)["strange_sources"]
+    assert [*failing("good", "elsewhere")] == ["clips"]  # the others need it

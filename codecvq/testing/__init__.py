@@ -20,6 +20,7 @@ from codecvq.testing.codecs import codec_checks
 from codecvq.testing.networks import network_checks
 from codecvq.testing.pytest import parametrize_codec, parametrize_network, parametrize_quantizer
 from codecvq.testing.quantizers import quantizer_checks
+from codecvq.testing.readers import reader_checks
 from codecvq.testing.running import Outcome, run_checks
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "parametrize_network",
     "parametrize_quantizer",
     "quantizer_checks",
+    "reader_checks",
     "run_checks",
 ]

@@ -38,7 +38,7 @@ class PlannedShard:
     """One file to be written, and the clips that belong in it."""
 
     name: str
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     failures: tuple[TokenFailure, ...] = ()  # of the corpus: in the first shard
 
 

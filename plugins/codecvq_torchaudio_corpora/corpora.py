@@ -8,13 +8,14 @@ torch).
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from codecvq import Clip, CorpusError
+from codecvq.data import ClipFailure, open_corpus
 
 logger = logging.getLogger("codecvq")
 
@@ -46,19 +47,20 @@ def libritts(root: Path | None = None) -> Iterator[Clip]:
             )
 
 
-def ljspeech(root: Path | None = None) -> Iterator[Clip]:
-    """Every utterance of `root`/LJSpeech-1.1, with its normalised text."""
+def ljspeech(root: Path | None = None) -> Iterator[Clip | ClipFailure]:
+    """Every utterance of `root`/LJSpeech-1.1, with its normalised text; a missing file is a failure."""
     folder = _find_or_download(root, "LJSpeech-1.1", _download_ljspeech, "LJSpeech 1.1 (3 GB)")
-    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        for name, _, text in csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE):
-            yield Clip(
-                id=f"ljspeech/{name}",
-                path=folder / "wavs" / f"{name}.wav",
-                text=text,
-                speaker="ljspeech/linda_johnson",
-                language="en-US",
-                licence="public domain",
-            )
+    corpus = open_corpus(source=folder, reader="metadata")
+    for clip in corpus:
+        yield replace(
+            clip,
+            id=f"ljspeech/{clip.id}",
+            speaker="ljspeech/linda_johnson",
+            language="en-US",
+            licence="public domain",
+            columns={},
+        )
+    yield from corpus.failures
 
 
 def vctk(root: Path | None = None) -> Iterator[Clip]:

@@ -1,0 +1,205 @@
+"""Which checks a reader gets, and what they are: what a corpus needs of the clips that it is made of.
+
+The first line of each says the promise.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from codecvq.api.hookspecs import ReaderSpec
+from codecvq.data import SPLITS, Clip, Corpus
+from codecvq.data.clips import Listing
+from codecvq.data.reading import read_source
+from codecvq.errors import AudioError, CodecvqError
+from codecvq.plugins import registry
+from codecvq.plugins.offer import Offer
+from codecvq.testing.author import Author
+from codecvq.testing.check import Check, CheckSkipped, expect, promise
+
+SOME = 8  # clips whose audio is read
+ROUNDED_S = 0.02
+NO_SOURCES = ("", "no such thing", "/no/such/folder/x.unknown", "a\0b", "\udcff", "unknown://host/x")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A reader, and a source for it."""
+
+    offer: Offer[ReaderSpec]
+    source: str
+    options: dict[str, Any]  # Any: what the reader takes
+
+    def read(self) -> Listing:
+        """What the reader finds now."""
+        return read_source(self.source, self.offer.qualified_name, self.options)
+
+    @cached_property
+    def found(self) -> Listing:
+        """What the reader found."""
+        return self.read()
+
+    @property
+    def some(self) -> list[Clip]:
+        """A few clips, spread over all."""
+        clips = self.found.clips
+        return [clips[i * len(clips) // SOME] for i in range(SOME)] if len(clips) > SOME else list(clips)
+
+    @cached_property
+    def readable(self) -> list[tuple[Clip, int]]:
+        """Those of `some` whose audio can be read, and its sample rate."""
+        found = []
+        for clip in self.some:
+            try:
+                found.append((clip, clip.audio.read(start_s=clip.start_s, duration_s=0.01).sample_rate))
+            except (AudioError, OSError):
+                continue
+        return found
+
+
+def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
+    """Every check of a registered reader, made with a source that it can read: some clips, at least one of
+    which has audio. Raises UnknownName where no plugin offers the reader.
+    """
+    offer = registry().find(ReaderSpec, name)
+    given, factory = Given(offer, source, options), offer.load()
+    author = Author(factory)
+    first: tuple[Check, ...] = ()
+    for test in TESTS:
+        check = Check(
+            f"{offer.spec.name}/{test.__name__}", promise(test), functools.partial(test, given), first, author
+        )
+        first = first or (check,)
+        yield check
+
+
+def clips(given: Given) -> None:
+    """It finds clips in the source, and says in a listed failure what it cannot use."""
+    expect(bool(given.found.name), "the corpus has no name")
+
+
+def ids(given: Given) -> None:
+    """Each clip has an id of its own, which is not empty, and a split that is known or none."""
+    corpus = Corpus("checked", given.found.clips)
+    if same := corpus.lazy.same_ids():
+        one, other = (corpus[index] for index in same)
+        expect(False, f"clips {same[0]} and {same[1]} have the id {one.id!r}: {one.path} and {other.path}")
+    for clip in given.some:
+        expect(bool(clip.id), f"a clip has no id: {clip.path}")
+        expect(clip.split in ("", *SPLITS), f"clip {clip.id!r} has the split {clip.split!r}")
+
+
+def order(given: Given) -> None:
+    """Read again, a source has the same clips in the same order."""
+    again = given.read()
+    expect(len(again.clips) == len(given.found.clips), f"{len(given.found.clips)}, then {len(again.clips)}")
+    for index, (one, other) in enumerate(zip(given.found.clips, again.clips, strict=True)):
+        expect(one == other, f"clip {index} is {one}, then {other}")
+
+
+def places(given: Given) -> None:
+    """A clip is the same each time it is taken, by its place and in turn."""
+    for index, clip in enumerate(given.found.clips):
+        if index % max(1, len(given.found.clips) // SOME) == 0:
+            expect(clip == given.found.clips[index], f"clip {index} differs by its place and in turn")
+            expect(given.found.clips[index] == given.found.clips[index], f"clip {index} changes")
+
+
+def pickled(given: Given) -> None:
+    """The clips go to other processes: they can be pickled, as a whole and one by one."""
+    there = pickle.loads(pickle.dumps(given.found.clips))
+    expect(len(there) == len(given.found.clips), f"{len(there)} clips arrive")
+    for clip in given.some:
+        expect(pickle.loads(pickle.dumps(clip)) == clip, f"clip {clip.id!r} arrives as another")
+        hash(clip.audio)
+
+
+def audio(given: Given) -> None:
+    """The audio of a clip is finite, or an AudioError or OSError says why it cannot be read."""
+    read = False
+    for clip in given.some:
+        try:
+            samples = clip.read(16000)
+        except (AudioError, OSError) as error:
+            expect(bool(str(error)), f"clip {clip.id!r}: {type(error).__name__} without a text")
+            continue
+        expect(samples.dtype == np.float32 and samples.ndim == 1, f"clip {clip.id!r}: {samples.dtype}")
+        expect(
+            samples.size > 0 and bool(np.isfinite(samples).all()), f"clip {clip.id!r} has no finite samples"
+        )
+        read = True
+    expect(read, "the audio of no clip can be read; check with a source that has some")
+
+
+def parts(given: Given) -> None:
+    """A part of a recording has the samples of that part of the whole."""
+    _needs_audio(given)
+    for clip, rate in given.readable:
+        whole = clip.audio.read().samples
+        if whole.shape[1] < 100:
+            continue
+        first, count = whole.shape[1] // 3, whole.shape[1] // 4
+        part = clip.audio.read(start_s=first / rate, duration_s=count / rate).samples
+        needed = whole[:, first : first + count]
+        expect(part.shape == needed.shape, f"clip {clip.id!r}: {list(part.shape)}, not {list(needed.shape)}")
+        expect(np.allclose(part, needed, atol=1e-4), f"clip {clip.id!r}: a part has other samples")
+
+
+def durations(given: Given) -> None:
+    """The length that a recording is said to have is the length that is read."""
+    _needs_audio(given)
+    for clip, rate in given.readable:
+        told, real = clip.audio.length_s(), clip.audio.read().samples.shape[1] / rate
+        expect(
+            abs(told - real) <= ROUNDED_S, f"clip {clip.id!r}: {told:.3f} s are said, {real:.3f} s are read"
+        )
+    measured = Corpus("checked", [clip for clip, _ in given.readable]).measured()
+    for failure in measured.failures:
+        expect(False, f"clip {failure}")
+
+
+def recordings(given: Given) -> None:
+    """A recording is known again, whatever its clip is called, and told from others."""
+    _needs_audio(given)
+    known: dict[str, Clip] = {}
+    for clip, _ in given.readable:
+        identity = clip.identity()
+        expect(replace(clip, id="another").identity() == identity, f"clip {clip.id!r} is another by name")
+        other = known.setdefault(identity, clip)
+        expect(
+            other is clip or np.array_equal(other.read(16000), clip.read(16000)),
+            f"clips {other.id!r} and {clip.id!r} have one identity and other samples",
+        )
+
+
+def strange_sources(given: Given) -> None:
+    """It knows no source that is none, and reading one that is not there is a CodecvqError."""
+    spec = given.offer.spec
+    if spec.matches:
+        matches = given.offer.imported(spec.matches, "matches")
+        for source in NO_SOURCES:
+            expect(not matches(source), f"it matches {source!r}")
+    for source in NO_SOURCES[1:]:
+        try:
+            read_source(source, given.offer.qualified_name, given.options)
+        except CodecvqError as error:
+            expect(" failed with " not in str(error), f"{source!r}: {error}")
+        else:
+            expect(False, f"it finds clips in {source!r}")
+
+
+def _needs_audio(given: Given) -> None:
+    if not given.readable:
+        raise CheckSkipped("since the audio of no clip can be read")
+
+
+TESTS: tuple[Callable[[Given], None], ...] = (
+    clips, ids, order, places, pickled, audio, parts, durations, recordings, strange_sources,
+)  # fmt: skip
