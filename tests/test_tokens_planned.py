@@ -15,7 +15,7 @@ from test_tokens import tone
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip, ClipFailure, Corpus, open_corpus
 from codecvq.errors import TokensError
-from codecvq.tokens import check, detokenize, read_tokens, tokenize
+from codecvq.tokens import check, columns, detokenize, read_tokens, tokenize
 
 
 @pytest.fixture
@@ -148,3 +148,31 @@ def test_the_readme_has_no_markup_of_strangers(tmp_path, wav):
     assert "<script>" not in text
     assert "\n# [x]" not in text
     assert '  - split: "no"\n    path: "data/no-*.parquet"\n' in text
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2, 3, 4.5, None], "double"),
+        ([None, None, "a", "b", None], "string"),
+        ([{"a": 1}, {}, {"b": "x"}, None, {}], "struct<a: int64, b: string>"),
+        ([[], [], [1], [], []], "list<item: int64>"),
+        ([None] * 5, "string"),
+    ],
+    ids=repr,
+)
+def test_types_of_many_clips_are_those_of_all_at_once(monkeypatch, wav, values, kind):
+    clips = clips_with(wav, values)
+    assert str(columns.column_types(clips)["x"]) == kind
+    monkeypatch.setattr(columns, "BLOCK", 2)
+    assert str(columns.column_types(clips)["x"]) == kind
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2, "a", "b"], [True, True, 1, 2], [1, 2**53 + 1, 0.5, 1.5], [{}, {}, {}]], ids=repr
+)
+def test_types_of_many_clips_that_do_not_fit_are_refused(monkeypatch, wav, values):
+    for block in (10, 2):
+        monkeypatch.setattr(columns, "BLOCK", block)
+        with pytest.raises(TokensError, match="column 'x'"):
+            columns.column_types(clips_with(wav, values))

@@ -5,7 +5,9 @@ All values are tried before the first clip is read, so that none stops a job aft
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codecvq.data.text import writable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
 MOST_COLUMNS = 1000
 MOST_CHARACTERS = 100_000  # of a text
+BLOCK = 100_000  # clips whose values are in memory at a time
 MOST_DEPTH = 20  # of lists and objects within each other
 
 
@@ -31,13 +34,80 @@ def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
     return {writable(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
 
 
-def column_types(clips: Sequence[Clip]) -> dict[str, pa.DataType]:
-    """The columns that the clips bring and the type of each, from all of its values.
+def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
+    """The columns that the clips bring and the type of each, from all of its values. The clips are gone
+    through a second time if there are many and their types differ.
 
     Raises TokensError, with the column and the clip, for values that have no common type.
     """
-    rows = [column_values(clip) for clip in clips]
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    import pyarrow as pa
+
+    types: dict[str, pa.DataType] = {}
+    blocks, differ = list[_Block](), False
+    for number, block in enumerate(_blocks(clips)):
+        _check_names(names := list(dict.fromkeys((*types, *block.names))))
+        merged = {name: _common(name, types.get(name, pa.null()), block) for name in names}
+        differ, types, blocks = differ or (number > 0 and merged != types), merged, [block]
+    kinds = {name: _storable(name, kind, blocks[-1]) for name, kind in types.items()}
+    for block in _blocks(clips) if differ else blocks:
+        for name, kind in kinds.items():
+            block.arranged(name, kind)  # a large integer among decimals, say
+    return kinds
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some clips, and what they bring to their rows."""
+
+    clips: Sequence[Clip]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def values(self, name: str) -> list[Any]:
+        return [row.get(name) for row in self.rows]
+
+    def arranged(self, name: str, kind: pa.DataType | None = None) -> pa.Array:
+        """The values of a column. Raises TokensError where they have no type, or not this one."""
+        import pyarrow as pa
+
+        try:
+            return pa.array(self.values(name), type=kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise TokensError(_misfit(name, self.values(name), self.clips, error)) from error
+
+
+def _blocks(clips: Iterable[Clip]) -> Iterator[_Block]:
+    iterator = iter(clips)
+    while block := list(itertools.islice(iterator, BLOCK)):
+        yield _Block(block, [column_values(clip) for clip in block])
+
+
+def _common(name: str, before: pa.DataType, block: _Block) -> pa.DataType:
+    """The type that the values of a block have with those before them, of another type."""
+    import pyarrow as pa
+
+    kind = block.arranged(name).type
+    try:
+        schemas = [pa.schema([(name, each)]) for each in (before, kind)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise TokensError(
+            f"the manifest's column {name!r} mixes types: {before} in clips before {block.clips[0].id!r}, "
+            f"and {kind} from there on. Give all of its values one type, or leave it out."
+        ) from error
+
+
+def _storable(name: str, kind: pa.DataType, block: _Block) -> pa.DataType:
+    try:
+        return storable_type(kind)
+    except TypeError as error:
+        raise TokensError(_misfit(name, block.values(name), block.clips, error)) from error
+
+
+def _check_names(names: Sequence[str]) -> None:
     if len(names) > MOST_COLUMNS:
         raise TokensError(
             f"the manifest has {len(names)} columns; a token dataset has at most {MOST_COLUMNS}. Leave some "
@@ -49,7 +119,6 @@ def column_types(clips: Sequence[Clip]) -> dict[str, pa.DataType]:
                 f"the manifest has a column {name!r}, which a token dataset has already. Rename it, to "
                 f"'source_{name}' say."
             )
-    return {name: _type_of(name, [row.get(name) for row in rows], clips) for name in names}
 
 
 def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
@@ -74,17 +143,6 @@ def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [_value(clip, column, item, depth + 1) for item in value]
     return value
-
-
-def _type_of(name: str, values: Sequence[Any], clips: Sequence[Clip]) -> pa.DataType:
-    import pyarrow as pa
-
-    try:
-        kind = storable_type(pa.array(values).type)
-        pa.array(values, type=kind)  # a large integer among decimals, say
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise TokensError(_misfit(name, values, clips, error)) from error
-    return kind
 
 
 def storable_type(kind: pa.DataType) -> pa.DataType:

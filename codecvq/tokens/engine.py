@@ -321,6 +321,6 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
         )
     stats = cards.stats_of(card, histograms, rows, samples, frames, len(failures))
     write_atomically(folder / cards.STATS_NAME, json.dumps(stats, indent=2) + "\n")
-    clips = [clip for shard in plan.shards for clip in shard.clips]
-    languages, licences = {clip.language for clip in clips}, {clip.licence for clip in clips}
+    told = {(clip.language, clip.licence) for shard in plan.shards for clip in shard.clips}
+    languages, licences = {language for language, _ in told}, {licence for _, licence in told}
     write_atomically(folder / cards.README_NAME, cards.readme(card, stats, languages, licences))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codecvq.data import Clip, Clips, Corpus
 from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.tokens.card import Card, Job
@@ -27,8 +30,6 @@ from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from codecvq.data.corpus import Clip
 
 SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # a part of file names; as `Job.shards` has it
 
@@ -64,10 +65,9 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
             "above 0."
         )
     splits = _splits(clips)
-    members = [clip for group in splits.values() for clip in group]
-    if not members:
+    if not splits:
         raise TokensError("there are no clips to tokenize. Check the corpus, its split and its speakers.")
-    columns = column_types(members)
+    columns = column_types(_Together(tuple(splits.values())))
     shards: list[PlannedShard] = []
     counts = {}
     failures = _corpus_failures(clips)
@@ -75,11 +75,12 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
         parts = _parts(group, shard_clips, shard_seconds)
         counts[split] = len(parts)
         shards += [
-            PlannedShard(shard_name(split, i, len(parts)), tuple(part), () if shards or i else failures)
+            PlannedShard(shard_name(split, i, len(parts)), part, () if shards or i else failures)
             for i, part in enumerate(parts)
         ]
     job = Job(
-        clips=len(members) + len(failures), clips_sha256=_digest(splits, columns, failures), shards=counts,
+        clips=sum(map(len, splits.values())) + len(failures),
+        clips_sha256=_digest(splits, columns, failures), shards=counts,
         shard_clips=shard_clips, shard_seconds=float(shard_seconds),
     )  # fmt: skip
     return Plan(job, tuple(shards), columns)
@@ -89,7 +90,8 @@ def try_columns(card: Card, plan: Plan) -> None:
     """Raises TokensError where a shard with the columns of the plan could not be written and read again."""
     import pyarrow as pa
 
-    clips = [clip for shard in plan.shards for clip in shard.clips][:ROW_GROUP]
+    every = (clip for shard in plan.shards for clip in shard.clips)
+    clips = list(itertools.islice(every, ROW_GROUP))
     codes = np.zeros((len(card.codebook_sizes), 1), dtype=np.uint16)
     source = {"path": "", "start_s": 0.0}
     rows = [TokenRow(clip.id, codes, card.hop_length, source, column_values(clip)) for clip in clips]
@@ -104,25 +106,33 @@ def try_columns(card: Card, plan: Plan) -> None:
         ) from error
 
 
-def _splits(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
-    """The clips of each split, in order, with texts that can be written."""
-    split_of = getattr(clips, "split_of", None) or (lambda clip: clip.split or "train")
-    splits: dict[str, list[Clip]] = {}
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise TokensError(
-                f"two clips have the id {clip.id!r}. Ids name the rows, so each must occur once."
-            )
-        seen.add(clip.id)
+def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
+    """The clips of each split, in order."""
+    split_of = getattr(given, "split_of", None) or (lambda clip: clip.split or "train")
+    clips = given.lazy if isinstance(given, Corpus) else Clips.of(given)
+    if same := clips.same_ids():
+        id_ = clips[same[0]].id
+        raise TokensError(f"two clips have the id {id_!r}. Ids name the rows, so each must occur once.")
+    splits: dict[str, array[int]] = {}
+    for index, clip in enumerate(clips):
         split = str(split_of(clip))
         if not SPLIT_NAME.fullmatch(split):
             raise TokensError(
                 f"clip {clip.id!r} has the split {split[:100]!r}, but letters, digits, '_', '-' and '.' are "
                 "needed: it is a part of file names."
             )
-        splits.setdefault(split, []).append(clip)
-    return splits
+        splits.setdefault(split, array("q")).append(index)
+    return {split: clips.taken(np.frombuffer(rows, np.int64)) for split, rows in splits.items()}
+
+
+@dataclass(frozen=True)
+class _Together:
+    """The clips of all splits, which can be gone through again."""
+
+    groups: tuple[Clips, ...]
+
+    def __iter__(self) -> Iterator[Clip]:
+        return itertools.chain.from_iterable(self.groups)
 
 
 def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
@@ -132,16 +142,15 @@ def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
     )
 
 
-def _parts(clips: Sequence[Clip], shard_clips: int, shard_seconds: float) -> list[list[Clip]]:
-    parts: list[list[Clip]] = []
+def _parts(clips: Clips, shard_clips: int, shard_seconds: float) -> list[Clips]:
+    begins: list[int] = []
     seconds = 0.0
-    for clip in clips:
-        if not parts or len(parts[-1]) >= shard_clips or seconds >= shard_seconds:
-            parts.append([])
+    for index, duration_s in enumerate(np.nan_to_num(clips.durations_s, nan=0.0).tolist()):
+        if not begins or index - begins[-1] >= shard_clips or seconds >= shard_seconds:
+            begins.append(index)
             seconds = 0.0
-        parts[-1].append(clip)
-        seconds += clip.duration_s or 0.0
-    return parts
+        seconds += duration_s
+    return [clips[begin:end] for begin, end in itertools.pairwise([*begins, len(clips)])]
 
 
 def _digest(
