@@ -68,7 +68,7 @@ def compare(
     """
     import torch
 
-    clips = spread(list(corpus), max_clips)
+    clips = spread(corpus, max_clips)
     if not clips:
         raise CorpusError(
             "there is no clip to compare codecs on. Give a corpus, or a split of it, that has some."

@@ -68,7 +68,7 @@ def evaluate(
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
-    clips = spread(list(corpus), max_clips)
+    clips = spread(corpus, max_clips)
     if not clips:
         raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
@@ -102,10 +102,11 @@ def reference(clip: Clip, sample_rate: int) -> np.ndarray:
     return samples
 
 
-def spread(clips: list[Clip], most: int | None) -> list[Clip]:
+def spread(given: Iterable[Clip], most: int | None) -> list[Clip]:
     """At most `most` clips at even distances: the first ones alone would often be of one speaker."""
+    clips = getattr(given, "clips", None) or list(given)  # of a corpus only those are made that are taken
     if most is None or most >= len(clips):
-        return clips
+        return list(clips)
     if most < 1:
         raise CorpusError(f"at most {most} clips were asked for. Give 1 or more.")
     return [clips[i * len(clips) // most] for i in range(most)]
