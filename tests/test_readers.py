@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from codecvq import Clip, ReaderSpec, hookimpl
 from codecvq.audio import write_audio
+from codecvq.cli.app import app
 from codecvq.data import AudioFile, ClipFailure, Clips, Listing, open_corpus
 from codecvq.errors import CorpusError, OptionError, UnknownName
 from codecvq.plugins import registry
@@ -319,3 +321,14 @@ def test_each_promise_that_a_reader_breaks_is_named(offered: Callable[..., None]
     assert [*failing("anything", ljspeech)] == ["strange_sources"]
     assert "ZeroDivisionError" in failing("crashes", ljspeech)["strange_sources"]
     assert [*failing("good", "elsewhere")] == ["clips"]  # the others need it
+
+
+def test_the_command_checks_a_reader_with_a_source(ljspeech: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(app, ["plugins", "check", "folder", f"source={ljspeech}"])
+    assert done.exit_code == 0, done.output
+    assert "strange_sources" in done.output
+    assert "10 checks, 0 broken" in done.output
+    done = runner.invoke(app, ["plugins", "check", "folder"])
+    assert done.exit_code != 0
+    assert "needs a source" in str(done.exception)

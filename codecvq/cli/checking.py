@@ -1,4 +1,4 @@
-"""`codecvq plugins check`: a quantizer, network or codec held to its promises."""
+"""`codecvq plugins check`: a quantizer, network, codec or reader held to its promises."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from codecvq.plugins import registry
 if TYPE_CHECKING:
     from codecvq.testing import Check, Outcome
 
-CHECKED = {"quantizer": "quantizers", "network": "networks", "codec": "codecs"}  # --kind -> kind of offers
+CHECKED = {
+    "quantizer": "quantizers",
+    "network": "networks",
+    "codec": "codecs",
+    "reader": "readers",
+}  # --kind -> kind of offers
 STATES = {"ok": "ok", "broken": "BROKEN", "expected": "expected", "skipped": "–", "refused": "refused"}
 
 
 def check(
     name: Annotated[
-        str, typer.Argument(help="A registered quantizer, network or codec, or a saved codec's folder.")
+        str,
+        typer.Argument(help="A registered quantizer, network, codec or reader, or a saved codec's folder."),
     ],
     options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
     kind: Annotated[
@@ -50,6 +56,8 @@ def check(
     Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py -x --forms plain,residual[/]
 
     Example: [bold]codecvq plugins check spectral sample_rate=16000[/]
+
+    Example: [bold]codecvq plugins check metadata source=LJSpeech-1.1[/]
     """
     from codecvq.testing import run_checks
 
@@ -85,8 +93,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _kind_of(name: str, kind: str | None) -> str:
-    """What a name is of quantizer, network and codec. Raises UnknownName, and OptionError where it is several
-    and nobody says which.
+    """What a name is of quantizer, network, codec and reader. Raises UnknownName, and OptionError where it
+    is several and nobody says which.
     """
     if kind is not None:
         if kind not in CHECKED:
@@ -101,7 +109,9 @@ def _kind_of(name: str, kind: str | None) -> str:
         found = ["codec"]
     if not found:
         everything = sorted(set().union(*known.values()))
-        raise UnknownName(f"no quantizer, network or codec is named {name!r}.{nearest(name, everything)}")
+        raise UnknownName(
+            f"no quantizer, network, codec or reader is named {name!r}.{nearest(name, everything)}"
+        )
     if len(found) > 1:
         raise OptionError(f"{name!r} is a {' and a '.join(found)}. Say which with --kind {found[0]}.")
     return found[0]
@@ -109,12 +119,16 @@ def _kind_of(name: str, kind: str | None) -> str:
 
 def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any]) -> Iterable[Check]:
     """The checks of a name. Raises OptionError for what this kind does not take."""
-    from codecvq.testing import codec_checks, network_checks, quantizer_checks
+    from codecvq.testing import codec_checks, network_checks, quantizer_checks, reader_checks
 
     if what == "quantizer":
         return quantizer_checks(name, forms=None if forms is None else forms.split(","), **options)
     if forms is not None:
         raise OptionError(f"--forms is for quantizers, and {name!r} is a {what}. Leave it out.")
+    if what == "reader":
+        if not isinstance(options.get("source"), str):
+            raise OptionError(f"{name!r} is a reader, which needs a source to be checked with: source=PATH.")
+        return reader_checks(name, **options)
     if what == "network":
         return network_checks(name, **options)
     if options:
