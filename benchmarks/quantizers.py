@@ -19,7 +19,6 @@ import ctypes
 import gc
 import json
 import math
-import platform
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import codecvq
+from codecvq.processor import processor_name
 
 SHORTEST = 0.02  # seconds: a step that is faster is repeated within a measurement
 WARM_UP_VECTORS = 8
@@ -360,11 +360,8 @@ def _mb(megabytes: float | None) -> str:
 def machine(device: str = "cpu") -> str:
     if device != "cpu":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), one thread"
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"{processor_name()}, torch {torch.__version__} ({level}), one thread"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from codecvq.api.hookspecs import (
 from codecvq.errors import AudioError, CodecvqError, CorpusError, OptionError
 
 if TYPE_CHECKING:
+    from codecvq.api.training import TrainRun
     from codecvq.codec import Codec, WrappedCodec, load
     from codecvq.data import Clip
     from codecvq.evaluation.metrics import MetricUndefined
@@ -54,6 +55,7 @@ __all__ = [
     "ReaderSpec",
     "RecipeSpec",
     "Terms",
+    "TrainRun",
     "WrappedCodec",
     "build_quantizer",
     "hookimpl",
@@ -69,6 +71,7 @@ _LAZY = {
     "Quantized": "codecvq.quantizer",
     "Quantizer": "codecvq.quantizer",
     "Terms": "codecvq.quantizer",
+    "TrainRun": "codecvq.api.training",
     "build_quantizer": "codecvq.quantizer",
 }
 

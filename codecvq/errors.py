@@ -8,6 +8,28 @@ import difflib
 import re
 from collections.abc import Iterable
 
+__all__ = [
+    "AudioError",
+    "BitstreamError",
+    "CodecError",
+    "CodecvqError",
+    "CorpusError",
+    "FolderInUse",
+    "LinkRefused",
+    "MissingExtra",
+    "MissingProgram",
+    "NonFiniteError",
+    "OptionError",
+    "PluginError",
+    "RecipeError",
+    "RunError",
+    "ShapeError",
+    "TokensError",
+    "UnknownName",
+    "install_advice",
+    "nearest",
+]
+
 
 class CodecvqError(Exception):
     """A user's error: its text says what was given, what is needed and what to do."""

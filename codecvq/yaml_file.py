@@ -123,6 +123,17 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
     return []
 
 
+def parse_assignment(text: str, what: str, *, error: type[CodecvqError]) -> tuple[str, Any]:
+    """Key and value of "key=value", the value read as YAML: lists and numbers are what they look like.
+
+    Raises `error`, in which `what` names the text, where there is no key or no "=", or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise error(f"{what} {text[:MOST_SHOWN]!r} is not key=value, as in steps=1000 or levels=[5,5].")
+    return key.strip(), parse_yaml(value, f"{what} {text[:MOST_SHOWN]!r}: the value", error=error)
+
+
 def _integer(text: str) -> int:
     if len(text) > MOST_DIGITS:
         raise ValueError(f"the number {text[:10]}… has {len(text)} digits")

@@ -24,7 +24,7 @@ from codecvq.training.average import WeightAverage
 from codecvq.training.learner import Learner
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.smoke import smoke_recipe
-from codecvq.training.usage import CodebookUse
+from codecvq.training.usage import RecentUse
 
 CONVERSIONS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__")
 MADE_FROM_NUMBERS = ("tensor", "as_tensor", "new_tensor", "from_numpy")  # a copy that waits, unless queued
@@ -159,7 +159,7 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
     made.parameters = {n: each for n, each in made.codec.named_parameters() if each.requires_grad}
     if made.adversary:
         made.adversary.parameters = dict(made.adversary.networks.named_parameters())
-    made.usage = CodebookUse(made.codec.codebook_sizes, meta)
+    made.usage = RecentUse(made.codec.codebook_sizes, meta)
     made.average = WeightAverage(made.codec, 0.9)
     made.step(2, wav.to(meta))
     with pytest.raises((RuntimeError, NotImplementedError)):

@@ -181,8 +181,8 @@ def test_too_many_bad_steps_in_a_row_stop_the_training(
 
 
 def test_a_collapsed_codebook_is_told_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from codecvq.api.training import TrainRun
     from codecvq.training import watch
-    from codecvq.training.run import TrainRun
 
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml"))
     run = TrainRun(RunFolder(tmp_path), recipe, 0, 1000)

@@ -42,6 +42,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     assert {"codecvq", *plugins} == {top for top in tops if not top.endswith(".dist-info")}
     for name in (
         "codecvq/evaluation/report.css",
+        "codecvq/py.typed",
         "codecvq_free_speech/prompts/LICENCE.md",
         "codecvq_recipes/recipes/quickstart.yaml",
     ):

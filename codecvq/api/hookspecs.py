@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from codecvq.training.run import TrainRun
+    from codecvq.api.training import TrainRun
 
 PROJECT = "codecvq"
 API_VERSION = 1  # of the specs below; a spec written for a newer one is refused with the version to install

@@ -138,15 +138,9 @@ def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any])
 
 def _options(texts: list[str]) -> dict[str, Any]:
     """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
-    from codecvq.yaml_file import parse_yaml
+    from codecvq.yaml_file import parse_assignment
 
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.isidentifier():
-            raise OptionError(f"option {text!r} is not key=value, as in codebook_size=16 or levels=[5,5]")
-        options[key] = parse_yaml(value, f"option {text!r}: the value", error=OptionError)
-    return options
+    return dict(parse_assignment(text, "option", error=OptionError) for text in texts)
 
 
 def _expected(texts: list[str]) -> dict[str, str]:

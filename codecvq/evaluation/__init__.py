@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecvq.evaluation.alignment import advance, align
 from codecvq.evaluation.bitrate import Bitrate, CodebookUse
 from codecvq.evaluation.compare import compare
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
@@ -23,6 +24,8 @@ __all__ = [
     "TableRow",
     "Transmission",
     "Transmitter",
+    "advance",
+    "align",
     "compare",
     "evaluate",
     "prepare",

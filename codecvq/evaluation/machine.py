@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from codecvq.processor import processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +29,4 @@ def this_machine(device: torch.device) -> Machine:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     system = f"{platform.system()} {platform.machine()}"
-    return Machine(_processor(), name, torch.get_num_threads(), system, platform.python_version())
-
-
-def _processor() -> str:
-    """The processor's own name: Linux tells it in /proc only."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return Machine(processor_name(), name, torch.get_num_threads(), system, platform.python_version())

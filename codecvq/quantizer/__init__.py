@@ -15,7 +15,7 @@ from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.ranks import from_first_rank, gather_rows, sum_over_ranks
 from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.results import Progress, Quantized, Terms
-from codecvq.quantizer.search import nearest_codes
+from codecvq.quantizer.search import Kept, SearchTable, nearest_codes, search_table
 from codecvq.quantizer.sequence import SequenceQuantizer
 from codecvq.quantizer.split import Split
 from codecvq.quantizer.strides import join_codes, split_codes
@@ -29,11 +29,13 @@ __all__ = [
     "Estimator",
     "Frames",
     "Grouped",
+    "Kept",
     "Progress",
     "Quantized",
     "Quantizer",
     "Reach",
     "Residual",
+    "SearchTable",
     "SequenceQuantizer",
     "Split",
     "Step",
@@ -45,6 +47,7 @@ __all__ = [
     "join_codes",
     "nearest_candidates",
     "nearest_codes",
+    "search_table",
     "split_codes",
     "sum_over_ranks",
     "to_device",

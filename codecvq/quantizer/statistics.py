@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecvq.code_use import entropy_nats
 from codecvq.transfer import to_device
 
 # A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many
@@ -25,9 +26,7 @@ def code_metrics(
     sizes = codebook_sizes[:count]
     by_histogram = max(sizes) <= max(SMALL, HISTOGRAM * rows)
     counts = _by_histogram(codes, max(sizes), kept) if by_histogram else _by_sorting(codes, kept)  # [n, bins]
-    totals = counts.sum(dim=1, keepdim=True).clamp(min=1)
-    entropy, different = torch.special.entr(counts / totals).sum(dim=1), counts.count_nonzero(dim=1)
-    perplexity = entropy.exp()
+    perplexity, different = entropy_nats(counts).exp(), counts.count_nonzero(dim=1)
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
     usage = different / to_device(torch.tensor(sizes, dtype=torch.float32), codes.device)  # [n]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from codecvq.training.run import Heard, TrainRun
+    from codecvq.api.training import Heard, TrainRun
 
 WINDOW, HOP = 512, 128  # samples, of the spectrograms
 RANGE_DB = 80.0

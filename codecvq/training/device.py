@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 
 from codecvq.errors import RunError
+from codecvq.processor import processor_flags
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder
 
@@ -42,7 +42,7 @@ def best_precision() -> str:
     """ "bf16" where the hardware multiplies bfloat16, else "fp32"."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if MATRIX_BF16 & _processor_flags() else "fp32"
+    return "bf16" if MATRIX_BF16 & processor_flags() else "fp32"
 
 
 def usable_threads() -> int:
@@ -64,16 +64,3 @@ def _positive(variable: str) -> int | None:
     """A whole number above 0 in the environment; None for anything else."""
     first = os.environ.get(variable, "").partition(",")[0].strip()  # OMP_NUM_THREADS: one number a level
     return int(first) if first.isascii() and first.isdigit() and 0 < int(first) < 4096 else None
-
-
-def _processor_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return set()
-    return {
-        flag
-        for line in lines
-        if line.lower().startswith(("flags", "features"))
-        for flag in line.split(":", 1)[1].split()
-    }

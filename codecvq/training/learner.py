@@ -23,7 +23,7 @@ from codecvq.training.parts import build_codec
 from codecvq.training.recipe import Recipe
 from codecvq.training.schedule import learning_rate
 from codecvq.training.start import begin_from
-from codecvq.training.usage import CodebookUse, chosen
+from codecvq.training.usage import RecentUse, chosen
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
@@ -44,7 +44,7 @@ class Learner:
         self.config = recipe.training
         self.codec = build_codec(recipe, name=name)
         self._freeze()
-        self.usage = CodebookUse(self.codec.codebook_sizes, accelerator.device)
+        self.usage = RecentUse(self.codec.codebook_sizes, accelerator.device)
         self.outcomes = Outcomes(accelerator, self.config.max_bad_steps)
         self.horizon = Horizon(self.config.steps, self.config.minutes)
         self.weights = recipe.losses.weights()

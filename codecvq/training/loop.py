@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from codecvq.api.training import TrainRun
 from codecvq.data.clip import ClipFailure
 from codecvq.data.corpus import Corpus
 from codecvq.data.device_segments import DeviceSegments
@@ -34,7 +35,7 @@ from codecvq.training.learner import Learner
 from codecvq.training.parts import recipe_segments, run_corpus
 from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe, with_loaded_plugins
-from codecvq.training.run import RunFolder, TrainRun
+from codecvq.training.run import RunFolder
 from codecvq.training.split_file import write_split
 from codecvq.training.stopping import Stopped, Stopping
 from codecvq.training.trackers import check_trackers

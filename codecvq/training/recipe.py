@@ -26,7 +26,7 @@ from codecvq.plugins import registry
 from codecvq.plugins.declared import Declared, loaded_plugins
 from codecvq.plugins.offer import Origin
 from codecvq.plugins.options import check_part, shortened
-from codecvq.yaml_file import dump_yaml, parse_yaml, read_yaml
+from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
 
 
 class Section(BaseModel):
@@ -263,14 +263,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     """Set `a.b=value`, the value read as YAML, or remove `~a.b`, so that its default holds. A key that is
     known and not set may be removed too.
     """
-    key, equals, text = override.partition("=")
-    removed = key.startswith("~")
-    if not key.removeprefix("~") or bool(equals) == removed:
+    removed = override.startswith("~")
+    if override in ("", "~") or ("=" in override) == removed:
         raise RecipeError(
             f"override {shortened(override)} is not key=value, as in training.steps=1000, nor ~key, which "
             "removes a key, as in ~discriminator"
         )
-    *sections, last = key.removeprefix("~").split(".")
+    key, value = override[1:], None
+    if not removed:
+        key, value = parse_assignment(override, "override", error=RecipeError)
+    *sections, last = key.split(".")
     node = tree
     for section in sections:
         child = node.get(section, {}) if removed else node.setdefault(section, {})
@@ -279,7 +281,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
         node = child
     if not removed:
-        node[last] = parse_yaml(text, f"override {shortened(override)}: the value", error=RecipeError)
+        node[last] = value
     elif last in node:
         del node[last]
     elif last not in _known_keys(sections):

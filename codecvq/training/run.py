@@ -9,12 +9,8 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from codecvq.errors import RunError
 from codecvq.files import leftovers, without_links, write_atomically
@@ -182,28 +178,6 @@ class RunFolder:
             if _step_of(line) <= step
         ]
         write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A validation clip and what the codec made of it."""
-
-    id: str
-    sample_rate: int  # Hz
-    reference: npt.NDArray[np.float32]  # [S]
-    decoded: npt.NDArray[np.float32]  # [S]
-
-
-@dataclass
-class TrainRun:
-    """What a hook is told of a training."""
-
-    folder: RunFolder
-    recipe: Recipe
-    first_step: int  # 0, or where a resumed training goes on
-    last_step: int
-    heard: list[Heard] = field(default_factory=list)  # in the validation that is logged now
-    state: dict[str, Any] = field(default_factory=dict)  # a plugin's own things, under its own name
 
 
 def _step_of(line: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from codecvq.code_use import entropy_nats
 from codecvq.quantizer import Quantized
 
 DECAY = 0.98  # a step; what was chosen once is forgotten after some 300 steps
@@ -21,7 +22,7 @@ def chosen(quantized: Quantized) -> Tensor:
     return quantized.codes.masked_fill(~quantized.kept, -1)
 
 
-class CodebookUse:
+class RecentUse:
     """Decaying counts of the codes chosen, a codebook each, on the device."""
 
     def __init__(self, codebook_sizes: tuple[int, ...], device: torch.device) -> None:
@@ -64,6 +65,4 @@ class CodebookUse:
 
 def _use(counts: Tensor) -> Tensor:
     """Total, usage and perplexity of counts `[K]`: `[3]`."""
-    total = counts.sum()
-    entropy = torch.special.entr(counts / total.clamp(min=1e-12)).sum()
-    return torch.stack([total, (counts > SEEN).float().mean(), entropy.exp()])
+    return torch.stack([counts.sum(), (counts > SEEN).float().mean(), entropy_nats(counts).exp()])

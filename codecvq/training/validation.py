@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from codecvq.api.hookspecs import MetricSpec
+from codecvq.api.training import Heard
 from codecvq.codec import Codec
 from codecvq.data import Clip, Corpus
 from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
@@ -23,7 +24,7 @@ from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
 from codecvq.files import write_atomically
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.recipe import Recipe
-from codecvq.training.run import Heard, RunFolder
+from codecvq.training.run import RunFolder
 
 logger = logging.getLogger(PROJECT)
 

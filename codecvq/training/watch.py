@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codecvq.api.hookspecs import PROJECT, hookimpl
 
 if TYPE_CHECKING:
-    from codecvq.training.run import TrainRun
+    from codecvq.api.training import TrainRun
 
 logger = logging.getLogger(PROJECT)
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from codecvq.audio import resample
-from codecvq.evaluation.alignment import advance
-from codecvq.evaluation.transmission import Transmission
+from codecvq.evaluation import Transmission, advance
 from codecvq_baselines.programs import package_version, require, run
 
 RATE = 8_000  # Hz

@@ -17,8 +17,7 @@ import numpy as np
 
 from codecvq.audio import read_audio, resample, to_mono, write_audio
 from codecvq.errors import CodecError
-from codecvq.evaluation.alignment import align
-from codecvq.evaluation.transmission import Transmission
+from codecvq.evaluation import Transmission, align
 from codecvq_baselines.programs import require, run, version_of
 
 HEADER_PACKETS = 2  # OpusHead and OpusTags; speech follows

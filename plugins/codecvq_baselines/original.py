@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codecvq.evaluation.transmission import Transmission
+from codecvq.evaluation import Transmission
 
 BITS = 16
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from codecvq import MetricUndefined
 from codecvq.audio import resample
-from codecvq.evaluation.metrics import MetricUndefined
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

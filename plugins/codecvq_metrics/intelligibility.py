@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from codecvq.evaluation.metrics import MetricUndefined
+from codecvq import MetricUndefined
 
 SHORTEST_S = (
     0.41  # 4,097 samples at 10 kHz give the 31 frames of 256, one every 128, of which pystoi keeps 30

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from codecvq.evaluation.metrics import MetricUndefined
+from codecvq import MetricUndefined
 from codecvq_metrics.spectrum import FLOOR, magnitudes
 
 WINDOW_S = 0.032

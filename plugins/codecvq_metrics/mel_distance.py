@@ -19,7 +19,7 @@ import functools
 
 import numpy as np
 
-from codecvq.evaluation.metrics import MetricUndefined
+from codecvq import MetricUndefined
 from codecvq_metrics.spectrum import FLOOR, magnitudes, mel_filters
 
 WINDOWS_S = (0.008, 0.016, 0.032, 0.064, 0.128)

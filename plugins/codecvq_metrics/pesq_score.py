@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from codecvq import MetricUndefined
 from codecvq.audio import resample
-from codecvq.evaluation.metrics import MetricUndefined
 
 #: P.862.3 asks for signals of 8 to 30 s. It is a hard limit here: the reference code keeps at most 50
 #: utterances in arrays that it does not check, and 60 of them (a minute of single words) ended the process

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from codecvq import MetricUndefined
 from codecvq.audio import resample
 from codecvq.errors import PluginError
-from codecvq.evaluation.metrics import MetricUndefined
 
 RATE = 16_000  # Hz
 LEVEL = 10 ** (-30 / 20)  # RMS of what the network hears: -30 dBFS, as in its training

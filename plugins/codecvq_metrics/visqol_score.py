@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from codecvq import MetricUndefined
 from codecvq.audio import resample
-from codecvq.evaluation.metrics import MetricUndefined
 
 RATE = 16_000  # Hz, of the speech mode
 SHORTEST_S = 0.5  # a patch is 20 frames, 0.4 s, and one must be found that is speech

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 from codecvq.plugins import registry
-from codecvq.quantizer import nearest_candidates, nearest_codes
-from codecvq.quantizer.search import Kept, search_table
+from codecvq.quantizer import Kept, nearest_candidates, nearest_codes, search_table
 
 
 class SimVQ(Quantizer):

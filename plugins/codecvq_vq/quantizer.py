@@ -24,14 +24,16 @@ from torch.nn import functional as F
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 from codecvq.quantizer import (
+    Kept,
+    SearchTable,
     from_first_rank,
     gather_rows,
     nearest_candidates,
     nearest_codes,
+    search_table,
     sum_over_ranks,
     to_device,
 )
-from codecvq.quantizer.search import Kept, SearchTable, search_table
 
 KMEANS_ROUNDS = 10
 REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from

@@ -7,7 +7,7 @@ from codecvq_ternary.estimator import clipped_straight_through
 from codecvq_ternary.metric import make_level_difference
 
 import codecvq
-from codecvq.evaluation.metrics import MetricUndefined
+from codecvq import MetricUndefined
 from codecvq.plugins import registry
 from codecvq.testing import Check, parametrize_quantizer
 

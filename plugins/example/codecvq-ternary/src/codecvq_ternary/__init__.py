@@ -12,7 +12,7 @@ from codecvq import EstimatorSpec, MetricSpec, QuantizerSpec, RecipeSpec, hookim
 from codecvq_ternary import loss_table
 
 if TYPE_CHECKING:
-    from codecvq.training.run import TrainRun
+    from codecvq import TrainRun
 
 
 @hookimpl

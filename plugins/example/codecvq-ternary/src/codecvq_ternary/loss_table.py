@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from codecvq.files import write_atomically
-
 if TYPE_CHECKING:
-    from codecvq.training.run import TrainRun
+    from codecvq import TrainRun
 
 HEADER = "step,loss"
 
@@ -18,7 +16,7 @@ def begin(run: TrainRun) -> None:
     path = run.folder.path / "loss.csv"
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
     kept = [row for row in rows if int(row.partition(",")[0]) <= run.first_step]
-    write_atomically(path, "\n".join([HEADER, *kept]) + "\n")
+    path.write_text("\n".join([HEADER, *kept]) + "\n", encoding="utf-8")
     run.state["ternary_loss_table"] = path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from codecvq.evaluation.metrics import MetricUndefined
+from codecvq import MetricUndefined
 
 
 def make_level_difference() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
