@@ -14,8 +14,8 @@ import codecvq.plugins
 from codecvq import CorpusSpec, hookimpl
 from codecvq.audio import write_audio
 from codecvq.data.corpus import SPLITS, Clip, Corpus, open_corpus, split_of
+from codecvq.data.split_file import write_split
 from codecvq.errors import AudioError, CorpusError, UnknownName
-from codecvq.training.split_file import write_split
 
 RATE = 16000
 

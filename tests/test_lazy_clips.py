@@ -18,10 +18,10 @@ import pytest
 from codecvq.audio import Audio, write_audio
 from codecvq.data import SPLITS, Clip, ClipFailure, Clips, Corpus, Listing, Segments, open_corpus
 from codecvq.data.shared import SMALL_BYTES, SharedArray
+from codecvq.data.split_file import read_split, write_split
 from codecvq.data.stored import StoredClips, stored
 from codecvq.data.table_clips import TableClips
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.split_file import read_split, write_split
 
 RATE = 8000
 ROWS = [

@@ -15,12 +15,12 @@ from codecvq.audio import write_audio
 from codecvq.data.clip import Clip
 from codecvq.data.corpus import SPLITS, Corpus, open_corpus, split_of
 from codecvq.data.fingerprint import fingerprint
+from codecvq.data.split_file import read_split, write_split
 from codecvq.data.text import writable, writable_id
 from codecvq.errors import CorpusError
 from codecvq.evaluation.training_clips import training_clips
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
-from codecvq.training.split_file import read_split, write_split
 from recipes import write_recipe
 
 RATE = 8000

@@ -6,7 +6,7 @@ used. Its split is a pure function of each clip: 5 % test and 5 % validation by 
 speaker, on request), so that adding clips moves none of the others, and two machines agree without sharing a
 list. Clips that have no id but their place in a folder are split by what is in their files instead: a folder
 opened from above has the same test clips. A clip may say its own split, which then holds.
-`training.split_file` writes down the split of a run, which holds for that run from then on.
+`codecvq.data.split_file` writes down the split of a run, which holds for that run from then on.
 """
 
 from __future__ import annotations

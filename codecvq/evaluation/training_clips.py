@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codecvq.data.split_file import SPLIT_FILE, read_split
 from codecvq.plugins import PROJECT
-from codecvq.training.split_file import SPLIT_FILE, read_split
 
 if TYPE_CHECKING:
     from codecvq.data.corpus import Clip

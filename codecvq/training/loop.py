@@ -26,6 +26,7 @@ from codecvq.data.corpus import Corpus
 from codecvq.data.device_segments import DeviceSegments
 from codecvq.data.loading import load_batches
 from codecvq.data.segments import Segments
+from codecvq.data.split_file import write_split
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.announcement import announcement
@@ -36,7 +37,6 @@ from codecvq.training.parts import recipe_segments, run_corpus
 from codecvq.training.progress import Moment, Pace
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder
-from codecvq.training.split_file import write_split
 from codecvq.training.stopping import Stopped, Stopping
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation

@@ -9,9 +9,9 @@ import torch
 from codecvq.codec import Codec
 from codecvq.construction import GIB, Limits, limited
 from codecvq.data import Corpus, Segments, open_corpus
+from codecvq.data.split_file import SPLIT_FILE, read_split
 from codecvq.errors import RecipeError
 from codecvq.training.recipe import CorpusSection, Recipe
-from codecvq.training.split_file import SPLIT_FILE, read_split
 
 LIMITS = Limits(weights_bytes=8 * GIB, tensor_bytes=2 * GIB)  # two thousand million weights
 

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from codecvq.data.split_file import SPLIT_FILE, read_split
+from codecvq.data.split_table import SplitTable
 from codecvq.errors import RunError
 from codecvq.files import leftovers, without_links, write_atomically
 from codecvq.lock import locked
@@ -19,8 +21,6 @@ from codecvq.plugins import PROJECT
 from codecvq.training.changes import differences, moved
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
 from codecvq.training.recipe import Recipe, recipe_from_yaml
-from codecvq.training.split_file import SPLIT_FILE, read_split
-from codecvq.training.split_table import SplitTable
 
 logger = logging.getLogger(PROJECT)
 

@@ -15,8 +15,8 @@ from limits import run_limited
 from codecvq.audio import write_audio
 from codecvq.data import SPLITS, Clips, open_corpus
 from codecvq.data.manifest_row import NAMES, REFUSED
+from codecvq.data.split_file import read_split, write_split
 from codecvq.errors import AudioError, CorpusError
-from codecvq.training.split_file import read_split, write_split
 
 CASES = 2000
 COLUMNS = [name for names in NAMES.values() for name in names] + list(REFUSED) + ["x", "", "path ", "ÄÖ"]

@@ -16,12 +16,12 @@ from typing import cast
 import numpy as np
 
 from codecvq.data import SPLITS, Clip, Corpus, Split
+from codecvq.data.split_table import SplitTable, SplitTableBuilder
 from codecvq.data.splits import NONE
 from codecvq.errors import AudioError, CorpusError
 from codecvq.escaping import printable
 from codecvq.files import whole_file
 from codecvq.json_file import parse_json
-from codecvq.training.split_table import SplitTable, SplitTableBuilder
 
 logger = logging.getLogger("codecvq")
 
