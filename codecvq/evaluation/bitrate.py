@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codecvq.code_use import entropy_nats
 from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class CodeCounter:
 def _use(size: int, counts: list[int]) -> CodebookUse:
     """Entropy by frequencies; for Miller and Madow's correction m codes in n frames add (m - 1) / 2n nats."""
     frames = sum(counts)
-    entropy = sum(count / frames * math.log2(frames / count) for count in counts)
+    entropy = float(entropy_nats(np.array(sorted(counts), dtype=np.int64))) / math.log(2)
     correction = (len(counts) - 1) / (2 * frames) / math.log(2) if frames else 0.0
     return CodebookUse(
         size, frames, len(counts), entropy, min(entropy + correction, math.log2(size)), 2**entropy

@@ -8,6 +8,7 @@ shard, so that a shard on its own still knows. `codebooks_sha256` alone decides 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from codecvq.arguments import checked_num_codebooks
+from codecvq.code_use import entropy_nats
 from codecvq.errors import TokensError
 from codecvq.escaping import markdown, printable
 from codecvq.json_file import parse_json, read_bounded, validated
@@ -195,11 +197,10 @@ class Histogram:
             if len(self.dense)
             else np.array(list(self.sparse.values()), dtype=np.int64)
         )
-        shares = counts / max(1, counts.sum())
         found = {
             "size": self.size,
             "used": len(counts),
-            "entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,
+            "entropy_bits": float(entropy_nats(counts)) / math.log(2),
         }
         return found | ({"histogram": self.dense.tolist()} if len(self.dense) else {})
 
