@@ -11,6 +11,7 @@ def codecvq_quantizers() -> Iterable[QuantizerSpec]:
     yield QuantizerSpec(
         name="rotation_vq",
         factory="codecvq_rotation_vq.quantizer:RotationVQ",
+        options="codecvq_vq.quantizer:VQ",
         summary="vq whose gradient is rotated and scaled as its input is",
         reference="arXiv:2410.06424",
     )

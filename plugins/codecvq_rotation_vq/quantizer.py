@@ -6,7 +6,7 @@ put them; what cures it is the replacement of dead codewords (see this folder's 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from codecvq_vq.quantizer import VQ
 
@@ -15,30 +15,6 @@ class RotationVQ(VQ):
     """`vq` with `estimator="rotation"`; all other options are those of `vq`."""
 
     def __init__(
-        self,
-        dim: int,
-        codebook_size: int = 1024,
-        *,
-        codebook_dim: int | None = None,
-        distance: Literal["euclidean", "cosine"] = "euclidean",
-        learn: Literal["ema", "gradient"] = "ema",
-        decay: float = 0.99,
-        init: Literal["kmeans", "random"] = "kmeans",
-        dead_code_threshold: float = 0.2,
-        commitment_weight: float = 0.25,
-        codebook_weight: float = 1.0,
-        estimator: str = "rotation",
+        self, dim: int, *, dead_code_threshold: float = 0.2, estimator: str = "rotation", **options: Any
     ) -> None:
-        super().__init__(
-            dim,
-            codebook_size,
-            codebook_dim=codebook_dim,
-            distance=distance,
-            learn=learn,
-            decay=decay,
-            init=init,
-            dead_code_threshold=dead_code_threshold,
-            commitment_weight=commitment_weight,
-            codebook_weight=codebook_weight,
-            estimator=estimator,
-        )
+        super().__init__(dim, dead_code_threshold=dead_code_threshold, estimator=estimator, **options)
