@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Collection
 
 import pytest
 import torch
-from faulty_by_design import FAULTY, SOUND
+from faulty_by_design import FAULTY, SOUND, EmaOfNothing, SumsOverVectors
 from faulty_quantizers import (
     BROKEN,
     CannotBeMade,
     CountsCalls,
+    DecodesSomethingElse,
     GradientTwice,
     LearnsInEval,
     NormalisesOverTheBatch,
@@ -22,7 +24,7 @@ from faulty_quantizers import (
 
 from codecvq import Quantizer
 from codecvq.errors import OptionError, UnknownName
-from codecvq.testing import CheckFailed, parametrize_quantizer, quantizer_checks, run_checks
+from codecvq.testing import CheckFailed, CheckSkipped, parametrize_quantizer, quantizer_checks, run_checks
 from codecvq.testing.check import expect_close, expect_equal
 
 
@@ -106,6 +108,37 @@ def test_expected_failures_become_strict_xfails() -> None:
         )
         with pytest.raises(OptionError, match="frames_are_independend"):
             parametrize_quantizer(name, expected_failures={"frames_are_independend": "misspelt"})
+
+
+def test_a_failed_shape_skips_what_needs_it() -> None:
+    with registered(OneTooHigh):
+        name = OneTooHigh.__name__.lower()
+        outcomes = list(run_checks(quantizer_checks(name)))
+        states = {outcome.check.name: outcome.state for outcome in outcomes}
+        assert states.pop(f"{name}/builds") == "ok"
+        assert states.pop(f"{name}/shapes") == "broken"
+        assert set(states.values()) == {"skipped"}
+        check = next(each for each in quantizer_checks(name) if each.short_name == "round_trip")
+        with pytest.raises(CheckSkipped, match=f"since {name}/shapes failed"):
+            check.run()
+    assert issubclass(CheckSkipped, unittest.SkipTest)  # so pytest skips the test
+
+
+def test_the_first_failure_stops_where_that_is_wanted() -> None:
+    with registered(DecodesSomethingElse):
+        checks = quantizer_checks("decodessomethingelse", forms=["plain"])
+        *before, last = run_checks(checks, stop_at_first=True)
+        assert last.is_broken
+        assert not any(outcome.is_broken for outcome in before)
+
+
+def test_every_failure_shows_a_line_of_the_author() -> None:
+    for faulty, name in ((SumsOverVectors, "losses_are_means"), (EmaOfNothing, "update_without_vectors")):
+        with registered(faulty):
+            checks = quantizer_checks(faulty.__name__.lower(), forms=["plain"])
+            (outcome,) = run_checks(check for check in checks if check.short_name == name)
+            assert "faulty_by_design.py:" in outcome.place
+            assert "\n    def terms" in outcome.place or "\n    def update" in outcome.place
 
 
 def test_differences_are_located() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from stranger import ROOT, codecvq_command, distribution, run
 
 import codecvq
@@ -180,13 +181,32 @@ def test_check_stops_at_the_first_and_takes_forms_and_expectations(
     code, out = check_odder("odd", "dim=4", "--forms", "plain,grouped")
     assert "grouped_odd" in out
     assert "residual_odd" not in out
-    expected = ["--expect", "frames_are_independent=it looks at the batch"]
+    reason = "it looks at the batch"
+    expected = [f"--expect={each}_are_independent={reason}" for each in ("items", "frames")]
     code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected)
     assert code == 0, out
     assert "frames_are_independent fails as expected in odd: it looks at the batch" in out
     code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected, "--expect", "one_frame=why not")
     assert code == 1
     assert "it passes, and was expected to fail (why not)" in out
+
+
+def test_check_says_what_the_task_loss_alone_reaches(check_odder: Callable[..., tuple[int, str]]) -> None:
+    _, out = check_odder("vq", "codebook_size=4", "codebook_dim=3", "--forms", "plain")
+    assert "vq reaches latents, project_in.weight, project_in.bias, project_out.weight" in out
+
+
+def test_check_finds_what_a_name_is(check_odder: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, out = check_odder("seanet", "filters=2", "dim=4", "lstm_layers=0", "ratios=[4,2]")
+    assert code == 0, out
+    assert "decoder_reach" in out
+    torch.manual_seed(0)
+    network = {"name": "seanet", "filters": 2, "dim": 4, "lstm_layers": 0, "ratios": [4, 2]}
+    quantizer = {"name": "lfq", "bits": 4}
+    codecvq.Codec(sample_rate=16_000, network=network, quantizer=quantizer).save(tmp_path / "my-codec")
+    code, out = check_odder("./my-codec")
+    assert code == 0, out
+    assert "cvq_file" in out
 
 
 def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple[int, str, str]]) -> None:
@@ -206,6 +226,10 @@ def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple
         (["plugins", "check", "fsq", "levels=[5]", "--expect", "shapes"], "not NAME=REASON"),
         (["plugins", "check", "fsq", "levels=[5]", "--expect", "shape=x"], "Did you mean 'shapes'"),
         (["plugins", "check", "fsq", "levels=[5]", "--kind", "metric"], "quantizer, network, codec"),
+        (["plugins", "check", "seanet", "--forms", "plain"], "--forms is for quantizers"),
+        (["plugins", "check", "speech-16k", "dim=4"], "which takes no options"),
+        (["plugins", "check", "opus-6"], "no codes"),
+        (["plugins", "check", "ms_stft"], "discriminator"),
         (["new-plugin", "fsq"], "offered by codecvq"),
         (["new-plugin", "My-VQ"], "lower case"),
         (["new-plugin", "residual_mine"], "not with residual_"),

@@ -28,7 +28,7 @@ from codecvq.testing import (
 )
 from codecvq.testing.author import Author
 from codecvq.testing.check import SUSPECTS, Check, FormRefused, promise
-from codecvq.testing.subject import Subject
+from codecvq.testing.subject import Subject, is_composition
 
 DIM = 8  # D where the options do not say
 STAGES, GROUPS = 3, 2  # of the residual and the grouped form
@@ -44,8 +44,8 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
     `forms` are those that are checked, of "plain" (the quantizer as it is named), "residual", "multiscale"
     and "grouped"; by default all. `options` are those of `build_quantizer`; `dim` may be left out. Each check
     takes well under a second on a CPU. A derived form that is refused when it is built has one check, which
-    says why.
-    Raises UnknownName for an unknown name and OptionError for options with which it cannot be made.
+    says why. Raises UnknownName for an unknown name and OptionError for options with which it cannot be
+    made.
     """
     wanted = FORMS if forms is None else checked_forms(forms)
     offer = plain_offer(name)
@@ -127,14 +127,14 @@ def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
     tests += [*random_numbers.TESTS, task.task_gradient, state.progress]
     differ = quantizer.training_values_differ
     optional: dict[Test, bool] = {
-        values.same_values: not task.is_composition(quantizer),
+        values.same_values: not is_composition(quantizer),
         values.training_values: not differ,
         values.training_values_differ: differ,
         learning.gradient_gain: learning.has_known_gain(quantizer),
-        task.own_gradient: not task.is_composition(quantizer),
+        task.own_gradient: not is_composition(quantizer),
         task.estimator_is_used: task.has_estimator(subject.name, quantizer),
         state.update_without_vectors: state.has_update(quantizer),
-        candidates.candidates: not task.is_composition(quantizer) and quantizer.lists_candidates,
+        candidates.candidates: not is_composition(quantizer) and quantizer.lists_candidates,
         candidates.beam: candidates.searches_beams(quantizer),
         residual.refinement: residual.refining(quantizer),
     }

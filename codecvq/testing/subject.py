@@ -61,6 +61,11 @@ class Subject:
         return torch.randn(batch, int(self.options["dim"]), frames, generator=generator)
 
 
+def is_composition(quantizer: Quantizer) -> bool:
+    """Whether it is made of other quantizers."""
+    return any(isinstance(each, Quantizer) for each in list(quantizer.modules())[1:])
+
+
 def frames_are_alone(quantizer: Quantizer) -> bool:
     """Whether codes and values of a frame depend on no other frame: it declares no reach and no strides."""
     return quantizer.reach == Reach(0, 0) and block_of(quantizer) == 1

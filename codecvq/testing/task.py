@@ -89,11 +89,6 @@ def estimator_is_used(subject: Subject) -> None:
     )
 
 
-def is_composition(quantizer: Quantizer) -> bool:
-    """Whether it is made of other quantizers."""
-    return any(isinstance(each, Quantizer) for each in list(quantizer.modules())[1:])
-
-
 def has_estimator(name: str, quantizer: Quantizer) -> bool:
     """Whether there is an option `estimator` to be used."""
     return not quantizer.own_gradient and "estimator" in quantizer_options(name)

@@ -15,8 +15,7 @@ from torch import Tensor
 from codecvq.errors import NonFiniteError, ShapeError
 from codecvq.quantizer import Context, Quantizer
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject, block_of
-from codecvq.testing.task import is_composition
+from codecvq.testing.subject import Subject, block_of, is_composition
 
 SEEDS = 4  # batches in which training values may differ from decoded ones
 ALL_CODES = 4096  # codes of one codebook that are all decoded; of larger ones, a sample
@@ -45,7 +44,7 @@ def builds(subject: Subject) -> None:
 
 def shapes(subject: Subject) -> None:
     """Latents [B, D, T] of the input's type, codes [B, N, T] int64, losses and metrics 0-d and finite."""
-    if subject.plain is None and not is_composition(subject.build()):
+    if not is_composition(subject.build()):
         _expect_own_shapes(subject.build().eval(), subject.latents())
     for name, quantizer in subject.both():
         for mode in (True, False):
