@@ -35,7 +35,8 @@ def check(
         str | None, typer.Option(help=f"What NAME is, if it is several: {', '.join(CHECKED)}")
     ] = None,
     forms: Annotated[
-        str | None, typer.Option(help="Check only these forms of a quantizer, of plain,residual,grouped.")
+        str | None,
+        typer.Option(help="Only these forms of a quantizer: some of plain,residual,grouped,multiscale."),
     ] = None,
     expect: Annotated[
         list[str] | None,
@@ -47,9 +48,9 @@ def check(
 ) -> None:
     """Check that a plugin keeps the promises of its kind. Exit 1 if one is broken.
 
-    A quantizer is checked as it is, and in its residual and grouped form. What is broken is shown with the
-    promise, with what was found, and with the line of your code that it is about. A form that is refused by
-    design is no failure.
+    A quantizer is checked as it is, and in its residual and grouped form. A refused form is no failure.
+
+    What is broken is shown with the promise, with what was found, and with the line of your code.
 
     Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py codebook_size=16[/]
 

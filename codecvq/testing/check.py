@@ -119,6 +119,8 @@ def expect_close(got: Tensor, needed: Tensor, what: str, tolerance: float = 1e-5
     same = ((a - b).abs() <= tolerance * (1 + b.abs())) | (a.isnan() & b.isnan()) | (a == b)
     if bool(same.all()):
         return
+    if a.numel() == 1:
+        raise CheckFailed(f"{what}: {float(a):g}, not {float(b):g}")
     distance = torch.where(same, 0.0, (a - b).abs().nan_to_num(nan=torch.inf))
     where = [int(i) for i in torch.unravel_index(distance.argmax(), distance.shape)]
     raise CheckFailed(
