@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from faulty_in_time import (
     Delta,
+    DeltaOverRows,
     DeltaThatLeaks,
     DeltaWithoutReach,
     Halves,
@@ -301,6 +302,7 @@ FAULTY: dict[type[Quantizer], set[str]] = {
     SaysThatItDiffers: {"/training_values_differ", "residual_/training_values_differ"},
     KeepsProgressToItself: {"/progress"},
     DeltaWithoutReach: {"/frames_are_independent"},
+    DeltaOverRows: {"/items_are_independent", "/frames_are_independent"},
     DeltaThatLeaks: {"/items_are_independent"},
     SmoothsFarther: {"/reach_is_true"},
     HalvesInName: {"/strides"},

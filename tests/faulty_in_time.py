@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from faulty_quantizers import Whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,8 +58,16 @@ class DeltaThatLeaks(Delta):
         values, codes = super().quantize_items(long(latents), mask.flatten()[None])
         return (each[0].unflatten(1, mask.shape).transpose(0, 1) for each in (values, codes))  # type: ignore[return-value]
 
-    def dequantize_items(self, codes: Tensor, mask: Tensor) -> Tensor:
-        return super().dequantize_items(codes, mask)
+
+class DeltaOverRows(Whole):
+    """Vectors as they come, each after the one before, of whatever item that is."""
+
+    def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        codes = nearest_codes(vectors.diff(dim=0, prepend=vectors[:1] * 0), self.codebook)[:, None]
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        return super().dequantize(codes).cumsum(dim=0)
 
 
 class Smooths(SequenceQuantizer):
