@@ -109,8 +109,9 @@ def test_what_is_broken_is_found(faulty: type[LevelCodec]) -> None:
     [
         {"name": "residual_fsq", "levels": [5] * 4, "num_codebooks": 3},
         {"name": "lfq", "bits": 6},
+        {"name": "multiscale_vq", "codebook_size": 16, "strides": [4, 2, 1]},
     ],
-    ids=["residual_fsq", "lfq"],
+    ids=["residual_fsq", "lfq", "multiscale_vq"],
 )
 def test_a_new_codec_keeps_every_promise(quantizer: dict[str, Any]) -> None:
     torch.manual_seed(0)

@@ -274,19 +274,24 @@ def prefix(given: Given) -> None:
 
 
 def cvq_file(given: Given) -> str:
-    """Codes come back from a .cvq file as they went in, and only this codec's files are taken."""
+    """Codes come back from a .cvq file as they went in, under each way of coding them."""
     from codecvq.bitstream import pack, unpack
 
     codec = given.codec
     samples = FRAMES * codec.hop_length - 1
     codes = codec.encode(given.wav(samples))
-    data = pack(codec, codes[0], samples)
-    packet = unpack(data, codec)
-    expect_equal(
-        torch.from_numpy(np.asarray(packet.codes).astype(np.int64)), codes[0], "codes of the .cvq file"
-    )
-    expect(packet.num_samples == samples, f"the .cvq file says {packet.num_samples} samples, not {samples}")
-    return f"makes {len(data)} bytes of {codes.shape[2]} frames"
+    sizes: dict[str, int] = {}
+    for entropy in (True, False, "auto"):
+        data = pack(codec, codes[0], samples, entropy=entropy)
+        packet = unpack(data, codec)
+        found = torch.from_numpy(np.asarray(packet.codes).astype(np.int64))
+        expect_equal(found, codes[0].cpu(), f"codes of the .cvq file, entropy={entropy}")
+        expect(
+            packet.num_samples == samples, f"the .cvq file says {packet.num_samples} samples, not {samples}"
+        )
+        sizes[packet.kind] = len(data)
+    shown = ", ".join(f"{size} bytes {kind}" for kind, size in sizes.items())
+    return f"makes {shown} of {codes.shape[2]} frames"
 
 
 def dataset(given: Given) -> None:
