@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Check:
         self.__dict__["is_kept"] = False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(SEED)
-            note = self.test()
+            note = self._tested()
         self.__dict__["is_kept"] = True
         return note or ""
 
@@ -77,6 +78,15 @@ class Check:
         except Exception:  # a stranger's code; whoever runs this check by itself sees it
             return False
         return True
+
+    def _tested(self) -> str | None:
+        """What the test returns; what it raises has a note with the author's line, which pytest shows."""
+        try:
+            return self.test()
+        except Exception as error:  # a stranger's code
+            if sys.version_info >= (3, 11) and not isinstance(error, CheckSkipped):
+                error.add_note(f"at {self.place(error)}")
+            raise
 
     def place(self, error: BaseException) -> str:
         """File, line and source of the author's code that a failure is about; empty where it is not known."""
