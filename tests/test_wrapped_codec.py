@@ -27,6 +27,7 @@ from codecvq.codec.loading import MEMBERS, missing_members
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecError, CodecvqError, NonFiniteError, OptionError, PluginError, ShapeError
 from codecvq.plugins import registry
+from codecvq.testing import codec_checks, run_checks
 from codecvq.tokens import read_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,6 +232,12 @@ def test_autocast_and_other_settings_change_no_code(encodec: AudioCodec) -> None
 
 
 # the protocol
+
+
+@pytest.mark.slow
+def test_it_keeps_every_promise_of_a_codec(encodec: AudioCodec) -> None:
+    found = [outcome for outcome in run_checks(codec_checks(encodec)) if outcome.is_broken]
+    assert [f"{outcome.check.short_name}: {outcome.found}" for outcome in found] == []
 
 
 @pytest.mark.parametrize("codec", [LevelCodec(), MulawCodec(), load("speech-16k")], ids=lambda c: c.name)

@@ -187,7 +187,9 @@ def codecvq_metrics() -> Iterable[MetricSpec]:
 
 @hookspec
 def codecvq_codecs() -> Iterable[CodecSpec]:
-    """Codecs that are trained already, what `codecvq.load` finds by name; and others' codecs, to compare."""
+    """Codecs that are trained already, what `codecvq.load` finds by name; and codecs without codes, to
+    compare.
+    """
     return ()
 
 
