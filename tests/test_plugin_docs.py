@@ -24,6 +24,7 @@ from codecvq.quantizer.build import quantizer_options
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "plugins/README.md"
+AUTHORS = ROOT / "plugins/QUANTIZERS.md"
 PAGES = sorted(
     path for path in ROOT.glob("plugins/codecvq_*/README.md") if (path.parent / "quantizer.py").is_file()
 )
@@ -128,8 +129,9 @@ def test_the_table_of_the_guide_is_what_is_listed() -> None:
 
 
 def test_every_place_of_the_guide_exists() -> None:
-    for target in re.findall(r"\]\(([^):]+)\)", GUIDE.read_text(encoding="utf-8")):
-        assert (GUIDE.parent / target).exists(), target
+    for page in (GUIDE, AUTHORS):
+        for target in re.findall(r"\]\(([^):#]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), target
 
 
 def test_every_hook_is_in_the_guide() -> None:
@@ -140,7 +142,7 @@ def test_every_hook_is_in_the_guide() -> None:
 
 
 def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
-    text = GUIDE.read_text(encoding="utf-8")
+    text = GUIDE.read_text(encoding="utf-8") + AUTHORS.read_text(encoding="utf-8")
     members = [
         n for n in vars(codecvq.quantizer.Quantizer) if not n.startswith("_") and n not in vars(nn.Module)
     ]

@@ -32,7 +32,7 @@ from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import Quantized, build_quantizer
-from codecvq.quantizer.build import plain_offer
+from codecvq.quantizer.build import plain_offer, quantizer_offers, short_spelling
 
 if TYPE_CHECKING:
     from codecvq.api.codec import LatentCodec, SavableCodec
@@ -68,7 +68,7 @@ class Codec(FramedCodec, nn.Module):
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             named_options("network", network),
-            named_options("quantizer", quantizer),
+            short_spelling(named_options("quantizer", quantizer)),
         )
         with ordinary_tensors():
             built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
@@ -287,12 +287,13 @@ class Codec(FramedCodec, nn.Module):
 
     def _plugins(self) -> dict[str, dict[str, str]]:
         network = registry().find(NetworkSpec, self.network_config["name"])
-        plugins = {
-            "network": network.identity,
-            "quantizer": plain_offer(self.quantizer_config["name"]).identity,
-        }
-        estimator = getattr(self.quantizer, "estimator", "ste")
-        return plugins | {"estimator": registry().find(EstimatorSpec, estimator).identity}
+        plugins = {"network": network.identity}
+        plugins |= {part: offer.identity for part, offer in quantizer_offers(self.quantizer_config).items()}
+        estimators = [member.estimator for member in self.quantizer.quantizers() if member.estimator]
+        for n, name in enumerate(dict.fromkeys(estimators)):
+            part = f"estimator.{n}" if n else "estimator"
+            plugins[part] = registry().find(EstimatorSpec, name).identity
+        return plugins
 
 
 if TYPE_CHECKING:  # `Codec` has all that the protocols ask for

@@ -135,11 +135,16 @@ def check_plugin_files(config: CodecConfig) -> None:
             )
 
 
+def _network_last(item: tuple[str, PluginIdentity]) -> bool:
+    return item[0] == "network"
+
+
 def missing_plugin(config: CodecConfig) -> str:
     """Which plugin to bring, as a sentence; empty where none is missing."""
-    for part, kind in (("quantizer", "quantizers"), ("estimator", "estimators"), ("network", "networks")):
-        identity = config.plugins.get(part)
-        if identity is None or identity.name in registry().offers(kind):
+    kinds = {"quantizer": "quantizers", "estimator": "estimators", "network": "networks"}
+    for part, identity in sorted(config.plugins.items(), key=_network_last):
+        kind = kinds.get(part.partition(".")[0])
+        if kind is None or identity.name in registry().offers(kind):
             continue
         needs = f"its {part} {identity.name!r} comes from the plugin"
         if identity.file is not None:

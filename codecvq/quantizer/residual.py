@@ -169,12 +169,10 @@ class Residual(Quantizer):
             last = None if ends is None else view.firsts(ends == n)
             found = self._stage_step(n, view, view.mean(chain), view.mean(rest), code, last)
             made.append(found.whole(view))
-            passed, added = made[-1].passed, made[-1].added
-            if passed is not None:
-                chain = chain - passed
-            added = passed if added is None else added
-            assert added is not None, "a stage adds something"
+            added = made[-1].added
             total, rest = total + added, rest - added.detach()
+            if self._is_chained:
+                chain = chain - added
         if not self._is_chained:
             total = self.pass_gradient(entered, total)
         return Step(
@@ -209,9 +207,8 @@ class Residual(Quantizer):
         `codes` are chosen already, or None; `last` `[m, 1]` says which items end with this stage, or None.
         """
         stage, context = self.stage(n), view.context
-        chained = self._is_chained or context.parts
         seen = self.enter_stage(n, rest)
-        entered = self.enter_stage(n, chain) if chained and chain is not rest else seen
+        entered = self.enter_stage(n, chain) if self._is_chained and chain is not rest else seen
         differs = self.training and stage.training_values_differ
         if stage.own_gradient or differs:
             values, codes = stage.quantize_in(entered if stage.own_gradient else seen, context)
@@ -223,9 +220,11 @@ class Residual(Quantizer):
         terms = stage.terms_of(seen, values, codes)
         if differs and last is not None:
             values = torch.where(last, values, stage.dequantize_in(codes, context))
-        added = None if self._is_chained else self.leave_stage(n, values)
-        passed = self.leave_stage(n, stage.pass_gradient(entered, values)) if chained else None
-        return _Made(added, passed, codes, terms, stage.updates_of(seen, codes))
+        passed = stage.pass_gradient(entered, values) if self._is_chained else values
+        added, part = self.leave_stage(n, passed), None
+        if context.parts:
+            part = added if stage.own_gradient else self.leave_stage(n, stage.pass_gradient(seen, values))
+        return _Made(added, part, codes, terms, stage.updates_of(seen, codes))
 
     def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _View:
         """What stage n sees: the vectors at `rows`, or the blocks of them."""
@@ -238,7 +237,7 @@ class Residual(Quantizer):
 
     def _parts(self, made: Sequence[_Made]) -> tuple[Tensor, ...]:
         """What each stage adds to the latents, the bias of the projection with the first: `[M, D]` each."""
-        parts = [each.passed for each in made if each.passed is not None]
+        parts = [each.part for each in made if each.part is not None]
         if not isinstance(self.project_out, nn.Linear):
             return tuple(parts)
         first, weight = self.project_out(parts[0]), self.project_out.weight
@@ -290,17 +289,16 @@ class _View:
 class _Made:
     """What a stage makes of the vectors that it sees."""
 
-    added: Tensor | None  # [m, D] in the space of the stack, for a gradient around all stages; None: passed
-    passed: Tensor | None  # [m, D] the same with the gradient of this stage; None: not needed
+    added: Tensor  # [m, D] in the space of the stack
+    part: Tensor | None  # [m, D] the same with the gradient that it has alone; None: not asked for
     codes: Tensor  # [m, 1]
     terms: Terms
     updates: list[Update]
 
     def whole(self, view: _View) -> _Made:
         """The same for all M vectors, 0 where the stage does not see them."""
-        added = None if self.added is None else view.whole(self.added)
-        passed = None if self.passed is None else view.whole(self.passed)
-        return replace(self, added=added, passed=passed, codes=view.whole(self.codes))
+        part = None if self.part is None else view.whole(self.part)
+        return replace(self, added=view.whole(self.added), part=part, codes=view.whole(self.codes))
 
 
 def _mean_terms(terms: list[Terms], depth: int) -> Terms:
