@@ -131,9 +131,9 @@ def _try(kind: str, offer: Offer[Any]) -> tuple[float, str]:
             if not offer.path().is_file():
                 return 0.0, f"its file {offer.path()} does not exist"
         elif kind == "codecs":
-            from codecvq.codec.pretrained import codec_factory
+            from codecvq.codec.pretrained import codec_folder
 
-            codec_factory(offer)
+            _ = codec_folder(offer) or offer.load()
         else:
             offer.load()
     except CodecvqError as error:

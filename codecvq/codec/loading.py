@@ -12,12 +12,11 @@ import torch
 from codecvq.api.codec import AudioCodec
 from codecvq.codec.codec import Codec
 from codecvq.codec.config import CONFIG, check_described, check_plugin_files, missing_plugin, read_config
-from codecvq.codec.pretrained import codec_factory, codec_offer, unknown_codec
+from codecvq.codec.pretrained import codec_folder, codec_offer, unknown_codec
 from codecvq.codec.saving import WEIGHTS
 from codecvq.construction import limited
 from codecvq.errors import CodecError, PluginError, UnknownName
 from codecvq.numerics import ordinary_tensors
-from codecvq.plugins.strangers import contained
 from codecvq.transfer import usable_device
 from codecvq.weights import open_weights
 
@@ -43,9 +42,9 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
             f"{source} is an external codec, for compare only: it has no codes. Measure it with: codecvq "
             f"compare {source}"
         )
-    make = codec_factory(offer)
-    with contained():  # a stranger's function
-        made = make(device=device)
+    if folder := codec_folder(offer):
+        return load_folder(folder, device)
+    made = offer.make(device=device)
     if missing := missing_members(made):
         raise PluginError(
             f"codec {offer.qualified_name} is a {type(made).__name__} without {', '.join(missing)}. Its "

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from codecvq.api.hookspecs import CodecSpec
 from codecvq.errors import CodecError, PluginError
@@ -23,22 +20,19 @@ def codec_offer(name: str | Path) -> Offer[CodecSpec] | None:
     return registry().find(CodecSpec, str(name))
 
 
-def codec_factory(offer: Offer[CodecSpec]) -> Callable[..., Any]:
-    """What makes the offered codec, called with `device`: the plugin's factory, or one that loads its folder.
-
-    Raises PluginError where it cannot be imported, or the folder does not exist.
+def codec_folder(offer: Offer[CodecSpec]) -> Path | None:
+    """The folder of the offered codec; None where a factory makes it. Raises PluginError where the folder
+    does not exist.
     """
     if not offer.spec.folder:
-        return offer.load()
+        return None
     folder = offer.beside(offer.spec.folder)
     if not folder.is_dir():
         raise PluginError(
             f"{offer.spec.name!r} of {offer.origin} did not load: its folder {folder} does not exist. "
             "Reinstall or update that plugin."
         )
-    from codecvq.codec.loading import load_folder
-
-    return functools.partial(load_folder, folder)
+    return folder
 
 
 def unknown_codec(name: str | Path, foreign: bool = False) -> CodecError:
