@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -242,3 +243,13 @@ def test_another_head_keeps_the_meaning_of_codes_unless_the_encoder_writes_for_i
     writing = {"name": "source", "pitch_channels": [0, 1, 2]}
     assert digest(head=writing) != digest(head={**writing, "synthesis_hop_length": 32})
     assert digest(encoder_backbone={**ENCODER, "blocks": 2}) != digest()
+
+
+def test_a_codec_keeps_its_network_beside_the_names_of_its_weights() -> None:
+    network = {"name": "spectral", **BASE, "features": MELS, "encoder_backbone": ENCODER, "head": OWN["head"]}
+    codec = Codec(sample_rate=8000, network=network, quantizer={"name": "fsq", "levels": [5] * 8})
+    assert {name.partition(".")[0] for name in codec.state_dict()} <= {"encoder", "quantizer", "decoder"}
+    for each in (codec, copy.deepcopy(codec).double()):
+        assert each.network.encoder is each.encoder
+        assert each.network.decoder is each.decoder
+    assert codec.network.encoder_reach == codec.encoder.reach
