@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from codecvq import WrappedCodec
+from codecvq.quantizer import CodeTables
 
 RATE, HOP = 16_000, 160
 
@@ -64,6 +65,26 @@ class LevelCodec(WrappedCodec):
             value = value + digit * unit
         wav = (value + unit / 2) * 2 - 1
         return wav.repeat_interleave(self.hop_length, dim=-1)[:, None].expand(-1, self.channels, -1)
+
+
+class StoredCodec(LevelCodec):
+    """A level codec that states what files need to know: absent codes and learned tables."""
+
+    def __init__(
+        self,
+        codebook_sizes: Sequence[int],
+        strides: Sequence[int] | None = None,
+        variable_depth: bool = False,
+        tables: CodeTables | None = None,
+        *,
+        name: str = "stored",
+        weights: str = "a",
+    ) -> None:
+        super().__init__(codebook_sizes, name=name, weights=weights, hop_length=320, strides=strides)
+        self.variable_depth, self.tables = variable_depth, tables
+
+    def code_tables(self) -> CodeTables | None:
+        return self.tables
 
 
 class MulawCodec(WrappedCodec):

@@ -20,109 +20,140 @@ right one, taken for ten bits, 1.01 / 1.01 / .90. A writer tries both.
 A table cannot win: sent in the shortest conceivable way (the index of the histogram among all of its size) it
 costs exactly what counts that begin at 1 cost, and it cannot follow from one frame to the next. How much
 following gives depends on the codec; where there is nothing to follow it costs next to nothing.
-
-No rounding decides. constriction takes floats, scales them by (2^24 - R) / their sum, R being the alphabet,
-and adds 1 to each so that none is 0. The weights given to it are whole numbers whose sum *is* 2^24 - R: the
-factor is 1.0, every step exact, and the frequency of digit i is its weight + 1 on any processor. A test
-decodes with a plain integer range decoder to hold it to that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.model import LARGEST_ALPHABET, FrameModel, Plane, parts, planes
-from codecvq.bitstream.packed import Codes, pack_codes, packed_bits, unpack_codes
+from codecvq.bitstream.packed import Codes, Stored, pack_codes, packed_bits, unpack_codes
+from codecvq.bitstream.ranges import RangeDecoder, RangeEncoder
 from codecvq.errors import BitstreamError
 
 
-def entropy_encode(codes: Codes, sizes: Sequence[int], whole: int = LARGEST_ALPHABET) -> bytes:
+def entropy_encode(codes: Codes, layout: Layout, whole: int = LARGEST_ALPHABET) -> bytes:
     """Bytes of codes `[N, T]`: raw digits packed, then the range coder's bytes, which end where zeros can
     stand for the rest.
     """
-    from constriction import stream
-
-    raw, modelled = _by_kind(planes(sizes, whole))
-    low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw])
+    raw, modelled = _by_kind(layout, whole)
+    low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw], _stored(layout, raw))
     if not modelled or codes.shape[1] == 0:
         return low
-    models = _models([plane.radix for plane in modelled])
-    family, encoder = stream.model.Categorical(perfect=False), stream.queue.RangeEncoder()
-    for digits in _digits(codes, modelled).T:
-        for of, model in models:
-            encoder.encode(digits[of].astype(np.int32), family, model.weights())
+    coder = RangeEncoder()
+    for digits, frame in zip(_digits(codes, modelled).T, _frames(modelled, layout), strict=True):
+        for of, model in frame:
+            coder.encode(digits[of], model.weights(of.stop - of.start))
             model.learn(digits[of])
-    return low + _shortest(encoder.get_compressed(), *encoder.pos())
+    return low + coder.to_bytes()
 
 
-def entropy_decode(data: bytes, sizes: Sequence[int], frames: int, whole: int = LARGEST_ALPHABET) -> Codes:
-    """Codes `[N, T]` from what `entropy_encode` wrote; raises BitstreamError where the bytes are none of its
-    making.
+def entropy_decode(data: bytes, layout: Layout, whole: int = LARGEST_ALPHABET) -> Codes:
+    """Codes `[N, T]` from what `entropy_encode` wrote, 0 where none is stored; raises BitstreamError where
+    the bytes are none of its making.
     """
-    raw, modelled = _by_kind(planes(sizes, whole))
-    low_bytes = -(-packed_bits([plane.radix for plane in raw], frames) // 8)
+    raw, modelled = _by_kind(layout, whole)
+    low_bytes = -(-_raw_bits(layout, raw) // 8)
     if len(data) < low_bytes:
         raise BitstreamError(
             f"the payload has {len(data)} bytes, but the low digits of its codes alone take {low_bytes}."
         )
-    codes = np.zeros((len(sizes), frames), dtype=np.int64)
-    for plane, digits in zip(
-        raw, unpack_codes(data[:low_bytes], [plane.radix for plane in raw], frames), strict=True
-    ):
+    codes = np.zeros((len(layout.sizes), layout.frames), dtype=np.int64)
+    radices = [plane.radix for plane in raw]
+    low = unpack_codes(data[:low_bytes], radices, layout.frames, _stored(layout, raw))
+    for plane, digits in zip(raw, low, strict=True):
         codes[plane.codebook] += digits * plane.place
-    if modelled and frames:
+    if modelled and layout.frames:
         books = np.array([plane.codebook for plane in modelled])
         places = np.array([plane.place for plane in modelled])
         firsts = np.flatnonzero(np.diff(books, prepend=-1))  # where the planes of a codebook begin
-        radices = [plane.radix for plane in modelled]
-        for frame, digits in enumerate(_decoded_frames(data[low_bytes:], radices, frames)):
+        for frame, digits in enumerate(_decoded_frames(data[low_bytes:], modelled, layout)):
             codes[books[firsts], frame] += np.add.reduceat(digits * places, firsts)
-    if (codes >= np.array(sizes, dtype=np.int64)[:, None]).any():
+    if (codes >= np.array(layout.sizes, dtype=np.int64)[:, None]).any():
         raise BitstreamError("the entropy-coded payload holds a code beyond its codebook.")
     return codes
 
 
-def most_bytes(sizes: Sequence[int], frames: int, whole: int = LARGEST_ALPHABET) -> int:
+def most_bytes(layout: Layout, whole: int = LARGEST_ALPHABET) -> int:
     """Bytes that `entropy_encode` never exceeds: a modelled digit takes at most a word."""
-    raw, modelled = _by_kind(planes(sizes, whole))
-    return -(-packed_bits([plane.radix for plane in raw], frames) // 8) + 4 * (len(modelled) * frames + 2)
+    raw, modelled = _by_kind(layout, whole)
+    digits = sum(layout.counts[plane.codebook] for plane in modelled)
+    return -(-_raw_bits(layout, raw) // 8) + 4 * (digits + 2)
 
 
-def _decoded_frames(data: bytes, radices: list[int], frames: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The modelled digits `[P]` of each frame."""
-    from constriction import stream
-
-    words = np.frombuffer(data + bytes(8 + -len(data) % 4), dtype=">u4").astype(np.uint32)
-    family, decoder = stream.model.Categorical(perfect=False), stream.queue.RangeDecoder(words)
-    models = _models(radices)
-    limits = np.array(radices)
-    for _ in range(frames):
-        digits = np.empty(len(radices), dtype=np.int64)
-        for of, model in models:
-            try:
-                digits[of] = decoder.decode(family, model.weights())
-            except (
-                AssertionError,
-                ValueError,
-            ) as error:  # how constriction tells bytes that no encoder can have written
-                raise BitstreamError(f"the entropy-coded payload cannot be decoded ({error}).") from error
-            if (digits[of] >= limits[of]).any():
-                raise BitstreamError("the entropy-coded payload holds a digit beyond its alphabet.")
+def _decoded_frames(data: bytes, modelled: list[Plane], layout: Layout) -> Iterator[npt.NDArray[np.int64]]:
+    """The modelled digits `[P]` of each frame; 0 for those that are not stored."""
+    coder = RangeDecoder(data)
+    limits = np.array([plane.radix for plane in modelled])
+    for frame in _frames(modelled, layout):
+        digits = np.zeros(len(modelled), dtype=np.int64)
+        for of, model in frame:
+            digits[of] = coder.decode(model.weights(of.stop - of.start), limits[of])
             model.learn(digits[of])
         yield digits
 
 
-def _models(radices: list[int]) -> list[tuple[slice, FrameModel]]:
-    """The planes in the order in which they are coded, in parts, and the model of each part."""
-    return [(of, FrameModel(radices[of], max(radices))) for of in parts(radices)]
+class _Part(NamedTuple):
+    """Planes of one stride that one model holds, by codebook."""
+
+    stride: int
+    of: slice
+    books: npt.NDArray[np.int64]  # the codebook of each plane
+    model: FrameModel
 
 
-def _by_kind(found: list[Plane]) -> tuple[list[Plane], list[Plane]]:
-    """Raw planes, modelled planes."""
-    return [plane for plane in found if plane.raw], [plane for plane in found if not plane.raw]
+def _frames(modelled: list[Plane], layout: Layout) -> Iterator[list[tuple[slice, FrameModel]]]:
+    """For each frame the planes that it codes, in order and in parts, and the model of each part.
+
+    The planes that a frame has of a part are the first ones: absent codebooks are the last ones.
+    """
+    found = list(_parts(modelled, layout))
+    whole = [(part.of, part.model) for part in found]
+    for frame in range(layout.frames):
+        if layout.is_full:
+            yield whole
+            continue
+        now = []
+        for part in found:
+            if frame % part.stride == 0:
+                depth = len(layout.sizes) if layout.depths is None else layout.depths[frame]
+                count = int(np.searchsorted(part.books, depth))
+                now += [(slice(part.of.start, part.of.start + count), part.model)] if count else []
+        yield now
+
+
+def _parts(modelled: list[Plane], layout: Layout) -> Iterator[_Part]:
+    alphabet, first = max(plane.radix for plane in modelled), 0
+    for stride, group in groupby(modelled, key=lambda plane: layout.strides[plane.codebook]):
+        own = list(group)
+        radices = [plane.radix for plane in own]
+        for of in parts(radices):
+            books = np.array([plane.codebook for plane in own[of]])
+            model = FrameModel(radices[of], alphabet)
+            yield _Part(stride, slice(first + of.start, first + of.stop), books, model)
+        first += len(own)
+
+
+def _by_kind(layout: Layout, whole: int) -> tuple[list[Plane], list[Plane]]:
+    """Raw planes, and modelled planes by stride."""
+    found = planes(layout.sizes, whole)
+    modelled = sorted((plane for plane in found if not plane.raw), key=lambda p: layout.strides[p.codebook])
+    return [plane for plane in found if plane.raw], modelled
+
+
+def _raw_bits(layout: Layout, raw: list[Plane]) -> int:
+    counts = layout.counts
+    return packed_bits([plane.radix for plane in raw], [counts[plane.codebook] for plane in raw])
+
+
+def _stored(layout: Layout, of: list[Plane]) -> Stored | None:
+    return None if layout.is_full else layout.stored[[plane.codebook for plane in of]]
 
 
 def _digits(codes: Codes, of: list[Plane]) -> Codes:
@@ -131,22 +162,3 @@ def _digits(codes: Codes, of: list[Plane]) -> Codes:
     for row, plane in enumerate(of):
         digits[row] = codes[plane.codebook] // plane.place % plane.radix
     return digits
-
-
-def _shortest(words: npt.NDArray[np.uint32], position: int, state: tuple[int, int]) -> bytes:
-    """The fewest bytes, zeros understood behind them, that lie in the encoder's last interval; constriction
-    ends on whole words.
-
-    `state` is (lower, range), 64 bits that begin at word `position`. Some number in the interval is what the
-    words say, so its distance from `lower` (mod 2^64) gives the interval's begin with all carries done.
-    """
-    lower, width = state
-    total = 32 * (position + 2)  # bits up to which lower is known
-    number = int.from_bytes(words.astype(">u4").tobytes(), "big") << total - 32 * len(words)
-    begin = number - ((number - lower) & 0xFFFF_FFFF_FFFF_FFFF)
-    for length in range(4 * max(0, position - 1), total // 8 + 1):
-        drop = total - 8 * length
-        candidate = -(-begin >> drop)
-        if candidate << drop < begin + width:
-            return candidate.to_bytes(length, "big").rstrip(b"\0")
-    raise AssertionError(f"no number in the range coder's interval of {width} within {total} bits")

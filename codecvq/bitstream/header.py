@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from codecvq.bitstream.layout import Layout
 from codecvq.errors import BitstreamError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 
-MAGIC = b"CVQ\x01"
-KINDS = ("packed", "entropy", "digits")
+MAGIC = b"CVQ"
+VERSIONS = (1, 2)  # 2 where 1 has no room: strides, depths, learned tables
+KINDS = ("packed", "entropy", "digits", "learned")
+WITH_STRIDES, WITH_DEPTHS = 0x40, 0x80  # bits of the kind byte in version 2
 CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
-FIXED_BYTES = len(MAGIC) + 1 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
+FIXED_BYTES = len(MAGIC) + 2 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
 CODES_PER_BYTE = 256  # at most, so that a few bytes cannot claim a day of silence
 MAX_RATE = 2**32 - 1  # Hz, and samples a frame
 MAX_NUMBER = 2**63 - 1  # that a varint holds
+MAX_STRIDE = 2**32 - 1  # frames
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,35 @@ class Header:
     num_samples: int
     frames: int
     sizes: tuple[int, ...]  # K of each codebook
+    strides: tuple[int, ...]  # frames that a code of each codebook stands for
+    depth_bytes: int | None = None  # of the payload, at its begin: how many codes each frame has; None: all
+
+    @property
+    def version(self) -> int:
+        """The format's version: the earliest that has room for what the file holds."""
+        return 2 if self.kind_byte >= KINDS.index("learned") else 1
+
+    @property
+    def kind_byte(self) -> int:
+        """The kind, and whether strides and depths follow."""
+        strides = WITH_STRIDES * any(stride != 1 for stride in self.strides)
+        return KINDS.index(self.kind) | strides | WITH_DEPTHS * (self.depth_bytes is not None)
+
+    @property
+    def layout(self) -> Layout:
+        """Which codes there are, as far as the header says it."""
+        return Layout(self.sizes, self.strides, self.frames)
 
     def around(self, payload: bytes) -> bytes:
         """The bytes of the file with this payload, which is filled up to the least that a reader takes."""
         payload += bytes(max(0, self.least_payload - len(payload)))
         fields = (self.sample_rate, self.hop_length, self.num_samples, self.frames, len(payload))
+        strides = _runs(self.strides) if self.kind_byte & WITH_STRIDES else []
+        depths = [] if self.depth_bytes is None else [self.depth_bytes]
         head = b"".join((
-            MAGIC, bytes([KINDS.index(self.kind)]),
+            MAGIC, bytes([self.version, self.kind_byte]),
             bytes.fromhex(self.codebooks_id), bytes.fromhex(self.weights_id),
-            *map(_varint, (*fields, *_runs(self.sizes))),
+            *map(_varint, (*fields, *_runs(self.sizes), *strides, *depths)),
         ))  # fmt: skip
         return head + payload + zlib.crc32(head + payload).to_bytes(CRC_BYTES, "little")
 
@@ -56,24 +80,39 @@ def split(data: bytes) -> tuple[Header, bytes]:
     """
     fields = _Fields(data)
     numbers = fields.numbers(5)
-    sizes = fields.sizes()
+    sizes = fields.runs("codebooks", MAX_CODEBOOK_SIZE)
+    version, kind = data[len(MAGIC)], data[len(MAGIC) + 1]
+    flags = kind & (WITH_STRIDES | WITH_DEPTHS) if version == 2 else 0
+    strides = fields.runs("strides", MAX_STRIDE) if flags & WITH_STRIDES else (1,) * len(sizes)
+    depth_bytes = fields.numbers(1)[0] if flags & WITH_DEPTHS else None
     payload = fields.payload(numbers.pop())
-    kind = data[len(MAGIC)]
-    if kind >= len(KINDS):
+    if kind - flags >= len(KINDS):
         raise malformed(f"payload kind {kind}")
+    ids = data[FIXED_BYTES - WEIGHTS_ID_BYTES - CODEBOOKS_ID_BYTES : FIXED_BYTES].hex()
     sample_rate, hop_length, num_samples, frames = numbers
-    codebooks_id = data[FIXED_BYTES - WEIGHTS_ID_BYTES - CODEBOOKS_ID_BYTES : FIXED_BYTES - WEIGHTS_ID_BYTES]
-    weights_id = data[FIXED_BYTES - WEIGHTS_ID_BYTES : FIXED_BYTES]
     header = Header(
-        KINDS[kind], codebooks_id.hex(), weights_id.hex(), sample_rate, hop_length, num_samples, frames, sizes
-    )
-    if not (0 < sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
-        raise malformed(f"sample rate {sample_rate} and hop {hop_length}")
-    if num_samples > frames * hop_length:
-        raise malformed(f"{num_samples} samples in {frames} frames of {hop_length}")
+        KINDS[kind - flags], ids[: 2 * CODEBOOKS_ID_BYTES], ids[2 * CODEBOOKS_ID_BYTES :],
+        sample_rate, hop_length, num_samples, frames, sizes, strides, depth_bytes,
+    )  # fmt: skip
+    _check(header, (version, kind), payload)
+    return header, payload
+
+
+def _check(header: Header, kind: tuple[int, int], payload: bytes) -> None:
+    """Raise BitstreamError for numbers that contradict each other."""
+    sizes, frames, hop_length = header.sizes, header.frames, header.hop_length
+    if not (0 < header.sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
+        raise malformed(f"sample rate {header.sample_rate} and hop {hop_length}")
+    if header.num_samples > frames * hop_length:
+        raise malformed(f"{header.num_samples} samples in {frames} frames of {hop_length}")
+    if len(header.strides) != len(sizes):
+        raise malformed(f"{len(header.strides)} strides of {len(sizes)} codebooks")
+    if (header.version, header.kind_byte) != kind:  # equal packets are equal bytes
+        raise malformed(f"version {kind[0]} and kind {kind[1]} for what others hold")
+    if (header.depth_bytes or 0) > len(payload):
+        raise malformed(f"{header.depth_bytes} bytes of depths in a payload of {len(payload)}")
     if len(payload) < header.least_payload:
         raise malformed(f"{len(sizes)} x {frames} codes in {len(payload)} bytes")
-    return header, payload
 
 
 class _Fields:
@@ -81,13 +120,12 @@ class _Fields:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        if not data.startswith(MAGIC[:3]):
+        if not data.startswith(MAGIC):
+            raise BitstreamError(f"it begins with {bytes(data[:4])!r}, not with {MAGIC!r}: not a .cvq file.")
+        if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
             raise BitstreamError(
-                f"it begins with {bytes(data[:4])!r}, not with {MAGIC[:3]!r}: not a .cvq file."
-            )
-        if data[3:4] != MAGIC[3:] and len(data) > 3:
-            raise BitstreamError(
-                f"it is of version {data[3]}, and this codecvq reads version {MAGIC[3]}. Install a newer one."
+                f"it is of version {data[len(MAGIC)]}, and this codecvq reads versions "
+                f"{' and '.join(map(str, VERSIONS))}. Install a newer one."
             )
         if len(data) < FIXED_BYTES:
             raise _truncated(len(data), "its header")
@@ -96,16 +134,17 @@ class _Fields:
     def numbers(self, count: int) -> list[int]:
         return [self._varint() for _ in range(count)]
 
-    def sizes(self) -> tuple[int, ...]:
-        sizes: list[int] = []
+    def runs(self, what: str, most: int) -> tuple[int, ...]:
+        """A number for each codebook, from 1 to `most`, as `_runs` writes them."""
+        values: list[int] = []
         for _ in range(self._varint()):
-            count, size = self._varint(), self._varint()
-            if not (0 < count <= MAX_CODEBOOKS - len(sizes) and 0 < size <= MAX_CODEBOOK_SIZE):
-                raise malformed(f"{len(sizes)} + {count} codebooks, of size {size}")
-            sizes += [size] * count
-        if not sizes:
-            raise malformed("no codebooks")
-        return tuple(sizes)
+            count, value = self._varint(), self._varint()
+            if not (0 < count <= MAX_CODEBOOKS - len(values) and 0 < value <= most):
+                raise malformed(f"{len(values)} + {count} {what} of {value}")
+            values += [value] * count
+        if not values:
+            raise malformed(f"no {what}")
+        return tuple(values)
 
     def payload(self, length: int) -> bytes:
         data, end = self.data, self.at + length
@@ -147,11 +186,11 @@ def _truncated(have: int, need: str) -> BitstreamError:
     return BitstreamError(f"it ends after {have} bytes of {need}: the file is truncated. Take another copy.")
 
 
-def _runs(sizes: Sequence[int]) -> list[int]:
-    """Number of runs of equal sizes, then length and size of each: 3 bytes for any number of codebooks of
+def _runs(values: Sequence[int]) -> list[int]:
+    """Number of runs of equal values, then length and value of each: 3 bytes for any number of codebooks of
     5.
     """
-    runs = [(len(list(group)), size) for size, group in groupby(sizes)]
+    runs = [(len(list(group)), value) for value, group in groupby(values)]
     return [len(runs), *(number for run in runs for number in run)]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, WEIGHTS_ID_BYTES, Header
-from codecvq.codec.compatibility import Origin, check_decodes
-from codecvq.errors import BitstreamError
+from codecvq.api.code_tables import CodeTables
+from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, MAX_STRIDE, WEIGHTS_ID_BYTES, Header
+from codecvq.codec.compatibility import Origin, check_decodes, short_runs
+from codecvq.errors import BitstreamError, OptionError
 from codecvq.limits import MAX_CODEBOOK_SIZE
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ class Identity:
 
     name: str
     sizes: tuple[int, ...]  # K of each codebook
-    strides: tuple[int, ...]  # frames that one code of each codebook stands for
+    strides: tuple[int, ...]  # frames that a code of each codebook stands for
     sample_rate: int  # Hz
     hop_length: int  # samples a frame
     codebooks_id: str
@@ -41,10 +43,12 @@ class Identity:
                 f"codec is a {type(codec).__name__} ({error}). Give what codecvq.load returns."
             ) from error
         of = f"of codec {name!r}"
+        if len(strides) != len(sizes):
+            raise BitstreamError(f"{len(strides)} strides {of} are given for its {len(sizes)} codebooks.")
         return cls(
             name,
             tuple(whole_number(size, f"a codebook size {of}", 1, MAX_CODEBOOK_SIZE) for size in sizes),
-            tuple(whole_number(stride, f"a stride {of}", 1, MAX_RATE) for stride in strides),
+            tuple(whole_number(stride, f"a stride {of}", 1, MAX_STRIDE) for stride in strides),
             whole_number(rate, f"the sample rate {of}", 1, MAX_RATE),
             whole_number(hop, f"the hop {of}", 1, MAX_RATE),
             _id_of(codebooks_sha256, CODEBOOKS_ID_BYTES, f"codebooks_sha256 {of}"),
@@ -57,8 +61,13 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     it is of other weights.
     """
     ours = Identity.of(codec)
+    if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):
+        raise BitstreamError(
+            f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, and codec "
+            f"{ours.name!r} has other ones. Only the codec that wrote it reads its codes, force or not."
+        )
     origin = Origin(
-        "the file", header.sample_rate, header.hop_length, header.sizes, ours.strides[: len(header.sizes)],
+        "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
         header.codebooks_id, header.weights_id,
     )  # fmt: skip
     check_decodes(origin, codec, BitstreamError, force)
@@ -74,6 +83,26 @@ def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a
         given = number if abs(number) < 2**64 else f"a number of {number.bit_length()} bits"
         raise BitstreamError(f"{what} is {given}, but {least} to {most} is needed.")
     return number
+
+
+def tables_of(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
+    """The learned tables of a codec, None where it has none; raises BitstreamError where they are not those
+    of its codebooks.
+    """
+    found = getattr(codec, "code_tables", None)
+    try:
+        tables = found() if found is not None else None
+    except OptionError as error:  # frequencies in a codec's weights may be anything
+        raise BitstreamError(f"code_tables of codec {str(codec.name)!r}: {error}.") from error
+    if tables is None:
+        return None
+    if not isinstance(tables, CodeTables) or tables.codebook_sizes != tuple(sizes):
+        of = tables.codebook_sizes if isinstance(tables, CodeTables) else f"a {type(tables).__name__}"
+        raise BitstreamError(
+            f"code_tables of codec {str(codec.name)!r} gives {of}, but CodeTables of its codebooks "
+            f"{short_runs(sizes)} are needed."
+        )
+    return tables
 
 
 def _id_of(sha256: Any, length: int, what: str) -> str:  # Any: a stranger's codec

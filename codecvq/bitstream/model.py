@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from codecvq.bitstream.ranges import shares
+
 LARGEST_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
 FOLLOWED_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
-PRECISION = 24  # bits of a frequency, fixed in constriction's range coder
 COUNT = 4  # weight of: seen before
 FOLLOWS = 32  # seen after the digit before
 REPEATS = 32  # being the digit before
@@ -82,32 +83,42 @@ class FrameModel:
         self.small = np.flatnonzero(self.radices <= FOLLOWED_ALPHABET)
         width = int(self.radices[self.small].max(initial=0))
         self.follows = np.zeros((len(self.small), width, width), dtype=np.int64)
-        self.before: npt.NDArray[np.int64] | None = None
+        self.before = np.zeros(len(radices), dtype=np.int64)  # the last digit of each plane
+        self.begun = 0  # how many planes have had a digit: the first ones
 
-    def weights(self) -> npt.NDArray[np.float64]:
-        """Weights of the digits `[P, R]`, or `[P, R + 1]` with the rest, whole numbers; every row's sum is
-        2^24 less its columns, see the docstring of `entropy`.
+    def weights(self, count: int | None = None) -> npt.NDArray[np.float64]:
+        """Weights of the digits `[P, R]` of the first `count` planes, by default of all, or `[P, R + 1]` with
+        the rest, whole numbers; every row's sum is 2^24 less its columns, see `codecvq.bitstream.ranges`.
         """
-        weights = self.counts.copy()
-        if self.before is not None:
-            if len(self.small):
-                follows = self.follows[np.arange(len(self.small)), self.before[self.small]]
-                weights[self.small, : follows.shape[1]] += FOLLOWS * follows
-            weights[self.rows, self.before] += REPEATS
-        shares = np.cumsum(weights, axis=1)
-        shares = shares * ((1 << PRECISION) - self.alphabet) // shares[:, -1:]
-        shares[:, 1:] -= shares[:, :-1].copy()
+        count = len(self.radices) if count is None else count
+        weights = self.counts[:count].copy()
+        if begun := min(count, self.begun):
+            small, rows = self._small(begun)
+            if len(small):
+                follows = self.follows[rows, self.before[small]]
+                weights[small, : follows.shape[1]] += FOLLOWS * follows
+            weights[self.rows[:begun], self.before[:begun]] += REPEATS
+        scaled = shares(weights, self.alphabet)
         if self.alphabet == self.columns:
-            return shares.astype(np.float64)
-        rest = np.full((len(shares), 1), self.alphabet - self.columns - 1)  # + 1 as every frequency
-        return np.concatenate([shares, rest], axis=1, dtype=np.float64)
+            return scaled.astype(np.float64)
+        rest = np.full((len(scaled), 1), self.alphabet - self.columns - 1)  # + 1 as every frequency
+        return np.concatenate([scaled, rest], axis=1, dtype=np.float64)
 
     def learn(self, digits: npt.NDArray[np.int64]) -> None:
-        """Counts the digits `[P]` of the frame that was coded with the last weights."""
-        self.counts[self.rows, digits] += COUNT
-        if self.before is not None and len(self.small):
-            self.follows[np.arange(len(self.small)), self.before[self.small], digits[self.small]] += 1
-        self.before = digits
+        """Counts the digits `[P]` of the first planes, which were coded with the last weights."""
+        count = len(digits)
+        self.counts[self.rows[:count], digits] += COUNT
+        if begun := min(count, self.begun):
+            small, rows = self._small(begun)
+            if len(small):
+                self.follows[rows, self.before[small], digits[small]] += 1
+        self.before[:count] = digits
+        self.begun = max(self.begun, count)
+
+    def _small(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Those of the first `count` planes that have a small alphabet, and their rows in `follows`."""
+        small = self.small if count == len(self.radices) else self.small[self.small < count]
+        return small, self.rows[: len(small)]
 
 
 class _Run(NamedTuple):

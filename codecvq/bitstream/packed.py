@@ -15,43 +15,61 @@ import numpy.typing as npt
 from codecvq.errors import BitstreamError
 
 Codes = npt.NDArray[np.int64]
+Stored = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 1 << 14  # numbers that are unpacked at once
 
 
-def packed_bits(sizes: Sequence[int], frames: int) -> int:
-    """Bits that `pack_codes` writes for codebooks of these sizes, before they are filled up to whole
-    bytes.
+def packed_bits(sizes: Sequence[int], counts: Sequence[int]) -> int:
+    """Bits that `pack_codes` writes for codebooks of these sizes that have so many codes each, before they
+    are filled up to whole bytes.
     """
-    return sum(_stream_bits(size, sizes.count(size) * frames) for size in dict.fromkeys(sizes))
+    return sum(_stream_bits(size, _count(sizes, counts, size)) for size in dict.fromkeys(sizes))
 
 
-def pack_codes(codes: Codes, sizes: Sequence[int]) -> bytes:
-    """Bytes of codes `[N, T]` in mixed radix, `ceil(packed_bits / 8)` of them.
+def pack_codes(codes: Codes, sizes: Sequence[int], stored: Stored | None = None) -> bytes:
+    """Bytes of codes `[N, T]` in mixed radix, `ceil(packed_bits / 8)` of them: of all codes, or of those that
+    are True in `stored` `[N, T]`.
 
     Codebooks of one size are one stream, frame by frame; the streams follow each other in the order of the
     first such codebook.
     """
     bits = []
     for size in dict.fromkeys(sizes):
-        rows = [n for n, other in enumerate(sizes) if other == size]
-        bits.append(_stream_to_bits(codes[rows].T.reshape(-1), size))
+        rows = _rows(sizes, size)
+        stream = codes[rows].T.reshape(-1)
+        bits.append(_stream_to_bits(stream if stored is None else stream[stored[rows].T.reshape(-1)], size))
     return np.packbits(np.concatenate(bits)).tobytes() if bits else b""
 
 
-def unpack_codes(data: bytes, sizes: Sequence[int], frames: int) -> Codes:
-    """Codes `[N, T]` from what `pack_codes` wrote; raises BitstreamError where a number is too large for its
-    codebook.
+def unpack_codes(data: bytes, sizes: Sequence[int], frames: int, stored: Stored | None = None) -> Codes:
+    """Codes `[N, T]` from what `pack_codes` wrote, 0 where none is stored; raises BitstreamError where a
+    number is too large for its codebook.
     """
     octets = np.frombuffer(data, dtype=np.uint8)
-    codes = np.empty((len(sizes), frames), dtype=np.int64)
+    codes = np.zeros((len(sizes), frames), dtype=np.int64)
     at = 0
     for size in dict.fromkeys(sizes):
-        rows = [n for n, other in enumerate(sizes) if other == size]
-        stream = _bits_to_stream(octets, at, size, len(rows) * frames)
-        codes[rows] = stream.reshape(frames, len(rows)).T
-        at += _stream_bits(size, len(rows) * frames)
+        rows = _rows(sizes, size)
+        there = None if stored is None else stored[rows].T
+        count = len(rows) * frames if there is None else int(there.sum())
+        stream = _bits_to_stream(octets, at, size, count)
+        if there is None:
+            codes[rows] = stream.reshape(frames, len(rows)).T
+        else:
+            of_size = np.zeros((frames, len(rows)), dtype=np.int64)
+            of_size[there] = stream
+            codes[rows] = of_size.T
+        at += _stream_bits(size, count)
     return codes
+
+
+def _rows(sizes: Sequence[int], size: int) -> list[int]:
+    return [n for n, other in enumerate(sizes) if other == size]
+
+
+def _count(sizes: Sequence[int], counts: Sequence[int], size: int) -> int:
+    return sum(counts[n] for n in _rows(sizes, size))
 
 
 def _bits_of(size: int, count: int) -> int:

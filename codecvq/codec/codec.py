@@ -31,7 +31,7 @@ from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
-from codecvq.quantizer import Quantized, build_quantizer
+from codecvq.quantizer import CodeTables, Quantized, build_quantizer
 from codecvq.quantizer.build import plain_offer, quantizer_offers, short_spelling
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class Codec(FramedCodec, nn.Module):
     def variable_depth(self) -> bool:
         """Whether the number of codes may differ from frame to frame."""
         return self.quantizer.variable_depth
+
+    def code_tables(self) -> CodeTables | None:
+        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none."""
+        return self.quantizer.code_tables()
 
     @property
     def latent_dim(self) -> int:

@@ -46,13 +46,13 @@ def check_decodes(
     for same, theirs, ours in (
         (
             origin.codebook_sizes == sizes,
-            f"codebooks of {_runs(origin.codebook_sizes)}",
-            f"codebooks of {_runs(sizes)}",
+            f"codebooks of {short_runs(origin.codebook_sizes)}",
+            f"codebooks of {short_runs(sizes)}",
         ),
         (
             origin.strides == strides,
-            f"strides of {_runs(origin.strides)}",
-            f"strides of {_runs(strides)}",
+            f"strides of {short_runs(origin.strides)}",
+            f"strides of {short_runs(strides)}",
         ),
         (
             (origin.sample_rate, origin.hop_length) == (codec.sample_rate, codec.hop_length),
@@ -82,7 +82,7 @@ def _rates(sample_rate: int, hop_length: int) -> str:
     return f"{sample_rate} Hz and {hop_length} samples a frame"
 
 
-def _runs(numbers: Sequence[int]) -> str:
+def short_runs(numbers: Sequence[int]) -> str:
     """Numbers in short: "8 x 1024"."""
     runs = groupby(numbers)
     shown = [f"{len(list(group))} x {number}" for number, group in islice(runs, MOST_RUNS)]

@@ -2,6 +2,7 @@
 and grouped ones.
 """
 
+from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import Reach
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import nearest_candidates
@@ -24,6 +25,7 @@ from codecvq.transfer import to_device
 __all__ = [
     "Blocks",
     "ChannelsLast",
+    "CodeTables",
     "ConditionalQuantizer",
     "Context",
     "Estimator",

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import Reach
 from codecvq.arguments import checked_codes, whole_number
 from codecvq.errors import OptionError, ShapeError
@@ -149,6 +150,13 @@ class Quantizer(nn.Module):
         beam search of a residual form asks; `count` is at most K.
         """
         raise NotImplementedError(f"{type(self).__name__} lists no candidates: it has no beam search")
+
+    def code_tables(self) -> CodeTables | None:
+        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none.
+
+        They are integers of its buffers, so that they are saved with it; see `CodeTables`.
+        """
+        return None
 
     # What users call
 

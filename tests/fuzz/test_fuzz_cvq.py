@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import zlib
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 from limits import run_limited
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_codecs import StoredCodec
+
 from codecvq.bitstream import Packet, pack, read_cvq, unpack
 from codecvq.errors import BitstreamError
+from codecvq.quantizer import CodeTables
 
 CASES = 6000
 BUDGET = 1 << 26  # for readers with a codec, which have none by default
 
 
-@dataclass(frozen=True)
-class Stranger:
-    """A codec, as far as a file needs one."""
+class Stranger(StoredCodec):
+    """A codec whose hashes are those of every other one: files of one reach the codes under another."""
 
-    codebook_sizes: tuple[int, ...]
-    sample_rate: int = 16000
-    hop_length: int = 320
-    name: str = "stranger"
-    codebooks_sha256: str = field(default="ab" * 32)
-    weights_sha256: str = field(default="cd" * 32)
+    codebooks_sha256 = property(lambda self: "ab" * 32)
+    weights_sha256 = property(lambda self: "cd" * 32)
 
+
+LEVELS = CodeTables.even((1000,) * 3, levels=(8, 5, 5, 5), contexts=("previous", "below"))
 
 CODECS = [
     Stranger((1000,) * 6),
@@ -36,6 +38,11 @@ CODECS = [
     Stranger((2**62,) * 3 + (4093,)),
     Stranger((625,) * 3),
     Stranger((1,)),
+    Stranger((4096,) * 3, strides=(4, 2, 1)),
+    Stranger((5, 2**40, 625), strides=(1, 1000, 3), variable_depth=True),
+    Stranger((1024,) * 4, variable_depth=True),
+    Stranger((1000,) * 3, strides=(2, 1, 1), variable_depth=True, tables=LEVELS),
+    Stranger((9,) * 3, tables=CodeTables.even((9,) * 3, contexts=("previous", "below"))),
 ]
 HUGE = Stranger((2**62,) * 1023 + (4093,))
 
@@ -47,6 +54,11 @@ def real_files() -> list[tuple[Stranger, bytes]]:
         for frames in (0, 1, 30):
             codes = np.array([rng.integers(0, size, frames) for size in codec.codebook_sizes])
             codes[:, frames // 2 :] = 0  # half of it is silence
+            for row, stride in zip(codes, codec.strides, strict=False):
+                row[:] = row[np.arange(frames) // stride * stride]
+            if codec.variable_depth:
+                codes[-1, 12:15] = -1  # whole blocks
+                codes[:, 24:] = -1 if set(codec.strides) == {1} else codes[:, 24:]
             files += [(codec, pack(codec, codes, frames * 320, entropy)) for entropy in (True, False)]
     return files
 
@@ -86,7 +98,15 @@ def generated(rng: np.random.Generator) -> bytes:
     length = len(payload) if rng.random() < 0.95 else number(rng)
     fields = [16000, 320, min(number(rng), frames * 320), frames, length, len(runs)]
     fields += [value for run in runs for value in run]
-    head = b"CVQ\x01" + bytes([int(rng.integers(0, 4))]) + rng.bytes(20)
+    kind, version = int(rng.integers(0, 4)), int(rng.choice([1, 2]))
+    if version == 2 and rng.random() < 0.6:
+        kind |= 64
+        strides = [(count, max(1, number(rng) % 2**32)) for count, _ in runs]
+        fields += [len(strides), *(value for run in strides for value in run)]
+    if version == 2 and rng.random() < 0.6:
+        kind |= 128
+        fields.append(int(rng.integers(0, max(1, len(payload)) + 1)))
+    head = b"CVQ" + bytes([version, kind]) + rng.bytes(20)
     return head + b"".join(map(varint, fields)) + payload
 
 
@@ -127,8 +147,12 @@ def read(data: bytes, codec: Stranger | None, force: bool) -> None:
 def check(packet: Packet) -> None:
     limits = np.array(packet.codebook_sizes)[:, None]
     assert packet.codes.shape == (len(packet.codebook_sizes), packet.codes.shape[1])
-    assert (packet.codes >= 0).all()
+    absent = packet.codes < 0
+    assert (packet.codes >= -1).all()
     assert (packet.codes < limits).all()
+    assert (absent[:-1] <= absent[1:]).all()  # the last codebooks of a frame
+    for row, stride in zip(packet.codes, packet.strides, strict=True):
+        assert (row == row[np.arange(len(row)) // stride * stride]).all()
     assert packet.num_samples <= packet.codes.shape[1] * packet.hop_length
 
 
@@ -138,7 +162,7 @@ def case(seed: int) -> None:
     data = with_checksum(data) if rng.random() < 0.95 else data
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other weights
-        for codec in (None, CODECS[rng.integers(len(CODECS))], HUGE):
+        for codec in (None, CODECS[rng.integers(len(CODECS))], CODECS[rng.integers(len(CODECS))], HUGE):
             read(data, codec, force=bool(rng.random() < 0.5))
 
 

@@ -1,0 +1,321 @@
+"""`CodeTables`: how frequent each code is, learned in training, for the entropy coder of `.cvq` files.
+
+A table is an array `[contexts, radix]` of whole numbers: for each context how often each value of a symbol
+occurs. A symbol is a code, or one digit of a code. The coder begins with these counts and adds `step` for
+each symbol that it codes, so a row whose sum is large against `step` changes little within a file.
+
+No floating point is used when a file is written or read, so that every machine decodes it. A quantizer keeps
+the frequencies in a buffer: they are saved with the codec and are part of its `codebooks_sha256`.
+
+Letters: N codebooks, K codebook size, T frames, R radix of a symbol, C contexts of a symbol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codecvq.errors import OptionError
+
+Integers = npt.NDArray[np.int64]
+
+LARGEST_RADIX = 4096  # of a symbol: the alphabets of the range coder
+LARGEST_ROW = 1 << 24  # sum of a row
+LARGEST_STEP = 1 << 12
+MOST_ENTRIES = 1 << 26  # of all tables of a codec
+CONTEXTS = ("previous", "below", "digit")
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolContext:
+    """What the frequencies of a symbol depend on: the value of another symbol."""
+
+    symbol: int  # its place in `CodeTables.symbols`
+    lag: int  # 0: at the same frame; 1: at the frame before
+    classes: Integers | None = None  # [R], the class of each value; None: each is its own
+
+    def __post_init__(self) -> None:
+        if self.classes is None:
+            return
+        classes = _integers(self.classes, "classes")
+        object.__setattr__(self, "classes", classes)
+        if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= LARGEST_RADIX:
+            raise OptionError(f"classes have shape {list(classes.shape)}; [K] from 0 to 4095 are needed")
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A digit of a codebook's codes, `code // place % radix`; the whole code where `radix` is K."""
+
+    codebook: int
+    place: int
+    radix: int
+    contexts: tuple[SymbolContext, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.radix <= LARGEST_RADIX:
+            raise OptionError(
+                f"a symbol of codebook {self.codebook} has {self.radix} values; 1 to {LARGEST_RADIX} are "
+                "possible. Take larger codes apart with levels."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class CodeTables:
+    """Frequencies of the codes of some codebooks. `even`, `counted`, `filled` and `join` make them.
+
+    Raises OptionError for frequencies below 1, a row whose sum is above 2^24, a table of another shape than
+    its symbol has, and contexts that a decoder does not know yet.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    symbols: tuple[Symbol, ...]  # by codebook, lowest digit first
+    frequencies: tuple[Integers, ...]  # [C, R] of each symbol
+    step: int = 64  # what each occurrence in a file adds to the frequency of its symbol
+
+    @classmethod
+    def even(
+        cls,
+        codebook_sizes: Sequence[int],
+        *,
+        levels: Sequence[int] | None = None,
+        contexts: Sequence[str] = (),
+        classes: Sequence[Any] | None = None,  # Any: an array or a tensor
+        step: int = 64,
+    ) -> CodeTables:
+        """Tables in which every frequency is 1.
+
+        `levels` takes each code apart into digits of these radices, the first one least significant, as FSQ
+        numbers its codes; their product is at least K. Without it a code is one symbol, and K at most 4096.
+
+        `contexts` may name "previous", the same symbol at the frame before; "below", the same symbol of the
+        codebook before at the same frame; "digit", the digit before in the same code. Rows multiply: each
+        context of radix R has R values and one more for its absence (as at the first frame). `classes` holds
+        for each codebook an array `[K]` with the class of each code, 0 to A - 1; a context of whole codes
+        then has A + 1 values.
+        """
+        sizes = tuple(int(size) for size in codebook_sizes)
+        symbols = tuple(_symbols(sizes, levels, contexts, classes))
+        return cls(sizes, symbols, tuple(map(_ones, symbols, [symbols] * len(symbols))), step)
+
+    @classmethod
+    def join(cls, parts: Sequence[CodeTables]) -> CodeTables:
+        """The tables of codebooks one after the other, as those of residual stages; parts have one `step`."""
+        if not parts or len({part.step for part in parts}) > 1:
+            raise OptionError(
+                f"steps of the tables are {[part.step for part in parts]}; one and the same is needed"
+            )
+        sizes: tuple[int, ...] = ()
+        symbols: list[Symbol] = []
+        for part in parts:
+            symbols += [_moved(symbol, len(sizes), len(symbols)) for symbol in part.symbols]
+            sizes += part.codebook_sizes
+        tables = tuple(table for part in parts for table in part.frequencies)
+        return cls(sizes, tuple(symbols), tables, parts[0].step)
+
+    def __post_init__(self) -> None:
+        tables = tuple(_integers(table, "frequencies") for table in self.frequencies)
+        object.__setattr__(self, "frequencies", tables)
+        _check_symbols(self.symbols, self.codebook_sizes)
+        if not 0 <= self.step <= LARGEST_STEP:
+            raise OptionError(f"step is {self.step}; 0 to {LARGEST_STEP} is possible")
+        if len(tables) != len(self.symbols) or self.entries > MOST_ENTRIES:
+            raise OptionError(
+                f"{len(tables)} tables with {self.entries:,} entries are given; one for each of the "
+                f"{len(self.symbols)} symbols is needed, and at most {MOST_ENTRIES:,} entries"
+            )
+        for at, (symbol, table) in enumerate(zip(self.symbols, tables, strict=True)):
+            shape = (rows_of(symbol, self.symbols), symbol.radix)
+            if table.shape != shape:
+                raise OptionError(f"table {at} has shape {list(table.shape)}; {list(shape)} is needed")
+            if table.min() < 1 or table.max() > LARGEST_ROW or table.sum(axis=1).max() > LARGEST_ROW:
+                raise OptionError(
+                    f"table {at} has frequencies from {table.min()} to {table.max()} and rows of up to "
+                    f"{table.sum(axis=1).max()}; frequencies are at least 1, and a row's sum at most 2^24"
+                )
+
+    @property
+    def entries(self) -> int:
+        """How many frequencies there are."""
+        return sum(table.size for table in self.frequencies)
+
+    @property
+    def flat(self) -> npt.NDArray[np.int32]:
+        """All frequencies as one array `[entries]`, for a buffer."""
+        return np.concatenate([table.reshape(-1) for table in self.frequencies]).astype(np.int32)
+
+    def filled(self, flat: Any) -> CodeTables:  # Any: an array or a tensor
+        """The same symbols and contexts with other frequencies: `[entries]`, as `flat` gives them."""
+        values = _integers(flat, "frequencies")
+        if values.shape != (self.entries,):
+            raise OptionError(f"frequencies have shape {list(values.shape)}; [{self.entries}] is needed")
+        ends = np.cumsum([table.size for table in self.frequencies])[:-1]
+        tables = zip(np.split(values, ends), self.frequencies, strict=True)
+        return replace(self, frequencies=tuple(part.reshape(table.shape) for part, table in tables))
+
+    def counted(
+        self, clips: Iterable[Any], *, total: int = 1 << 16, strides: Sequence[int] | None = None
+    ) -> CodeTables:
+        """The same symbols and contexts with the frequencies of these clips' codes: each `[N, T]`, an array
+        or a tensor, -1 where a code is absent.
+
+        Every row has a sum of about `total`. A context that occurs seldom has nearly the frequencies of its
+        symbol without context. `strides` are those of the codebooks: a code counts once for its block.
+        """
+        if not 1 <= total <= LARGEST_ROW // 2:
+            raise OptionError(f"total is {total}; 1 to {LARGEST_ROW // 2} is possible")
+        strides = (1,) * len(self.codebook_sizes) if strides is None else strides
+        counts = [np.zeros(table.shape, dtype=np.int64) for table in self.frequencies]
+        for codes in clips:
+            self._count(_clip_codes(codes, self.codebook_sizes), strides, counts)
+        return replace(self, frequencies=tuple(_frequencies(count, total) for count in counts))
+
+    def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
+        """Add the symbols of one clip `[N, T]` to the counts."""
+        values = [digits_of(codes, symbol) for symbol in self.symbols]
+        for symbol, own, count in zip(self.symbols, values, counts, strict=True):
+            row = np.zeros(codes.shape[1], dtype=np.int64)
+            for context in symbol.contexts:
+                seen = values[context.symbol]
+                if context.lag:
+                    seen = np.concatenate([[self.symbols[context.symbol].radix], seen[:-1]])[: len(seen)]
+                row = row * values_of(context, self.symbols) + lookup(context, self.symbols)[seen]
+            there = own < symbol.radix
+            there[np.arange(len(there)) % strides[symbol.codebook] != 0] = False
+            np.add.at(count, (row[there], own[there]), 1)
+
+
+def values_of(context: SymbolContext, symbols: Sequence[Symbol]) -> int:
+    """How many values a context has, the one for absence included."""
+    if context.classes is None:
+        return symbols[context.symbol].radix + 1
+    return int(context.classes.max()) + 2
+
+
+def rows_of(symbol: Symbol, symbols: Sequence[Symbol]) -> int:
+    """C: how many contexts a symbol has."""
+    return math.prod(values_of(context, symbols) for context in symbol.contexts)
+
+
+def lookup(context: SymbolContext, symbols: Sequence[Symbol]) -> Integers:
+    """The value of a context for each value of its symbol, and last for its absence: `[R + 1]`."""
+    if context.classes is None:
+        return np.arange(symbols[context.symbol].radix + 1)
+    return np.append(context.classes, context.classes.max() + 1)
+
+
+def digits_of(codes: Integers, symbol: Symbol) -> Integers:
+    """The digits `[T]` of codes `[N, T]`; R where a code is absent."""
+    own = codes[symbol.codebook]
+    return np.where(own < 0, symbol.radix, own // symbol.place % symbol.radix)
+
+
+def _symbols(
+    sizes: Sequence[int], levels: Sequence[int] | None, contexts: Sequence[str], classes: Sequence[Any] | None
+) -> Iterator[Symbol]:
+    unknown = [name for name in contexts if name not in CONTEXTS]
+    if unknown:
+        raise OptionError(f"context {unknown[0]!r} is none of {', '.join(CONTEXTS)}")
+    if classes is not None and (levels is not None or len(classes) != len(sizes)):
+        raise OptionError("classes are those of whole codes, an array [K] for each codebook, without levels")
+    digits = 1 if levels is None else len(levels)
+    for codebook, size in enumerate(sizes):
+        radices = [size] if levels is None else [int(level) for level in levels]
+        if math.prod(radices) < size:
+            raise OptionError(
+                f"levels {radices} make {math.prod(radices)} codes; codebook {codebook} has {size}"
+            )
+        place = 1
+        for digit, radix in enumerate(radices):
+            at = codebook * digits + digit
+            found = [("previous", at, 1)]
+            found += [("below", at - digits, 0)] if codebook else []
+            found += [("digit", at - 1, 0)] if digit else []
+            chosen = tuple(
+                SymbolContext(other, lag, None if classes is None else classes[other])
+                for name, other, lag in found
+                if name in contexts
+            )
+            yield Symbol(codebook, place, radix, chosen)
+            place *= radix
+
+
+def _ones(symbol: Symbol, symbols: Sequence[Symbol]) -> Integers:
+    rows = rows_of(symbol, symbols)
+    if rows * symbol.radix > MOST_ENTRIES:
+        raise OptionError(
+            f"a table of {rows} contexts and {symbol.radix} values is larger than {MOST_ENTRIES:,} entries. "
+            "Use fewer contexts, classes, or levels."
+        )
+    return np.ones((rows, symbol.radix), dtype=np.int64)
+
+
+def _moved(symbol: Symbol, codebooks: int, symbols: int) -> Symbol:
+    contexts = tuple(replace(context, symbol=context.symbol + symbols) for context in symbol.contexts)
+    return replace(symbol, codebook=symbol.codebook + codebooks, contexts=contexts)
+
+
+def _check_symbols(symbols: Sequence[Symbol], sizes: Sequence[int]) -> None:
+    """Raise OptionError where symbols do not make up the codes, or depend on what is decoded after them."""
+    places = dict.fromkeys(range(len(sizes)), 1)
+    for at, symbol in enumerate(symbols):
+        if places.get(symbol.codebook) != symbol.place or (at and symbol.codebook < symbols[at - 1].codebook):
+            raise OptionError(f"symbol {at} is no digit that follows in the codes of a codebook: {symbol}")
+        places[symbol.codebook] *= symbol.radix
+        for context in symbol.contexts:
+            _check_context(context, at, symbols)
+    for codebook, size in enumerate(sizes):
+        if not size <= places[codebook] < 1 << 63:
+            raise OptionError(f"the symbols of codebook {codebook} make {places[codebook]} codes of {size}")
+
+
+def _check_context(context: SymbolContext, at: int, symbols: Sequence[Symbol]) -> None:
+    other = context.symbol
+    known = 0 <= other < len(symbols) and context.lag in (0, 1)
+    if known and context.lag:
+        known = symbols[other].codebook <= symbols[at].codebook
+    if not known or (context.lag == 0 and other >= at):
+        raise OptionError(
+            f"symbol {at} depends on symbol {other} at lag {context.lag}, which a decoder does not know yet. "
+            "A context is an earlier symbol of the same frame (lag 0), or one of this codebook or of those "
+            "before it at the frame before (lag 1)."
+        )
+    classes = context.classes
+    if classes is not None and len(classes) != symbols[other].radix:
+        raise OptionError(
+            f"{len(classes)} classes are given for the {symbols[other].radix} values of {other}"
+        )
+
+
+def _integers(values: Any, what: str) -> Integers:  # Any: an author's array or tensor
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.dtype.kind not in "iu":
+        raise OptionError(f"{what} are {array.dtype}; integers are needed")
+    return array.astype(np.int64)
+
+
+def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `counted`
+    values = _integers(codes, "codes")
+    if values.ndim != 2 or len(values) != len(sizes):
+        raise OptionError(f"codes have shape {list(values.shape)}; [N, T] with N = {len(sizes)} is needed")
+    if values.size and ((values < -1) | (values >= np.array(sizes)[:, None])).any():
+        raise OptionError(f"codes are from {values.min()} to {values.max()}; codebooks have {tuple(sizes)}")
+    return values
+
+
+def _frequencies(counts: Integers, total: int) -> Integers:
+    """Whole frequencies `[C, R]` of about `total` a row.
+
+    The counts of a row are mixed with R / 4 occurrences that are spread as the symbol is without context, and
+    every value has a frequency of at least 1.
+    """
+    radix = counts.shape[1]
+    alone = counts.sum(axis=0) + 0.5
+    mixed = counts + radix / 4 * alone / alone.sum()
+    shares = mixed / mixed.sum(axis=1, keepdims=True)
+    return np.maximum(1, np.round(total * shares)).astype(np.int64)
