@@ -65,14 +65,22 @@ def with_codes(path, change):
 
 #: column -> its values with the third row spoilt, and what is said of it
 SPOILT_ROWS = {
-    "ragged": ("codes", lambda p: with_codes(p, lambda c: [c[0][:-1], [*c[1], 7]]), "different lengths"),
-    "ragged, right sum": ("codes", lambda p: with_codes(p, lambda c: [c[0][:1], c[0][1:] + c[1]]), "lengths"),
+    "ragged": (
+        "codes",
+        lambda p: with_codes(p, lambda c: [c[0][:-1], [*c[1], 7]]),
+        "codebooks of 3, 5 codes, but num_frames is 4",
+    ),
+    "ragged, right sum": (
+        "codes",
+        lambda p: with_codes(p, lambda c: [c[0][:1], c[0][1:] + c[1]]),
+        "codebooks of 1, 7 codes",
+    ),
     "one codebook": ("codes", lambda p: with_codes(p, lambda c: c[:1]), "has 1 codebooks, not 2"),
     "three codebooks": ("codes", lambda p: with_codes(p, lambda c: [*c, c[0]]), "has 3 codebooks, not 2"),
     "no codebooks": ("codes", lambda p: with_codes(p, lambda c: []), "has 0 codebooks, not 2"),
     "beyond": ("codes", lambda p: with_codes(p, lambda c: [c[0], [*c[1][:-1], 256]]), "beyond its codebook"),
     "null code": ("codes", lambda p: with_codes(p, lambda c: [[None, *c[0][1:]], c[1]]), "null among"),
-    "null codebook": ("codes", lambda p: with_codes(p, lambda c: [None, c[1]]), "null among|lengths"),
+    "null codebook": ("codes", lambda p: with_codes(p, lambda c: [None, c[1]]), "null among"),
     "null codes": ("codes", lambda p: with_codes(p, lambda c: None), "has no codes"),
     "frames": ("num_frames", third("num_frames", 3), "num_frames is 3"),
     "more samples": ("num_samples", third("num_samples", 10**6), "frames for 1000000"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
 FORMAT = "codecvq.tokens/1"
+STRIDED_FORMAT = "codecvq.tokens/2"  # with strides, which readers of 1 do not know
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
 LARGEST_HISTOGRAM = 65_536  # entries; a larger codebook's is counted sparsely and not written
 LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639: Hugging Face refuses a page with another
@@ -70,6 +71,8 @@ class Card(BaseModel):
         tuple[Annotated[int, Field(gt=0, le=MAX_CODEBOOK_SIZE)], ...],
         Field(min_length=1, max_length=MAX_CODEBOOKS),
     ]
+    #: frames that a code of each codebook stands for; None: all 1, as in datasets without the key
+    strides: Annotated[tuple[Positive, ...] | None, Field(max_length=MAX_CODEBOOKS)] = None
     codec_codebooks: Positive  # that the codec has
     channels: Positive
     codecvq: str
@@ -81,7 +84,16 @@ class Card(BaseModel):
             raise ValueError(
                 f"{len(self.codebook_sizes)} codebook_sizes, but codec_codebooks is {self.codec_codebooks}"
             )
+        if self.strides is not None and len(self.strides) != len(self.codebook_sizes):
+            raise ValueError(f"{len(self.strides)} strides for {len(self.codebook_sizes)} codebook_sizes")
+        if self.strides is not None and max(self.strides) == 1:
+            raise ValueError("strides that are all 1 are left out")
         return self
+
+    @property
+    def frames_a_code(self) -> tuple[int, ...]:
+        """The stride of each codebook that was kept."""
+        return self.strides or (1,) * len(self.codebook_sizes)
 
     @property
     def frame_rate(self) -> Fraction:
@@ -91,7 +103,9 @@ class Card(BaseModel):
     def to_json(self) -> str:
         """The text of `codec.json`."""
         rate = self.frame_rate
-        fields = {"format": FORMAT, **self.model_dump(), "frame_rate": [rate.numerator, rate.denominator]}
+        own = self.model_dump(exclude={"strides"} if self.strides is None else None)
+        name = FORMAT if self.strides is None else STRIDED_FORMAT
+        fields = {"format": name, **own, "frame_rate": [rate.numerator, rate.denominator]}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -99,10 +113,10 @@ class Card(BaseModel):
         """The card in a text; `origin` names it in errors. Raises TokensError with the key that is wrong."""
         fields = parse_json(text, origin, error=TokensError, advice=ADVICE)
         found, rate = fields.pop("format", None), fields.pop("frame_rate", None)
-        if found != FORMAT:
+        if found != (STRIDED_FORMAT if fields.get("strides") is not None else FORMAT):
             raise TokensError(
-                f"{origin}: format is {str(found)[:60]!r}, but {FORMAT!r} is needed. Give a token dataset, "
-                "or read it with the codecvq that wrote it."
+                f"{origin}: format is {str(found)[:60]!r}, but {FORMAT!r} is needed, or {STRIDED_FORMAT!r} "
+                "with strides. Give a token dataset, or read it with the codecvq that wrote it."
             )
         card = validated(cls, fields, origin, error=TokensError, advice=ADVICE)
         expected = card.frame_rate
@@ -119,6 +133,12 @@ def card_of(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
     from codecvq import __version__
 
     kept = checked_num_codebooks(num_codebooks, codec, TokensError)
+    if codec.variable_depth:
+        raise TokensError(
+            f"codec {codec.name!r} has a variable number of codes a frame, which a token dataset cannot "
+            "hold. Write .cvq files, or use a codec with a fixed number."
+        )
+    strides = tuple(codec.strides)[:kept]
     fields: dict[str, Any] = {  # Any: pydantic checks them
         "codec": codec.name,
         "weights_sha256": codec.weights_sha256,
@@ -127,6 +147,7 @@ def card_of(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
         "sample_rate": codec.sample_rate,
         "hop_length": codec.hop_length,
         "codebook_sizes": tuple(codec.codebook_sizes)[:kept],
+        "strides": strides if max(strides, default=1) != 1 else None,
         "codec_codebooks": codec.num_codebooks,
         "channels": codec.channels,
         "codecvq": __version__,
@@ -179,9 +200,11 @@ class Histogram:
         self.size = size
         self.dense = np.zeros(size if size <= LARGEST_HISTOGRAM else 0, dtype=np.int64)
         self.sparse: dict[int, int] = {}
+        self.total = 0  # codes counted
 
     def add(self, codes: npt.NDArray[np.integer[Any]]) -> None:
         """Counts codes `[M]`."""
+        self.total += len(codes)
         if len(self.dense):
             self.dense += np.bincount(codes, minlength=self.size)
             return
@@ -218,18 +241,30 @@ def stats_of(
     `clips` are the rows of each split.
     """
     books = [histogram.summary() for histogram in histograms]
-    rate = float(card.frame_rate)
+    rates = [float(card.frame_rate) / stride for stride in card.frames_a_code]  # codes a second
     return {
         "clips": sum(clips.values()),
         "splits": dict(clips),
         "failures": failures,
         "hours": samples / card.sample_rate / 3600,
         "frames": frames,
-        "tokens": frames * len(books),
-        "nominal_bps": rate * sum(float(np.log2(size)) for size in card.codebook_sizes),
-        "entropy_bps": rate * sum(book["entropy_bits"] for book in books),
+        "tokens": sum(histogram.total for histogram in histograms),
+        "nominal_bps": sum(
+            rate * float(np.log2(size)) for rate, size in zip(rates, card.codebook_sizes, strict=True)
+        ),
+        "entropy_bps": sum(rate * book["entropy_bits"] for rate, book in zip(rates, books, strict=True)),
         "codebooks": books,
     }
+
+
+def _of_blocks(card: Card) -> str:
+    if card.strides is None:
+        return ""
+    strides = ", ".join(map(str, card.strides))
+    return f"""
+
+The codebooks have one code for blocks of {strides} frames: `codes` has these, and `read_tokens` repeats each
+over the frames of its block."""
 
 
 def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licences: Iterable[str]) -> str:
@@ -255,7 +290,7 @@ kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} by entropy). {stats["failures"
 see `{FAILURES_NAME}`.
 
 `codes` is `[codebook][frame]`, raw: no offsets, no special tokens. `num_samples` is the exact length at
-{card.sample_rate} Hz.
+{card.sample_rate} Hz.{_of_blocks(card)}
 
 ```python
 import codecvq

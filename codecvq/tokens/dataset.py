@@ -1,7 +1,9 @@
 """The token dataset: rows of codes in Parquet shards, read back as numpy.
 
 A row is `id`, `codes` (`list<list<uint16>>`, [N][T]; wider integers where a codebook needs them),
-`num_frames`, `num_samples`, `sample_rate`, `source`, `codec`, and the manifest's own columns.
+`num_frames`, `num_samples`, `sample_rate`, `source`, `codec`, and the manifest's own columns. A codebook of
+stride s has ceil(T / s) codes in the file; a row that was read has each repeated over the frames of its
+block.
 """
 
 from __future__ import annotations

@@ -144,9 +144,8 @@ def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
     other weights.
     """
     origin = Origin(
-        str(folder), card.sample_rate, card.hop_length, card.codebook_sizes,
-        tuple(codec.strides)[: len(card.codebook_sizes)], card.codebooks_sha256, card.weights_sha256,
-        card.codec,
+        str(folder), card.sample_rate, card.hop_length, card.codebook_sizes, card.frames_a_code,
+        card.codebooks_sha256, card.weights_sha256, card.codec,
     )  # fmt: skip
     check_decodes(origin, codec, TokensError)
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from codecvq.codec.blocks import split_blocks
 from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
@@ -310,7 +311,7 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
         rows[shard.split] += len(shard)
         for row in shard.rows():
             samples, frames = samples + row.num_samples, frames + row.num_frames
-            for histogram, codes in zip(histograms, row.codes, strict=True):
+            for histogram, codes in zip(histograms, split_blocks(row.codes, card.frames_a_code), strict=True):
                 histogram.add(codes)
     lines = [json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures]
     write_atomically(folder / cards.FAILURES_NAME, "".join(lines))

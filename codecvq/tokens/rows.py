@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from codecvq.codec.blocks import first_change, join_blocks, split_blocks
 from codecvq.errors import TokensError
 from codecvq.tokens.card import Card
 
@@ -28,7 +30,10 @@ AGAIN = "Remove the file and run the same tokenize command again: it makes only 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One clip's codes `[N, T]`, how many samples they stand for, and the manifest's columns."""
+    """One clip's codes `[N, T]`, how many samples they stand for, and the manifest's columns.
+
+    Codes of a codebook with a stride above 1 are repeated over the frames of their block.
+    """
 
     id: str
     codes: npt.NDArray[np.integer[Any]]  # unsigned as read
@@ -97,7 +102,7 @@ def rows_to_batch(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence
     dtype = codes_dtype(card.codebook_sizes)
     ours = {
         "id": [row.id for row in rows],
-        "codes": _list_array([row.codes for row in rows], len(card.codebook_sizes), dtype),
+        "codes": _list_array([split_blocks(row.codes, card.frames_a_code) for row in rows], dtype),
         "num_frames": [row.num_frames for row in rows],
         "num_samples": [row.num_samples for row in rows],
         "sample_rate": [card.sample_rate] * len(rows),
@@ -127,19 +132,23 @@ def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
             return f"the codec gave a code beyond the {size} entries of codebook {book}"
+    if change := first_change(codes, card.frames_a_code):
+        return (
+            f"the codec gave codes of codebook {change[0]} that change within a block, at frame {change[1]}"
+        )
     return ""
 
 
-def _list_array(
-    codes: Sequence[npt.NDArray[Any]], books: int, dtype: type[np.unsignedinteger[Any]]
-) -> pa.Array:
-    """Codes `[N, T]` of every row as list<list<dtype>>, without a Python object for each."""
+def _list_array(rows: Sequence[Sequence[npt.NDArray[Any]]], dtype: type[np.unsignedinteger[Any]]) -> pa.Array:
+    """The codes `[T_n]` of every codebook of every row as list<list<dtype>>, without a Python object for
+    each.
+    """
     import pyarrow as pa
 
-    frames = np.repeat([row.shape[1] for row in codes], books)
-    inner = np.concatenate([[0], np.cumsum(frames)]).astype(np.int32)
-    values = np.concatenate([np.zeros(0, dtype), *(row.reshape(-1) for row in codes)]).astype(dtype)
-    outer = np.arange(len(codes) + 1, dtype=np.int32) * books
+    books = [codes for row in rows for codes in row]
+    inner = np.cumsum([0, *map(len, books)]).astype(np.int32)
+    values = np.concatenate([np.zeros(0, dtype), *books]).astype(dtype)
+    outer = np.cumsum([0, *map(len, rows)]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(outer), pa.ListArray.from_arrays(pa.array(inner), pa.array(values))
     )
@@ -171,7 +180,12 @@ class RowGroup:
         except (pa.ArrowException, ValueError) as error:
             raise TokensError(f"{origin} is damaged ({error}). {AGAIN}") from error
         self.batch, self.card, self.origin = batch, card, origin
-        self._codes = _Codes(batch.column("codes"))
+        self._codes = _Codes(batch.column("codes"), card, _numpy(batch.column("num_frames"), -1))
+        if self._codes.cells > MOST_CODES and card.strides is not None:
+            raise TokensError(
+                f"{origin} is damaged (a row group of {self._codes.cells:,} codes, repeated ones included; "
+                f"at most {MOST_CODES:,} are read). {AGAIN}"
+            )
         #: position -> what is wrong with the row
         self.problems = self._problems()
 
@@ -232,13 +246,15 @@ class RowGroup:
         books = len(card.codebook_sizes)
         yield codes.with_null, lambda _: "has a null among its codes"
         yield codes.books != books, lambda i: f"has {codes.books[i]} codebooks, not {books}"
-        yield codes.ragged, lambda _: "has codebooks of different lengths"
-        yield codes.beyond(card.codebook_sizes), lambda _: "has a code beyond its codebook"
         frames, samples = _numpy(columns["num_frames"], -1), _numpy(columns["num_samples"], -1)
-        yield codes.frames != frames, lambda i: f"has {codes.frames[i]} frames, but num_frames is {frames[i]}"
         yield (
-            (samples < 0) | (codes.frames != -(-samples // card.hop_length)),
-            (lambda i: f"has {codes.frames[i]} frames for {samples[i]} samples"),
+            codes.ragged,
+            lambda i: f"has codebooks of {codes.lengths_of(i)} codes, but num_frames is {frames[i]}",
+        )
+        yield codes.beyond(card.codebook_sizes), lambda _: "has a code beyond its codebook"
+        yield (
+            (samples < 0) | (frames != -(-samples // card.hop_length)),
+            (lambda i: f"has {frames[i]} frames for {samples[i]} samples"),
         )
         rates = _numpy(columns["sample_rate"], -1)
         yield rates != card.sample_rate, lambda i: f"has a sample_rate of {rates[i]}, not {card.sample_rate}"
@@ -252,9 +268,12 @@ def _has_no(name: str, row: int) -> str:
 
 
 class _Codes:
-    """A column of codes: list of lists of integers, as numpy, for `R` rows, `M` codebooks of them all."""
+    """A column of codes: list of lists of integers, as numpy, for `R` rows, `M` codebooks of them all.
 
-    def __init__(self, column: pa.Array) -> None:
+    `frames` `[R]` are those that the rows claim to have.
+    """
+
+    def __init__(self, column: pa.Array, card: Card, frames: npt.NDArray[np.int64]) -> None:
         lists = column.values
         self._column, self._lists = column, lists
         self._outer = column.offsets.to_numpy()  # [R + 1]
@@ -263,13 +282,26 @@ class _Codes:
         self.books = np.diff(self._outer)  # [R]
         self._lengths = np.diff(self._inner)  # [M]
         self._row_of = np.repeat(np.arange(len(column)), self.books)  # [M]
-        padded = np.append(self._lengths, 0)
-        self.frames = np.where(self.books > 0, padded[self._outer[:-1]], 0)  # [R], of the first codebook
+        self._frames, self._strides = frames, card.frames_a_code
+        self._book_of = np.arange(len(self._row_of)) - self._outer[self._row_of]  # [M]
+
+    @property
+    def cells(self) -> int:
+        """How many codes the rows have in memory, repeated ones included."""
+        return sum(map(operator.mul, self.books.tolist(), self._frames.clip(0).tolist()))
 
     def row(self, index: int) -> npt.NDArray[Any]:
         """The codes `[N, T]` of a row without problems."""
         first, last = self._outer[index], self._outer[index + 1]
-        return self._values[self._inner[first] : self._inner[last]].reshape(last - first, -1)
+        if max(self._strides) == 1:
+            return self._values[self._inner[first] : self._inner[last]].reshape(last - first, -1)
+        parts = [self._values[self._inner[at] : self._inner[at + 1]] for at in range(first, last)]
+        return join_blocks(parts, self._strides, int(self._frames[index]))
+
+    def lengths_of(self, index: int) -> str:
+        """The lengths of a row's codebooks, for an error."""
+        lengths = self._lengths[self._outer[index] : self._outer[index + 1]].tolist()
+        return ", ".join(map(str, lengths[:8])) + (", …" if len(lengths) > 8 else "")
 
     @property
     def with_null(self) -> npt.NDArray[np.bool_]:
@@ -284,8 +316,9 @@ class _Codes:
 
     @property
     def ragged(self) -> npt.NDArray[np.bool_]:
-        """Rows `[R]` whose codebooks have different lengths."""
-        return self._rows_with(self._lengths != self.frames[self._row_of])
+        """Rows `[R]` with a codebook that has not one code for each of its blocks of the row's frames."""
+        strides = np.array(self._strides)[np.minimum(self._book_of, len(self._strides) - 1)]
+        return self._rows_with(self._lengths != -(-self._frames[self._row_of] // strides))
 
     def beyond(self, sizes: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Rows `[R]` with a code that their codebook does not have."""
@@ -293,7 +326,7 @@ class _Codes:
         largest = (
             np.maximum.reduceat(self._values[: self._inner[-1]], self._inner[filled]) if len(filled) else 0
         )
-        book = np.minimum(np.arange(len(self._row_of)) - self._outer[self._row_of], len(sizes) - 1)
+        book = np.minimum(self._book_of, len(sizes) - 1)
         most = np.array([size - 1 for size in sizes], dtype=np.uint64)[book]
         beyond = np.zeros(len(self._row_of), dtype=bool)
         beyond[filled] = largest > most[filled]

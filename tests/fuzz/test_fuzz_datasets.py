@@ -48,7 +48,7 @@ TYPES = [
 ]  # fmt: skip
 
 
-def write_dataset(folder: Path) -> tuple[Path, Codes]:
+def write_dataset(folder: Path, codec: LevelCodec) -> tuple[Path, Codes]:
     """A dataset of two shards and eight clips, and its codes."""
     clips = []
     for i in range(8):
@@ -56,7 +56,7 @@ def write_dataset(folder: Path) -> tuple[Path, Codes]:
         write_audio(path, tone(HOP * (1 + 3 * i) - i, i), RATE)
         columns = {"n": i, "tags": ["a"] * i, "x": {"y": i / 3}}
         clips.append(Clip(id=f"clip{i}", path=path, text=f"text {i}", columns=columns))
-    tokenize(LevelCodec(), clips, folder / "t", shard_clips=4)
+    tokenize(codec, clips, folder / "t", shard_clips=4)
     return folder / "t", {row.id: row.codes.tolist() for row in read_tokens(folder / "t")}
 
 
@@ -212,7 +212,7 @@ def read_all(folder: Path) -> Codes:
     return codes
 
 
-def attack(seed: int, base: Path, written: Codes) -> None:
+def attack(seed: int, base: Path, written: Codes, codec: LevelCodec) -> None:
     rng = random.Random(seed)
     change, may_differ = ATTACKS[seed % len(ATTACKS)]
     with tempfile.TemporaryDirectory() as name:
@@ -232,12 +232,12 @@ def attack(seed: int, base: Path, written: Codes) -> None:
             assert codes is not None
             assert may_differ or codes == written
         if rng.random() < 0.3:
-            decode(folder, Path(name) / "out")
+            decode(folder, Path(name) / "out", codec)
 
 
-def decode(folder: Path, out: Path) -> None:
+def decode(folder: Path, out: Path, codec: LevelCodec) -> None:
     try:
-        decoded = detokenize(LevelCodec(), folder, out, suffix=".wav")
+        decoded = detokenize(codec, folder, out, suffix=".wav")
     except CodecvqError:
         return
     for failure in decoded.failures:
@@ -248,7 +248,7 @@ def decode(folder: Path, out: Path) -> None:
 @pytest.mark.slow
 def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
     """pyarrow itself ends it for some."""
-    base, written = write_dataset(tmp_path)
+    base, written = write_dataset(tmp_path, LevelCodec())
     path = base / SHARDS[0]
     kept = path.read_bytes()
     begin = len(kept) - 8 - int.from_bytes(kept[-8:-4], "little")
@@ -267,9 +267,10 @@ def test_no_byte_of_a_footer_ends_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_and_forged_datasets_give_documented_errors(tmp_path: Path) -> None:
-    base, written = write_dataset(tmp_path)
+@pytest.mark.parametrize("codec", [LevelCodec(), LevelCodec(strides=(3, 1))], ids=["plain", "strides"])
+def test_damaged_and_forged_datasets_give_documented_errors(tmp_path: Path, codec: LevelCodec) -> None:
+    base, written = write_dataset(tmp_path, codec)
     state = SimpleNamespace(base=base, written=written)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert run_limited(lambda seed: attack(seed, state.base, state.written), CASES) == []
+        assert run_limited(lambda seed: attack(seed, state.base, state.written, codec), CASES) == []
