@@ -142,11 +142,29 @@ def test_counts_do_not_depend_on_how_codes_are_cut_into_clips() -> None:
 def test_rates_add_up() -> None:
     counter = CodeCounter([8, 32])
     counter.add(np.random.default_rng(2).integers(0, 8, size=(2, 4_000)))
-    found = rates(counter.uses(), 50.0, 80.0)
+    found = rates(counter, 50.0, 80.0)
     assert found.nominal_bps == pytest.approx(50 * (3 + 5))
     assert found.entropy_bps == pytest.approx(50 * (3 + 3), rel=0.01)
     assert found.packed_payload_bps is None
-    assert rates(CodeCounter([8]).uses(), 50.0, 0.0).entropy_bps == 0.0
+    assert rates(CodeCounter([8]), 50.0, 0.0).entropy_bps == 0.0
+
+
+def test_a_code_counts_once_for_its_block_and_not_where_it_is_absent() -> None:
+    blocks = np.random.default_rng(4).integers(0, 8, size=(1, 50))
+    codes = np.concatenate([np.repeat(blocks, 4, axis=1), np.random.default_rng(5).integers(0, 32, (1, 200))])
+    counter = CodeCounter([8, 32], strides=(4, 1))
+    counter.add(codes)
+    counter.add(np.array([[3] * 4 + [5], [-1] * 5]))  # the second codebook is absent
+    coarse, fine = counter.uses()
+    assert (coarse.frames, coarse.codes_a_frame) == (52, 0.25)
+    assert (fine.frames, fine.codes_a_frame) == (200, 200 / 205)
+    found = rates(counter, 50.0, 4.1)
+    assert found.frames == 205
+    assert found.nominal_bps == pytest.approx(50 * (3 / 4 + 5 * 200 / 205))
+    assert found.entropy_bps == pytest.approx(50 * (coarse.entropy_bits / 4 + fine.entropy_bits * 200 / 205))
+    alone = CodeCounter([8])
+    alone.add(np.append(blocks, [[3, 5]], axis=1))
+    assert alone.uses()[0].entropy_bits == coarse.entropy_bits
 
 
 def test_real_rate_of_even_codes_is_the_nominal_one_and_of_constant_codes_much_less() -> None:

@@ -1,22 +1,24 @@
 """The bit rate of a codec, in three honest senses, and how it uses its codebooks.
 
-*Nominal* is frames a second times the sum of log2 K: what fixed-length codes cost. *Entropy* is what an ideal
-coder that knows the test set's code frequencies, and nothing of their order, would spend; it is a property of
-the clips, not a rate that a file has. *Real* is the bytes that `.cvq` files of these clips hold, payload
-alone and whole files with headers, over their duration.
+*Nominal* is codes a second times log2 K, summed over the codebooks: what fixed-length codes cost. A codebook
+has one code for a block of `stride` frames, and none where it is absent from a frame. *Entropy* is what an
+ideal coder that knows the test set's code frequencies, and nothing of their order, would spend; it is a
+property of the clips, not a rate that a file has. *Real* is the bytes that `.cvq` files of these clips hold,
+payload alone and whole files with headers, over their duration.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codecvq.code_use import entropy_nats
+from codecvq.codec.blocks import split_blocks
 from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
@@ -28,11 +30,12 @@ class CodebookUse:
     """How the test clips use one codebook."""
 
     size: int  # K
-    frames: int  # codes counted
+    frames: int  # codes counted: one for each block of frames, none where it is absent
     used: int  # different codes seen; cannot exceed min(K, frames)
     entropy_bits: float  # of the observed frequencies, a code
     corrected_entropy_bits: float  # the same with the Miller-Madow correction, at most log2 K
     perplexity: float  # 2 ** entropy_bits: the number of equally likely codes with that entropy
+    codes_a_frame: float = 1.0  # 1 / stride, times the share of blocks that have a code
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,34 @@ class Bitrate:
 
 
 class CodeCounter:
-    """Counts of every code of every codebook. Takes any K, because it keeps only the codes that occur."""
+    """Counts of every code of every codebook. Takes any K, because it keeps only the codes that occur.
 
-    def __init__(self, codebook_sizes: Sequence[int]) -> None:
+    `strides` are the frames that a code of each codebook stands for; without them all are 1.
+    """
+
+    def __init__(self, codebook_sizes: Sequence[int], strides: Sequence[int] | None = None) -> None:
         self.sizes = tuple(codebook_sizes)
+        self.strides = (1,) * len(self.sizes) if strides is None else tuple(strides)
         self.counts: list[Counter[int]] = [Counter() for _ in self.sizes]
+        self.blocks = [0] * len(self.sizes)
+        self.frames = 0
 
     def add(self, codes: np.ndarray) -> None:
-        """Count the codes of one clip. Shapes: codes `[N, T]`."""
-        for counter, row in zip(self.counts, codes, strict=True):
-            values, counts = np.unique(row, return_counts=True)
-            counter.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        """Count the codes of one clip. Shapes: codes `[N, T]`, -1 where a code is absent."""
+        self.frames += codes.shape[1]
+        for n, row in enumerate(split_blocks(codes, self.strides)):
+            self.blocks[n] += len(row)
+            values, counts = np.unique(row[row >= 0], return_counts=True)
+            self.counts[n].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def uses(self) -> tuple[CodebookUse, ...]:
         """The use of each codebook by all clips added."""
-        return tuple(
+        uses = [
             _use(size, list(counts.values())) for size, counts in zip(self.sizes, self.counts, strict=True)
+        ]
+        return tuple(
+            replace(use, codes_a_frame=(use.frames / blocks if blocks else 1.0) / stride)
+            for use, blocks, stride in zip(uses, self.blocks, self.strides, strict=True)
         )
 
 
@@ -111,7 +126,7 @@ def file_bytes(codec: AudioCodec, codes: np.ndarray, num_samples: int) -> FileBy
 
 
 def rates(
-    uses: Sequence[CodebookUse],
+    counter: CodeCounter,
     frame_rate_hz: float,
     duration_s: float,
     files: Sequence[FileBytes] = (),
@@ -119,18 +134,23 @@ def rates(
 ) -> Bitrate:
     """The bit rates of clips of `duration_s` in all, of which `files` are those made into `.cvq`."""
 
+    uses = counter.uses()
+
+    def rate(bits: Callable[[CodebookUse], float]) -> float:
+        return frame_rate_hz * sum(use.codes_a_frame * bits(use) for use in uses)
+
     def real(bits: int) -> float | None:
         return bits / files_duration_s if files_duration_s else None
 
     return Bitrate(
-        nominal_bps=frame_rate_hz * sum(math.log2(use.size) for use in uses),
-        entropy_bps=frame_rate_hz * sum(use.entropy_bits for use in uses),
-        corrected_entropy_bps=frame_rate_hz * sum(use.corrected_entropy_bits for use in uses),
+        nominal_bps=rate(lambda use: math.log2(use.size)),
+        entropy_bps=rate(lambda use: use.entropy_bits),
+        corrected_entropy_bps=rate(lambda use: use.corrected_entropy_bits),
         packed_payload_bps=real(sum(f.packed_payload_bits for f in files)),
         packed_file_bps=real(8 * sum(f.packed_file_bytes for f in files)),
         entropy_payload_bps=real(sum(f.entropy_payload_bits for f in files)),
         entropy_file_bps=real(8 * sum(f.entropy_file_bytes for f in files)),
         duration_s=duration_s,
-        frames=uses[0].frames if uses else 0,
-        codebooks=tuple(uses),
+        frames=counter.frames,
+        codebooks=uses,
     )

@@ -73,7 +73,7 @@ def evaluate(
         raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     audio = KeptAudio(None if audio_dir is None else Path(audio_dir), codec.sample_rate)
-    found = _Findings(counter=CodeCounter(codec.codebook_sizes), failures=unusable(corpus))
+    found = _Findings(counter=CodeCounter(codec.codebook_sizes, codec.strides), failures=unusable(corpus))
     given = len(clips) + len(found.failures)
     for done, clip in enumerate(clips, start=1):
         _evaluate_clip(codec, clip, ready, found, audio)
@@ -226,7 +226,7 @@ def _conclude(
         means=means(rows, names),
         groups={kind: _grouped(rows, kind, names) for kind in ("speaker", "language")},
         bitrate=rates(
-            found.counter.uses(),
+            found.counter,
             float(codec.frame_rate),
             duration_s,
             [f for f, _ in files],

@@ -217,7 +217,7 @@ def codebooks(uses: Sequence[CodebookUse]) -> str:
             str(index), f"{use.size:,}", _bar(use.used / reachable, f"{use.used:,}"),
             _bar(use.perplexity / use.size, f"{use.perplexity:,.1f}"), f"{use.entropy_bits:.2f}",
         ])  # fmt: skip
-    frames = uses[0].frames if uses else 0
+    frames = max((use.frames for use in uses), default=0)
     few = any(use.frames < use.size for use in uses)
     note = (
         " Fewer frames than entries: not every entry could occur, and use is given of those that could."
