@@ -17,9 +17,10 @@ Quantizers whose codes are made of levels have a variant that takes them apart, 
 5^4, the codes of the left column take .92 / .96 / .82 whole and .79 / .81 / .66 in digits; the 1024 of the
 right one, taken for ten bits, 1.01 / 1.01 / .90. A writer tries both.
 
-A table cannot win: sent in the shortest conceivable way (the index of the histogram among all of its size) it
-costs exactly what counts that begin at 1 cost, and it cannot follow from one frame to the next. How much
-following gives depends on the codec; where there is nothing to follow it costs next to nothing.
+A table in the file cannot win: sent in the shortest conceivable way (the index of the histogram among all of
+its size) it costs exactly what counts that begin at 1 cost, and it cannot follow from one frame to the next.
+Tables that the codec brings along cost a file nothing, and win: see `learned`. How much following gives
+depends on the codec; where there is nothing to follow it costs next to nothing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,12 @@
 
 The coder begins with the frequencies of the tables, each symbol in its context, and adds `step` to what
 occurs. Symbols that depend on others of the same frame are coded after these. Integers decide every bit.
+
+Measured on held-out clips of `prompts`, codes of `speech-16k` (6 codebooks of 1000 at 50 Hz), bytes against
+those of the adaptive model of `entropy`: digits of the codes after the digit of the frame before take 0.918
+with tables of 972 integers that were counted on 6 minutes of the same speakers, 0.938 with those of 77
+minutes of others; whole codes without a context take as many bytes as without tables, 0.996 and 1.028. See
+`benchmarks/learned_rate.py`.
 """
 
 from __future__ import annotations
