@@ -15,9 +15,9 @@ from codecvq.bitstream import read_cvq, write_cvq
 from codecvq.bitstream.packed import packed_bits
 from codecvq.codec import Codec, load
 from codecvq.data.clip import Clip
-from codecvq.errors import BitstreamError
+from codecvq.errors import BitstreamError, OptionError
 from codecvq.evaluation.bitrate import CodeCounter, file_bytes, rates
-from codecvq.quantizer import CodeTables
+from codecvq.quantizer import CodeTables, Grouped, Quantizer, Residual, build_quantizer
 from codecvq.tokens import check, detokenize, read_tokens, tokenize
 
 RATE = 8000
@@ -96,6 +96,56 @@ def test_a_codec_with_tables_writes_smaller_files_that_it_alone_reads(tmp_path, 
     with pytest.raises(BitstreamError, match="learned tables"):
         read_cvq(tmp_path / "learned.cvq")
     assert np.array_equal(read_cvq(tmp_path / "adaptive.cvq", codec).codes, codes)
+
+
+class RatedVQ(Quantizer):
+    """Rounds to 0 … K - 1, and says how frequent each is."""
+
+    def __init__(self, dim: int, codebook_size: int = 9, step: int = 64, **options) -> None:
+        super().__init__(dim, [codebook_size], **options)
+        self.even = CodeTables.even(self.codebook_sizes, contexts=("previous",), step=step)
+        self.register_buffer("frequencies", torch.from_numpy(self.even.flat))
+
+    def quantize(self, vectors):
+        codes = vectors[:, :1].round().long().clamp(0, self.codebook_sizes[0] - 1)
+        return self.dequantize(codes), codes
+
+    def dequantize(self, codes):
+        return codes.float().expand(-1, self.code_dim)
+
+    def code_tables(self):
+        return self.even.filled(self.frequencies)
+
+
+def counted(quantizer: RatedVQ, seed: int) -> RatedVQ:
+    values = torch.randint(1, 50, quantizer.frequencies.shape, generator=torch.Generator().manual_seed(seed))
+    quantizer.frequencies.copy_(values)
+    return quantizer
+
+
+def test_compositions_join_the_tables_of_their_members():
+    stages = [counted(RatedVQ(8), seed) for seed in range(3)]
+    joined = Residual(8, stages).code_tables()
+    assert joined.codebook_sizes == (9, 9, 9)
+    for table, stage in zip(joined.frequencies, stages, strict=True):
+        assert np.array_equal(table.reshape(-1), stage.frequencies)
+    shared = Residual(8, stages[:1], num_codebooks=2).code_tables()
+    assert [table.tolist() for table in shared.frequencies] == [joined.frequencies[0].tolist()] * 2
+    beside = Grouped([Residual(8, stages), stages[1]]).code_tables()
+    assert np.array_equal(beside.frequencies[3], joined.frequencies[1])
+    assert "stages.0.frequencies" in Residual(8, stages).state_dict()  # part of the codec's identity
+
+
+def test_members_without_tables_get_even_ones():
+    plain = build_quantizer("fsq", dim=8, levels=[8, 8, 8, 8, 8])  # 32,768 codes: more than one table has
+    tables = Grouped([plain, counted(RatedVQ(8, step=7), 0)]).code_tables()
+    assert tables.codebook_sizes == (8**5, 9)
+    assert [symbol.radix for symbol in tables.symbols] == [64, 512, 9]
+    assert all((table == 1).all() for table in tables.frequencies[:2])
+    assert tables.step == 7
+    assert Grouped([plain, plain]).code_tables() is None
+    with pytest.raises(OptionError, match="steps"):
+        Residual(8, [RatedVQ(8), RatedVQ(8, step=7)]).code_tables()
 
 
 def test_the_codec_in_the_box_has_neither_strides_nor_tables(tmp_path: Path):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
@@ -20,6 +21,7 @@ from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows
 from codecvq.quantizer.engine import Context, Step
 from codecvq.quantizer.frames import Frames
 from codecvq.quantizer.results import Terms
+from codecvq.quantizer.tables import joined_tables
 
 
 class Grouped(Quantizer):
@@ -50,6 +52,10 @@ class Grouped(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """Those of all groups, one after another."""
         return tuple(stride for group in self._members() for stride in group.strides)
+
+    def code_tables(self) -> CodeTables | None:
+        """Those of all groups."""
+        return joined_tables(self._members())
 
     def _members(self) -> list[Quantizer]:
         return [group for group in self.groups if isinstance(group, Quantizer)]

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codecvq.api.code_tables import CodeTables
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import beam_search
 from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, kept_of, rows_of
@@ -37,6 +38,7 @@ from codecvq.quantizer.engine import Context, Step, Update
 from codecvq.quantizer.frames import Blocks, Frames
 from codecvq.quantizer.results import Terms
 from codecvq.quantizer.stages import check_beam, check_stages, check_strides, reach_of
+from codecvq.quantizer.tables import joined_tables
 
 
 class Residual(Quantizer):
@@ -85,6 +87,10 @@ class Residual(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """How many frames one code of each stage stands for."""
         return self._strides
+
+    def code_tables(self) -> CodeTables | None:
+        """Those of all stages."""
+        return joined_tables(self.stage(n) for n in range(self.num_codebooks))
 
     def stage(self, n: int) -> Quantizer:
         """The quantizer of codebook n; the same for all where they share one."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.engine import Context, Step
 from codecvq.quantizer.grouped import kept_codes, refuse_variable_depth
 from codecvq.quantizer.results import Terms
+from codecvq.quantizer.tables import joined_tables
 
 
 class Split(Quantizer):
@@ -46,6 +48,10 @@ class Split(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """Those of the semantic part, then those of the acoustic one."""
         return (*self.semantic.strides, *self.acoustic.strides)
+
+    def code_tables(self) -> CodeTables | None:
+        """Those of the semantic part, then those of the acoustic one."""
+        return joined_tables((self.semantic, self.acoustic))
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
         """Codes of both parts: `[M, D]` -> `[M, depth]`."""

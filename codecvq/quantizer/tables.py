@@ -1,0 +1,39 @@
+"""The learned tables of a composition: those of its members, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from codecvq.api.code_tables import LARGEST_RADIX, CodeTables
+
+if TYPE_CHECKING:
+    from codecvq.quantizer.author import Quantizer
+
+DIGIT = 64  # radix of the lower digits of codebooks that are too large for one table
+
+
+def joined_tables(members: Iterable[Quantizer]) -> CodeTables | None:
+    """The tables of the members' codebooks, in order; None where no member has any.
+
+    A member without tables gets even ones. Raises OptionError where the `step` of the members differs.
+    """
+    found = [(member, member.code_tables()) for member in members]
+    steps = [tables.step for _, tables in found if tables is not None]
+    if not steps:
+        return None
+    parts = []
+    for member, tables in found:
+        even = (
+            CodeTables.even((size,), levels=_levels(size), step=steps[0]) for size in member.codebook_sizes
+        )
+        parts += list(even) if tables is None else [tables]
+    return CodeTables.join(parts)
+
+
+def _levels(size: int) -> list[int] | None:
+    levels: list[int] = []
+    while size > LARGEST_RADIX:
+        levels.append(DIGIT)
+        size = -(-size // DIGIT)
+    return [*levels, size] if levels else None
