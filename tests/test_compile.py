@@ -45,6 +45,8 @@ def make(name: str) -> Quantizer:
         options["num_groups"] = 2
     if "residual_" in name:
         options["num_codebooks"] = 3
+    if "multiscale_" in name:
+        options["strides"] = [3, 1]
     quantizer = codecvq.build_quantizer(name, **options)
     quantizer(normal(11))
     return quantizer
@@ -56,7 +58,11 @@ def normal(seed: int, frames: int = 20) -> Tensor:
 
 ALL = [name for name in quantizer_names() if name.endswith(tuple(OPTIONS))]
 #: two forms around each other bring nothing new but for one of each kind
-SOME = [name for name in ALL if not name.startswith("grouped_residual_") or name.endswith(("_vq", "_lfq"))]
+SOME = [
+    name
+    for name in ALL
+    if not name.startswith(("grouped_residual_", "grouped_multiscale_")) or name.endswith(("_vq", "_lfq"))
+]
 
 
 @pytest.fixture(autouse=True)
