@@ -270,19 +270,20 @@ class ShallowAtTheFront(Shallow):
         return super().dequantize(codes.flip(1))
 
 
+EVERY_FORM = ("", "residual_", "multiscale_", "grouped_")
 #: the sound ones, with the forms in which they work
 SOUND: dict[type[Quantizer], tuple[str, ...]] = {
-    Perturbs: ("", "residual_", "grouped_"),
-    Ema: ("", "residual_", "grouped_"),
-    HasEstimator: ("", "residual_", "grouped_"),
-    Softly: ("", "residual_", "grouped_"),
-    Searched: ("", "residual_", "grouped_"),
-    Substitutes: ("", "residual_", "grouped_"),
-    Anneals: ("", "residual_", "grouped_"),
-    Delta: ("", "residual_", "grouped_"),
-    Smooths: ("", "residual_", "grouped_"),
+    Perturbs: EVERY_FORM,
+    Ema: EVERY_FORM,
+    HasEstimator: EVERY_FORM,
+    Softly: EVERY_FORM,
+    Searched: EVERY_FORM,
+    Substitutes: EVERY_FORM,
+    Anneals: EVERY_FORM,
+    Delta: EVERY_FORM,
+    Smooths: EVERY_FORM,
     Halves: ("",),
-    Conditional: ("", "residual_", "grouped_"),
+    Conditional: EVERY_FORM,
     Shallow: ("",),
 }
 #: the faulty ones: form/check that must notice

@@ -162,8 +162,8 @@ def test_a_wrong_shape_is_said_once_and_the_rest_is_skipped(
     assert "2 checks, 1 broken" in out
     assert out.count("found in") == 1
     assert (
-        "of onecodetoofew, residual_onecodetoofew, grouped_onecodetoofew skipped, since onecodetoofew/shapes"
-        in out
+        "of onecodetoofew, residual_onecodetoofew, multiscale_onecodetoofew, grouped_onecodetoofew skipped, "
+        "since onecodetoofew/shapes" in out
     )
 
 
@@ -222,7 +222,10 @@ def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple
         (["plugins", "check", "fsq"], "needs levels"),
         (["plugins", "check", "fsq", "levels"], "not key=value"),
         (["plugins", "check", "fsq", "levels=[5"], "not YAML"),
-        (["plugins", "check", "fsq", "levels=[5]", "--forms", "twice"], "one of plain, residual, grouped"),
+        (
+            ["plugins", "check", "fsq", "levels=[5]", "--forms", "twice"],
+            "one of plain, residual, multiscale, grouped",
+        ),
         (["plugins", "check", "fsq", "levels=[5]", "--expect", "shapes"], "not NAME=REASON"),
         (["plugins", "check", "fsq", "levels=[5]", "--expect", "shape=x"], "Did you mean 'shapes'"),
         (["plugins", "check", "fsq", "levels=[5]", "--kind", "metric"], "quantizer, network, codec"),

@@ -36,7 +36,7 @@ def check(
     ] = None,
     forms: Annotated[
         str | None,
-        typer.Option(help="Only these forms of a quantizer: some of plain,residual,grouped,multiscale."),
+        typer.Option(help="Only these forms of a quantizer: some of plain,residual,multiscale,grouped."),
     ] = None,
     expect: Annotated[
         list[str] | None,
@@ -48,7 +48,7 @@ def check(
 ) -> None:
     """Check that a plugin keeps the promises of its kind. Exit 1 if one is broken.
 
-    A quantizer is checked as it is, and in its residual and grouped form. A refused form is no failure.
+    A quantizer is checked as it is, and in its residual, multiscale and grouped form, unless one is refused.
 
     What is broken is shown with the promise, with what was found, and with the line of your code.
 

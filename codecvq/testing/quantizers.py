@@ -135,7 +135,7 @@ def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
         task.estimator_is_used: task.has_estimator(subject.name, quantizer),
         state.update_without_vectors: state.has_update(quantizer),
         candidates.candidates: not is_composition(quantizer) and quantizer.lists_candidates,
-        candidates.beam: candidates.searches_beams(quantizer),
+        candidates.beam: "beam" in quantizer_options(subject.name) and candidates.searches_beams(quantizer),
         residual.refinement: residual.refining(quantizer),
     }
     tests += [test for test, applies in optional.items() if applies]
