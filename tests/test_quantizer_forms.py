@@ -68,6 +68,12 @@ def test_a_stage_of_one_grid_has_no_options_of_its_own() -> None:
         make("residual_lfq", bits=4, stages=[{"temperature": 2.0}, {}])
 
 
+def test_a_grid_is_no_stage_beside_others() -> None:
+    stages = [{"name": "vq", "codebook_size": 4}, {"name": "fsq", "levels": [5, 4]}]
+    with pytest.raises(OptionError, match="stages of FSQ refine one grid"):
+        make("residual", of=stages)
+
+
 def test_stages_project_each_as_it_needs() -> None:
     """The first stage may have the latents' own dimension, and others not."""
     quantizer = make("residual_vq", codebook_size=8, stages=[{}, {"codebook_dim": 2}])

@@ -17,9 +17,10 @@ def check_stages(stages: Sequence[Quantizer]) -> None:
             f"a residual stage has one codebook, and these have {counts}. "
             "Take stages of one codebook each, and put groups outside: grouped_residual_X."
         )
-    if stages[0].refines and any(stage is not stages[0] for stage in stages):
+    grids = [stage for stage in stages if stage.refines]
+    if grids and any(stage is not stages[0] for stage in stages):
         raise OptionError(
-            f"stages of {type(stages[0]).__name__} refine one grid, so one stage serves them all, and "
+            f"stages of {type(grids[0]).__name__} refine one grid, so one stage serves them all, and "
             f"{len(stages)} are given."
         )
 
