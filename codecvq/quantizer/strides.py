@@ -8,11 +8,13 @@ one may be short. Files and datasets store one code for each block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from codecvq.errors import ShapeError
+from codecvq.quantizer.checks import refuse
 
 
 def blocks(frames: int, stride: int) -> int:
@@ -53,9 +55,12 @@ def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = No
             continue
         own = codes[..., n, :]
         first = own[..., ::stride].repeat_interleave(stride, dim=-1)[..., : own.shape[-1]]
-        wrong = (own != first if mask is None else (own != first) & mask).nonzero()
-        if len(wrong):
-            raise ShapeError(
-                f"codes of codebook {n} change at frame {int(wrong[0, -1])}, but it has one code for "
-                f"{stride} frames. codecvq.quantizer.join_codes repeats codes over their frames."
-            )
+        differ = own != first if mask is None else (own != first) & mask
+        refuse(differ, partial(_changes, differ, n, stride))
+
+
+def _changes(differ: Tensor, n: int, stride: int) -> ShapeError:
+    return ShapeError(
+        f"codes of codebook {n} change at frame {int(differ.nonzero()[0, -1])}, but it has one code for "
+        f"{stride} frames. codecvq.quantizer.join_codes repeats codes over their frames."
+    )
