@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from codecvq.api.code_tables import CodeTables
+
 
 class AudioCodec(Protocol):
     """A codec with codes: audio `[B, C, S]` to integers `[B, N, T]` and back."""
@@ -68,6 +70,11 @@ class AudioCodec(Protocol):
     @property
     def variable_depth(self) -> bool:
         """Whether the number of codes may differ from frame to frame; absent codes are -1."""
+
+    def code_tables(self) -> CodeTables | None:
+        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none.
+        Codecs with equal `codebooks_sha256` have equal ones.
+        """
 
     @property
     def bitrate(self) -> float:

@@ -89,9 +89,8 @@ def tables_of(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
     """The learned tables of a codec, None where it has none; raises BitstreamError where they are not those
     of its codebooks.
     """
-    found = getattr(codec, "code_tables", None)
     try:
-        tables = found() if found is not None else None
+        tables = codec.code_tables()
     except OptionError as error:  # frequencies in a codec's weights may be anything
         raise BitstreamError(f"code_tables of codec {str(codec.name)!r}: {error}.") from error
     if tables is None:

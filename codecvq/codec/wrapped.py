@@ -20,6 +20,7 @@ from codecvq.quantizer.checks import check_in_range
 from codecvq.quantizer.strides import check_blocks
 
 if TYPE_CHECKING:
+    from codecvq.api.code_tables import CodeTables
     from codecvq.api.codec import AudioCodec
 
 MAX_HOP = 2**31 - 1
@@ -98,6 +99,12 @@ class WrappedCodec(FramedCodec):
     def strides(self) -> tuple[int, ...]:
         """How many frames one code of each codebook stands for."""
         return self._strides
+
+    def code_tables(self) -> CodeTables | None:
+        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none.
+        Where you define it, `codebooks` must identify the tables too.
+        """
+        return None
 
     @property
     def weights_sha256(self) -> str:
