@@ -57,7 +57,7 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
         began = time.perf_counter()
         batch: Any = next(batches)
         waited = time.perf_counter() - began
-        learner.step(step, batch[1] if isinstance(batch, tuple) else batch)
+        learner.step(step, getattr(batch, "wav", batch))
         if step % 10 == 9 and hasattr(learner, "outcomes"):
             learner.outcomes.take()
         if step >= WARM_UP:

@@ -13,7 +13,8 @@ from codecvq.training.recipe import Recipe, load_recipe
 from recipes import write_recipe
 
 VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebooks": 2, "dropout": 0.5}
-LOSSES = {"mel_windows": [256], "mel_bands": [20], "adversarial": 1.0, "feature_matching": 2.0}
+MEL = {"weight": 15.0, "windows": [256], "bands": [20]}
+LOSSES = {"mel": MEL, "adversarial": 1.0, "feature_matching": 2.0}
 BAND = {"name": "multi_band", "windows": [256], "bands": [0.0, 1.0], "filters": 4, "stride": 4}
 PERIOD = {"name": "multi_period", "periods": [2], "filters": 2, "max_filters": 4}
 DISCRIMINATOR = {"networks": [BAND, PERIOD], "in_turn": True, "start_step": 3}

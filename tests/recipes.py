@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
     },
     "quantizer": {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2},
     "corpus": {"name": "prompts", "segment_s": 0.5},
-    "losses": {"mel_windows": [256, 1024], "mel_bands": [20, 80]},
+    "losses": {"mel": {"weight": 15.0, "windows": [256, 1024], "bands": [20, 80]}},
     "training": {
         "steps": 30,
         "batch_size": 4,

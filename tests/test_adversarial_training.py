@@ -7,7 +7,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from adversarial_runs import BAND, VQ, recipe_at, rows, same, weights
 
 from codecvq.api.hookspecs import hookimpl
 from codecvq.codec import load
+from codecvq.data.clip import Clip
 from codecvq.errors import MissingExtra, RecipeError, ShapeError
 from codecvq.plugins import registry
 from codecvq.training import loop, parts
@@ -31,10 +32,10 @@ from codecvq.training.watch import FOR_LONG, codecvq_train_logged
 def stopped_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     plain = Learner.step
 
-    def stop(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
+    def stop(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
         if step == 8:
             raise KeyboardInterrupt
-        return plain(learner, step, wav)
+        return plain(learner, step, wav, clips)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stop)

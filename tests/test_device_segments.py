@@ -73,7 +73,7 @@ def test_processes_share_a_batch_and_a_batch_is_the_same_each_time() -> None:
     half = DeviceSegments(speech(4, speed=(0.9, 1.1), tilt_db=3.0), CPU)
     torch.testing.assert_close(torch.cat([half.batch(5, rank, 2) for rank in (0, 1)]), whole.batch(5))
     made = list(load_batches(whole, 4, 7))
-    assert all(torch.equal(wav, whole.batch(step)) for step, wav in enumerate(made, 4))
+    assert all(torch.equal(batch.wav, whole.batch(step)) for step, batch in enumerate(made, 4))
 
 
 def test_short_clips_stand_in_silence_and_broken_ones_are_replaced(tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def test_the_loudness_loss_is_its_definition(rate: int, samples: int) -> None:
     envelope = np.sin(np.linspace(0, 9, samples)) ** 2
     reference = 0.1 * envelope * rng.standard_normal(samples)
     decoded = 0.9 * reference + 0.01 * rng.standard_normal(samples)
-    found = LoudnessLoss(rate)(*(torch.from_numpy(wav).float()[None, None] for wav in (decoded, reference)))
+    found = LoudnessLoss(rate).distance(
+        *(torch.from_numpy(wav).float()[None, None] for wav in (decoded, reference))
+    )
     assert float(found) == pytest.approx(loudness_by_hand(decoded, reference, rate), rel=1e-3)
 
 
@@ -86,16 +88,16 @@ def test_the_loudness_loss_knows_no_level_and_hears_added_sound_more() -> None:
     wav = embedded_speech()
     noise = 0.003 * torch.randn(wav.shape, generator=torch.Generator().manual_seed(0))
     loss = LoudnessLoss(16000)
-    added = float(loss(wav + noise, wav))
-    assert float(loss(0.3 * (wav + noise), 0.3 * wav)) == pytest.approx(added, rel=1e-3)
-    assert added > float(loss(wav, wav + noise))
+    added = float(loss.distance(wav + noise, wav))
+    assert float(loss.distance(0.3 * (wav + noise), 0.3 * wav)) == pytest.approx(added, rel=1e-3)
+    assert added > float(loss.distance(wav, wav + noise))
 
 
 def test_the_loudness_loss_ranks_speech_as_pesq_does() -> None:
     pesq = pytest.importorskip("pesq")
     wav = embedded_speech()
     loss = LoudnessLoss(16000)
-    losses = [float(loss(other, wav)) for other in distorted(wav)]
+    losses = [float(loss.distance(other, wav)) for other in distorted(wav)]
     scores = [pesq.pesq(16000, wav[0, 0].numpy(), other[0, 0].numpy(), "wb") for other in distorted(wav)]
     ranks = [np.argsort(np.argsort(values)) for values in (losses, scores)]
     assert np.corrcoef(ranks)[0, 1] < -0.9, (losses, scores)
@@ -147,7 +149,9 @@ def test_the_similarity_loss_is_its_definition(rate: int, samples: int) -> None:
     envelope = np.sin(np.linspace(0, 9, samples)) ** 4
     reference = 0.1 * envelope * rng.standard_normal(samples)
     decoded = 0.9 * reference + 0.01 * rng.standard_normal(samples)
-    found = SimilarityLoss(rate)(*(torch.from_numpy(wav).float()[None, None] for wav in (decoded, reference)))
+    found = SimilarityLoss(rate).distance(
+        *(torch.from_numpy(wav).float()[None, None] for wav in (decoded, reference))
+    )
     assert float(found) == pytest.approx(similarity_by_hand(decoded, reference, rate), abs=1e-4)
     assert 0.02 < float(found) < 0.9
 
@@ -158,17 +162,19 @@ def test_the_similarity_loss_sees_shapes_and_no_filter() -> None:
     tilted = wav.clone()
     tilted[..., 1:] -= 0.5 * wav[..., :-1]
     moved = wav.roll(800, dims=2)  # 50 ms
-    assert float(loss(tilted, wav)) < 0.05
-    assert float(loss(moved, wav)) > 0.3
+    assert float(loss.distance(tilted, wav)) < 0.05
+    assert float(loss.distance(moved, wav)) > 0.3
 
 
 def test_the_similarity_loss_leaves_out_what_is_not_speech() -> None:
     generator = torch.Generator().manual_seed(0)
     room, other = (1e-4 * torch.randn(2, 1, 16000, generator=generator) for _ in range(2))
     loss = SimilarityLoss(16000)
-    assert float(loss(other, room)) == 0
-    assert float(loss(torch.cat([other[:1], 0.1 * other[1:] / 1e-4]), room / 1e-4)) > 0.1, "the same, louder"
-    assert float(loss(torch.zeros(1, 1, 100), torch.zeros(1, 1, 100))) == 0
+    assert float(loss.distance(other, room)) == 0
+    assert float(loss.distance(torch.cat([other[:1], 0.1 * other[1:] / 1e-4]), room / 1e-4)) > 0.1, (
+        "the same, louder"
+    )
+    assert float(loss.distance(torch.zeros(1, 1, 100), torch.zeros(1, 1, 100))) == 0
 
 
 def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:
@@ -180,7 +186,7 @@ def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:
     reference = wav[0, 0].numpy()
     losses, scores = [], []
     for other in distorted(wav):
-        losses.append(float(loss(other, wav)))
+        losses.append(float(loss.distance(other, wav)))
         scores.append(visqol(reference, other[0, 0].numpy(), 16000)["visqol"])
     ranks = [np.argsort(np.argsort(values)) for values in (losses, scores)]
     assert np.corrcoef(ranks)[0, 1] < -0.9, (losses, scores)
@@ -191,6 +197,6 @@ def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:
 def test_in_silence_gradients_can_be_used(kind: type[torch.nn.Module], reference: torch.Tensor) -> None:
     for decoded in (torch.zeros(2, 1, 8000), 0.1 * torch.randn(2, 1, 8000)):
         decoded.requires_grad_()
-        kind(16000)(decoded, reference).backward()
+        kind(16000).distance(decoded, reference).backward()
         assert decoded.grad is not None
         assert bool(decoded.grad.isfinite().all())

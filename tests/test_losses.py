@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecvq.losses.losses import ComplexStftLoss, LossConfig, StftLoss, WaveformLoss, build_losses
+from codecvq.errors import OptionError
+from codecvq.losses import AudioLoss, LossInputs, build_loss
+from codecvq.losses.complex_stft import ComplexStftLoss
 from codecvq.losses.loudness import LoudnessLoss
 from codecvq.losses.similarity import SimilarityLoss
+from codecvq.losses.stft import StftLoss
+from codecvq.losses.waveform import WaveformLoss
 from codecvq.networks.interface import Judgement
 from codecvq.training.adversary import codec_loss, discriminator_loss, feature_distance, win_rate
 from codecvq.training.balancer import Balancer
@@ -34,7 +38,7 @@ def test_the_stft_loss_is_its_definition() -> None:
         ours, theirs = ((m.square() + 1e-10).sqrt() for m in (ours, theirs))
         apart = (theirs - ours).square().sum(dim=(1, 2)).sqrt() / theirs.square().sum(dim=(1, 2)).sqrt()
         parts.append(apart.mean() + (ours.log() - theirs.log()).abs().mean())
-    found = StftLoss([64, 256])(decoded, reference)
+    found = StftLoss(16000, [64, 256]).distance(decoded, reference)
     torch.testing.assert_close(found.double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
 
@@ -45,35 +49,41 @@ def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
         ours, theirs = spectra(decoded, size), spectra(reference, size)
         squares = [x.abs().square().sum(dim=(1, 2)) for x in (ours - theirs, theirs)]
         parts.append((squares[0] / squares[1]).sqrt().mean())
-    loss = ComplexStftLoss([64, 256])
+    loss = ComplexStftLoss(16000, [64, 256])
     torch.testing.assert_close(
-        loss(decoded, reference).double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
+        loss.distance(decoded, reference).double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
     )
-    assert float(loss(-reference, reference)) == pytest.approx(2, rel=1e-4), "another sign is twice as far"
-    assert float(StftLoss([64])(-reference, reference)) == pytest.approx(0, abs=1e-6)
+    assert float(loss.distance(-reference, reference)) == pytest.approx(2, rel=1e-4), (
+        "another sign is twice as far"
+    )
+    assert float(StftLoss(16000, [64]).distance(-reference, reference)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     "loss",
     [
-        StftLoss([64, 128]),
-        ComplexStftLoss([64]),
-        WaveformLoss(),
+        StftLoss(16000, [64, 128]),
+        ComplexStftLoss(16000, [64]),
+        WaveformLoss(16000),
         LoudnessLoss(8000).double(),
         SimilarityLoss(8000).double(),
     ],
 )
-def test_gradients_of_losses_are_the_true_ones(loss: torch.nn.Module) -> None:
+def test_gradients_of_losses_are_the_true_ones(loss: AudioLoss) -> None:
     decoded, reference = (audio(seed)[:1, :, :200].double() for seed in (0, 1))
-    assert torch.autograd.gradcheck(lambda wav: loss(wav, reference), (decoded.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda wav: loss.distance(wav, reference), (decoded.requires_grad_(),))
 
 
-@pytest.mark.parametrize("term", ["mel", "stft", "complex_stft", "waveform", "loudness", "similarity"])
+TERMS = ["mel", "stft", "complex_stft", "waveform", "loudness", "similarity"]
+SMALL = {"mel": {"windows": [256], "bands": [20]}}
+
+
+@pytest.mark.parametrize("term", TERMS)
 def test_a_signal_against_itself_loses_nothing_and_another_something(term: str) -> None:
-    config = LossConfig(**{"mel": 0.0, "mel_windows": (256,), "mel_bands": (20,), term: 1.0})
-    (loss,) = build_losses(config, 16000).values()
-    assert float(loss(audio(0), audio(0))) == pytest.approx(0, abs=3e-5)
-    assert float(loss(audio(0), audio(1))) > 0.1
+    loss = build_loss(term, sample_rate=16000, **SMALL.get(term, {}))
+    same, other = (LossInputs(decoded=audio(0), reference=audio(seed)) for seed in (0, 1))
+    assert float(loss(same)) == pytest.approx(0, abs=3e-5)
+    assert float(loss(other)) > 0.1
 
 
 SCORES = {
@@ -160,16 +170,29 @@ def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
 
 def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
     decoded, reference = audio(0), audio(1) * torch.tensor([1.0, 0.1, 3.0])[:, None, None]
-    config = LossConfig(
-        mel_windows=(256,),
-        mel_bands=(20,),
-        stft=1.0,
-        complex_stft=1.0,
-        waveform=1.0,
-        loudness=1.0,
-        similarity=1.0,
-    )
-    for name, loss in build_losses(config, 16000).items():
+    for name in TERMS:
+        loss = build_loss(name, sample_rate=16000, **SMALL.get(name, {})).distance
         whole = float(loss(decoded, reference))
         items = [float(loss(decoded[b : b + 1], reference[b : b + 1])) for b in range(3)]
         assert whole == pytest.approx(sum(items) / 3, rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("mel", {"windows": [64, 256, 1024], "bands": [1, 2]}, "windows has 3 entries and bands 2"),
+        (
+            "mel",
+            {"windows": [255], "bands": [20]},
+            r"losses\.mel\.windows is \[255\]; needed are even numbers",
+        ),
+        ("stft", {"windows": []}, r"losses\.stft\.windows is \[\]"),
+        ("mel", {"windows": [256, 512], "bands": [20, 0]}, r"losses\.mel\.bands is \[20, 0\]; each"),
+        ("mel", {"floor": 0.0}, r"losses\.mel\.floor is 0\.0; it must be above 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_when_a_loss_is_built(
+    name: str, options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        build_loss(name, sample_rate=16000, **options)

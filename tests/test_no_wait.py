@@ -149,7 +149,8 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
     made.step(1, wav)
     accelerator, meta = made.accelerator, torch.device("meta")
     monkeypatch.setattr(type(accelerator), "device", meta)
-    for module in (made.codec, made.losses, made.adversary.networks if made.adversary else made.losses):
+    of_adversary = [made.adversary.networks] if made.adversary else []
+    for module in (made.codec, *made.losses.modules.values(), *of_adversary):
         module.to(meta)
     for module in made.codec.modules():
         if hasattr(module, "_begun"):

@@ -19,6 +19,7 @@ from torch import nn
 
 import codecvq.quantizer
 from codecvq.api import hookspecs
+from codecvq.losses import LossInputs
 from codecvq.plugins import PROJECT, Registry, registry
 from codecvq.quantizer.build import quantizer_options
 
@@ -95,6 +96,13 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
     given = {"sample_rate": 16_000, "hop_length": 320, "causal": False, "lookahead_frames": 0}
     loudness = own.find("network_parts", "loudness").load()(**given)
     assert loudness(torch.ones(2, 1, 640)).shape == (2, 2, loudness.num_features)
+    energy = own.find("losses", "energy").load()(sample_rate=16_000)
+    energy.setup(SimpleNamespace(latent_dim=6))
+    audio = torch.randn(2, 1, 640)
+    inputs = LossInputs(decoded=audio, reference=audio, quantized=torch.randn(2, 6, 2))
+    assert energy(inputs).shape == ()
+    envelope = own.find("teachers", "envelope").load()(sample_rate=16_000)
+    assert envelope.features(audio).shape == (2, envelope.dim, 4)
     peak = own.find("metrics", "peak").load()()
     assert peak(np.zeros(3), np.array([0.0, -2.0, 1.0]), 16_000) == {"peak": 2.0}
     sent = own.find("codecs", "one-bit").load()().transmit(np.array([0.5, -0.1], np.float32), 16_000)

@@ -24,8 +24,8 @@ SMALLER = [  # a recipe's full networks are for minutes, not for tests
     "network.decoder_blocks=1",
     "training.threads=1",
     "training.batch_size=2",
-    "losses.mel_windows=[512]",
-    "losses.mel_bands=[40]",
+    "losses.mel.windows=[512]",
+    "losses.mel.bands=[40]",
 ]
 
 

@@ -37,7 +37,8 @@ from recipes import write_recipe
         ("optimizer.betas=[0.9, 1.5]", r"optimizer\.betas.*less than 1"),
         ("channels=2", r"channels is 2: recordings are mixed to mono.*one by one"),
         ("sample_rate=1", r"sample_rate is 1.*1000"),
-        ("~losses.mel_band", r"there is no 'mel_band'.*Did you mean 'mel_"),
+        ("~losses.mell", r"there is no 'mell'.*Did you mean 'mel'"),
+        ("losses.mel_windows=[64]", r"mel_windows is now the option windows of mel.*losses\.mel\.windows="),
         ("~discriminator.start", r"there is no 'start'\. Did you mean 'start_step'"),
         ("~training.steps=3", r"is not key=value.*nor ~key"),
         ("~", r"is not key=value"),
@@ -56,12 +57,15 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
         ("quantizer.dim=8", r"quantizer\.dim cannot be set, since it is the dim of the network"),
         ("network.sample_rate=8000", r"network\.sample_rate cannot be set"),
         ("corpus.augment.gain_db=[-9, 1000]", r"gain_db is \[-9, 1000\]"),
-        ("losses.mel_windows=[64, 256, 1024]", r"losses\.mel_windows has 3 entries and mel_bands"),
-        ("losses.mel_windows=[255, 256]", r"losses\.mel_windows is \[255, 256\]; needed are even numbers"),
-        ("losses.mel_bands=[20, 0]", r"losses\.mel_bands is \[20, 0\]; each"),
+        (
+            "losses.mel.window=[64]",
+            r"losses\.mel has no option 'window'; it has windows.*Did you mean 'windows'",
+        ),
+        ("losses.mel.windows=[64, wide]", r"losses\.mel: windows\[1\] is 'wide'"),
+        ("losses.stft={windows: [64]}", r"losses\.stft is .*needed is a weight, as stft: 1\.0, or a mapping"),
+        ("losses.stft=true", r"losses\.stft is True; needed is a weight"),
         ("losses.mel=-1", r"losses\.mel is -1\.0; a weight must be 0"),
         ("losses.waveform=.nan", r"losses\.waveform is nan; a weight must be 0"),
-        ("losses.mel_floor=0", r"losses\.mel_floor is 0\.0; it must be above 0"),
         ("losses.balance_norm=0", r"losses\.balance_norm is 0\.0; it must be above 0"),
     ],
 )
@@ -114,8 +118,8 @@ def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
 
 def test_an_override_removes_a_key(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", evaluation={"max_clips": 3})
-    recipe = load_recipe(path, ["~losses.mel_bands", "~losses.mel_windows", "~evaluation"])
-    assert len(recipe.losses.mel_windows) == 5, "the default"
+    recipe = load_recipe(path, ["~losses.mel.bands", "~losses.mel.windows", "~evaluation"])
+    assert len(recipe.losses.options()["mel"]["windows"]) == 5, "the default"
     assert recipe.evaluation.max_clips is None
     with pytest.raises(RecipeError, match=r"training\.steps is missing"):
         load_recipe(path, ["~training.steps"])

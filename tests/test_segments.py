@@ -93,7 +93,7 @@ def test_prefetching_gives_the_same_batches(corpus):
     segments = segments_of(corpus, augment=EVERYTHING)
     made = list(load_batches(segments, 3, 9, rank=1, world=2))
     assert len(made) == 6
-    assert all(np.array_equal(wav, segments.batch(step, 1, 2)) for step, wav in enumerate(made, 3))
+    assert all(np.array_equal(batch.wav, segments.batch(step, 1, 2)) for step, batch in enumerate(made, 3))
     assert list(load_batches(segments, 3, 3)) == []
 
 
@@ -218,7 +218,7 @@ def test_the_draws_of_an_unreadable_clip_go_to_random_others(tmp_path):
         got[clip] += drawn == 7
     assert got.sum() == pytest.approx(200, abs=50)
     assert got.max() < 30 < 4000 / 20  # none gets them all: 11 each on average
-    numbers = {int(segments.item(step, 0).max() * 32768) // 100 for step in range(400)}
+    numbers = {int(segments.item(step, 0).wav.max() * 32768) // 100 for step in range(400)}
     assert 7 not in {number // 25 for number in numbers}
 
 

@@ -46,7 +46,7 @@ def by_hand(decoded: np.ndarray, reference: np.ndarray) -> float:
 def test_it_is_its_definition() -> None:
     clip = open_corpus("prompts").clips[0].read(RATE)[4000:12000]
     decoded = clip + 0.02 * np.random.default_rng(0).normal(size=len(clip))
-    found = SpreadLoss(RATE)(
+    found = SpreadLoss(RATE).distance(
         torch.from_numpy(decoded).float()[None, None], torch.from_numpy(clip)[None, None]
     )
     assert float(found) == pytest.approx(by_hand(decoded, clip.astype(np.float64)), rel=1e-3)
@@ -56,10 +56,10 @@ def test_noise_has_the_spread_of_other_noise_and_a_tone_has_not() -> None:
     loss = SpreadLoss(RATE)
     one, other, louder = noise(1), noise(2), 3 * noise(1)
     tone = 0.1 * torch.sin(2 * torch.pi * 1000 * torch.arange(8000) / RATE)[None, None]
-    assert float(loss(one, one)) == 0
-    assert float(loss(louder, one)) < 0.01, "levels do not count"
-    assert float(loss(other, one)) < 0.3
-    assert float(loss(tone, one)) > 2 * float(loss(other, one))
+    assert float(loss.distance(one, one)) == 0
+    assert float(loss.distance(louder, one)) < 0.01, "levels do not count"
+    assert float(loss.distance(other, one)) < 0.3
+    assert float(loss.distance(tone, one)) > 2 * float(loss.distance(other, one))
 
 
 def test_smoothed_magnitudes_cost_and_their_gradient_roughens_them() -> None:
@@ -68,21 +68,21 @@ def test_smoothed_magnitudes_cost_and_their_gradient_roughens_them() -> None:
     spectra = torch.stft(wav[0], 640, 160, window=window, return_complex=True)
     flat = torch.polar(spectra.abs().pow(0.3) * spectra.abs().mean().pow(0.7), spectra.angle())
     smooth = torch.istft(flat, 640, 160, window=window, length=8000)[None].requires_grad_()
-    before = loss(smooth, wav)
+    before = loss.distance(smooth, wav)
     before.backward()
     assert smooth.grad is not None
     assert bool(smooth.grad.isfinite().all())
     step = smooth.detach() - 1e-3 * smooth.grad / smooth.grad.abs().max()
-    assert float(loss(step, wav)) < float(before.detach())
+    assert float(loss.distance(step, wav)) < float(before.detach())
 
 
 def test_what_is_not_speech_does_not_count_and_silence_costs_nothing() -> None:
     loss = SpreadLoss(RATE)
     speech = torch.cat([noise(1), torch.zeros(1, 1, 8000)], dim=2)
     hum = torch.cat([noise(1), 1e-4 * noise(2)], dim=2)
-    assert float(loss(hum, speech)) < 0.1 * float(loss(noise(2, 16000) + 3 * hum, speech))
+    assert float(loss.distance(hum, speech)) < 0.1 * float(loss.distance(noise(2, 16000) + 3 * hum, speech))
     silence = torch.zeros(1, 1, 8000, requires_grad=True)
-    found = loss(silence, torch.zeros(1, 1, 8000))
+    found = loss.distance(silence, torch.zeros(1, 1, 8000))
     assert float(found.detach()) == 0
     found.backward()
     assert silence.grad is not None

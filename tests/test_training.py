@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from codecvq.codec import load
+from codecvq.data.clip import Clip
 from codecvq.errors import RecipeError, RunError
 from codecvq.training import loop
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
@@ -83,10 +85,10 @@ def test_resuming_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.Mo
     loop.train(recipe, tmp_path / "whole")
     plain = Learner.step
 
-    def stop_at_eight(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
+    def stop_at_eight(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
         if step == 8:
             raise KeyboardInterrupt
-        return plain(learner, step, wav)
+        return plain(learner, step, wav, clips)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stop_at_eight)
@@ -147,12 +149,12 @@ def test_steps_with_nan_are_skipped_counted_and_named(
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 6}))
     plain = Learner.step
 
-    def poisoned(learner: Learner, step: int, wav: torch.Tensor) -> dict[str, float]:
+    def poisoned(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
         before = {name: value.clone() for name, value in learner.codec.state_dict().items()}
         if step in (2, 3):
             wav = wav.clone()
             wav[1, 0, 17] = torch.nan
-        found = plain(learner, step, wav)
+        found = plain(learner, step, wav, clips)
         assert same(before, learner.codec.state_dict()) == (step in (2, 3)), (
             "a bad step changes nothing, a good one something"
         )
@@ -175,7 +177,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_training(
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"max_bad_steps": 3}))
     plain = Learner.step
-    monkeypatch.setattr(Learner, "step", lambda learner, step, wav: plain(learner, step, wav * torch.nan))
+    monkeypatch.setattr(Learner, "step", lambda learner, step, wav, *_: plain(learner, step, wav * torch.nan))
     with pytest.raises(RunError, match="3 steps in a row"):
         loop.train(recipe, tmp_path / "run")
 

@@ -86,6 +86,20 @@ class NetworkPartSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossSpec(Spec):
+    """A loss of a training: the factory is called with `sample_rate` and its options as keywords, and makes a
+    `codecvq.losses.Loss`, or another module that is called with `LossInputs` and gives a 0-d tensor.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec(Spec):
+    """A frozen network for losses of features: the factory is called with `sample_rate` and its options as
+    keywords, and makes a `codecvq.losses.Teacher`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
     """A measure of a reconstruction: the factory is called without arguments and makes a function `(reference
     [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length.
@@ -176,6 +190,18 @@ def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
     """Parts of the network `spectral`, what `network.features`, `encoder_backbone`, `decoder_backbone` and
     `head` in a recipe name.
     """
+    return ()
+
+
+@hookspec
+def codecvq_losses() -> Iterable[LossSpec]:
+    """Losses, what keys of `losses` in a recipe name."""
+    return ()
+
+
+@hookspec
+def codecvq_teachers() -> Iterable[TeacherSpec]:
+    """Teachers, what the option `teacher` of a loss names."""
     return ()
 
 

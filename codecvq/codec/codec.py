@@ -43,6 +43,7 @@ class Reconstruction:
     """What a codec makes of audio in one pass: for training."""
 
     wav: Tensor  # [B, C, S]
+    latents: Tensor  # [B, D, T] before the quantizer
     quantized: Quantized
     losses: dict[str, Tensor]  # of the quantizer and of the decoder, 0-d each
 
@@ -245,18 +246,19 @@ class Codec(FramedCodec, nn.Module):
         return plain_float32(self.device)
 
     def forward(
-        self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None
+        self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None, parts: bool = False
     ) -> Reconstruction:
         """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` ->
-        `Reconstruction`.
+        `Reconstruction`. With `parts` its `quantized` has what each codebook adds.
         """
-        quantized = self.quantizer(self.encoder(wav, mask), mask, num_codebooks)
+        latents = self.encoder(wav, mask)
+        quantized = self.quantizer(latents, mask, num_codebooks, parts=parts)
         guide = (wav,) if self.training and getattr(self.decoder, "takes_recording", False) else ()
         decoded = self.decoder(quantized.latents, mask, *guide)
         if not isinstance(decoded, WithLosses):
-            return Reconstruction(decoded, quantized, quantized.losses)
+            return Reconstruction(decoded, latents, quantized, quantized.losses)
         own = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
-        return Reconstruction(decoded.wav, quantized, quantized.losses | own)
+        return Reconstruction(decoded.wav, latents, quantized, quantized.losses | own)
 
     # files
 

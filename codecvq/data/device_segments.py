@@ -51,7 +51,9 @@ class DeviceSegments:
         return self.cut(self.cuts(step, rank, world))
 
     def cuts(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """What is drawn for a step, as `cut` takes it: float64 `[7, B]`, on the CPU."""
+        """What is drawn for a step, as `cut` takes it, and the clip of each item in the last row: float64
+        `[8, B]`, on the CPU.
+        """
         first = rank * self.segments.batch_size
         rows = []
         for item in range(first, first + self.segments.batch_size):
@@ -62,15 +64,14 @@ class DeviceSegments:
             # a clip shorter than its segment stands at a random place in silence
             start = int(drawn.place * (room + 1)) if room >= 0 else -int(drawn.place * (1 - room))
             gain = 10 ** (drawn.gain_db / 20) * (-1 if drawn.flipped else 1)
-            rows.append(
-                (begin, size, start, drawn.length, tilt_coefficient(drawn.tilt_db), gain, drawn.tilt_db)
-            )
+            tilt = tilt_coefficient(drawn.tilt_db)
+            rows.append((begin, size, start, drawn.length, tilt, gain, drawn.tilt_db, clip))
         return torch.tensor(rows, dtype=torch.float64).T.contiguous()
 
     @torch.no_grad()
     def cut(self, cuts: Tensor) -> Tensor:
         """The audio `[B, 1, S]` of `cuts`, on the device; nothing is waited for."""
-        begin, size, start, length, tilt, gain, tilt_db = to_device(cuts, self.device)[..., None].unbind()
+        begin, size, start, length, tilt, gain, tilt_db = to_device(cuts[:7], self.device)[..., None].unbind()
         longest = int(cuts[3].max())
         at = torch.arange(longest, device=self.device)
         inside = (at < length) & (start + at >= 0) & (start + at < size)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from codecvq.data.clip import ClipFailure
+from codecvq.data.clip import Clip, ClipFailure
+from codecvq.data.corpus import Corpus
 from codecvq.data.device_segments import DeviceSegments
 from codecvq.data.segments import Segments
 from codecvq.errors import CorpusError
@@ -59,9 +61,37 @@ def prefetched(make: Callable[[int], Made], first: int, last: int, depth: int = 
         thread.join()
 
 
-class _Steps(Dataset[tuple[Tensor | str, dict[int, ClipFailure]]]):
-    """The batches of steps from `first` to before `last`, with the clips that the worker could not read; in
-    place of one that cannot be made, why: as an error it would come back with a worker's traceback.
+@dataclass(frozen=True)
+class Batch:
+    """The audio of a step, and the clips that it is from."""
+
+    wav: Tensor  # [B, C, S]
+    clips: Sequence[Clip]  # of each item, looked up when it is read
+
+
+class DrawnClips(Sequence[Clip]):
+    """Some clips of a corpus, by their places in it; each is looked up when it is read."""
+
+    def __init__(self, corpus: Corpus, places: Sequence[int]) -> None:
+        self.corpus, self.places = corpus, tuple(places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> DrawnClips: ...
+    def __getitem__(self, index: int | slice) -> Clip | DrawnClips:
+        if isinstance(index, slice):
+            return DrawnClips(self.corpus, self.places[index])
+        return self.corpus[self.places[index]]
+
+
+class _Steps(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
+    """The batches of steps from `first` to before `last`, with the clips that they are from and those that
+    the worker could not read; in place of one that cannot be made, why: as an error it would come back with
+    a worker's traceback.
     """
 
     def __init__(self, segments: Segments, first: int, last: int, rank: int, world: int) -> None:
@@ -70,12 +100,12 @@ class _Steps(Dataset[tuple[Tensor | str, dict[int, ClipFailure]]]):
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index: int) -> tuple[Tensor | str, dict[int, ClipFailure]]:
+    def __getitem__(self, index: int) -> tuple[Tensor | str, list[int], dict[int, ClipFailure]]:
         try:
-            wav = self.segments.batch(self.first + index, self.rank, self.world)
+            wav, clips = self.segments.cut_batch(self.first + index, self.rank, self.world)
         except CorpusError as error:
-            return str(error), self.segments.unreadable
-        return torch.from_numpy(wav), self.segments.unreadable
+            return str(error), [], self.segments.unreadable
+        return torch.from_numpy(wav), clips, self.segments.unreadable
 
 
 def load_batches(
@@ -86,34 +116,35 @@ def load_batches(
     world: int = 1,
     *,
     workers: int = 0,
-) -> Iterator[Tensor]:
-    """Audio `[B, C, S]` for this rank of the steps from `first` to before `last`: on the device where its
+) -> Iterator[Batch]:
+    """Batches for this rank of the steps from `first` to before `last`: on the device where its
     speech is there, else on the CPU, pinned where there is a GPU. Equal for any number of workers, each of
     which keeps decoded audio of its own. A clip that cannot be read is logged when it is met. Raises
     CorpusError where no clip can be read any more.
     """
     source = segments.segments if isinstance(segments, DeviceSegments) else segments
     known = {failure.id for failure in source.corpus.failures}
-    for batch in _batches(segments, first, last, rank, world, workers):
+    for wav, clips in _batches(segments, first, last, rank, world, workers):
         for failure in source.failures:
             if failure.id not in known:
                 known.add(failure.id)
                 logger.warning("clip %s is left out: %s", printable(failure.id), printable(failure.error))
-        yield batch
+        yield Batch(wav, DrawnClips(source.corpus, clips))
 
 
 def _batches(
     segments: Segments | DeviceSegments, first: int, last: int, rank: int, world: int, workers: int
-) -> Iterator[Tensor]:
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """The audio of each step, and the clips of its items in the corpus."""
     if isinstance(segments, DeviceSegments):
         for cuts in prefetched(lambda step: segments.cuts(step, rank, world), first, last):
-            yield segments.cut(cuts)
+            yield segments.cut(cuts), cuts[-1].long().tolist()
         return
     pin = torch.cuda.is_available()
     if workers == 0:
-        for wav in prefetched(lambda step: segments.batch(step, rank, world), first, last):
+        for wav, clips in prefetched(lambda step: segments.cut_batch(step, rank, world), first, last):
             batch = torch.from_numpy(wav)
-            yield batch.pin_memory() if pin else batch
+            yield batch.pin_memory() if pin else batch, clips
         return
     loader = DataLoader(
         _Steps(segments, first, last, rank, world),
@@ -123,8 +154,8 @@ def _batches(
         prefetch_factor=2,
         generator=torch.Generator(),  # or its seed would be drawn from what quantizer dropout draws from
     )
-    for batch, unreadable in loader:
+    for batch, clips, unreadable in loader:
         segments.note_failures(unreadable)
         if isinstance(batch, str):
             raise CorpusError(batch)
-        yield batch
+        yield batch, clips

@@ -82,6 +82,13 @@ class Draw(NamedTuple):
     flipped: bool  # the sign
 
 
+class Item(NamedTuple):
+    """A segment, and where it is from."""
+
+    wav: FloatArray  # [S]
+    clip: int  # in the corpus
+
+
 class Segments:
     """Batches of equally long segments from a corpus, safe to ask from several threads."""
 
@@ -152,17 +159,22 @@ class Segments:
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
         """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
+        return self.cut_batch(step, rank, world)[0]
+
+    def cut_batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[FloatArray, list[int]]:
+        """What `batch` gives, and the clip in the corpus of each item."""
         assert 0 <= rank < world, f"rank {rank} of {world} processes"
         first = rank * self.batch_size
-        return np.stack([self.item(step, first + b) for b in range(self.batch_size)])[:, None, :]  # [B, 1, S]
+        items = [self.item(step, first + b) for b in range(self.batch_size)]
+        return np.stack([item.wav for item in items])[:, None, :], [item.clip for item in items]  # [B, 1, S]
 
-    def item(self, step: int, index: int) -> FloatArray:
-        """Item `index` of the whole batch of a step, `[S]`; a function of (seed, step, index) alone."""
+    def item(self, step: int, index: int) -> Item:
+        """Item `index` of the whole batch of a step; a function of (seed, step, index) alone."""
         drawn = self.draw(step, index)
         for clip in self.candidates(step, index):
             segment = self._segment(clip, drawn.place, drawn.length)
             if segment is not None:
-                return augmented(resample(segment, drawn.length, self.segment_samples), drawn)
+                return Item(augmented(resample(segment, drawn.length, self.segment_samples), drawn), clip)
         raise self.nothing_readable()
 
     def draw(self, step: int, index: int) -> Draw:

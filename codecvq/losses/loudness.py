@@ -19,9 +19,10 @@ masked. A codec trained with it has been trained on what PESQ measures: let othe
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from codecvq.losses.interface import AudioLoss
 from codecvq.networks.fourier import power_spectra
 
 BANDS = 49
@@ -32,7 +33,7 @@ ACTIVE_DB = -30.0  # re the loudest frame of the item
 INTERVAL, STEP = 20, 10  # frames
 
 
-class LoudnessLoss(nn.Module):
+class LoudnessLoss(AudioLoss):
     """Disturbance of decoded audio as P.862 weighs it, mean over items; see the module.
 
     Args: `sample_rate` in hertz, 8000 and up.
@@ -64,7 +65,7 @@ class LoudnessLoss(nn.Module):
         self.barks = float(barks[-1] - barks[0])
         self.to(torch.float32)
 
-    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
+    def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
             symmetric, asymmetric = self.disturbances(decoded.flatten(0, 1), reference.flatten(0, 1))

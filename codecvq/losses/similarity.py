@@ -20,9 +20,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from codecvq.losses.interface import AudioLoss
 from codecvq.networks.fourier import power_spectra
 
 BANDS = 21
@@ -36,7 +37,7 @@ C1, C3, EPSILON = 1e-4, 0.1, 1e-3
 DEVIATION = 0.5  # of the Gaussian window, in cells
 
 
-class SimilarityLoss(nn.Module):
+class SimilarityLoss(AudioLoss):
     """One minus the neurogram similarity of decoded audio, mean over items; see the module.
 
     Args: `sample_rate` in hertz, 8000 and up.
@@ -65,7 +66,7 @@ class SimilarityLoss(nn.Module):
         line = line / line.sum()
         self.register_buffer("cells", line[:, None] * line, persistent=False)
 
-    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
+    def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():

@@ -18,9 +18,10 @@ So it goes beside losses of distance.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from codecvq.losses.interface import AudioLoss
 from codecvq.networks.fourier import local_mean, power_spectra
 
 FRAME_S = 0.04  # four hops
@@ -31,7 +32,7 @@ SPEECH_DB = -40.0  # frames that are speech, re the loudest of the item
 EPSILON = 1e-2  # of variances, so that the gradient of a flat patch is bounded
 
 
-class SpreadLoss(nn.Module):
+class SpreadLoss(AudioLoss):
     """Logarithmic ratio of the spreads of decoded and recorded log magnitudes, mean over items; see the
     module.
     """
@@ -44,7 +45,7 @@ class SpreadLoss(nn.Module):
         window = torch.hann_window(4 * self.hop_length)
         self.register_buffer("window", window / window.sum(), persistent=False)
 
-    def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
+    def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():

@@ -55,14 +55,14 @@ def local_mean(levels: Tensor, near: int) -> Tensor:
     return means.view_as(levels)
 
 
-def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
-    """Triangular filters on Slaney's mel scale, each with a peak of 1: `[bins, F]`. A filter that lies
-    between two bins is 0.
+def mel_filters(sample_rate: int, window_length: int, num_mels: int, norm: str | None = None) -> Tensor:
+    """Triangular filters on Slaney's mel scale, each with a peak of 1, or with `norm` "slaney" an area of 1:
+    `[bins, F]`. A filter that lies between two bins is 0.
     """
     with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
         warnings.simplefilter("ignore", UserWarning)
         import torchaudio.functional
 
         return torchaudio.functional.melscale_fbanks(
-            window_length // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=None, mel_scale="slaney"
+            window_length // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm=norm, mel_scale="slaney"
         )

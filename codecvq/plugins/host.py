@@ -43,6 +43,8 @@ KINDS: dict[str, type[Spec]] = {
     "estimators": hookspecs.EstimatorSpec,
     "networks": hookspecs.NetworkSpec,
     "network_parts": hookspecs.NetworkPartSpec,
+    "losses": hookspecs.LossSpec,
+    "teachers": hookspecs.TeacherSpec,
     "metrics": hookspecs.MetricSpec,
     "codecs": hookspecs.CodecSpec,
     "corpora": hookspecs.CorpusSpec,
@@ -322,7 +324,7 @@ def _name_of(kind: type[Spec] | str) -> str:
 
 def _singular(kind: type[Spec] | str) -> str:
     name = _name_of(kind) if not isinstance(kind, str) else kind
-    return {"corpora": "corpus"}.get(name, name.removesuffix("s").replace("_", " "))
+    return {"corpora": "corpus", "losses": "loss"}.get(name, name.removesuffix("s").replace("_", " "))
 
 
 def _absolute(text: str) -> Path:

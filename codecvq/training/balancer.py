@@ -43,10 +43,7 @@ class Balancer:
         """
         named = list(losses)
         precise = torch.promote_types(output.dtype, torch.float32)  # the scale is larger than float16 holds
-        gradients = [
-            torch.autograd.grad(scale * losses[name], [output], retain_graph=True)[0].to(precise) / scale
-            for name in named
-        ]
+        gradients = [_gradient(scale * losses[name], output).to(precise) / scale for name in named]
         norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
         total = sum(self.weights[name] for name in named)
         balanced = torch.zeros_like(output, dtype=precise)
@@ -71,6 +68,16 @@ class Balancer:
         counts = norm.isfinite()  # a step that will be skipped must not be remembered
         self.averages[name] = torch.where(counts, now, before)
         return torch.where(counts, now[0] / now[1], 1.0)
+
+
+def _gradient(loss: Tensor, output: Tensor) -> Tensor:
+    """∂loss/∂output; zeros where the loss is a constant, as one that begins at a later step."""
+    if not loss.requires_grad:
+        return torch.zeros_like(output)
+    (found,) = torch.autograd.grad(
+        loss, [output], retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return found
 
 
 def _norm_of_items(gradient: Tensor) -> Tensor:

@@ -12,12 +12,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from codecvq.codec import Reconstruction
-from codecvq.losses.losses import build_losses
+from codecvq.data.clip import Clip
+from codecvq.errors import OptionError
+from codecvq.losses import LossInputs
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
 from codecvq.training.gradients import clipped, loss_scale, take_step
 from codecvq.training.horizon import Horizon
+from codecvq.training.loss_terms import LossTerms
 from codecvq.training.outcomes import OF_DISCRIMINATORS, SCALE, Outcomes
 from codecvq.training.parts import build_codec
 from codecvq.training.recipe import Recipe
@@ -48,10 +51,12 @@ class Learner:
         self.outcomes = Outcomes(accelerator, self.config.max_bad_steps)
         self.horizon = Horizon(self.config.steps, self.config.minutes)
         self.weights = recipe.losses.weights()
-        self.losses = build_losses(recipe.losses, recipe.sample_rate).to(accelerator.device)
-        self.parameters = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
+        self.losses = LossTerms(recipe, self.codec, accelerator)
+        own = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
+        self.parameters = own | self.losses.parameters
+        groups = [{"params": list(each.values())} for each in (own, self.losses.parameters) if each]
         optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            groups,
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             weight_decay=recipe.optimizer.weight_decay,
@@ -91,27 +96,32 @@ class Learner:
             self.codec.get_submodule(part).eval()
         for part in {"encoder", "decoder"} - set(self.config.freeze):
             self.codec.get_submodule(part).train()
+        self.losses.train()
 
-    def step(self, step: int, wav: Tensor) -> None:
-        """One step on audio `[B, C, S]`. Codec and discriminators stay as they are where their own gradients
-        have NaN or infinity; EMA codebooks where their input has.
+    def step(self, step: int, wav: Tensor, clips: Sequence[Clip] = ()) -> None:
+        """One step on audio `[B, C, S]` of these clips. Codec and discriminators stay as they are where their
+        own gradients have NaN or infinity; EMA codebooks where their input has.
         """
         rate = learning_rate(self.recipe.optimizer, step, self.horizon.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._train_mode()
+        self.codec.quantizer.set_progress(step, self.horizon.steps)
         torch.manual_seed(seed_of(self.config.seed, step, self.accelerator.process_index))
         adversary = self.adversary if self.adversary and self.adversary.active(step) else None
         self.optimizer.zero_grad(set_to_none=True)
         if adversary:
             adversary.begin(step, self.horizon.steps)
         scalars, codes = [], []
+        first = 0
         for n, part in enumerate(wav.chunk(self.config.accumulate)):
             last = n == self.config.accumulate - 1
             with nullcontext() if last else self._unsynced(adversary):
-                found, out = self._pass(step, part, adversary)
+                found, out = self._pass(step, part, clips[first : first + len(part)], adversary)
+            first += len(part)
             scalars.append(found)
             codes.append(chosen(out.quantized))
+        self.losses.average_gradients()
         gradients = clipped(
             self.accelerator, self.optimizer, self.parameters, self.recipe.optimizer.max_grad_norm
         )
@@ -132,11 +142,16 @@ class Learner:
         self.outcomes.add(step, means, gradients, {"optimizer/learning_rate": rate})
 
     def _pass(
-        self, step: int, wav: Tensor, adversary: Adversary | None
+        self, step: int, wav: Tensor, clips: Sequence[Clip], adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Reconstruction]:
         """Forward and backward of audio `[b, C, S]`, a part of a step: scalars, and what came out."""
-        out: Reconstruction = self.model(wav)
-        losses = {name: loss(out.wav, wav) for name, loss in self.losses.items()}
+        out: Reconstruction = self.model(wav, parts=self.losses.use_parts)
+        losses = self.losses(self._inputs(out, wav, clips))
+        if twice := losses.keys() & out.losses.keys():
+            raise OptionError(
+                f"{min(twice)!r} is a loss of the recipe and one of the quantizer's or decoder's own, and "
+                "terms have one name each. Name the recipe's as its plugin, PLUGIN/NAME."
+            )
         share = 1 / self.config.accumulate
         scalars: dict[str, Tensor] = {}
         if adversary:
@@ -148,14 +163,47 @@ class Learner:
         total = torch.stack([term.float() for term in terms.values()]).sum()
         goal = total
         if self.balancer:
-            gradient = self.balancer.gradient(losses, out.wav, loss_scale(self.accelerator))
-            own = [term.float() for term in out.losses.values()]
-            goal = torch.stack([(out.wav.float() * gradient).sum(), *own]).sum()
+            goal = self._balanced(losses, terms, out.wav, share)
         # gradients pass through the discriminators, and none may stay in them
         only = {"inputs": list(self.parameters.values())} if adversary else {}
         self.accelerator.backward(share * goal, **only)
         scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
         return {name: value.detach() for name, value in scalars.items()}, out
+
+    def _balanced(
+        self, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor], wav: Tensor, share: float
+    ) -> Tensor:
+        """The goal of a pass with balanced gradients at the decoded audio: 0-d. Terms that do not go through
+        it are added as they are; modules of those that do have the gradient of their own term.
+        """
+        audio = self.losses.of_audio | (losses.keys() - self.losses.modules.keys())
+        balanced = {name: loss for name, loss in losses.items() if name in audio}
+        others = [term.float() for name, term in terms.items() if name not in audio]
+        if not balanced:
+            return torch.stack(others).sum()
+        assert self.balancer is not None, "asked with losses.balance alone"
+        gradient = self.balancer.gradient(balanced, wav, loss_scale(self.accelerator))
+        if learned := self.losses.own_parameters(self.losses.of_audio):
+            total = torch.stack([terms[name].float() for name in self.losses.of_audio]).sum()
+            self.accelerator.backward(share * total, inputs=learned, retain_graph=True)
+        return torch.stack([(wav.float() * gradient).sum(), *others]).sum()
+
+    def _inputs(self, out: Reconstruction, wav: Tensor, clips: Sequence[Clip]) -> LossInputs:
+        """What losses are given of a pass; floats are float32, whatever the networks compute in."""
+        parts = out.quantized.parts
+        return LossInputs(
+            decoded=out.wav.float(),
+            reference=wav.float(),
+            latents=out.latents.float(),
+            quantized=out.quantized.latents.float(),
+            parts=None if parts is None else tuple(part.float() for part in parts),
+            codes=out.quantized.codes,
+            kept=out.quantized.kept,
+            clips=clips,
+            sample_rate=self.codec.sample_rate,
+            hop_length=self.codec.hop_length,
+            progress=self.codec.quantizer.progress,
+        )
 
     def _unsynced(self, adversary: Adversary | None) -> ExitStack:
         """While it lasts, backward passes add up without talking to other processes."""
@@ -205,7 +253,13 @@ class Learner:
 
     def _parts(self) -> dict[str, Any]:
         """What is there besides the codec and its optimizer, with `state` and `load`."""
-        parts = {"adversary": self.adversary, "average": self.average, "balancer": self.balancer}
+        losses = self.losses if self.losses.state() else None
+        parts = {
+            "adversary": self.adversary,
+            "average": self.average,
+            "balancer": self.balancer,
+            "losses": losses,
+        }
         return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -18,13 +18,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
 from codecvq.api.training import TrainRun
 from codecvq.data.clip import ClipFailure
 from codecvq.data.corpus import Corpus
 from codecvq.data.device_segments import DeviceSegments
-from codecvq.data.loading import load_batches
+from codecvq.data.loading import Batch, load_batches
 from codecvq.data.segments import Segments
 from codecvq.data.split_file import write_split
 from codecvq.errors import CorpusError, RunError
@@ -122,7 +121,7 @@ class Trainer:
         self.learner = Learner(recipe, folder.path.resolve().name, accelerator)
         self.codec, self.horizon = self.learner.codec, self.learner.horizon
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
-        self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses, folder)
+        self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses.modules, folder)
         self.saved = 0  # steps of the last checkpoint
         self.stopping = Stopping()
 
@@ -169,8 +168,9 @@ class Trainer:
         self.accelerator.init_trackers("codecvq", config={"recipe": self.recipe.to_yaml()})
         pace, scalars = Pace(), dict[str, float]()
         self.horizon.begin(first)
-        for step, wav in self._batches(first):
-            self.learner.step(step, wav)
+        for step, batch in self._batches(first):
+            wav = batch.wav.to(self.accelerator.device, non_blocking=True)
+            self.learner.step(step, wav, batch.clips)
             pace.tick(self._phase(step))
             self.horizon.passed(done := step + 1)
             validates = done % self.config.validate_every == 0
@@ -210,9 +210,9 @@ class Trainer:
             self.horizon.steps = int(self.accelerator.gather(steps)[0])  # by the clock of the main process
         return self.horizon.ended(done)
 
-    def _batches(self, first: int) -> Iterator[tuple[int, Tensor]]:
-        """Steps from `first` on with their audio `[B, C, S]`, on the device. Where the data are gone for any
-        process, all stop at the same step, and what was learned is saved first.
+    def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
+        """Steps from `first` on with their batches. Where the data are gone for any process, all stop at the
+        same step, and what was learned is saved first.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         segments: Segments | DeviceSegments = self.segments
@@ -222,7 +222,7 @@ class Trainer:
         for step in range(first, self.horizon.most):
             lost: CorpusError | None = None
             try:
-                wav = next(batches)
+                batch = next(batches)
             except CorpusError as error:
                 lost = error
             any_lost, any_stop = self._anywhere(lost is not None, self.stopping.signal != 0)
@@ -235,7 +235,7 @@ class Trainer:
                 self.accelerator.wait_for_everyone()  # where one ends in an error, the others are ended too
                 why = lost or "Another process cannot read its data, and says why."
                 raise RunError(f"{why} {saved}: bring the data back and give the same command.") from lost
-            yield step, wav.to(self.accelerator.device, non_blocking=True)
+            yield step, batch
 
     def _stop(self, step: int, first: int) -> None:
         """Save what was learned in `step` steps and raise Stopped, in all processes."""

@@ -17,15 +17,15 @@ from pydantic import (
     model_validator,
 )
 
-from codecvq.api.hookspecs import RecipeSpec
+from codecvq.api.hookspecs import LossSpec, RecipeSpec
 from codecvq.data import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
-from codecvq.losses.losses import LossConfig
 from codecvq.plugins import registry
-from codecvq.plugins.declared import Declared, loaded_plugins
+from codecvq.plugins.declared import Declared, loaded_plugins, missing_plugins
 from codecvq.plugins.offer import Origin
 from codecvq.plugins.options import check_part, shortened
+from codecvq.training.losses_section import LossesSection, of_version_010, reweighted, spelled_out
 from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
 
 
@@ -139,7 +139,7 @@ class Recipe(Section):
     network: dict[str, Any]  # `name` and the network's options
     quantizer: dict[str, Any]  # `name` and the quantizer's options; `dim` is the network's
     corpus: CorpusSection
-    losses: LossConfig = LossConfig()
+    losses: LossesSection = LossesSection()
     discriminator: DiscriminatorSection | None = None
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
@@ -218,17 +218,15 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
     path = find_recipe(source)
-    tree = read_yaml(path, error=RecipeError)
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show "
-            "quickstart"
-        )
+    tree = _tree_in(path)
+    if isinstance(tree.get("losses", {}), dict):
+        tree["losses"] = spelled_out(tree.get("losses", {}))
     for override in overrides:
         _override(tree, override)
-    recipe = _validated(tree, str(path))
-    plugins = [str(Declared.parse(plugin).beside(path.parent)) for plugin in recipe.plugins]
-    return recipe.model_copy(update={"plugins": plugins})
+    recipe = _made_of(tree, path)
+    if not missing_plugins(recipe.plugins):
+        recipe.losses.check()
+    return recipe
 
 
 def with_loaded_plugins(recipe: Recipe, named: Sequence[Origin] = ()) -> Recipe:
@@ -254,9 +252,31 @@ def find_recipe(source: str | Path) -> Path:
         raise RecipeError(f"{error} Or give the path of a YAML file.") from None
 
 
-def recipe_from_yaml(path: Path) -> Recipe:
-    """The recipe that a run folder holds."""
-    return load_recipe(path)
+def recipe_of_run(path: Path) -> Recipe:
+    """The recipe that a run folder holds, of this version or an earlier one. Losses of plugins that are not
+    there are no error: the codec that was trained needs none.
+    """
+    tree = _tree_in(path)
+    if isinstance(tree.get("losses"), dict):
+        tree["losses"] = of_version_010(tree["losses"])
+    return _made_of(tree, path)
+
+
+def _tree_in(path: Path) -> dict[str, Any]:
+    tree = read_yaml(path, error=RecipeError)
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show "
+            "quickstart"
+        )
+    return tree
+
+
+def _made_of(tree: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe of a file's tree, with absolute paths of plugins and all options of known losses."""
+    recipe = _validated(tree, str(path))
+    plugins = [str(Declared.parse(plugin).beside(path.parent)) for plugin in recipe.plugins]
+    return recipe.model_copy(update={"plugins": plugins, "losses": recipe.losses.resolved()})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -281,7 +301,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
         node = child
     if not removed:
-        node[last] = value
+        node[last] = reweighted(last, node.get(last), value) if sections == ["losses"] else value
     elif last in node:
         del node[last]
     elif last not in _known_keys(sections):
@@ -333,7 +353,8 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         )
     if is_dataclass(section):
         return [field.name for field in fields(section)]
-    return list(section.model_fields)
+    of_plugins = registry().offers(LossSpec) if section is LossesSection else ()
+    return [*of_plugins, *section.model_fields]
 
 
 def _is_section(candidate: type) -> bool:

@@ -20,7 +20,7 @@ from codecvq.lock import locked
 from codecvq.plugins import PROJECT
 from codecvq.training.changes import differences, moved
 from codecvq.training.checkpoint import checkpoint_paths, clear_up
-from codecvq.training.recipe import Recipe, recipe_from_yaml
+from codecvq.training.recipe import Recipe, recipe_of_run
 
 logger = logging.getLogger(PROJECT)
 
@@ -73,7 +73,7 @@ class RunFolder:
                 f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by "
                 "codecvq train."
             )
-        return recipe_from_yaml(self.recipe_file)
+        return recipe_of_run(self.recipe_file)
 
     def has_checkpoints(self) -> bool:
         """Whether there are checkpoints, whole or damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -22,6 +22,7 @@ from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
 from codecvq.escaping import printable
 from codecvq.evaluation.metrics import Metric, MetricUndefined, prepare
 from codecvq.files import write_atomically
+from codecvq.losses import LossInputs
 from codecvq.plugins import PROJECT, registry
 from codecvq.training.recipe import Recipe
 from codecvq.training.run import RunFolder
@@ -36,7 +37,7 @@ class Validation:
     """The fixed validation clips of a training and what is measured on them."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, codec: Codec, losses: nn.ModuleDict, folder: RunFolder
+        self, recipe: Recipe, corpus: Corpus, codec: Codec, losses: Mapping[str, nn.Module], folder: RunFolder
     ) -> None:
         config = recipe.training
         self.codec, self.folder, self.compiled = codec, folder, config.compile
@@ -48,8 +49,8 @@ class Validation:
                 "with a column split.",
                 len(corpus),
             )
-        self.mel = losses["mel"] if "mel" in losses else None  # noqa: SIM401  a ModuleDict has no get
-        self.mel_weight = recipe.losses.mel
+        self.mel = losses.get("mel")
+        self.mel_weight = recipe.losses.weights().get("mel", 0.0)
         self.best_by = config.keep_best
         self.metrics = _usable(config.validation_metrics, self.best_by)
         self.lower_is_better = self._lower_is_better()
@@ -90,7 +91,8 @@ class Validation:
             with self._eager():
                 decoded = self.codec.decode(self.codec.encode(wav), num_samples=wav.shape[2])
             if self.mel is not None:
-                values.setdefault("mel", []).append(self.mel_weight * float(self.mel(decoded, wav)))
+                mel = self.mel(LossInputs(decoded=decoded, reference=wav))
+                values.setdefault("mel", []).append(self.mel_weight * float(mel))
             heard = decoded[0, 0].cpu().numpy()
             for name, value in _scores(self.metrics, samples, heard, self.codec.sample_rate).items():
                 values.setdefault(name, []).append(value)

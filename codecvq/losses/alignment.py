@@ -1,0 +1,58 @@
+"""Features of a teacher at the frames of a codec, whatever the two frame rates are.
+
+With times u_k of teacher frames and t of codec frames, both centres, in seconds, and h the longer of the two
+frame periods,
+
+    aligned(t) = Σ_k w(t, k) f(k) / Σ_k w(t, k),      w(t, k) = max(0, 1 - |t - u_k| / h)
+
+which is linear interpolation where the codec has the higher frame rate, and a triangular mean over two codec
+frames where it has the lower one (as the pooling of Mimi, arXiv:2410.00037, from 50 to 12.5 Hz). Before the
+first and behind the last teacher frame, the feature is that of the end. Times are exact fractions until
+they are weights.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from codecvq.losses.teacher import Teacher
+from codecvq.transfer import to_device
+
+
+class Alignment:
+    """Features of `teacher` at the frames of a codec with that sample rate in Hz and hop in samples."""
+
+    def __init__(self, teacher: Teacher, sample_rate: int, hop_length: int) -> None:
+        self.teacher = teacher
+        self.period_s = Fraction(hop_length, sample_rate)
+        self._made: tuple[tuple[int, int, torch.device], Tensor] | None = None
+
+    def __call__(self, features: Tensor, frames: int) -> Tensor:
+        """Features `[B, F, K]` of the teacher at the codec's frames: `[B, F, T]` with T = `frames`."""
+        key = (features.shape[2], frames, features.device)
+        if self._made is None or self._made[0] != key:
+            self._made = (key, to_device(self.weights(features.shape[2], frames), features.device))
+        return features @ self._made[1]
+
+    def weights(self, count: int, frames: int) -> Tensor:
+        """The weights `[K, T]` of K = `count` teacher frames at T = `frames` codec frames; each column's sum
+        is 1.
+        """
+        theirs_s = 1 / self.teacher.frame_rate
+        longer = max(theirs_s, self.period_s)
+        first = self.teacher.first_s / longer
+        times = _evenly(self.period_s / 2 / longer, self.period_s / longer, frames)
+        centres = _evenly(first, theirs_s / longer, count)
+        times = times.clamp(centres[0], centres[-1])
+        weights = (1 - (centres[:, None] - times).abs()).clamp(min=0)
+        return (weights / weights.sum(dim=0)).float()
+
+
+def _evenly(first: Fraction, step: Fraction, count: int) -> Tensor:
+    """`first + n * step` for n from 0 to before `count`, each rounded once: float64 `[count]`."""
+    common = first.denominator * step.denominator
+    start, by = int(first * common), int(step * common)
+    return (start + by * torch.arange(count, dtype=torch.int64)).double() / common

@@ -1,0 +1,30 @@
+"""Losses by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from codecvq.api.hookspecs import LossSpec
+from codecvq.errors import OptionError
+from codecvq.plugins import registry
+from codecvq.plugins.options import check_options, made_of
+
+GIVEN = ("sample_rate",)  # by the training, not by the recipe's losses section
+
+
+def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
+    """The loss registered under `name`, called with `LossInputs`.
+
+    Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
+    a stranger are built within `codecvq.construction.limited`.
+    """
+    offer, what = registry().find(LossSpec, name), f"loss {name!r}"
+    check_options(what, offer, options, GIVEN)
+    made = made_of(what, offer.make, {"sample_rate": sample_rate, **options})
+    if not isinstance(made, nn.Module):
+        raise OptionError(
+            f"{what} of {offer.origin} is a {type(made).__name__}, not a codecvq.losses.Loss or other module"
+        )
+    return made

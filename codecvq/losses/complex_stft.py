@@ -1,0 +1,37 @@
+"""The loss of complex spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codecvq.losses.windows import WindowsLoss
+
+FLOOR = 1e-5  # of magnitudes, so that silence divides nothing by 0
+
+
+class ComplexStftLoss(WindowsLoss):
+    """Distance of complex spectra, which sees phases: for each window and item Σ |X - X̂|² / Σ |X|², both
+    under a root.
+
+    Args: `windows` in samples, hop a quarter of each.
+    """
+
+    name = "complex_stft"
+
+    def __init__(self, sample_rate: int, windows: Sequence[int] = (512, 1024, 2048)) -> None:
+        super().__init__(windows)
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples. The
+        transform is linear, so it is that of the difference.
+        """
+        with torch.no_grad():
+            energy = self._energy(reference, size)
+        apart = self._energy(decoded - reference, size)
+        return ((apart + FLOOR**2) / (energy + FLOOR**2)).sqrt()
+
+    def _energy(self, wav: Tensor, size: int) -> Tensor:
+        return self.powers(wav, size).flatten(1).sum(dim=1)

@@ -1,0 +1,83 @@
+"""Semantic distillation: a codebook's latents are brought close to features of a frozen teacher.
+
+A learned linear map A takes the quantized latents q of one codebook (the first, in SpeechTokenizer,
+arXiv:2308.16692 §3.3, and Mimi, arXiv:2410.00037 §3.3) to the features s of the teacher of the recorded
+audio at the same frames: the loss is the distance of A q from s. So that codebook holds what the teacher
+tells apart, as sounds of a language, and the others what is left. The teacher and A are needed in training
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from codecvq.errors import OptionError
+from codecvq.losses.alignment import Alignment
+from codecvq.losses.feature_distance import Distance, feature_distance
+from codecvq.losses.interface import Loss, LossInputs
+from codecvq.losses.teacher import build_teacher
+
+if TYPE_CHECKING:
+    from codecvq.api.codec import LatentCodec
+
+
+class DistillationLoss(Loss):
+    """Distance of projected latents of a codebook from the teacher's features, mean over items.
+
+    Args: `teacher` a name or a mapping with `name` and options; `codebook` the number of the codebook, from
+    0, or None for the sum of all; `distance` see `codecvq.losses.feature_distance`.
+    """
+
+    projection: nn.Linear  # D -> channels of the teacher
+    alignment: Alignment
+
+    def __init__(
+        self,
+        sample_rate: int,
+        teacher: str | Mapping[str, Any],
+        codebook: int | None = 0,
+        distance: Distance = "cosine",
+    ) -> None:
+        super().__init__()
+        if codebook is not None and codebook < 0:
+            raise OptionError(
+                f"losses.distillation.codebook is {codebook}; it is 0 or more, or null for all."
+            )
+        self.codebook, self.kind = codebook, distance
+        self.teacher = build_teacher(teacher, sample_rate=sample_rate)
+
+    def setup(self, codec: LatentCodec) -> None:
+        """Make the projection from the codec's latents."""
+        if self.codebook is not None and self.codebook >= codec.num_codebooks:
+            raise OptionError(
+                f"losses.distillation.codebook is {self.codebook}, and the codec has {codec.num_codebooks} "
+                "codebooks, numbered from 0."
+            )
+        if codec.num_codebooks == 1:
+            self.codebook = None  # the sum of all is the one
+        self.uses_parts = self.codebook is not None
+        self.projection = nn.Linear(codec.latent_dim, self.teacher.dim)
+        self.alignment = Alignment(self.teacher, codec.sample_rate, codec.hop_length)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """0-d loss of a batch, in float32 whatever autocast says; 0 for items without the codebook."""
+        latents = inputs.quantized if self.codebook is None else inputs.of_codebook(self.codebook)
+        assert latents is not None, "a training gives the quantized latents"
+        with torch.autocast(latents.device.type, enabled=False):
+            with torch.no_grad():
+                features = self.teacher.features(inputs.reference.float())
+                target = self.alignment(features, latents.shape[2])
+            ours = self.projection(latents.float().mT).mT
+            return feature_distance(self.kind, ours, target, self._counted(inputs)).mean()
+
+    def _counted(self, inputs: LossInputs) -> Tensor | None:
+        """1 for real frames that have the codebook, else 0: `[B, T]`; None for all."""
+        counted = inputs.mask
+        if inputs.kept is not None and self.codebook is not None:
+            kept = inputs.kept[:, self.codebook]
+            counted = kept if counted is None else counted & kept
+        return None if counted is None else counted.float()

@@ -1,0 +1,41 @@
+"""The multi-resolution STFT loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codecvq.losses.windows import WindowsLoss
+
+FLOOR = 1e-5  # of magnitudes before the logarithm
+
+
+class StftLoss(WindowsLoss):
+    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M and M̂,
+
+        |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
+
+    of each item. Magnitudes are those of the windowed sum divided by the sum of the window, so that a sine of
+    amplitude 1 has about 1/2; the logarithm stops at -100 dB.
+
+    Args: `windows` in samples, hop a quarter of each.
+    """
+
+    name = "stft"
+
+    def __init__(self, sample_rate: int, windows: Sequence[int] = (512, 1024, 2048)) -> None:
+        super().__init__(windows)
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        ours = self._magnitudes(decoded, size)
+        with torch.no_grad():
+            theirs = self._magnitudes(reference, size)
+        apart = (theirs - ours).norm(dim=1) / theirs.norm(dim=1)
+        return apart + (ours.log() - theirs.log()).abs().mean(dim=1)
+
+    def _magnitudes(self, wav: Tensor, size: int) -> Tensor:
+        scale = 1 / self.get_buffer(f"window_{size}").sum()
+        return (self.powers(scale * wav, size) + FLOOR**2).sqrt().flatten(1)

@@ -1,0 +1,55 @@
+"""Losses of spectra under several windows: what the STFT losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codecvq.errors import OptionError
+from codecvq.losses.interface import AudioLoss
+from codecvq.networks.fourier import power_spectra
+
+
+def checked_windows(loss: str, windows: Sequence[int]) -> tuple[int, ...]:
+    """The windows of a loss. Raises OptionError unless all are even numbers from 4 up."""
+    if not windows or any(size < 4 or size % 2 for size in windows):
+        raise OptionError(
+            f"losses.{loss}.windows is {list(windows)}; needed are even numbers of samples from 4 up, one at "
+            "least."
+        )
+    return tuple(windows)
+
+
+class WindowsLoss(AudioLoss):
+    """Losses of spectra under several Hann windows, in samples, hop a quarter of each."""
+
+    name = ""  # in a recipe
+
+    def __init__(self, windows: Sequence[int]) -> None:
+        super().__init__()
+        self.windows = checked_windows(self.name, windows)
+        for size in windows:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+
+    def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
+        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, mean over items and windows, in float32."""
+        with torch.autocast(decoded.device.type, enabled=False):
+            ours, theirs = precise(decoded), precise(reference)
+            return torch.stack([self.items(ours, theirs, size).mean() for size in self.windows]).mean()
+
+    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it measures: write items()")
+
+    def powers(self, wav: Tensor, size: int) -> Tensor:
+        """Power spectra of windowed frames: `[B, C, S]` -> `[B, C, frames, size/2 + 1]`."""
+        frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
+        return power_spectra(frames * self.get_buffer(f"window_{size}"))
+
+
+def precise(wav: Tensor) -> Tensor:
+    """Audio in float32, or in float64 where it comes so."""
+    return wav if wav.dtype == torch.float64 else wav.float()

@@ -1,0 +1,145 @@
+"""The losses of a recipe in one process of a training, and what of them learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from codecvq.codec import Codec
+from codecvq.construction import limited
+from codecvq.errors import OptionError
+from codecvq.losses import LossInputs, Teacher, build_loss
+from codecvq.training.parts import LIMITS
+from codecvq.training.recipe import Recipe
+
+
+class LossTerms:
+    """The registered losses that a recipe gives a weight, by name; adversarial ones are in `adversary`.
+
+    Modules of losses that learn begin with the recipe's seed, have the same weights in all processes, and
+    change no random number of the codec.
+    """
+
+    def __init__(self, recipe: Recipe, codec: Codec, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.training.seed)
+            self.modules = {
+                name: _build(name, options, recipe, codec)
+                for name, options in recipe.losses.options().items()
+            }
+        own = {id(weight) for weight in codec.parameters()}
+        for name, loss in self.modules.items():
+            loss.to(accelerator.device)
+            if any(id(weight) in own for weight in loss.parameters()):
+                raise OptionError(
+                    f"loss {name!r} holds weights of the codec as its own. Let its setup(codec) read sizes "
+                    "from the codec and keep no module of it."
+                )
+        for name, loss in self.modules.items():
+            if getattr(loss, "uses_parts", False):
+                _check_parts(name, codec)
+        self.of_audio = {name for name, loss in self.modules.items() if getattr(loss, "of_audio", False)}
+        self.use_parts = any(getattr(loss, "uses_parts", False) for loss in self.modules.values())
+        #: parameters that learn, by name
+        self.parameters = {
+            f"losses.{name}.{each}": weight
+            for name, loss in self.modules.items()
+            for each, weight in loss.named_parameters()
+            if weight.requires_grad
+        }
+        self._begin_alike()
+
+    def __call__(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """Each loss of a batch by name, 0-d, without its weight."""
+        found = {name: loss(inputs) for name, loss in self.modules.items()}
+        for name, value in found.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                kind = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise OptionError(f"loss {name!r} gave {kind}; needed is a 0-d tensor, as a mean over items.")
+        return found
+
+    def train(self) -> None:
+        """Set training mode; teachers stay in eval mode."""
+        for loss in self.modules.values():
+            loss.train()
+
+    def own_parameters(self, names: set[str]) -> list[nn.Parameter]:
+        """Parameters that learn of the losses of these names."""
+        return [
+            weight
+            for name in sorted(names)
+            for weight in self.modules[name].parameters()
+            if weight.requires_grad
+        ]
+
+    def average_gradients(self) -> None:
+        """Give the parameters that learn the mean of their gradients over all processes, which call this
+        together; one without a gradient counts as 0.
+        """
+        if self.accelerator.num_processes == 1 or not self.parameters:
+            return
+        weights = list(self.parameters.values())
+        parts = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        means = self.accelerator.reduce(torch.cat([part.flatten() for part in parts]), reduction="mean")
+        for weight, mean in zip(weights, means.split([w.numel() for w in weights]), strict=True):
+            weight.grad = mean.view_as(weight)
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: weights and buffers, but those of teachers."""
+        return {
+            f"{name}.{key}": value
+            for name, loss in self.modules.items()
+            for key, value in loss.state_dict().items()
+            if not key.startswith(_frozen(loss))
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """What `state` gave."""
+        for name, loss in self.modules.items():
+            own = {key: state[f"{name}.{key}"] for key in loss.state_dict() if f"{name}.{key}" in state}
+            missing = loss.load_state_dict(own, strict=False).missing_keys
+            lacking = [key for key in missing if not key.startswith(_frozen(loss))]
+            assert not lacking, f"the checkpoint lacks {lacking} of loss {name!r}"
+
+    def _begin_alike(self) -> None:
+        """Give all processes the weights of the first."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for weight in self.parameters.values():
+                weight.data.copy_(broadcast(weight.data))
+
+
+def _build(name: str, options: Mapping[str, Any], recipe: Recipe, codec: Codec) -> nn.Module:
+    with limited(LIMITS, f"loss {name!r} of the recipe"):
+        loss = build_loss(name, sample_rate=recipe.sample_rate, **options)
+        setup = getattr(loss, "setup", None)
+        if setup is not None:
+            setup(codec)
+    return loss
+
+
+def _check_parts(name: str, codec: Codec) -> None:
+    """Raise OptionError where a loss needs the latents of each codebook and the quantizer has none."""
+    quantizer, training = codec.quantizer, codec.quantizer.training
+    with torch.no_grad():
+        parts = quantizer.eval()(torch.zeros(1, quantizer.dim, 8, device=codec.device), parts=True).parts
+    quantizer.train(training)
+    if parts is None:
+        raise OptionError(
+            f"loss {name!r} needs what each codebook adds to the latents, and the codebooks of "
+            f"{codec.quantizer_config['name']!r} do not add up. Take a residual quantizer, as residual_vq; "
+            "distillation takes all codebooks together with codebook: null."
+        )
+
+
+def _frozen(loss: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the state of teachers in a loss; a loss that is one itself has the prefix of all."""
+    return tuple(
+        f"{path}." if path else "" for path, module in loss.named_modules() if isinstance(module, Teacher)
+    )

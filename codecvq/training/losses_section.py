@@ -1,0 +1,166 @@
+"""The section `losses` of a recipe: a key for each registered loss, its weight or a mapping of weight and
+options, and the keys of adversarial training and of the balancer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from codecvq.api.hookspecs import LossSpec
+from codecvq.errors import CodecvqError, OptionError, RecipeError, nearest
+from codecvq.plugins import registry
+from codecvq.plugins.options import check_options, option_defaults, shortened
+
+WEIGHT = "weight"
+MEL_WEIGHT = 15.0  # of mel, where the section does not say: there is always a distance from the recording
+#: keys of version 0.1.0 -> the losses that have them as an option now, and its name
+EARLIER = {
+    "mel_windows": (("mel",), "windows"),
+    "mel_bands": (("mel",), "bands"),
+    "mel_floor": (("mel",), "floor"),
+    "stft_windows": (("stft", "complex_stft"), "windows"),
+}
+
+
+class LossesSection(BaseModel):
+    """Weights of the terms of a training; a term of weight 0 is not computed.
+
+    Registered losses are further keys, each `{weight: W, …}` with the options of that loss; a recipe may
+    write the weight alone. With `balance` the weights are shares of the gradient at the decoded audio (see
+    `balancer`), and `balance_norm` is what they share out.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]]  # Any: options of a plugin
+
+    adversarial: float = 0.0  # these two need the recipe's `discriminator`
+    feature_matching: float = 0.0
+    balance: bool = False
+    balance_norm: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _each_has_a_weight(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        if old := [key for key in given if key in EARLIER]:
+            losses, option = EARLIER[old[0]]
+            example = f"{losses[0]}: {{weight: 15.0, {option}: …}}"
+            raise RecipeError(
+                f"losses.{old[0]} is now the option {option} of {' and '.join(losses)}: write losses: "
+                f"{{{example}}}, or as an override losses.{losses[0]}.{option}=…"
+            )
+        known = cls.model_fields
+        found = {key: value if key in known else entry(key, value) for key, value in given.items()}
+        found.setdefault("mel", {WEIGHT: MEL_WEIGHT})
+        # mel stays where it is 0: without the key it would have its weight
+        return {key: value for key, value in found.items() if key in known or value[WEIGHT] or key == "mel"}
+
+    @model_validator(mode="after")
+    def _numbers_can_work(self) -> LossesSection:
+        for name, weight in self._all_weights().items():
+            if not 0 <= weight < math.inf:
+                raise OptionError(f"losses.{name} is {weight}; a weight must be 0, for none, or more.")
+        if not 0 < self.balance_norm < math.inf:
+            raise OptionError(f"losses.balance_norm is {self.balance_norm}; it must be above 0.")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """The weights that are not 0, by the name of their term: mel, the other registered losses by name,
+        the adversarial ones.
+        """
+        return {name: weight for name, weight in self._all_weights().items() if weight}
+
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The options of each registered loss whose weight is not 0, in the order of `weights`."""
+        entries = self.__pydantic_extra__
+        return {
+            name: {key: value for key, value in entries[name].items() if key != WEIGHT}
+            for name in self.weights()
+            if name in entries
+        }
+
+    def resolved(self) -> LossesSection:
+        """The section with the defaults of all options of losses that are loaded."""
+        entries = {
+            name: {WEIGHT: options[WEIGHT], **_defaults(name), **options}
+            for name, options in self.__pydantic_extra__.items()
+        }
+        return type(self).model_validate({**self.model_dump(), **entries})
+
+    def check(self) -> None:
+        """Raise RecipeError for a loss that nobody offers, and OptionError for options that it does not
+        have, or of a wrong type.
+        """
+        for name, options in self.options().items():
+            offers = registry().offers(LossSpec)
+            if name.rpartition("/")[2] not in offers:
+                keys = [*offers, *type(self).model_fields]
+                raise RecipeError(
+                    f"losses.{name} is not a key of a recipe.{nearest(name, keys)} Keys of 'losses:': "
+                    f"{', '.join(keys)}."
+                )
+            check_options(f"losses.{name}", registry().find(LossSpec, name), options, ("sample_rate",))
+
+    def _all_weights(self) -> dict[str, float]:
+        names = sorted(self.__pydantic_extra__, key=lambda name: (name != "mel", name))
+        weights = {name: self.__pydantic_extra__[name][WEIGHT] for name in names}
+        return weights | {"adversarial": self.adversarial, "feature_matching": self.feature_matching}
+
+
+def entry(name: object, value: object) -> dict[str, Any]:
+    """A loss's key of a recipe as a mapping with `weight`. Raises OptionError for what is neither a number
+    nor such a mapping.
+    """
+    given = {WEIGHT: value} if _is_number(value) else value
+    if name == "mel" and isinstance(given, Mapping):
+        given = {WEIGHT: MEL_WEIGHT, **given}
+    if not isinstance(given, Mapping) or not _is_number(given.get(WEIGHT)):
+        raise OptionError(
+            f"losses.{name} is {shortened(value)}; needed is a weight, as {name}: 1.0, or a mapping of "
+            f"weight and options, as {name}: {{weight: 1.0}}."
+        )
+    return {**{str(key): option for key, option in given.items()}, WEIGHT: float(given[WEIGHT])}
+
+
+def spelled_out(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The section as it stands in a file with `{weight: W}` for W, so that overrides find a place."""
+    found = {key: reweighted(key, None, value) for key, value in losses.items()}
+    return {"mel": {WEIGHT: MEL_WEIGHT}, **found}
+
+
+def reweighted(key: object, before: object, value: object) -> object:
+    """The new value of a key of the section: of a loss that is given a number, the weight alone changes."""
+    if not _is_number(value) or key in (*LossesSection.model_fields, *EARLIER):
+        return value
+    return {**(before if isinstance(before, Mapping) else {}), WEIGHT: value}
+
+
+def of_version_010(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a run of version 0.1.0, with the keys that are options now where they belong."""
+    found = {key: value for key, value in losses.items() if key not in EARLIER}
+    for key in EARLIER.keys() & losses.keys():
+        names, option = EARLIER[key]
+        for name in names:
+            if found.get(name):
+                found[name] = {**entry(name, found[name]), option: losses[key]}
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """Option -> default of a loss; empty where it is not loaded."""
+    try:
+        defaults = option_defaults(registry().find(LossSpec, name))
+    except (CodecvqError, ValueError, TypeError):  # raised again when the loss is built
+        return {}
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    plain = (type(None), bool, int, float, str, list, dict)  # what a recipe can hold
+    return {key: value for key, value in found.items() if isinstance(value, plain)}
