@@ -418,7 +418,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         losses = {"stepwise": 5.0, "distillation": {"weight": 1.0, "teacher": "mfcc", "codebook": 0}}
         write_recipe(
             tmp_path / f"{name}.yaml",
-            quantizer=VQ,
+            quantizer={**VQ, "dropout": 0.0},  # which each process draws for itself
             losses=losses,
             training={"batch_size": batch, "steps": 6, "validation_clips": 0},
             plugins=["learned_loss.py"],

@@ -120,7 +120,7 @@ LARGE = (
 )
 OTHERS = ("speech-16k", "encodec-24k", "stream-24k", "lm-16k-single", *LARGE[4:])
 RECIPES = [
-    *("quickstart", "speech-16k-natural", *LARGE[:4]),
+    *("quickstart", "speech-16k-natural", "semantic-16k", *LARGE[:4]),
     *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS),
 ]
 
@@ -157,7 +157,10 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
             monkeypatch.setattr(module._begun, "get", lambda make, *sources: True)
     for part in (made, made.adversary) if made.adversary else (made,):
         monkeypatch.setattr(part.optimizer.optimizer, "step", lambda: None)  # fused ones have no meta kernel
-    made.parameters = {n: each for n, each in made.codec.named_parameters() if each.requires_grad}
+    learned = [*made.codec.named_parameters()]
+    for loss in made.losses.modules.values():
+        learned += loss.named_parameters()
+    made.parameters = {name: each for name, each in learned if each.requires_grad}
     if made.adversary:
         made.adversary.parameters = dict(made.adversary.networks.named_parameters())
     made.usage = RecentUse(made.codec.codebook_sizes, meta)

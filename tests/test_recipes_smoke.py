@@ -56,6 +56,7 @@ def test_the_recipes_that_are_promised_ship() -> None:
         "encodec-24k",
         "stream-24k",
         "lm-16k-single",
+        "semantic-16k",
         "tts-22k",
         "tts-44k",
     }
@@ -73,6 +74,7 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     assert done.trained.failures == ()
     found = scalars(tmp_path / "run")
     recipe = load_recipe(name)
+    assert {f"loss/{term}" for term in recipe.losses.weights()} <= found.keys()
     assert ("loss/adversarial" in found) == (recipe.discriminator is not None)
     assert found["validation/mel"] > 0
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
