@@ -340,6 +340,28 @@ def test_the_steps_in_all_are_those_that_fit_into_minutes(tmp_path: Path) -> Non
     assert PROGRESS == [(0, 10_000), (1, 123)]
 
 
+def test_the_example_of_distillation_trains_the_first_codebook(tmp_path: Path) -> None:
+    file = Path(__file__).parents[1] / "plugins/example/papers/distillation.py"
+    origin = registry().load(file)
+    try:
+        recipe = recipe_of(
+            tmp_path,
+            quantizer={**VQ, "dropout": 0.0},
+            losses={"mel": 1.0, "first_codebook": 20.0},
+            training={"steps": 20, "validation_clips": 0},
+            optimizer={"warmup_steps": 2, "learning_rate": 1e-2},
+        )
+        loop.train(recipe, tmp_path / "run")
+    finally:
+        registry().unregister(origin)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss/first_codebook"] < 0.97 * rows[0]["loss/first_codebook"]
+    assert set(saved(tmp_path / "run")[1]["losses"]) == {
+        "first_codebook.projection.weight",
+        "first_codebook.projection.bias",
+    }
+
+
 class TestRecipes:
     def test_a_number_is_the_weight_and_a_mapping_has_options(self, tmp_path: Path) -> None:
         recipe = recipe_of(tmp_path, losses={"learning": {"weight": 2, "width": 5}, "toned": 1, "stft": 0})
