@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip, Corpus
+from codecvq.data.device_segments import DeviceSegments
 from codecvq.data.loading import load_batches, prefetched
 from codecvq.data.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augmented, tilted
 from codecvq.errors import CorpusError, OptionError
@@ -95,6 +97,20 @@ def test_prefetching_gives_the_same_batches(corpus):
     assert len(made) == 6
     assert all(np.array_equal(batch.wav, segments.batch(step, 1, 2)) for step, batch in enumerate(made, 3))
     assert list(load_batches(segments, 3, 3)) == []
+
+
+@pytest.mark.parametrize("kind", ["thread", "worker", "device"])
+def test_a_batch_says_which_clip_each_item_is_of(corpus: Corpus, kind: str) -> None:
+    segments = segments_of(corpus)
+    source = DeviceSegments(segments, torch.device("cpu")) if kind == "device" else segments
+    for batch in load_batches(source, 3, 9, workers=int(kind == "worker")):
+        assert len(batch.clips) == 4
+        for wav, clip in zip(batch.wav[:, 0], batch.clips, strict=True):
+            whole = clip.read(RATE)  # every sample tells where it stood
+            piece = wav[wav > 0]
+            first = int(np.flatnonzero(np.isclose(whole, float(piece[0]), atol=1e-7))[0])
+            assert np.allclose(whole[first : first + len(piece)], piece), clip.id
+        assert [clip.id for clip in batch.clips[1:3]] == [batch.clips[1].id, batch.clips[2].id]
 
 
 def test_leaving_the_prefetch_ends_its_thread(corpus):
