@@ -95,7 +95,7 @@ class Keeping(Loss):
 class WithoutBase(nn.Module):
     """No subclass of Loss: a module that is called with the inputs."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int = 8000) -> None:
         super().__init__()
 
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -163,4 +163,5 @@ def _defaults(name: str) -> dict[str, Any]:
         return {}
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     plain = (type(None), bool, int, float, str, list, dict)  # what a recipe can hold
-    return {key: value for key, value in found.items() if isinstance(value, plain)}
+    own = found.keys() - {"sample_rate", WEIGHT}  # these two are not the options of a recipe
+    return {key: value for key, value in found.items() if key in own and isinstance(value, plain)}
