@@ -21,7 +21,7 @@ class FirstCodebook(Loss):
         self.teacher = build_teacher(teacher, sample_rate=sample_rate)
 
     def setup(self, codec):  # the projection learns, and is not part of the codec
-        self.projection = nn.Linear(codec.quantizer.dim, self.teacher.dim)
+        self.projection = nn.Linear(codec.latent_dim, self.teacher.dim)
 
     def forward(self, inputs):
         latents = inputs.of_codebook(0)  # [B, D, T]
