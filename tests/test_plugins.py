@@ -245,6 +245,6 @@ def test_a_module_that_is_not_there_is_the_users_error() -> None:
 
 
 def test_nothing_is_loaded_from_the_working_folder(tmp_path: Path) -> None:
-    (tmp_path / "my_metric.py").write_text(ONE_FILE.format(name="loudness"))
-    assert "loudness" not in codecvq_command("plugins", "list", cwd=tmp_path)
-    assert "loudness" in codecvq_command("plugins", "list", "--plugin", "./my_metric.py", cwd=tmp_path)
+    (tmp_path / "my_metric.py").write_text(ONE_FILE.format(name="brightness"))
+    assert "brightness" not in codecvq_command("plugins", "list", cwd=tmp_path)
+    assert "brightness" in codecvq_command("plugins", "list", "--plugin", "./my_metric.py", cwd=tmp_path)
