@@ -17,7 +17,7 @@ from codecvq.errors import PluginError
 from codecvq.plugins import MOST_OFFERS, Registry
 from codecvq.signals import Terminated
 
-GOOD = ONE_FILE.format(name="loudness")
+GOOD = ONE_FILE.format(name="brightness")
 SPEC = "MetricSpec(name='m{0}', columns=('m',), factory=lambda: None)"
 HOOK = "from codecvq import MetricSpec, hookimpl\n@hookimpl\ndef codecvq_metrics():\n"
 
@@ -72,7 +72,7 @@ def test_it_is_one_warning_that_names_the_distribution(
     distribution(site, f"bad-{number}", source)
     distribution(site, f"good-{number}", GOOD)
     registry = loaded()
-    assert {"loudness", "mel_distance"} <= set(registry.all("metrics"))
+    assert {"brightness", "mel_distance"} <= set(registry.all("metrics"))
     about = [text for text in warnings() if f"bad-{number} 1.0" in text]
     assert len(about) == 1, warnings()
     assert said in about[0]
@@ -185,8 +185,8 @@ def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
     (site / "no_latin-1.0.dist-info/entry_points.txt").write_bytes(b"[codecvq]\n\xff\xfe = \xff\n")
     registry = loaded()
     assert "fsq" in registry.all("quantizers")
-    assert "loudness" in registry.all("metrics"), "it can be imported"
-    assert registry.find("metrics", "loudness").origin.distribution == "no_metadata-1.0.dist-info"
+    assert "brightness" in registry.all("metrics"), "it can be imported"
+    assert registry.find("metrics", "brightness").origin.distribution == "no_metadata-1.0.dist-info"
     assert [text for text in warnings() if "no-latin" in text or "no_latin" in text]
 
 
@@ -210,7 +210,7 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     assert "SystemExit: 2" in done.stdout
     assert "argparse.ArgumentParser()" in done.stdout, "the plugin's own line"
     assert "codecvq/plugins/host.py" not in done.stdout
-    assert "loudness" not in codecvq_command("plugins", "list")
+    assert "brightness" not in codecvq_command("plugins", "list")
 
 
 def test_prints_of_several_threads_leave_stdout_as_it_was() -> None:

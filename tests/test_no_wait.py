@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -104,6 +105,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def learner(recipe: Recipe) -> tuple[Learner, torch.Tensor]:
     torch.manual_seed(0)
+    AcceleratorState._reset_state()  # the precision of an earlier training in this process
     made = Learner(recipe, "codec", Accelerator(cpu=True))
     samples = round(recipe.corpus.segment_s * recipe.sample_rate)
     return made, 0.1 * torch.randn(recipe.training.batch_size, recipe.channels, samples)

@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
 
 def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml")
-    plain = Segments.batch
+    plain = Segments.cut_batch
 
     def lost_at_seven(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
         if step == 7:
@@ -59,7 +59,7 @@ def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: 
         return plain(segments, step, rank, world)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Segments, "batch", lost_at_seven)
+        patch.setattr(Segments, "cut_batch", lost_at_seven)
         with pytest.raises(RunError, match=r"in 7 steps is saved.*same command"):
             loop.train(recipe, tmp_path / "run")
         assert loop.last_checkpoint(tmp_path / "run/checkpoints").step == 7
@@ -74,7 +74,7 @@ def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
     def lost(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
         raise CorpusError("corpus 'prompts': none of its clips can be read.")
 
-    monkeypatch.setattr(Segments, "batch", lost)
+    monkeypatch.setattr(Segments, "cut_batch", lost)
     with pytest.raises(RunError, match=r"none of its clips can be read\. Nothing was learned yet"):
         loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
     assert loop.last_checkpoint(tmp_path / "run/checkpoints") is None

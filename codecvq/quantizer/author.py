@@ -64,7 +64,7 @@ class Quantizer(nn.Module):
     #: of a frame
     variable_depth: bool = False
     #: True where a residual stage depends on the sum of the stages before it, see `ConditionalQuantizer`
-    sees_sum: ClassVar[bool] = False
+    sees_sum: bool = False
     #: in frames: how far a frame's code and value depend on other frames
     reach: Reach = Reach(0, 0)
 

@@ -74,6 +74,7 @@ class Residual(Quantizer):
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
         self.own_gradient = any(stage.own_gradient for stage in stages)
+        self.sees_sum = any(stage.sees_sum for stage in stages)
         self.training_values_differ = any(stage.training_values_differ for stage in stages)
         estimator = None if self.own_gradient else first.estimator
         super().__init__(dim, sizes, code_dim=inner, estimator=estimator)
@@ -135,12 +136,15 @@ class Residual(Quantizer):
         """
         if self.beam > 1 and not self.training:
             return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
-        codes, rest, total = [], vectors, torch.zeros_like(vectors)
+        codes, rest = [], vectors
+        total = torch.zeros_like(vectors) if self.sees_sum else vectors  # of no use otherwise
         for n, rows in enumerate([slice(None)] * depth if kept is None else kept):
             view = self._view(n, context, rows, total)
             values, code = self.stage(n).quantize_in(self.enter_stage(n, view.mean(rest)), view.context)
             part = view.whole(self.leave_stage(n, values))
-            rest, total = rest - part, total + part
+            rest = rest - part
+            if self.sees_sum:
+                total = total + part
             codes.append(view.whole(code))
         return torch.cat(codes, dim=1)
 
@@ -234,7 +238,7 @@ class Residual(Quantizer):
 
     def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _View:
         """What stage n sees: the vectors at `rows`, or the blocks of them."""
-        part = replace(context, so_far=total if self.stage(n).sees_sum else None).select(rows)
+        part = (replace(context, so_far=total) if self.sees_sum else context).select(rows)
         if self._strides[n] == 1:
             return _View(part, rows, len(total), None)
         blocks = part.frames.blocks(self._strides[n])
