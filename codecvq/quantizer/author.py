@@ -16,7 +16,7 @@ batch, in a row).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,11 +31,12 @@ from codecvq.quantizer import engine
 from codecvq.quantizer.checks import check_in_range
 from codecvq.quantizer.engine import Context, Step, Update
 from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
-from codecvq.quantizer.results import Progress, Quantized, Terms
+from codecvq.quantizer.member import Member
+from codecvq.quantizer.results import Quantized, Terms
 from codecvq.quantizer.strides import check_blocks
 
 
-class Quantizer(nn.Module):
+class Quantizer(Member):
     """Base class of every quantizer, and its public face.
 
     Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the
@@ -95,9 +96,6 @@ class Quantizer(nn.Module):
         self.code_dim = code_dim
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
-        self._frozen = False
-        self._progress = Progress()
-        self._generator: torch.Generator | None = None
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
         #: the name of its gradient estimator; None where the values carry their own gradient
@@ -161,29 +159,6 @@ class Quantizer(nn.Module):
     # What users call
 
     @property
-    def generator(self) -> torch.Generator | None:
-        """What dropout and codebook starts draw from, in all stages and groups; None: torch's own."""
-        return self._generator
-
-    @generator.setter
-    def generator(self, generator: torch.Generator | None) -> None:
-        for member in self.quantizers():
-            member._generator = generator
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether `freeze` was called."""
-        return self._frozen
-
-    def freeze(self) -> None:
-        """Keep all weights and codebooks as they are, also in training mode: no parameter has a gradient and
-        `update` is not called. Quantizer dropout and the gradient to the latents stay.
-        """
-        self.requires_grad_(False)
-        for member in self.quantizers():
-            member._frozen = True
-
-    @property
     def bits_per_frame(self) -> float:
         """The sum of log2 K over the codebooks, each divided by its stride."""
         sizes = zip(self.codebook_sizes, self.strides, strict=True)
@@ -198,16 +173,6 @@ class Quantizer(nn.Module):
     def strides(self) -> tuple[int, ...]:
         """How many frames one code of each codebook stands for; see `codecvq.quantizer.strides`."""
         return (1,) * self.num_codebooks
-
-    @property
-    def progress(self) -> Progress:
-        """How far the training is: what `set_progress` was last called with."""
-        return self._progress
-
-    def set_progress(self, step: int, steps: int | None = None) -> None:
-        """Set `progress` in all stages and groups; a training loop calls it once an optimizer step."""
-        for member in self.quantizers():
-            member._progress = Progress(step, steps)
 
     def forward(
         self,
@@ -316,65 +281,16 @@ class Quantizer(nn.Module):
         """The update of this step, to be made once it is known that all vectors are finite; none where there
         is no state.
         """
-        return [(self, entered.detach(), codes)] if self._updates else []
+        return [(self, entered.detach(), codes)] if self.has_update else []
 
     def quantizers(self) -> list[Quantizer]:
         """Itself and every quantizer inside."""
         return [member for member in self.modules() if isinstance(member, Quantizer)]
 
     @property
-    def has_state(self) -> bool:
-        """Whether anything in it changes by `update`."""
-        return any(member._updates for member in self.quantizers())
-
-    def state_tensors(self) -> list[Tensor]:
-        """What `update` and the start of a codebook may change: buffers and parameters of the quantizers that
-        have an `update`.
-        """
-        learners = (member for member in self.quantizers() if member._updates)
-        return list(
-            dict.fromkeys(tensor for each in learners for tensor in (*each.buffers(), *each.parameters()))
-        )
-
-    @property
-    def _updates(self) -> bool:
+    def has_update(self) -> bool:
+        """Whether it changes state by `update` itself."""
         return type(self).update is not Quantizer.update
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Quantizer:
-        """What `.to()`, `.half()` and `.bfloat16()` call: all it has may move to another device, but stays in
-        float32, since rounded codewords and projections would give other codes.
-        """
-        return super()._apply(lambda tensor: _in_its_type(fn(tensor), tensor), recurse)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.uses_progress:
-            steps = -1 if self._progress.steps is None else self._progress.steps
-            destination[f"{prefix}progress"] = torch.tensor([self._progress.step, steps])
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        own, saved = f"{prefix}progress", None
-        if self.uses_progress:
-            saved = state_dict.get(own)
-            if saved is None:
-                missing_keys.append(own)
-            else:
-                step, steps = (int(number) for number in saved)
-                self._progress = Progress(step, None if steps < 0 else steps)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if saved is not None and own in unexpected_keys:
-            unexpected_keys.remove(own)
 
     # Input, checked once
 
@@ -408,7 +324,3 @@ class Quantizer(nn.Module):
                 f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = {list(needed)}, "
                 "True = real"
             )
-
-
-def _in_its_type(moved: Tensor, tensor: Tensor) -> Tensor:
-    return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
