@@ -57,16 +57,25 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+def is_long(check: str) -> bool:
+    """Whether a check is of a multiscale form that brings little new beside those of vq and fsq."""
+    return check.startswith("multiscale_") and not check.startswith(("multiscale_vq/", "multiscale_fsq/"))
+
+
 def all_checks() -> list[Any]:
     """A parameter for every check: of every quantizer in all forms, and of each variant as it is."""
     parameters = [
-        pytest.param(check, id=check.name)
+        pytest.param(check, id=check.name, marks=[pytest.mark.slow] if is_long(check.name) else [])
         for name, options in SMALL.items()
         for check in quantizer_checks(name, **options)
     ]
     for name, options in VARIANTS:
         suffix = ",".join(f"{key}={value}" for key, value in options.items()).replace(" ", "")
-        checks = [check for check in quantizer_checks(name, **options) if check.name.startswith(f"{name}/")]
+        checks = [
+            check
+            for check in quantizer_checks(name, forms=["plain"], **options)
+            if check.name.startswith(f"{name}/")
+        ]
         parameters += [pytest.param(check, id=f"{check.name}-{suffix}") for check in checks]
     return parameters
 
