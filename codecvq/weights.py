@@ -57,6 +57,9 @@ class WeightsFile:
         """
         own = module.state_dict()
         self._check_names(own)
+        tensors = {*dict(module.named_parameters(remove_duplicate=False))}
+        tensors |= {*dict(module.named_buffers(remove_duplicate=False))}
+        computed = {}  # what a module writes into its state dict without a tensor of that name
         with torch.no_grad():
             for name, tensor in own.items():
                 stored = self._get(name)
@@ -64,7 +67,12 @@ class WeightsFile:
                     raise self._unfit(f"{name} is {stored.dtype}, but {tensor.dtype} is needed")
                 if stored.is_floating_point() and not stored.isfinite().all():
                     raise CodecError(f"{self.path} has NaN or infinity in {name}. Take another checkpoint.")
-                tensor.copy_(stored)
+                if name in tensors:
+                    tensor.copy_(stored)
+                else:
+                    computed[name] = stored
+        if computed:
+            module.load_state_dict(computed, strict=False)
 
     def _check_names(self, own: Mapping[str, Tensor]) -> None:
         missing, left = own.keys() - self.shapes.keys(), self.shapes.keys() - own.keys()

@@ -10,6 +10,7 @@ from faulty_in_time import (
     Delta,
     DeltaOverRows,
     DeltaThatLeaks,
+    DeltaThatLeaksALittle,
     DeltaWithoutReach,
     Halves,
     HalvesInName,
@@ -197,6 +198,10 @@ class Anneals(Whole):
         return Terms({"codebook": weight * (values - vectors.detach()).square().mean()})
 
 
+class AnnealsUndeclared(Anneals):
+    uses_progress = False
+
+
 class KeepsProgressToItself(Anneals):
     def set_progress(self, step: int, steps: int | None = None) -> None:
         self.step = step
@@ -302,9 +307,11 @@ FAULTY: dict[type[Quantizer], set[str]] = {
     SubstitutesUndeclared: {"/training_values"},
     SaysThatItDiffers: {"/training_values_differ", "residual_/training_values_differ"},
     KeepsProgressToItself: {"/progress"},
+    AnnealsUndeclared: {"/undeclared_progress", "residual_/undeclared_progress"},
     DeltaWithoutReach: {"/frames_are_independent"},
     DeltaOverRows: {"/items_are_independent", "/frames_are_independent"},
     DeltaThatLeaks: {"/items_are_independent"},
+    DeltaThatLeaksALittle: {"/items_are_independent"},
     SmoothsFarther: {"/reach_is_true"},
     HalvesInName: {"/strides"},
     DecodesWithoutTheSum: {"/same_values"},

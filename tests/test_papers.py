@@ -147,6 +147,21 @@ def test_gumbel_grows_surer_with_the_training_in_all_stages(speech: Tensor) -> N
     assert bool(quantizer.stage(0).logits.weight.grad.any())
 
 
+def test_gumbel_is_the_same_codec_after_saving_and_knows_the_step(tmp_path: Path) -> None:
+    network = {"name": "spectral", "hop_length": 320, "window_length": 640, "num_mels": 16, "dim": DIM}
+    network |= {"encoder_width": 8, "encoder_blocks": 1, "decoder_width": 8, "decoder_blocks": 1}
+    codec = Codec(
+        sample_rate=16_000,
+        network=network,
+        quantizer={"name": "residual_gumbel", "codebook_size": 16, "num_codebooks": 2},
+    )
+    codec.quantizer.set_progress(30, 120)
+    loaded = codecvq.load(codec.save(tmp_path / "codec"))
+    assert isinstance(loaded, Codec)
+    assert loaded.weights_sha256 == codec.weights_sha256
+    assert [each.progress.step for each in loaded.quantizer.stages] == [30, 30]
+
+
 def test_nsvq_trains_on_errors_of_the_length_that_decoding_has(speech: Tensor) -> None:
     quantizer, latents = make("residual_nsvq", num_codebooks=2), speech[:, :DIM]
     out = quantizer(latents)

@@ -11,7 +11,7 @@ import typer
 
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import OptionError, UnknownName, nearest
-from codecvq.plugins import registry
+from codecvq.plugins import KINDS, registry
 
 if TYPE_CHECKING:
     from codecvq.testing import Check, Outcome
@@ -110,6 +110,11 @@ def _kind_of(name: str, kind: str | None) -> str:
         found = ["codec"]
     if not found:
         everything = sorted(set().union(*known.values()))
+        other = next((each for each in KINDS if name in registry().offers(each)), None)
+        if other:
+            raise OptionError(
+                f"{name!r} is offered under {other}, which have no checks. Checked are {', '.join(CHECKED)}."
+            )
         raise UnknownName(
             f"no quantizer, network, codec or reader is named {name!r}.{nearest(name, everything)}"
         )

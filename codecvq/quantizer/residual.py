@@ -162,8 +162,7 @@ class Residual(Quantizer):
         return self.choose(self.enter(vectors), context, depth)
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """One pass through the first `depth` stages, with the gradient that the module's docstring
-        derives."""
+        """One pass through the first `depth` stages; for its gradient see the module's docstring."""
         entered = self.enter(vectors)
         kept = self.kept_rows(context.frames, depth)
         codes: Tensor | None = None
@@ -177,8 +176,9 @@ class Residual(Quantizer):
             view = self._view(n, context, rows, total)
             code = None if codes is None else view.firsts(codes[:, n : n + 1])
             last = None if ends is None else view.firsts(ends == n)
-            found = self._stage_step(n, view, view.mean(chain), view.mean(rest), code, last)
-            made.append(found.whole(view))
+            left = view.mean(rest)
+            linked = view.mean(chain) if self._is_chained and chain is not rest else left
+            made.append(self._stage_step(n, view, linked, left, code, last).whole(view))
             added = made[-1].added
             total, rest = total + added, rest - added.detach()
             if self._is_chained:

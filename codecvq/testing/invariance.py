@@ -332,7 +332,14 @@ def _gradients(
     latents = latents.detach().requires_grad_()
     out = _forward(quantizer, latents, mask)
     total = out.latents.square().sum() + torch.stack([out.latents.sum(), *out.losses.values()]).sum()
-    total.backward()
-    assert latents.grad is not None, "backward gives the latents a gradient"
+    if total.requires_grad:
+        total.backward()
+    mode = "training" if quantizer.training else "eval"
+    expect(
+        latents.grad is not None,
+        f"in {mode} no gradient reaches the latents. Values of a quantizer with own_gradient carry it in "
+        "eval too, as vectors + (values - vectors).detach().",
+    )
+    assert latents.grad is not None, "as expected above"
     parameters = {name: p.grad for name, p in quantizer.named_parameters() if p.grad is not None}
     return latents.grad, parameters

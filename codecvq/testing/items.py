@@ -27,7 +27,9 @@ def items_are_independent(subject: Subject) -> None:
     """An item gets the codes and values that it gets alone, whatever else and whatever padding is there."""
     subject = subject.settled()
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
-    latents = torch.where(mask[:, None], subject.latents(len(LENGTHS), max(LENGTHS)), math.nan)
+    scales = torch.tensor([1.0, 100.0, 1.0, 100.0])[:, None, None]  # so that a small leak is seen
+    latents = scales * subject.latents(len(LENGTHS), max(LENGTHS))
+    latents = torch.where(mask[:, None], latents, math.nan)
     for mode in modes_of(subject.build()):
         if mode and subject.draws():  # each frame has draws of its own, and other ones in another batch
             continue

@@ -123,17 +123,19 @@ def _refused(reason: str) -> None:
 
 
 def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
-    tests: list[Test] = [*values.TESTS, *items.tests_for(quantizer), *invariance.TESTS, *learning.TESTS]
-    tests += [*random_numbers.TESTS, task.task_gradient, state.progress]
+    # gradients first: where none arrives, many other checks fail with less to say
+    tests: list[Test] = [] if is_composition(quantizer) else [task.own_gradient]
+    tests += [task.task_gradient, *values.TESTS, *items.tests_for(quantizer), *invariance.TESTS]
+    tests += [*learning.TESTS, *random_numbers.TESTS, state.progress]
     differ = quantizer.training_values_differ
     optional: dict[Test, bool] = {
         values.same_values: not is_composition(quantizer),
         values.training_values: not differ,
         values.training_values_differ: differ,
         learning.gradient_gain: learning.has_known_gain(quantizer),
-        task.own_gradient: not is_composition(quantizer),
         task.estimator_is_used: task.has_estimator(subject.name, quantizer),
         state.update_without_vectors: state.has_update(quantizer),
+        state.undeclared_progress: not any(each.uses_progress for each in quantizer.quantizers()),
         candidates.candidates: not is_composition(quantizer) and quantizer.lists_candidates,
         candidates.beam: "beam" in quantizer_options(subject.name) and candidates.searches_beams(quantizer),
         residual.refinement: residual.refining(quantizer),

@@ -5,10 +5,12 @@ The first line of each says the promise.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from codecvq.quantizer import Progress, Quantizer
-from codecvq.testing.check import about, expect
+from codecvq.testing.check import SEED, about, expect
 from codecvq.testing.subject import Subject
 
 UPDATES = 3
@@ -47,6 +49,26 @@ def progress(subject: Subject) -> None:
         for member, loaded in zip(_members(quantizer), _members(other), strict=True):
             if member.uses_progress:
                 expect(loaded.progress == given, f"progress is {loaded.progress} after loading, not {given}")
+
+
+@about("progress", "quantize")
+def undeclared_progress(subject: Subject) -> None:
+    """Without `uses_progress` the same step gives the same at every `progress`, since it is not saved."""
+    quantizer = subject.settled().trained()
+    results = []
+    for step in (0, 50, 100):
+        copied = copy.deepcopy(quantizer)
+        copied.set_progress(step, 100)
+        torch.default_generator.manual_seed(SEED)
+        results.append(copied(subject.latents()))
+    first = results[0]
+    for out in results[1:]:
+        pairs = [(out.latents, first.latents), (out.codes, first.codes)]
+        pairs += [(value, first.losses[name]) for name, value in out.losses.items()]
+        expect(
+            all(torch.equal(one, other) for one, other in pairs),
+            "what it does depends on progress, which is not saved with it. Declare uses_progress = True.",
+        )
 
 
 def has_update(quantizer: Quantizer) -> bool:
