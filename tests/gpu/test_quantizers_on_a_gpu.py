@@ -37,6 +37,8 @@ def make(name: str, dropout: float = 0.0) -> Quantizer:
     if "residual_" in name:
         options["num_codebooks"] = 3
         options["dropout"] = dropout
+    if "multiscale_" in name:
+        options["strides"] = [3, 1]
     return codecvq.build_quantizer(name, **options)
 
 
