@@ -76,7 +76,7 @@ def test_what_an_earlier_process_used_counts(clock: Clock) -> None:
     assert second.ended(250)
 
 
-@pytest.mark.parametrize("cache", ["memory", "device"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("device", marks=pytest.mark.slow)])
 def test_a_training_of_some_seconds_lasts_as_long_and_ends_with_its_learning_rate(
     tmp_path: Path, cache: str
 ) -> None:

@@ -297,6 +297,7 @@ def test_the_example_is_listed_with_where_it_comes_from(ternary_site: Path) -> N
     assert set(mine.values()) == {"codecvq-ternary 0.1.0 (entry point 'ternary')"}
 
 
+@pytest.mark.slow
 def test_the_example_passes_its_own_tests(ternary_site: Path, tmp_path: Path) -> None:
     done = run(
         sys.executable,

@@ -57,6 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | variables
 
 
+@pytest.mark.slow
 def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

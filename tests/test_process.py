@@ -114,6 +114,7 @@ def test_ctrl_c_says_what_stays_and_files_are_whole(codec: Path, many: Path, tmp
     assert read_audio(tmp_path / "back" / written[-1].with_suffix(".wav").name).samples.shape == (1, 8000)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_cleanly_with_143(codec: Path, many: Path, tmp_path: Path) -> None:
     code, said = stopped(signal.SIGTERM, "tokenize", codec, many, "-o", tmp_path / "out")
     assert code == 143

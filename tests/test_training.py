@@ -53,7 +53,10 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], at_least: int
     raise AssertionError(f"no checkpoint of step {at_least}: {process.communicate()}")
 
 
-@pytest.mark.parametrize("quantizer", [None, VQ], ids=["fsq", "residual_vq_with_dropout"])
+@pytest.mark.parametrize(
+    "quantizer",
+    [pytest.param(None, id="fsq"), pytest.param(VQ, id="residual_vq_with_dropout", marks=pytest.mark.slow)],
+)
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, quantizer: dict | None
 ) -> None:
