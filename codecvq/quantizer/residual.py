@@ -154,7 +154,8 @@ class Residual(Quantizer):
         for n in range(codes.shape[1]):  # in the order of training: float addition is not associative
             view = self._view(n, context, slice(None), total)
             values = self.stage(n).dequantize_in(view.firsts(codes[:, n : n + 1]), view.context)
-            total = total + view.whole(self.leave_stage(n, values))
+            part = view.whole(self.leave_stage(n, values))
+            total = total + part if self.sees_sum else total.add_(part)  # a stage may keep what it saw
         return total
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
