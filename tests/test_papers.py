@@ -125,7 +125,7 @@ def test_twenty_steps_on_speech_bring_the_spectra_nearer(name: str, speech: Tens
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_ibq_takes_the_task_to_codewords_that_nobody_chose(speech: Tensor) -> None:
+def test_ibq_gives_gradients_to_codewords_that_no_vector_chose(speech: Tensor) -> None:
     quantizer = make("residual_ibq", num_codebooks=2, codebook_size=64)
     out = quantizer(speech[:1, :DIM, :20])
     out.latents.square().sum().backward()

@@ -95,7 +95,7 @@ def _one_thread() -> Iterator[None]:
 
 def _kind_of(name: str, kind: str | None) -> str:
     """What a name is of quantizer, network, codec and reader. Raises UnknownName, and OptionError where it
-    is several and nobody says which.
+    is several and `kind` is None.
     """
     if kind is not None:
         if kind not in CHECKED:

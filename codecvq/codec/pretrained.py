@@ -13,7 +13,7 @@ from codecvq.plugins.offer import Offer
 
 def codec_offer(name: str | Path) -> Offer[CodecSpec] | None:
     """The codec offered under `name` or `distribution/name`; None where a file or folder has that path, which
-    goes before, or where the name is nobody's. Raises PluginError when two plugins offer it.
+    goes before, or if no plugin offers the name. Raises PluginError when two plugins offer it.
     """
     if os.path.exists(name) or str(name).rpartition("/")[2] not in registry().offers(CodecSpec):
         return None

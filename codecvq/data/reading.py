@@ -36,7 +36,7 @@ def read_source(
     lies.
 
     Raises CorpusError where nothing can be read, OptionError for a wrong option, UnknownName for a reader
-    that nobody offers.
+    that no plugin offers.
     """
     text = home(source)
     offer = registry().find(ReaderSpec, reader) if reader is not None else find_reader(text)

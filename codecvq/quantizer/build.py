@@ -150,7 +150,7 @@ def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer
 
 
 def _form_to_derive(loaded: Registry, name: str) -> str:
-    """ "residual_" or "grouped_" where the name is such a form and nobody registered it as it is."""
+    """The short form that the name begins with, as "residual_"; "" if it has none or is registered itself."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
     return "" if form and bare in loaded.offers(QuantizerSpec) else form

@@ -148,7 +148,7 @@ def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
 
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
-    """`name` itself, and the forms derived from it that nobody registered as a quantizer of its own."""
+    """`name` itself, and the forms derived from it that are not registered as quantizers of their own."""
     bare, registered = name.rpartition("/")[2], registry().offers("quantizers")
     if bare.startswith("grouped_") and bare not in registered:
         options = {"num_groups": GROUPS, **options}

@@ -1,4 +1,4 @@
-"""Checks of randomness: whose random numbers are drawn, and that nobody else's are changed.
+"""Checks of randomness: a quantizer draws from its own generator and leaves the global ones alone.
 
 The first line of each says the promise.
 """

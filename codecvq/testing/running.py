@@ -26,7 +26,7 @@ class Outcome:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the promise is not kept, and nobody expected that; or kept though expected not to be."""
+        """Whether a check failed unexpectedly, or passed although a failure was expected."""
         return self.state == "broken"
 
 

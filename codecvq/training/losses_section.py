@@ -93,7 +93,7 @@ class LossesSection(BaseModel):
         return type(self).model_validate({**self.model_dump(), **entries})
 
     def check(self) -> None:
-        """Raise RecipeError for a loss that nobody offers, and OptionError for options that it does not
+        """Raise RecipeError for a loss that no plugin offers, and OptionError for options that it does not
         have, or of a wrong type.
         """
         for name, options in self.options().items():

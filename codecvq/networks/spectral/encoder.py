@@ -26,7 +26,7 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.front, self.pitch = front, writer
-        if writer is not None:  # it is what codes mean, so hashes of weights are to tell
+        if writer is not None:  # the writer changes what codes mean, so it is part of their identity
             self.register_buffer("written_at", torch.tensor(writer.channels))
             self.register_load_state_dict_pre_hook(_check_written_at)
         self.backbone = backbone
