@@ -1,7 +1,7 @@
 """Checks the words of docstrings, comments, messages and pages; `make lint` runs it.
 
-`scripts/plain_words.yaml` lists phrases that must not come back, each with what to write instead. The first sentence
-of every docstring has at most `first_sentence_words` words and ends with a period.
+`scripts/plain_words.yaml` lists phrases that must not come back, each with what to write instead. The first
+sentence of every docstring has at most `first_sentence_words` words and ends with a period.
 
     python scripts/plain_words.py [FILE ...]        # all tracked files by default
 """
