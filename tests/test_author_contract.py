@@ -29,7 +29,7 @@ from codecvq.quantizer import (
     nearest_codes,
     split_codes,
 )
-from codecvq.quantizer.build import quantizer_offers, short_spelling
+from codecvq.quantizer.build import quantizer_registrations, short_spelling
 
 PAGE = Path(__file__).resolve().parent.parent / "plugins/QUANTIZERS.md"
 DIM = 6
@@ -466,7 +466,7 @@ def test_stages_and_groups_may_differ_in_kind() -> None:
     assert groups.codebook_sizes == (9, 1024)
     split = build_quantizer("split", dim=DIM, semantic="vq", acoustic={"name": "residual", "of": stages})
     assert split.codebook_sizes == (1024, 1024, 16)
-    assert list(quantizer_offers(split.config)) == [
+    assert list(quantizer_registrations(split.config)) == [
         "quantizer", "quantizer.semantic", "quantizer.acoustic", "quantizer.acoustic.of.0",
         "quantizer.acoustic.of.1",
     ]  # fmt: skip

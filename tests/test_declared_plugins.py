@@ -21,7 +21,7 @@ import codecvq
 from codecvq.cli.app import main
 from codecvq.errors import PluginError
 from codecvq.plugins import registry
-from codecvq.plugins.declared import Declared, loaded_plugins, same_plugins
+from codecvq.plugins.declarations import Declared, loaded_plugins, same_plugins
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
 from codecvq.training.run import RunFolder

@@ -191,7 +191,7 @@ def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
 
 
 def test_they_are_registered_as_networks_that_judge() -> None:
-    kinds = {name: type(offer.spec) for name, offer in registry().all("networks").items()}
+    kinds = {name: type(registration.spec) for name, registration in registry().all("networks").items()}
     assert {name for name, kind in kinds.items() if kind is DiscriminatorSpec} >= {
         "ms_stft",
         "multi_period",

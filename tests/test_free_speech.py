@@ -339,12 +339,12 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
 def test_the_plugins_offer_corpora_that_load(plugin, names):
     registry = Registry()
     registry.register(plugin, "here")
-    offers = registry.offers("corpora")
-    assert set(offers) == names
-    for (offer,) in offers.values():
-        assert callable(offer.load())
-        assert offer.spec.licence
-        assert offer.spec.install
+    registrations = registry.registrations("corpora")
+    assert set(registrations) == names
+    for (registration,) in registrations.values():
+        assert callable(registration.load())
+        assert registration.spec.licence
+        assert registration.spec.install
     assert registry.failures == []
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The rooms of the library from the lowest floor up. A module imports from its own floor and those below.
 FLOORS: list[set[str]] = [
     {
-        "audio", "code_use", "construction", "errors", "escaping", "files", "json_file",
+        "audio", "code_entropy", "construction", "errors", "escaping", "files", "json_file",
         "limits", "lock", "numerics", "processor", "signals", "transfer", "weights", "yaml_file",
     },
     {"api"},

@@ -14,7 +14,7 @@ from stranger import ONE_FILE, codecvq_command, distribution, run
 
 from codecvq import MetricSpec, hookimpl
 from codecvq.errors import PluginError
-from codecvq.plugins import MOST_OFFERS, Registry
+from codecvq.plugins import MAX_SPECS_PER_HOOK, Registry
 from codecvq.signals import Terminated
 
 GOOD = ONE_FILE.format(name="brightness")
@@ -128,8 +128,8 @@ def the_same_for_ever() -> object:
     ("hook", "kept", "said"),
     [
         (half_way, 2, "half way"),
-        (endless, MOST_OFFERS, f"yields {MOST_OFFERS} specs or more"),
-        (the_same_for_ever, 1, f"yields {MOST_OFFERS} specs or more"),
+        (endless, MAX_SPECS_PER_HOOK, f"yields {MAX_SPECS_PER_HOOK} specs or more"),
+        (the_same_for_ever, 1, f"yields {MAX_SPECS_PER_HOOK} specs or more"),
         (lambda: [spec(1), spec(2)], 2, ""),
         (lambda: [spec(1), spec(1)], 1, "yields the name 'm1' twice"),
     ],
@@ -200,7 +200,7 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     done = run(sys.executable, "-m", "codecvq", "plugins", "list", "--json", site=tmp_path)
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)
-    assert {"fsq", "mloud"} <= {offer["name"] for offer in listed["offers"]}
+    assert {"fsq", "mloud"} <= {registration["name"] for registration in listed["offers"]}
     assert "loud" in done.stderr
     assert "Traceback" not in done.stderr
     for number in range(len(MODULES)):
@@ -216,7 +216,7 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
 def test_prints_of_several_threads_leave_stdout_as_it_was() -> None:
     program = (
         "import threading\n"
-        "from codecvq.plugins.strangers import contained\n"
+        "from codecvq.plugins.third_party import contained\n"
         "entered, leave = threading.Event(), threading.Event()\n"
         "def other():\n"
         "    with contained():\n"

@@ -29,7 +29,7 @@ def test_the_list_imports_no_torch() -> None:
     )
     done = run(sys.executable, "-c", program)
     assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
-    assert {offer["name"] for offer in json.loads(done.stdout)["offers"]} >= {
+    assert {registration["name"] for registration in json.loads(done.stdout)["offers"]} >= {
         "vq",
         "mel_distance",
         "spectral",

@@ -209,15 +209,15 @@ def test_a_file_is_a_plugin_and_its_hash_is_recorded(tmp_path: Path) -> None:
     registry = Registry()
     registry.load(path)
     registry.load(str(path))  # a second time changes nothing
-    offer = registry.find("metrics", "loudness")
-    assert offer.identity == {
+    registration = registry.find("metrics", "loudness")
+    assert registration.identity == {
         "name": "loudness",
         "plugin": "my_metric",
         "version": "",
         "file": str(path),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    assert registry.find("metrics", "my_metric/loudness") is offer
+    assert registry.find("metrics", "my_metric/loudness") is registration
     path.write_text(ONE_FILE.format(name="louder"))
     with pytest.raises(PluginError, match="changed after it was loaded"):
         registry.load(path)

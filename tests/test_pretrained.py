@@ -95,9 +95,9 @@ def test_a_strangers_distribution_offers_a_codec(tmp_path: Path) -> None:
     distribution(site, "stranger-codecs", PLUGIN)
     make().save(site / "weights")
     listed = json.loads(codecvq_command("plugins", "list", "--kind", "codecs", "--json", site=site))["offers"]
-    (mine,) = (offer for offer in listed if offer["name"] == "my-speech")
+    (mine,) = (registration for registration in listed if registration["name"] == "my-speech")
     assert (mine["distribution"], mine["licence"]) == ("stranger-codecs", "CC0-1.0")
-    assert {"opus-6", "codec2-3200"} <= {offer["name"] for offer in listed}
+    assert {"opus-6", "codec2-3200"} <= {registration["name"] for registration in listed}
     doctor = codecvq_command("plugins", "doctor", "--json", site=site)
     assert json.loads(doctor)["problems"] == []
 

@@ -29,10 +29,10 @@ def test_rows_of_the_pages_are_those_of_the_table_of_all() -> None:
     everything = rows(ROOT / "plugins/README.md")
     assert len(everything) > 15
     seen = 0
-    for name, offer in registry().all("quantizers").items():
-        if offer.origin.distribution != "codecvq" or name in COMPOSITIONS:
+    for name, registration in registry().all("quantizers").items():
+        if registration.origin.distribution != "codecvq" or name in COMPOSITIONS:
             continue
-        page = ROOT / "plugins" / getattr(offer.module, "__name__", "") / "README.md"
+        page = ROOT / "plugins" / getattr(registration.module, "__name__", "") / "README.md"
         assert BENCHMARK in page.read_text(encoding="utf-8"), page
         own = rows(page)
         assert name in {quantizer for quantizer, _ in own}, f"{page} has no measured row of {name}"

@@ -106,7 +106,9 @@ def test_forms_of_forms_keep_the_promises(name: str) -> None:
 
 def test_every_registered_quantizer_is_held_to_them() -> None:
     built_in = {
-        name for name, offer in registry().all("quantizers").items() if offer.origin.distribution == "codecvq"
+        name
+        for name, registration in registry().all("quantizers").items()
+        if registration.origin.distribution == "codecvq"
     }
     assert built_in == set(SMALL)
 

@@ -35,7 +35,7 @@ def offered() -> Iterator[Callable[..., None]]:
     """A function that registers readers in a plugin of their own, until the test ends."""
     origins = []
 
-    def offer(*specs: ReaderSpec, name: str = "strangers") -> None:
+    def registration(*specs: ReaderSpec, name: str = "strangers") -> None:
         plugin = types.ModuleType(name)
 
         @hookimpl
@@ -45,7 +45,7 @@ def offered() -> Iterator[Callable[..., None]]:
         plugin.codecvq_readers = codecvq_readers  # type: ignore[attr-defined]
         origins.append(registry().register(plugin, name))
 
-    yield offer
+    yield registration
     for origin in origins:
         registry().unregister(origin)
 

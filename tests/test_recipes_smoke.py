@@ -25,7 +25,9 @@ from codecvq.training.smoke import STEPS, smoke, smoke_recipe
 from recipes import write_recipe
 
 SHIPPED = sorted(
-    name for name, offer in registry().all("recipes").items() if offer.path().parent.name == "recipes"
+    name
+    for name, registration in registry().all("recipes").items()
+    if registration.path().parent.name == "recipes"
 )
 TTS_24K = [f"tts-24k-{q}" for q in ("fsq", "simvq", "rotation-vq", "residual-fsq", "lfq")]
 

@@ -97,7 +97,7 @@ def test_a_wrapper_changes_what_others_offer_and_the_origins_stay(mark: str) -> 
 
     own.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first"), metric("second")])), "one")
     own.register(plugin(codecvq_metrics=hookimpl(**{mark: True})(around)), "around")
-    origins = {name: str(offer.origin) for name, offer in own.all(MetricSpec).items()}
+    origins = {name: str(registration.origin) for name, registration in own.all(MetricSpec).items()}
     assert origins == {"first": "one", "changed": "around"}
     assert own.failures == []
 
@@ -216,16 +216,16 @@ def test_options_are_declared_by_a_class_or_a_function(options: Any) -> None:
     module = plugin(codecvq_quantizers=hookimpl(lambda: [spec]))
     type(module).Declared = Declared
     own.register(module, "far")
-    offer = own.find(QuantizerSpec, "far")
-    assert set(option_defaults(offer)) == {"dim", "size", "name"}
-    check_options("far", offer, {"size": 1, "dim": 2})
+    registration = own.find(QuantizerSpec, "far")
+    assert set(option_defaults(registration)) == {"dim", "size", "name"}
+    check_options("far", registration, {"size": 1, "dim": 2})
     for given, said in (
         ({"dim": 1, "size": "x"}, "size is 'x'"),
         ({"dim": 1}, "needs size"),
         ({"dim": 1, "size": 1, "nam": ""}, "Did you mean 'name'"),
     ):
         with pytest.raises(OptionError, match=said):
-            check_options("far", offer, given)
+            check_options("far", registration, given)
 
 
 def test_options_that_are_declared_nowhere_pass_and_are_the_factory_s_to_check() -> None:

@@ -19,7 +19,7 @@ from codecvq.cli.console import print_written, progress_line, time_left
 from codecvq.errors import CodecvqError
 from codecvq.escaping import printable
 from codecvq.plugins import PROJECT
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 EXIT_CODES = (
     "Exit codes of every verb: 0 all was done; 1 some of it failed, and each failure is listed and counted; "

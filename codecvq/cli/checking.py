@@ -103,14 +103,14 @@ def _kind_of(name: str, kind: str | None) -> str:
         return kind
     from codecvq.quantizer.build import quantizer_names
 
-    known = {each: {*registry().offers(offers)} for each, offers in CHECKED.items()}
+    known = {each: {*registry().registrations(registrations)} for each, registrations in CHECKED.items()}
     known["quantizer"].update(quantizer_names())
     found = [each for each, names in known.items() if name.rpartition("/")[2] in names]
     if not found and os.path.exists(name):
         found = ["codec"]
     if not found:
         everything = sorted(set().union(*known.values()))
-        other = next((each for each in KINDS if name in registry().offers(each)), None)
+        other = next((each for each in KINDS if name in registry().registrations(each)), None)
         if other:
             raise OptionError(
                 f"{name!r} is offered under {other}, which have no checks. Checked are {', '.join(CHECKED)}."

@@ -66,7 +66,7 @@ def evaluate(
     """
     from codecvq.codec import load
     from codecvq.evaluation.metrics import prepare
-    from codecvq.plugins.declared import explained
+    from codecvq.plugins.declarations import explained
 
     check_split(split)
     names = names_of(metrics, "--metrics")

@@ -14,7 +14,7 @@ from codecvq.cli import checking
 from codecvq.cli.console import Json, Plugins, print_json, print_table, say
 from codecvq.errors import CodecvqError, UnknownName
 from codecvq.plugins import KINDS, registry
-from codecvq.plugins.offer import Offer
+from codecvq.plugins.registration import Registration
 
 app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
 
@@ -34,10 +34,15 @@ def list_plugins(
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"no kind of plugin is named {kind!r}; there are {', '.join(KINDS)}.")
     kinds = [kind] if kind else LISTED
-    found = [(k, name, offer) for k in kinds for name, offer in registry().all(k).items()]
+    found = [(k, name, registration) for k in kinds for name, registration in registry().all(k).items()]
     failures = [str(failure) for failure in registry().failures]
     if as_json:
-        print_json({"offers": [_as_json(k, name, offer) for k, name, offer in found], "failures": failures})
+        print_json(
+            {
+                "offers": [_as_json(k, name, registration) for k, name, registration in found],
+                "failures": failures,
+            }
+        )
         return
     print_table(
         ["kind", "name", "what it is", "from"], [[k, name, o.spec.summary, _from(o)] for k, name, o in found]
@@ -58,9 +63,9 @@ def show_plugin(
 
     Example: [bold]codecvq plugins show residual_fsq[/]
     """
-    shown = [_details(kind, name) for kind in KINDS if _offered(kind, name)]
+    shown = [_details(kind, name) for kind in KINDS if _is_registered(kind, name)]
     if not shown:
-        known = sorted({known for kind in KINDS for known in registry().offers(kind)})
+        known = sorted({known for kind in KINDS for known in registry().registrations(kind)})
         raise UnknownName(registry().unknown("plugins", name, known))
     if as_json:
         print_json(shown)
@@ -85,23 +90,23 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
     rows: list[dict[str, Any]] = []
     problems: list[tuple[str, str]] = []
     for kind in KINDS:
-        for name, offers in loaded.offers(kind).items():
-            if len(offers) > 1:
+        for name, registrations in loaded.registrations(kind).items():
+            if len(registrations) > 1:
                 problems.append(
-                    (name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in offers)}")
+                    (name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in registrations)}")
                 )
-            for offer in offers:
-                seconds, problem = _try(kind, offer)
+            for registration in registrations:
+                seconds, problem = _try(kind, registration)
                 rows.append(
                     {
                         "kind": kind,
                         "name": name,
-                        "from": str(offer.origin),
+                        "from": str(registration.origin),
                         "import_s": round(seconds, 3),
                         "ok": not problem,
                     }
                 )
-                problems += [(offer.qualified_name, problem)] if problem else []
+                problems += [(registration.qualified_name, problem)] if problem else []
     problems = [*((str(f.origin), f.details()) for f in loaded.failures), *problems]
     if as_json:
         print_json({"offers": rows, "problems": [{"where": where, "what": what} for where, what in problems]})
@@ -123,61 +128,61 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
 app.command("check")(checking.check)
 
 
-def _try(kind: str, offer: Offer[Any]) -> tuple[float, str]:
+def _try(kind: str, registration: Registration[Any]) -> tuple[float, str]:
     """Seconds that loading an offer took, and what is wrong with it, if anything."""
     start = time.perf_counter()
     try:
         if kind == "recipes":
-            if not offer.path().is_file():
-                return 0.0, f"its file {offer.path()} does not exist"
+            if not registration.path().is_file():
+                return 0.0, f"its file {registration.path()} does not exist"
         elif kind == "codecs":
             from codecvq.codec.pretrained import codec_folder
 
-            _ = codec_folder(offer) or offer.load()
+            _ = codec_folder(registration) or registration.load()
         else:
-            offer.load()
+            registration.load()
     except CodecvqError as error:
         return time.perf_counter() - start, str(error)
     return time.perf_counter() - start, ""
 
 
-def _offered(kind: str, name: str) -> bool:
+def _is_registered(kind: str, name: str) -> bool:
     if kind == "quantizers":
         from codecvq.quantizer.build import quantizer_names
 
         return name.rpartition("/")[2] in quantizer_names()
-    return name.rpartition("/")[2] in registry().offers(kind)
+    return name.rpartition("/")[2] in registry().registrations(kind)
 
 
 def _details(kind: str, name: str) -> dict[str, Any]:
-    offer: Offer[Any]
+    registration: Registration[Any]
     if kind == "quantizers":
-        from codecvq.quantizer.build import plain_offer, quantizer_options
+        from codecvq.quantizer.build import plain_registration, quantizer_options
 
-        offer, options = plain_offer(name), quantizer_options(name)
+        registration, options = plain_registration(name), quantizer_options(name)
     else:
         from codecvq.plugins.options import option_defaults
 
-        offer = registry().find(kind, name)
-        options = {} if kind == "recipes" or not offer.spec.factory else option_defaults(offer)
+        registration = registry().find(kind, name)
+        options = {} if kind == "recipes" or not registration.spec.factory else option_defaults(registration)
     shown = {
         key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()
     }
-    return {**_as_json(kind, name, offer), "options": shown}
+    return {**_as_json(kind, name, registration), "options": shown}
 
 
-def _as_json(kind: str, name: str, offer: Offer[Any]) -> dict[str, Any]:
-    fields = dataclasses.asdict(offer.spec)
+def _as_json(kind: str, name: str, registration: Registration[Any]) -> dict[str, Any]:
+    fields = dataclasses.asdict(registration.spec)
     del fields["factory"], fields["options"]
     return {
         **fields,
         "kind": kind,
         "name": name,
-        "origin": str(offer.origin),
-        "distribution": offer.origin.distribution,
+        "origin": str(registration.origin),
+        "distribution": registration.origin.distribution,
     }
 
 
-def _from(offer: Offer[Any]) -> str:
-    origin = offer.origin
+def _from(registration: Registration[Any]) -> str:
+    origin = registration.origin
     return str(Path(origin.file).name) if origin.file else f"{origin.distribution} {origin.version}".strip()

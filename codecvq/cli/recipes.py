@@ -26,21 +26,24 @@ def list_recipes(as_json: Json = False) -> None:
 
     Example: [bold]codecvq recipes list[/]
     """
-    offers = registry().all(RecipeSpec)
+    registrations = registry().all(RecipeSpec)
     if as_json:
         print_json(
             [
                 {
                     "name": name,
-                    "summary": offer.spec.summary,
-                    "file": str(offer.path()),
-                    "origin": str(offer.origin),
+                    "summary": registration.spec.summary,
+                    "file": str(registration.path()),
+                    "origin": str(registration.origin),
                 }
-                for name, offer in offers.items()
+                for name, registration in registrations.items()
             ]
         )
         return
-    print_table(["name", "what it makes"], [[name, offer.spec.summary] for name, offer in offers.items()])
+    print_table(
+        ["name", "what it makes"],
+        [[name, registration.spec.summary] for name, registration in registrations.items()],
+    )
 
 
 @app.command("show")
@@ -76,7 +79,7 @@ def show_recipe(
 
 def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
     """What can be said of the recipe's codec; None, and what to do, where a plugin of it is not loaded."""
-    from codecvq.plugins.declared import missing_plugins
+    from codecvq.plugins.declarations import missing_plugins
     from codecvq.training.parts import build_codec
 
     try:

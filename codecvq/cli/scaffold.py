@@ -98,7 +98,7 @@ def _check_name(name: str) -> None:
             f"{name[:80]!r} cannot be the name of a quantizer: it takes up to 60 lower case letters, digits "
             "and underscores, begins with a letter and not with residual_ or grouped_, as 'my_vq'."
         )
-    if taken := registry().offers("quantizers").get(name):
+    if taken := registry().registrations("quantizers").get(name):
         raise PluginError(
             f"a quantizer named {name!r} is offered by {taken[0].origin} already. Choose another name."
         )

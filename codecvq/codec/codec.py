@@ -32,7 +32,7 @@ from codecvq.networks.interface import WithLosses
 from codecvq.numerics import ordinary_tensors, plain_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import CodeTables, Quantized, build_quantizer
-from codecvq.quantizer.build import plain_offer, quantizer_offers, short_spelling
+from codecvq.quantizer.build import plain_registration, quantizer_registrations, short_spelling
 
 if TYPE_CHECKING:
     from codecvq.api.codec import LatentCodec, SavableCodec
@@ -181,8 +181,8 @@ class Codec(FramedCodec, nn.Module):
     @property
     def quantizer_info(self) -> dict[str, Any]:
         """Name, plugin, version and API of the quantizer, for datasets."""
-        offer = plain_offer(self.quantizer_config["name"])
-        return {**offer.identity, "name": self.quantizer_config["name"], "api": offer.spec.api}
+        registration = plain_registration(self.quantizer_config["name"])
+        return {**registration.identity, "name": self.quantizer_config["name"], "api": registration.spec.api}
 
     # audio to codes to audio
 
@@ -294,7 +294,10 @@ class Codec(FramedCodec, nn.Module):
     def _plugins(self) -> dict[str, dict[str, str]]:
         network = registry().find(NetworkSpec, self.network_config["name"])
         plugins = {"network": network.identity}
-        plugins |= {part: offer.identity for part, offer in quantizer_offers(self.quantizer_config).items()}
+        plugins |= {
+            part: registration.identity
+            for part, registration in quantizer_registrations(self.quantizer_config).items()
+        }
         estimators = [member.estimator for member in self.quantizer.quantizers() if member.estimator]
         for n, name in enumerate(dict.fromkeys(estimators)):
             part = f"estimator.{n}" if n else "estimator"

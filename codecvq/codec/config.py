@@ -144,7 +144,7 @@ def missing_plugin(config: CodecConfig) -> str:
     kinds = {"quantizer": "quantizers", "estimator": "estimators", "network": "networks"}
     for part, identity in sorted(config.plugins.items(), key=_network_last):
         kind = kinds.get(part.partition(".")[0])
-        if kind is None or identity.name in registry().offers(kind):
+        if kind is None or identity.name in registry().registrations(kind):
             continue
         needs = f"its {part} {identity.name!r} comes from the plugin"
         if identity.file is not None:

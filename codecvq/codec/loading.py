@@ -12,7 +12,7 @@ import torch
 from codecvq.api.codec import AudioCodec
 from codecvq.codec.codec import Codec
 from codecvq.codec.config import CONFIG, check_described, check_plugin_files, missing_plugin, read_config
-from codecvq.codec.pretrained import codec_folder, codec_offer, unknown_codec
+from codecvq.codec.pretrained import codec_folder, codec_registration, unknown_codec
 from codecvq.codec.saving import WEIGHTS
 from codecvq.construction import limited
 from codecvq.errors import CodecError, PluginError, UnknownName
@@ -32,22 +32,23 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
     one; PluginError for a factory that makes no `AudioCodec`; OptionError for a device that cannot be used.
     """
     device = usable_device(device)
-    offer = codec_offer(source)
-    if offer is None:
+    registration = codec_registration(source)
+    if registration is None:
         if os.path.exists(source):
             return load_folder(source, device)
         raise unknown_codec(source)
-    if offer.spec.foreign:
+    if registration.spec.foreign:
         raise CodecError(
             f"{source} is an external codec, for compare only: it has no codes. Measure it with: codecvq "
             f"compare {source}"
         )
-    if folder := codec_folder(offer):
+    if folder := codec_folder(registration):
         return load_folder(folder, device)
-    made = offer.make(device=device)
+    made = registration.make(device=device)
     if missing := missing_members(made):
         raise PluginError(
-            f"codec {offer.qualified_name} is a {type(made).__name__} without {', '.join(missing)}. Its "
+            f"codec {registration.qualified_name} is a {type(made).__name__} without "
+            f"{', '.join(missing)}. Its "
             "factory must make an AudioCodec: subclass codecvq.WrappedCodec."
         )
     codec: AudioCodec = made

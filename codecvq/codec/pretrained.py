@@ -8,28 +8,29 @@ from pathlib import Path
 from codecvq.api.hookspecs import CodecSpec
 from codecvq.errors import CodecError, PluginError
 from codecvq.plugins import registry
-from codecvq.plugins.offer import Offer
+from codecvq.plugins.registration import Registration
 
 
-def codec_offer(name: str | Path) -> Offer[CodecSpec] | None:
+def codec_registration(name: str | Path) -> Registration[CodecSpec] | None:
     """The codec offered under `name` or `distribution/name`; None where a file or folder has that path, which
     goes before, or if no plugin offers the name. Raises PluginError when two plugins offer it.
     """
-    if os.path.exists(name) or str(name).rpartition("/")[2] not in registry().offers(CodecSpec):
+    if os.path.exists(name) or str(name).rpartition("/")[2] not in registry().registrations(CodecSpec):
         return None
     return registry().find(CodecSpec, str(name))
 
 
-def codec_folder(offer: Offer[CodecSpec]) -> Path | None:
+def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
     """The folder of the offered codec; None where a factory makes it. Raises PluginError where the folder
     does not exist.
     """
-    if not offer.spec.folder:
+    if not registration.spec.folder:
         return None
-    folder = offer.beside(offer.spec.folder)
+    folder = registration.beside(registration.spec.folder)
     if not folder.is_dir():
         raise PluginError(
-            f"{offer.spec.name!r} of {offer.origin} did not load: its folder {folder} does not exist. "
+            f"{registration.spec.name!r} of {registration.origin} did not load: its folder {folder} "
+            "does not exist. "
             "Reinstall or update that plugin."
         )
     return folder
@@ -37,7 +38,7 @@ def codec_folder(offer: Offer[CodecSpec]) -> Path | None:
 
 def unknown_codec(name: str | Path, foreign: bool = False) -> CodecError:
     """An error that lists the names; with `foreign` those of others' codecs too."""
-    offers = registry().all(CodecSpec)
-    known = [name for name, offer in offers.items() if foreign or not offer.spec.foreign]
+    registrations = registry().all(CodecSpec)
+    known = [name for name, registration in registrations.items() if foreign or not registration.spec.foreign]
     why = registry().unknown(CodecSpec, str(name), known)
     return CodecError(f"{name} is not a codec: there is no such folder, and {why}")

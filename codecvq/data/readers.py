@@ -46,8 +46,10 @@ def is_registered(source: str) -> bool:
     """Whether a source is the name of a registered corpus; a file or folder of that name goes before."""
     from codecvq.plugins import registry
 
-    known = registry().offers(CorpusSpec)
-    qualified = {offer.qualified_name for offers in known.values() for offer in offers}
+    known = registry().registrations(CorpusSpec)
+    qualified = {
+        registration.qualified_name for registrations in known.values() for registration in registrations
+    }
     return (source in known or source in qualified) and not _is(os.path.lexists, source)
 
 

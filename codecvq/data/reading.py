@@ -16,9 +16,9 @@ from codecvq.data.text import writable
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.escaping import printable
 from codecvq.plugins import registry
-from codecvq.plugins.offer import Offer
 from codecvq.plugins.options import check_options
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.registration import Registration
+from codecvq.plugins.third_party import contained
 
 logger = logging.getLogger("codecvq")
 
@@ -39,14 +39,14 @@ def read_source(
     that no plugin offers.
     """
     text = home(source)
-    offer = registry().find(ReaderSpec, reader) if reader is not None else find_reader(text)
+    registration = registry().find(ReaderSpec, reader) if reader is not None else find_reader(text)
     options = dict(options or {})
     if root is not None:
-        if offer.spec.name != CORPUS:
+        if registration.spec.name != CORPUS:
             raise CorpusError(f"root ({root}) says where a named corpus lies; for {source} leave it out.")
         options["root"] = home(root)
-    what, factory = f"reader {offer.spec.name!r}", offer.load()
-    check_options(what, offer, options, given=("source",))
+    what, factory = f"reader {registration.spec.name!r}", registration.load()
+    check_options(what, registration, options, given=("source",))
     try:
         with contained():  # a generator runs here
             listing = listing_of(factory(text, **options))
@@ -54,7 +54,7 @@ def read_source(
         raise
     except Exception as error:  # a stranger's code; the user can do nothing with its traceback
         raise CorpusError(
-            f"{what} of {offer.origin} failed with {printable(text)}: {type(error).__name__}: {error}."
+            f"{what} of {registration.origin} failed with {printable(text)}: {type(error).__name__}: {error}."
         ) from error
     if not listing.clips:
         first = f" The first failure: {listing.failures[0]}" if listing.failures else ""
@@ -62,15 +62,17 @@ def read_source(
     return replace(listing, name=listing.name or _name(text))
 
 
-def find_reader(source: str) -> Offer[ReaderSpec]:
+def find_reader(source: str) -> Registration[ReaderSpec]:
     """The one reader that knows a source. Raises CorpusError where none or several do."""
-    knowing = [offer for offer in registry().all(ReaderSpec).values() if _matches(offer, source)]
-    special = [offer for offer in knowing if not offer.spec.general]
+    knowing = [
+        registration for registration in registry().all(ReaderSpec).values() if _matches(registration, source)
+    ]
+    special = [registration for registration in knowing if not registration.spec.general]
     found = special or knowing
     if len(found) == 1:
         return found[0]
     if found:
-        both = " and ".join(offer.qualified_name for offer in found)
+        both = " and ".join(registration.qualified_name for registration in found)
         raise CorpusError(
             f"{printable(source)} can be read by {both}. Say which one is meant: reader: "
             f"{found[0].spec.name} in a recipe, --reader {found[0].spec.name} on the command line."
@@ -86,17 +88,17 @@ def home(path: str | os.PathLike[str]) -> str:
         raise CorpusError(f"{path}: {error}. Give the whole path.") from error
 
 
-def _matches(offer: Offer[ReaderSpec], source: str) -> bool:
+def _matches(registration: Registration[ReaderSpec], source: str) -> bool:
     """Whether a reader knows the source. One that fails does not, and is named in a warning."""
-    if not offer.spec.matches:
+    if not registration.spec.matches:
         return False
     try:
-        matches = offer.imported(offer.spec.matches, "matches")
+        matches = registration.imported(registration.spec.matches, "matches")
         with contained():
             return bool(matches(source))
     except Exception as error:  # a stranger's code
         why = f"{type(error).__name__}: {error}"
-        logger.warning("reader %s of %s was not tried: %s", offer.spec.name, offer.origin, why)
+        logger.warning("reader %s of %s was not tried: %s", registration.spec.name, registration.origin, why)
         return False
 
 

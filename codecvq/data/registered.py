@@ -18,10 +18,10 @@ def read_registered(source: str, root: str | None = None) -> Listing:
     """The clips of the corpus registered under the name `source`; `root` is where it lies, if not in its
     usual place.
     """
-    offer = registry().find(CorpusSpec, source)
-    install = offer.spec.install
+    registration = registry().find(CorpusSpec, source)
+    install = registration.spec.install
     how = f" To get it: {install}" if install else ""
-    factory: Callable[..., Iterable[Clip | ClipFailure]] = offer.load()
+    factory: Callable[..., Iterable[Clip | ClipFailure]] = registration.load()
     try:
         listing = listing_of(factory(root=None if root is None else Path(root)))
     except CorpusError as error:
@@ -30,7 +30,7 @@ def read_registered(source: str, root: str | None = None) -> Listing:
         raise
     except Exception as error:  # a stranger's code; the user can do nothing with its traceback
         raise CorpusError(
-            f"corpus {source!r} of {offer.origin} failed: {type(error).__name__}: {error}.{how}"
+            f"corpus {source!r} of {registration.origin} failed: {type(error).__name__}: {error}.{how}"
         ) from error
     if not listing.clips:
         raise CorpusError(f"corpus {source!r} has no clips{f' below {root}' if root else ''}.{how}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codecvq.code_use import entropy_nats
+from codecvq.code_entropy import entropy_nats
 from codecvq.codec.blocks import split_blocks
 from codecvq.errors import BitstreamError
 

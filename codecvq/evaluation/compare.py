@@ -21,7 +21,7 @@ from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips, training_clips
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
 from codecvq.files import file_name
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 if TYPE_CHECKING:
     from codecvq.data.corpus import Clip

@@ -21,7 +21,7 @@ from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
 from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 if TYPE_CHECKING:
     import torch

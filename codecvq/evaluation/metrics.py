@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from codecvq.api.hookspecs import MetricSpec
 from codecvq.errors import CodecvqError, MissingExtra, PluginError, install_advice
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 if TYPE_CHECKING:
     import numpy as np
 
     from codecvq.plugins import Registry
-    from codecvq.plugins.offer import Offer
+    from codecvq.plugins.registration import Registration
 
 #: What a table begins with, where it is there: the measures that listeners agree with best (of those without
 #: a network).
@@ -88,11 +88,11 @@ def prepare(names: Iterable[str] | None = None, registry: Registry | None = None
             tuple(_ready(registry.find(MetricSpec, name), name) for name in dict.fromkeys(names))
         )
     ready, unavailable = [], []
-    for name, offer in _in_order(registry.all(MetricSpec)):
-        if not offer.spec.default:
+    for name, registration in _in_order(registry.all(MetricSpec)):
+        if not registration.spec.default:
             continue
         try:
-            ready.append(_ready(offer, name))
+            ready.append(_ready(registration, name))
         except CodecvqError as error:
             unavailable.append(Unavailable(name, str(error), error))
     return MetricSet(tuple(ready), tuple(unavailable))
@@ -103,8 +103,8 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
     from codecvq.plugins import registry as the_registry
 
     found = []
-    for name, offer in _in_order((registry or the_registry()).all(MetricSpec)):
-        spec = offer.spec
+    for name, registration in _in_order((registry or the_registry()).all(MetricSpec)):
+        spec = registration.spec
         if missing := missing_packages(spec):
             error = _missing(name, spec, missing)
             found.append(Unavailable(name, str(error), error))
@@ -123,27 +123,30 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _in_order(offers: Mapping[str, Offer[MetricSpec]]) -> list[tuple[str, Offer[MetricSpec]]]:
+def _in_order(
+    registrations: Mapping[str, Registration[MetricSpec]],
+) -> list[tuple[str, Registration[MetricSpec]]]:
     """The offers with the leading metrics first; the others stay as they are."""
     rank = {name: place for place, name in enumerate(LEADING)}
-    return sorted(offers.items(), key=lambda item: rank.get(item[0], len(rank)))
+    return sorted(registrations.items(), key=lambda item: rank.get(item[0], len(rank)))
 
 
-def _ready(offer: Offer[MetricSpec], name: str) -> Metric:
-    spec = offer.spec
+def _ready(registration: Registration[MetricSpec], name: str) -> Metric:
+    spec = registration.spec
     if missing := missing_packages(spec):
         raise _missing(name, spec, missing)
-    offer.load()
+    registration.load()
     try:
-        function = offer.make()
+        function = registration.make()
     except Exception as error:  # a stranger's factory, or a package that is there and does not load
         raise PluginError(
-            f"metric {name!r} of {offer.origin} could not be made: {type(error).__name__}: {error}. "
-            f"Reinstall {', '.join(spec.requires) or offer.origin.distribution}, or leave the metric out."
+            f"metric {name!r} of {registration.origin} could not be made: {type(error).__name__}: {error}. "
+            f"Reinstall {', '.join(spec.requires) or registration.origin.distribution}, or leave the "
+            "metric out."
         ) from error
     packages = _versions(spec.requires)
-    if offer.origin.version:
-        packages[offer.origin.distribution] = offer.origin.version
+    if registration.origin.version:
+        packages[registration.origin.distribution] = registration.origin.version
     return Metric(name, spec, function, packages)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from codecvq.arguments import checked_num_codebooks
 from codecvq.audio import resample
-from codecvq.codec.pretrained import codec_offer, unknown_codec
+from codecvq.codec.pretrained import codec_registration, unknown_codec
 from codecvq.errors import CodecError
 from codecvq.evaluation.bitrate import file_bytes
 
@@ -91,15 +91,15 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
     from codecvq.codec import load
 
     source, depth = _depth(name)
-    offer = codec_offer(source)
-    if offer is None and not Path(source).exists():
+    registration = codec_registration(source)
+    if registration is None and not Path(source).exists():
         raise unknown_codec(source, foreign=True)
-    if offer is not None and offer.spec.foreign:
+    if registration is not None and registration.spec.foreign:
         if depth is not None:
             raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
-        made: Transmitter = offer.make()
+        made: Transmitter = registration.make()
         return made
-    return CodecTransmitter(name, load(source, device), depth, None if offer else Path(source))
+    return CodecTransmitter(name, load(source, device), depth, None if registration else Path(source))
 
 
 def _depth(name: str) -> tuple[str, int | None]:

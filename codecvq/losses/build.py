@@ -20,11 +20,12 @@ def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
     Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
     a stranger are built within `codecvq.construction.limited`.
     """
-    offer, what = registry().find(LossSpec, name), f"loss {name!r}"
-    check_options(what, offer, options, GIVEN)
-    made = made_of(what, offer.make, {"sample_rate": sample_rate, **options})
+    registration, what = registry().find(LossSpec, name), f"loss {name!r}"
+    check_options(what, registration, options, GIVEN)
+    made = made_of(what, registration.make, {"sample_rate": sample_rate, **options})
     if not isinstance(made, nn.Module):
         raise OptionError(
-            f"{what} of {offer.origin} is a {type(made).__name__}, not a codecvq.losses.Loss or other module"
+            f"{what} of {registration.origin} is a {type(made).__name__}, not a codecvq.losses.Loss "
+            "or other module"
         )
     return made

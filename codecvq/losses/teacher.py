@@ -58,12 +58,12 @@ def build_teacher(options: str | Mapping[str, Any], *, sample_rate: int) -> Teac
             f"teacher is {shortened(options)}; needed is a name, as mfcc, or a mapping with name and "
             "options. See: codecvq plugins list --kind teachers"
         )
-    offer, what = registry().find(TeacherSpec, name), f"teacher {name!r}"
-    check_options(what, offer, given, ("sample_rate",))
-    teacher = made_of(what, offer.make, {"sample_rate": sample_rate, **given})
+    registration, what = registry().find(TeacherSpec, name), f"teacher {name!r}"
+    check_options(what, registration, given, ("sample_rate",))
+    teacher = made_of(what, registration.make, {"sample_rate": sample_rate, **given})
     if not isinstance(teacher, Teacher):
         raise OptionError(
-            f"{what} of {offer.origin} is a {type(teacher).__name__}, not a codecvq.losses.Teacher"
+            f"{what} of {registration.origin} is a {type(teacher).__name__}, not a codecvq.losses.Teacher"
         )
     teacher.freeze()
     return teacher

@@ -35,11 +35,13 @@ def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **opt
 
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:
     """Whatever the factory of a registered network makes, after its options were checked."""
-    offer, what = registry().find(NetworkSpec, name), f"network {name!r}"
-    check_options(what, offer, options, GIVEN)
-    return made_of(what, offer.make, {"sample_rate": sample_rate, "channels": channels, **options})
+    registration, what = registry().find(NetworkSpec, name), f"network {name!r}"
+    check_options(what, registration, options, GIVEN)
+    return made_of(what, registration.make, {"sample_rate": sample_rate, "channels": channels, **options})
 
 
 def _others(kind: type[NetworkSpec]) -> str:
-    names = [name for name, offer in registry().all(NetworkSpec).items() if type(offer.spec) is kind]
+    names = [
+        name for name, registration in registry().all(NetworkSpec).items() if type(registration.spec) is kind
+    ]
     return f" Take one of: {', '.join(names)}."

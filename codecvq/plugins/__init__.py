@@ -2,7 +2,7 @@
 
 from codecvq.api.hookspecs import PROJECT
 from codecvq.plugins.host import KINDS, Registry, load, registry
-from codecvq.plugins.offer import Offer, Origin
-from codecvq.plugins.specs import MOST_OFFERS
+from codecvq.plugins.registration import Origin, Registration
+from codecvq.plugins.specs import MAX_SPECS_PER_HOOK
 
-__all__ = ["KINDS", "MOST_OFFERS", "PROJECT", "Offer", "Origin", "Registry", "load", "registry"]
+__all__ = ["KINDS", "MAX_SPECS_PER_HOOK", "PROJECT", "Origin", "Registration", "Registry", "load", "registry"]

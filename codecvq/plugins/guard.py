@@ -18,7 +18,7 @@ import pluggy
 
 from codecvq.api.hookspecs import PROJECT
 from codecvq.errors import PluginError
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 # Any in this file: hooks take and give whatever their specification says
 Function = Callable[..., Any]

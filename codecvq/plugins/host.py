@@ -31,9 +31,9 @@ from codecvq.errors import PluginError, UnknownName, nearest
 from codecvq.plugins import library
 from codecvq.plugins.guard import Guards, taken_as_it_is
 from codecvq.plugins.installed import entry_points, library_origin
-from codecvq.plugins.offer import Offer, Origin, PluginFailure
+from codecvq.plugins.registration import Origin, PluginFailure, Registration
 from codecvq.plugins.specs import specs_of
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 logger = logging.getLogger(PROJECT)
 
@@ -70,8 +70,9 @@ class Registry:
         self.failures: list[PluginFailure] = []
         self._plugins: dict[str, ModuleType | object] = {}  # pluggy's name of a plugin -> the plugin
         self._known_hooks = {name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")}
-        self._offers: dict[str, dict[str, list[Offer[Any]]]] = {}  # kind -> name -> who offers it
-        self._given: dict[int, Offer[Any]] = {}  # id of a spec -> its offer, while a hook is called
+        # kind -> name -> its registrations
+        self._registrations: dict[str, dict[str, list[Registration[Any]]]] = {}
+        self._given: dict[int, Registration[Any]] = {}  # id of a spec -> registration, during a hook call
         self._lock = threading.RLock()
 
     # loading
@@ -151,7 +152,7 @@ class Registry:
         self.manager.unregister(name=str(origin))
         del self.origins[str(origin)], self._plugins[str(origin)]
         self.failures = [failure for failure in self.failures if failure.origin != origin]
-        self._offers.clear()
+        self._registrations.clear()
 
     def plugins_of(self, source: str) -> list[ModuleType | object]:
         """The loaded plugins of a distribution, of the file with that stem, or of a module that was named."""
@@ -174,7 +175,7 @@ class Registry:
                 self.manager.unregister(name=key)
             raise
         self.origins[key], self._plugins[key] = origin, plugin
-        self._offers.clear()
+        self._registrations.clear()
         if not hooks:
             logger.warning(
                 "plugin %s offers nothing: no function in it is marked with @codecvq.hookimpl", origin
@@ -222,7 +223,7 @@ class Registry:
         """
         specs, error = specs_of(give, f"{PROJECT}_{kind}", KINDS[kind])
         for spec in specs:
-            self._given.setdefault(id(spec), Offer(spec, origin, plugin))
+            self._given.setdefault(id(spec), Registration(spec, origin, plugin))
         if error is not None:
             self._fail(origin, error)
         return specs
@@ -237,21 +238,21 @@ class Registry:
     # asking
 
     @overload
-    def offers(self, kind: type[S]) -> dict[str, list[Offer[S]]]: ...
+    def registrations(self, kind: type[S]) -> dict[str, list[Registration[S]]]: ...
     @overload
-    def offers(self, kind: str) -> dict[str, list[Offer[Spec]]]: ...
-    def offers(self, kind: type[Spec] | str) -> Mapping[str, list[Offer[Any]]]:
+    def registrations(self, kind: str) -> dict[str, list[Registration[Spec]]]: ...
+    def registrations(self, kind: type[Spec] | str) -> Mapping[str, list[Registration[Any]]]:
         """Name -> all who offer it, sorted by name; more than one means that the bare name cannot be used."""
         name = _name_of(kind)
         with self._lock:
-            if name not in self._offers:
-                self._offers[name] = self._collected(name)
-            return self._offers[name]
+            if name not in self._registrations:
+                self._registrations[name] = self._collected(name)
+            return self._registrations[name]
 
-    def _collected(self, kind: str) -> dict[str, list[Offer[Any]]]:
+    def _collected(self, kind: str) -> dict[str, list[Registration[Any]]]:
         before, self._given = self._given, {}  # a hook may ask for the offers of another kind
         try:
-            found: dict[str, list[Offer[Any]]] = {}
+            found: dict[str, list[Registration[Any]]] = {}
             for specs in getattr(self.manager.hook, f"{PROJECT}_{kind}")():
                 for spec in specs:
                     found.setdefault(spec.name, []).append(self._given[id(spec)])
@@ -260,39 +261,41 @@ class Registry:
             self._given = before
 
     @overload
-    def all(self, kind: type[S]) -> dict[str, Offer[S]]: ...
+    def all(self, kind: type[S]) -> dict[str, Registration[S]]: ...
     @overload
-    def all(self, kind: str) -> dict[str, Offer[Spec]]: ...
-    def all(self, kind: type[Spec] | str) -> Mapping[str, Offer[Any]]:
+    def all(self, kind: str) -> dict[str, Registration[Spec]]: ...
+    def all(self, kind: type[Spec] | str) -> Mapping[str, Registration[Any]]:
         """Name -> offer, under qualified names where two plugins offer one name."""
         return {
-            (offer.spec.name if len(offers) == 1 else offer.qualified_name): offer
-            for offers in self.offers(_name_of(kind)).values()
-            for offer in offers
+            (registration.spec.name if len(registrations) == 1 else registration.qualified_name): registration
+            for registrations in self.registrations(_name_of(kind)).values()
+            for registration in registrations
         }
 
     @overload
-    def find(self, kind: type[S], name: str) -> Offer[S]: ...
+    def find(self, kind: type[S], name: str) -> Registration[S]: ...
     @overload
-    def find(self, kind: str, name: str) -> Offer[Spec]: ...
-    def find(self, kind: type[Spec] | str, name: str) -> Offer[Any]:
+    def find(self, kind: str, name: str) -> Registration[Spec]: ...
+    def find(self, kind: type[Spec] | str, name: str) -> Registration[Any]:
         """The one offer under `name` or `distribution/name`.
 
         Raises UnknownName, which lists the known names, the nearest one and every plugin that failed; and
         PluginError when two plugins offer the name.
         """
-        offers = self.offers(_name_of(kind))
+        registrations = self.registrations(_name_of(kind))
         distribution, slash, bare = name.rpartition("/")
-        candidates = [o for o in offers.get(bare, []) if not slash or o.origin.distribution == distribution]
+        candidates = [
+            o for o in registrations.get(bare, []) if not slash or o.origin.distribution == distribution
+        ]
         if len(candidates) == 1:
             return candidates[0]
         if not candidates:
-            raise UnknownName(self.unknown(kind, name, offers))
-        candidates.sort(key=lambda offer: str(offer.origin))
-        both = " and by ".join(str(offer.origin) for offer in candidates)
+            raise UnknownName(self.unknown(kind, name, registrations))
+        candidates.sort(key=lambda registration: str(registration.origin))
+        both = " and by ".join(str(registration.origin) for registration in candidates)
         raise PluginError(
             f"{_singular(kind)} {name!r} is offered by {both}. Say which one you mean: "
-            f"{' or '.join(offer.qualified_name for offer in candidates)}; or disable one: "
+            f"{' or '.join(registration.qualified_name for registration in candidates)}; or disable one: "
             "CODECVQ_DISABLE_PLUGINS=NAME."
         )
 

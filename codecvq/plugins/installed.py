@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Callable
 
 from codecvq.api.hookspecs import PROJECT
-from codecvq.plugins.offer import Origin
+from codecvq.plugins.registration import Origin
 
 Found = tuple[Origin, importlib.metadata.EntryPoint]
 

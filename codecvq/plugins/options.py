@@ -17,7 +17,7 @@ from pydantic.errors import PydanticUserError
 
 from codecvq.errors import CodecvqError, OptionError, PluginError, nearest
 from codecvq.plugins.host import registry
-from codecvq.plugins.offer import Offer
+from codecvq.plugins.registration import Registration
 
 MOST_SHOWN = 80  # characters of a value that an error repeats
 MOST_WHOLE = 2**63  # whole numbers are below it, so that tensors can hold them
@@ -37,23 +37,23 @@ class Accepted:
     any_name: bool  # whether it takes names that are declared nowhere, as `**options`
 
 
-def accepted_options(taker: Offer[Any] | Callable[..., object]) -> Accepted:
+def accepted_options(taker: Registration[Any] | Callable[..., object]) -> Accepted:
     """What a function or class takes by its signature; of an offer what its factory takes, and, where that is
     `**options`, what `Spec.options` declares.
 
     Raises PluginError where `Spec.options` names nothing that can be loaded, or leads back to itself.
     """
-    return _accepted_of_offer(taker, ()) if isinstance(taker, Offer) else _accepted(taker)
+    return _accepted_of_registration(taker, ()) if isinstance(taker, Registration) else _accepted(taker)
 
 
-def option_defaults(taker: Offer[Any] | Callable[..., object]) -> dict[str, Any]:
+def option_defaults(taker: Registration[Any] | Callable[..., object]) -> dict[str, Any]:
     """Option -> default, `inspect.Parameter.empty` where there is none."""
     return {key: parameter.default for key, parameter in accepted_options(taker).parameters.items()}
 
 
 def check_options(
     what: str,
-    taker: Offer[Any] | Callable[..., object],
+    taker: Registration[Any] | Callable[..., object],
     options: Mapping[str, object],
     given: Collection[str] = (),
 ) -> None:
@@ -134,27 +134,27 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
         raise OptionError(f"{what}{inner} is {shortened(problem['input'])}; {message}.") from None
 
 
-def _accepted_of_offer(offer: Offer[Any], inside: tuple[str, ...]) -> Accepted:
-    own = _accepted(offer.load())
-    if not own.any_name or not offer.spec.options:
+def _accepted_of_registration(registration: Registration[Any], inside: tuple[str, ...]) -> Accepted:
+    own = _accepted(registration.load())
+    if not own.any_name or not registration.spec.options:
         return own
-    if offer.qualified_name in inside:
+    if registration.qualified_name in inside:
         raise PluginError(
-            f"{offer.spec.name!r} of {offer.origin}: its options are those of "
+            f"{registration.spec.name!r} of {registration.origin}: its options are those of "
             f"{' of '.join([*inside[1:], inside[0]])} and so on in a circle. Name the offer that has them."
         )
-    declared = _declared_options(offer, (*inside, offer.qualified_name))
+    declared = _declared_options(registration, (*inside, registration.qualified_name))
     return Accepted(
         {**declared.parameters, **own.parameters}, {**declared.types, **own.types}, declared.any_name
     )
 
 
-def _declared_options(offer: Offer[Any], inside: tuple[str, ...]) -> Accepted:
+def _declared_options(registration: Registration[Any], inside: tuple[str, ...]) -> Accepted:
     """What `Spec.options` declares: a function's or class's own, or those of another offer of the kind."""
-    declared = offer.spec.options
+    declared = registration.spec.options
     if isinstance(declared, str) and ":" not in declared:
-        return _accepted_of_offer(registry().find(type(offer.spec), declared), inside)
-    return _accepted(offer.imported(declared, "options"))
+        return _accepted_of_registration(registry().find(type(registration.spec), declared), inside)
+    return _accepted(registration.imported(declared, "options"))
 
 
 @functools.lru_cache(maxsize=256)

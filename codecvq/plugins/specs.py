@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 from codecvq.api.hookspecs import API_VERSION, Spec
 from codecvq.errors import PluginError
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
-MOST_OFFERS = 1000  # that one hook of one plugin may yield
+MAX_SPECS_PER_HOOK = 1000  # that one hook of one plugin may yield
 #: types that fields of specs are annotated with; those that are not here are not checked
 FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
@@ -32,9 +32,11 @@ def specs_of(
             given = hook()
             if isinstance(given, str) or not isinstance(given, Iterable):
                 raise PluginError(f"its hook {name} returned {reprlib.repr(given)}; it has to yield specs")
-            offered.extend(itertools.islice(given, MOST_OFFERS))
-            if len(offered) == MOST_OFFERS:
-                raise PluginError(f"its hook {name} yields {MOST_OFFERS} specs or more; the rest is left out")
+            offered.extend(itertools.islice(given, MAX_SPECS_PER_HOOK))
+            if len(offered) == MAX_SPECS_PER_HOOK:
+                raise PluginError(
+                    f"its hook {name} yields {MAX_SPECS_PER_HOOK} specs or more; the rest is left out"
+                )
     except Exception as error:  # a stranger's function
         wrong = error
     for spec in offered:

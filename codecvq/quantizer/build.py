@@ -13,8 +13,8 @@ from codecvq.arguments import whole_number
 from codecvq.errors import OptionError, UnknownName
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import Registry, registry
-from codecvq.plugins.offer import Offer
 from codecvq.plugins.options import check_options, made_of, option_defaults, shortened
+from codecvq.plugins.registration import Registration
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.compose import described
 
@@ -50,25 +50,27 @@ def quantizer_names() -> list[str]:
     return sorted({*names, *derived})
 
 
-def plain_offer(name: str) -> Offer[QuantizerSpec]:
+def plain_registration(name: str) -> Registration[QuantizerSpec]:
     """The plugin's offer behind `name`: that of X for residual_X, unless residual_X itself is registered."""
     loaded = registry()
     form = _form_to_derive(loaded, name)
-    return plain_offer(_without(form, name)) if form else _find(loaded, name)
+    return plain_registration(_without(form, name)) if form else _find(loaded, name)
 
 
-def quantizer_offers(config: Mapping[str, Any], key: str = "quantizer") -> dict[str, Offer[QuantizerSpec]]:
+def quantizer_registrations(
+    config: Mapping[str, Any], key: str = "quantizer"
+) -> dict[str, Registration[QuantizerSpec]]:
     """The offers behind a quantizer `{name: …, options}` and behind every quantizer inside it, by where they
     stand: "quantizer", "quantizer.semantic", "quantizer.of.0".
     """
     name, options = described(config)
-    found = {key: plain_offer(name)}
-    if plain_offer(name).spec.name in COMPOSITIONS:
+    found = {key: plain_registration(name)}
+    if plain_registration(name).spec.name in COMPOSITIONS:
         for part in ("of", "semantic", "acoustic"):
             inner = options.get(part, ())
             listed = enumerate(inner) if isinstance(inner, (list, tuple)) else [(None, inner)]
             for n, each in listed:
-                found |= quantizer_offers(each, f"{key}.{part}" + ("" if n is None else f".{n}"))
+                found |= quantizer_registrations(each, f"{key}.{part}" + ("" if n is None else f".{n}"))
     return found
 
 
@@ -76,7 +78,7 @@ def quantizer_options(name: str) -> dict[str, Any]:
     """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
     form = _form_to_derive(registry(), name)
     if not form:
-        return option_defaults(plain_offer(name))
+        return option_defaults(plain_registration(name))
     own = quantizer_options(_without(form, name)) | _form_options(form)
     if form == "residual_":
         own["num_codebooks"] = inspect.Parameter.empty
@@ -137,14 +139,15 @@ def _as_mapping(part: str | Mapping[str, Any]) -> Mapping[str, Any]:
 def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer:
     if _form_to_derive(loaded, name):
         return _build(loaded, *expanded(name, options))
-    offer, what = _find(loaded, name), f"quantizer {name!r}"
-    check_options(what, offer, options)
+    registration, what = _find(loaded, name), f"quantizer {name!r}"
+    check_options(what, registration, options)
     if options.get("num_codebooks") is not None:
         _check_count(name, options["num_codebooks"])
-    quantizer = made_of(what, offer.make, options)
+    quantizer = made_of(what, registration.make, options)
     if not isinstance(quantizer, Quantizer):
         raise OptionError(
-            f"quantizer {name!r} of {offer.origin} is a {type(quantizer).__name__}, not a codecvq.Quantizer"
+            f"quantizer {name!r} of {registration.origin} is a {type(quantizer).__name__}, not a "
+            "codecvq.Quantizer"
         )
     return quantizer
 
@@ -153,7 +156,7 @@ def _form_to_derive(loaded: Registry, name: str) -> str:
     """The short form that the name begins with, as "residual_"; "" if it has none or is registered itself."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
-    return "" if form and bare in loaded.offers(QuantizerSpec) else form
+    return "" if form and bare in loaded.registrations(QuantizerSpec) else form
 
 
 def _without(form: str, name: str) -> str:
@@ -161,7 +164,7 @@ def _without(form: str, name: str) -> str:
     return f"{distribution}{slash}{bare.removeprefix(form)}"
 
 
-def _find(loaded: Registry, name: str) -> Offer[QuantizerSpec]:
+def _find(loaded: Registry, name: str) -> Registration[QuantizerSpec]:
     try:
         return loaded.find(QuantizerSpec, name)
     except UnknownName:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codecvq.code_use import entropy_nats
+from codecvq.code_entropy import entropy_nats
 from codecvq.transfer import to_device
 
 # A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many

@@ -65,8 +65,8 @@ def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any)
     Raises UnknownName for an unknown name, and OptionError for a discriminator or for options with which it
     cannot be made.
     """
-    offer = registry().find("networks", name)
-    if isinstance(offer.spec, DiscriminatorSpec):
+    registration = registry().find("networks", name)
+    if isinstance(registration.spec, DiscriminatorSpec):
         raise OptionError(f"network {name!r} is a discriminator. There are checks of encoders and decoders.")
     pair = Pair(name, {"sample_rate": sample_rate, **options})
     try:
@@ -75,16 +75,16 @@ def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any)
     except CodecvqError as error:
         if isinstance(error.__cause__, (TypeError, type(None))):  # the user's options are wrong
             raise
-        yield _check(builds, pair, (), Author(offer.load()))
+        yield _check(builds, pair, (), Author(registration.load()))
         return
-    author = Author(*_classes_of(network), offer.load())
+    author = Author(*_classes_of(network), registration.load())
     first: tuple[Check, ...] = ()
     for test in TESTS:
         made = _check(test, pair, first, author)
         first = (*first, made) if test in (builds, shapes) else first
         yield made
-    if offer.origin.entry_point:
-        module = functools.partial(importing.imports_no_torch, getattr(offer.module, "__name__", ""))
+    if registration.origin.entry_point:
+        module = functools.partial(importing.imports_no_torch, getattr(registration.module, "__name__", ""))
         yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), module)
 
 

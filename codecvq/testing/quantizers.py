@@ -12,7 +12,7 @@ import torch
 from codecvq.errors import CodecvqError, OptionError
 from codecvq.plugins import registry
 from codecvq.quantizer import Quantizer, build_quantizer
-from codecvq.quantizer.build import COMPOSITIONS, plain_offer, quantizer_options
+from codecvq.quantizer.build import COMPOSITIONS, plain_registration, quantizer_options
 from codecvq.quantizer.build import FORMS as DERIVED
 from codecvq.testing import (
     candidates,
@@ -48,17 +48,17 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
     made.
     """
     wanted = FORMS if forms is None else checked_forms(forms)
-    offer = plain_offer(name)
+    registration = plain_registration(name)
     first: tuple[Check, ...] = ()  # `builds` and `shapes` of the quantizer as it is named
     for form, subject in _forms(name, {"dim": DIM, **options}):
         if form not in wanted:
             continue
-        checks = list(_Form(subject, form, offer.load()).checks(first))
+        checks = list(_Form(subject, form, registration.load()).checks(first))
         if form == "plain":
             first = tuple(checks[:2])
         yield from checks
-    if offer.origin.entry_point and "plain" in wanted:
-        test = functools.partial(importing.imports_no_torch, getattr(offer.module, "__name__", ""))
+    if registration.origin.entry_point and "plain" in wanted:
+        test = functools.partial(importing.imports_no_torch, getattr(registration.module, "__name__", ""))
         yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), test)
 
 
@@ -149,7 +149,7 @@ def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
     """`name` itself, and the forms derived from it that are not registered as quantizers of their own."""
-    bare, registered = name.rpartition("/")[2], registry().offers("quantizers")
+    bare, registered = name.rpartition("/")[2], registry().registrations("quantizers")
     if bare.startswith("grouped_") and bare not in registered:
         options = {"num_groups": GROUPS, **options}
     inner = bare.removeprefix("grouped_")

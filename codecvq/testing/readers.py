@@ -20,7 +20,7 @@ from codecvq.data.clips import Listing
 from codecvq.data.reading import read_source
 from codecvq.errors import AudioError, CodecvqError
 from codecvq.plugins import registry
-from codecvq.plugins.offer import Offer
+from codecvq.plugins.registration import Registration
 from codecvq.testing.author import Author
 from codecvq.testing.check import Check, CheckSkipped, expect, promise
 
@@ -33,13 +33,13 @@ NO_SOURCES = ("", "no such thing", "/no/such/folder/x.unknown", "a\0b", "\udcff"
 class Given:
     """A reader, and a source for it."""
 
-    offer: Offer[ReaderSpec]
+    registration: Registration[ReaderSpec]
     source: str
     options: dict[str, Any]  # Any: what the reader takes
 
     def read(self) -> Listing:
         """What the reader finds now."""
-        return read_source(self.source, self.offer.qualified_name, self.options)
+        return read_source(self.source, self.registration.qualified_name, self.options)
 
     @cached_property
     def found(self) -> Listing:
@@ -68,13 +68,17 @@ def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
     """Every check of a registered reader, made with a source that it can read: some clips, at least one of
     which has audio. Raises UnknownName where no plugin offers the reader.
     """
-    offer = registry().find(ReaderSpec, name)
-    given, factory = Given(offer, source, options), offer.load()
+    registration = registry().find(ReaderSpec, name)
+    given, factory = Given(registration, source, options), registration.load()
     author = Author(factory)
     first: tuple[Check, ...] = ()
     for test in TESTS:
         check = Check(
-            f"{offer.spec.name}/{test.__name__}", promise(test), functools.partial(test, given), first, author
+            f"{registration.spec.name}/{test.__name__}",
+            promise(test),
+            functools.partial(test, given),
+            first,
+            author,
         )
         first = first or (check,)
         yield check
@@ -181,14 +185,14 @@ def recordings(given: Given) -> None:
 
 def strange_sources(given: Given) -> None:
     """It knows no source that is none, and reading one that is not there is a CodecvqError."""
-    spec = given.offer.spec
+    spec = given.registration.spec
     if spec.matches:
-        matches = given.offer.imported(spec.matches, "matches")
+        matches = given.registration.imported(spec.matches, "matches")
         for source in NO_SOURCES:
             expect(not matches(source), f"it matches {source!r}")
     for source in NO_SOURCES[1:]:
         try:
-            read_source(source, given.offer.qualified_name, given.options)
+            read_source(source, given.registration.qualified_name, given.options)
         except CodecvqError as error:
             expect(" failed with " not in str(error), f"{source!r}: {error}")
         else:

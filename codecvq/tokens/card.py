@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from codecvq.arguments import checked_num_codebooks
-from codecvq.code_use import entropy_nats
+from codecvq.code_entropy import entropy_nats
 from codecvq.errors import TokensError
 from codecvq.escaping import markdown, printable
 from codecvq.json_file import parse_json, read_bounded, validated

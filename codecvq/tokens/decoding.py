@@ -16,7 +16,7 @@ from codecvq.codec.compatibility import Origin, check_decodes
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.limits import LONGEST_S
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.rows import TokenFailure, TokenRow

@@ -29,7 +29,7 @@ from codecvq.codec.blocks import split_blocks
 from codecvq.data.text import writable
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
 from codecvq.tokens.columns import column_values

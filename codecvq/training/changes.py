@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codecvq.plugins.declared import Declared, same_plugins
+from codecvq.plugins.declarations import Declared, same_plugins
 from codecvq.training.recipe import Recipe
 
 #: keys, or sections with all their keys, by whether they define a run; every key of a recipe is below one

@@ -97,9 +97,9 @@ class LossesSection(BaseModel):
         have, or of a wrong type.
         """
         for name, options in self.options().items():
-            offers = registry().offers(LossSpec)
-            if name.rpartition("/")[2] not in offers:
-                keys = [*offers, *type(self).model_fields]
+            registrations = registry().registrations(LossSpec)
+            if name.rpartition("/")[2] not in registrations:
+                keys = [*registrations, *type(self).model_fields]
                 raise RecipeError(
                     f"losses.{name} is not a key of a recipe.{nearest(name, keys)} Keys of 'losses:': "
                     f"{', '.join(keys)}."

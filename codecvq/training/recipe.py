@@ -22,9 +22,9 @@ from codecvq.data import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
 from codecvq.plugins import registry
-from codecvq.plugins.declared import Declared, loaded_plugins, missing_plugins
-from codecvq.plugins.offer import Origin
+from codecvq.plugins.declarations import Declared, loaded_plugins, missing_plugins
 from codecvq.plugins.options import check_part, shortened
+from codecvq.plugins.registration import Origin
 from codecvq.training.losses_section import LossesSection, of_version_010, reweighted, spelled_out
 from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
 
@@ -353,7 +353,7 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         )
     if is_dataclass(section):
         return [field.name for field in fields(section)]
-    of_plugins = registry().offers(LossSpec) if section is LossesSection else ()
+    of_plugins = registry().registrations(LossSpec) if section is LossesSection else ()
     return [*of_plugins, *section.model_fields]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from codecvq.code_use import entropy_nats
+from codecvq.code_entropy import entropy_nats
 from codecvq.quantizer import Quantized
 
 DECAY = 0.98  # a step; what was chosen once is forgotten after some 300 steps

@@ -24,7 +24,9 @@ from codecvq.training.recipe import load_recipe
 from codecvq.yaml_file import dump_yaml
 
 CASES = 1200
-TEXTS = [offer.path().read_text(encoding="utf-8") for offer in registry().all("recipes").values()]
+TEXTS = [
+    registration.path().read_text(encoding="utf-8") for registration in registry().all("recipes").values()
+]
 TREES = [yaml.safe_load(text) for text in TEXTS]
 HOSTILE: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3.5, -0.0, 10**9, 2**62, 2**63, -(2**63), 10**39, 1e300, 1e-300,

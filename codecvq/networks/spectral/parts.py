@@ -97,18 +97,19 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
             f"spectral: {kind} is {shortened(dict(named))}; needed is a mapping with a name and the options "
             f"of that part. Take one of: {', '.join(part_names(kind))}."
         )
-    offer = registry().find(NetworkPartSpec, name)
-    if offer.spec.kind != kind:
+    registration = registry().find(NetworkPartSpec, name)
+    if registration.spec.kind != kind:
         raise OptionError(
-            f"spectral: {kind} is {name!r}, which is a part of kind {offer.spec.kind}. Take one of: "
+            f"spectral: {kind} is {name!r}, which is a part of kind {registration.spec.kind}. Take one of: "
             f"{', '.join(part_names(kind))}."
         )
     what = f"{kind} {name!r}"
-    check_options(what, offer, options, GIVEN[kind])
-    made = made_of(what, offer.make, {**given, **options})
+    check_options(what, registration, options, GIVEN[kind])
+    made = made_of(what, registration.make, {**given, **options})
     if lacking := [attribute for attribute in MADE[kind] if not hasattr(made, attribute)]:
         raise OptionError(
-            f"{what} of {offer.origin} made a {type(made).__name__} without {' and '.join(lacking)}; a part "
+            f"{what} of {registration.origin} made a {type(made).__name__} without "
+            f"{' and '.join(lacking)}; a part "
             f"of kind {kind} has {', '.join(MADE[kind])}."
         )
     return made
@@ -116,4 +117,8 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
 
 def part_names(kind: str) -> list[str]:
     """The names of all parts of a kind."""
-    return [name for name, offer in registry().all(NetworkPartSpec).items() if offer.spec.kind == kind]
+    return [
+        name
+        for name, registration in registry().all(NetworkPartSpec).items()
+        if registration.spec.kind == kind
+    ]

@@ -67,6 +67,6 @@ def test_everything_it_offers_is_registered() -> None:
         "metrics": "level_difference",
         "recipes": "ternary-smoke",
     }.items():
-        offer = registry().find(kind, name)
-        assert offer.origin.distribution == "codecvq-ternary"
+        registration = registry().find(kind, name)
+        assert registration.origin.distribution == "codecvq-ternary"
     assert registry().find("recipes", "ternary-smoke").path().is_file()

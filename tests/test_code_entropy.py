@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from codecvq.code_use import entropy_nats
+from codecvq.code_entropy import entropy_nats
 
 KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tensor}
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from codecvq.api.hookspecs import Spec
 from codecvq.errors import PluginError
-from codecvq.plugins.strangers import contained
+from codecvq.plugins.third_party import contained
 
 S = TypeVar("S", bound=Spec, covariant=True)
 
@@ -66,8 +66,8 @@ class PluginFailure:
 
 
 @dataclass(frozen=True)
-class Offer(Generic[S]):
-    """One thing that one plugin offers: `Offer[QuantizerSpec]`, say."""
+class Registration(Generic[S]):
+    """One thing that one plugin offers: `Registration[QuantizerSpec]`, say."""
 
     spec: S
     origin: Origin

@@ -18,7 +18,7 @@ from pathlib import Path
 from codecvq.errors import PluginError, UnknownName
 from codecvq.json_file import read_bounded
 from codecvq.plugins import registry
-from codecvq.plugins.offer import Origin
+from codecvq.plugins.registration import Origin
 
 _PINNED = re.compile(r"(.+)#sha256=([0-9a-f]{64})", re.DOTALL)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
