@@ -25,7 +25,7 @@ from codecvq.bitstream.entropy import entropy_encode
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.learned import learned_decode, learned_encode
 from codecvq.bitstream.packed import Codes
-from codecvq.bitstream.payload import WHOLE
+from codecvq.bitstream.payload import SPLIT_ABOVE
 from codecvq.data.clip import Clip
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecvqError
@@ -81,7 +81,7 @@ def classes_of(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list
 def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
     """Bytes of the smaller of the two payloads without tables."""
     layout = Layout.full(sizes, codes.shape[1])
-    return min(len(entropy_encode(codes, layout, whole)) for whole in WHOLE.values())
+    return min(len(entropy_encode(codes, layout, whole)) for whole in SPLIT_ABOVE.values())
 
 
 def learned_bytes(codes: Codes, tables: CodeTables) -> int:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from small_codecs import LevelCodec
 
 from codecvq.bitstream import pack, read_cvq, unpack, write_cvq
+from codecvq.bitstream.cost import decoding_steps
 from codecvq.bitstream.entropy import entropy_encode
-from codecvq.bitstream.format import BUDGET_OF_A_BYTE, MOST_FILE_BYTES
+from codecvq.bitstream.format import BUDGET_PER_BYTE, MAX_FILE_BYTES
 from codecvq.bitstream.layout import Layout
-from codecvq.bitstream.model import FrameModel, parts
+from codecvq.bitstream.model import FrameModel, plane_slices
 from codecvq.bitstream.packed import BLOCK_ROWS, pack_codes, packed_bits
-from codecvq.bitstream.payload import WHOLE
-from codecvq.bitstream.work import steps
+from codecvq.bitstream.payload import SPLIT_ABOVE
 from codecvq.errors import BitstreamError
 
 Sizes = functools.partial(LevelCodec, hop_length=320, name="fake")  # a codec with these codebook sizes
@@ -155,7 +155,7 @@ def reference_decode(data: bytes, model: FrameModel, frames: int) -> list[list[i
                     (point << 32 | next(words, 0)) & 2**64 - 1,
                 )
             digits.append(digit)
-        model.learn(np.array(digits))
+        model.update(np.array(digits))
         decoded.append(digits)
     return decoded
 
@@ -170,7 +170,7 @@ RAGGED = (2,) * 60 + (4093,) + (2,) * 60 + (64,) + (3,) * 30
 )
 def test_no_float_decides_a_bit(sizes):
     codes = speech_like(sizes, 60)
-    assert (len(list(parts(sizes))) > 1) == (
+    assert (len(list(plane_slices(sizes))) > 1) == (
         sizes == RAGGED
     )  # parts give the bits of one model of all planes
     data = entropy_encode(codes, Layout.full(sizes, codes.shape[1]))
@@ -185,7 +185,7 @@ def test_weights_are_whole_and_their_sum_leaves_nothing_to_scale():
         assert (weights == np.floor(weights)).all()
         assert (weights >= 0).all()
         assert (weights.sum(axis=1) == 2**24 - 1000).all()
-        model.learn(digits)
+        model.update(digits)
 
 
 def test_entropy_payload_is_within_two_bytes_of_its_model():
@@ -194,7 +194,7 @@ def test_entropy_payload_is_within_two_bytes_of_its_model():
     for digits in codes.T:
         frequencies = model.weights() + 1
         bits -= np.log2(frequencies[np.arange(12), digits] / 2**24).sum()
-        model.learn(digits)
+        model.update(digits)
     assert bits / 8 <= len(entropy_encode(codes, Layout.full(sizes, codes.shape[1]))) + 1e-3 <= bits / 8 + 2
 
 
@@ -277,8 +277,8 @@ def test_memory_goes_with_the_sum_over_the_planes():
     """One wide plane among many narrow ones pads none of them."""
     sizes = (2,) * 20_000 + (4093, 61)
     cells = sum(
-        model.counts.size + model.follows.size
-        for model in (FrameModel(sizes[of], max(sizes)) for of in parts(sizes))
+        model.counts.size + model.transitions.size
+        for model in (FrameModel(sizes[of], max(sizes)) for of in plane_slices(sizes))
     )
     assert cells < 3 * sum(size + (size**2 if size <= 64 else 0) for size in sizes)
 
@@ -301,7 +301,7 @@ def test_the_codec_is_compared_before_the_payload_is_decoded(monkeypatch):
 def test_a_budget_holds_with_and_without_a_codec():
     codec = Sizes((5,) * 12)
     data = pack(codec, np.zeros((12, 3000), np.int64), 960_000)
-    needed = steps(Layout.full(codec.codebook_sizes, 3000), WHOLE["entropy"])
+    needed = decoding_steps(Layout.full(codec.codebook_sizes, 3000), SPLIT_ABOVE["entropy"])
     for given_codec in (None, codec):
         assert unpack(data, given_codec, budget=needed).num_samples == 960_000
         with pytest.raises(BitstreamError, match=f"12 x 3000 codes take {needed:,} steps.*larger budget"):
@@ -312,7 +312,7 @@ def test_a_codec_that_fits_sets_no_limit(monkeypatch):
     codec = Sizes((5,) * 12)
     data = pack(codec, np.zeros((12, 300), np.int64), 96_000)
     monkeypatch.setattr("codecvq.bitstream.format.BUDGET", 1000)
-    monkeypatch.setattr("codecvq.bitstream.format.BUDGET_OF_A_BYTE", 1)
+    monkeypatch.setattr("codecvq.bitstream.format.BUDGET_PER_BYTE", 1)
     with pytest.raises(BitstreamError, match="budget"):
         unpack(data)
     assert unpack(data, codec).num_samples == 96_000
@@ -323,7 +323,10 @@ def test_a_codec_that_fits_sets_no_limit(monkeypatch):
 )
 def test_speech_of_any_length_stays_below_the_budget(sizes):
     packet = unpack(pack(Sizes(sizes), speech_like(sizes, 500), 500 * 320))
-    assert steps(Layout.full(sizes, 500), WHOLE.get(packet.kind)) < BUDGET_OF_A_BYTE * packet.file_bytes
+    assert (
+        decoding_steps(Layout.full(sizes, 500), SPLIT_ABOVE.get(packet.kind))
+        < BUDGET_PER_BYTE * packet.file_bytes
+    )
 
 
 def test_a_payload_that_no_encoder_writes_is_refused():
@@ -461,7 +464,7 @@ def test_more_codebooks_than_a_file_holds_are_not_written():
 
 
 def test_a_file_too_large_to_be_read_is_not_written(monkeypatch):
-    monkeypatch.setattr("codecvq.bitstream.format.MOST_FILE_BYTES", 100)
+    monkeypatch.setattr("codecvq.bitstream.format.MAX_FILE_BYTES", 100)
     with pytest.raises(BitstreamError, match="more than the 100 that are read"):
         pack(Sizes((1024,)), random_codes((1024,), 100), 0)
     with pytest.raises(BitstreamError, match="more than the 100 that are read"):
@@ -483,7 +486,7 @@ def test_any_kind_of_bytes_is_read():
 def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo.cvq")
     with open(tmp_path / "huge.cvq", "wb") as file:
-        file.truncate(MOST_FILE_BYTES + 1)  # sparse
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
     (tmp_path / "empty.cvq").touch()
     paths = ["fifo.cvq", "/dev/zero", ".", "huge.cvq", "empty.cvq", "no\0name", "x" * 300]
     errors = []

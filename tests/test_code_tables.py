@@ -14,9 +14,9 @@ from small_codecs import StoredCodec
 
 from codecvq.api.code_tables import Symbol, SymbolContext
 from codecvq.bitstream import pack, unpack
+from codecvq.bitstream.cost import learned_decoding_steps
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.learned import learned_decode, learned_encode
-from codecvq.bitstream.work import learned_steps
 from codecvq.errors import BitstreamError, OptionError
 from codecvq.quantizer import CodeTables
 
@@ -184,7 +184,7 @@ def test_so_many_frames_that_counts_overflow_take_another_kind(monkeypatch):
     tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(9))
     codec, codes = Learned((50,), tables), markov((50,), 100)
     data = pack(codec, codes, 0)
-    monkeypatch.setattr("codecvq.bitstream.learned.MOST_STEPS", 64 * 100)
+    monkeypatch.setattr("codecvq.bitstream.learned.MAX_STEPS", 64 * 100)
     assert unpack(pack(codec, codes, 0)).kind == "entropy"
     with pytest.raises(BitstreamError, match="100 frames under learned tables"):
         unpack(data, codec)
@@ -194,7 +194,7 @@ def test_a_budget_holds_for_learned_files():
     tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(9))
     codec = Learned((50,), tables)
     data = pack(codec, markov((50,), 100), 0)
-    needed = learned_steps(Layout.full((50,), 100), tables, False)
+    needed = learned_decoding_steps(Layout.full((50,), 100), tables, False)
     assert unpack(data, codec, budget=needed).kind == "learned"
     with pytest.raises(BitstreamError, match="more than the budget"):
         unpack(data, codec, budget=needed - 1)

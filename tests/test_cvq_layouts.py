@@ -16,10 +16,10 @@ from small_codecs import StoredCodec
 from test_bitstream import Odd
 
 from codecvq.bitstream import pack, unpack
+from codecvq.bitstream.cost import decoding_steps
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.packed import pack_codes, packed_bits
-from codecvq.bitstream.payload import WHOLE
-from codecvq.bitstream.work import steps
+from codecvq.bitstream.payload import SPLIT_ABOVE
 from codecvq.errors import BitstreamError
 
 HOP = 320
@@ -266,7 +266,7 @@ def test_depths_that_change_within_a_block_are_refused():
 def test_a_budget_covers_blocks_and_depths():
     codec = Blocks((50, 9), (2, 1), True)
     data = pack(codec, depth_codes((50, 9), 400, 1, (2, 1)), 0, True)
-    needed = steps(Layout((50, 9), (2, 1), 400), WHOLE["entropy"], with_depths=True)
+    needed = decoding_steps(Layout((50, 9), (2, 1), 400), SPLIT_ABOVE["entropy"], with_depths=True)
     assert unpack(data, budget=needed).strides == (2, 1)
     with pytest.raises(BitstreamError, match="more than the budget"):
         unpack(data, budget=needed - 1)

@@ -33,33 +33,33 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.bitstream.layout import Layout
-from codecvq.bitstream.model import LARGEST_ALPHABET, FrameModel, Plane, parts, planes
+from codecvq.bitstream.model import MAX_ALPHABET, FrameModel, Plane, plane_slices, planes
 from codecvq.bitstream.packed import Codes, Stored, pack_codes, packed_bits, unpack_codes
-from codecvq.bitstream.ranges import RangeDecoder, RangeEncoder
+from codecvq.bitstream.range_coder import RangeDecoder, RangeEncoder
 from codecvq.errors import BitstreamError
 
 
-def entropy_encode(codes: Codes, layout: Layout, whole: int = LARGEST_ALPHABET) -> bytes:
+def entropy_encode(codes: Codes, layout: Layout, split_above: int = MAX_ALPHABET) -> bytes:
     """Bytes of codes `[N, T]`: raw digits packed, then the range coder's bytes, which end where zeros can
     stand for the rest.
     """
-    raw, modelled = _by_kind(layout, whole)
-    low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw], _stored(layout, raw))
-    if not modelled or codes.shape[1] == 0:
+    raw, modeled = _raw_and_modeled(layout, split_above)
+    low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw], _stored_planes(layout, raw))
+    if not modeled or codes.shape[1] == 0:
         return low
     coder = RangeEncoder()
-    for digits, frame in zip(_digits(codes, modelled).T, _frames(modelled, layout), strict=True):
-        for of, model in frame:
-            coder.encode(digits[of], model.weights(of.stop - of.start))
-            model.learn(digits[of])
+    for digits, frame in zip(_digits(codes, modeled).T, _frame_models(modeled, layout), strict=True):
+        for span, model in frame:
+            coder.encode(digits[span], model.weights(span.stop - span.start))
+            model.update(digits[span])
     return low + coder.to_bytes()
 
 
-def entropy_decode(data: bytes, layout: Layout, whole: int = LARGEST_ALPHABET) -> Codes:
+def entropy_decode(data: bytes, layout: Layout, split_above: int = MAX_ALPHABET) -> Codes:
     """Codes `[N, T]` from what `entropy_encode` wrote, 0 where none is stored; raises BitstreamError where
     the bytes are none of its making.
     """
-    raw, modelled = _by_kind(layout, whole)
+    raw, modeled = _raw_and_modeled(layout, split_above)
     low_bytes = -(-_raw_bits(layout, raw) // 8)
     if len(data) < low_bytes:
         raise BitstreamError(
@@ -67,85 +67,87 @@ def entropy_decode(data: bytes, layout: Layout, whole: int = LARGEST_ALPHABET) -
         )
     codes = np.zeros((len(layout.sizes), layout.frames), dtype=np.int64)
     radices = [plane.radix for plane in raw]
-    low = unpack_codes(data[:low_bytes], radices, layout.frames, _stored(layout, raw))
+    low = unpack_codes(data[:low_bytes], radices, layout.frames, _stored_planes(layout, raw))
     for plane, digits in zip(raw, low, strict=True):
         codes[plane.codebook] += digits * plane.place
-    if modelled and layout.frames:
-        books = np.array([plane.codebook for plane in modelled])
-        places = np.array([plane.place for plane in modelled])
+    if modeled and layout.frames:
+        books = np.array([plane.codebook for plane in modeled])
+        places = np.array([plane.place for plane in modeled])
         firsts = np.flatnonzero(np.diff(books, prepend=-1))  # where the planes of a codebook begin
-        for frame, digits in enumerate(_decoded_frames(data[low_bytes:], modelled, layout)):
+        for frame, digits in enumerate(_decode_frames(data[low_bytes:], modeled, layout)):
             codes[books[firsts], frame] += np.add.reduceat(digits * places, firsts)
     if (codes >= np.array(layout.sizes, dtype=np.int64)[:, None]).any():
         raise BitstreamError("the entropy-coded payload holds a code beyond its codebook.")
     return codes
 
 
-def most_bytes(layout: Layout, whole: int = LARGEST_ALPHABET) -> int:
+def max_entropy_bytes(layout: Layout, split_above: int = MAX_ALPHABET) -> int:
     """Bytes that `entropy_encode` never exceeds: a modelled digit takes at most a word."""
-    raw, modelled = _by_kind(layout, whole)
-    digits = sum(layout.counts[plane.codebook] for plane in modelled)
+    raw, modeled = _raw_and_modeled(layout, split_above)
+    digits = sum(layout.counts[plane.codebook] for plane in modeled)
     return -(-_raw_bits(layout, raw) // 8) + 4 * (digits + 2)
 
 
-def _decoded_frames(data: bytes, modelled: list[Plane], layout: Layout) -> Iterator[npt.NDArray[np.int64]]:
+def _decode_frames(data: bytes, modeled: list[Plane], layout: Layout) -> Iterator[npt.NDArray[np.int64]]:
     """The modelled digits `[P]` of each frame; 0 for those that are not stored."""
     coder = RangeDecoder(data)
-    limits = np.array([plane.radix for plane in modelled])
-    for frame in _frames(modelled, layout):
-        digits = np.zeros(len(modelled), dtype=np.int64)
-        for of, model in frame:
-            digits[of] = coder.decode(model.weights(of.stop - of.start), limits[of])
-            model.learn(digits[of])
+    limits = np.array([plane.radix for plane in modeled])
+    for frame in _frame_models(modeled, layout):
+        digits = np.zeros(len(modeled), dtype=np.int64)
+        for span, model in frame:
+            digits[span] = coder.decode(model.weights(span.stop - span.start), limits[span])
+            model.update(digits[span])
         yield digits
 
 
-class _Part(NamedTuple):
+class _PlaneSlice(NamedTuple):
     """Planes of one stride that one model holds, by codebook."""
 
     stride: int
-    of: slice
+    span: slice
     books: npt.NDArray[np.int64]  # the codebook of each plane
     model: FrameModel
 
 
-def _frames(modelled: list[Plane], layout: Layout) -> Iterator[list[tuple[slice, FrameModel]]]:
+def _frame_models(modeled: list[Plane], layout: Layout) -> Iterator[list[tuple[slice, FrameModel]]]:
     """For each frame the planes that it codes, in order and in parts, and the model of each part.
 
     The planes that a frame has of a part are the first ones: absent codebooks are the last ones.
     """
-    found = list(_parts(modelled, layout))
-    whole = [(part.of, part.model) for part in found]
+    slices = list(_plane_slices(modeled, layout))
+    all_slices = [(part.span, part.model) for part in slices]
     for frame in range(layout.frames):
         if layout.is_full:
-            yield whole
+            yield all_slices
             continue
         now = []
-        for part in found:
+        for part in slices:
             if frame % part.stride == 0:
                 depth = len(layout.sizes) if layout.depths is None else layout.depths[frame]
                 count = int(np.searchsorted(part.books, depth))
-                now += [(slice(part.of.start, part.of.start + count), part.model)] if count else []
+                now += [(slice(part.span.start, part.span.start + count), part.model)] if count else []
         yield now
 
 
-def _parts(modelled: list[Plane], layout: Layout) -> Iterator[_Part]:
-    alphabet, first = max(plane.radix for plane in modelled), 0
-    for stride, group in groupby(modelled, key=lambda plane: layout.strides[plane.codebook]):
-        own = list(group)
-        radices = [plane.radix for plane in own]
-        for of in parts(radices):
-            books = np.array([plane.codebook for plane in own[of]])
-            model = FrameModel(radices[of], alphabet)
-            yield _Part(stride, slice(first + of.start, first + of.stop), books, model)
-        first += len(own)
+def _plane_slices(modeled: list[Plane], layout: Layout) -> Iterator[_PlaneSlice]:
+    alphabet, first = max(plane.radix for plane in modeled), 0
+    for stride, group in groupby(modeled, key=lambda plane: layout.strides[plane.codebook]):
+        group_planes = list(group)
+        radices = [plane.radix for plane in group_planes]
+        for span in plane_slices(radices):
+            books = np.array([plane.codebook for plane in group_planes[span]])
+            model = FrameModel(radices[span], alphabet)
+            yield _PlaneSlice(stride, slice(first + span.start, first + span.stop), books, model)
+        first += len(group_planes)
 
 
-def _by_kind(layout: Layout, whole: int) -> tuple[list[Plane], list[Plane]]:
+def _raw_and_modeled(layout: Layout, split_above: int) -> tuple[list[Plane], list[Plane]]:
     """Raw planes, and modelled planes by stride."""
-    found = planes(layout.sizes, whole)
-    modelled = sorted((plane for plane in found if not plane.raw), key=lambda p: layout.strides[p.codebook])
-    return [plane for plane in found if plane.raw], modelled
+    all_planes = planes(layout.sizes, split_above)
+    modeled = sorted(
+        (plane for plane in all_planes if not plane.raw), key=lambda p: layout.strides[p.codebook]
+    )
+    return [plane for plane in all_planes if plane.raw], modeled
 
 
 def _raw_bits(layout: Layout, raw: list[Plane]) -> int:
@@ -153,13 +155,13 @@ def _raw_bits(layout: Layout, raw: list[Plane]) -> int:
     return packed_bits([plane.radix for plane in raw], [counts[plane.codebook] for plane in raw])
 
 
-def _stored(layout: Layout, of: list[Plane]) -> Stored | None:
-    return None if layout.is_full else layout.stored[[plane.codebook for plane in of]]
+def _stored_planes(layout: Layout, of_planes: list[Plane]) -> Stored | None:
+    return None if layout.is_full else layout.stored[[plane.codebook for plane in of_planes]]
 
 
-def _digits(codes: Codes, of: list[Plane]) -> Codes:
+def _digits(codes: Codes, of_planes: list[Plane]) -> Codes:
     """Digits `[P, T]` of codes `[N, T]`."""
-    digits = np.empty((len(of), codes.shape[1]), dtype=np.int64)
-    for row, plane in enumerate(of):
+    digits = np.empty((len(of_planes), codes.shape[1]), dtype=np.int64)
+    for row, plane in enumerate(of_planes):
         digits[row] = codes[plane.codebook] // plane.place % plane.radix
     return digits

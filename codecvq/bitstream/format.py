@@ -39,11 +39,11 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.api.code_tables import CodeTables
 from codecvq.bitstream.codes import checked_codes
-from codecvq.bitstream.header import MAX_NUMBER, Header, split
-from codecvq.bitstream.identity import Identity, check_codec, tables_of, whole_number
+from codecvq.bitstream.cost import decoding_steps, learned_decoding_steps
+from codecvq.bitstream.header import MAX_NUMBER, Header, parse_file
+from codecvq.bitstream.identity import Identity, check_codec, checked_code_tables, whole_number
 from codecvq.bitstream.packed import Codes
-from codecvq.bitstream.payload import WHOLE, Entropy, read_payload, write_payload
-from codecvq.bitstream.work import learned_steps, steps
+from codecvq.bitstream.payload import SPLIT_ABOVE, Entropy, read_payload, write_payload
 from codecvq.errors import BitstreamError
 from codecvq.files import write_atomically
 from codecvq.json_file import read_bounded
@@ -51,9 +51,9 @@ from codecvq.json_file import read_bounded
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MOST_FILE_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 28
 BUDGET = 1 << 28  # steps for a reader without a codec, some 3 s
-BUDGET_OF_A_BYTE = 1 << 13  # and for each byte of the file, 80 us
+BUDGET_PER_BYTE = 1 << 13  # and for each byte of the file, 80 us
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "au
     takes what is smaller. Raises BitstreamError for codes or lengths that do not fit the codec, and for a
     codec that has what a file cannot hold.
     """
-    identity = Identity.of(codec)
+    identity = Identity.from_codec(codec)
     values, layout = checked_codes(codes, identity, codec.variable_depth)
     frames = layout.frames
     num_samples = whole_number(num_samples, "num_samples", 0, MAX_NUMBER)
@@ -105,15 +105,15 @@ def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "au
             f"num_samples is {num_samples}, which takes {needed} frames of {identity.hop_length} samples, "
             f"but the codes have {frames}. Give the length of the clip that was encoded."
         )
-    tables = tables_of(codec, identity.sizes) if entropy else None
+    tables = checked_code_tables(codec, identity.sizes) if entropy else None
     kind, depth_bytes, payload = write_payload(values, layout, entropy, tables)
     data = Header(
         kind, identity.codebooks_id, identity.weights_id, identity.sample_rate, identity.hop_length,
         num_samples, frames, layout.sizes, layout.strides, depth_bytes,
-    ).around(payload)  # fmt: skip
-    if len(data) > MOST_FILE_BYTES:
+    ).to_bytes(payload)  # fmt: skip
+    if len(data) > MAX_FILE_BYTES:
         raise BitstreamError(
-            f"the file would have {len(data):,} bytes, more than the {MOST_FILE_BYTES:,} that are read. Cut "
+            f"the file would have {len(data):,} bytes, more than the {MAX_FILE_BYTES:,} that are read. Cut "
             "the clip into several files."
         )
     return data
@@ -144,7 +144,7 @@ def unpack(
         )
     _check_size(len(data))
     data = bytes(data)
-    header, payload = split(data)
+    header, payload = parse_file(data)
     if codec is not None:
         check_codec(header, codec, force)
     seconds = header.frames * header.hop_length / header.sample_rate
@@ -154,9 +154,13 @@ def unpack(
             "decoded at once. Encode the recording in parts."
         )
     if budget is None and codec is None:
-        budget = BUDGET + BUDGET_OF_A_BYTE * len(data)
-    tables = None if codec is None or header.kind != "learned" else tables_of(codec, codec.codebook_sizes)
-    _check_work(header, tables, budget)
+        budget = BUDGET + BUDGET_PER_BYTE * len(data)
+    tables = (
+        None
+        if codec is None or header.kind != "learned"
+        else checked_code_tables(codec, codec.codebook_sizes)
+    )
+    _check_budget(header, tables, budget)
     codes, bits = read_payload(header, payload, tables)
     return Packet(
         codes, header.num_samples, header.sample_rate, header.hop_length, header.sizes, header.strides,
@@ -185,20 +189,20 @@ def read_cvq(
 ) -> Packet:
     """What a `.cvq` file holds; see `unpack`. Errors name the file."""
     path = Path(path)
-    data = read_bounded(path, MOST_FILE_BYTES, error=BitstreamError, advice="Give the path of a .cvq file.")
+    data = read_bounded(path, MAX_FILE_BYTES, error=BitstreamError, advice="Give the path of a .cvq file.")
     try:
         return unpack(data, codec, force=force, budget=budget, longest_s=longest_s)
     except BitstreamError as error:
         raise BitstreamError(f"{path}: {error}") from error
 
 
-def _check_work(header: Header, tables: CodeTables | None, budget: int | None) -> None:
+def _check_budget(header: Header, tables: CodeTables | None, budget: int | None) -> None:
     """Raise BitstreamError where decoding takes more than the budget."""
     with_depths = header.depth_bytes is not None
     if tables is None:
-        needed = steps(header.layout, WHOLE.get(header.kind), with_depths)
+        needed = decoding_steps(header.layout, SPLIT_ABOVE.get(header.kind), with_depths)
     else:
-        needed = learned_steps(header.layout, tables, with_depths)
+        needed = learned_decoding_steps(header.layout, tables, with_depths)
     if budget is not None and needed > budget:
         raise BitstreamError(
             f"its {len(header.sizes)} x {header.frames} codes take {needed:,} steps to decode (about "
@@ -208,7 +212,7 @@ def _check_work(header: Header, tables: CodeTables | None, budget: int | None) -
 
 
 def _check_size(length: int) -> None:
-    if length > MOST_FILE_BYTES:
+    if length > MAX_FILE_BYTES:
         raise BitstreamError(
-            f"it has {length:,} bytes, more than the {MOST_FILE_BYTES:,} that are read. Take another copy."
+            f"it has {length:,} bytes, more than the {MAX_FILE_BYTES:,} that are read. Take another copy."
         )

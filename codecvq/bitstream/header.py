@@ -54,9 +54,9 @@ class Header:
         """Which codes there are, as far as the header says it."""
         return Layout(self.sizes, self.strides, self.frames)
 
-    def around(self, payload: bytes) -> bytes:
+    def to_bytes(self, payload: bytes) -> bytes:
         """The bytes of the file with this payload, which is filled up to the least that a reader takes."""
-        payload += bytes(max(0, self.least_payload - len(payload)))
+        payload += bytes(max(0, self.min_payload_bytes - len(payload)))
         fields = (self.sample_rate, self.hop_length, self.num_samples, self.frames, len(payload))
         strides = _runs(self.strides) if self.kind_byte & WITH_STRIDES else []
         depths = [] if self.depth_bytes is None else [self.depth_bytes]
@@ -68,17 +68,17 @@ class Header:
         return head + payload + zlib.crc32(head + payload).to_bytes(CRC_BYTES, "little")
 
     @property
-    def least_payload(self) -> int:
+    def min_payload_bytes(self) -> int:
         """Bytes of payload that these codes have at least."""
         return len(self.sizes) * self.frames // CODES_PER_BYTE
 
 
-def split(data: bytes) -> tuple[Header, bytes]:
+def parse_file(data: bytes) -> tuple[Header, bytes]:
     """Header and payload of a file; raises BitstreamError where a length, the checksum or a number is wrong.
 
     Takes time and memory of the size of `data`, whatever the numbers are.
     """
-    fields = _Fields(data)
+    fields = _FieldReader(data)
     numbers = fields.numbers(5)
     sizes = fields.runs("codebooks", MAX_CODEBOOK_SIZE)
     version, kind = data[len(MAGIC)], data[len(MAGIC) + 1]
@@ -94,11 +94,11 @@ def split(data: bytes) -> tuple[Header, bytes]:
         KINDS[kind - flags], ids[: 2 * CODEBOOKS_ID_BYTES], ids[2 * CODEBOOKS_ID_BYTES :],
         sample_rate, hop_length, num_samples, frames, sizes, strides, depth_bytes,
     )  # fmt: skip
-    _check(header, (version, kind), payload)
+    _check_consistency(header, (version, kind), payload)
     return header, payload
 
 
-def _check(header: Header, kind: tuple[int, int], payload: bytes) -> None:
+def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) -> None:
     """Raise BitstreamError for numbers that contradict each other."""
     sizes, frames, hop_length = header.sizes, header.frames, header.hop_length
     if not (0 < header.sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
@@ -111,11 +111,11 @@ def _check(header: Header, kind: tuple[int, int], payload: bytes) -> None:
         raise malformed(f"version {kind[0]} and kind {kind[1]} for what others hold")
     if (header.depth_bytes or 0) > len(payload):
         raise malformed(f"{header.depth_bytes} bytes of depths in a payload of {len(payload)}")
-    if len(payload) < header.least_payload:
+    if len(payload) < header.min_payload_bytes:
         raise malformed(f"{len(sizes)} x {frames} codes in {len(payload)} bytes")
 
 
-class _Fields:
+class _FieldReader:
     """A reader that goes through a file, checking each field as it comes."""
 
     def __init__(self, data: bytes) -> None:
@@ -129,7 +129,7 @@ class _Fields:
             )
         if len(data) < FIXED_BYTES:
             raise _truncated(len(data), "its header")
-        self.at = FIXED_BYTES
+        self.offset = FIXED_BYTES
 
     def numbers(self, count: int) -> list[int]:
         return [self._varint() for _ in range(count)]
@@ -147,7 +147,7 @@ class _Fields:
         return tuple(values)
 
     def payload(self, length: int) -> bytes:
-        data, end = self.data, self.at + length
+        data, end = self.data, self.offset + length
         if len(data) < end + CRC_BYTES:
             raise _truncated(len(data), f"{end + CRC_BYTES}")
         if len(data) > end + CRC_BYTES:
@@ -160,15 +160,15 @@ class _Fields:
                 "its checksum does not fit: the file is damaged. Take another copy, or encode the audio "
                 "again."
             )
-        return data[self.at : end]
+        return data[self.offset : end]
 
     def _varint(self) -> int:
         value = 0
         for place in range(9):
-            if self.at == len(self.data):
+            if self.offset == len(self.data):
                 raise _truncated(len(self.data), "its header")
-            byte = self.data[self.at]
-            self.at += 1
+            byte = self.data[self.offset]
+            self.offset += 1
             value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 if byte == 0 and place > 0:

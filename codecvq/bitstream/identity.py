@@ -31,7 +31,7 @@ class Identity:
     weights_id: str
 
     @classmethod
-    def of(cls, codec: AudioCodec) -> Identity:
+    def from_codec(cls, codec: AudioCodec) -> Identity:
         """Of a codec; raises BitstreamError where it has values that a file cannot hold."""
         try:
             name, sizes = str(codec.name), tuple(codec.codebook_sizes)
@@ -42,17 +42,17 @@ class Identity:
             raise BitstreamError(
                 f"codec is a {type(codec).__name__} ({error}). Give what codecvq.load returns."
             ) from error
-        of = f"of codec {name!r}"
+        suffix = f"of codec {name!r}"
         if len(strides) != len(sizes):
-            raise BitstreamError(f"{len(strides)} strides {of} are given for its {len(sizes)} codebooks.")
+            raise BitstreamError(f"{len(strides)} strides {suffix} are given for its {len(sizes)} codebooks.")
         return cls(
             name,
-            tuple(whole_number(size, f"a codebook size {of}", 1, MAX_CODEBOOK_SIZE) for size in sizes),
-            tuple(whole_number(stride, f"a stride {of}", 1, MAX_STRIDE) for stride in strides),
-            whole_number(rate, f"the sample rate {of}", 1, MAX_RATE),
-            whole_number(hop, f"the hop {of}", 1, MAX_RATE),
-            _id_of(codebooks_sha256, CODEBOOKS_ID_BYTES, f"codebooks_sha256 {of}"),
-            _id_of(weights_sha256, WEIGHTS_ID_BYTES, f"weights_sha256 {of}"),
+            tuple(whole_number(size, f"a codebook size {suffix}", 1, MAX_CODEBOOK_SIZE) for size in sizes),
+            tuple(whole_number(stride, f"a stride {suffix}", 1, MAX_STRIDE) for stride in strides),
+            whole_number(rate, f"the sample rate {suffix}", 1, MAX_RATE),
+            whole_number(hop, f"the hop {suffix}", 1, MAX_RATE),
+            _id_prefix(codebooks_sha256, CODEBOOKS_ID_BYTES, f"codebooks_sha256 {suffix}"),
+            _id_prefix(weights_sha256, WEIGHTS_ID_BYTES, f"weights_sha256 {suffix}"),
         )
 
 
@@ -60,7 +60,7 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     """Raises BitstreamError where a file is of other codebooks, or, with `force`, of other sizes; warns where
     it is of other weights.
     """
-    ours = Identity.of(codec)
+    ours = Identity.from_codec(codec)
     if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):
         raise BitstreamError(
             f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, and codec "
@@ -85,7 +85,7 @@ def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a
     return number
 
 
-def tables_of(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
+def checked_code_tables(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
     """The learned tables of a codec, None where it has none; raises BitstreamError where they are not those
     of its codebooks.
     """
@@ -96,15 +96,15 @@ def tables_of(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
     if tables is None:
         return None
     if not isinstance(tables, CodeTables) or tables.codebook_sizes != tuple(sizes):
-        of = tables.codebook_sizes if isinstance(tables, CodeTables) else f"a {type(tables).__name__}"
+        given = tables.codebook_sizes if isinstance(tables, CodeTables) else f"a {type(tables).__name__}"
         raise BitstreamError(
-            f"code_tables of codec {str(codec.name)!r} gives {of}, but CodeTables of its codebooks "
+            f"code_tables of codec {str(codec.name)!r} gives {given}, but CodeTables of its codebooks "
             f"{short_runs(sizes)} are needed."
         )
     return tables
 
 
-def _id_of(sha256: Any, length: int, what: str) -> str:  # Any: a stranger's codec
+def _id_prefix(sha256: Any, length: int, what: str) -> str:  # Any: a stranger's codec
     if not isinstance(sha256, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * length},}}", sha256):
         raise BitstreamError(
             f"{what} is {sha256!r:.80}, but {2 * length} or more hexadecimal digits are needed."

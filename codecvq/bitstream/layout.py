@@ -48,7 +48,7 @@ class Layout:
         return [int(count) for count in self.stored.sum(axis=1)]
 
     @property
-    def of_depths(self) -> Layout:
+    def depths_layout(self) -> Layout:
         """The depth of each frame as one codebook with the values 0 to N."""
         return Layout.full((len(self.sizes) + 1,), self.frames)
 
@@ -56,7 +56,7 @@ class Layout:
         """The same with these depths `[T]`."""
         return replace(self, depths=depths)
 
-    def spread(self, codes: Codes) -> Codes | None:
+    def expand(self, codes: Codes) -> Codes | None:
         """Codes `[N, T]` as they are in memory, from those that are stored: repeated over their blocks, and
         -1 where a code is absent. None where depths change within a block of a codebook.
         """

@@ -20,15 +20,15 @@ import numpy as np
 from codecvq.api.code_tables import CodeTables, Integers, Symbol, digits_of, lookup, values_of
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.packed import Codes
-from codecvq.bitstream.ranges import RangeDecoder, RangeEncoder, Weights, shares
+from codecvq.bitstream.range_coder import RangeDecoder, RangeEncoder, Weights, scale_counts
 from codecvq.errors import BitstreamError
 
-MOST_STEPS = 1 << 38  # sum of a row that 64 bits hold, scaled to the range coder's 24
+MAX_STEPS = 1 << 38  # sum of a row that 64 bits hold, scaled to the range coder's 24
 
 
-def fits(layout: Layout, tables: CodeTables) -> bool:
+def counts_fit(layout: Layout, tables: CodeTables) -> bool:
     """Whether there are few enough frames for the counts of the tables."""
-    return layout.frames * tables.step < MOST_STEPS
+    return layout.frames * tables.step < MAX_STEPS
 
 
 def learned_encode(codes: Codes, layout: Layout, tables: CodeTables) -> bytes:
@@ -38,9 +38,9 @@ def learned_encode(codes: Codes, layout: Layout, tables: CodeTables) -> bytes:
     digits = np.stack([digits_of(codes, symbol) for symbol in model.symbols])
     for frame in range(layout.frames):
         for group, count in model.frame(frame):
-            own = digits[group.at[:count], frame]
-            coder.encode(own, group.weights(count, model))
-            group.learn(own, model)
+            values = digits[group.at[:count], frame]
+            coder.encode(values, group.weights(count, model))
+            group.update(values, model)
     return coder.to_bytes()
 
 
@@ -53,19 +53,19 @@ def learned_decode(data: bytes, layout: Layout, tables: CodeTables) -> Codes:
     codes = np.zeros((len(layout.sizes), layout.frames), dtype=np.int64)
     for frame in range(layout.frames):
         for group, count in model.frame(frame):
-            own = coder.decode(group.weights(count, model), group.radix)
-            group.learn(own, model)
-            np.add.at(codes[:, frame], group.books[:count], own * group.places[:count])
+            values = coder.decode(group.weights(count, model), group.radix)
+            group.update(values, model)
+            np.add.at(codes[:, frame], group.books[:count], values * group.places[:count])
     if (codes >= np.array(layout.sizes, dtype=np.int64)[:, None]).any():
         raise BitstreamError("the entropy-coded payload holds a code beyond its codebook.")
     return codes
 
 
-def learned_bytes(layout: Layout, tables: CodeTables) -> int:
+def max_learned_bytes(layout: Layout, tables: CodeTables) -> int:
     """Bytes that `learned_encode` never exceeds: a symbol takes at most a word."""
     counts = layout.counts
-    own = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
-    return 4 * (sum(counts[symbol.codebook] for symbol in own) + 2)
+    symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
+    return 4 * (sum(counts[symbol.codebook] for symbol in symbols) + 2)
 
 
 class _Model:
@@ -75,21 +75,21 @@ class _Model:
         self.layout = layout
         self.symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
         self.radices = np.array([symbol.radix for symbol in self.symbols])
-        self.now = self.radices.copy()  # [S], the value of each symbol; its radix where it is absent
-        self.before = self.now  # [S], at the frame before
+        self.current = self.radices.copy()  # [S], the value of each symbol; its radix where it is absent
+        self.previous = self.current  # [S], at the frame before
         self.groups = list(_groups(self.symbols, layout, tables))
 
     def frame(self, frame: int) -> Iterator[tuple[_Group, int]]:
         """The groups that a frame codes, in order, and how many of their symbols it has: the first ones."""
         depths = self.layout.depths
         depth = len(self.layout.sizes) if depths is None else depths[frame]
-        self.before = self.now.copy()
+        self.previous = self.current.copy()
         for group in self.groups:
             if frame % group.stride == 0:
                 count = int(np.searchsorted(group.books, depth))
-                self.now[group.at[count:]] = group.radix
+                self.current[group.at[count:]] = group.radix
                 if group.radix == 1:
-                    self.now[group.at[:count]] = 0
+                    self.current[group.at[:count]] = 0
                 elif count:
                     yield group, count
 
@@ -98,22 +98,22 @@ class _Group:
     """Symbols that are coded together: of one stride and radix, and none depends on another of them."""
 
     def __init__(self, at: list[int], stride: int, symbols: list[Symbol], tables: CodeTables) -> None:
-        own = [symbols[index] for index in at]
-        self.stride, self.radix, self.step = stride, own[0].radix, tables.step
+        members = [symbols[index] for index in at]
+        self.stride, self.radix, self.step = stride, members[0].radix, tables.step
         self.at = np.array(at)  # [P], by codebook
-        self.books = np.array([symbol.codebook for symbol in own])  # [P]
-        self.places = np.array([symbol.place for symbol in own])  # [P]
+        self.books = np.array([symbol.codebook for symbol in members])  # [P]
+        self.places = np.array([symbol.place for symbol in members])  # [P]
         found = [tables.frequencies[index] for index in at]
         self.counts = np.concatenate(found)  # [rows of all tables, R]
         self.first_rows = np.cumsum([0, *map(len, found)])[:-1]  # [P]
-        self.row = self.first_rows  # [P], of the symbols that are being coded
-        most = max(len(symbol.contexts) for symbol in own)
+        self.rows = self.first_rows  # [P], of the symbols that are being coded
+        most = max(len(symbol.contexts) for symbol in members)
         #: for each symbol and context where its value is in [before, now], the place of its rows, and where
         #: its lookup begins; a symbol with fewer contexts has some of factor 0
-        self.source = np.zeros((len(own), most), dtype=np.int64)
+        self.source = np.zeros((len(members), most), dtype=np.int64)
         self.factor, self.start = np.zeros_like(self.source), np.zeros_like(self.source)
         lookups = [np.zeros(1 + max(symbol.radix for symbol in symbols), dtype=np.int64)]
-        for p, symbol in enumerate(own):
+        for p, symbol in enumerate(members):
             rows = 1
             for c, context in reversed(list(enumerate(symbol.contexts))):
                 self.source[p, c] = context.symbol + (len(symbols) if context.lag == 0 else 0)
@@ -124,15 +124,15 @@ class _Group:
 
     def weights(self, count: int, model: _Model) -> Weights:
         """Weights `[P, R]` of the first `count` symbols at this frame."""
-        seen = np.concatenate([model.before, model.now])[self.source[:count]]  # [P, contexts]
-        values = self.lookup[self.start[:count] + seen]
-        self.row = self.first_rows[:count] + (self.factor[:count] * values).sum(axis=1)
-        return shares(self.counts[self.row], self.radix).astype(np.float64)
+        known_values = np.concatenate([model.previous, model.current])[self.source[:count]]  # [P, contexts]
+        context_values = self.lookup[self.start[:count] + known_values]
+        self.rows = self.first_rows[:count] + (self.factor[:count] * context_values).sum(axis=1)
+        return scale_counts(self.counts[self.rows], self.radix).astype(np.float64)
 
-    def learn(self, values: Integers, model: _Model) -> None:
+    def update(self, values: Integers, model: _Model) -> None:
         """Count the values `[P]` that were coded with the last weights."""
-        self.counts[self.row, values] += self.step
-        model.now[self.at[: len(values)]] = values
+        self.counts[self.rows, values] += self.step
+        model.current[self.at[: len(values)]] = values
 
 
 def _groups(symbols: list[Symbol], layout: Layout, tables: CodeTables) -> Iterator[_Group]:

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.bitstream.ranges import shares
+from codecvq.bitstream.range_coder import scale_counts
 
-LARGEST_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
-FOLLOWED_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
-COUNT = 4  # weight of: seen before
-FOLLOWS = 32  # seen after the digit before
-REPEATS = 32  # being the digit before
+MAX_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
+TRANSITION_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
+SEEN_WEIGHT = 4  # weight of: seen before
+TRANSITION_WEIGHT = 32  # seen after the digit before
+REPEAT_WEIGHT = 32  # being the digit before
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
-CELLS_OF_A_PART = 1 << 17  # of its [P, R] weights, so that they stay in the cache
-SPARE_CELLS, SPARE_PAIRS = 1 << 12, 1 << 13  # that padding may add in any case: a part more costs as much
+MAX_SLICE_CELLS = 1 << 17  # of its [P, R] weights, so that they stay in the cache
+PADDING_CELLS, PADDING_PAIRS = 1 << 12, 1 << 13  # that padding may add in any case: a part more costs as much
 
 
 class Plane(NamedTuple):
@@ -33,29 +33,29 @@ class Plane(NamedTuple):
     raw: bool = False
 
 
-def planes(sizes: Sequence[int], whole: int) -> list[Plane]:
-    """The digits in which codes are modelled: one a codebook of up to `whole` entries, several above that,
-    none for K = 1.
+def planes(sizes: Sequence[int], split_above: int) -> list[Plane]:
+    """The digits in which codes are modelled: one a codebook of up to `split_above` entries, several above
+    that, none for K = 1.
 
     A larger size is taken apart into its prime factors up to 31, smallest first: FSQ, LFQ and BSQ number
     their codes digit by digit with the first level least significant, so 5^12 or 8*8*8*5*5*5 comes apart at
     the levels (an 8 as three bits) and every digit is learnt quickly. What is left and above 4,096 loses its
     low bits, which are written as they are.
     """
-    found = []
+    all_planes = []
     for codebook, size in enumerate(sizes):
         place, rest = 1, size
-        for prime in PRIMES if size > whole else ():
+        for prime in PRIMES if size > split_above else ():
             while rest % prime == 0:
-                found.append(Plane(codebook, place, prime))
+                all_planes.append(Plane(codebook, place, prime))
                 place, rest = place * prime, rest // prime
-        if rest > LARGEST_ALPHABET:
-            low = 1 << (rest - 1).bit_length() - LARGEST_ALPHABET.bit_length() + 1
-            found.append(Plane(codebook, place, low, raw=True))
+        if rest > MAX_ALPHABET:
+            low = 1 << (rest - 1).bit_length() - MAX_ALPHABET.bit_length() + 1
+            all_planes.append(Plane(codebook, place, low, raw=True))
             place, rest = place * low, -(-rest // low)
         if rest > 1:
-            found.append(Plane(codebook, place, rest))
-    return found
+            all_planes.append(Plane(codebook, place, rest))
+    return all_planes
 
 
 class FrameModel:
@@ -80,48 +80,49 @@ class FrameModel:
             1024 // self.radices, 1, 16
         )  # small alphabets: nearly even at first; large ones learn at once
         self.counts = np.where(np.arange(self.columns) < self.radices[:, None], start[:, None], 0)  # [P, R]
-        self.small = np.flatnonzero(self.radices <= FOLLOWED_ALPHABET)
+        self.small = np.flatnonzero(self.radices <= TRANSITION_ALPHABET)
         width = int(self.radices[self.small].max(initial=0))
-        self.follows = np.zeros((len(self.small), width, width), dtype=np.int64)
-        self.before = np.zeros(len(radices), dtype=np.int64)  # the last digit of each plane
-        self.begun = 0  # how many planes have had a digit: the first ones
+        self.transitions = np.zeros((len(self.small), width, width), dtype=np.int64)
+        self.previous = np.zeros(len(radices), dtype=np.int64)  # the last digit of each plane
+        self.num_started = 0  # how many planes have had a digit: the first ones
 
     def weights(self, count: int | None = None) -> npt.NDArray[np.float64]:
         """Weights of the digits `[P, R]` of the first `count` planes, by default of all, or `[P, R + 1]` with
-        the rest, whole numbers; every row's sum is 2^24 less its columns, see `codecvq.bitstream.ranges`.
+        the rest, whole numbers; every row's sum is 2^24 less its columns, see
+        `codecvq.bitstream.range_coder`.
         """
         count = len(self.radices) if count is None else count
         weights = self.counts[:count].copy()
-        if begun := min(count, self.begun):
-            small, rows = self._small(begun)
+        if num_started := min(count, self.num_started):
+            small, rows = self._small_planes(num_started)
             if len(small):
-                follows = self.follows[rows, self.before[small]]
-                weights[small, : follows.shape[1]] += FOLLOWS * follows
-            weights[self.rows[:begun], self.before[:begun]] += REPEATS
-        scaled = shares(weights, self.alphabet)
+                transitions = self.transitions[rows, self.previous[small]]
+                weights[small, : transitions.shape[1]] += TRANSITION_WEIGHT * transitions
+            weights[self.rows[:num_started], self.previous[:num_started]] += REPEAT_WEIGHT
+        scaled = scale_counts(weights, self.alphabet)
         if self.alphabet == self.columns:
             return scaled.astype(np.float64)
         rest = np.full((len(scaled), 1), self.alphabet - self.columns - 1)  # + 1 as every frequency
         return np.concatenate([scaled, rest], axis=1, dtype=np.float64)
 
-    def learn(self, digits: npt.NDArray[np.int64]) -> None:
+    def update(self, digits: npt.NDArray[np.int64]) -> None:
         """Counts the digits `[P]` of the first planes, which were coded with the last weights."""
         count = len(digits)
-        self.counts[self.rows[:count], digits] += COUNT
-        if begun := min(count, self.begun):
-            small, rows = self._small(begun)
+        self.counts[self.rows[:count], digits] += SEEN_WEIGHT
+        if num_started := min(count, self.num_started):
+            small, rows = self._small_planes(num_started)
             if len(small):
-                self.follows[rows, self.before[small], digits[small]] += 1
-        self.before[:count] = digits
-        self.begun = max(self.begun, count)
+                self.transitions[rows, self.previous[small], digits[small]] += 1
+        self.previous[:count] = digits
+        self.num_started = max(self.num_started, count)
 
-    def _small(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Those of the first `count` planes that have a small alphabet, and their rows in `follows`."""
+    def _small_planes(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Those of the first `count` planes that have a small alphabet, and their rows in `transitions`."""
         small = self.small if count == len(self.radices) else self.small[self.small < count]
         return small, self.rows[: len(small)]
 
 
-class _Run(NamedTuple):
+class _SliceSize(NamedTuple):
     """Planes in one model, and what it pads them to."""
 
     planes: int = 0
@@ -131,9 +132,9 @@ class _Run(NamedTuple):
     width: int = 0  # the largest radix of these
     pairs: int = 0  # sum of the squares of these
 
-    def and_(self, radix: int) -> _Run:
-        small = radix if radix <= FOLLOWED_ALPHABET else 0
-        return _Run(
+    def with_plane(self, radix: int) -> _SliceSize:
+        small = radix if radix <= TRANSITION_ALPHABET else 0
+        return _SliceSize(
             self.planes + 1, max(self.columns, radix), self.cells + radix,
             self.followed + bool(small), max(self.width, small), self.pairs + small**2,
         )  # fmt: skip
@@ -142,24 +143,24 @@ class _Run(NamedTuple):
     def is_wasteful(self) -> bool:
         cells, pairs = self.planes * self.columns, self.followed * self.width**2
         return (
-            cells > CELLS_OF_A_PART
-            or cells > 2 * self.cells + SPARE_CELLS
-            or pairs > 2 * self.pairs + SPARE_PAIRS
+            cells > MAX_SLICE_CELLS
+            or cells > 2 * self.cells + PADDING_CELLS
+            or pairs > 2 * self.pairs + PADDING_PAIRS
         )
 
 
-def parts(radices: Sequence[int]) -> Iterator[slice]:
+def plane_slices(radices: Sequence[int]) -> Iterator[slice]:
     """Runs of planes that one `FrameModel` holds.
 
     A model pads its planes to the largest radix, in its weights and in its counts of what follows. Runs end
     where that would add more than the planes themselves have, so that memory and time go with the sum over
     the planes.
     """
-    first, run = 0, _Run()
+    first, slice_size = 0, _SliceSize()
     for at, radix in enumerate(radices):
-        run = run.and_(radix)
-        if at > first and run.is_wasteful:
+        slice_size = slice_size.with_plane(radix)
+        if at > first and slice_size.is_wasteful:
             yield slice(first, at)
-            first, run = at, _Run().and_(radix)
+            first, slice_size = at, _SliceSize().with_plane(radix)
     if radices:
         yield slice(first, len(radices))

@@ -51,14 +51,14 @@ def unpack_codes(data: bytes, sizes: Sequence[int], frames: int, stored: Stored 
     at = 0
     for size in dict.fromkeys(sizes):
         rows = _rows(sizes, size)
-        there = None if stored is None else stored[rows].T
-        count = len(rows) * frames if there is None else int(there.sum())
+        stored_rows = None if stored is None else stored[rows].T
+        count = len(rows) * frames if stored_rows is None else int(stored_rows.sum())
         stream = _bits_to_stream(octets, at, size, count)
-        if there is None:
+        if stored_rows is None:
             codes[rows] = stream.reshape(frames, len(rows)).T
         else:
             of_size = np.zeros((frames, len(rows)), dtype=np.int64)
-            of_size[there] = stream
+            of_size[stored_rows] = stream
             codes[rows] = of_size.T
         at += _stream_bits(size, count)
     return codes
@@ -72,28 +72,28 @@ def _count(sizes: Sequence[int], counts: Sequence[int], size: int) -> int:
     return sum(counts[n] for n in _rows(sizes, size))
 
 
-def _bits_of(size: int, count: int) -> int:
+def _number_bits(size: int, count: int) -> int:
     """Bits of the largest number that `count` codes of one size make: ceil(log2 size^count), exact at any
     size.
     """
     return int(size**count - 1).bit_length()
 
 
-def _group(size: int) -> int:
+def _codes_per_number(size: int) -> int:
     """How many codes of one size share a number of at most 64 bits: the fewest bits a code; of equals the
     most codes.
     """
-    fitting = takewhile(lambda count: _bits_of(size, count) <= 64, range(1, 65))
-    return min(fitting, key=lambda count: (_bits_of(size, count) / count, -count))
+    fitting = takewhile(lambda count: _number_bits(size, count) <= 64, range(1, 65))
+    return min(fitting, key=lambda count: (_number_bits(size, count) / count, -count))
 
 
 def _stream_bits(size: int, count: int) -> int:
-    group = _group(size)
-    return count // group * _bits_of(size, group) + _bits_of(size, count % group)
+    group = _codes_per_number(size)
+    return count // group * _number_bits(size, group) + _number_bits(size, count % group)
 
 
 def _stream_to_bits(stream: Codes, size: int) -> npt.NDArray[np.uint8]:
-    group = _group(size)
+    group = _codes_per_number(size)
     whole = stream.size // group * group
     bits = [_digits_to_bits(stream[:whole].reshape(-1, group), size)]
     if whole < stream.size:
@@ -103,15 +103,15 @@ def _stream_to_bits(stream: Codes, size: int) -> npt.NDArray[np.uint8]:
 
 def _bits_to_stream(octets: npt.NDArray[np.uint8], at: int, size: int, count: int) -> Codes:
     """`count` codes from the bits that begin at bit `at`, in blocks: bits take eight times their memory."""
-    group = _group(size)
-    bits = _bits_of(size, group)
+    group = _codes_per_number(size)
+    bits = _number_bits(size, group)
     stream = np.empty(count, dtype=np.int64)
     whole = stream[: count // group * group].reshape(-1, group)  # a view
     for first in range(0, len(whole), BLOCK_ROWS):
         block = whole[first : first + BLOCK_ROWS]
         block[:] = _bits_to_digits(_bits(octets, at + first * bits, len(block) * bits), size, *block.shape)
     if rest := count % group:
-        bits_left = _bits(octets, at + len(whole) * bits, _bits_of(size, rest))
+        bits_left = _bits(octets, at + len(whole) * bits, _number_bits(size, rest))
         stream[whole.size :] = _bits_to_digits(bits_left, size, 1, rest)[0]
     return stream
 
@@ -127,12 +127,12 @@ def _digits_to_bits(digits: Codes, size: int) -> npt.NDArray[np.uint8]:
     for column in reversed(range(digits.shape[1])):
         numbers = numbers * np.uint64(size) + digits[:, column].astype(np.uint64)
     eight_bytes = numbers.astype(">u8").view(np.uint8).reshape(-1, 8)
-    return np.unpackbits(eight_bytes, axis=1)[:, 64 - _bits_of(size, digits.shape[1]) :].reshape(-1)
+    return np.unpackbits(eight_bytes, axis=1)[:, 64 - _number_bits(size, digits.shape[1]) :].reshape(-1)
 
 
 def _bits_to_digits(bits: npt.NDArray[np.uint8], size: int, rows: int, columns: int) -> Codes:
     padded = np.zeros((rows, 64), dtype=np.uint8)
-    padded[:, 64 - _bits_of(size, columns) :] = bits.reshape(rows, -1) if rows else 0
+    padded[:, 64 - _number_bits(size, columns) :] = bits.reshape(rows, -1) if rows else 0
     numbers = np.packbits(padded, axis=1).view(">u8").reshape(-1).astype(np.uint64)
     digits = np.empty((rows, columns), dtype=np.int64)
     for column in range(columns):

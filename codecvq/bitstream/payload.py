@@ -11,15 +11,15 @@ from typing import Literal
 import numpy as np
 
 from codecvq.api.code_tables import CodeTables
-from codecvq.bitstream.entropy import entropy_decode, entropy_encode, most_bytes
+from codecvq.bitstream.entropy import entropy_decode, entropy_encode, max_entropy_bytes
 from codecvq.bitstream.header import Header, malformed
 from codecvq.bitstream.layout import Layout
-from codecvq.bitstream.learned import fits, learned_bytes, learned_decode, learned_encode
-from codecvq.bitstream.model import FOLLOWED_ALPHABET, LARGEST_ALPHABET, planes
+from codecvq.bitstream.learned import counts_fit, learned_decode, learned_encode, max_learned_bytes
+from codecvq.bitstream.model import MAX_ALPHABET, TRANSITION_ALPHABET, planes
 from codecvq.bitstream.packed import Codes, pack_codes, packed_bits, unpack_codes
 from codecvq.errors import BitstreamError
 
-WHOLE = {"entropy": LARGEST_ALPHABET, "digits": FOLLOWED_ALPHABET}  # largest codebook coded as one digit
+SPLIT_ABOVE = {"entropy": MAX_ALPHABET, "digits": TRANSITION_ALPHABET}  # largest codebook coded as one digit
 
 Entropy = Literal["auto"] | bool
 
@@ -33,18 +33,18 @@ def write_payload(
     if not (isinstance(entropy, bool) or (isinstance(entropy, str) and entropy == "auto")):
         raise BitstreamError(f"entropy is {entropy!r}, but True, False or 'auto' is needed.")
     stored = None if layout.is_full else layout.stored
-    found: dict[str, tuple[bytes, bytes]] = {}  # kind -> depths, codes
+    candidates: dict[str, tuple[bytes, bytes]] = {}  # kind -> depths, codes
     if entropy is not True:
-        found["packed"] = _depths(layout, packed=True), pack_codes(codes, layout.sizes, stored)
+        candidates["packed"] = _encode_depths(layout, packed=True), pack_codes(codes, layout.sizes, stored)
     if entropy:
-        depths = _depths(layout, packed=False)
-        found["entropy"] = depths, entropy_encode(codes, layout, WHOLE["entropy"])
-        if planes(layout.sizes, WHOLE["digits"]) != planes(layout.sizes, WHOLE["entropy"]):
-            found["digits"] = depths, entropy_encode(codes, layout, WHOLE["digits"])
-        if tables is not None and fits(layout, tables):
-            found["learned"] = depths, learned_encode(codes, layout, tables)
-    kind = min(found, key=lambda kind: sum(map(len, found[kind])))  # of equals the simplest
-    depths, payload = found[kind]
+        depths = _encode_depths(layout, packed=False)
+        candidates["entropy"] = depths, entropy_encode(codes, layout, SPLIT_ABOVE["entropy"])
+        if planes(layout.sizes, SPLIT_ABOVE["digits"]) != planes(layout.sizes, SPLIT_ABOVE["entropy"]):
+            candidates["digits"] = depths, entropy_encode(codes, layout, SPLIT_ABOVE["digits"])
+        if tables is not None and counts_fit(layout, tables):
+            candidates["learned"] = depths, learned_encode(codes, layout, tables)
+    kind = min(candidates, key=lambda kind: sum(map(len, candidates[kind])))  # of equals the simplest
+    depths, payload = candidates[kind]
     return kind, None if layout.depths is None else len(depths), depths + payload
 
 
@@ -53,62 +53,68 @@ def read_payload(header: Header, payload: bytes, tables: CodeTables | None) -> t
 
     Raises BitstreamError where the payload has another length than its codes need, or is damaged.
     """
-    layout, least = header.layout, header.least_payload
+    layout, min_bytes = header.layout, header.min_payload_bytes
     if header.depth_bytes is not None:
         depths, payload = payload[: header.depth_bytes], payload[header.depth_bytes :]
-        layout = layout.with_depths(_read_depths(header, depths))
-        least = max(0, least - header.depth_bytes)
+        layout = layout.with_depths(_decode_depths(header, depths))
+        min_bytes = max(0, min_bytes - header.depth_bytes)
     bits = 8 * ((header.depth_bytes or 0) + len(payload))
     if header.kind == "packed":
         code_bits = packed_bits(layout.sizes, layout.counts)
-        if len(payload) != max(-(-code_bits // 8), least):
+        if len(payload) != max(-(-code_bits // 8), min_bytes):
             raise malformed(f"{len(payload)} bytes of payload for {code_bits} bits")
         bits = 8 * (header.depth_bytes or 0) + code_bits
         codes = unpack_codes(payload, layout.sizes, layout.frames, None if layout.is_full else layout.stored)
     else:
-        codes = _read_coded(header.kind, layout, payload, least, tables)
-    whole = layout.spread(codes)
-    if whole is None:
+        codes = _decode_codes(header.kind, layout, payload, min_bytes, tables)
+    full_codes = layout.expand(codes)
+    if full_codes is None:
         raise BitstreamError("its depths change within a block of a codebook: the file is damaged.")
-    return whole, bits
+    return full_codes, bits
 
 
-def _read_coded(kind: str, layout: Layout, payload: bytes, least: int, tables: CodeTables | None) -> Codes:
-    if kind in WHOLE:
-        most = most_bytes(layout, WHOLE[kind])
+def _decode_codes(
+    kind: str, layout: Layout, payload: bytes, min_bytes: int, tables: CodeTables | None
+) -> Codes:
+    if kind in SPLIT_ABOVE:
+        max_bytes = max_entropy_bytes(layout, SPLIT_ABOVE[kind])
     elif tables is None:
         raise BitstreamError(
             "its codes are coded with learned tables, which are in the codec that wrote it. Read it with "
             "that codec."
         )
-    elif not fits(layout, tables):
+    elif not counts_fit(layout, tables):
         raise malformed(f"{layout.frames} frames under learned tables")
     else:
-        most = learned_bytes(layout, tables)
-    if len(payload) > max(least, most):
-        raise malformed(f"{len(payload)} bytes of payload for codes of at most {most}")
-    if kind in WHOLE:
-        return entropy_decode(payload, layout, WHOLE[kind])
+        max_bytes = max_learned_bytes(layout, tables)
+    if len(payload) > max(min_bytes, max_bytes):
+        raise malformed(f"{len(payload)} bytes of payload for codes of at most {max_bytes}")
+    if kind in SPLIT_ABOVE:
+        return entropy_decode(payload, layout, SPLIT_ABOVE[kind])
     assert tables is not None, "checked above"
     return learned_decode(payload, layout, tables)
 
 
-def _depths(layout: Layout, packed: bool) -> bytes:
+def _encode_depths(layout: Layout, packed: bool) -> bytes:
     """The bytes of the depths; none where all codebooks have a code at every frame."""
     if layout.depths is None:
         return b""
-    depths, of = layout.depths[None], layout.of_depths
-    return pack_codes(depths, of.sizes) if packed else entropy_encode(depths, of)
+    depths, depths_layout = layout.depths[None], layout.depths_layout
+    return pack_codes(depths, depths_layout.sizes) if packed else entropy_encode(depths, depths_layout)
 
 
-def _read_depths(header: Header, data: bytes) -> Codes:
-    of = header.layout.of_depths
-    most = -(-packed_bits(of.sizes, of.counts) // 8) if header.kind == "packed" else most_bytes(of)
-    if len(data) > most or (header.kind == "packed" and len(data) != most):
-        raise malformed(f"{len(data)} bytes of depths for {of.frames} frames")
+def _decode_depths(header: Header, data: bytes) -> Codes:
+    layout = header.layout.depths_layout
+    max_bytes = (
+        -(-packed_bits(layout.sizes, layout.counts) // 8)
+        if header.kind == "packed"
+        else max_entropy_bytes(layout)
+    )
+    if len(data) > max_bytes or (header.kind == "packed" and len(data) != max_bytes):
+        raise malformed(f"{len(data)} bytes of depths for {layout.frames} frames")
     packed = header.kind == "packed"
-    depths = (unpack_codes(data, of.sizes, of.frames) if packed else entropy_decode(data, of))[0]
+    depths = (unpack_codes(data, layout.sizes, layout.frames) if packed else entropy_decode(data, layout))[0]
     if (depths == len(header.sizes)).all():
         raise malformed("depths of a file in which no code is absent")
-    whole: Codes = depths.astype(np.int64)
-    return whole
+    codes: Codes = depths.astype(np.int64)
+    return codes

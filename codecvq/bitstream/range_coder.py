@@ -28,7 +28,7 @@ class RangeEncoder:
         self._family, self._coder = stream.model.Categorical(perfect=False), stream.queue.RangeEncoder()
 
     def encode(self, digits: Integers, weights: Weights) -> None:
-        """Append digits `[P]` under weights `[P, R]` of `shares`."""
+        """Append digits `[P]` under weights `[P, R]` of `scale_counts`."""
         self._coder.encode(digits.astype(np.int32), self._family, weights)
 
     def to_bytes(self) -> bytes:
@@ -58,7 +58,7 @@ class RangeDecoder:
         return digits
 
 
-def shares(counts: Integers, columns: int) -> Integers:
+def scale_counts(counts: Integers, columns: int) -> Integers:
     """Counts `[P, R]` scaled so that the sum of each row is 2^24 less `columns`."""
     scaled = np.cumsum(counts, axis=1)
     scaled = scaled * ((1 << PRECISION) - columns) // scaled[:, -1:]
