@@ -293,8 +293,8 @@ SOUND: dict[type[Quantizer], tuple[str, ...]] = {
 }
 #: the faulty ones: form/check that must notice
 FAULTY: dict[type[Quantizer], set[str]] = {
-    DrawsFromTheGlobal: {"/own_generator", "/equal_generators", "residual_/own_generator"},
-    Reseeds: {"/nothing_is_reseeded", "grouped_/nothing_is_reseeded"},
+    DrawsFromTheGlobal: {"/generator_is_used", "/equal_generators", "residual_/generator_is_used"},
+    Reseeds: {"/global_seed_unchanged", "grouped_/global_seed_unchanged"},
     SumsOverVectors: {"/losses_are_means", "residual_/losses_are_means"},
     EmaOfNothing: {"/update_without_vectors"},
     IgnoresEstimator: {"/estimator_is_used"},
@@ -312,8 +312,8 @@ FAULTY: dict[type[Quantizer], set[str]] = {
     DeltaOverRows: {"/items_are_independent", "/frames_are_independent"},
     DeltaThatLeaks: {"/items_are_independent"},
     DeltaThatLeaksALittle: {"/items_are_independent"},
-    SmoothsFarther: {"/reach_is_true"},
+    SmoothsFarther: {"/declared_reach"},
     HalvesInName: {"/strides"},
-    DecodesWithoutTheSum: {"/same_values"},
+    DecodesWithoutTheSum: {"/dequantize_matches_quantize"},
     ShallowAtTheFront: {"/absent_codes"},
 }

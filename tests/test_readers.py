@@ -314,12 +314,12 @@ def test_each_promise_that_a_reader_breaks_is_named(offered: Callable[..., None]
     assert [*failing("other_order", ljspeech)] == ["order"]
     assert [*failing("same_ids", ljspeech)] == ["ids"]
     assert [*failing("other_split", ljspeech)] == ["ids"]
-    assert [*failing("no_pickle", ljspeech)] == ["pickled"]
+    assert [*failing("no_pickle", ljspeech)] == ["pickling"]
     assert [*failing("no_audio", ljspeech)] == ["audio"]
-    assert [*failing("lying", ljspeech)] == ["pickled", "parts", "durations", "recordings"]
-    assert [*failing("all_match", ljspeech)] == ["strange_sources"]
-    assert [*failing("anything", ljspeech)] == ["strange_sources"]
-    assert "ZeroDivisionError" in failing("crashes", ljspeech)["strange_sources"]
+    assert [*failing("lying", ljspeech)] == ["pickling", "partial_reads", "durations", "identity"]
+    assert [*failing("all_match", ljspeech)] == ["unknown_sources"]
+    assert [*failing("anything", ljspeech)] == ["unknown_sources"]
+    assert "ZeroDivisionError" in failing("crashes", ljspeech)["unknown_sources"]
     assert [*failing("good", "elsewhere")] == ["clips"]  # the others need it
 
 
@@ -327,7 +327,7 @@ def test_the_command_checks_a_reader_with_a_source(ljspeech: Path) -> None:
     runner = CliRunner()
     done = runner.invoke(app, ["plugins", "check", "folder", f"source={ljspeech}"])
     assert done.exit_code == 0, done.output
-    assert "strange_sources" in done.output
+    assert "unknown_sources" in done.output
     assert "10 checks, 0 broken" in done.output
     done = runner.invoke(app, ["plugins", "check", "folder"])
     assert done.exit_code != 0

@@ -15,19 +15,19 @@ checks.
 `codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
 """
 
-from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormRefused
+from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormUnsupported
 from codecvq.testing.codecs import codec_checks
 from codecvq.testing.networks import network_checks
 from codecvq.testing.pytest import parametrize_codec, parametrize_network, parametrize_quantizer
 from codecvq.testing.quantizers import quantizer_checks
 from codecvq.testing.readers import reader_checks
-from codecvq.testing.running import Outcome, run_checks
+from codecvq.testing.runner import Outcome, run_checks
 
 __all__ = [
     "Check",
     "CheckFailed",
     "CheckSkipped",
-    "FormRefused",
+    "FormUnsupported",
     "Outcome",
     "codec_checks",
     "network_checks",

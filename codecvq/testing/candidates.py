@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from codecvq.quantizer import Context, Quantizer, Residual
+from codecvq.testing.case import QuantizerCase, block_length
 from codecvq.testing.check import about, expect, expect_close
-from codecvq.testing.subject import Subject, block_of
 
 COUNT = 8  # candidates of each vector
 BEAM = 4
@@ -18,10 +18,10 @@ ROUNDING = 1e-5
 
 @about("candidates")
 @torch.no_grad()
-def candidates(subject: Subject) -> None:
+def candidates(case: QuantizerCase) -> None:
     """`candidates` lists each code once, the best first; the first is the code that `quantize` chooses."""
-    quantizer = subject.trained().eval()
-    vectors = quantizer.enter(subject.latents().transpose(1, 2).flatten(0, 1))
+    quantizer = case.trained().eval()
+    vectors = quantizer.enter(case.latents().transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     count = min(COUNT, quantizer.codebook_sizes[0])
     found = quantizer.candidates_in(vectors, count, context)
@@ -48,13 +48,13 @@ def candidates(subject: Subject) -> None:
 
 @about("candidates")
 @torch.no_grad()
-def beam(subject: Subject) -> None:
+def beam(case: QuantizerCase) -> None:
     """A beam search is not worse than none: the mean error with beam 4 is at most that with beam 1."""
-    subject = subject.settled()
+    case = case.without_dropout()
     errors = []
     for width in (1, BEAM):
-        quantizer = subject.trained(beam=width).eval()
-        latents = subject.latents(8, 16)
+        quantizer = case.trained(beam=width).eval()
+        latents = case.latents(8, 16)
         errors.append(float((quantizer(latents).latents - latents).square().mean()))
     expect(
         errors[1] <= errors[0] * (1 + ROUNDING),
@@ -69,5 +69,5 @@ def searches_beams(quantizer: Quantizer) -> bool:
         and quantizer.stage(0).lists_candidates
         and not quantizer.own_gradient
         and not quantizer.stage(0).refines
-        and block_of(quantizer) == 1
+        and block_length(quantizer) == 1
     )

@@ -13,10 +13,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from codecvq.testing.author import Author
+from codecvq.testing.source import PluginSource
 
 SEED = 20_26
-SUSPECTS = ("forward", "quantize", "dequantize")  # methods that a promise is about, unless its check says so
+DEFAULT_METHODS = (
+    "forward",
+    "quantize",
+    "dequantize",
+)  # methods that a promise is about, unless its check says so
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
@@ -29,7 +33,7 @@ class CheckSkipped(unittest.SkipTest):
     """A check that says nothing here; the text says why. pytest shows the test as skipped."""
 
 
-class FormRefused(CheckSkipped):
+class FormUnsupported(CheckSkipped):
     """A residual or grouped form that cannot be built, by design; the text says why."""
 
 
@@ -41,8 +45,10 @@ class Check:
     why: str  # the promise, as a sentence
     test: Callable[[], str | None]  # raises where the promise is broken; may return a note
     needs: tuple[Check, ...] = ()  # checks without which this one says nothing, the first that matters first
-    author: Author = field(default_factory=Author, repr=False, compare=False)
-    suspects: tuple[str, ...] = SUSPECTS  # names of methods that the promise is about, the likeliest first
+    source: PluginSource = field(default_factory=PluginSource, repr=False, compare=False)
+    methods: tuple[str, ...] = (
+        DEFAULT_METHODS  # names of methods that the promise is about, the likeliest first
+    )
 
     @property
     def form(self) -> str:
@@ -61,17 +67,17 @@ class Check:
         Random numbers are seeded inside and left outside as they were.
         """
         for needed in self.needs:
-            if not needed.is_kept:
+            if not needed.passes:
                 raise CheckSkipped(f"since {needed.name} failed")
-        self.__dict__["is_kept"] = False
+        self.__dict__["passes"] = False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(SEED)
             note = self._tested()
-        self.__dict__["is_kept"] = True
+        self.__dict__["passes"] = True
         return note or ""
 
     @cached_property
-    def is_kept(self) -> bool:
+    def passes(self) -> bool:
         """Whether the promise was kept when the check ran, which happens now if it did not yet."""
         try:
             self.run()
@@ -80,7 +86,7 @@ class Check:
         return True
 
     def _tested(self) -> str | None:
-        """What the test returns; what it raises has a note with the author's line, which pytest shows."""
+        """What the test returns; what it raises has a note with the source's line, which pytest shows."""
         try:
             return self.test()
         except Exception as error:  # a stranger's code
@@ -89,28 +95,28 @@ class Check:
             raise
 
     def place(self, error: BaseException) -> str:
-        """File, line and source of the author's code that a failure is about; empty where it is not known."""
-        return self.author.frame(error) or self.author.definition(self.suspects)
+        """File, line and source of the source's code that a failure is about; empty where it is not known."""
+        return self.source.frame(error) or self.source.definition(self.methods)
 
 
-def about(*suspects: str) -> Callable[[Test], Test]:
-    """A decorator of a check's function: the author's methods that its promise is about."""
+def about(*methods: str) -> Callable[[Test], Test]:
+    """A decorator of a check's function: the source's methods that its promise is about."""
 
     def marked(test: Test) -> Test:
-        test.suspects = suspects  # type: ignore[attr-defined]
+        test.methods = methods  # type: ignore[attr-defined]
         return test
 
     return marked
 
 
-def promise(test: Callable[..., object]) -> str:
+def summary_of(test: Callable[..., object]) -> str:
     """The first line of a check's docstring, which is what is shown of it."""
     return (inspect.getdoc(test) or "").partition("\n")[0]
 
 
-def expect(kept: bool, found: str) -> None:
+def expect(condition: bool, found: str) -> None:
     """Raise CheckFailed with what was found, unless the promise is kept."""
-    if not kept:
+    if not condition:
         raise CheckFailed(found)
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from codecvq.errors import NonFiniteError, ShapeError
-from codecvq.testing.author import Author
-from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, expect_error, promise
+from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, expect_error, summary_of
+from codecvq.testing.source import PluginSource
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
@@ -32,7 +32,7 @@ OTHER_RATES = (2, 1), (1, 2)  # of the codec's own sample rate
 
 
 @dataclass(frozen=True)
-class Given:
+class CodecCase:
     """A codec, and audio for it."""
 
     codec: Any  # an AudioCodec; Any: what it has beyond the protocol is looked up
@@ -64,40 +64,40 @@ def codec_checks(codec: AudioCodec | str | Path) -> Iterator[Check]:
         from codecvq.codec import load
 
         codec = load(codec)
-    given = Given(codec)
+    case = CodecCase(codec)
     name = getattr(codec, "name", None)
     name = name if isinstance(name, str) and name else type(codec).__name__
-    author = Author(type(codec))
+    source = PluginSource(type(codec))
     first: tuple[Check, ...] = ()
     for test in _tests_for(codec):
-        suspects = getattr(test, "suspects", ("encode", "encode_frames"))
+        methods = getattr(test, "methods", ("encode", "encode_frames"))
         label = getattr(test, "__name__", "")
         made = Check(
-            f"{name}/{label}", promise(test), functools.partial(test, given), first, author, suspects
+            f"{name}/{label}", summary_of(test), functools.partial(test, case), first, source, methods
         )
         first = (*first, made) if test in (attributes, shapes) else first
         yield made
 
 
-def _tests_for(codec: Any) -> list[Callable[[Given], str | None]]:  # Any: as in Given
-    optional: dict[Callable[[Given], str | None], bool] = {
+def _tests_for(codec: Any) -> list[Callable[[CodecCase], str | None]]:  # Any: as in CodecCase
+    optional: dict[Callable[[CodecCase], str | None], bool] = {
         prefix: bool(getattr(codec, "prefix_decodable", False)),
-        dataset: codec_is_mono(codec) and not getattr(codec, "variable_depth", False),
+        token_dataset: codec_is_mono(codec) and not getattr(codec, "variable_depth", False),
         latents: hasattr(codec, "encode_latents") or hasattr(codec, "decode_latents"),
         save_load: hasattr(codec, "save"),
     }
     return [*TESTS, *(test for test, applies in optional.items() if applies)]
 
 
-def codec_is_mono(codec: Any) -> bool:  # Any: as in Given
+def codec_is_mono(codec: Any) -> bool:  # Any: as in CodecCase
     """Whether it has one channel, as clips have."""
     return bool(getattr(codec, "channels", 0) == 1)
 
 
 @about("__init__")
-def attributes(given: Given) -> str:
+def attributes(case: CodecCase) -> str:
     """It says its rates, codebooks and identity, and they agree with each other."""
-    codec = given.codec
+    codec = case.codec
     for what in ("sample_rate", "channels", "hop_length", "num_codebooks"):
         value = getattr(codec, what)
         expect(type(value) is int and value >= 1, f"{what} is {value!r}, not a whole number from 1 up")
@@ -135,21 +135,21 @@ def attributes(given: Given) -> str:
     return f"has {codec.bitrate:.0f} bit/s, {float(rate):g} frames/s, codebooks {sizes}"
 
 
-def shapes(given: Given) -> None:
+def shapes(case: CodecCase) -> None:
     """T = ceil(S / hop) for audio of any length, also none: codes [B, N, T] int64, each in its codebook."""
-    codec, hop = given.codec, given.codec.hop_length
+    codec, hop = case.codec, case.codec.hop_length
     for samples in (3 * hop, 0, 1, hop - 1, hop, hop + 1, 3 * hop + 7):
         for batch in (1, 2):
-            codes = codec.encode(given.wav(samples, batch))
+            codes = codec.encode(case.wav(samples, batch))
             _expect_codes(codec, codes, batch, -(-samples // hop), f"codes of {samples} samples")
 
 
 @about("decode", "decode_frames")
-def decode_length(given: Given) -> None:
+def decode_length(case: CodecCase) -> None:
     """Decoded audio has exactly the samples asked for, by default T · hop; all of it finite float32."""
-    codec, hop = given.codec, given.codec.hop_length
+    codec, hop = case.codec, case.codec.hop_length
     for samples in (0, 1, hop, 2 * hop + 3):
-        codes = codec.encode(given.wav(samples))
+        codes = codec.encode(case.wav(samples))
         for asked in (None, samples):
             wav = codec.decode(codes, num_samples=asked)
             length = codes.shape[2] * hop if asked is None else asked
@@ -157,7 +157,7 @@ def decode_length(given: Given) -> None:
             needed = (1, codec.channels, length)
             expect(tuple(wav.shape) == needed, f"{what}: {list(wav.shape)}, not {list(needed)}")
             expect(wav.dtype == torch.float32 and bool(wav.isfinite().all()), f"{what}: not finite float32")
-    codes = codec.encode(given.wav(2 * hop))
+    codes = codec.encode(case.wav(2 * hop))
     expect_equal(
         codec.decode(codes, num_samples=hop + 1),
         codec.decode(codes)[:, :, : hop + 1],
@@ -169,10 +169,10 @@ def decode_length(given: Given) -> None:
 
 
 @about("decode", "encode", "decode_frames", "encode_frames")
-def deterministic(given: Given) -> None:
+def deterministic(case: CodecCase) -> None:
     """The same audio gives the same codes and samples, bit for bit, and draws no random numbers."""
-    codec = given.codec
-    wav = given.wav(FRAMES * codec.hop_length + 1, 2)
+    codec = case.codec
+    wav = case.wav(FRAMES * codec.hop_length + 1, 2)
     kept, random, state = wav.clone(), torch.get_rng_state(), np.random.get_state(legacy=False)
     codes = codec.encode(wav)
     decoded = codec.decode(codes)
@@ -186,9 +186,9 @@ def deterministic(given: Given) -> None:
     expect_equal(wav, kept, "the audio given, after encode")
 
 
-def padding(given: Given) -> None:
+def padding(case: CodecCase) -> None:
     """What stands behind an item's end changes no code; codes are 0 there, and decoded audio is silent."""
-    codec, (wav, lengths) = given.codec, given.batch()
+    codec, (wav, lengths) = case.codec, case.batch()
     codes = codec.encode(wav, lengths=lengths)
     real = torch.arange(wav.shape[2]) < lengths[:, None, None]
     expect_equal(
@@ -201,9 +201,9 @@ def padding(given: Given) -> None:
     expect(not bool(decoded[(~real).expand_as(decoded)].any()), "decoded audio behind an item's end is not 0")
 
 
-def items_are_independent(given: Given) -> None:
+def items_are_independent(case: CodecCase) -> None:
     """An item gets the codes and the audio that it gets alone, whatever else is in the batch."""
-    codec, (wav, lengths) = given.codec, given.batch()
+    codec, (wav, lengths) = case.codec, case.batch()
     codes = codec.encode(wav, lengths=lengths)
     decoded = codec.decode(codes, lengths=lengths)
     for b, length in enumerate(lengths.tolist()):
@@ -215,10 +215,10 @@ def items_are_independent(given: Given) -> None:
         )
 
 
-def wrong_input(given: Given) -> None:
+def wrong_input(case: CodecCase) -> None:
     """Audio or codes of another shape, type or range are a ShapeError, NaN in audio a NonFiniteError."""
-    codec = given.codec
-    wav = given.wav(2 * codec.hop_length)
+    codec = case.codec
+    wav = case.wav(2 * codec.hop_length)
     codes = codec.encode(wav)
     for what, wrong in {
         "audio [S]": wav[0, 0],
@@ -242,14 +242,14 @@ def wrong_input(given: Given) -> None:
         expect_error(ShapeError, functools.partial(codec.decode, wrong), what)
 
 
-def other_sample_rate(given: Given) -> None:
+def other_sample_rate(case: CodecCase) -> None:
     """Audio at another sample rate is resampled: it has as many frames as at the codec's own, within one."""
-    codec = given.codec
+    codec = case.codec
     frames = 8
     for up, down in OTHER_RATES:
         rate = codec.sample_rate * up // down
         samples = frames * codec.hop_length * up // down
-        codes = codec.encode(given.wav(samples), sample_rate=rate)
+        codes = codec.encode(case.wav(samples), sample_rate=rate)
         expect(
             abs(codes.shape[2] - frames) <= 1,
             f"{samples} samples at {rate} Hz have {codes.shape[2]} frames, and {frames} are needed",
@@ -257,10 +257,10 @@ def other_sample_rate(given: Given) -> None:
 
 
 @about("decode", "decode_frames")
-def prefix(given: Given) -> None:
+def prefix(case: CodecCase) -> None:
     """The first n codebooks are a prefix of all N, and decode by themselves."""
-    codec = given.codec
-    wav = given.wav(3 * codec.hop_length)
+    codec = case.codec
+    wav = case.wav(3 * codec.hop_length)
     codes = codec.encode(wav)
     for n in range(1, codec.num_codebooks + 1):
         first = codec.encode(wav, num_codebooks=n)
@@ -273,13 +273,13 @@ def prefix(given: Given) -> None:
         expect(bool(decoded.isfinite().all()), f"audio of {n} codebooks is not finite")
 
 
-def cvq_file(given: Given) -> str:
+def cvq_file(case: CodecCase) -> str:
     """Codes come back from a .cvq file as they went in, under each way of coding them."""
     from codecvq.bitstream import pack, unpack
 
-    codec = given.codec
+    codec = case.codec
     samples = FRAMES * codec.hop_length - 1
-    codes = codec.encode(given.wav(samples))
+    codes = codec.encode(case.wav(samples))
     sizes: dict[str, int] = {}
     for entropy in (True, False, "auto"):
         data = pack(codec, codes[0], samples, entropy=entropy)
@@ -294,18 +294,18 @@ def cvq_file(given: Given) -> str:
     return f"makes {shown} of {codes.shape[2]} frames"
 
 
-def dataset(given: Given) -> None:
+def token_dataset(case: CodecCase) -> None:
     """Codes come back from a token dataset as they went in."""
     from codecvq.audio import write_audio
     from codecvq.data.clip import Clip
     from codecvq.tokens import read_tokens, tokenize
 
-    codec = given.codec
+    codec = case.codec
     with tempfile.TemporaryDirectory() as folder:
         clips = []
         for n, samples in enumerate((FRAMES * codec.hop_length, 2 * codec.hop_length + 1)):
             path = Path(folder) / f"{n}.wav"
-            write_audio(path, given.wav(samples, seed=n)[0, 0].numpy(), codec.sample_rate)
+            write_audio(path, case.wav(samples, seed=n)[0, 0].numpy(), codec.sample_rate)
             clips.append(Clip(id=str(n), path=path))
         summary = tokenize(codec, clips, Path(folder) / "tokens")
         expect(not summary.failures, f"clips that failed: {', '.join(map(str, summary.failures))}")
@@ -319,10 +319,10 @@ def dataset(given: Given) -> None:
 
 
 @about("encode_latents", "decode_latents")
-def latents(given: Given) -> None:
+def latents(case: CodecCase) -> None:
     """Latents [B, D, T] are those of the codes' frames, and decode to audio as codes do."""
-    codec = given.codec
-    wav, lengths = given.batch()
+    codec = case.codec
+    wav, lengths = case.batch()
     found = codec.encode_latents(wav, lengths=lengths)
     frames = -(-wav.shape[2] // codec.hop_length)
     needed = (len(wav), codec.latent_dim, frames)
@@ -342,12 +342,12 @@ def latents(given: Given) -> None:
 
 
 @about("save")
-def save_load(given: Given) -> None:
+def save_load(case: CodecCase) -> None:
     """Saved to a folder and loaded with codecvq.load: the same identity, codes and samples."""
     from codecvq.codec import load
 
-    codec = given.codec
-    wav = given.wav(FRAMES * codec.hop_length)
+    codec = case.codec
+    wav = case.wav(FRAMES * codec.hop_length)
     codes = codec.encode(wav)
     with tempfile.TemporaryDirectory() as folder:
         codec.save(Path(folder) / "codec")
@@ -359,7 +359,7 @@ def save_load(given: Given) -> None:
     expect_equal(loaded.decode(codes), codec.decode(codes).cpu(), "audio after loading")
 
 
-TESTS: tuple[Callable[[Given], str | None], ...] = (
+TESTS: tuple[Callable[[CodecCase], str | None], ...] = (
     attributes,
     shapes,
     decode_length,
@@ -372,7 +372,9 @@ TESTS: tuple[Callable[[Given], str | None], ...] = (
 )
 
 
-def _expect_codes(codec: Any, codes: Tensor, batch: int, frames: int, what: str) -> None:  # Any: as in Given
+def _expect_codes(
+    codec: Any, codes: Tensor, batch: int, frames: int, what: str
+) -> None:  # Any: as in CodecCase
     needed = (batch, codec.num_codebooks, frames)
     expect(tuple(codes.shape) == needed, f"{what}: {list(codes.shape)}, not {list(needed)}")
     expect(codes.dtype == torch.int64, f"{what}: {codes.dtype}, not int64")

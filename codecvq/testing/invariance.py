@@ -1,4 +1,4 @@
-"""Checks of what must make no difference: padding, eval, autocast, layout, saving, copying.
+"""Checks of what must make no difference: padding, eval, autocast, memory_layout, saving, copying.
 
 The first line of each says the promise.
 """
@@ -14,25 +14,26 @@ import torch
 from torch import Tensor
 
 from codecvq.quantizer import Quantized, Quantizer
-from codecvq.testing.check import SEED, about, expect, expect_close, expect_equal
-from codecvq.testing.items import LENGTHS
-from codecvq.testing.subject import (
+from codecvq.testing.case import (
     TRAINING_STEPS,
-    Subject,
+    QuantizerCase,
+    comparable_modes,
     expect_same_state,
-    frames_are_alone,
-    modes_of,
+    has_independent_frames,
     state_of,
 )
+from codecvq.testing.check import SEED, about, expect, expect_close, expect_equal
+from codecvq.testing.frames import LENGTHS
 
 
-def padding_values(subject: Subject) -> None:
+def padding_values(case: QuantizerCase) -> None:
     """What stands in the padding changes no value, no code and no metric; padding comes out as zero."""
     mask, real = _mask(), _mask().flatten()
     for mode in (True, False):
-        for name, quantizer in subject.settled().both():
+        for name, quantizer in case.without_dropout().new_and_trained():
             one, other = (
-                _forward(copy_, _padded(subject, fill), mask) for copy_, fill in _pair(quantizer.train(mode))
+                _forward(copy_, _latents_with_padding(case, fill), mask)
+                for copy_, fill in _two_copies(quantizer.train(mode))
             )
             what = f"{name}, {'train' if mode else 'eval'}, other padding"
             expect_equal(
@@ -45,14 +46,14 @@ def padding_values(subject: Subject) -> None:
 
 
 @about("terms")
-def padding_losses(subject: Subject) -> None:
+def padding_losses(case: QuantizerCase) -> None:
     """Losses are means over real frames: other padding, more padding or none gives the same."""
-    for name, quantizer in subject.settled().both():
-        batch = _batch(subject, quantizer)
-        for mode in modes_of(quantizer):
+    for name, quantizer in case.without_dropout().new_and_trained():
+        batch = _batch(case, quantizer)
+        for mode in comparable_modes(quantizer):
             one, other = (
                 _forward(copy_, batch.padded(fill), batch.mask)
-                for copy_, fill in _pair(quantizer.train(mode))
+                for copy_, fill in _two_copies(quantizer.train(mode))
             )
             unpadded = _forward(copy.deepcopy(quantizer), batch.unpadded, None)
             for loss, value in one.losses.items():
@@ -62,11 +63,11 @@ def padding_losses(subject: Subject) -> None:
 
 
 @about("bound", "terms", "quantize")
-def padding_gradients(subject: Subject) -> None:
+def padding_gradients(case: QuantizerCase) -> None:
     """Gradients, of latents and of parameters, are those of the batch without padding; padding gets none."""
-    for name, quantizer in subject.settled().both():
-        batch, real = _batch(subject, quantizer), _batch(subject, quantizer).mask.flatten()
-        padded, unpadded = _pair(quantizer.train(modes_of(quantizer)[0]))
+    for name, quantizer in case.without_dropout().new_and_trained():
+        batch, real = _batch(case, quantizer), _batch(case, quantizer).mask.flatten()
+        padded, unpadded = _two_copies(quantizer.train(comparable_modes(quantizer)[0]))
         grad, parameters = _gradients(padded[0], batch.padded(math.nan), batch.mask)
         needed, needed_parameters = _gradients(unpadded[0], batch.unpadded, None)
         expect_close(_rows(grad)[real], _rows(needed), f"{name}: gradient of real frames")
@@ -76,10 +77,10 @@ def padding_gradients(subject: Subject) -> None:
 
 
 @about("update", "quantize")
-def padding_state(subject: Subject) -> None:
+def padding_state(case: QuantizerCase) -> None:
     """Codebook state after a training step is that of the batch without padding."""
-    for name, quantizer in subject.settled().both():
-        batch, pairs = _batch(subject, quantizer), _pair(quantizer)
+    for name, quantizer in case.without_dropout().new_and_trained():
+        batch, pairs = _batch(case, quantizer), _two_copies(quantizer)
         one, other = (_state_after(copy_, batch.padded(fill), batch.mask) for copy_, fill in pairs)
         expect_same_state(one, other, f"{name}: after a batch with other padding")
         if not quantizer.training_values_differ:  # the random numbers of other frames may be others
@@ -89,14 +90,14 @@ def padding_state(subject: Subject) -> None:
             )
 
 
-def padding_width(subject: Subject) -> None:
+def padding_width(case: QuantizerCase) -> None:
     """How far a batch is padded changes nothing, with dropout neither: values, losses, gradients, state."""
     mask, wide = _mask(), torch.nn.functional.pad(_mask(), (0, 4))
-    latents = _padded(subject, math.nan)
-    for name, quantizer in subject.both():
-        quantizer.train(frames_are_alone(quantizer) or not quantizer.training_values_differ)
-        (one, _), (other, _) = _pair(quantizer)
-        out, longer = _forward(one, latents, mask), _forward(other, _pad(latents, 4), wide)
+    latents = _latents_with_padding(case, math.nan)
+    for name, quantizer in case.new_and_trained():
+        quantizer.train(has_independent_frames(quantizer) or not quantizer.training_values_differ)
+        (one, _), (other, _) = _two_copies(quantizer)
+        out, longer = _forward(one, latents, mask), _forward(other, _append_nan_frames(latents, 4), wide)
         for what in ("latents", "codes"):
             got, needed = (_rows(getattr(each, what)) for each in (longer, out))
             expect_equal(got[wide.flatten()], needed[mask.flatten()], f"{name}: {what} of real frames")
@@ -104,15 +105,15 @@ def padding_width(subject: Subject) -> None:
             expect_close(longer.losses[loss], value, f"{name}: loss {loss}")
         expect_same_state(state_of(other), state_of(one), f"{name}: after a wider batch", tolerance=1e-5)
         needed, _ = _gradients(one, latents, mask)
-        got, _ = _gradients(other, _pad(latents, 4), wide)
+        got, _ = _gradients(other, _append_nan_frames(latents, 4), wide)
         expect_close(got[:, :, : mask.shape[1]], needed, f"{name}: gradient of the latents", tolerance=1e-4)
 
 
-def all_padding(subject: Subject) -> None:
+def all_padding(case: QuantizerCase) -> None:
     """A batch that is all padding has losses of 0, finite gradients, and changes no state."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         before = state_of(quantizer)
-        latents = subject.latents().requires_grad_()
+        latents = case.latents().requires_grad_()
         out = quantizer(latents, torch.zeros(latents.shape[0], latents.shape[2], dtype=torch.bool))
         expect(not bool(out.latents.any()), f"{name}: latents are not zero")
         for loss, value in out.losses.items():
@@ -120,11 +121,11 @@ def all_padding(subject: Subject) -> None:
         expect_same_state(state_of(quantizer), before, f"{name}: all padding")
 
 
-def eval_changes_nothing(subject: Subject) -> None:
+def eval_changes_nothing(case: QuantizerCase) -> None:
     """eval(), encode and decode change no parameter and no buffer; forward repeats itself."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         quantizer.eval()
-        before, latents = state_of(quantizer), subject.latents()
+        before, latents = state_of(quantizer), case.latents()
         first = quantizer(latents)
         quantizer.decode(quantizer.encode(latents))
         second = quantizer(latents)
@@ -134,10 +135,10 @@ def eval_changes_nothing(subject: Subject) -> None:
             expect(not value.requires_grad, f"{name}, in eval: loss {loss} is not detached")
 
 
-def encode_changes_nothing(subject: Subject) -> None:
+def encode_changes_nothing(case: QuantizerCase) -> None:
     """encode and decode change no state in training mode either, and give the codes of eval."""
-    for name, quantizer in subject.both():
-        before, latents = state_of(quantizer), subject.latents()
+    for name, quantizer in case.new_and_trained():
+        before, latents = state_of(quantizer), case.latents()
         codes = quantizer.encode(latents)
         quantizer.decode(codes)
         expect_same_state(state_of(quantizer), before, f"{name}, encode in training mode")
@@ -146,20 +147,20 @@ def encode_changes_nothing(subject: Subject) -> None:
         )
 
 
-def input_untouched(subject: Subject) -> None:
+def input_unchanged(case: QuantizerCase) -> None:
     """The latents given are not written to."""
-    quantizer, latents = subject.trained(), subject.latents()
+    quantizer, latents = case.trained(), case.latents()
     kept = latents.clone()
     quantizer(latents)
     quantizer.encode(latents)
     expect_equal(latents, kept, "the latents, after forward and encode")
 
 
-def autocast(subject: Subject) -> None:
+def autocast(case: QuantizerCase) -> None:
     """Inside autocast everything is computed in float32: the same codes, latents and losses."""
     for mode in (True, False):
-        inside, outside = (pair[0] for pair in _pair(subject.trained().train(mode)))
-        latents = subject.latents()
+        inside, outside = (pair[0] for pair in _two_copies(case.trained().train(mode)))
+        latents = case.latents()
         needed = _forward(outside, latents, None)
         codes = outside.encode(latents)
         with torch.autocast("cpu", torch.bfloat16):
@@ -173,21 +174,21 @@ def autocast(subject: Subject) -> None:
             expect_equal(got.losses[loss], value, f"loss {loss} inside autocast")
 
 
-def half_precision(subject: Subject) -> None:
+def half_precision(case: QuantizerCase) -> None:
     """bfloat16, float16 and float64 latents keep their type, and get the codes of their float32 values."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        quantizer = subject.trained().eval()
-        latents = subject.latents().to(dtype)
+        quantizer = case.trained().eval()
+        latents = case.latents().to(dtype)
         out, needed = quantizer(latents), quantizer(latents.float())
         expect_equal(out.codes, needed.codes, f"codes of {dtype} latents")
         expect_equal(out.latents, needed.latents.to(dtype), f"latents in {dtype}")
         expect_equal(quantizer.encode(latents), needed.codes, f"encode of {dtype} latents")
 
 
-def conversion(subject: Subject) -> None:
+def dtype_conversion(case: QuantizerCase) -> None:
     """A model's .bfloat16(), .half() and .double() leave weights and buffers as they are: the same codes."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        quantizer, latents = subject.trained().eval(), subject.latents()
+        quantizer, latents = case.trained().eval(), case.latents()
         before, codes = state_of(quantizer), quantizer.encode(latents)
         decoded = quantizer.decode(codes)
         torch.nn.Sequential(quantizer).to(dtype)
@@ -196,9 +197,9 @@ def conversion(subject: Subject) -> None:
         expect_equal(quantizer.decode(codes), decoded, f"decode after .to({dtype})")
 
 
-def layout(subject: Subject) -> None:
+def memory_layout(case: QuantizerCase) -> None:
     """Latents and codes that are not contiguous in memory give the same."""
-    quantizer, latents = subject.trained().eval(), subject.latents()
+    quantizer, latents = case.trained().eval(), case.latents()
     needed = quantizer.encode(latents)
     for what, strided in {
         "frames last but not adjacent": latents.transpose(1, 2).contiguous().transpose(1, 2),
@@ -210,10 +211,10 @@ def layout(subject: Subject) -> None:
     expect_equal(quantizer.decode(strided_codes), quantizer.decode(needed), "decode of strided codes")
 
 
-def save_load(subject: Subject) -> None:
+def save_load(case: QuantizerCase) -> None:
     """Saved as safetensors and loaded into a new one: the same codes, latents and state."""
-    quantizer, other = subject.trained().eval(), subject.build(seed=1).eval()
-    latents = subject.latents()
+    quantizer, other = case.trained().eval(), case.build(seed=1).eval()
+    latents = case.latents()
     other(latents)  # so that whatever it keeps for eval is stale by the time of loading
     content = safetensors.torch.save({name: t.contiguous() for name, t in quantizer.state_dict().items()})
     other.load_state_dict(safetensors.torch.load(content))
@@ -222,11 +223,11 @@ def save_load(subject: Subject) -> None:
     expect_equal(other(latents).latents, quantizer(latents).latents, "latents after loading")
 
 
-def deepcopy(subject: Subject) -> None:
+def deepcopy(case: QuantizerCase) -> None:
     """A deep copy gives the same, and training the copy leaves the original as it was."""
-    quantizer = subject.trained()
+    quantizer = case.trained()
     quantizer.generator = torch.Generator().manual_seed(1)
-    twin, before, latents = copy.deepcopy(quantizer), state_of(quantizer), subject.latents()
+    twin, before, latents = copy.deepcopy(quantizer), state_of(quantizer), case.latents()
     expect_equal(twin.encode(latents), quantizer.encode(latents), "codes of a copy")
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -235,11 +236,11 @@ def deepcopy(subject: Subject) -> None:
     expect_same_state(state_of(quantizer), before, "the original, after its copy was trained")
 
 
-def same_seed(subject: Subject) -> None:
+def same_seed(case: QuantizerCase) -> None:
     """The same seed gives the same weights, the same training and the same codes."""
-    first, second = subject.trained(seed=3), subject.trained(seed=3)
+    first, second = case.trained(seed=3), case.trained(seed=3)
     expect_same_state(state_of(second), state_of(first), f"two of one seed, after {TRAINING_STEPS} steps")
-    latents = subject.latents()
+    latents = case.latents()
     expect_equal(second.encode(latents), first.encode(latents), "codes of two of one seed")
 
 
@@ -252,11 +253,11 @@ TESTS = (
     all_padding,
     eval_changes_nothing,
     encode_changes_nothing,
-    input_untouched,
+    input_unchanged,
     autocast,
     half_precision,
-    conversion,
-    layout,
+    dtype_conversion,
+    memory_layout,
     save_load,
     deepcopy,
     same_seed,
@@ -267,13 +268,13 @@ def _mask() -> Tensor:
     return torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
 
 
-def _padded(subject: Subject, fill: float) -> Tensor:
+def _latents_with_padding(case: QuantizerCase, fill: float) -> Tensor:
     """Latents whose padding is `fill`."""
-    latents = subject.latents(len(LENGTHS), max(LENGTHS))
+    latents = case.latents(len(LENGTHS), max(LENGTHS))
     return torch.where(_mask()[:, None], latents, fill)
 
 
-def _pad(latents: Tensor, frames: int) -> Tensor:
+def _append_nan_frames(latents: Tensor, frames: int) -> Tensor:
     """Latents with so many frames of NaN behind them."""
     return torch.nn.functional.pad(latents, (0, frames), value=math.nan)
 
@@ -291,16 +292,16 @@ class _Batch:
         return torch.where(self.mask[:, None], self.latents, fill)
 
 
-def _batch(subject: Subject, quantizer: Quantizer) -> _Batch:
+def _batch(case: QuantizerCase, quantizer: Quantizer) -> _Batch:
     """Items of several lengths, whose frames make one item without padding; items of one length where frames
     depend on one another.
     """
-    if frames_are_alone(quantizer):
-        latents, mask = _padded(subject, 0.0), _mask()
+    if has_independent_frames(quantizer):
+        latents, mask = _latents_with_padding(case, 0.0), _mask()
         return _Batch(latents, mask, _rows(latents)[mask.flatten()].T[None].contiguous())
-    latents = subject.latents()
+    latents = case.latents()
     mask = torch.ones(latents.shape[0], latents.shape[2], dtype=torch.bool)
-    return _Batch(_pad(latents, 4), torch.nn.functional.pad(mask, (0, 4)), latents)
+    return _Batch(_append_nan_frames(latents, 4), torch.nn.functional.pad(mask, (0, 4)), latents)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -308,7 +309,7 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(0, 1)
 
 
-def _pair(quantizer: Quantizer) -> list[tuple[Quantizer, float]]:
+def _two_copies(quantizer: Quantizer) -> list[tuple[Quantizer, float]]:
     """Two copies, each with what its padding is filled with."""
     return [(copy.deepcopy(quantizer), 1e4), (copy.deepcopy(quantizer), math.nan)]
 

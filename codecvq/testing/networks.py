@@ -21,20 +21,20 @@ from codecvq.errors import CodecvqError, OptionError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import Network, WithLosses
 from codecvq.plugins import registry
-from codecvq.testing import importing
-from codecvq.testing.author import Author
-from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, promise
-from codecvq.testing.subject import expect_same_state
+from codecvq.testing import imports
+from codecvq.testing.case import expect_same_state
+from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, summary_of
+from codecvq.testing.source import PluginSource
 
 SAMPLE_RATE = 16_000
 FRAMES = 6
 LENGTHS = (6, 2, 4)  # real frames of each item of a padded batch
-MOST_FRAMES = 400  # of context that is tested; a longer reach is tested as far as that
+MAX_TESTED_FRAMES = 400  # of context that is tested; a longer reach is tested as far as that
 TOLERANCE = 1e-4  # relative, of values that another shape of the same batch may round otherwise
 
 
 @dataclass(frozen=True)
-class Pair:
+class NetworkCase:
     """A network with options: how to make one, and what to feed it."""
 
     name: str
@@ -68,29 +68,29 @@ def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any)
     registration = registry().find("networks", name)
     if isinstance(registration.spec, DiscriminatorSpec):
         raise OptionError(f"network {name!r} is a discriminator. There are checks of encoders and decoders.")
-    pair = Pair(name, {"sample_rate": sample_rate, **options})
+    case = NetworkCase(name, {"sample_rate": sample_rate, **options})
     try:
         with torch.random.fork_rng(devices=[]):
-            network = pair.build()
+            network = case.build()
     except CodecvqError as error:
         if isinstance(error.__cause__, (TypeError, type(None))):  # the user's options are wrong
             raise
-        yield _check(builds, pair, (), Author(registration.load()))
+        yield _check(builds, case, (), PluginSource(registration.load()))
         return
-    author = Author(*_classes_of(network), registration.load())
+    source = PluginSource(*_classes_of(network), registration.load())
     first: tuple[Check, ...] = ()
     for test in TESTS:
-        made = _check(test, pair, first, author)
+        made = _check(test, case, first, source)
         first = (*first, made) if test in (builds, shapes) else first
         yield made
     if registration.origin.entry_point:
-        module = functools.partial(importing.imports_no_torch, getattr(registration.module, "__name__", ""))
-        yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), module)
+        module = functools.partial(imports.imports_no_torch, getattr(registration.module, "__name__", ""))
+        yield Check(f"{name}/imports_no_torch", summary_of(imports.imports_no_torch), module)
 
 
-def builds(pair: Pair) -> str:
+def builds(case: NetworkCase) -> str:
     """It can be made, and says its latent dimension, its hop, and how far encoder and decoder see."""
-    network = pair.build()
+    network = case.build()
     for what, number in {"dim": network.dim, "hop_length": network.hop_length}.items():
         expect(type(number) is int and number >= 1, f"{what} is {number!r}, not a whole number from 1 up")
     reaches = {"encoder": network.encoder_reach, "decoder": network.decoder_reach}
@@ -99,11 +99,11 @@ def builds(pair: Pair) -> str:
     return ", ".join(f"{what} {reach or 'without reach'}" for what, reach in reaches.items())
 
 
-def shapes(pair: Pair) -> None:
+def shapes(case: NetworkCase) -> None:
     """Audio [B, C, T·H] becomes latents [B, D, T] and audio again, float32 and finite, from T = 1 on."""
-    network = pair.build()
+    network = case.build()
     for batch, frames in ((2, FRAMES), (1, 1), (3, 2)):
-        wav = pair.wav(network, batch, frames)
+        wav = case.wav(network, batch, frames)
         latents = network.encoder(wav, None)
         _expect_tensor(latents, (batch, network.dim, frames), f"latents of audio {list(wav.shape)}")
         decoded = network.decoder(latents, None)
@@ -111,28 +111,28 @@ def shapes(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def padding(pair: Pair) -> None:
+def padding(case: NetworkCase) -> None:
     """With a mask, what stands at padded frames changes nothing at real ones, in encoder and decoder."""
-    network, mask = pair.build(), _mask()
-    wav = pair.wav(network)
+    network, mask = case.build(), _mask()
+    wav = case.wav(network)
     real = mask[:, None].repeat_interleave(network.hop_length, dim=2)  # [B, 1, T·H]
     silent = torch.where(real, wav, 0.0)
     latents = network.encoder(silent, mask)
     wider = network.encoder(
         nn.functional.pad(silent, (0, 3 * network.hop_length)), nn.functional.pad(mask, (0, 3))
     )
-    _expect_at(wider[:, :, :FRAMES], latents, mask[:, None], "latents with more silence behind them")
+    _expect_close_where(wider[:, :, :FRAMES], latents, mask[:, None], "latents with more silence behind them")
     decoded = network.decoder(torch.where(mask[:, None], latents, 0.0), mask)
     for fill in (1.0, -30.0):
         other = network.decoder(torch.where(mask[:, None], latents, fill), mask)
-        _expect_at(other, decoded, real, f"audio with latents of {fill:g} at padding")
+        _expect_close_where(other, decoded, real, f"audio with latents of {fill:g} at padding")
 
 
 @torch.no_grad()
-def items_are_independent(pair: Pair) -> None:
+def items_are_independent(case: NetworkCase) -> None:
     """An item gets the latents and the audio that it gets alone, whatever else is in the batch."""
-    network, mask = pair.build(), _mask()
-    wav = pair.wav(network)
+    network, mask = case.build(), _mask()
+    wav = case.wav(network)
     wav = torch.where(mask[:, None].repeat_interleave(network.hop_length, dim=2), wav, 0.0)
     latents = network.encoder(wav, mask)
     decoded = network.decoder(latents, mask)
@@ -150,39 +150,39 @@ def items_are_independent(pair: Pair) -> None:
 
 @about("reach", "forward", "__init__")
 @torch.no_grad()
-def encoder_reach(pair: Pair) -> str | None:
+def encoder_reach(case: NetworkCase) -> str | None:
     """Samples beyond the encoder's declared `reach` change no latents."""
-    network = pair.build()
+    network = case.build()
     reach = network.encoder_reach
     if reach is None:
         return "the encoder declares no reach: it cannot stream"
     hop = network.hop_length
     past, future = (_frames_of(samples, hop) for samples in (reach.past, reach.future))
-    if max(past or 0, future or 0) > MOST_FRAMES:
-        return f"{reach} is longer than {MOST_FRAMES} frames, and was not tested"
-    wav = pair.wav(network, 1, (past or 0) + (future or 0) + 3)
+    if max(past or 0, future or 0) > MAX_TESTED_FRAMES:
+        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames, and was not tested"
+    wav = case.wav(network, 1, (past or 0) + (future or 0) + 3)
     latents = network.encoder(wav, None)
     frame = (past or 0) + 1
     end = (frame + 1) * hop + reach.future
-    _expect_unmoved(network.encoder, wav, latents, frame, slice(end, None), f"samples from {end} on")
+    _expect_unaffected(network.encoder, wav, latents, frame, slice(end, None), f"samples from {end} on")
     if reach.past is not None:
         start = frame * hop - reach.past
-        _expect_unmoved(network.encoder, wav, latents, frame, slice(0, start), f"samples before {start}")
+        _expect_unaffected(network.encoder, wav, latents, frame, slice(0, start), f"samples before {start}")
     return None
 
 
 @about("reach", "forward", "__init__")
 @torch.no_grad()
-def decoder_reach(pair: Pair) -> str | None:
+def decoder_reach(case: NetworkCase) -> str | None:
     """Frames beyond the decoder's declared `reach` change no sample."""
-    network = pair.build()
+    network = case.build()
     reach = network.decoder_reach
     if reach is None:
         return "the decoder declares no reach: it cannot stream"
-    if max(reach.past or 0, reach.future) > MOST_FRAMES:
-        return f"{reach} is longer than {MOST_FRAMES} frames, and was not tested"
+    if max(reach.past or 0, reach.future) > MAX_TESTED_FRAMES:
+        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames, and was not tested"
     frames = (reach.past or 0) + reach.future + 3
-    latents = network.encoder(pair.wav(network, 1, frames), None)
+    latents = network.encoder(case.wav(network, 1, frames), None)
     decoded = network.decoder(latents, None).unflatten(2, (frames, -1)).transpose(2, 3).flatten(1, 2)
     frame = (reach.past or 0) + 1
 
@@ -190,17 +190,17 @@ def decoder_reach(pair: Pair) -> str | None:
         return network.decoder(given, mask).unflatten(2, (frames, -1)).transpose(2, 3).flatten(1, 2)
 
     end = frame + 1 + reach.future
-    _expect_unmoved(decode, latents, decoded, frame, slice(end, None), f"frames from {end} on")
+    _expect_unaffected(decode, latents, decoded, frame, slice(end, None), f"frames from {end} on")
     if reach.past is not None:
         start = frame - reach.past
-        _expect_unmoved(decode, latents, decoded, frame, slice(0, start), f"frames before {start}")
+        _expect_unaffected(decode, latents, decoded, frame, slice(0, start), f"frames before {start}")
     return None
 
 
-def gradients(pair: Pair) -> None:
+def gradients(case: NetworkCase) -> None:
     """A finite gradient of the audio reaches the audio given and every parameter that is trained."""
-    network = pair.build()
-    wav = pair.wav(network).requires_grad_()
+    network = case.build()
+    wav = case.wav(network).requires_grad_()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder}).train()
     latents = network.encoder(wav, None)
     takes = getattr(network.decoder, "takes_recording", False)
@@ -220,11 +220,11 @@ def gradients(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def eval_changes_nothing(pair: Pair) -> None:
+def eval_changes_nothing(case: NetworkCase) -> None:
     """In eval the same audio gives the same, bit for bit, draws no random numbers and changes no state."""
-    network = pair.build()
+    network = case.build()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder})
-    before, wav, random = _state(modules), pair.wav(network), torch.get_rng_state()
+    before, wav, random = _state(modules), case.wav(network), torch.get_rng_state()
     latents = network.encoder(wav, None)
     decoded = network.decoder(latents, None)
     expect_equal(network.encoder(wav, None), latents, "latents of the same audio again")
@@ -234,10 +234,10 @@ def eval_changes_nothing(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def input_untouched(pair: Pair) -> None:
+def input_unchanged(case: NetworkCase) -> None:
     """The audio and the latents given are not written to."""
-    network, mask = pair.build(), _mask()
-    wav = pair.wav(network)
+    network, mask = case.build(), _mask()
+    wav = case.wav(network)
     kept = wav.clone()
     latents = network.encoder(wav, mask)
     given = latents.clone()
@@ -247,10 +247,10 @@ def input_untouched(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def autocast(pair: Pair) -> None:
+def autocast(case: NetworkCase) -> None:
     """Inside autocast shapes are the same and values stay finite."""
-    network = pair.build()
-    wav = pair.wav(network)
+    network = case.build()
+    wav = case.wav(network)
     with torch.autocast("cpu", torch.bfloat16):
         latents = network.encoder(wav, None)
         decoded = network.decoder(latents, None)
@@ -264,10 +264,10 @@ def autocast(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def save_load(pair: Pair) -> None:
+def save_load(case: NetworkCase) -> None:
     """Saved as safetensors and loaded into one of another seed: the same latents and audio."""
-    network, other = pair.build(), pair.build(seed=1)
-    wav = pair.wav(network)
+    network, other = case.build(), case.build(seed=1)
+    wav = case.wav(network)
     latents = network.encoder(wav, None)
     decoded = network.decoder(latents, None)
     for module, twin in ((network.encoder, other.encoder), (network.decoder, other.decoder)):
@@ -278,21 +278,21 @@ def save_load(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def same_seed(pair: Pair) -> None:
+def same_seed(case: NetworkCase) -> None:
     """The same seed gives the same weights, and a deep copy the same latents and audio."""
-    network, other = pair.build(seed=3), pair.build(seed=3)
+    network, other = case.build(seed=3), case.build(seed=3)
     for what in ("encoder", "decoder"):
         expect_same_state(
             _state(getattr(other, what)), _state(getattr(network, what)), f"{what} of two of one seed"
         )
-    wav = pair.wav(network)
+    wav = case.wav(network)
     latents = network.encoder(wav, None)
     expect_equal(copy.deepcopy(network.encoder)(wav, None), latents, "latents of a copy")
     twin = copy.deepcopy(network.decoder)
     expect_equal(twin(latents, None), network.decoder(latents, None), "audio of a copy")
 
 
-TESTS: tuple[Callable[[Pair], str | None], ...] = (
+TESTS: tuple[Callable[[NetworkCase], str | None], ...] = (
     builds,
     shapes,
     padding,
@@ -301,17 +301,24 @@ TESTS: tuple[Callable[[Pair], str | None], ...] = (
     decoder_reach,
     gradients,
     eval_changes_nothing,
-    input_untouched,
+    input_unchanged,
     autocast,
     save_load,
     same_seed,
 )
 
 
-def _check(test: Callable[[Pair], str | None], pair: Pair, needs: tuple[Check, ...], author: Author) -> Check:
+def _check(
+    test: Callable[[NetworkCase], str | None],
+    case: NetworkCase,
+    needs: tuple[Check, ...],
+    source: PluginSource,
+) -> Check:
     name = getattr(test, "__name__", "")
-    suspects = getattr(test, "suspects", ("forward", "__init__"))
-    return Check(f"{pair.name}/{name}", promise(test), functools.partial(test, pair), needs, author, suspects)
+    methods = getattr(test, "methods", ("forward", "__init__"))
+    return Check(
+        f"{case.name}/{name}", summary_of(test), functools.partial(test, case), needs, source, methods
+    )
 
 
 def _classes_of(network: Network) -> list[type]:
@@ -337,11 +344,11 @@ def _expect_tensor(got: Tensor, shape: tuple[int, ...], what: str) -> None:
     expect(bool(got.isfinite().all()), f"{what}: not finite")
 
 
-def _expect_at(got: Tensor, needed: Tensor, real: Tensor, what: str) -> None:
+def _expect_close_where(got: Tensor, needed: Tensor, real: Tensor, what: str) -> None:
     expect_close(torch.where(real, got, 0.0), torch.where(real, needed, 0.0), what, TOLERANCE)
 
 
-def _expect_unmoved(
+def _expect_unaffected(
     module: Callable[[Tensor, Tensor | None], Tensor],
     given: Tensor,
     needed: Tensor,

@@ -10,7 +10,7 @@ from codecvq.testing.check import Check
 from codecvq.testing.codecs import codec_checks
 from codecvq.testing.networks import SAMPLE_RATE, network_checks
 from codecvq.testing.quantizers import quantizer_checks
-from codecvq.testing.running import check_expected, reason_for
+from codecvq.testing.runner import check_expected, reason_for
 
 if TYPE_CHECKING:
     import pytest

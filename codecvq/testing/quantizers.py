@@ -16,26 +16,26 @@ from codecvq.quantizer.build import COMPOSITIONS, plain_registration, quantizer_
 from codecvq.quantizer.build import FORMS as DERIVED
 from codecvq.testing import (
     candidates,
-    importing,
+    frames,
+    gradients,
+    imports,
     invariance,
-    items,
-    learning,
     random_numbers,
     residual,
     state,
-    task,
+    training,
     values,
 )
-from codecvq.testing.author import Author
-from codecvq.testing.check import SUSPECTS, Check, FormRefused, promise
-from codecvq.testing.subject import Subject, is_composition
+from codecvq.testing.case import QuantizerCase, is_composition
+from codecvq.testing.check import DEFAULT_METHODS, Check, FormUnsupported, summary_of
+from codecvq.testing.source import PluginSource
 
 DIM = 8  # D where the options do not say
 STAGES, GROUPS = 3, 2  # of the residual and the grouped form
 STRIDES = (4, 2, 1)  # of the multiscale form
 FORMS = ("plain", "residual", "multiscale", "grouped")
 
-Test = Callable[[Subject], str | None]
+Test = Callable[[QuantizerCase], str | None]
 
 
 def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **options: Any) -> Iterator[Check]:
@@ -47,22 +47,22 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
     says why. Raises UnknownName for an unknown name and OptionError for options with which it cannot be
     made.
     """
-    wanted = FORMS if forms is None else checked_forms(forms)
+    wanted = FORMS if forms is None else validated_forms(forms)
     registration = plain_registration(name)
     first: tuple[Check, ...] = ()  # `builds` and `shapes` of the quantizer as it is named
-    for form, subject in _forms(name, {"dim": DIM, **options}):
+    for form, case in _forms(name, {"dim": DIM, **options}):
         if form not in wanted:
             continue
-        checks = list(_Form(subject, form, registration.load()).checks(first))
+        checks = list(_Form(case, form, registration.load()).checks(first))
         if form == "plain":
             first = tuple(checks[:2])
         yield from checks
     if registration.origin.entry_point and "plain" in wanted:
-        test = functools.partial(importing.imports_no_torch, getattr(registration.module, "__name__", ""))
-        yield Check(f"{name}/imports_no_torch", promise(importing.imports_no_torch), test)
+        test = functools.partial(imports.imports_no_torch, getattr(registration.module, "__name__", ""))
+        yield Check(f"{name}/imports_no_torch", summary_of(imports.imports_no_torch), test)
 
 
-def checked_forms(forms: Collection[str]) -> Collection[str]:
+def validated_forms(forms: Collection[str]) -> Collection[str]:
     """The forms. Raises OptionError for one that does not exist."""
     for form in forms:
         if form not in FORMS:
@@ -74,7 +74,7 @@ def checked_forms(forms: Collection[str]) -> Collection[str]:
 class _Form:
     """One form of a quantizer, and who wrote it."""
 
-    subject: Subject
+    case: QuantizerCase
     form: str
     factory: Callable[..., Any]
 
@@ -82,72 +82,76 @@ class _Form:
         """The checks of the form; where it cannot be made, the one check that says so."""
         try:
             with torch.random.fork_rng(devices=[]):
-                quantizer = build_quantizer(self.subject.name, **self.subject.options)
+                quantizer = build_quantizer(self.case.name, **self.case.options)
         except CodecvqError as error:  # with a cause: what a stranger's constructor raised; `builds` shows it
             if self.form == "plain" and isinstance(error.__cause__, (TypeError, type(None))):
                 raise  # the user's options are wrong
-            why = functools.partial(_refused, str(error)) if error.__cause__ is None else self._bound_builds
-            yield self._check(values.builds, first, Author(self.factory), why)
+            why = (
+                functools.partial(_raise_unsupported, str(error))
+                if error.__cause__ is None
+                else self._run_builds
+            )
+            yield self._check(values.builds, first, PluginSource(self.factory), why)
             return
         members = [type(each) for each in quantizer.modules() if isinstance(each, Quantizer)]
-        author = Author(*dict.fromkeys([*members[::-1], self.factory]))
-        builds = self._check(values.builds, first, author)
-        shapes = self._check(values.shapes, (*first, builds), author)
+        source = PluginSource(*dict.fromkeys([*members[::-1], self.factory]))
+        builds = self._check(values.builds, first, source)
+        shapes = self._check(values.shapes, (*first, builds), source)
         yield builds
         yield shapes
-        for test in _tests_for(self.subject, quantizer):
-            yield self._check(test, (*first, builds, shapes), author)
+        for test in _tests_for(self.case, quantizer):
+            yield self._check(test, (*first, builds, shapes), source)
 
     def _check(
         self,
         test: Test,
         needs: tuple[Check, ...],
-        author: Author,
+        source: PluginSource,
         run: Callable[[], str | None] | None = None,
     ) -> Check:
         return Check(
-            f"{self.subject.name}/{getattr(test, '__name__', '')}",
-            promise(test),
-            run or functools.partial(test, self.subject),
+            f"{self.case.name}/{getattr(test, '__name__', '')}",
+            summary_of(test),
+            run or functools.partial(test, self.case),
             needs,
-            author,
-            getattr(test, "suspects", SUSPECTS),
+            source,
+            getattr(test, "methods", DEFAULT_METHODS),
         )
 
-    def _bound_builds(self) -> None:
-        values.builds(self.subject)
+    def _run_builds(self) -> None:
+        values.builds(self.case)
 
 
-def _refused(reason: str) -> None:
-    raise FormRefused(reason)
+def _raise_unsupported(reason: str) -> None:
+    raise FormUnsupported(reason)
 
 
-def _tests_for(subject: Subject, quantizer: Quantizer) -> Sequence[Test]:
+def _tests_for(case: QuantizerCase, quantizer: Quantizer) -> Sequence[Test]:
     # gradients first: where none arrives, many other checks fail with less to say
-    tests: list[Test] = [] if is_composition(quantizer) else [task.own_gradient]
-    tests += [task.task_gradient, *values.TESTS, *items.tests_for(quantizer), *invariance.TESTS]
-    tests += [*learning.TESTS, *random_numbers.TESTS, state.progress]
+    tests: list[Test] = [] if is_composition(quantizer) else [gradients.own_gradient]
+    tests += [gradients.task_gradient, *values.TESTS, *frames.tests_for(quantizer), *invariance.TESTS]
+    tests += [*training.TESTS, *random_numbers.TESTS, state.progress]
     differ = quantizer.training_values_differ
     optional: dict[Test, bool] = {
-        values.same_values: not is_composition(quantizer),
+        values.dequantize_matches_quantize: not is_composition(quantizer),
         values.training_values: not differ,
         values.training_values_differ: differ,
-        learning.gradient_gain: learning.has_known_gain(quantizer),
-        task.estimator_is_used: task.has_estimator(subject.name, quantizer),
+        training.gradient_gain: training.has_known_gain(quantizer),
+        gradients.estimator_is_used: gradients.has_estimator(case.name, quantizer),
         state.update_without_vectors: state.has_update(quantizer),
         state.undeclared_progress: not any(each.uses_progress for each in quantizer.quantizers()),
         candidates.candidates: not is_composition(quantizer) and quantizer.lists_candidates,
-        candidates.beam: "beam" in quantizer_options(subject.name) and candidates.searches_beams(quantizer),
-        residual.refinement: residual.refining(quantizer),
+        candidates.beam: "beam" in quantizer_options(case.name) and candidates.searches_beams(quantizer),
+        residual.refinement: residual.is_refining(quantizer),
     }
     tests += [test for test, applies in optional.items() if applies]
     if not quantizer.prefix_decodable:
         return tests
-    drops = "dropout" in quantizer_options(subject.name)
+    drops = "dropout" in quantizer_options(case.name)
     return [*tests, *residual.TESTS, *(residual.DROPOUT_TESTS if drops else ())]
 
 
-def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
+def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, QuantizerCase]]:
     """`name` itself, and the forms derived from it that are not registered as quantizers of their own."""
     bare, registered = name.rpartition("/")[2], registry().registrations("quantizers")
     if bare.startswith("grouped_") and bare not in registered:
@@ -157,16 +161,22 @@ def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, Subject]]:
         options = {"num_codebooks": STAGES, **options}
     if inner.startswith("multiscale_") and inner not in registered:
         options = {"strides": list(STRIDES), **options}
-    plain = Subject(name, options)
+    plain = QuantizerCase(name, options)
     yield "plain", plain
     if bare in COMPOSITIONS:
         return
     if not bare.startswith(DERIVED) and f"residual_{bare}" not in registered:
-        yield "residual", Subject(_prefixed("residual_", name), {**options, "num_codebooks": STAGES}, plain)
+        yield (
+            "residual",
+            QuantizerCase(_prefixed("residual_", name), {**options, "num_codebooks": STAGES}, plain),
+        )
     if not bare.startswith(DERIVED):
-        yield "multiscale", Subject(_prefixed("multiscale_", name), {**options, "strides": [*STRIDES]}, plain)
+        yield (
+            "multiscale",
+            QuantizerCase(_prefixed("multiscale_", name), {**options, "strides": [*STRIDES]}, plain),
+        )
     if not bare.startswith("grouped_"):
-        yield "grouped", Subject(_prefixed("grouped_", name), {**options, "num_groups": GROUPS}, plain)
+        yield "grouped", QuantizerCase(_prefixed("grouped_", name), {**options, "num_groups": GROUPS}, plain)
 
 
 def _prefixed(form: str, name: str) -> str:

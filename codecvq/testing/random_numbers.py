@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from codecvq.quantizer import Quantizer
+from codecvq.testing.case import QuantizerCase, expect_same_state, state_of
 from codecvq.testing.check import expect, expect_equal
-from codecvq.testing.subject import Subject, expect_same_state, state_of
 
 
-def own_generator(subject: Subject) -> None:
+def generator_is_used(case: QuantizerCase) -> None:
     """With `generator` set, all random numbers come from it, and no global random state changes."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         quantizer.generator = torch.Generator().manual_seed(1)
         for mode in (True, False):
             quantizer.train(mode)
-            for what, call in _calls(quantizer, subject.latents()).items():
+            for what, call in _calls(quantizer, case.latents()).items():
                 before = _global_states()
                 call()
                 changed = [of for of, state in _global_states().items() if state != before[of]]
@@ -34,14 +34,14 @@ def own_generator(subject: Subject) -> None:
                 )
 
 
-def nothing_is_reseeded(subject: Subject) -> None:
+def global_seed_unchanged(case: QuantizerCase) -> None:
     """Neither construction nor any call seeds torch's global random numbers."""
     after = []
     for seed in (11, 12):
-        quantizer = subject.build(seed)
+        quantizer = case.build(seed)
         after.append({"the constructor": torch.get_rng_state()})
         for mode in (True, False):
-            for what, call in _calls(quantizer.train(mode), subject.latents()).items():
+            for what, call in _calls(quantizer.train(mode), case.latents()).items():
                 call()
                 after[-1][f"{what} in {'train' if mode else 'eval'}"] = torch.get_rng_state()
     for what, state in after[0].items():
@@ -52,20 +52,20 @@ def nothing_is_reseeded(subject: Subject) -> None:
         )
 
 
-def equal_generators(subject: Subject) -> None:
+def equal_generators(case: QuantizerCase) -> None:
     """Two with the same weights and equal generators train alike, whatever torch's global seed is."""
-    quantizers = [subject.build(seed=0), subject.build(seed=0)]
+    quantizers = [case.build(seed=0), case.build(seed=0)]
     results: list[list[Tensor]] = []
     for seed, quantizer in enumerate(quantizers):
         quantizer.generator = torch.Generator().manual_seed(5)
         torch.default_generator.manual_seed(seed)
-        results.append([quantizer(subject.latents(seed=step)).latents for step in range(3)])
+        results.append([quantizer(case.latents(seed=step)).latents for step in range(3)])
     for step, (one, other) in enumerate(zip(*results, strict=True)):
         expect_equal(other, one, f"latents of step {step}, with equal generators and another global seed")
     expect_same_state(state_of(quantizers[1]), state_of(quantizers[0]), "after 3 steps, equal generators")
 
 
-TESTS = (own_generator, nothing_is_reseeded, equal_generators)
+TESTS = (generator_is_used, global_seed_unchanged, equal_generators)
 
 
 def _calls(quantizer: Quantizer, latents: Tensor) -> dict[str, Callable[[], object]]:

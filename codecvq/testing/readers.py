@@ -21,16 +21,16 @@ from codecvq.data.reading import read_source
 from codecvq.errors import AudioError, CodecvqError
 from codecvq.plugins import registry
 from codecvq.plugins.registration import Registration
-from codecvq.testing.author import Author
-from codecvq.testing.check import Check, CheckSkipped, expect, promise
+from codecvq.testing.check import Check, CheckSkipped, expect, summary_of
+from codecvq.testing.source import PluginSource
 
-SOME = 8  # clips whose audio is read
-ROUNDED_S = 0.02
-NO_SOURCES = ("", "no such thing", "/no/such/folder/x.unknown", "a\0b", "\udcff", "unknown://host/x")
+SAMPLED_CLIPS = 8  # clips whose audio is read
+DURATION_TOLERANCE_S = 0.02
+INVALID_SOURCES = ("", "no such thing", "/no/such/folder/x.unknown", "a\0b", "\udcff", "unknown://host/x")
 
 
 @dataclass(frozen=True)
-class Given:
+class ReaderCase:
     """A reader, and a source for it."""
 
     registration: Registration[ReaderSpec]
@@ -42,21 +42,25 @@ class Given:
         return read_source(self.source, self.registration.qualified_name, self.options)
 
     @cached_property
-    def found(self) -> Listing:
+    def listing(self) -> Listing:
         """What the reader found."""
         return self.read()
 
     @property
-    def some(self) -> list[Clip]:
+    def sampled(self) -> list[Clip]:
         """A few clips, spread over all."""
-        clips = self.found.clips
-        return [clips[i * len(clips) // SOME] for i in range(SOME)] if len(clips) > SOME else list(clips)
+        clips = self.listing.clips
+        return (
+            [clips[i * len(clips) // SAMPLED_CLIPS] for i in range(SAMPLED_CLIPS)]
+            if len(clips) > SAMPLED_CLIPS
+            else list(clips)
+        )
 
     @cached_property
     def readable(self) -> list[tuple[Clip, int]]:
         """Those of `some` whose audio can be read, and its sample rate."""
         found = []
-        for clip in self.some:
+        for clip in self.sampled:
             try:
                 found.append((clip, clip.audio.read(start_s=clip.start_s, duration_s=0.01).sample_rate))
             except (AudioError, OSError):
@@ -69,66 +73,66 @@ def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
     which has audio. Raises UnknownName where no plugin offers the reader.
     """
     registration = registry().find(ReaderSpec, name)
-    given, factory = Given(registration, source, options), registration.load()
-    author = Author(factory)
+    case, factory = ReaderCase(registration, source, options), registration.load()
+    code = PluginSource(factory)
     first: tuple[Check, ...] = ()
     for test in TESTS:
         check = Check(
             f"{registration.spec.name}/{test.__name__}",
-            promise(test),
-            functools.partial(test, given),
+            summary_of(test),
+            functools.partial(test, case),
             first,
-            author,
+            code,
         )
         first = first or (check,)
         yield check
 
 
-def clips(given: Given) -> None:
+def clips(case: ReaderCase) -> None:
     """It finds clips in the source, and says in a listed failure what it cannot use."""
-    expect(bool(given.found.name), "the corpus has no name")
+    expect(bool(case.listing.name), "the corpus has no name")
 
 
-def ids(given: Given) -> None:
+def ids(case: ReaderCase) -> None:
     """Each clip has an id of its own, which is not empty, and a split that is known or none."""
-    corpus = Corpus("checked", given.found.clips)
+    corpus = Corpus("checked", case.listing.clips)
     if same := corpus.lazy.same_ids():
         one, other = (corpus[index] for index in same)
         expect(False, f"clips {same[0]} and {same[1]} have the id {one.id!r}: {one.path} and {other.path}")
-    for clip in given.some:
+    for clip in case.sampled:
         expect(bool(clip.id), f"a clip has no id: {clip.path}")
         expect(clip.split in ("", *SPLITS), f"clip {clip.id!r} has the split {clip.split!r}")
 
 
-def order(given: Given) -> None:
+def order(case: ReaderCase) -> None:
     """Read again, a source has the same clips in the same order."""
-    again = given.read()
-    expect(len(again.clips) == len(given.found.clips), f"{len(given.found.clips)}, then {len(again.clips)}")
-    for index, (one, other) in enumerate(zip(given.found.clips, again.clips, strict=True)):
+    again = case.read()
+    expect(len(again.clips) == len(case.listing.clips), f"{len(case.listing.clips)}, then {len(again.clips)}")
+    for index, (one, other) in enumerate(zip(case.listing.clips, again.clips, strict=True)):
         expect(one == other, f"clip {index} is {one}, then {other}")
 
 
-def places(given: Given) -> None:
+def indexing(case: ReaderCase) -> None:
     """A clip is the same each time it is taken, by its place and in turn."""
-    for index, clip in enumerate(given.found.clips):
-        if index % max(1, len(given.found.clips) // SOME) == 0:
-            expect(clip == given.found.clips[index], f"clip {index} differs by its place and in turn")
-            expect(given.found.clips[index] == given.found.clips[index], f"clip {index} changes")
+    for index, clip in enumerate(case.listing.clips):
+        if index % max(1, len(case.listing.clips) // SAMPLED_CLIPS) == 0:
+            expect(clip == case.listing.clips[index], f"clip {index} differs by its place and in turn")
+            expect(case.listing.clips[index] == case.listing.clips[index], f"clip {index} changes")
 
 
-def pickled(given: Given) -> None:
+def pickling(case: ReaderCase) -> None:
     """The clips go to other processes: they can be pickled, as a whole and one by one."""
-    there = pickle.loads(pickle.dumps(given.found.clips))
-    expect(len(there) == len(given.found.clips), f"{len(there)} clips arrive")
-    for clip in given.some:
+    there = pickle.loads(pickle.dumps(case.listing.clips))
+    expect(len(there) == len(case.listing.clips), f"{len(there)} clips arrive")
+    for clip in case.sampled:
         expect(pickle.loads(pickle.dumps(clip)) == clip, f"clip {clip.id!r} arrives as another")
         hash(clip.audio)
 
 
-def audio(given: Given) -> None:
+def audio(case: ReaderCase) -> None:
     """The audio of a clip is finite, or an AudioError or OSError says why it cannot be read."""
     read = False
-    for clip in given.some:
+    for clip in case.sampled:
         try:
             samples = clip.read(16000)
         except (AudioError, OSError) as error:
@@ -142,10 +146,10 @@ def audio(given: Given) -> None:
     expect(read, "the audio of no clip can be read; check with a source that has some")
 
 
-def parts(given: Given) -> None:
+def partial_reads(case: ReaderCase) -> None:
     """A part of a recording has the samples of that part of the whole."""
-    _needs_audio(given)
-    for clip, rate in given.readable:
+    _needs_audio(case)
+    for clip, rate in case.readable:
         whole = clip.audio.read().samples
         if whole.shape[1] < 100:
             continue
@@ -156,54 +160,55 @@ def parts(given: Given) -> None:
         expect(np.allclose(part, needed, atol=1e-4), f"clip {clip.id!r}: a part has other samples")
 
 
-def durations(given: Given) -> None:
+def durations(case: ReaderCase) -> None:
     """The length that a recording is said to have is the length that is read."""
-    _needs_audio(given)
-    for clip, rate in given.readable:
-        told, real = clip.audio.length_s(), clip.audio.read().samples.shape[1] / rate
+    _needs_audio(case)
+    for clip, rate in case.readable:
+        reported_s, read_s = clip.audio.length_s(), clip.audio.read().samples.shape[1] / rate
         expect(
-            abs(told - real) <= ROUNDED_S, f"clip {clip.id!r}: {told:.3f} s are said, {real:.3f} s are read"
+            abs(reported_s - read_s) <= DURATION_TOLERANCE_S,
+            f"clip {clip.id!r}: {reported_s:.3f} s are said, {read_s:.3f} s are read",
         )
-    measured = Corpus("checked", [clip for clip, _ in given.readable]).measured()
+    measured = Corpus("checked", [clip for clip, _ in case.readable]).measured()
     for failure in measured.failures:
         expect(False, f"clip {failure}")
 
 
-def recordings(given: Given) -> None:
+def identity(case: ReaderCase) -> None:
     """A recording is known again, whatever its clip is called, and told from others."""
-    _needs_audio(given)
-    known: dict[str, Clip] = {}
-    for clip, _ in given.readable:
-        identity = clip.identity()
-        expect(replace(clip, id="another").identity() == identity, f"clip {clip.id!r} is another by name")
-        other = known.setdefault(identity, clip)
+    _needs_audio(case)
+    clips_by_identity: dict[str, Clip] = {}
+    for clip, _ in case.readable:
+        digest = clip.identity()
+        expect(replace(clip, id="another").identity() == digest, f"clip {clip.id!r} is another by name")
+        other = clips_by_identity.setdefault(digest, clip)
         expect(
             other is clip or np.array_equal(other.read(16000), clip.read(16000)),
             f"clips {other.id!r} and {clip.id!r} have one identity and other samples",
         )
 
 
-def strange_sources(given: Given) -> None:
+def unknown_sources(case: ReaderCase) -> None:
     """It knows no source that is none, and reading one that is not there is a CodecvqError."""
-    spec = given.registration.spec
+    spec = case.registration.spec
     if spec.matches:
-        matches = given.registration.imported(spec.matches, "matches")
-        for source in NO_SOURCES:
+        matches = case.registration.imported(spec.matches, "matches")
+        for source in INVALID_SOURCES:
             expect(not matches(source), f"it matches {source!r}")
-    for source in NO_SOURCES[1:]:
+    for source in INVALID_SOURCES[1:]:
         try:
-            read_source(source, given.registration.qualified_name, given.options)
+            read_source(source, case.registration.qualified_name, case.options)
         except CodecvqError as error:
             expect(" failed with " not in str(error), f"{source!r}: {error}")
         else:
             expect(False, f"it finds clips in {source!r}")
 
 
-def _needs_audio(given: Given) -> None:
-    if not given.readable:
+def _needs_audio(case: ReaderCase) -> None:
+    if not case.readable:
         raise CheckSkipped("since the audio of no clip can be read")
 
 
-TESTS: tuple[Callable[[Given], None], ...] = (
-    clips, ids, order, places, pickled, audio, parts, durations, recordings, strange_sources,
+TESTS: tuple[Callable[[ReaderCase], None], ...] = (
+    clips, ids, order, indexing, pickling, audio, partial_reads, durations, identity, unknown_sources,
 )  # fmt: skip

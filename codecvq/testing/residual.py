@@ -14,20 +14,20 @@ from torch import Tensor
 
 from codecvq.errors import ShapeError
 from codecvq.quantizer import Grouped, Quantized, Quantizer, Residual
+from codecvq.testing.case import QuantizerCase, expect_same_state, state_of
 from codecvq.testing.check import expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject, expect_same_state, state_of
 
 ITEMS = 64  # of a batch with quantizer dropout
 SEEDS = 4  # of the depth that one item draws
 
 
-def prefix(subject: Subject) -> None:
+def prefix(case: QuantizerCase) -> None:
     """The first n codebooks are a prefix of all N: in encode, in decode and in forward."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         quantizer.eval()
-        latents = subject.latents()
+        latents = case.latents()
         codes = quantizer.encode(latents)
-        for n in _depths(quantizer):
+        for n in _supported_depths(quantizer):
             what = f"{name}, {n} of {quantizer.num_codebooks} codebooks"
             expect_equal(quantizer.encode(latents, num_codebooks=n), codes[:, :n], f"{what}: codes")
             out = quantizer(latents, num_codebooks=n)
@@ -37,22 +37,22 @@ def prefix(subject: Subject) -> None:
             )
 
 
-def depth_is_checked(subject: Subject) -> None:
+def depth_is_checked(case: QuantizerCase) -> None:
     """A depth of 0, or beyond N, is a ShapeError."""
-    quantizer, latents = subject.trained().eval(), subject.latents()
+    quantizer, latents = case.trained().eval(), case.latents()
     for n in (0, quantizer.num_codebooks + 1):
         expect_error(ShapeError, partial(quantizer.encode, latents, num_codebooks=n), f"encode with {n}")
         expect_error(ShapeError, partial(quantizer, latents, num_codebooks=n), f"forward with {n}")
 
 
-def training_depth(subject: Subject) -> None:
+def training_depth(case: QuantizerCase) -> None:
     """Training with fewer codebooks gives the values of those codebooks, and finite losses."""
-    subject = subject.settled()
-    for n in _depths(subject.build(dropout=1.0)):
-        quantizer, before = subject.trained(dropout=1.0), subject.trained(dropout=1.0).eval()
+    case = case.without_dropout()
+    for n in _supported_depths(case.build(dropout=1.0)):
+        quantizer, before = case.trained(dropout=1.0), case.trained(dropout=1.0).eval()
         # only now: groups have depths only where they are made with dropout
         quantizer.dropout = 0.0  # type: ignore[assignment]
-        out = quantizer(subject.latents(), num_codebooks=n)
+        out = quantizer(case.latents(), num_codebooks=n)
         expect(out.codes.shape[1] == n, f"{n} codebooks in training: codes {list(out.codes.shape)}")
         if not quantizer.training_values_differ:
             expect_close(
@@ -66,12 +66,12 @@ def training_depth(subject: Subject) -> None:
             )
 
 
-def dropout_per_item(subject: Subject) -> None:
+def dropout_per_item(case: QuantizerCase) -> None:
     """With quantizer dropout each item keeps its own number of codebooks, one for all its frames."""
-    quantizer, before = subject.trained(dropout=1.0), subject.trained(dropout=1.0).eval()
-    latents = subject.latents(ITEMS, 4)
+    quantizer, before = case.trained(dropout=1.0), case.trained(dropout=1.0).eval()
+    latents = case.latents(ITEMS, 4)
     out = quantizer(latents)
-    depths = [_depth(before, out, b) for b in range(ITEMS)]
+    depths = [_active_depth(before, out, b) for b in range(ITEMS)]
     unknown = [b for b, depth in enumerate(depths) if depth == 0]
     expect(not unknown, f"items {unknown[:5]} are no sum of their first codebooks")
     for b, depth in enumerate(depths):
@@ -80,21 +80,21 @@ def dropout_per_item(subject: Subject) -> None:
             f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0",
         )
     kept = sorted(set(depths))
-    needed = sorted(set(getattr(quantizer, "dropout_depths", ()))) or _depths(quantizer)
+    needed = sorted(set(getattr(quantizer, "dropout_depths", ()))) or _supported_depths(quantizer)
     expect(kept == needed, f"{ITEMS} items with dropout 1 keep {kept} codebooks, not each of {needed}")
 
 
-def dropped_stages_untouched(subject: Subject) -> None:
+def dropped_stages_untouched(case: QuantizerCase) -> None:
     """A stage that no item keeps, for dropout or a smaller depth, learns nothing and has no gradient."""
-    for depth in (None, _depths(subject.build(dropout=1.0))[0]):
+    for depth in (None, _supported_depths(case.build(dropout=1.0))[0]):
         for seed in range(SEEDS):
-            quantizer = subject.build(dropout=1.0)
-            stages = _parts(quantizer)
-            quantizer(subject.latents(ITEMS, 4))  # starts every codebook
+            quantizer = case.build(dropout=1.0)
+            stages = _parts_by_first_codebook(quantizer)
+            quantizer(case.latents(ITEMS, 4))  # starts every codebook
             quantizer.generator = torch.Generator().manual_seed(seed)
             before, states = copy.deepcopy(quantizer).eval(), [state_of(stage) for stage in stages.values()]
-            out = quantizer(subject.latents(1).requires_grad_(), num_codebooks=depth)
-            kept = _depth(before, out, 0)
+            out = quantizer(case.latents(1).requires_grad_(), num_codebooks=depth)
+            kept = _active_depth(before, out, 0)
             (out.latents.sum() + torch.stack([*out.losses.values(), torch.zeros(())]).sum()).backward()
             for (n, stage), state in zip(stages.items(), states, strict=True):
                 if n >= kept:
@@ -104,10 +104,10 @@ def dropped_stages_untouched(subject: Subject) -> None:
                     expect(not pulled, f"{what}: {pulled} have a gradient")
 
 
-def dropout_off_in_eval(subject: Subject) -> None:
+def dropout_off_in_eval(case: QuantizerCase) -> None:
     """Quantizer dropout changes nothing in eval, and encode always gives all codebooks."""
-    dropping, plain = subject.build(dropout=1.0).eval(), subject.build(dropout=0.0).eval()
-    latents = subject.latents()
+    dropping, plain = case.build(dropout=1.0).eval(), case.build(dropout=0.0).eval()
+    latents = case.latents()
     expect_equal(dropping(latents).codes, plain(latents).codes, "codes in eval, with and without dropout")
     expect_equal(
         dropping(latents).latents, plain(latents).latents, "latents in eval, with and without dropout"
@@ -117,10 +117,10 @@ def dropout_off_in_eval(subject: Subject) -> None:
     )
 
 
-def refinement(subject: Subject) -> None:
-    """Each stage of a refining grid (`refines`, `stage_scale`) comes closer to the bounded vector."""
-    quantizer = subject.trained().eval()
-    vectors = subject.latents(8, 32).transpose(1, 2).flatten(0, 1)
+def refinement(case: QuantizerCase) -> None:
+    """Each stage of a is_refining grid (`refines`, `stage_scale`) comes closer to the bounded vector."""
+    quantizer = case.trained().eval()
+    vectors = case.latents(8, 32).transpose(1, 2).flatten(0, 1)
     with torch.no_grad():
         target = quantizer.enter(vectors)
         codes = quantizer.encode(vectors.T[None])[0].T
@@ -135,7 +135,7 @@ def refinement(subject: Subject) -> None:
     )
 
 
-def refining(quantizer: Quantizer) -> bool:
+def is_refining(quantizer: Quantizer) -> bool:
     """Whether it is a stack of stages on ever finer grids."""
     return isinstance(quantizer, Residual) and quantizer.stage(0).refines
 
@@ -144,7 +144,7 @@ TESTS = (prefix, depth_is_checked)
 DROPOUT_TESTS = (training_depth, dropout_per_item, dropped_stages_untouched, dropout_off_in_eval)
 
 
-def _parts(quantizer: Quantizer) -> dict[int, Quantizer]:
+def _parts_by_first_codebook(quantizer: Quantizer) -> dict[int, Quantizer]:
     """First codebook -> the stage or group that has it; nothing where one stage serves all."""
     if isinstance(quantizer, Grouped):
         groups = [group for group in quantizer.groups if isinstance(group, Quantizer)]
@@ -155,10 +155,10 @@ def _parts(quantizer: Quantizer) -> dict[int, Quantizer]:
     return {n: quantizer.stage(n) for n in range(quantizer.num_codebooks)}
 
 
-def _depths(quantizer: Quantizer) -> list[int]:
+def _supported_depths(quantizer: Quantizer) -> list[int]:
     """The numbers of codebooks that it can be asked for: groups cannot be cut."""
     if isinstance(quantizer, Grouped):
-        return [*list(_parts(quantizer))[1:], quantizer.num_codebooks]
+        return [*list(_parts_by_first_codebook(quantizer))[1:], quantizer.num_codebooks]
     return list(range(1, quantizer.num_codebooks + 1))
 
 
@@ -166,14 +166,14 @@ def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.any())
 
 
-def _depth(quantizer: Quantizer, out: Quantized, item: int) -> int:
+def _active_depth(quantizer: Quantizer, out: Quantized, item: int) -> int:
     """How many codebooks the values of an item are the sum of; the most that fit, 0 where none do. Where
     training has values of its own, the number that `kept` says.
     """
     latents, codes = out.latents[item : item + 1], out.codes[item : item + 1]
     if quantizer.training_values_differ:
         return codes.shape[1] if out.kept is None else int(out.kept[item, :, 0].sum())
-    for n in reversed([n for n in _depths(quantizer) if n <= codes.shape[1]]):
+    for n in reversed([n for n in _supported_depths(quantizer) if n <= codes.shape[1]]):
         decoded = quantizer.decode(codes[:, :n])
         if torch.allclose(decoded, latents, rtol=1e-4, atol=1e-4):
             return n

@@ -10,17 +10,17 @@ import copy
 import torch
 
 from codecvq.quantizer import Progress, Quantizer
+from codecvq.testing.case import QuantizerCase
 from codecvq.testing.check import SEED, about, expect
-from codecvq.testing.subject import Subject
 
 UPDATES = 3
 
 
 @about("update")
 @torch.no_grad()
-def update_without_vectors(subject: Subject) -> None:
+def update_without_vectors(case: QuantizerCase) -> None:
     """`update` with no vector (M = 0), as a process of several may have, leaves all state finite."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         for member in filter(_updates, _members(quantizer)):
             width = len(member.codebook_sizes)
             for _ in range(UPDATES):
@@ -34,9 +34,9 @@ def update_without_vectors(subject: Subject) -> None:
 
 
 @about("set_progress")
-def progress(subject: Subject) -> None:
+def progress(case: QuantizerCase) -> None:
     """`set_progress` reaches all stages; with `uses_progress` the step is saved with the weights."""
-    quantizer = subject.build()
+    quantizer = case.build()
     for given in (Progress(3, 10), Progress(7, None)):
         quantizer.set_progress(given.step, given.steps)
         others = [n for n, each in enumerate(_members(quantizer)) if each.progress != given]
@@ -44,7 +44,7 @@ def progress(subject: Subject) -> None:
         for prefix, member in quantizer.named_modules():
             if isinstance(member, Quantizer):
                 _expect_saved(quantizer, f"{prefix}." if prefix else "", member, given)
-        other = subject.build(seed=1)
+        other = case.build(seed=1)
         other.load_state_dict(quantizer.state_dict())
         for member, loaded in zip(_members(quantizer), _members(other), strict=True):
             if member.uses_progress:
@@ -52,15 +52,15 @@ def progress(subject: Subject) -> None:
 
 
 @about("progress", "quantize")
-def undeclared_progress(subject: Subject) -> None:
+def undeclared_progress(case: QuantizerCase) -> None:
     """Without `uses_progress` the same step gives the same at every `progress`, since it is not saved."""
-    quantizer = subject.settled().trained()
+    quantizer = case.without_dropout().trained()
     results = []
     for step in (0, 50, 100):
         copied = copy.deepcopy(quantizer)
         copied.set_progress(step, 100)
         torch.default_generator.manual_seed(SEED)
-        results.append(copied(subject.latents()))
+        results.append(copied(case.latents()))
     first = results[0]
     for out in results[1:]:
         pairs = [(out.latents, first.latents), (out.codes, first.codes)]

@@ -14,19 +14,19 @@ from torch import Tensor
 
 from codecvq.errors import NonFiniteError, ShapeError
 from codecvq.quantizer import Context, Quantizer
+from codecvq.testing.case import QuantizerCase, block_length, is_composition
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject, block_of, is_composition
 
 SEEDS = 4  # batches in which training values may differ from decoded ones
 ALL_CODES = 4096  # codes of one codebook that are all decoded; of larger ones, a sample
 
 
 @about("__init__")
-def builds(subject: Subject) -> None:
+def builds(case: QuantizerCase) -> None:
     """It can be made, and says dim, codebook sizes and bits per frame."""
-    quantizer = subject.build()
+    quantizer = case.build()
     sizes = quantizer.codebook_sizes
-    expect(quantizer.dim == subject.options["dim"], f"dim is {quantizer.dim}, not {subject.options['dim']}")
+    expect(quantizer.dim == case.options["dim"], f"dim is {quantizer.dim}, not {case.options['dim']}")
     expect(
         len(sizes) == quantizer.num_codebooks,
         f"num_codebooks is {quantizer.num_codebooks}, codebook_sizes {sizes}",
@@ -42,13 +42,13 @@ def builds(subject: Subject) -> None:
     )
 
 
-def shapes(subject: Subject) -> None:
+def shapes(case: QuantizerCase) -> None:
     """Latents [B, D, T] of the input's type, codes [B, N, T] int64, losses and metrics 0-d and finite."""
-    if not is_composition(subject.build()):
-        _expect_own_shapes(subject.build().eval(), subject.latents())
-    for name, quantizer in subject.both():
+    if not is_composition(case.build()):
+        _expect_method_shapes(case.build().eval(), case.latents())
+    for name, quantizer in case.new_and_trained():
         for mode in (True, False):
-            latents = subject.latents()
+            latents = case.latents()
             out = quantizer.train(mode)(latents)
             what = f"{name}, {'train' if mode else 'eval'}"
             expect(
@@ -67,20 +67,20 @@ def shapes(subject: Subject) -> None:
             )
 
 
-def codes_in_range(subject: Subject) -> None:
+def codes_in_range(case: QuantizerCase) -> None:
     """Codes lie in 0 … K - 1 and values are finite for latents of any size."""
-    quantizer = subject.trained().eval()
+    quantizer = case.trained().eval()
     for scale in (0.0, 1e-20, 1e-3, 1.0, 30.0, 1e4, 1e15):
-        out = quantizer(subject.latents() * scale)
+        out = quantizer(case.latents() * scale)
         _expect_codes(quantizer, out.codes, out.latents, f"latents times {scale:g}")
         expect(bool(out.latents.isfinite().all()), f"latents times {scale:g}: values are not finite")
 
 
-def round_trip(subject: Subject) -> None:
+def round_trip(case: QuantizerCase) -> None:
     """decode(encode(z)) equals the latents of forward(z) in eval, bit for bit, and so do the codes."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         quantizer.eval()
-        latents = subject.latents()
+        latents = case.latents()
         out = quantizer(latents)
         codes = quantizer.encode(latents)
         expect_equal(codes, out.codes, f"{name}: codes of encode, compared with forward's")
@@ -92,11 +92,11 @@ def round_trip(subject: Subject) -> None:
 
 
 @about("quantize", "dequantize")
-def training_values(subject: Subject) -> None:
+def training_values(case: QuantizerCase) -> None:
     """What training sees is what decoding gives: latents of forward in training are those of its codes."""
-    subject = subject.settled()
-    training, before = subject.trained(), subject.trained().eval()
-    out = training(subject.latents())
+    case = case.without_dropout()
+    training, before = case.trained(), case.trained().eval()
+    out = training(case.latents())
     expect_close(
         out.latents,
         before.decode(out.codes),
@@ -106,13 +106,13 @@ def training_values(subject: Subject) -> None:
 
 
 @about("quantize")
-def training_values_differ(subject: Subject) -> None:
+def training_values_differ(case: QuantizerCase) -> None:
     """Training values differ from decoded ones as `training_values_differ` says; in eval they are equal."""
-    subject = subject.settled()
+    case = case.without_dropout()
     same = True
     for seed in range(SEEDS):
-        training, before = subject.trained(seed), subject.trained(seed).eval()
-        latents = subject.latents(seed=seed)
+        training, before = case.trained(seed), case.trained(seed).eval()
+        latents = case.latents(seed=seed)
         out = training(latents)
         same = same and torch.allclose(out.latents, before.decode(out.codes), rtol=1e-5, atol=1e-6)
     expect(
@@ -126,13 +126,13 @@ def training_values_differ(subject: Subject) -> None:
 
 @about("dequantize", "quantize")
 @torch.no_grad()
-def same_values(subject: Subject) -> None:
+def dequantize_matches_quantize(case: QuantizerCase) -> None:
     """dequantize gives the values that quantize gave with these codes, and codes_alone gives the codes."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         quantizer.eval()
-        vectors = quantizer.enter(subject.latents().transpose(1, 2).flatten(0, 1))
+        vectors = quantizer.enter(case.latents().transpose(1, 2).flatten(0, 1))
         frames = Context.of_one_item(len(vectors), vectors.device)
-        so_far = subject.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
+        so_far = case.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
         for what, context in {"": frames, ", with a sum so far": replace(frames, so_far=so_far)}.items():
             values, codes = quantizer.quantize_in(vectors, context)
             decoded = quantizer.dequantize_in(codes, context)
@@ -141,14 +141,14 @@ def same_values(subject: Subject) -> None:
 
 
 @about("dequantize")
-def every_code_decodes(subject: Subject) -> None:
+def every_code_decodes(case: QuantizerCase) -> None:
     """Every code of every codebook decodes to finite values, the same each time."""
-    quantizer = subject.trained().eval()
+    quantizer = case.trained().eval()
     smallest = min(quantizer.codebook_sizes)
     count = min(ALL_CODES, max(quantizer.codebook_sizes))
     steps = torch.arange(count)
-    columns = [_spread(steps, size, count) for size in quantizer.codebook_sizes]
-    block = block_of(quantizer)
+    columns = [_spread_codes(steps, size, count) for size in quantizer.codebook_sizes]
+    block = block_length(quantizer)
     codes = torch.stack(columns)[None].repeat_interleave(block, dim=2)  # [1, N, count · block]
     values = quantizer.decode(codes)
     expect(
@@ -161,12 +161,12 @@ def every_code_decodes(subject: Subject) -> None:
     expect_equal(quantizer.decode(codes), values, "decode a second time")
 
 
-def no_frames(subject: Subject) -> None:
+def empty_input(case: QuantizerCase) -> None:
     """T = 0 and B = 0 work, in training and in eval; nothing is learned from them and losses are 0."""
     for batch, frames in ((2, 0), (0, 5)):
-        for name, quantizer in subject.both():
+        for name, quantizer in case.new_and_trained():
             for mode in (True, False):
-                latents = subject.latents(batch, frames).requires_grad_()
+                latents = case.latents(batch, frames).requires_grad_()
                 out = quantizer.train(mode)(latents)
                 what = f"{name}, {'train' if mode else 'eval'}, B={batch}, T={frames}"
                 _expect_codes(quantizer, out.codes, latents, what)
@@ -179,21 +179,21 @@ def no_frames(subject: Subject) -> None:
                 expect(quantizer.decode(codes).shape == latents.shape, f"{what}: decode")
 
 
-def one_frame(subject: Subject) -> None:
+def one_frame(case: QuantizerCase) -> None:
     """T = 1 and B = 1 work, in training and in eval, also on the very first batch."""
-    for name, quantizer in subject.both():
+    for name, quantizer in case.new_and_trained():
         for mode in (True, False):
-            latents = subject.latents(1, 1)
+            latents = case.latents(1, 1)
             out = quantizer.train(mode)(latents)
             what = f"{name}, {'train' if mode else 'eval'}, one frame"
             _expect_codes(quantizer, out.codes, latents, what)
             expect(bool(out.latents.isfinite().all()), f"{what}: values are not finite")
 
 
-def wrong_latents(subject: Subject) -> None:
+def wrong_latents(case: QuantizerCase) -> None:
     """Latents or masks of another shape or type are a ShapeError."""
-    quantizer = subject.build()
-    latents = subject.latents(2, quantizer.dim + 1)
+    quantizer = case.build()
+    latents = case.latents(2, quantizer.dim + 1)
     mask = torch.ones(2, quantizer.dim + 1, dtype=torch.bool)
     for what, wrong in {
         "[B, T, D] for [B, D, T]": latents.transpose(1, 2),
@@ -211,10 +211,10 @@ def wrong_latents(subject: Subject) -> None:
 
 
 @about("decode", "dequantize")
-def wrong_codes(subject: Subject) -> None:
+def wrong_codes(case: QuantizerCase) -> None:
     """Codes out of range, of another shape or type, are a ShapeError: never a value."""
-    quantizer = subject.trained().eval()
-    codes = quantizer.encode(subject.latents(2, 3))
+    quantizer = case.trained().eval()
+    codes = quantizer.encode(case.latents(2, 3))
     for n, size in enumerate(quantizer.codebook_sizes):
         for bad in (-2 if quantizer.variable_depth else -1, size):
             wrong = codes.clone()
@@ -234,11 +234,11 @@ def wrong_codes(subject: Subject) -> None:
 
 
 @about("encode", "quantize")
-def non_finite_encode(subject: Subject) -> None:
+def non_finite_encode(case: QuantizerCase) -> None:
     """NaN or infinity in the latents is a NonFiniteError of encode."""
-    quantizer = subject.trained().eval()
+    quantizer = case.trained().eval()
     for bad in (math.nan, math.inf, -math.inf):
-        latents = subject.latents(2, 3)
+        latents = case.latents(2, 3)
         latents[1, 0, 2] = bad
         expect_error(NonFiniteError, partial(quantizer.encode, latents), f"encode of {bad}")
 
@@ -247,7 +247,7 @@ TESTS = (
     codes_in_range,
     round_trip,
     every_code_decodes,
-    no_frames,
+    empty_input,
     one_frame,
     wrong_latents,
     wrong_codes,
@@ -256,7 +256,7 @@ TESTS = (
 
 
 @torch.no_grad()
-def _expect_own_shapes(quantizer: Quantizer, latents: Tensor) -> None:
+def _expect_method_shapes(quantizer: Quantizer, latents: Tensor) -> None:
     """Check what the author's functions return, before anything else depends on it."""
     vectors = quantizer.enter(latents.transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
@@ -300,7 +300,7 @@ def _expect_scalars(scalars: dict[str, Tensor], what: str) -> None:
         expect(bool(value.isfinite()), f"{what} {name!r} is {float(value.detach())}")
 
 
-def _spread(steps: Tensor, size: int, count: int) -> Tensor:
+def _spread_codes(steps: Tensor, size: int, count: int) -> Tensor:
     """`count` codes from 0 to K - 1, all of them where there are no more."""
     if size <= count:
         return steps % size

@@ -1,4 +1,4 @@
-"""`Author`: whose code is checked, so that a failure shows the line of theirs that it is about."""
+"""`PluginSource`: whose code is checked, so that a failure shows the line of theirs that it is about."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FunctionType
 
-HOUSE = ("codecvq", "torch", "builtins")  # packages whose code is not an author's
+LIBRARY_PACKAGES = ("codecvq", "torch", "builtins")  # packages whose code is not an author's
 #: what a method is called where it works over items, or with the sum so far
-VARIANTS = ("", "_items", "_given")
+METHOD_SUFFIXES = ("", "_items", "_given")
 
 
-class Author:
+class PluginSource:
     """The files of the classes, functions or modules that a plugin brought."""
 
     def __init__(self, *brought: object) -> None:
@@ -24,55 +24,57 @@ class Author:
         self._functions: list[FunctionType] = [each for each in brought if inspect.isfunction(each)]
         classes = [each for made in self._classes for each in made.__mro__]
         modules = [getattr(each, "__module__", "") for each in (*classes, *self._functions)]
-        self._files = frozenset(filter(None, map(_root, modules)))
+        self._files = frozenset(filter(None, map(_root_path, modules)))
 
     def frame(self, error: BaseException) -> str:
         """The innermost line of theirs that an error went through, or one that caused it; empty for none."""
         found = ""
-        for each in _chain(error):
-            own = [frame for frame in traceback.extract_tb(each.__traceback__) if self._owns(frame.filename)]
+        for each in _causes(error):
+            own = [
+                frame for frame in traceback.extract_tb(each.__traceback__) if self._contains(frame.filename)
+            ]
             if own:
-                found = _shown(own[-1].filename, own[-1].lineno or 1, own[-1].name)
+                found = _format_location(own[-1].filename, own[-1].lineno or 1, own[-1].name)
         return found
 
     def definition(self, names: Iterable[str]) -> str:
         """Where the first of these methods that they wrote begins; else their class or function."""
         for name in names:
-            for variant in VARIANTS:
+            for variant in METHOD_SUFFIXES:
                 for made in self._classes:
                     method = inspect.getattr_static(made, name + variant, None)
                     if isinstance(method, property):
                         method = method.fget
                     code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
-                    if code is not None and self._owns(code.co_filename):
-                        return _shown(code.co_filename, _line_of_def(code), code.co_name)
+                    if code is not None and self._contains(code.co_filename):
+                        return _format_location(code.co_filename, _line_of_def(code), code.co_name)
         brought: list[type | FunctionType] = [*self._classes, *self._functions]
         for each in brought:
             try:
                 file, line = inspect.getsourcefile(each) or "", inspect.getsourcelines(each)[1]
             except (OSError, TypeError):  # no source: of a notebook, or compiled
                 continue
-            if self._owns(file):
-                return _shown(file, line, each.__qualname__)
+            if self._contains(file):
+                return _format_location(file, line, each.__qualname__)
         return ""
 
-    def _owns(self, file: str) -> bool:
+    def _contains(self, file: str) -> bool:
         return any(file == own or file.startswith(own + os.sep) for own in self._files)
 
 
-def _root(module_name: str) -> str:
+def _root_path(module_name: str) -> str:
     """The folder of a stranger's package, or their one file; the module's own file of a built-in part."""
     top = module_name.partition(".")[0]
-    if not top or top in HOUSE[1:]:
+    if not top or top in LIBRARY_PACKAGES[1:]:
         return ""
-    module = sys.modules.get(module_name if top in HOUSE else top)
+    module = sys.modules.get(module_name if top in LIBRARY_PACKAGES else top)
     file = getattr(module, "__file__", None) or ""
-    if top in HOUSE:
+    if top in LIBRARY_PACKAGES:
         return "" if module_name.startswith(("codecvq.quantizer", "codecvq.testing")) else file
     return str(Path(file).parent) if file and hasattr(module, "__path__") else file
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error, what caused it, and so on."""
     seen: BaseException | None = error
     while seen is not None:
@@ -89,7 +91,7 @@ def _line_of_def(code: object) -> int:
     return int(first)
 
 
-def _shown(file: str, line: int, name: str) -> str:
+def _format_location(file: str, line: int, name: str) -> str:
     """A place as it is printed: file, line, function, and the source below."""
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -15,25 +15,27 @@ from torch import Tensor
 
 from codecvq.errors import ShapeError
 from codecvq.quantizer import Quantizer, join_codes, split_codes
+from codecvq.testing.case import QuantizerCase, block_length, comparable_modes, has_independent_frames
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
-from codecvq.testing.subject import Subject, block_of, frames_are_alone, modes_of
 
 LENGTHS = (8, 3, 0, 5)  # real frames of each item of a padded batch; the third is all padding
-MOST_FRAMES = 512  # of context that is tested; a longer reach is tested as far as that
+MAX_TESTED_FRAMES = 512  # of context that is tested; a longer reach is tested as far as that
 
 
 @about("quantize", "dequantize", "bound", "forward")
-def items_are_independent(subject: Subject) -> None:
+def items_are_independent(case: QuantizerCase) -> None:
     """An item gets the codes and values that it gets alone, whatever else and whatever padding is there."""
-    subject = subject.settled()
+    case = case.without_dropout()
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
     scales = torch.tensor([1.0, 100.0, 1.0, 100.0])[:, None, None]  # so that a small leak is seen
-    latents = scales * subject.latents(len(LENGTHS), max(LENGTHS))
+    latents = scales * case.latents(len(LENGTHS), max(LENGTHS))
     latents = torch.where(mask[:, None], latents, math.nan)
-    for mode in modes_of(subject.build()):
-        if mode and subject.draws():  # each frame has draws of its own, and other ones in another batch
+    for mode in comparable_modes(case.build()):
+        if (
+            mode and case.draws_random_numbers()
+        ):  # each frame has draws of its own, and other ones in another batch
             continue
-        quantizer = subject.trained().train(mode)
+        quantizer = case.trained().train(mode)
         batch = copy.deepcopy(quantizer)(latents, mask).latents
         decoded = quantizer.decode(quantizer.encode(latents, mask=mask), mask)
         for b, length in enumerate(LENGTHS):
@@ -48,10 +50,10 @@ def items_are_independent(subject: Subject) -> None:
 
 
 @about("quantize", "dequantize", "bound", "forward")
-def frames_are_independent(subject: Subject) -> None:
+def frames_are_independent(case: QuantizerCase) -> None:
     """What becomes of a frame depends on no other frame: an utterance can be cut anywhere."""
-    quantizer = subject.trained().eval()
-    latents = subject.latents(2, 6)
+    quantizer = case.trained().eval()
+    latents = case.latents(2, 6)
     whole = quantizer.decode(quantizer.encode(latents))
     for t in range(latents.shape[2]):
         alone = quantizer.decode(quantizer.encode(latents[:, :, t : t + 1]))
@@ -59,14 +61,14 @@ def frames_are_independent(subject: Subject) -> None:
 
 
 @about("quantize", "dequantize", "bound", "forward")
-def reach_is_true(subject: Subject) -> None:
+def declared_reach(case: QuantizerCase) -> None:
     """Frames beyond the declared `reach` change nothing: a piece with that much context gives the whole."""
-    quantizer = subject.trained().eval()
-    block, reach = block_of(quantizer), quantizer.reach
-    past = None if reach.past is None else _whole_blocks(min(reach.past, MOST_FRAMES), block)
-    future = _whole_blocks(min(reach.future, MOST_FRAMES), block)
+    quantizer = case.trained().eval()
+    block, reach = block_length(quantizer), quantizer.reach
+    past = None if reach.past is None else _round_up_to_blocks(min(reach.past, MAX_TESTED_FRAMES), block)
+    future = _round_up_to_blocks(min(reach.future, MAX_TESTED_FRAMES), block)
     # so long that each piece leaves some frames out
-    latents = subject.latents(2, _whole_blocks((past or 0) + future + 4, block) + 2 * block)
+    latents = case.latents(2, _round_up_to_blocks((past or 0) + future + 4, block) + 2 * block)
     frames = latents.shape[2]
     codes = quantizer.encode(latents)
     values = quantizer.decode(codes)
@@ -84,12 +86,12 @@ def reach_is_true(subject: Subject) -> None:
 
 
 @about("strides", "quantize", "dequantize")
-def strides(subject: Subject) -> None:
+def strides(case: QuantizerCase) -> None:
     """A codebook of stride s has one code for each block of s frames, also where s does not divide T."""
-    quantizer = subject.trained().eval()
-    block = block_of(quantizer)
+    quantizer = case.trained().eval()
+    block = block_length(quantizer)
     for frames in sorted({1, block - 1, block, block + 1, 2 * block + 1} - {0}):
-        latents = subject.latents(2, frames)
+        latents = case.latents(2, frames)
         for what, codes in {
             "encode": quantizer.encode(latents),
             "forward": quantizer(latents).codes,
@@ -99,17 +101,17 @@ def strides(subject: Subject) -> None:
                 join_codes(parts, quantizer.strides, frames), codes, f"codes of {what}, split and joined"
             )
     n, stride = max(enumerate(quantizer.strides), key=lambda pair: pair[1])
-    codes = quantizer.encode(subject.latents(2, 2 * block))
+    codes = quantizer.encode(case.latents(2, 2 * block))
     codes[:, n, stride - 1] = (codes[:, n, stride - 1] + 1) % quantizer.codebook_sizes[n]
     expect_error(
         ShapeError, partial(quantizer.decode, codes), f"codes of codebook {n} that change within a block"
     )
 
 
-def absent_codes(subject: Subject) -> None:
+def absent_codes(case: QuantizerCase) -> None:
     """Absent codes are -1, always the last ones of a frame; decode takes them, and refuses any other gap."""
-    quantizer = subject.trained().eval()
-    codes = quantizer.encode(subject.latents())
+    quantizer = case.trained().eval()
+    codes = quantizer.encode(case.latents())
     shorter = codes.clone()
     shorter[:, -1, ::2] = -1  # a frame may end earlier than `encode` chose
     for what, given in {
@@ -125,11 +127,11 @@ def absent_codes(subject: Subject) -> None:
         expect_error(ShapeError, partial(quantizer.decode, gap), "codebook 0 absent before codebook 1")
 
 
-def tests_for(quantizer: Quantizer) -> list[Callable[[Subject], None]]:
+def tests_for(quantizer: Quantizer) -> list[Callable[[QuantizerCase], None]]:
     """The checks of time that this quantizer needs."""
-    cut = frames_are_independent if frames_are_alone(quantizer) else reach_is_true
-    tests: list[Callable[[Subject], None]] = [items_are_independent, cut]
-    if block_of(quantizer) > 1:
+    cut = frames_are_independent if has_independent_frames(quantizer) else declared_reach
+    tests: list[Callable[[QuantizerCase], None]] = [items_are_independent, cut]
+    if block_length(quantizer) > 1:
         tests.append(strides)
     if quantizer.variable_depth:
         tests.append(absent_codes)
@@ -142,5 +144,5 @@ def _gaps(codes: Tensor) -> Tensor:
     return absent[:, :-1] & ~absent[:, 1:]
 
 
-def _whole_blocks(frames: int, block: int) -> int:
+def _round_up_to_blocks(frames: int, block: int) -> int:
     return -(-frames // block) * block

@@ -1,4 +1,4 @@
-"""`Subject`, the quantizer that is checked: how to make one, feed one, and see whether one has changed."""
+"""`QuantizerCase`: a quantizer under test, with helpers to build it, feed it and compare states."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BATCH, FRAMES = 4, 8
 
 
 @dataclass(frozen=True)
-class Subject:
+class QuantizerCase:
     """One form of one quantizer, with options."""
 
     name: str  # as build_quantizer takes it: "residual_vq"
     options: Mapping[str, Any]  # Any: an option is whatever its plugin takes
-    plain: Subject | None = None  # the quantizer that this form is made of; None: it is plain
+    plain: QuantizerCase | None = None  # the quantizer that this form is made of; None: it is plain
 
     def build(self, seed: int = 0, **more: Any) -> Quantizer:
         """A new one, in training mode, with weights from `seed`."""
@@ -38,18 +38,18 @@ class Subject:
             quantizer(self.latents(seed=100 + step))
         return quantizer
 
-    def both(self) -> list[tuple[str, Quantizer]]:
+    def new_and_trained(self) -> list[tuple[str, Quantizer]]:
         """A new one and one that has seen data, with what to call them; in training mode."""
         return [("new", self.build()), ("trained", self.trained())]
 
-    def settled(self) -> Subject:
+    def without_dropout(self) -> QuantizerCase:
         """The same without quantizer dropout, for promises of what training sees."""
         off = {"dropout": 0.0} if "dropout" in self.options else {}
         return replace(self, options={**self.options, **off})
 
-    def draws(self) -> bool:
+    def draws_random_numbers(self) -> bool:
         """Whether a step of a trained one draws random numbers, besides those of dropout."""
-        quantizer = self.settled().trained()
+        quantizer = self.without_dropout().trained()
         quantizer.generator = torch.Generator().manual_seed(1)
         before = quantizer.generator.get_state()
         quantizer(self.latents())
@@ -66,17 +66,17 @@ def is_composition(quantizer: Quantizer) -> bool:
     return any(isinstance(each, Quantizer) for each in list(quantizer.modules())[1:])
 
 
-def frames_are_alone(quantizer: Quantizer) -> bool:
+def has_independent_frames(quantizer: Quantizer) -> bool:
     """Whether codes and values of a frame depend on no other frame: it declares no reach and no strides."""
-    return quantizer.reach == Reach(0, 0) and block_of(quantizer) == 1
+    return quantizer.reach == Reach(0, 0) and block_length(quantizer) == 1
 
 
-def block_of(quantizer: Quantizer) -> int:
+def block_length(quantizer: Quantizer) -> int:
     """The frames after which all strides begin a block together."""
     return math.lcm(*quantizer.strides)
 
 
-def modes_of(quantizer: Quantizer) -> tuple[bool, ...]:
+def comparable_modes(quantizer: Quantizer) -> tuple[bool, ...]:
     """The modes in which values are those that decoding gives, training first."""
     return (False,) if quantizer.training_values_differ else (True, False)
 

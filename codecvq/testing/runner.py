@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from codecvq.errors import OptionError, nearest
-from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormRefused
+from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormUnsupported
 
 State = Literal["ok", "broken", "expected", "skipped", "refused"]
 
@@ -72,7 +72,7 @@ def _outcome(check: Check, reason: str) -> Outcome:
     try:
         note = check.run()
     except CheckSkipped as skipped:
-        state, note = ("refused" if isinstance(skipped, FormRefused) else "skipped"), str(skipped)
+        state, note = ("refused" if isinstance(skipped, FormUnsupported) else "skipped"), str(skipped)
     except Exception as error:  # a stranger's code
         kind = "" if isinstance(error, CheckFailed) else f"it raised {type(error).__name__}: "
         state, found, place = "broken", f"{kind}{error}", check.place(error)

@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 
 from codecvq.quantizer import ConditionalQuantizer, Grouped, Quantizer, Residual
+from codecvq.testing.case import (
+    QuantizerCase,
+    comparable_modes,
+    expect_same_state,
+    has_independent_frames,
+    state_of,
+)
 from codecvq.testing.check import about, expect, expect_close
-from codecvq.testing.subject import Subject, expect_same_state, frames_are_alone, modes_of, state_of
 
 MAX_GAIN = 1000.0  # how much longer a gradient may come back than it came in, whatever the latents
 
 
 @about("bound", "quantize", "terms")
-def gradient(subject: Subject) -> None:
+def gradient(case: QuantizerCase) -> None:
     """A gradient reaches the latents and every parameter, and all of it is finite."""
-    for name, quantizer in subject.both():
-        latents = subject.latents().requires_grad_()
+    for name, quantizer in case.new_and_trained():
+        latents = case.latents().requires_grad_()
         out = quantizer(latents)
-        torch.stack([(out.latents * _upstream(latents)).sum(), *out.losses.values()]).sum().backward()
+        torch.stack(
+            [(out.latents * _upstream_gradient(latents)).sum(), *out.losses.values()]
+        ).sum().backward()
         expect(
             latents.grad is not None and bool(latents.grad.any()), f"{name}: no gradient reaches the latents"
         )
@@ -35,10 +43,10 @@ def gradient(subject: Subject) -> None:
 
 
 @about("bound", "quantize")
-def gradient_at_edges(subject: Subject) -> None:
+def gradient_at_edges(case: QuantizerCase) -> None:
     """The gradient stays finite and bounded for latents of zero, of any size, and on a codeword."""
-    quantizer = subject.trained()
-    latents = subject.latents()
+    quantizer = case.trained()
+    latents = case.latents()
     on_codewords = quantizer.decode(quantizer.encode(latents)).detach()
     for what, edge in {
         "zero": torch.zeros_like(latents),
@@ -49,7 +57,7 @@ def gradient_at_edges(subject: Subject) -> None:
     }.items():
         edge = edge.requires_grad_()
         out = quantizer(edge)
-        upstream = _upstream(edge)
+        upstream = _upstream_gradient(edge)
         (got,) = torch.autograd.grad((out.latents * upstream).sum(), edge)
         expect(bool(got.isfinite().all()), f"latents {what}: the gradient is not finite")
         gain = float((got.norm(dim=1) / upstream.norm(dim=1)).max())
@@ -59,37 +67,37 @@ def gradient_at_edges(subject: Subject) -> None:
         )
 
 
-def gradient_gain(subject: Subject) -> None:
+def gradient_gain(case: QuantizerCase) -> None:
     """With straight-through, the gradient is as if every choice were the identity: once, not N times."""
-    subject = subject.settled()  # the gradient of dropped stages is not there to be compared
-    quantizer, before = subject.trained(), subject.trained()
-    latents = subject.latents(2, 5).requires_grad_()
-    upstream = _upstream(latents)
+    case = case.without_dropout()  # the gradient of dropped stages is not there to be compared
+    quantizer, before = case.trained(), case.trained()
+    latents = case.latents(2, 5).requires_grad_()
+    upstream = _upstream_gradient(latents)
     out = quantizer(latents)
     (got,) = torch.autograd.grad((out.latents * upstream).sum(), latents)
     vectors, codes = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (latents, out.codes))
-    identity = _with_identity_for_choice(before, vectors, codes).unflatten(0, (2, 5)).transpose(1, 2)
+    identity = _with_identity_choice(before, vectors, codes).unflatten(0, (2, 5)).transpose(1, 2)
     (needed,) = torch.autograd.grad((identity * upstream).sum(), latents)
     gain = float((got * needed).sum() / needed.square().sum().clamp(min=1e-30))
     expect_close(got, needed, f"gradient, with a gain of {gain:.3g} instead of 1", tolerance=1e-4)
 
 
 @about("terms")
-def losses_train(subject: Subject) -> None:
+def loss_names(case: QuantizerCase) -> None:
     """In training, losses keep their names from step to step, and those of eval are the same ones."""
-    quantizer = subject.build()
-    names = [sorted(quantizer(subject.latents(seed=seed)).losses) for seed in range(3)]
-    names.append(sorted(quantizer.eval()(subject.latents()).losses))
+    quantizer = case.build()
+    names = [sorted(quantizer(case.latents(seed=seed)).losses) for seed in range(3)]
+    names.append(sorted(quantizer.eval()(case.latents()).losses))
     expect(all(each == names[0] for each in names), f"losses of three steps and of eval are {names}")
 
 
 @about("terms")
-def losses_are_means(subject: Subject) -> None:
+def losses_are_means(case: QuantizerCase) -> None:
     """Losses are means over vectors, not sums: a batch with each item twice has the same losses."""
-    quantizer = subject.settled().trained()
-    for mode in modes_of(quantizer):
+    quantizer = case.without_dropout().trained()
+    for mode in comparable_modes(quantizer):
         once, twice = copy.deepcopy(quantizer.train(mode)), copy.deepcopy(quantizer)
-        latents = subject.latents()
+        latents = case.latents()
         needed, got = once(latents).losses, twice(torch.cat([latents, latents])).losses
         for loss, value in needed.items():
             what = f"{'train' if mode else 'eval'}: loss {loss} of a batch with each item twice"
@@ -97,18 +105,18 @@ def losses_are_means(subject: Subject) -> None:
 
 
 @about("terms")
-def metrics_are_detached(subject: Subject) -> None:
+def metrics_are_detached(case: QuantizerCase) -> None:
     """Metrics carry no gradient, so that keeping them keeps no graph."""
-    out = subject.trained()(subject.latents().requires_grad_())
+    out = case.trained()(case.latents().requires_grad_())
     kept = [name for name, value in out.metrics.items() if value.requires_grad]
     expect(not kept, f"metrics {kept} carry a gradient")
 
 
-def non_finite_training(subject: Subject) -> None:
+def non_finite_training(case: QuantizerCase) -> None:
     """A NaN or infinite frame shows in the latents or losses, changes no state, and harms no other frame."""
     for bad in (math.nan, math.inf):
-        for name, quantizer in subject.both():
-            before, latents = state_of(quantizer), subject.latents()
+        for name, quantizer in case.new_and_trained():
+            before, latents = state_of(quantizer), case.latents()
             latents[0, :, 2] = bad
             out = quantizer(latents)
             shown = not bool(out.latents[0, :, 2].isfinite().any()) or any(
@@ -116,7 +124,7 @@ def non_finite_training(subject: Subject) -> None:
             )
             expect(shown, f"{name}: a frame of {bad} gives finite latents and losses")
             others = [*out.latents[1:]]
-            if frames_are_alone(quantizer):
+            if has_independent_frames(quantizer):
                 others += [out.latents[0, :, :2], out.latents[0, :, 3:]]
             expect(
                 bool(torch.cat(others, dim=1).isfinite().all()),
@@ -129,26 +137,26 @@ def non_finite_training(subject: Subject) -> None:
 TESTS = (
     gradient,
     gradient_at_edges,
-    losses_train,
+    loss_names,
     losses_are_means,
     metrics_are_detached,
     non_finite_training,
 )
 
 
-def _upstream(latents: Tensor) -> Tensor:
+def _upstream_gradient(latents: Tensor) -> Tensor:
     """A gradient as it might come from a decoder: normal random, the same for every call."""
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
 
 
-def _with_identity_for_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) -> Tensor:
+def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) -> Tensor:
     """Vectors with the gradient left when every choice is the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
     if isinstance(quantizer, Grouped):
         members = [group for group in quantizer.groups if isinstance(group, Quantizer)]
         slices = vectors.split([group.dim for group in members], dim=1)
         chosen = codes.split([group.num_codebooks for group in members], dim=1)
         parts = zip(members, slices, chosen, strict=True)
-        return torch.cat([_with_identity_for_choice(*part) for part in parts], dim=1)
+        return torch.cat([_with_identity_choice(*part) for part in parts], dim=1)
     if not isinstance(quantizer, Residual) or not quantizer.stages_project:
         return quantizer.project_out(quantizer.enter(vectors))
     rest = vectors  # each stage projects: one chain through them all
@@ -168,7 +176,7 @@ def has_known_gain(quantizer: Quantizer) -> bool:
     return (
         quantizer.estimator == "ste"
         and known
-        and frames_are_alone(quantizer)
+        and has_independent_frames(quantizer)
         and not any(isinstance(each, ConditionalQuantizer) for each in quantizer.modules())
     )
 

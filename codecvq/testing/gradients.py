@@ -15,26 +15,26 @@ from codecvq.api.hookspecs import EstimatorSpec, hookimpl
 from codecvq.plugins import registry
 from codecvq.quantizer import Context, Quantizer
 from codecvq.quantizer.build import quantizer_options
+from codecvq.testing.case import QuantizerCase
 from codecvq.testing.check import about, expect
-from codecvq.testing.subject import Subject
 
 PROBE = "conformance_kit_probe"  # an estimator that turns every gradient around and halves it
 
 
 @about("quantize", "bound")
-def task_gradient(subject: Subject) -> str:
+def task_gradient(case: QuantizerCase) -> str:
     """The task loss alone, without the quantizer's own losses, reaches in each form what it reaches plain."""
-    subject = subject.settled()
-    quantizer = subject.trained()
-    reached = _reached(quantizer, subject)
+    case = case.without_dropout()
+    quantizer = case.trained()
+    reached = _tensors_with_gradient(quantizer, case)
     expect("latents" in reached, "the task loss alone reaches no latents: the encoder would not learn")
-    if subject.plain is not None:
-        plain = subject.plain.settled().trained()
-        needed = _reached(plain, subject.plain)
-        lost = [name for name in _names_in_form(quantizer, plain, needed) if name not in reached]
+    if case.plain is not None:
+        plain = case.plain.without_dropout().trained()
+        needed = _tensors_with_gradient(plain, case.plain)
+        lost = [name for name in _parameter_names_in_form(quantizer, plain, needed) if name not in reached]
         expect(
             not lost,
-            f"the task loss alone reaches {', '.join(sorted(needed))} of {subject.plain.name}, and in this "
+            f"the task loss alone reaches {', '.join(sorted(needed))} of {case.plain.name}, and in this "
             f"form not {', '.join(lost)}: the gradient of its values is dropped",
         )
     others = [name for name, _ in quantizer.named_parameters() if name not in reached]
@@ -42,10 +42,10 @@ def task_gradient(subject: Subject) -> str:
 
 
 @about("quantize")
-def own_gradient(subject: Subject) -> None:
+def own_gradient(case: QuantizerCase) -> None:
     """Values that carry a gradient to the vectors say so by `own_gradient`, and no others do."""
-    quantizer = subject.settled().trained()
-    vectors = subject.latents().transpose(1, 2).flatten(0, 1)
+    quantizer = case.without_dropout().trained()
+    vectors = case.latents().transpose(1, 2).flatten(0, 1)
     entered = quantizer.enter(vectors).detach().requires_grad_()
     values, _ = quantizer.quantize_in(entered, Context.of_one_item(len(entered), entered.device))
     has_gradient = False
@@ -68,14 +68,14 @@ def own_gradient(subject: Subject) -> None:
 
 
 @about("__init__")
-def estimator_is_used(subject: Subject) -> None:
+def estimator_is_used(case: QuantizerCase) -> None:
     """The option `estimator` is used: the gradient of the latents is the one that the estimator gives."""
-    with _probe():
+    with _registered_probe():
         gradients = []
         for estimator in ("ste", PROBE):
-            quantizer = subject.settled().trained(estimator=estimator)
-            latents = subject.latents().requires_grad_()
-            (quantizer(latents).latents * _upstream(latents)).sum().backward()
+            quantizer = case.without_dropout().trained(estimator=estimator)
+            latents = case.latents().requires_grad_()
+            (quantizer(latents).latents * _upstream_gradient(latents)).sum().backward()
             assert latents.grad is not None, "backward gives the latents a gradient"
             gradients.append(latents.grad)
             expect(
@@ -94,11 +94,11 @@ def has_estimator(name: str, quantizer: Quantizer) -> bool:
     return not quantizer.own_gradient and "estimator" in quantizer_options(name)
 
 
-def _reached(quantizer: Quantizer, subject: Subject) -> list[str]:
+def _tensors_with_gradient(quantizer: Quantizer, case: QuantizerCase) -> list[str]:
     """Names of the parameters that a loss of the latents alone gives a gradient; "latents" where these have
     one.
     """
-    latents = subject.latents().requires_grad_()
+    latents = case.latents().requires_grad_()
     loss = quantizer(latents).latents.square().mean()
     if loss.requires_grad:
         loss.backward()
@@ -106,7 +106,7 @@ def _reached(quantizer: Quantizer, subject: Subject) -> list[str]:
     return [name for name, tensor in named.items() if tensor.grad is not None and bool(tensor.grad.any())]
 
 
-def _names_in_form(form: Quantizer, plain: Quantizer, needed: list[str]) -> Iterator[str]:
+def _parameter_names_in_form(form: Quantizer, plain: Quantizer, needed: list[str]) -> Iterator[str]:
     """What these parameters of the plain quantizer are called in a form: one name for each stage or group."""
     names = dict(form.named_parameters())
     for prefix, member in form.named_modules():
@@ -114,18 +114,18 @@ def _names_in_form(form: Quantizer, plain: Quantizer, needed: list[str]) -> Iter
             yield from (full for name in needed if (full := f"{prefix}.{name}") in names)
 
 
-def _turned(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
+def _reversed(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
     return -0.5 * x
 
 
 @contextmanager
-def _probe() -> Iterator[None]:
+def _registered_probe() -> Iterator[None]:
     """A block in which the estimator `PROBE` is registered."""
 
     class Plugin:
         @hookimpl
         def codecvq_estimators(self) -> Iterator[EstimatorSpec]:
-            yield EstimatorSpec(name=PROBE, factory=_turned, summary="of the conformance kit")
+            yield EstimatorSpec(name=PROBE, factory=_reversed, summary="of the conformance kit")
 
     origin = registry().register(Plugin(), PROBE)
     try:
@@ -134,6 +134,6 @@ def _probe() -> Iterator[None]:
         registry().unregister(origin)
 
 
-def _upstream(latents: Tensor) -> Tensor:
+def _upstream_gradient(latents: Tensor) -> Tensor:
     """A gradient as it might come from a decoder: normal random, the same for every call."""
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
