@@ -1,6 +1,7 @@
 # make quickstart   trains a small codec on real speech and shows what it does
 # make test         passes the tests
 # make lint         ruff and mypy          make bench   the speed claims          make slow   the longer tests
+# make docs         builds the documentation into site/ and checks its links
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ ARGS ?=
 # Two test processes with a thread each: torch's threads would only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test slow lint bench clean
+.PHONY: quickstart test slow lint docs bench clean
 quickstart: $(VENV)/installed
 	$(BIN)/codecvq quickstart $(ARGS)
 
@@ -23,6 +24,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python -c 'import mkdocstrings, latex2mathml' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir site
+	$(BIN)/python scripts/docs/check_links.py site
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/bitstream.py
@@ -46,4 +53,4 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""What an author of a quantizer may rely on: the lines of plugins/QUANTIZERS.md, each a test."""
+"""What an author of a quantizer may rely on: the lines of docs/reference/quantizer-contract.md, each a test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from codecvq.quantizer import (
 )
 from codecvq.quantizer.build import quantizer_registrations, short_spelling
 
-PAGE = Path(__file__).resolve().parent.parent / "plugins/QUANTIZERS.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs/reference/quantizer-contract.md"
 DIM = 6
 
 

@@ -45,7 +45,7 @@ def pins(lock: Path) -> dict[str, tuple[str, int]]:
 def test_the_lock_has_every_dependency_at_a_version_that_the_project_allows(lock: Path) -> None:
     locked = pins(lock)
     extras = project()["project"]["optional-dependencies"]
-    for text in [*project()["project"]["dependencies"], *extras["dev"], *extras["eval"]]:
+    for text in [*project()["project"]["dependencies"], *extras["dev"], *extras["eval"], *extras["docs"]]:
         requirement = Requirement(text)
         version, _ = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(Version(version)), f"{text}: run .ci/lock"

@@ -25,7 +25,7 @@ from codecvq.quantizer.build import quantizer_options
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "plugins/README.md"
-AUTHORS = ROOT / "plugins/QUANTIZERS.md"
+AUTHORS = ROOT / "docs/reference/quantizer-contract.md"
 PAGES = sorted(
     path for path in ROOT.glob("plugins/codecvq_*/README.md") if (path.parent / "quantizer.py").is_file()
 )
