@@ -1,4 +1,4 @@
-"""What an author of a quantizer may rely on: the lines of docs/reference/quantizer-contract.md, each a test."""
+"""The contract of quantizers: each line of docs/reference/quantizer-contract.md is a test."""
 
 from __future__ import annotations
 
