@@ -17,8 +17,8 @@ from statistics import median
 import torch
 from accelerate import Accelerator
 
+from codecvq.training.builders import recipe_corpus, recipe_segments
 from codecvq.training.learner import Learner
-from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.recipe import load_recipe
 
 

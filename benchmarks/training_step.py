@@ -30,9 +30,9 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
     from accelerate import Accelerator
 
     from codecvq.data.loading import load_batches
+    from codecvq.training.builders import recipe_corpus, recipe_segments
     from codecvq.training.device import best_precision
     from codecvq.training.learner import Learner
-    from codecvq.training.parts import recipe_corpus, recipe_segments
     from codecvq.training.recipe import load_recipe
 
     torch.set_num_threads(threads)
@@ -59,7 +59,7 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
         waited = time.perf_counter() - began
         learner.step(step, getattr(batch, "wav", batch))
         if step % 10 == 9 and hasattr(learner, "outcomes"):
-            learner.outcomes.take()
+            learner.step_metrics.take_means()
         if step >= WARM_UP:
             times.append(time.perf_counter() - began)
             waits.append(waited)

@@ -20,12 +20,12 @@ from codecvq.codec import load
 from codecvq.data.clip import Clip
 from codecvq.errors import MissingExtra, RecipeError, ShapeError
 from codecvq.plugins import registry
-from codecvq.training import loop, parts
+from codecvq.training import builders, loop
 from codecvq.training.average import WeightAverage
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.learner import Learner
 from codecvq.training.recipe import load_recipe
-from codecvq.training.watch import FOR_LONG, codecvq_train_logged
+from codecvq.training.watch import WINDOW, codecvq_train_logged
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_discriminators_that_nobody_would_hear_are_told(
 def test_a_corpus_without_clips_for_validation_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clips = parts.recipe_corpus(recipe_at(tmp_path / "a.yaml").corpus).split("train").clips[:3]
+    clips = builders.recipe_corpus(recipe_at(tmp_path / "a.yaml").corpus).split("train").clips[:3]
     (tmp_path / "few.jsonl").write_text(
         "".join(json.dumps({"path": str(clip.path), "id": clip.id}) + "\n" for clip in clips)
     )
@@ -213,7 +213,7 @@ def test_validation_clips_can_be_heard_by_plugins(tmp_path: Path) -> None:
     class Listener:
         @hookimpl
         def codecvq_train_logged(self, run: Any, step: int) -> None:
-            heard.extend((step, clip.id, len(clip.decoded)) for clip in run.heard)
+            heard.extend((step, clip.id, len(clip.decoded)) for clip in run.validation_samples)
 
     origin = registry().register(Listener(), "listener")
     try:
@@ -252,10 +252,10 @@ def test_discriminators_that_win_or_guess_for_long_are_warned_about(
 
     Run.state["discriminator_watch"].clear()
     with caplog.at_level(logging.WARNING):
-        for step in range(FOR_LONG - 1):
+        for step in range(WINDOW - 1):
             codecvq_train_logged(Run(), step, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
         assert not caplog.text, "not yet for long"
-        codecvq_train_logged(Run(), FOR_LONG, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
+        codecvq_train_logged(Run(), WINDOW, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
     assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
 
 
@@ -296,7 +296,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
-    start = parts.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
+    start = builders.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
     moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
     apart = {name: ours[name] - theirs[name] for name in moved}
     # Adam divides a gradient by its size, so where that is rounding noise so is the step: hence all together

@@ -16,8 +16,8 @@ import typer
 
 from codecvq.audio import write_audio
 from codecvq.cli.app import main
-from codecvq.cli.batch import Failed, Outcome, each
-from codecvq.cli.coding import _works
+from codecvq.cli.batch import BatchResult, ItemFailure, run_batch
+from codecvq.cli.coding import _file_tasks
 from codecvq.codec import Codec, load
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import AudioError
@@ -34,7 +34,7 @@ def do(item: Any) -> dict[str, Any]:
 
 def test_any_failure_is_listed_in_one_line_and_the_rest_goes_on() -> None:
     items = [1, AudioError("x.wav is no audio"), RuntimeError("two\nlines"), MemoryError(), KeyError("k"), 2]
-    done, outcome = each(items, do, lambda item: f"item {items.index(item)}")
+    done, outcome = run_batch(items, do, lambda item: f"item {items.index(item)}")
     assert done == [{"did": 1}, {"did": 2}]
     assert (outcome.done, outcome.failed, outcome.exit_code, outcome.stopped) == (2, 4, 1, "")
     assert [failure.source for failure in outcome.failures] == [f"item {i}" for i in (1, 2, 3, 4)]
@@ -49,7 +49,7 @@ def test_any_failure_is_listed_in_one_line_and_the_rest_goes_on() -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
 def test_a_full_disk_ends_the_loop_and_keeps_what_is_done(number: int) -> None:
     items = [1, OSError(number, "no more", "out/x"), 2, 3]
-    done, outcome = each(items, do, str)
+    done, outcome = run_batch(items, do, str)
     assert done == [{"did": 1}]
     assert (outcome.done, outcome.failed, outcome.not_tried, outcome.exit_code) == (1, 3, 2, 1)
     assert outcome.stopped == "out/x: no more"
@@ -60,39 +60,41 @@ def test_an_interrupt_is_no_failure_of_an_item() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        each([1, 2], interrupted, str)
+        run_batch([1, 2], interrupted, str)
 
 
 @pytest.mark.parametrize(
     ("outcome", "code"),
     [
-        (Outcome(3), 0),
-        (Outcome(0), 0),
-        (Outcome(3, (Failed("a", "b"),)), 1),
-        (Outcome(0, (Failed("a", "b"),)), 2),
-        (Outcome(1, (), not_tried=2, stopped="full"), 1),
+        (BatchResult(3), 0),
+        (BatchResult(0), 0),
+        (BatchResult(3, (ItemFailure("a", "b"),)), 1),
+        (BatchResult(0, (ItemFailure("a", "b"),)), 2),
+        (BatchResult(1, (), not_tried=2, stopped="full"), 1),
     ],
 )
-def test_one_rule_for_exit_codes(outcome: Outcome, code: int) -> None:
+def test_one_rule_for_exit_codes(outcome: BatchResult, code: int) -> None:
     assert outcome.exit_code == code
     assert set(outcome.to_json()) == {"done", "failed", "failures", "stopped"}
     if code:
         with pytest.raises(typer.Exit) as leaving:
-            outcome.leave()
+            outcome.exit_if_failed()
         assert leaving.value.exit_code == code
 
 
 # where results go
 
 
-def works_of(tmp_path: Path, *names: str, given: list[str] | None = None) -> tuple[list[str], list[Failed]]:
+def works_of(
+    tmp_path: Path, *names: str, given: list[str] | None = None
+) -> tuple[list[str], list[ItemFailure]]:
     """The names of the results of files with these names, given one by one or as `given`."""
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     out = tmp_path / "out"
     inputs = [tmp_path / name for name in given or names]
-    works, failures = _works(inputs, lambda folder: sorted(p for p in folder.rglob("*.*")), out, ".cvq")
+    works, failures = _file_tasks(inputs, lambda folder: sorted(p for p in folder.rglob("*.*")), out, ".cvq")
     return [work.target.relative_to(out).as_posix() for work in works], failures
 
 
@@ -126,7 +128,7 @@ def test_inputs_without_files_are_failures_and_the_rest_goes_on(tmp_path: Path) 
     def find(folder: Path) -> list[Path]:
         raise AudioError(f"{folder} is empty")
 
-    works, failures = _works([tmp_path / "empty", tmp_path / "a.wav"], find, tmp_path / "out", ".cvq")
+    works, failures = _file_tasks([tmp_path / "empty", tmp_path / "a.wav"], find, tmp_path / "out", ".cvq")
     assert [work.source.name for work in works] == ["a.wav"]
     assert [failure.source for failure in failures] == [str(tmp_path / "empty")]
 

@@ -126,8 +126,8 @@ def test_a_training_from_the_device_goes_on_as_one_that_was_not_stopped(
     loop.train(recipe, tmp_path / "whole")
     plain, ends = loop.Trainer.save, recipe.training.checkpoint_every
 
-    def killed(trainer: loop.Trainer, step: int, must: bool = False) -> bool:
-        plain(trainer, step, must)
+    def killed(trainer: loop.Trainer, step: int, required: bool = False) -> bool:
+        plain(trainer, step, required)
         if step == ends:
             raise KeyboardInterrupt
         return True

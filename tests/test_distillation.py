@@ -20,9 +20,9 @@ from codecvq.losses import LossInputs, Teacher, build_loss, build_teacher
 from codecvq.losses.alignment import Alignment
 from codecvq.losses.feature_distance import feature_distance
 from codecvq.training import loop
+from codecvq.training.builders import build_codec
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.learner import Learner
-from codecvq.training.parts import build_codec
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
 

@@ -60,8 +60,8 @@ def test_a_frozen_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     loop.train(recipe, tmp_path / "whole")
     plain = loop.Trainer.save
 
-    def killed(trainer: loop.Trainer, step: int, must: bool = False) -> bool:
-        plain(trainer, step, must)
+    def killed(trainer: loop.Trainer, step: int, required: bool = False) -> bool:
+        plain(trainer, step, required)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Trainer, "save", killed)

@@ -299,7 +299,7 @@ def test_the_balancer_leaves_losses_of_latents_as_they_are(tmp_path: Path) -> No
 def test_a_module_that_is_no_subclass_works(tmp_path: Path) -> None:
     learner = learner_of(recipe_of(tmp_path, losses={"without_base": 1.0}))
     learner.step(0, wav_of())
-    assert learner.outcomes.take()["loss/without_base"] > 0
+    assert learner.step_metrics.take_means()["loss/without_base"] > 0
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_the_quantizer_knows_the_step_whatever_accumulate_is_and_after_a_resume(
 def test_the_steps_in_all_are_those_that_fit_into_minutes(tmp_path: Path) -> None:
     learner = learner_of(recipe_of(tmp_path, quantizer={"name": "stepping"}, training={"minutes": 1.0}))
     learner.step(0, wav_of())
-    learner.horizon.steps = 123  # as `fit` would
+    learner.step_budget.steps = 123  # as `fit` would
     learner.step(1, wav_of())
     assert PROGRESS == [(0, 10_000), (1, 123)]
 

@@ -25,7 +25,7 @@ from codecvq.training.average import WeightAverage
 from codecvq.training.learner import Learner
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.smoke import smoke_recipe
-from codecvq.training.usage import RecentUse
+from codecvq.training.usage import CodebookUsage
 
 CONVERSIONS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__")
 MADE_FROM_NUMBERS = ("tensor", "as_tensor", "new_tensor", "from_numpy")  # a copy that waits, unless queued
@@ -137,7 +137,7 @@ def test_a_step_waits_for_nothing(name: str) -> None:
             made.step(step, wav)
     assert found == []
     with counted() as found:
-        made.outcomes.take()
+        made.step_metrics.take_means()
     assert len(found) == 1, "one transfer, of everything since the last look"
 
 
@@ -165,11 +165,11 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
     made.parameters = {name: each for name, each in learned if each.requires_grad}
     if made.adversary:
         made.adversary.parameters = dict(made.adversary.networks.named_parameters())
-    made.usage = RecentUse(made.codec.codebook_sizes, meta)
+    made.usage = CodebookUsage(made.codec.codebook_sizes, meta)
     made.average = WeightAverage(made.codec, 0.9)
     made.step(2, wav.to(meta))
     with pytest.raises((RuntimeError, NotImplementedError)):
-        made.outcomes.take()
+        made.step_metrics.take_means()
 
 
 def test_what_waits_is_counted() -> None:

@@ -18,7 +18,7 @@ from codecvq.data import AudioFile, ClipFailure, Clips, Listing, open_corpus
 from codecvq.errors import CorpusError, OptionError, UnknownName
 from codecvq.plugins import registry
 from codecvq.testing import reader_checks, run_checks
-from codecvq.training.parts import recipe_corpus
+from codecvq.training.builders import recipe_corpus
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
 

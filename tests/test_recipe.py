@@ -8,7 +8,7 @@ import pytest
 
 from codecvq.errors import CodecvqError, OptionError, RecipeError
 from codecvq.plugins import registry
-from codecvq.training import parts
+from codecvq.training import builders
 from codecvq.training.changes import differences
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
@@ -157,7 +157,7 @@ SHIPPED = sorted(registry().all("recipes"))
 
 def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:
     recipes = [load_recipe(name) for name in SHIPPED if name.startswith("tts-24k-")]
-    assert {round(parts.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
+    assert {round(builders.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
     for recipe in recipes[1:]:
         changed = {line.partition(":")[0].partition(".")[0] for line in differences(recipes[0], recipe)}
         assert changed <= {"description", "quantizer", "network"}

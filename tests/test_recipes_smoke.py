@@ -21,7 +21,7 @@ from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecvqError, CorpusError, RecipeError, RunError
 from codecvq.plugins import registry
 from codecvq.training.recipe import Recipe, load_recipe
-from codecvq.training.smoke import STEPS, smoke, smoke_recipe
+from codecvq.training.smoke import STEPS, smoke_recipe, smoke_test
 from recipes import write_recipe
 
 SHIPPED = sorted(
@@ -70,7 +70,7 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
     recipe = small(name)
     if recipe.training.keep_best == "validation/pesq_wb":
         pytest.importorskip("pesq")
-    done = smoke(recipe, tmp_path / "run")
+    done = smoke_test(recipe, tmp_path / "run")
     assert done is not None
     assert (done.trained.steps, done.trained.skipped) == (STEPS, 0)
     assert done.trained.failures == ()
@@ -86,7 +86,7 @@ def test_every_recipe_trains(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["lm-16k-single", "encodec-24k"])
 def test_the_largest_recipes_train_as_they_are(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name, ["training.threads=1"])
-    smoke(recipe, tmp_path / "run")
+    smoke_test(recipe, tmp_path / "run")
     kept = load(tmp_path / "run")
     assert kept.network_config == recipe.network
 
@@ -111,12 +111,12 @@ def test_a_smoke_test_uses_the_corpus_given_or_says_that_it_is_not_there(tmp_pat
     path = write_recipe(tmp_path / "tiny.yaml")
     gone = load_recipe(path, ["corpus.name=null", f"corpus.folder={tmp_path / 'gone'}"])
     with pytest.raises(CorpusError, match="gone does not exist"):
-        smoke(gone, tmp_path / "run")
+        smoke_test(gone, tmp_path / "run")
     (tmp_path / "mine").mkdir()
     for n, clip in enumerate(open_corpus("prompts").clips[:30]):
         shutil.copy(clip.path, tmp_path / "mine" / f"{n}{clip.path.suffix}")
     mine = load_recipe(path, ["corpus.name=null", f"corpus.folder={tmp_path / 'mine'}"])
-    done = smoke(mine, tmp_path / "run")
+    done = smoke_test(mine, tmp_path / "run")
     assert done is not None
     assert done.corpus == "mine"
     assert 0 < len((tmp_path / "run" / "split.jsonl").read_text().splitlines()) <= 12

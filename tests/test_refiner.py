@@ -9,8 +9,8 @@ import codecvq
 from codecvq.codec import Codec
 from codecvq.networks.fourier import local_mean
 from codecvq.networks.voice.refiner import NEAR, Refiner
+from codecvq.training.initial_weights import load_initial_weights
 from codecvq.training.recipe import load_recipe
-from codecvq.training.start import begin_from
 
 BINS, CONTEXT = 65, 8
 
@@ -64,7 +64,7 @@ def test_a_training_begins_from_speech_16k_and_its_codes_stay_those(num_codebook
     recipe = load_recipe("speech-16k-natural")
     box = codecvq.load("speech-16k")
     codec = Codec(sample_rate=16000, network=recipe.network, quantizer=recipe.quantizer)
-    begin_from(recipe, codec, None)
+    load_initial_weights(recipe, codec, None)
     codec.eval()
     assert codec.codebooks_sha256 == box.codebooks_sha256
     wav = 0.1 * torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0))

@@ -19,10 +19,10 @@ from pydantic import BaseModel
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import RunError
 from codecvq.training import loop
-from codecvq.training.changes import DEFINES, MAY_CHANGE, PLACES, below, differences
+from codecvq.training.changes import CHANGEABLE_KEYS, FIXED_KEYS, LOCATION_KEYS, differences, is_within
 from codecvq.training.checkpoint import last_checkpoint
 from codecvq.training.device import usable_threads
-from codecvq.training.progress import Pace
+from codecvq.training.progress import StepTimer
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.run import RunFolder
 from codecvq.training.schedule import learning_rate
@@ -42,7 +42,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def test_the_table_says_of_every_key_whether_it_may_change() -> None:
     for key in keys(Recipe):
-        said = [below(key, table) for table in (DEFINES, MAY_CHANGE, PLACES)]
+        said = [is_within(key, table) for table in (FIXED_KEYS, CHANGEABLE_KEYS, LOCATION_KEYS)]
         assert sum(said) == 1, key
 
 
@@ -276,14 +276,14 @@ def test_a_training_says_what_it_runs_on_and_how_much_speech_there_is(tmp_path: 
 def test_the_pace_of_another_phase_is_not_the_pace_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("codecvq.training.progress.time.monotonic", lambda: now[0])
-    pace = Pace()
+    timer = StepTimer()
     for step in range(200):
         now[0] += 0.1 if step < 100 else 0.5
-        pace.tick(int(step >= 100))
+        timer.tick(int(step >= 100))
         if step % 10 == 9:
-            pace.read()
-            pace.rest()
-            assert pace.step_s == pytest.approx(0.1 if step < 100 else 0.5)
+            timer.record()
+            timer.restart()
+            assert timer.step_s == pytest.approx(0.1 if step < 100 else 0.5)
 
 
 def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from codecvq.networks.voice.pitch import OCTAVES, STEPS, Pitch, PitchTracker, gr
 from codecvq.networks.voice.pitch_writer import PitchWriter
 from codecvq.networks.voice.speaking import SpeakingDecoder, added_loss, likeliest, voice_losses
 from codecvq.quantizer import build_quantizer
+from codecvq.training.initial_weights import load_initial_weights
 from codecvq.training.recipe import load_recipe
-from codecvq.training.start import begin_from
 
 # a pitch in channels
 
@@ -169,7 +169,7 @@ def test_a_training_does_not_begin_from_weights_with_another_pitch(tmp_path: Pat
     with pytest.raises(
         RunError, match=r"do not fit this recipe: their pitch is written in channels \[5, 6, 7\]"
     ):
-        begin_from(recipe, codec({**WITH_PITCH, "pitch_channels": [5, 6, 9]}), None)
+        load_initial_weights(recipe, codec({**WITH_PITCH, "pitch_channels": [5, 6, 9]}), None)
 
 
 def test_frames_without_a_written_pitch_leave_their_neighbours_alone() -> None:

@@ -20,9 +20,9 @@ from codecvq.codec import load
 from codecvq.data.clip import Clip
 from codecvq.errors import RecipeError, RunError
 from codecvq.training import loop
+from codecvq.training.builders import build_codec
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.learner import Learner
-from codecvq.training.parts import build_codec
 from codecvq.training.recipe import OptimizerSection, load_recipe
 from codecvq.training.run import RunFolder
 from codecvq.training.schedule import learning_rate

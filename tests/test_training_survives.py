@@ -119,10 +119,10 @@ def test_a_kill_between_the_last_checkpoint_and_its_codec_is_mended_by_the_same_
     with monkeypatch.context() as patch:
         plain = loop.Trainer.save_codec
 
-        def killed(trainer: loop.Trainer, step: int, must: bool = False) -> None:
+        def killed(trainer: loop.Trainer, step: int, required: bool = False) -> None:
             if step == 10:
                 raise KeyboardInterrupt
-            plain(trainer, step, must)
+            plain(trainer, step, required)
 
         patch.setattr(loop.Trainer, "save_codec", killed)
         with pytest.raises(KeyboardInterrupt):

@@ -203,7 +203,7 @@ class TestHostileFolders:
         self, tmp_path: Path, changes: dict[str, Any], says: str
     ) -> None:
         from codecvq.construction import limited
-        from codecvq.training.parts import LIMITS
+        from codecvq.training.builders import LIMITS
 
         folder = saved(tmp_path / "hubert")
         change(folder, **changes)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from codecvq.training import loop
-from codecvq.training.parts import run_corpus
+from codecvq.training.builders import run_corpus
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
 

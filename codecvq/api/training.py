@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ValidationSample:
     """A validation clip and what the codec made of it."""
 
     id: str
@@ -41,5 +41,5 @@ class TrainRun:
     recipe: Any  # the `codecvq.training.recipe.Recipe`, which is of a higher room
     first_step: int  # 0, or where a resumed training goes on
     last_step: int
-    heard: list[Heard] = field(default_factory=list)  # in the validation that is logged now
+    validation_samples: list[ValidationSample] = field(default_factory=list)  # of the step logged now
     state: dict[str, Any] = field(default_factory=dict)  # a plugin's own things, under its own name

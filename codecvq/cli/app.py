@@ -19,14 +19,14 @@ from codecvq.cli import (
     tokens,
     training,
 )
-from codecvq.cli.batch import EXIT_CODES, in_one_line, is_out_of_memory
-from codecvq.cli.console import complain, log_to_stderr
+from codecvq.cli.batch import EXIT_CODES, is_out_of_memory, one_line
+from codecvq.cli.console import log_to_stderr, print_error
 from codecvq.cli.streams import open_streams
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated, termination_raises
 
 #: What is there after a verb that was stopped.
-STAYS = {
+RESUME_HINTS = {
     "train": "the same command goes on from the last checkpoint",
     "tokenize": "the same command goes on from the last shard",
     "quickstart": "the same command goes on from there",
@@ -35,7 +35,7 @@ STAYS = {
 
 # The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
 # Any: mypy knows no exception class that is found at run time.
-UsageProblem: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="codecvq",
@@ -81,26 +81,26 @@ def main(arguments: list[str] | None = None) -> None:
         return
     try:
         with termination_raises():
-            code = _run(arguments)
+            code = _run_command(arguments)
             sys.stdout.flush()  # a full disk shows now, and not when Python has ended
-    except UsageProblem as error:
-        code = _usage(error)
+    except UsageError as error:
+        code = _print_usage_error(error)
     except (typer.Abort, KeyboardInterrupt):
-        code = _end("interrupted", arguments, 130)
+        code = _interrupted("interrupted", arguments, 130)
     except Terminated as error:
-        code = _end(f"terminated by {error}", arguments, error.exit_code)
+        code = _interrupted(f"terminated by {error}", arguments, error.exit_code)
     except Exception as error:
         if not _is_expected(error):
             raise
         if debug:
             traceback.print_exc()
         else:
-            complain(in_one_line(error))
+            print_error(one_line(error))
         code = 2
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _run_command(arguments: list[str]) -> int:
     """The exit code of the verb. typer's own `main` would turn an interrupt into an exit code, and a closed
     pipe to any program into silence.
     """
@@ -113,21 +113,21 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _usage(error: Any) -> int:  # Any: see UsageProblem
+def _print_usage_error(error: Any) -> int:  # Any: see UsageProblem
     """Print a usage error, in one line where it is not the help; its exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)
     context = getattr(error, "ctx", None)
     hint = f". See: {context.command_path} --help" if context is not None else ""
-    complain(f"{error.format_message().rstrip('.')}{hint}")
+    print_error(f"{error.format_message().rstrip('.')}{hint}")
     return int(error.exit_code)
 
 
-def _end(what: str, arguments: list[str], code: int) -> int:
+def _interrupted(what: str, arguments: list[str], code: int) -> int:
     """Say that the verb was stopped, and what is there now; the exit code."""
     verb = next((word for word in arguments if not word.startswith("-")), "")
-    complain(STAYS.get(verb, f"{verb} did not end"), what)
+    print_error(RESUME_HINTS.get(verb, f"{verb} did not end"), what)
     return code
 
 

@@ -1,7 +1,7 @@
 """Jobs of many items: each is done by itself, what fails is listed, and the rest goes on.
 
-`each` is the loop of the verbs that work file by file. `Outcome` is how any job of many items ended: all such
-verbs print it, put it into their JSON and make their exit code of it in the same way.
+`run_batch` is the loop of the verbs that work file by file. `BatchResult` is how any job of many items
+ended: all such verbs print it, put it into their JSON and make their exit code of it in the same way.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ EXIT_CODES = (
     "Exit codes of every verb: 0 all was done; 1 some of it failed, and each failure is listed and counted; "
     "2 nothing could be done, or it could not go on, and a line says why; 130 interrupted; 143 terminated."
 )
-SHOWN = 20  # failures that are printed; --json has all
-LONGEST = 500  # characters of an error that is not ours: those of torch can fill pages
+MAX_PRINTED = 20  # failures that are printed; --json has all
+MAX_ERROR_LENGTH = 500  # characters of an error that is not ours: those of torch can fill pages
 #: Errors of writing that the next file would have too.
-NO_MORE_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Item = TypeVar("Item")
 logger = logging.getLogger(PROJECT)
 
 
 @dataclass(frozen=True)
-class Failed:
+class ItemFailure:
     """One item that failed, and why, in one line."""
 
     source: str
@@ -46,11 +46,11 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchResult:
     """How a job of many items ended."""
 
     done: int
-    failures: tuple[Failed, ...] = ()
+    failures: tuple[ItemFailure, ...] = ()
     not_tried: int = 0  # items left when the job had to stop
     stopped: str = ""  # why it had to stop
 
@@ -69,26 +69,26 @@ class Outcome:
         failures = [vars(failure) for failure in self.failures]
         return {"done": self.done, "failed": self.failed, "failures": failures, "stopped": self.stopped}
 
-    def show(self) -> None:
+    def print_failures(self) -> None:
         """Print the failures, and why the job stopped early."""
-        print_written(*(("failed", str(failure)) for failure in self.failures[:SHOWN]))
-        if len(self.failures) > SHOWN:
-            print_written(("failed", f"{len(self.failures) - SHOWN} more; --json lists all"))
+        print_written(*(("failed", str(failure)) for failure in self.failures[:MAX_PRINTED]))
+        if len(self.failures) > MAX_PRINTED:
+            print_written(("failed", f"{len(self.failures) - MAX_PRINTED} more; --json lists all"))
         if self.stopped:
             print_written(("stopped", f"{self.stopped}; {self.not_tried} were not tried"))
 
-    def leave(self) -> None:
+    def exit_if_failed(self) -> None:
         """End the verb with the exit code, if it is not 0."""
         if self.exit_code:
             raise typer.Exit(self.exit_code)
 
 
-def each(
+def run_batch(
     items: Sequence[Item],
-    one: Callable[[Item], dict[str, Any]],  # Any: JSON
+    process: Callable[[Item], dict[str, Any]],  # Any: JSON
     source: Callable[[Item], str],
-    failures: Sequence[Failed] = (),
-) -> tuple[list[dict[str, Any]], Outcome]:
+    failures: Sequence[ItemFailure] = (),
+) -> tuple[list[dict[str, Any]], BatchResult]:
     """What `one` gave for each item, and how all of it ended; `failures` are those found before.
 
     Any exception of an item is its failure: files may be anything, and codecs are strangers' code. A full or
@@ -100,27 +100,27 @@ def each(
         for count, item in enumerate(items, start=1):
             try:
                 with contained():
-                    done.append(one(item))
+                    done.append(process(item))
             except Exception as error:  # see above
                 failed.append(failure_of(source(item), error))
-                stopped = in_one_line(error) if _would_repeat(error) else ""
+                stopped = one_line(error) if _would_repeat(error) else ""
             left = time_left(count, len(items), time.monotonic() - start)
             last = bool(stopped) or count == len(items)
             line.show(f"file {count}/{len(items)}  {len(failed)} failed  {left} left", final=last)
             if stopped:
                 break
     not_tried = len(items) + len(failures) - len(done) - len(failed)
-    return done, Outcome(len(done), tuple(failed), not_tried, stopped)
+    return done, BatchResult(len(done), tuple(failed), not_tried, stopped)
 
 
-def failure_of(source: str, error: Exception) -> Failed:
+def failure_of(source: str, error: Exception) -> ItemFailure:
     """The failure of an item; --debug logs the traceback of an error that is not a user's."""
     if not isinstance(error, CodecvqError):
         logger.debug("%s failed", source, exc_info=error)
-    return Failed(source, in_one_line(error))
+    return ItemFailure(source, one_line(error))
 
 
-def in_one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The text of an error without line breaks: a user's error as it is, another with its kind."""
     text = printable(" ".join(str(error).split()))
     if isinstance(error, CodecvqError):
@@ -128,8 +128,8 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror
     if is_out_of_memory(error):
-        return f"there is not enough memory ({text[:LONGEST] or type(error).__name__})"
-    return f"{type(error).__name__}: {text[:LONGEST]}"
+        return f"there is not enough memory ({text[:MAX_ERROR_LENGTH] or type(error).__name__})"
+    return f"{type(error).__name__}: {text[:MAX_ERROR_LENGTH]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -142,4 +142,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _would_repeat(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in NO_MORE_ROOM
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS

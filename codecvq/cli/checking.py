@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.cli.console import Json, Plugins, print_json, print_table, say
+from codecvq.cli.console import Json, Plugins, print_json, print_table, print_text
 from codecvq.errors import OptionError, UnknownName, nearest
 from codecvq.plugins import KINDS, registry
 
@@ -73,7 +73,7 @@ def check(
         _print_table(outcomes)
         _print_broken(broken)
         _print_notes(outcomes)
-        say(f"\n{_summary(outcomes)}")
+        print_text(f"\n{_summary(outcomes)}")
     if broken:
         raise typer.Exit(1)
 
@@ -187,19 +187,19 @@ def _print_broken(broken: list[Outcome]) -> None:
     """Each promise once, with what was found in each form; what many checks found is said once, for all."""
     for found, same in _grouped(broken, lambda outcome: outcome.found):
         if len({outcome.check.short_name for outcome in same}) > 1:
-            say(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {found}")
+            print_text(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {found}")
             _print_places(same)
             broken = [outcome for outcome in broken if outcome not in same]
     for (name, why), same in _grouped(broken, lambda o: (o.check.short_name, o.check.why)):
-        say(f"\n{name}\n  promised: {why}")
+        print_text(f"\n{name}\n  promised: {why}")
         for found, forms in _grouped(same, lambda outcome: outcome.found):
-            say(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {found}")
+            print_text(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {found}")
         _print_places(same)
 
 
 def _print_places(outcomes: list[Outcome]) -> None:
     for place in dict.fromkeys(outcome.place for outcome in outcomes if outcome.place):
-        say("  at " + place.replace("\n", "\n  "))
+        print_text("  at " + place.replace("\n", "\n  "))
 
 
 def _print_notes(outcomes: list[Outcome]) -> None:
@@ -207,19 +207,19 @@ def _print_notes(outcomes: list[Outcome]) -> None:
     for name, same in _grouped(
         [o for o in outcomes if o.state == "ok" and o.note], lambda o: o.check.short_name
     ):
-        say(f"\n{name}: {same[0].check.why}")
+        print_text(f"\n{name}: {same[0].check.why}")
         for outcome in same:
-            say(f"  {outcome.check.form} {outcome.note}")
+            print_text(f"  {outcome.check.form} {outcome.note}")
     for outcome in outcomes:
         if outcome.state == "refused":
-            say(f"\n{outcome.check.form} refused: {outcome.note}")
+            print_text(f"\n{outcome.check.form} refused: {outcome.note}")
     for (name, note), same in _grouped(
         [o for o in outcomes if o.state == "expected"], lambda o: (o.check.short_name, o.note)
     ):
-        say(f"\n{name} fails as expected in {', '.join(o.check.form for o in same)}: {note}")
+        print_text(f"\n{name} fails as expected in {', '.join(o.check.form for o in same)}: {note}")
     for note, same in _grouped([o for o in outcomes if o.state == "skipped"], lambda o: o.note):
         forms = dict.fromkeys(outcome.check.form for outcome in same)
-        say(f"\n{len(same)} checks of {', '.join(forms)} skipped, {note}")
+        print_text(f"\n{len(same)} checks of {', '.join(forms)} skipped, {note}")
 
 
 def _grouped(

@@ -9,15 +9,15 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from codecvq.cli.batch import Failed, Outcome, each, failure_of
+from codecvq.cli.batch import BatchResult, ItemFailure, failure_of, run_batch
 from codecvq.cli.console import (
     CodecArgument,
     Device,
     Json,
     Plugins,
-    pick_device,
     print_json,
     print_written,
+    resolve_device,
 )
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import AudioError, CodecError, CodecvqError
@@ -40,7 +40,7 @@ Out = Annotated[
 ]
 
 
-class Work(NamedTuple):
+class FileTask(NamedTuple):
     """A file and where its result goes."""
 
     source: Path
@@ -69,21 +69,23 @@ def encode(
     from codecvq.bitstream import write_cvq
     from codecvq.codec import load
 
-    loaded = load(codec, pick_device(device))
+    loaded = load(codec, resolve_device(device))
     checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
 
-    def one(work: Work) -> dict[str, Any]:
-        audio = read_audio(work.source)
+    def process(task: FileTask) -> dict[str, Any]:
+        audio = read_audio(task.source)
         mono = loaded.channels == 1
-        samples = to_mono(audio.samples, str(work.source))[None] if mono else audio.samples  # [C, S]
+        samples = to_mono(audio.samples, str(task.source))[None] if mono else audio.samples  # [C, S]
         wav = torch.from_numpy(resample(samples, audio.sample_rate, loaded.sample_rate))[None]
         codes = loaded.encode(wav, num_codebooks=num_codebooks)
-        size = write_cvq(work.target, loaded, codes[0].cpu(), wav.shape[2])
+        size = write_cvq(task.target, loaded, codes[0].cpu(), wav.shape[2])
         seconds = wav.shape[2] / loaded.sample_rate
-        return {**_names(work), "seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
+        return {**_paths_json(task), "seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
 
-    works, failures = _works(inputs, lambda folder: _found(folder, "audio", find_audio(folder)), out, ".cvq")
-    _run("encoded", works, failures, one, out, as_json)
+    tasks, failures = _file_tasks(
+        inputs, lambda folder: _require_files(folder, "audio", find_audio(folder)), out, ".cvq"
+    )
+    _run("encoded", tasks, failures, process, out, as_json)
 
 
 def decode(
@@ -107,35 +109,35 @@ def decode(
 
     if suffix not in (".wav", ".flac"):
         raise CodecvqError(f"suffix is {suffix!r}; it is .wav or .flac")
-    loaded = load(codec, pick_device(device))
+    loaded = load(codec, resolve_device(device))
 
-    def one(work: Work) -> dict[str, Any]:
-        packet = read_cvq(work.source, loaded, longest_s=LONGEST_S)
+    def process(task: FileTask) -> dict[str, Any]:
+        packet = read_cvq(task.source, loaded, longest_s=LONGEST_S)
         codes = torch.as_tensor(packet.codes)[None]
         wav = loaded.decode(codes, num_samples=packet.num_samples)[0].cpu().numpy()
-        write_audio(work.target, wav, loaded.sample_rate)
-        return {**_names(work), "seconds": packet.num_samples / loaded.sample_rate}
+        write_audio(task.target, wav, loaded.sample_rate)
+        return {**_paths_json(task), "seconds": packet.num_samples / loaded.sample_rate}
 
-    works, failures = _works(
-        inputs, lambda folder: _found(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix
+    tasks, failures = _file_tasks(
+        inputs, lambda folder: _require_files(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix
     )
-    _run("decoded", works, failures, one, out, as_json)
+    _run("decoded", tasks, failures, process, out, as_json)
 
 
-def _found(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
+def _require_files(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
     if not files:
         raise AudioError(f"folder {folder} has no {suffixes} file in it or below it.")
     return files
 
 
-def _works(
+def _file_tasks(
     inputs: Sequence[Path], find: Callable[[Path], list[Path]], out: Path, suffix: str
-) -> tuple[list[Work], list[Failed]]:
+) -> tuple[list[FileTask], list[ItemFailure]]:
     """What is to be done, and the inputs that give nothing to do: folders without files, and a file whose
     result would have the name of another's. A file that is named twice is done once.
     """
-    works: dict[Path, Work] = {}
-    failures: list[Failed] = []
+    tasks: dict[Path, FileTask] = {}
+    failures: list[ItemFailure] = []
     for given in inputs:
         try:
             files = [(path, path.relative_to(given)) for path in find(given)] if given.is_dir() else []
@@ -144,15 +146,15 @@ def _works(
             continue
         for source, relative in files or [(given, Path(given.name))]:
             try:
-                work = Work(source, _target(works, source, out, relative, suffix))
+                task = FileTask(source, _target(tasks, source, out, relative, suffix))
             except AudioError as error:
                 failures.append(failure_of(str(source), error))
                 continue
-            works.setdefault(work.target, work)
-    return list(works.values()), failures
+            tasks.setdefault(task.target, task)
+    return list(tasks.values()), failures
 
 
-def _target(works: dict[Path, Work], source: Path, out: Path, relative: Path, suffix: str) -> Path:
+def _target(tasks: dict[Path, FileTask], source: Path, out: Path, relative: Path, suffix: str) -> Path:
     """Where the result of a file goes: its own name with the new suffix, or with both, as for a.wav and a.mp3
     side by side. Raises AudioError where both are taken by other files.
     """
@@ -161,10 +163,10 @@ def _target(works: dict[Path, Work], source: Path, out: Path, relative: Path, su
         if len(os.fsencode(whole)) > LONGEST_NAME:
             whole = file_name(relative.name, suffix)
         target = out / relative.with_name(whole)
-        there = works.get(target)
-        if there is None or os.path.abspath(there.source) == os.path.abspath(source):
+        existing = tasks.get(target)
+        if existing is None or os.path.abspath(existing.source) == os.path.abspath(source):
             return target
-        other = there.source
+        other = existing.source
         if other.name == source.name:
             break
     raise AudioError(
@@ -173,34 +175,34 @@ def _target(works: dict[Path, Work], source: Path, out: Path, relative: Path, su
     )
 
 
-def _names(work: Work) -> dict[str, str]:
-    return {"source": str(work.source), "file": str(work.target)}
+def _paths_json(task: FileTask) -> dict[str, str]:
+    return {"source": str(task.source), "file": str(task.target)}
 
 
 def _run(
-    verb: str,
-    works: Sequence[Work],
-    failures: Sequence[Failed],
-    one: Callable[[Work], dict[str, Any]],
+    done_word: str,
+    tasks: Sequence[FileTask],
+    failures: Sequence[ItemFailure],
+    process: Callable[[FileTask], dict[str, Any]],
     out: Path,
     as_json: bool,
 ) -> None:
     """Do all of it, say how it went, and leave with the exit code."""
-    if works:
+    if tasks:
         writable_folder(out)
-    done, outcome = each(works, one, lambda work: str(work.source), failures)
+    done, batch = run_batch(tasks, process, lambda task: str(task.source), failures)
     if as_json:
-        print_json({**outcome.to_json(), "folder": str(out), "files": done})
+        print_json({**batch.to_json(), "folder": str(out), "files": done})
     else:
-        _show(verb, done, outcome, out)
-    outcome.leave()
+        _print_summary(done_word, done, batch, out)
+    batch.exit_if_failed()
 
 
-def _show(verb: str, done: Sequence[dict[str, Any]], outcome: Outcome, out: Path) -> None:
-    outcome.show()
+def _print_summary(done_word: str, done: Sequence[dict[str, Any]], batch: BatchResult, out: Path) -> None:
+    batch.print_failures()
     seconds, size = (sum(row.get(key, 0) for row in done) for key in ("seconds", "bytes"))
     rate = f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
     print_written(
-        (verb, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {outcome.failed} failed"),
+        (done_word, f"{len(done)} files, {seconds:.1f} s of audio{rate}, {batch.failed} failed"),
         ("folder", out),
     )

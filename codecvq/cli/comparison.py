@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecvq.cli.batch import Failed, Outcome, failure_of
+from codecvq.cli.batch import BatchResult, ItemFailure, failure_of
 from codecvq.cli.console import (
     Device,
     Json,
     Plugins,
-    pick_device,
     print_json,
     print_table,
+    print_text,
     print_written,
     progress_line,
-    say,
+    resolve_device,
     time_left,
 )
 from codecvq.cli.data import (
@@ -27,9 +27,9 @@ from codecvq.cli.data import (
     MaxClips,
     ReaderName,
     check_split,
-    corpus_of,
-    is_named,
-    names_of,
+    is_corpus_name,
+    open_data,
+    parse_names,
     split_clips,
 )
 from codecvq.cli.paths import typed_path, writable_folder
@@ -84,10 +84,10 @@ def compare(
     from codecvq.evaluation.metrics import prepare
 
     if split is None:
-        split = "test" if is_named(data) else "all"
+        split = "test" if is_corpus_name(data) else "all"
     check_split(split)
-    ready = prepare(names_of(metrics, "--metrics"))
-    clips = split_clips(corpus_of(data, root, reader), split)
+    ready = prepare(parse_names(metrics, "--metrics"))
+    clips = split_clips(open_data(data, root, reader), split)
     writable_folder(out)
     start = time.monotonic()
     with progress_line() as line:
@@ -99,7 +99,7 @@ def compare(
             group_by=group_by,
             max_clips=max_clips,
             sample_rate=sample_rate,
-            device=pick_device(device),
+            device=resolve_device(device),
             against=against,
             audio_dir=out / "audio" if audio else None,
             progress=lambda codec, done, total: line.show(
@@ -107,31 +107,31 @@ def compare(
                 final=done == total,
             ),
         )
-    problems: list[Failed] = []
+    problems: list[ItemFailure] = []
     try:
         result.save(out)
     except OSError as error:  # what was measured is printed all the same
         problems.append(failure_of("numbers", error))
-    outcome = _outcome(result, problems)
+    batch = _batch_result(result, problems)
     if as_json:
-        print_json({**result.to_json(), **outcome.to_json()})
+        print_json({**result.to_json(), **batch.to_json()})
     else:
         print_comparison(result, against)
-        outcome.show()
+        batch.print_failures()
         if not problems:
             print_written(("numbers", out / FILE), ("tables", out / TABLE_FILE))
-    outcome.leave()
+    batch.exit_if_failed()
 
 
-def _outcome(result: Comparison, problems: Sequence[Failed]) -> Outcome:
+def _batch_result(result: Comparison, problems: Sequence[ItemFailure]) -> BatchResult:
     """Every clip of every codec; a clip that cannot be read is one failure, and not one of each codec."""
     failures = {
         ("" if failure.stage == "read" else f"{codec.name}: ", failure): None
         for codec in result.codecs
         for failure in codec.failures
     }
-    listed = (Failed(failure.clip, f"{codec}{failure}") for codec, failure in failures)
-    return Outcome(sum(len(codec.rows) for codec in result.codecs), (*listed, *problems))
+    listed = (ItemFailure(failure.clip, f"{codec}{failure}") for codec, failure in failures)
+    return BatchResult(sum(len(codec.rows) for codec in result.codecs), (*listed, *problems))
 
 
 def print_comparison(result: Comparison, against: str | None = None) -> None:
@@ -141,6 +141,6 @@ def print_comparison(result: Comparison, against: str | None = None) -> None:
             clips = max(len(codec.of(group)) for codec in result.codecs)
             minus = f", minus {other}" if other else ""
             print_table(result.header(), result.table(group, other), f"{group}: {clips} clips{minus}")
-            say()
+            print_text()
     for name, why in (*result.absent.items(), *result.unavailable.items()):
         print_written((f"not measured: {name}", why))

@@ -98,12 +98,12 @@ def print_json(value: Any) -> None:  # Any: JSON
     print(json_text(value) if utf8 else json.dumps(value, indent=2, default=str))
 
 
-def say(text: str = "", style: str = "") -> None:
+def print_text(text: str = "", style: str = "") -> None:
     """Print text on stdout, as it is: without markup, and what does not print is shown escaped."""
     output.print(_shown(text), style=style or None)
 
 
-def complain(text: str, what: str = "error") -> None:
+def print_error(text: str, what: str = "error") -> None:
     """Print a line on stderr that says why the command ends."""
     line = printable(" ".join(text.split()))
     errors.print(_shown(f"{what}: ", "bold red" if what == "error" else "") + Text(line))
@@ -127,7 +127,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 def print_written(*paths: tuple[str, Path | str]) -> None:
     """Say what was written and where, as the last thing a verb prints."""
     for what, path in paths:
-        say(f"{what}: {path}")
+        print_text(f"{what}: {path}")
 
 
 class ProgressLine:
@@ -189,7 +189,7 @@ def time_left(done: int, total: int, elapsed_s: float) -> str:
     return duration(elapsed_s / done * (total - done)) if done else "?"
 
 
-def pick_device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device that `auto` stands for here, or `name`. Raises OptionError for one that cannot be used."""
     import torch
 

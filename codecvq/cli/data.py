@@ -39,22 +39,22 @@ MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spr
 SPLITS, ALL = ("train", "validation", "test"), "all"
 
 
-def corpus_of(data: str, root: Path | None = None, reader: str | None = None) -> Corpus:
+def open_data(data: str, root: Path | None = None, reader: str | None = None) -> Corpus:
     """The corpus behind an argument: what the named reader finds in it, or the one that knows it. A folder, a
     manifest, or the name of a registered corpus is known.
     """
     from codecvq.data import open_corpus
 
-    source = data if is_named(data) or "://" in data else typed_path(data)
+    source = data if is_corpus_name(data) or "://" in data else typed_path(data)
     return open_corpus(source=source, root=root, reader=reader)
 
 
-def is_named(data: str) -> bool:
+def is_corpus_name(data: str) -> bool:
     """Whether an argument is the name of a registered corpus: a file or folder of that name goes before."""
     return data in registry().all(CorpusSpec) and not typed_path(data).exists()
 
 
-def names_of(text: str | None, option: str) -> list[str] | None:
+def parse_names(text: str | None, option: str) -> list[str] | None:
     """The names between commas; None where the option was not given. Raises OptionError for no name."""
     if text is None:
         return None

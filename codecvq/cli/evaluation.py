@@ -10,20 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecvq.cli.batch import Failed, Outcome, failure_of
+from codecvq.cli.batch import BatchResult, ItemFailure, failure_of
 from codecvq.cli.console import (
     CodecArgument,
     Device,
     Json,
     Plugins,
-    pick_device,
     print_json,
     print_table,
     print_written,
     progress_line,
+    resolve_device,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, MaxClips, ReaderName, check_split, corpus_of, names_of, split_clips
+from codecvq.cli.data import (
+    CorpusRoot,
+    MaxClips,
+    ReaderName,
+    check_split,
+    open_data,
+    parse_names,
+    split_clips,
+)
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CorpusError
 from codecvq.files import path_inside, without_links
@@ -69,28 +77,28 @@ def evaluate(
     from codecvq.plugins.declarations import explained
 
     check_split(split)
-    names = names_of(metrics, "--metrics")
+    names = parse_names(metrics, "--metrics")
     recipe = _recipe_of(codec)
     if data is None:
-        _check_own(recipe, root, reader)
+        _check_run_data(recipe, root, reader)
     with explained(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
-        loaded = load(codec, pick_device(device))
+        loaded = load(codec, resolve_device(device))
         clips = _clips(data, root, reader, split, recipe, Path(codec))
     if recipe and data is None and max_clips is None:
         max_clips = recipe.evaluation.max_clips
     folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
     result = _measure(loaded, codec, clips, ready, max_clips, without_links(folder, "report", "audio"))
     problems, written = _save(result, folder, codec if recipe else None)
-    outcome = _outcome(result, problems)
+    batch = _batch_result(result, problems)
     if as_json:
         failures = [*(_failure_json(failure) for failure in result.failures), *map(vars, problems)]
-        print_json({**result.to_json(), **outcome.to_json(), "failures": failures})
+        print_json({**result.to_json(), **batch.to_json(), "failures": failures})
     else:
         print_evaluation(result)
-        outcome.show()
+        batch.print_failures()
         print_written(*written)
-    outcome.leave()
+    batch.exit_if_failed()
 
 
 def _measure(
@@ -115,13 +123,15 @@ def _measure(
         )
 
 
-def _save(result: Evaluation, folder: Path, run: Path | None) -> tuple[list[Failed], list[tuple[str, Path]]]:
+def _save(
+    result: Evaluation, folder: Path, run: Path | None
+) -> tuple[list[ItemFailure], list[tuple[str, Path]]]:
     """What could not be written, and what was: first the numbers, then the page. What was measured is printed
     whatever happens here.
     """
     from codecvq.evaluation.report import write_report
 
-    problems: list[Failed] = []
+    problems: list[ItemFailure] = []
     written: list[tuple[str, Path]] = []
     try:
         written.append(("numbers", result.save(folder / "report")))
@@ -134,9 +144,9 @@ def _save(result: Evaluation, folder: Path, run: Path | None) -> tuple[list[Fail
     return problems, written
 
 
-def _outcome(result: Evaluation, problems: Sequence[Failed]) -> Outcome:
-    failures = [Failed(failure.clip, str(failure)) for failure in result.failures]
-    return Outcome(len(result.rows), (*failures, *problems))
+def _batch_result(result: Evaluation, problems: Sequence[ItemFailure]) -> BatchResult:
+    failures = [ItemFailure(failure.clip, str(failure)) for failure in result.failures]
+    return BatchResult(len(result.rows), (*failures, *problems))
 
 
 def _failure_json(failure: Failure) -> dict[str, str]:
@@ -160,7 +170,7 @@ def _recipe_of(folder: Path) -> Recipe | None:
     return run.recipe() if run.recipe_file.is_file() else None
 
 
-def _check_own(recipe: Recipe | None, root: Path | None, reader: str | None) -> None:
+def _check_run_data(recipe: Recipe | None, root: Path | None, reader: str | None) -> None:
     """Raise CorpusError where there is no corpus, or an option that says where another one is."""
     if recipe is None:
         raise CorpusError(
@@ -180,8 +190,8 @@ def _clips(
     data: str | None, root: Path | None, reader: str | None, split: str, recipe: Recipe | None, run: Path
 ) -> Corpus:
     if data is not None:
-        return split_clips(corpus_of(data, root, reader), split)
-    from codecvq.training.parts import run_corpus
+        return split_clips(open_data(data, root, reader), split)
+    from codecvq.training.builders import run_corpus
 
     assert recipe is not None, "checked by _check_own"
     return split_clips(run_corpus(recipe, run), split)

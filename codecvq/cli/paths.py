@@ -27,11 +27,11 @@ def writable_folder(folder: Path) -> Path:
     """The folder, found to take files or, where it is still to be made, to be possible: said before hours of
     work. Nothing is left there.
     """
-    there = next((place for place in (folder, *folder.parents) if place.exists()), Path())
-    if not there.is_dir():
-        raise CodecvqError(f"the output folder {folder}: {there} is a file. Give another folder.")
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), Path())
+    if not existing.is_dir():
+        raise CodecvqError(f"the output folder {folder}: {existing} is a file. Give another folder.")
     try:
-        with tempfile.TemporaryFile(dir=there, prefix=".codecvq-"):
+        with tempfile.TemporaryFile(dir=existing, prefix=".codecvq-"):
             pass
     except OSError as error:
         raise CodecvqError(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from codecvq.cli import checking
-from codecvq.cli.console import Json, Plugins, print_json, print_table, say
+from codecvq.cli.console import Json, Plugins, print_json, print_table, print_text
 from codecvq.errors import CodecvqError, UnknownName
 from codecvq.plugins import KINDS, registry
 from codecvq.plugins.registration import Registration
@@ -45,12 +45,13 @@ def list_plugins(
         )
         return
     print_table(
-        ["kind", "name", "what it is", "from"], [[k, name, o.spec.summary, _from(o)] for k, name, o in found]
+        ["kind", "name", "what it is", "from"],
+        [[k, name, o.spec.summary, _source_of(o)] for k, name, o in found],
     )
     if kind in (None, "quantizers"):
-        say("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
+        print_text("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
     for failure in failures:
-        say(f"not loaded: {failure}")
+        print_text(f"not loaded: {failure}")
 
 
 @app.command("show")
@@ -77,7 +78,7 @@ def show_plugin(
                     ["option", "default"], [[option, str(default)] for option, default in value.items()]
                 )
             elif value:
-                say(f"{key}: {value}")
+                print_text(f"{key}: {value}")
 
 
 @app.command("doctor")
@@ -96,7 +97,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
                     (name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in registrations)}")
                 )
             for registration in registrations:
-                seconds, problem = _try(kind, registration)
+                seconds, problem = _load_timed(kind, registration)
                 rows.append(
                     {
                         "kind": kind,
@@ -119,8 +120,8 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
             ],
         )
         for where, what in problems:
-            say(f"\n{where}\n{what}")
-        say(f"\n{len(rows)} offers, {len(problems)} problems")
+            print_text(f"\n{where}\n{what}")
+        print_text(f"\n{len(rows)} offers, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -128,7 +129,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
 app.command("check")(checking.check)
 
 
-def _try(kind: str, registration: Registration[Any]) -> tuple[float, str]:
+def _load_timed(kind: str, registration: Registration[Any]) -> tuple[float, str]:
     """Seconds that loading an offer took, and what is wrong with it, if anything."""
     start = time.perf_counter()
     try:
@@ -183,6 +184,6 @@ def _as_json(kind: str, name: str, registration: Registration[Any]) -> dict[str,
     }
 
 
-def _from(registration: Registration[Any]) -> str:
+def _source_of(registration: Registration[Any]) -> str:
     origin = registration.origin
     return str(Path(origin.file).name) if origin.file else f"{origin.distribution} {origin.version}".strip()

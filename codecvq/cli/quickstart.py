@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 import codecvq
-from codecvq.cli.console import duration, print_written, say
+from codecvq.cli.console import duration, print_text, print_written
 from codecvq.cli.paths import typed_path
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated
 
-PATIENCE_S = 3.0  # a Ctrl-C in a terminal reaches the verb too; another signal does not
+EXIT_TIMEOUT_S = 3.0  # a Ctrl-C in a terminal reaches the verb too; another signal does not
 
 
 def quickstart(
@@ -41,13 +41,13 @@ def quickstart(
     at = str(run)
     shown = f"codecvq encode {at} CLIPS --out {at}/compressed"
     codes = [
-        _verb("train", "quickstart", *overrides, "--run", at),
-        _verb("encode", at, *files, "--out", f"{at}/compressed", shown=shown),
-        _verb("decode", at, f"{at}/compressed", "--out", f"{at}/decoded"),
-        _verb("tokenize", at, "prompts", "--out", f"{at}/tokens"),
-        _verb("evaluate", at),
+        _run_command("train", "quickstart", *overrides, "--run", at),
+        _run_command("encode", at, *files, "--out", f"{at}/compressed", shown=shown),
+        _run_command("decode", at, f"{at}/compressed", "--out", f"{at}/decoded"),
+        _run_command("tokenize", at, "prompts", "--out", f"{at}/tokens"),
+        _run_command("evaluate", at),
     ]
-    say()
+    print_text()
     print_written(
         ("all of it took", duration(time.monotonic() - start)),
         ("codec", run / "codec"),
@@ -60,17 +60,17 @@ def quickstart(
         raise typer.Exit(1)
 
 
-def _verb(*arguments: str, shown: str = "") -> int:
+def _run_command(*arguments: str, shown: str = "") -> int:
     """The exit code of `codecvq ARGUMENTS`, run as a user would, with the command line shown: 0, or 1 where
     some of it failed. Raises CodecvqError for any other.
     """
-    say(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
+    print_text(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
     sys.stdout.flush()
     with subprocess.Popen([sys.executable, "-m", "codecvq", *arguments], env=_environment()) as process:
         try:
             code = process.wait()
         except (KeyboardInterrupt, Terminated):  # the verb ends first: it has something to save
-            _end(process)
+            _wait_or_terminate(process)
             raise
     if code not in (0, 1):
         raise CodecvqError(
@@ -86,10 +86,10 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONSAFEPATH": "1"}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _wait_or_terminate(process: subprocess.Popen[bytes]) -> None:
     """Wait for a verb that got the same Ctrl-C, or is ended now."""
     try:
-        process.wait(timeout=PATIENCE_S)
+        process.wait(timeout=EXIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait()

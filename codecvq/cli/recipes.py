@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecvq.api.hookspecs import RecipeSpec
-from codecvq.cli.console import Json, Plugins, print_json, print_table, say
+from codecvq.cli.console import Json, Plugins, print_json, print_table, print_text
 from codecvq.errors import RecipeError, UnknownName
 from codecvq.plugins import registry
 
@@ -65,22 +65,22 @@ def show_recipe(
     path = find_recipe(name)
     if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
         content = read_bounded(path, MOST_BYTES, error=RecipeError)
-        say(content.decode(errors="backslashreplace").rstrip("\n"))
+        print_text(content.decode(errors="backslashreplace").rstrip("\n"))
     recipe = load_recipe(path)
-    facts, missing = _facts_of(recipe)
+    facts, missing = _recipe_facts(recipe)
     if as_json:
         print_json({"file": str(path), "recipe": recipe.model_dump(mode="json"), "codec": facts})
         return
     if resolved:
-        say(recipe.to_yaml().rstrip("\n"))
-    for line in _told(facts) if facts else ["", missing]:
-        say(f"# {line}".rstrip())
+        print_text(recipe.to_yaml().rstrip("\n"))
+    for line in _fact_lines(facts) if facts else ["", missing]:
+        print_text(f"# {line}".rstrip())
 
 
-def _facts_of(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
+def _recipe_facts(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
     """What can be said of the recipe's codec; None, and what to do, where a plugin of it is not loaded."""
     from codecvq.plugins.declarations import missing_plugins
-    from codecvq.training.parts import build_codec
+    from codecvq.training.builders import build_codec
 
     try:
         return codec_facts(build_codec(recipe)), ""
@@ -114,7 +114,7 @@ def _seconds(samples: int | None, sample_rate: int) -> float | None:
     return None if samples is None else samples / sample_rate
 
 
-def _told(facts: dict[str, Any]) -> list[str]:
+def _fact_lines(facts: dict[str, Any]) -> list[str]:
     """The facts as lines for people."""
     lines = [
         "",

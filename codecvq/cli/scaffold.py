@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from codecvq.cli.console import print_written, say
+from codecvq.cli.console import print_text, print_written
 from codecvq.cli.paths import typed_path
 from codecvq.errors import PluginError
 from codecvq.files import write_atomically
@@ -64,7 +64,7 @@ def new_plugin(
     for step in (
         [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]
     ):
-        say(f"next:  {step}")
+        print_text(f"next:  {step}")
 
 
 def _distribution(name: str, into: Path) -> dict[Path, str]:

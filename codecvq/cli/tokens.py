@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecvq.cli.batch import Failed, Outcome
+from codecvq.cli.batch import BatchResult, ItemFailure
 from codecvq.cli.coding import Out
 from codecvq.cli.console import (
     CodecArgument,
     Device,
     Json,
     Plugins,
-    pick_device,
     print_json,
     print_written,
     progress_line,
+    resolve_device,
     time_left,
 )
-from codecvq.cli.data import CorpusRoot, ReaderName, corpus_of, names_of
+from codecvq.cli.data import CorpusRoot, ReaderName, open_data, parse_names
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CodecError, CodecvqError
 
@@ -59,8 +59,8 @@ def tokenize(
     from codecvq.tokens import tokenize as run_tokenize
 
     part = _part(shard)
-    corpus = corpus_of(data, root, reader)
-    loaded = load(codec, pick_device(device))
+    corpus = open_data(data, root, reader)
+    loaded = load(codec, resolve_device(device))
     checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
     writable_folder(out)
     with progress_line() as line:
@@ -76,16 +76,16 @@ def tokenize(
                 final=at.clips_done == at.clips_total,
             ),
         )
-    outcome = Outcome(summary.clips + summary.clips_there, _failed(summary.failures))
+    batch = BatchResult(summary.clips + summary.clips_there, _item_failures(summary.failures))
     if as_json:
-        print_json({**dataclasses.asdict(summary), **outcome.to_json(), "failures": _json(summary.failures)})
+        print_json({**dataclasses.asdict(summary), **batch.to_json(), "failures": _json(summary.failures)})
     else:
-        outcome.show()
+        batch.print_failures()
         state = "complete" if summary.complete else "other processes' shards are missing"
         there = f", {summary.clips_there} were there" if summary.clips_there else ""
-        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{there}, {outcome.failed} failed"
+        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{there}, {batch.failed} failed"
         print_written(("tokenized", f"{done}; {state}"), ("dataset", out))
-    outcome.leave()
+    batch.exit_if_failed()
 
 
 def detokenize(
@@ -108,11 +108,11 @@ def detokenize(
 
     if suffix not in (".flac", ".wav"):
         raise CodecvqError(f"suffix is {suffix!r}; it is .flac or .wav")
-    chosen = names_of(ids, "--ids")
+    chosen = parse_names(ids, "--ids")
     dataset = read_tokens(tokens)
     for id in chosen or ():
         dataset.require(id)
-    loaded = load(codec, pick_device(device))
+    loaded = load(codec, resolve_device(device))
     writable_folder(out)
     start = time.monotonic()
     with progress_line() as line:
@@ -127,21 +127,24 @@ def detokenize(
                 final=done == total,
             ),
         )
-    outcome = Outcome(
-        len(decoded.files), _failed(decoded.failures), not_tried=decoded.not_tried, stopped=decoded.stopped
+    batch = BatchResult(
+        len(decoded.files),
+        _item_failures(decoded.failures),
+        not_tried=decoded.not_tried,
+        stopped=decoded.stopped,
     )
     if as_json:
         written = {"folder": str(out), "files": list(map(str, decoded.files)), "audio_s": decoded.audio_s}
-        print_json({**written, **outcome.to_json(), "failures": _json(decoded.failures)})
+        print_json({**written, **batch.to_json(), "failures": _json(decoded.failures)})
     else:
-        outcome.show()
-        done = f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio, {outcome.failed} failed"
+        batch.print_failures()
+        done = f"{len(decoded.files)} clips, {decoded.audio_s:.1f} s of audio, {batch.failed} failed"
         print_written(("decoded", done), ("folder", out))
-    outcome.leave()
+    batch.exit_if_failed()
 
 
-def _failed(failures: Sequence[TokenFailure]) -> tuple[Failed, ...]:
-    return tuple(Failed(failure.id, failure.error) for failure in failures)
+def _item_failures(failures: Sequence[TokenFailure]) -> tuple[ItemFailure, ...]:
+    return tuple(ItemFailure(failure.id, failure.error) for failure in failures)
 
 
 def _json(failures: Sequence[TokenFailure]) -> list[dict[str, Any]]:  # Any: JSON

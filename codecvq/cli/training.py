@@ -23,7 +23,7 @@ from codecvq.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from codecvq.training.loop import Moment, Trained
+    from codecvq.training.loop import TrainingProgress, TrainingResult
     from codecvq.training.recipe import Recipe
 
 
@@ -71,38 +71,39 @@ def train(
 
     Example: [bold]codecvq train quickstart training.steps=2000 --run runs/longer[/]
     """
-    loaded = _loaded(recipe, overrides or [], plugin, init_from, init_partial)
+    loaded = _load_recipe(recipe, overrides or [], plugin, init_from, init_partial)
     if smoke:
         _smoke(loaded, run, as_json)
         return
     folder = run or Path("runs") / Path(recipe).stem
-    with ends_where_asked(), progress_line() as line:
+    with exit_on_stop(), progress_line() as line:
         from codecvq.training.loop import train as run_training
 
         trained = run_training(
-            loaded, folder, lambda moment: show_moment(line, moment), announce=line.announce
+            loaded, folder, lambda progress: show_progress(line, progress), announce=line.announce
         )
-    if trained.main:
-        _print(trained, as_json)
+    if trained.is_main:
+        _print_result(trained, as_json)
 
 
 @contextmanager
-def ends_where_asked() -> Iterator[None]:
+def exit_on_stop() -> Iterator[None]:
     """A block in which a training that Ctrl-C or SIGTERM stopped says where it goes on, and leaves with the
     exit code of the signal.
     """
     try:
         yield
     except KeyboardInterrupt as stopped:
-        code = getattr(stopped, "exit_code", None)  # of `training.stopping.Stopped`, without importing torch
+        # an attribute of `training.stop_signal.TrainingStopped`, read without importing torch
+        code = getattr(stopped, "exit_code", None)
         if code is None:
             raise
-        if getattr(stopped, "main", True):
+        if getattr(stopped, "is_main", True):
             errors.print(str(stopped), highlight=False, markup=False)
         raise typer.Exit(code) from stopped
 
 
-def _loaded(
+def _load_recipe(
     recipe: str, overrides: list[str], plugins: list[str], init_from: str | None, init_partial: bool
 ) -> Recipe:
     """The recipe with what the options say."""
@@ -127,15 +128,15 @@ def _loaded(
 
 def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     """Three steps into `run`, or into a folder that goes away."""
-    from codecvq.training.smoke import smoke
+    from codecvq.training.smoke import smoke_test
 
     with (
-        ends_where_asked(),
+        exit_on_stop(),
         tempfile.TemporaryDirectory(prefix="codecvq-smoke-") as temporary,
         progress_line() as line,
     ):
         folder = run or Path(temporary) / "run"
-        done = smoke(recipe, folder, lambda moment: show_moment(line, moment), line.announce)
+        done = smoke_test(recipe, folder, lambda progress: show_progress(line, progress), line.announce)
     if done is None:
         return
     trained = done.trained
@@ -151,29 +152,29 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
             }
         )
         return
-    heard = "" if recipe.discriminator is None else ", the discriminators from the second on"
+    discriminators = "" if recipe.discriminator is None else ", the discriminators from the second on"
     print_written(
         (
             "works",
-            f"{trained.steps} steps on corpus {done.corpus} in {trained.seconds:.0f} s{heard}; validated, "
-            f"saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes "
+            f"{trained.steps} steps on corpus {done.corpus} in {trained.seconds:.0f} s{discriminators}; "
+            f"validated, saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes "
             f"({done.bitrate_bps:.0f} bit/s) and back",
         ),
         ("run", trained.folder.path if run else "not kept: give --run to keep it"),
     )
 
 
-def show_moment(line: ProgressLine, moment: Moment) -> None:
+def show_progress(line: ProgressLine, progress: TrainingProgress) -> None:
     """One line: step, loss, codebook use, time left."""
-    loss, usage = moment.scalars.get("loss/total"), moment.scalars.get("codebook/usage")
-    parts = [f"step {moment.step}/{moment.steps}"]
+    loss, usage = progress.scalars.get("loss/total"), progress.scalars.get("codebook/usage")
+    parts = [f"step {progress.step}/{progress.steps}"]
     parts += [f"loss {loss:.3f}"] if loss is not None else []
     parts += [f"codebook use {100 * usage:.0f} %"] if usage is not None else []
-    parts += [f"{duration(moment.seconds_left)} left"]
-    line.show("  ".join(parts), final=moment.step == moment.steps)
+    parts += [f"{duration(progress.seconds_left)} left"]
+    line.show("  ".join(parts), final=progress.step == progress.steps)
 
 
-def _print(trained: Trained, as_json: bool) -> None:
+def _print_result(trained: TrainingResult, as_json: bool) -> None:
     folder = trained.folder
     if as_json:
         print_json(

@@ -28,8 +28,8 @@ from codecvq.construction import limited
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.plugins import PROJECT
-from codecvq.training.gradients import Gradients, clipped
-from codecvq.training.parts import LIMITS
+from codecvq.training.builders import LIMITS
+from codecvq.training.gradients import GradientStats, clip_gradients
 from codecvq.training.recipe import DiscriminatorSection, Recipe
 from codecvq.training.schedule import learning_rate
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(PROJECT)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DiscriminatorOutputs:
     """What one discriminator makes of recorded audio, and of the same audio decoded."""
 
     recorded: list[Judgement]
@@ -62,7 +62,9 @@ class Adversary:
             )
         with torch.random.fork_rng():  # the codec's random numbers do not hang on whether it has an adversary
             torch.manual_seed(recipe.training.seed)
-            self.networks = nn.ModuleList(_build(recipe, options) for options in section.networks)
+            self.networks = nn.ModuleList(
+                _build_discriminator(recipe, options) for options in section.networks
+            )
         self.networks.to(accelerator.device)
         self.parameters = dict(self.networks.named_parameters())
         optimizer = torch.optim.AdamW(
@@ -76,14 +78,14 @@ class Adversary:
         self.wrapped: list[nn.Module] = [accelerator.prepare(network) for network in self.networks]
         self.optimizer = accelerator.prepare(optimizer)
 
-    def active(self, step: int) -> bool:
+    def is_active(self, step: int) -> bool:
         """Whether the codec hears the discriminators in this step, and they learn from it."""
         return (
             step >= self.section.start_step
             and (step - self.section.start_step) % self.section.every_step == 0
         )
 
-    def begin(self, step: int, steps: int) -> None:
+    def begin_step(self, step: int, steps: int) -> None:
         """Forget the gradients of the step before, and take the learning rate of this one of `steps`."""
         first = self.section.start_step
         rate = learning_rate(self.section.optimizer, max(0, step - first), steps - first)
@@ -91,21 +93,24 @@ class Adversary:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
 
-    def judged(self, audio: Tensor) -> Tensor:
+    def select_items(self, audio: Tensor) -> Tensor:
         """The items `[b, C, S]` of a batch `[B, C, S]` that the discriminators are shown."""
         return audio[:: self.section.every_item]
 
-    def judge(self, step: int, decoded: Tensor, recorded: Tensor) -> list[Verdict]:
+    def discriminate(self, step: int, decoded: Tensor, recorded: Tensor) -> list[DiscriminatorOutputs]:
         """Verdicts on audio `[b, C, S]` of the discriminators whose turn it is, with a gradient to them and
         to the decoded audio.
         """
         with self.accelerator.autocast():
             # recorded first: DDP may write buffers when a forward begins, and the decoded pass needs them
-            return [Verdict(network(recorded), network(decoded)) for network in self._chosen(step)]
+            return [
+                DiscriminatorOutputs(network(recorded), network(decoded))
+                for network in self._active_networks(step)
+            ]
 
-    def learn(self, verdicts: Sequence[Verdict], share: float) -> dict[str, Tensor]:
+    def backward(self, outputs: Sequence[DiscriminatorOutputs], share: float) -> dict[str, Tensor]:
         """Scalars of the discriminators. Accumulates their gradients, times `share`, and no others."""
-        pairs = [pair for verdict in verdicts for pair in verdict.pairs()]
+        pairs = [pair for verdict in outputs for pair in verdict.pairs()]
         form = self.section.loss
         losses = [discriminator_loss(form, real.scores, fake.scores) for real, fake in pairs]
         loss = torch.stack(losses).mean()
@@ -113,18 +118,20 @@ class Adversary:
         wins = [win_rate(form, real.scores, fake.scores) for real, fake in pairs]
         return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
 
-    def clip(self) -> Gradients:
+    def clip_gradients(self) -> GradientStats:
         """The gradients of all passes of a step, which the optimizer may use now."""
         limit = self.section.optimizer.max_grad_norm
-        return clipped(self.accelerator, self.optimizer, self.parameters, limit)
+        return clip_gradients(self.accelerator, self.optimizer, self.parameters, limit)
 
-    def terms(self, verdicts: Sequence[Verdict], wanted: Collection[str]) -> dict[str, Tensor]:
+    def codec_losses(
+        self, outputs: Sequence[DiscriminatorOutputs], names: Collection[str]
+    ) -> dict[str, Tensor]:
         """Those of `adversarial` and `feature_matching` that are wanted, for the codec, 0-d, unweighted."""
-        pairs = [pair for verdict in verdicts for pair in verdict.pairs()]
+        pairs = [pair for verdict in outputs for pair in verdict.pairs()]
         parts = {"adversarial": [codec_loss(self.section.loss, fake.scores) for _, fake in pairs]}
-        if "feature_matching" in wanted:
+        if "feature_matching" in names:
             parts["feature_matching"] = [feature_distance(real, fake) for real, fake in pairs]
-        return {name: torch.stack(found).mean() for name, found in parts.items() if name in wanted}
+        return {name: torch.stack(losses).mean() for name, losses in parts.items() if name in names}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -135,7 +142,7 @@ class Adversary:
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _chosen(self, step: int) -> Sequence[nn.Module]:
+    def _active_networks(self, step: int) -> Sequence[nn.Module]:
         if not self.section.in_turn:
             return self.wrapped
         turn = (step - self.section.start_step) // self.section.every_step
@@ -158,10 +165,10 @@ def codec_loss(form: str, decoded: Tensor) -> Tensor:
 def feature_distance(recorded: Judgement, decoded: Judgement) -> Tensor:
     """0-d distance of the inner layers, mean over layers and items; without a gradient to `recorded`."""
     distances = []
-    for ours, theirs in zip(recorded.features, decoded.features, strict=True):
-        ours, theirs = ours.detach().float().flatten(1), theirs.float().flatten(1)
-        scale = ours.abs().mean(dim=1).clamp(min=1e-6)
-        distances.append(((theirs - ours).abs().mean(dim=1) / scale).mean())
+    for real, fake in zip(recorded.features, decoded.features, strict=True):
+        real, fake = real.detach().float().flatten(1), fake.float().flatten(1)
+        scale = real.abs().mean(dim=1).clamp(min=1e-6)
+        distances.append(((fake - real).abs().mean(dim=1) / scale).mean())
     return torch.stack(distances).mean()
 
 
@@ -172,7 +179,7 @@ def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
     return ((recorded > middle).float().mean() + (decoded <= middle).float().mean()) / 2
 
 
-def _build(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:
+def _build_discriminator(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:
     options = dict(options)
     with limited(LIMITS, "a discriminator of the recipe"):
         discriminator = build_discriminator(

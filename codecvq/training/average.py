@@ -18,7 +18,7 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module, self.decay = module, decay
-        self.weights = {name: weight.detach().clone() for name, weight in self._learning()}
+        self.weights = {name: weight.detach().clone() for name, weight in self._trainable()}
         device = next(iter(self.weights.values())).device
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -28,7 +28,7 @@ class WeightAverage:
         self.steps += counts
         rising = (1 + self.steps) / (10 + self.steps)
         share = (1 - rising.clamp(max=self.decay)) * counts
-        now = [weight.detach() for _, weight in self._learning()]
+        now = [weight.detach() for _, weight in self._trainable()]
         torch._foreach_lerp_(list(self.weights.values()), now, [share] * len(now))
 
     @contextmanager
@@ -52,13 +52,13 @@ class WeightAverage:
         for name, weight in state["weights"].items():
             self.weights[name].copy_(weight)
 
-    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+    def _trainable(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, weight) for name, weight in self.module.named_parameters() if weight.requires_grad]
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, weight in self._learning():
-            kept: Tensor = self.weights[name]
-            own = weight.detach().clone()
-            weight.copy_(kept)
-            kept.copy_(own)
+        for name, weight in self._trainable():
+            averaged: Tensor = self.weights[name]
+            current = weight.detach().clone()
+            weight.copy_(averaged)
+            averaged.copy_(current)

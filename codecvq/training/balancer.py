@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-LEAST = 1e-12  # of a norm that is divided by
+EPS = 1e-12  # of a norm that is divided by
 
 
 class Balancer:
@@ -48,9 +48,9 @@ class Balancer:
         total = sum(self.weights[name] for name in named)
         balanced = torch.zeros_like(output, dtype=precise)
         for name, gradient, norm in zip(named, gradients, norms.unbind(), strict=True):
-            average = self._averaged(name, norm)
+            average = self._update_average(name, norm)
             share = self.total_norm * self.weights[name] / total / average
-            balanced += torch.where(average > LEAST, share, 0.0).to(precise) * gradient
+            balanced += torch.where(average > EPS, share, 0.0).to(precise) * gradient
         return balanced
 
     def state(self) -> dict[str, Tensor]:
@@ -61,23 +61,25 @@ class Balancer:
         """What `state` gave."""
         self.averages = {name: torch.as_tensor(sums, dtype=torch.float64) for name, sums in state.items()}
 
-    def _averaged(self, name: str, norm: Tensor) -> Tensor:
+    def _update_average(self, name: str, norm: Tensor) -> Tensor:
         """The average norm of a loss, with this step's: 0-d float64."""
-        before = self.averages.get(name, torch.zeros(2, dtype=torch.float64)).to(norm.device)
-        now = self.decay * before + torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)])
-        counts = norm.isfinite()  # a step that will be skipped must not be remembered
-        self.averages[name] = torch.where(counts, now, before)
-        return torch.where(counts, now[0] / now[1], 1.0)
+        previous = self.averages.get(name, torch.zeros(2, dtype=torch.float64)).to(norm.device)
+        updated = self.decay * previous + torch.stack(
+            [norm.double(), torch.ones_like(norm, dtype=torch.float64)]
+        )
+        is_finite = norm.isfinite()  # a step that will be skipped must not be remembered
+        self.averages[name] = torch.where(is_finite, updated, previous)
+        return torch.where(is_finite, updated[0] / updated[1], 1.0)
 
 
 def _gradient(loss: Tensor, output: Tensor) -> Tensor:
     """∂loss/∂output; zeros where the loss is a constant, as one that begins at a later step."""
     if not loss.requires_grad:
         return torch.zeros_like(output)
-    (found,) = torch.autograd.grad(
+    (gradient,) = torch.autograd.grad(
         loss, [output], retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return found
+    return gradient
 
 
 def _norm_of_items(gradient: Tensor) -> Tensor:

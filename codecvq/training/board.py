@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from codecvq.api.training import Heard, TrainRun
+    from codecvq.api.training import TrainRun, ValidationSample
 
 WINDOW, HOP = 512, 128  # samples, of the spectrograms
 RANGE_DB = 80.0
@@ -33,18 +33,19 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
     writer = run.state["board"]
     for name, value in scalars.items():
         writer.add_scalar(name, value, step)
-    for heard in run.heard:
-        _add_clip(writer, heard, step, with_original=not run.state.get("board_originals"))
-    if run.heard:
+    for sample in run.validation_samples:
+        _add_clip(writer, sample, step, with_original=not run.state.get("board_originals"))
+    if run.validation_samples:
         run.state["board_originals"] = True
     writer.flush()
 
 
-def _add_clip(writer: Any, heard: Heard, step: int, with_original: bool) -> None:  # Any: a SummaryWriter
-    signals = {"decoded": heard.decoded} | ({"original": heard.reference} if with_original else {})
+def _add_clip(writer: Any, sample: ValidationSample, step: int, with_original: bool) -> None:
+    # writer: a SummaryWriter
+    signals = {"decoded": sample.decoded} | ({"original": sample.reference} if with_original else {})
     for kind, samples in signals.items():
-        tag = f"{heard.id}/{kind}"
-        writer.add_audio(tag, samples[None], step, sample_rate=heard.sample_rate)
+        tag = f"{sample.id}/{kind}"
+        writer.add_audio(tag, samples[None], step, sample_rate=sample.sample_rate)
         writer.add_image(tag, spectrogram(samples), step, dataformats="HW")
 
 

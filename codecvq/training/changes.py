@@ -15,14 +15,14 @@ from codecvq.plugins.declarations import Declared, same_plugins
 from codecvq.training.recipe import Recipe
 
 #: keys, or sections with all their keys, by whether they define a run; every key of a recipe is below one
-DEFINES = (
+FIXED_KEYS = (
     "sample_rate", "channels", "network", "quantizer", "losses", "discriminator", "optimizer", "plugins",
     "corpus.name", "corpus.reader", "corpus.options", "corpus.split_by", "corpus.speakers",
     "corpus.exclude_speakers", "corpus.segment_s", "corpus.balance", "corpus.augment",
     "training.batch_size", "training.accumulate", "training.average", "training.init_from",
     "training.init_partial", "training.freeze", "training.seed", "training.precision",
 )  # fmt: skip
-MAY_CHANGE = (
+CHANGEABLE_KEYS = (
     "description", "evaluation",
     "corpus.cache", "corpus.cache_gb",
     "training.steps", "training.minutes", "training.workers", "training.threads", "training.compile",
@@ -31,45 +31,47 @@ MAY_CHANGE = (
     "training.keep_best", "training.max_bad_steps",
 )  # fmt: skip
 #: where the recordings are: may change if the clips are the same, see `RunFolder.check_clips`
-PLACES = ("corpus.source", "corpus.folder", "corpus.manifest", "corpus.root")
-PATHS = ("training.init_from",)  # the same file or folder may be written as another path
+LOCATION_KEYS = ("corpus.source", "corpus.folder", "corpus.manifest", "corpus.root")
+PATH_KEYS = ("training.init_from",)  # the same file or folder may be written as another path
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """`key: old -> new` for every key that defines a run and differs between two recipes. "auto" in the new
     one agrees with anything.
     """
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     changed = [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
-        and not below(key, (*MAY_CHANGE, *PLACES))
+        and not is_within(key, (*CHANGEABLE_KEYS, *LOCATION_KEYS))
         and not (key == "training.precision" and after.get(key) == "auto")
-        and not (key in PATHS and _same_path(before.get(key), after.get(key)))
+        and not (key in PATH_KEYS and _same_path(before.get(key), after.get(key)))
         and key != "plugins"
     ]
     if not same_plugins(old.plugins, new.plugins):
-        files = " -> ".join(", ".join(map(_short, each)) or "none" for each in (old.plugins, new.plugins))
+        files = " -> ".join(
+            ", ".join(map(_short_plugin, each)) or "none" for each in (old.plugins, new.plugins)
+        )
         changed.append(f"plugins: {files}: bring the files back that the run was made with")
     return changed
 
 
-def moved(old: Recipe, new: Recipe) -> list[str]:
+def location_changes(old: Recipe, new: Recipe) -> list[str]:
     """`key: old -> new` for what says where the recordings are, where it differs."""
     before, after = old.corpus.model_dump(), new.corpus.model_dump()
-    names = [place.removeprefix("corpus.") for place in PLACES]
+    names = [place.removeprefix("corpus.") for place in LOCATION_KEYS]
     return [
         f"corpus.{name}: {before[name]} -> {after[name]}" for name in names if before[name] != after[name]
     ]
 
 
-def below(key: str, keys: tuple[str, ...]) -> bool:
+def is_within(key: str, keys: tuple[str, ...]) -> bool:
     """Whether a key is one of `keys`, or in a section that is."""
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
-def _short(plugin: str) -> str:
+def _short_plugin(plugin: str) -> str:
     """An entry of `plugins` as an error shows it."""
     entry = Declared.parse(plugin)
     return f"{entry.source} (sha256 {entry.sha256[:12]}…)" if entry.sha256 else entry.source
@@ -79,8 +81,8 @@ def _same_path(one: object, other: object) -> bool:
     return isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

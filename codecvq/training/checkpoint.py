@@ -25,7 +25,7 @@ from codecvq.weights import weights_bytes
 
 logger = logging.getLogger(PROJECT)
 
-WEIGHTS, STATE, SEAL = "model.safetensors", "state.pt", "checkpoint.json"
+WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
     Raises OSError when it cannot be written, as on a full disk; nothing half written stays.
     """
-    final = folder / _name(checkpoint.step)
+    final = folder / _folder_name(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     state = io.BytesIO()  # torch and safetensors have errors of their own for a full disk: bytes have OSError
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         STATE: state.getvalue(),
     }
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    content[SEAL] = json.dumps({"step": checkpoint.step, "sha256": hashes}).encode()
+    content[MANIFEST] = json.dumps({"step": checkpoint.step, "sha256": hashes}).encode()
     try:
         temporary.mkdir(parents=True)
         for name, data in content.items():
@@ -89,35 +89,35 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def clear_up(folder: Path, step: int) -> None:
+def clean_up_checkpoints(folder: Path, step: int) -> None:
     """Remove what a killed process left half written. Checkpoints of later steps than `step`, which are
     damaged, are called `damaged-step-XXXXXXXX` now: they would be kept in place of those that are to come.
     """
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in checkpoint_paths(folder):
-        if path.name > _name(step):
-            aside = folder / f"damaged-{path.name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            path.replace(aside)
-            logger.warning("checkpoint %s, which is damaged, is %s now", path, aside.name)
+        if path.name > _folder_name(step):
+            renamed = folder / f"damaged-{path.name}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            path.replace(renamed)
+            logger.warning("checkpoint %s, which is damaged, is %s now", path, renamed.name)
 
 
 def _load(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
-    missing = [name for name in (SEAL, WEIGHTS, STATE) if not (path / name).is_file()]
+    missing = [name for name in (MANIFEST, WEIGHTS, STATE) if not (path / name).is_file()]
     if missing:
         raise ValueError(f"{' and '.join(missing)} not there")
-    seal = json.loads((path / SEAL).read_text())
-    for name, digest in seal["sha256"].items():
+    manifest = json.loads((path / MANIFEST).read_text())
+    for name, digest in manifest["sha256"].items():
         if _sha256(path / name) != digest:
             raise ValueError(f"{name} is not what was written")
     state = torch.load(path / STATE, weights_only=True, map_location="cpu")
-    return Checkpoint(seal["step"], load_file(path / WEIGHTS), state)
+    return Checkpoint(manifest["step"], load_file(path / WEIGHTS), state)
 
 
-def _name(step: int) -> str:
+def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 

@@ -19,17 +19,17 @@ MATRIX_BF16 = {
 }  # flags of x86 and Arm processors that multiply bfloat16 in hardware
 
 
-def settled(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
+def resolve_auto(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
     """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
     this machine. Raises RunError for fp16 without a GPU.
     """
-    before = folder.recipe().training if folder.recipe_file.is_file() else None
+    earlier = folder.recipe().training if folder.recipe_file.is_file() else None
     precision: str = recipe.training.precision
     threads = recipe.training.threads
     if precision == "auto":
-        precision = before.precision if before else best_precision()
+        precision = earlier.precision if earlier else best_precision()
     if threads is None:  # those of the run, as sums depend on them, unless they are not there any more
-        threads = min(usable_threads(), before.threads if before and before.threads else sys.maxsize)
+        threads = min(usable_threads(), earlier.threads if earlier and earlier.threads else sys.maxsize)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise RunError(
             "training.precision is fp16, which needs a GPU. Take bf16, fp32, or auto for the faster of them."
@@ -53,14 +53,14 @@ def usable_threads() -> int:
     counts as not set; `training.threads` 1 is one thread everywhere.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = _positive("LOCAL_WORLD_SIZE") or 1
-    said = _positive("OMP_NUM_THREADS")
-    if said and not (said == 1 and processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ):
-        return said
+    processes = _positive_int("LOCAL_WORLD_SIZE") or 1
+    requested = _positive_int("OMP_NUM_THREADS")
+    if requested and not (requested == 1 and processes > 1 and "TORCHELASTIC_RUN_ID" in os.environ):
+        return requested
     return max(1, processors // processes)
 
 
-def _positive(variable: str) -> int | None:
+def _positive_int(variable: str) -> int | None:
     """A whole number above 0 in the environment; None for anything else."""
     first = os.environ.get(variable, "").partition(",")[0].strip()  # OMP_NUM_THREADS: one number a level
     return int(first) if first.isascii() and first.isdigit() and 0 < int(first) < 4096 else None

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Gradients:
+class GradientStats:
     """What is known of the gradients of an optimizer's parameters, on the device."""
 
     norm: Tensor  # 0-d, before clipping; NaN or infinite where a gradient is
-    first_bad: Tensor  # 0-d int64: which gradient is the first that is not finite, in `names`; -1 for none
+    first_nonfinite: Tensor  # 0-d int64: index in `names` of the first non-finite gradient; -1 for none
     names: Sequence[str]  # of the parameters that have a gradient
 
     @property
@@ -33,35 +33,35 @@ class Gradients:
         return self.norm.isfinite()
 
 
-def clipped(
+def clip_gradients(
     accelerator: Accelerator,
     optimizer: AcceleratedOptimizer,
     parameters: Mapping[str, nn.Parameter],
     max_norm: float,
-) -> Gradients:
+) -> GradientStats:
     """The gradients of an optimizer's `parameters`, unscaled, and scaled down to `max_norm` where their norm
     is larger.
     """
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(optimizer.optimizer)
-    found = {name: each.grad for name, each in parameters.items() if each.grad is not None}
-    norms = torch.stack(torch._foreach_norm(list(found.values())))
+    gradients = {name: each.grad for name, each in parameters.items() if each.grad is not None}
+    norms = torch.stack(torch._foreach_norm(list(gradients.values())))
     norm = torch.linalg.vector_norm(norms)
-    bad = ~norms.isfinite()
-    first_bad = torch.where(bad.any(), bad.int().argmax(), -1)
-    nn.utils.clip_grads_with_norm_([parameters[name] for name in found], max_norm, norm)
-    return Gradients(norm, first_bad, list(found))
+    nonfinite = ~norms.isfinite()
+    first_nonfinite = torch.where(nonfinite.any(), nonfinite.int().argmax(), -1)
+    nn.utils.clip_grads_with_norm_([parameters[name] for name in gradients], max_norm, norm)
+    return GradientStats(norm, first_nonfinite, list(gradients))
 
 
-def take_step(
-    accelerator: Accelerator, parts: Sequence[tuple[AcceleratedOptimizer, Gradients]]
+def step_optimizers(
+    accelerator: Accelerator, parts: Sequence[tuple[AcceleratedOptimizer, GradientStats]]
 ) -> Tensor | None:
     """A step of each optimizer whose gradients are finite; then the loss scale is the next step's, which is
     returned (0-d), None without one.
     """
-    for optimizer, gradients in parts:
+    for optimizer, stats in parts:
         fused = optimizer.optimizer  # torch's own: it looks for these two attributes
-        fused.grad_scale, fused.found_inf = None, (~gradients.finite).float()
+        fused.grad_scale, fused.found_inf = None, (~stats.finite).float()
         fused.step()
     if accelerator.scaler is None:
         return None

@@ -18,18 +18,18 @@ from codecvq.losses import LossInputs
 from codecvq.training.adversary import Adversary
 from codecvq.training.average import WeightAverage
 from codecvq.training.balancer import Balancer
-from codecvq.training.gradients import clipped, loss_scale, take_step
-from codecvq.training.horizon import Horizon
+from codecvq.training.builders import build_codec
+from codecvq.training.gradients import clip_gradients, loss_scale, step_optimizers
+from codecvq.training.initial_weights import load_initial_weights
 from codecvq.training.loss_terms import LossTerms
-from codecvq.training.outcomes import OF_DISCRIMINATORS, SCALE, Outcomes
-from codecvq.training.parts import build_codec
 from codecvq.training.recipe import Recipe
 from codecvq.training.schedule import learning_rate
-from codecvq.training.start import begin_from
-from codecvq.training.usage import RecentUse, chosen
+from codecvq.training.step_budget import StepBudget
+from codecvq.training.step_metrics import DISCRIMINATOR_NORM, SCALE, StepMetrics
+from codecvq.training.usage import CodebookUsage, active_codes
 
 
-def seed_of(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int) -> int:
     """Of the random numbers that a process draws in a step, as quantizer dropout does: different for all, and
     the same whenever the step is made.
     """
@@ -47,9 +47,9 @@ class Learner:
         self.config = recipe.training
         self.codec = build_codec(recipe, name=name)
         self._freeze()
-        self.usage = RecentUse(self.codec.codebook_sizes, accelerator.device)
-        self.outcomes = Outcomes(accelerator, self.config.max_bad_steps)
-        self.horizon = Horizon(self.config.steps, self.config.minutes)
+        self.usage = CodebookUsage(self.codec.codebook_sizes, accelerator.device)
+        self.step_metrics = StepMetrics(accelerator, self.config.max_bad_steps)
+        self.step_budget = StepBudget(self.config.steps, self.config.minutes)
         self.weights = recipe.losses.weights()
         self.losses = LossTerms(recipe, self.codec, accelerator)
         own = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
@@ -86,7 +86,7 @@ class Learner:
             else:
                 self.codec.get_submodule(part).requires_grad_(False)
 
-    def _train_mode(self) -> None:
+    def _set_train_mode(self) -> None:
         """Set training mode, and eval mode for frozen networks. A frozen quantizer keeps its dropout.
 
         Parts that learn are set last, since parts may share a module.
@@ -102,71 +102,77 @@ class Learner:
         """One step on audio `[B, C, S]` of these clips. Codec and discriminators stay as they are where their
         own gradients have NaN or infinity; EMA codebooks where their input has.
         """
-        rate = learning_rate(self.recipe.optimizer, step, self.horizon.steps)
+        rate = learning_rate(self.recipe.optimizer, step, self.step_budget.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._train_mode()
-        self.codec.quantizer.set_progress(step, self.horizon.steps)
-        torch.manual_seed(seed_of(self.config.seed, step, self.accelerator.process_index))
-        adversary = self.adversary if self.adversary and self.adversary.active(step) else None
+        self._set_train_mode()
+        self.codec.quantizer.set_progress(step, self.step_budget.steps)
+        torch.manual_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
+        adversary = self.adversary if self.adversary and self.adversary.is_active(step) else None
         self.optimizer.zero_grad(set_to_none=True)
         if adversary:
-            adversary.begin(step, self.horizon.steps)
+            adversary.begin_step(step, self.step_budget.steps)
         scalars, codes = [], []
         first = 0
         for n, part in enumerate(wav.chunk(self.config.accumulate)):
             last = n == self.config.accumulate - 1
-            with nullcontext() if last else self._unsynced(adversary):
-                found, out = self._pass(step, part, clips[first : first + len(part)], adversary)
+            with nullcontext() if last else self._no_sync(adversary):
+                pass_scalars, out = self._forward_backward(
+                    step, part, clips[first : first + len(part)], adversary
+                )
             first += len(part)
-            scalars.append(found)
-            codes.append(chosen(out.quantized))
+            scalars.append(pass_scalars)
+            codes.append(active_codes(out.quantized))
         self.losses.average_gradients()
-        gradients = clipped(
+        gradients = clip_gradients(
             self.accelerator, self.optimizer, self.parameters, self.recipe.optimizer.max_grad_norm
         )
         parts = [(self.optimizer, gradients)]
-        means = {name: _mean([each[name] for each in scalars]) for name in scalars[0]}
+        means = {name: _mean_of([each[name] for each in scalars]) for name in scalars[0]}
         if adversary:
-            parts.append((adversary.optimizer, adversary.clip()))
-            means[OF_DISCRIMINATORS] = parts[-1][1].norm
-        scale = take_step(self.accelerator, parts)
+            parts.append((adversary.optimizer, adversary.clip_gradients()))
+            means[DISCRIMINATOR_NORM] = parts[-1][1].norm
+        scale = step_optimizers(self.accelerator, parts)
         if scale is not None:
             means[SCALE] = scale
         self.usage.add(self.accelerator.gather(torch.cat(codes)), gradients.finite)
         if self.average:
             self.average.update(gradients.finite)
         means |= {
-            f"quantizer/{name}": value for name, value in out.quantized.metrics.items() if _is_own(name)
+            f"quantizer/{name}": value
+            for name, value in out.quantized.metrics.items()
+            if _is_method_metric(name)
         }
-        self.outcomes.add(step, means, gradients, {"optimizer/learning_rate": rate})
+        self.step_metrics.add(step, means, gradients, {"optimizer/learning_rate": rate})
 
-    def _pass(
+    def _forward_backward(
         self, step: int, wav: Tensor, clips: Sequence[Clip], adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Reconstruction]:
         """Forward and backward of audio `[b, C, S]`, a part of a step: scalars, and what came out."""
         out: Reconstruction = self.model(wav, parts=self.losses.use_parts)
         losses = self.losses(self._inputs(out, wav, clips))
-        if twice := losses.keys() & out.losses.keys():
+        if duplicates := losses.keys() & out.losses.keys():
             raise OptionError(
-                f"{min(twice)!r} is a loss of the recipe and one of the quantizer's or decoder's own, and "
-                "terms have one name each. Name the recipe's as its plugin, PLUGIN/NAME."
+                f"{min(duplicates)!r} is a loss of the recipe and one of the quantizer's or decoder's own, "
+                "and terms have one name each. Name the recipe's as its plugin, PLUGIN/NAME."
             )
         share = 1 / self.config.accumulate
         scalars: dict[str, Tensor] = {}
         if adversary:
-            verdicts = adversary.judge(step, adversary.judged(out.wav), adversary.judged(wav))
-            losses |= adversary.terms(verdicts, self.weights)
-            learned = adversary.learn(verdicts, share)
-            scalars = {f"discriminator/{name}": value for name, value in learned.items()}
+            outputs = adversary.discriminate(
+                step, adversary.select_items(out.wav), adversary.select_items(wav)
+            )
+            losses |= adversary.codec_losses(outputs, self.weights)
+            means = adversary.backward(outputs, share)
+            scalars = {f"discriminator/{name}": value for name, value in means.items()}
         terms = {name: self.weights[name] * loss for name, loss in losses.items()} | out.losses
         total = torch.stack([term.float() for term in terms.values()]).sum()
-        goal = total
+        objective = total
         if self.balancer:
-            goal = self._balanced(losses, terms, out.wav, share)
+            objective = self._balanced(losses, terms, out.wav, share)
         # gradients pass through the discriminators, and none may stay in them
-        only = {"inputs": list(self.parameters.values())} if adversary else {}
-        self.accelerator.backward(share * goal, **only)
+        inputs = {"inputs": list(self.parameters.values())} if adversary else {}
+        self.accelerator.backward(share * objective, **inputs)
         scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
         return {name: value.detach() for name, value in scalars.items()}, out
 
@@ -183,9 +189,9 @@ class Learner:
             return torch.stack(others).sum()
         assert self.balancer is not None, "asked with losses.balance alone"
         gradient = self.balancer.gradient(balanced, wav, loss_scale(self.accelerator))
-        if learned := self.losses.own_parameters(self.losses.of_audio):
+        if parameters := self.losses.trainable_parameters(self.losses.of_audio):
             total = torch.stack([terms[name].float() for name in self.losses.of_audio]).sum()
-            self.accelerator.backward(share * total, inputs=learned, retain_graph=True)
+            self.accelerator.backward(share * total, inputs=parameters, retain_graph=True)
         return torch.stack([(wav.float() * gradient).sum(), *others]).sum()
 
     def _inputs(self, out: Reconstruction, wav: Tensor, clips: Sequence[Clip]) -> LossInputs:
@@ -205,7 +211,7 @@ class Learner:
             progress=self.codec.quantizer.progress,
         )
 
-    def _unsynced(self, adversary: Adversary | None) -> ExitStack:
+    def _no_sync(self, adversary: Adversary | None) -> ExitStack:
         """While it lasts, backward passes add up without talking to other processes."""
         stack = ExitStack()
         for module in (self.model, *(adversary.wrapped if adversary else ())):
@@ -218,9 +224,9 @@ class Learner:
 
     # what outlives the process
 
-    def begin(self) -> None:
+    def load_initial_weights(self) -> None:
         """Take the weights of `training.init_from`, where it is set."""
-        begin_from(self.recipe, self.codec, self.adversary)
+        load_initial_weights(self.recipe, self.codec, self.adversary)
         if self.average:
             self.average = WeightAverage(self.codec, self.config.average)
 
@@ -229,10 +235,10 @@ class Learner:
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "usage": self.usage.counts,
-            "skipped": self.outcomes.skipped,
-            "horizon": self.horizon.state(),
+            "skipped": self.step_metrics.skipped,
+            "horizon": self.step_budget.state(),
         }
-        for name, part in self._parts().items():
+        for name, part in self._state_parts().items():
             state[name] = part.state()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -243,15 +249,15 @@ class Learner:
         self.codec.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.usage.load(state["usage"])
-        self.outcomes.skipped = state["skipped"]
+        self.step_metrics.skipped = state["skipped"]
         if "horizon" in state:  # not in checkpoints of version 0.1.0
-            self.horizon.load(state["horizon"])
-        for name, part in self._parts().items():
+            self.step_budget.load(state["horizon"])
+        for name, part in self._state_parts().items():
             part.load(state[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _parts(self) -> dict[str, Any]:
+    def _state_parts(self) -> dict[str, Any]:
         """What is there besides the codec and its optimizer, with `state` and `load`."""
         losses = self.losses if self.losses.state() else None
         parts = {
@@ -263,13 +269,13 @@ class Learner:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def _is_own(metric: str) -> bool:
+def _is_method_metric(metric: str) -> bool:
     """Whether a metric is of the method: perplexity and usage of one batch are logged as `codebook/…` over
     many.
     """
     return not metric.startswith(("perplexity", "usage"))
 
 
-def _mean(values: Sequence[Tensor]) -> Tensor:
+def _mean_of(values: Sequence[Tensor]) -> Tensor:
     """Of 0-d tensors; of one, itself."""
     return values[0] if len(values) == 1 else torch.stack([value.float() for value in values]).mean()

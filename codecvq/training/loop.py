@@ -28,25 +28,25 @@ from codecvq.data.segments import Segments
 from codecvq.data.split_file import write_split
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
-from codecvq.training.announcement import announcement
+from codecvq.training.builders import recipe_segments, run_corpus
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
-from codecvq.training.device import settled
+from codecvq.training.device import resolve_auto
 from codecvq.training.learner import Learner
-from codecvq.training.parts import recipe_segments, run_corpus
-from codecvq.training.progress import Moment, Pace
+from codecvq.training.progress import StepTimer, TrainingProgress
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder
-from codecvq.training.stopping import Stopped, Stopping
+from codecvq.training.stop_signal import StopSignal, TrainingStopped
+from codecvq.training.summary import startup_lines
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation
 
 logger = logging.getLogger(PROJECT)
 
-Report = Callable[["Moment"], None]
+ProgressCallback = Callable[["TrainingProgress"], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """How a training ended."""
 
     folder: RunFolder
@@ -55,16 +55,16 @@ class Trained:
     seconds: float  # of this process
     skipped: int  # steps with NaN or infinity
     failures: tuple[ClipFailure, ...]  # clips that could not be read
-    main: bool  # whether this is the process of the training that writes and prints
+    is_main: bool  # whether this is the process of the training that writes and prints
 
 
 def train(
     recipe: Recipe,
     path: str | Path,
-    report: Report | None = None,
+    report: ProgressCallback | None = None,
     announce: Callable[[str], None] | None = None,
     corpus: Corpus | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
 
     Sets the number of torch's threads. `announce` is given a line or two when the training begins, `corpus`
@@ -74,7 +74,7 @@ def train(
     process trains into it; Stopped after Ctrl-C or SIGTERM, with a checkpoint of the step that was under way.
     """
     started = time.monotonic()
-    recipe, folder = settled(with_loaded_plugins(recipe), RunFolder(Path(path)))
+    recipe, folder = resolve_auto(with_loaded_plugins(recipe), RunFolder(Path(path)))
     folder.check(recipe)
     check_trackers(recipe.training.trackers)
     torch.set_num_threads(recipe.training.threads or 1)
@@ -88,22 +88,22 @@ def train(
     )
     # before the folder is made: a missing corpus, or weights that do not fit, leave nothing behind
     trainer = Trainer(recipe, folder, accelerator, corpus)
-    with folder.held() if accelerator.is_main_process else nullcontext():
-        first = trainer.begin()
+    with folder.lock() if accelerator.is_main_process else nullcontext():
+        first = trainer.prepare()
         if accelerator.is_main_process and announce:
-            for line in announcement(recipe.training, accelerator, trainer.corpus):
+            for line in startup_lines(recipe.training, accelerator, trainer.corpus):
                 announce(line)
             if first:
                 announce(f"goes on after step {first}")
         accelerator.wait_for_everyone()
-        if not trainer.horizon.ended(first):
-            trainer.run(first, report or (lambda moment: None))
-    return Trained(
+        if not trainer.step_budget.is_finished(first):
+            trainer.run(first, report or (lambda progress: None))
+    return TrainingResult(
         folder,
-        max(first, trainer.horizon.steps),
+        max(first, trainer.step_budget.steps),
         first,
         time.monotonic() - started,
-        trainer.learner.outcomes.skipped,
+        trainer.learner.step_metrics.skipped,
         trainer.failures,
         accelerator.is_main_process,
     )
@@ -119,11 +119,11 @@ class Trainer:
         self.config = recipe.training
         self.corpus = (run_corpus(recipe, folder.path) if corpus is None else corpus).measured()
         self.learner = Learner(recipe, folder.path.resolve().name, accelerator)
-        self.codec, self.horizon = self.learner.codec, self.learner.horizon
+        self.codec, self.step_budget = self.learner.codec, self.learner.step_budget
         self.segments = recipe_segments(recipe, self.corpus, self.codec.hop_length)
         self.validation = Validation(recipe, self.corpus, self.codec, self.learner.losses.modules, folder)
         self.saved = 0  # steps of the last checkpoint
-        self.stopping = Stopping()
+        self.stop_signal = StopSignal()
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
@@ -132,13 +132,13 @@ class Trainer:
             {failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values()
         )
 
-    def begin(self) -> int:
+    def prepare(self) -> int:
         """The step to go on from, with its weights loaded and the run folder made ready for it."""
         if self.accelerator.is_main_process:  # again, now that no other process can make it its own
             self.folder.check(self.recipe)
             self.folder.check_clips(self.recipe, (clip.id for clip in self.corpus))
         first = self.resume()
-        self.agree_on(first)
+        self.check_same_step(first)
         if self.config.minutes is None and self.config.steps < first:
             raise RunError(
                 f"{self.folder.path} has {first} steps already, and training.steps is {self.config.steps}. "
@@ -146,50 +146,50 @@ class Trainer:
             )
         if self.accelerator.is_main_process:
             try:
-                self.folder.begin(self.recipe, first)
+                self.folder.prepare(self.recipe, first)
                 write_split(self.corpus, self.folder.split_file)
             except OSError as error:
-                raise self.folder.unwritable(error) from error
+                raise self.folder.write_error(error) from error
             if first:  # a kill between a checkpoint and its codec left an older one
-                self.save_codec(first, must=self.horizon.ended(first))
+                self.save_codec(first, required=self.step_budget.is_finished(first))
         return first
 
-    def run(self, first: int, report: Report) -> None:
+    def run(self, first: int, report: ProgressCallback) -> None:
         """Steps `first` … the last, with logging, validation and checkpoints. Raises Stopped where a signal
         asks for an end.
         """
-        with self.stopping.watched():
+        with self.stop_signal.watch():
             self._run(first, report)
 
-    def _run(self, first: int, report: Report) -> None:
-        run = TrainRun(self.folder, self.recipe, first, self.horizon.steps)
+    def _run(self, first: int, report: ProgressCallback) -> None:
+        run = TrainRun(self.folder, self.recipe, first, self.step_budget.steps)
         if self.accelerator.is_main_process:
             registry().call("codecvq_train_start", run=run)
         self.accelerator.init_trackers("codecvq", config={"recipe": self.recipe.to_yaml()})
-        pace, scalars = Pace(), dict[str, float]()
-        self.horizon.begin(first)
+        timer, scalars = StepTimer(), dict[str, float]()
+        self.step_budget.start(first)
         for step, batch in self._batches(first):
             wav = batch.wav.to(self.accelerator.device, non_blocking=True)
             self.learner.step(step, wav, batch.clips)
-            pace.tick(self._phase(step))
-            self.horizon.passed(done := step + 1)
+            timer.tick(self._phase(step))
+            self.step_budget.record_step(done := step + 1)
             validates = done % self.config.validate_every == 0
             logs = validates or done % self.config.log_every == 0
             saves = done % self.config.checkpoint_every == 0
             last = False
-            if logs or saves or done >= self.horizon.steps:
-                last = self._look(done, pace)
-                found = self.learner.outcomes.take() if logs or last else {}
+            if logs or saves or done >= self.step_budget.steps:
+                last = self._synchronize(done, timer)
+                found = self.learner.step_metrics.take_means() if logs or last else {}
             if self.accelerator.is_main_process:
                 if logs or last:
                     validated = self._validate(done) if validates or last else {}
-                    scalars = self._log(run, done, found | validated, pace)
-                left_s = self.horizon.left_s(pace.step_s, done)
-                report(Moment(done, self.horizon.steps, scalars, left_s))
+                    scalars = self._log(run, done, found | validated, timer)
+                left_s = self.step_budget.remaining_s(timer.step_s, done)
+                report(TrainingProgress(done, self.step_budget.steps, scalars, left_s))
             if saves or last:
-                self.save(done, must=last)
+                self.save(done, required=last)
             if logs or saves:
-                pace.rest()
+                timer.restart()
             if last:
                 break
         self.accelerator.wait_for_everyone()  # the main process still saves
@@ -200,15 +200,16 @@ class Trainer:
         section = self.recipe.discriminator
         return int(section is not None and step >= section.start_step)
 
-    def _look(self, done: int, pace: Pace) -> bool:
+    def _synchronize(self, done: int, timer: StepTimer) -> bool:
         """Wait for the steps so far and judge them; whether step `done` is the last, for all processes."""
-        self.learner.outcomes.look()
-        pace.read()
-        self.horizon.fit(done)
+        self.learner.step_metrics.read()
+        timer.record()
+        self.step_budget.fit(done)
         if self.config.minutes is not None and self.accelerator.num_processes > 1:
-            steps = torch.tensor([self.horizon.steps], device=self.accelerator.device)
-            self.horizon.steps = int(self.accelerator.gather(steps)[0])  # by the clock of the main process
-        return self.horizon.ended(done)
+            steps = torch.tensor([self.step_budget.steps], device=self.accelerator.device)
+            # by the clock of the main process
+            self.step_budget.steps = int(self.accelerator.gather(steps)[0])
+        return self.step_budget.is_finished(done)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Steps from `first` on with their batches. Where the data are gone for any process, all stop at the
@@ -218,23 +219,27 @@ class Trainer:
         segments: Segments | DeviceSegments = self.segments
         if self.recipe.corpus.cache == "device":
             segments = DeviceSegments(self.segments, self.accelerator.device)
-        batches = load_batches(segments, first, self.horizon.most, rank, world, workers=self.config.workers)
-        for step in range(first, self.horizon.most):
-            lost: CorpusError | None = None
+        batches = load_batches(
+            segments, first, self.step_budget.max_steps, rank, world, workers=self.config.workers
+        )
+        for step in range(first, self.step_budget.max_steps):
+            corpus_error: CorpusError | None = None
             try:
                 batch = next(batches)
             except CorpusError as error:
-                lost = error
-            any_lost, any_stop = self._anywhere(lost is not None, self.stopping.signal != 0)
+                corpus_error = error
+            any_lost, any_stop = self._any_rank(corpus_error is not None, self.stop_signal.number != 0)
             if any_stop and not any_lost:
                 self._stop(step, first)
             if any_lost:
-                saved = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
+                outcome = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
                 if step > first and not self.save(step):
-                    saved = f"What was learned since step {self.saved} could not be saved"
+                    outcome = f"What was learned since step {self.saved} could not be saved"
                 self.accelerator.wait_for_everyone()  # where one ends in an error, the others are ended too
-                why = lost or "Another process cannot read its data, and says why."
-                raise RunError(f"{why} {saved}: bring the data back and give the same command.") from lost
+                why = corpus_error or "Another process cannot read its data, and says why."
+                raise RunError(
+                    f"{why} {outcome}: bring the data back and give the same command."
+                ) from corpus_error
             yield step, batch
 
     def _stop(self, step: int, first: int) -> None:
@@ -243,26 +248,26 @@ class Trainer:
             self.save(step)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        number = self.stopping.signal or signal.SIGTERM
-        raise Stopped(number, step, self.saved, self.accelerator.is_main_process)
+        number = self.stop_signal.number or signal.SIGTERM
+        raise TrainingStopped(number, step, self.saved, self.accelerator.is_main_process)
 
-    def _anywhere(self, *happened: bool) -> list[bool]:
+    def _any_rank(self, *local: bool) -> list[bool]:
         """Whether each happened in any process; all have to call it."""
         if self.accelerator.num_processes == 1:
-            return list(happened)
-        flags = torch.tensor(happened, dtype=torch.float32, device=self.accelerator.device)
+            return list(local)
+        flags = torch.tensor(local, dtype=torch.float32, device=self.accelerator.device)
         return [count > 0 for count in self.accelerator.reduce(flags, reduction="sum").tolist()]
 
     def _validate(self, done: int) -> dict[str, float]:
         with self.learner.averaged():
-            return self.validation.look(done)
+            return self.validation.run(done)
 
-    def _log(self, run: TrainRun, done: int, found: dict[str, float], pace: Pace) -> dict[str, float]:
+    def _log(self, run: TrainRun, done: int, found: dict[str, float], timer: StepTimer) -> dict[str, float]:
         scalars = found | self.learner.usage.scalars()
-        if pace.step_s:
-            scalars["speed/steps_per_s"] = 1 / pace.step_s
-        scalars["steps/skipped"] = self.learner.outcomes.skipped
-        run.heard = self.validation.take_heard()
+        if timer.step_s:
+            scalars["speed/steps_per_s"] = 1 / timer.step_s
+        scalars["steps/skipped"] = self.learner.step_metrics.skipped
+        run.validation_samples = self.validation.take_samples()
         self.folder.log(done, scalars)
         registry().call("codecvq_train_logged", run=run, step=done, scalars=scalars)
         self.accelerator.log(scalars, step=done)
@@ -270,11 +275,11 @@ class Trainer:
 
     # what outlives the process
 
-    def save(self, step: int, must: bool = False) -> bool:
+    def save(self, step: int, required: bool = False) -> bool:
         """Write a checkpoint and the codec as it is now, in the main process: all have the same weights.
-        False where there is no room for the checkpoint, which is told, and survived unless `must`.
+        False where there is no room for the checkpoint, which is told, and survived unless `required`.
         """
-        self.learner.outcomes.look()  # with all processes
+        self.learner.step_metrics.read()  # with all processes
         if not self.accelerator.is_main_process:
             return True
         checkpoint = Checkpoint(step, self.codec.state_dict(), self.learner.state())
@@ -282,22 +287,22 @@ class Trainer:
             save_checkpoint(self.folder.checkpoints, checkpoint, self.config.keep_checkpoints)
         except OSError as error:
             text = f"step {step} could not be saved in {self.folder.path} ({error.strerror})."
-            _not_saved(f"{text} The last whole checkpoint is of step {self.saved}.", error, must)
+            _report_save_error(f"{text} The last whole checkpoint is of step {self.saved}.", error, required)
             return False
         self.saved = step
-        self.save_codec(step, must)
+        self.save_codec(step, required)
         return True
 
-    def save_codec(self, step: int, must: bool = False) -> None:
+    def save_codec(self, step: int, required: bool = False) -> None:
         """Write the codec as it is after `step` steps, of which there is a checkpoint."""
         try:
             with self.learner.averaged():
                 self.codec.save(self.folder.codec)
         except OSError as error:
             text = f"the codec could not be written to {self.folder.codec} ({error.strerror})."
-            _not_saved(f"{text} The checkpoint of step {step} is whole.", error, must)
+            _report_save_error(f"{text} The checkpoint of step {step} is whole.", error, required)
 
-    def agree_on(self, first: int) -> None:
+    def check_same_step(self, first: int) -> None:
         """Raise RunError unless all processes have found the same step to go on from."""
         found = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
         if len(set(found)) > 1:
@@ -317,14 +322,14 @@ class Trainer:
                 "copy, or delete them to begin from nothing."
             )
         if checkpoint is None:
-            self.learner.begin()
+            self.learner.load_initial_weights()
             return 0
         self.learner.load(checkpoint.weights, checkpoint.state)
         self.saved = checkpoint.step
         return checkpoint.step
 
 
-def _not_saved(text: str, error: OSError, must: bool) -> None:
-    if must:
+def _report_save_error(text: str, error: OSError, required: bool) -> None:
+    if required:
         raise RunError(f"{text} Make room and give the same command.") from error
     logger.warning("%s The training goes on and tries again. Make room.", text)

@@ -13,7 +13,7 @@ from codecvq.codec import Codec
 from codecvq.construction import limited
 from codecvq.errors import OptionError
 from codecvq.losses import LossInputs, Teacher, build_loss
-from codecvq.training.parts import LIMITS
+from codecvq.training.builders import LIMITS
 from codecvq.training.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ class LossTerms:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.training.seed)
             self.modules = {
-                name: _build(name, options, recipe, codec)
+                name: _build_loss(name, options, recipe, codec)
                 for name, options in recipe.losses.options().items()
             }
         own = {id(weight) for weight in codec.parameters()}
@@ -52,23 +52,23 @@ class LossTerms:
             for each, weight in loss.named_parameters()
             if weight.requires_grad
         }
-        self._begin_alike()
+        self._broadcast_weights()
 
     def __call__(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each loss of a batch by name, 0-d, without its weight."""
-        found = {name: loss(inputs) for name, loss in self.modules.items()}
-        for name, value in found.items():
+        losses = {name: loss(inputs) for name, loss in self.modules.items()}
+        for name, value in losses.items():
             if not isinstance(value, Tensor) or value.ndim:
                 kind = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise OptionError(f"loss {name!r} gave {kind}; needed is a 0-d tensor, as a mean over items.")
-        return found
+        return losses
 
     def train(self) -> None:
         """Set training mode; teachers stay in eval mode."""
         for loss in self.modules.values():
             loss.train()
 
-    def own_parameters(self, names: set[str]) -> list[nn.Parameter]:
+    def trainable_parameters(self, names: set[str]) -> list[nn.Parameter]:
         """Parameters that learn of the losses of these names."""
         return [
             weight
@@ -95,7 +95,7 @@ class LossTerms:
             f"{name}.{key}": value
             for name, loss in self.modules.items()
             for key, value in loss.state_dict().items()
-            if not key.startswith(_frozen(loss))
+            if not key.startswith(_teacher_prefixes(loss))
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -103,10 +103,10 @@ class LossTerms:
         for name, loss in self.modules.items():
             own = {key: state[f"{name}.{key}"] for key in loss.state_dict() if f"{name}.{key}" in state}
             missing = loss.load_state_dict(own, strict=False).missing_keys
-            lacking = [key for key in missing if not key.startswith(_frozen(loss))]
-            assert not lacking, f"the checkpoint lacks {lacking} of loss {name!r}"
+            not_loaded = [key for key in missing if not key.startswith(_teacher_prefixes(loss))]
+            assert not not_loaded, f"the checkpoint lacks {not_loaded} of loss {name!r}"
 
-    def _begin_alike(self) -> None:
+    def _broadcast_weights(self) -> None:
         """Give all processes the weights of the first."""
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
@@ -115,7 +115,7 @@ class LossTerms:
                 weight.data.copy_(broadcast(weight.data))
 
 
-def _build(name: str, options: Mapping[str, Any], recipe: Recipe, codec: Codec) -> nn.Module:
+def _build_loss(name: str, options: Mapping[str, Any], recipe: Recipe, codec: Codec) -> nn.Module:
     with limited(LIMITS, f"loss {name!r} of the recipe"):
         loss = build_loss(name, sample_rate=recipe.sample_rate, **options)
         setup = getattr(loss, "setup", None)
@@ -138,7 +138,7 @@ def _check_parts(name: str, codec: Codec) -> None:
         )
 
 
-def _frozen(loss: nn.Module) -> tuple[str, ...]:
+def _teacher_prefixes(loss: nn.Module) -> tuple[str, ...]:
     """Prefixes of the state of teachers in a loss; a loss that is one itself has the prefix of all."""
     return tuple(
         f"{path}." if path else "" for path, module in loss.named_modules() if isinstance(module, Teacher)

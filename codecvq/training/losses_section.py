@@ -18,7 +18,7 @@ from codecvq.plugins.options import check_options, option_defaults, shortened
 WEIGHT = "weight"
 MEL_WEIGHT = 15.0  # of mel, where the section does not say: there is always a distance from the recording
 #: keys of version 0.1.0 -> the losses that have them as an option now, and its name
-EARLIER = {
+RENAMED_KEYS = {
     "mel_windows": (("mel",), "windows"),
     "mel_bands": (("mel",), "bands"),
     "mel_floor": (("mel",), "floor"),
@@ -44,24 +44,24 @@ class LossesSection(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _each_has_a_weight(cls, given: object) -> object:
+    def _normalize_entries(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
-        if old := [key for key in given if key in EARLIER]:
-            losses, option = EARLIER[old[0]]
+        if old := [key for key in given if key in RENAMED_KEYS]:
+            losses, option = RENAMED_KEYS[old[0]]
             example = f"{losses[0]}: {{weight: 15.0, {option}: …}}"
             raise RecipeError(
                 f"losses.{old[0]} is now the option {option} of {' and '.join(losses)}: write losses: "
                 f"{{{example}}}, or as an override losses.{losses[0]}.{option}=…"
             )
         known = cls.model_fields
-        found = {key: value if key in known else entry(key, value) for key, value in given.items()}
+        found = {key: value if key in known else parse_entry(key, value) for key, value in given.items()}
         found.setdefault("mel", {WEIGHT: MEL_WEIGHT})
         # mel stays where it is 0: without the key it would have its weight
         return {key: value for key, value in found.items() if key in known or value[WEIGHT] or key == "mel"}
 
     @model_validator(mode="after")
-    def _numbers_can_work(self) -> LossesSection:
+    def _check_weights(self) -> LossesSection:
         for name, weight in self._all_weights().items():
             if not 0 <= weight < math.inf:
                 raise OptionError(f"losses.{name} is {weight}; a weight must be 0, for none, or more.")
@@ -112,7 +112,7 @@ class LossesSection(BaseModel):
         return weights | {"adversarial": self.adversarial, "feature_matching": self.feature_matching}
 
 
-def entry(name: object, value: object) -> dict[str, Any]:
+def parse_entry(name: object, value: object) -> dict[str, Any]:
     """A loss's key of a recipe as a mapping with `weight`. Raises OptionError for what is neither a number
     nor such a mapping.
     """
@@ -127,27 +127,27 @@ def entry(name: object, value: object) -> dict[str, Any]:
     return {**{str(key): option for key, option in given.items()}, WEIGHT: float(given[WEIGHT])}
 
 
-def spelled_out(losses: Mapping[str, Any]) -> dict[str, Any]:
+def expand_weights(losses: Mapping[str, Any]) -> dict[str, Any]:
     """The section as it stands in a file with `{weight: W}` for W, so that overrides find a place."""
-    found = {key: reweighted(key, None, value) for key, value in losses.items()}
+    found = {key: merge_weight(key, None, value) for key, value in losses.items()}
     return {"mel": {WEIGHT: MEL_WEIGHT}, **found}
 
 
-def reweighted(key: object, before: object, value: object) -> object:
+def merge_weight(key: object, before: object, value: object) -> object:
     """The new value of a key of the section: of a loss that is given a number, the weight alone changes."""
-    if not _is_number(value) or key in (*LossesSection.model_fields, *EARLIER):
+    if not _is_number(value) or key in (*LossesSection.model_fields, *RENAMED_KEYS):
         return value
     return {**(before if isinstance(before, Mapping) else {}), WEIGHT: value}
 
 
-def of_version_010(losses: Mapping[str, Any]) -> dict[str, Any]:
+def migrate_0_1_0(losses: Mapping[str, Any]) -> dict[str, Any]:
     """The section of a run of version 0.1.0, with the keys that are options now where they belong."""
-    found = {key: value for key, value in losses.items() if key not in EARLIER}
-    for key in EARLIER.keys() & losses.keys():
-        names, option = EARLIER[key]
+    found = {key: value for key, value in losses.items() if key not in RENAMED_KEYS}
+    for key in RENAMED_KEYS.keys() & losses.keys():
+        names, option = RENAMED_KEYS[key]
         for name in names:
             if found.get(name):
-                found[name] = {**entry(name, found[name]), option: losses[key]}
+                found[name] = {**parse_entry(name, found[name]), option: losses[key]}
     return found
 
 

@@ -10,7 +10,7 @@ from statistics import median
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """Where a training is: for a progress line."""
 
     step: int  # steps done
@@ -19,7 +19,7 @@ class Moment:
     seconds_left: float | None
 
 
-class Pace:
+class StepTimer:
     """How long a step takes lately, checkpoints and validation left out.
 
     A step returns before a GPU has made it. So the clock is read where the processor has waited for the
@@ -37,16 +37,16 @@ class Pace:
         if phase != self._phase:
             self._phase = phase
             self._times.clear()
-            self.rest()
+            self.restart()
         else:
             self._steps += 1
 
-    def read(self) -> None:
+    def record(self) -> None:
         """All steps so far have been made."""
         if self._steps:
             self._times.append((time.monotonic() - self._since) / self._steps)
 
-    def rest(self) -> None:
+    def restart(self) -> None:
         """The next step begins now, and none is under way."""
         self._since, self._steps = time.monotonic(), 0
 

@@ -25,7 +25,7 @@ from codecvq.plugins import registry
 from codecvq.plugins.declarations import Declared, loaded_plugins, missing_plugins
 from codecvq.plugins.options import check_part, shortened
 from codecvq.plugins.registration import Origin
-from codecvq.training.losses_section import LossesSection, of_version_010, reweighted, spelled_out
+from codecvq.training.losses_section import LossesSection, expand_weights, merge_weight, migrate_0_1_0
 from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
 
 
@@ -86,7 +86,7 @@ class DiscriminatorSection(Section):
 
     @field_validator("networks")
     @classmethod
-    def _each_has_a_name(cls, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _check_names(cls, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for options in networks:
             check_part("network", options)
             if not isinstance(options.get("name"), str):
@@ -148,7 +148,7 @@ class Recipe(Section):
 
     @field_validator("channels")
     @classmethod
-    def _training_is_mono(cls, channels: int) -> int:
+    def _check_mono(cls, channels: int) -> int:
         if channels != 1:
             raise ValueError(
                 "recordings are mixed to mono for training. Set channels to 1, and encode the channels of a "
@@ -158,12 +158,12 @@ class Recipe(Section):
 
     @field_validator("network", "quantizer")
     @classmethod
-    def _options_are_the_users(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         check_part(str(info.field_name), options)
         return options
 
     @model_validator(mode="after")
-    def _something_is_learned_at_every_step(self) -> Recipe:
+    def _check_codec_losses(self) -> Recipe:
         if set(self.losses.weights()) <= {"adversarial", "feature_matching"}:
             raise ValueError(
                 "no loss compares what is decoded with what was recorded: all weights in losses but those of "
@@ -172,14 +172,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _adversarial_terms_have_a_discriminator(self) -> Recipe:
-        heard = self.losses.adversarial or self.losses.feature_matching
-        if heard and self.discriminator is None:
+    def _check_discriminator(self) -> Recipe:
+        uses_discriminator = self.losses.adversarial or self.losses.feature_matching
+        if uses_discriminator and self.discriminator is None:
             raise ValueError(
                 "losses.adversarial and losses.feature_matching need a discriminator, and there is none. Add "
                 "discriminator: {networks: [{name: multi_band}]}, or set both weights to 0"
             )
-        if self.discriminator is not None and not heard:
+        if self.discriminator is not None and not uses_discriminator:
             raise ValueError(
                 "a discriminator is there, but losses.adversarial and losses.feature_matching are 0: nobody "
                 "would hear it. Set them, as to 1.0 and 2.0, or remove discriminator"
@@ -187,7 +187,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _workers_have_segments_to_cut(self) -> Recipe:
+    def _check_workers(self) -> Recipe:
         if self.corpus.cache == "device" and self.training.workers:
             raise ValueError(
                 f"training.workers is {self.training.workers}, but with corpus.cache device no worker cuts "
@@ -196,7 +196,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _frozen_parts_have_weights(self) -> Recipe:
+    def _check_freeze(self) -> Recipe:
         if self.training.freeze and self.training.init_from is None:
             raise ValueError(
                 f"training.freeze is {self.training.freeze}, but training.init_from does not name the codec "
@@ -218,12 +218,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
     path = find_recipe(source)
-    tree = _tree_in(path)
+    tree = _read_tree(path)
     if isinstance(tree.get("losses", {}), dict):
-        tree["losses"] = spelled_out(tree.get("losses", {}))
+        tree["losses"] = expand_weights(tree.get("losses", {}))
     for override in overrides:
         _override(tree, override)
-    recipe = _made_of(tree, path)
+    recipe = _build_recipe(tree, path)
     if not missing_plugins(recipe.plugins):
         recipe.losses.check()
     return recipe
@@ -252,17 +252,17 @@ def find_recipe(source: str | Path) -> Path:
         raise RecipeError(f"{error} Or give the path of a YAML file.") from None
 
 
-def recipe_of_run(path: Path) -> Recipe:
+def load_run_recipe(path: Path) -> Recipe:
     """The recipe that a run folder holds, of this version or an earlier one. Losses of plugins that are not
     there are no error: the codec that was trained needs none.
     """
-    tree = _tree_in(path)
+    tree = _read_tree(path)
     if isinstance(tree.get("losses"), dict):
-        tree["losses"] = of_version_010(tree["losses"])
-    return _made_of(tree, path)
+        tree["losses"] = migrate_0_1_0(tree["losses"])
+    return _build_recipe(tree, path)
 
 
-def _tree_in(path: Path) -> dict[str, Any]:
+def _read_tree(path: Path) -> dict[str, Any]:
     tree = read_yaml(path, error=RecipeError)
     if not isinstance(tree, dict):
         raise RecipeError(
@@ -272,9 +272,9 @@ def _tree_in(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _made_of(tree: Mapping[str, Any], path: Path) -> Recipe:
+def _build_recipe(tree: Mapping[str, Any], path: Path) -> Recipe:
     """The recipe of a file's tree, with absolute paths of plugins and all options of known losses."""
-    recipe = _validated(tree, str(path))
+    recipe = _validate(tree, str(path))
     plugins = [str(Declared.parse(plugin).beside(path.parent)) for plugin in recipe.plugins]
     return recipe.model_copy(update={"plugins": plugins, "losses": recipe.losses.resolved()})
 
@@ -301,7 +301,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
         node = child
     if not removed:
-        node[last] = reweighted(last, node.get(last), value) if sections == ["losses"] else value
+        node[last] = merge_weight(last, node.get(last), value) if sections == ["losses"] else value
     elif last in node:
         del node[last]
     elif last not in _known_keys(sections):
@@ -309,23 +309,23 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {shortened(override)}: there is no {last!r}.{nearest(last, known)}")
 
 
-def _validated(tree: Mapping[str, Any], origin: str) -> Recipe:
+def _validate(tree: Mapping[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         problems = error.errors()
-        text = f"recipe {origin}: {_explained(problems[0])}"
+        text = f"recipe {origin}: {_describe_problem(problems[0])}"
         if len(problems) > 1:
-            text += f" ({len(problems) - 1} more: {', '.join(_key(p['loc']) for p in problems[1:])})"
+            text += f" ({len(problems) - 1} more: {', '.join(_dotted(p['loc']) for p in problems[1:])})"
         raise RecipeError(text) from error
 
 
-def _explained(problem: Mapping[str, Any]) -> str:
+def _describe_problem(problem: Mapping[str, Any]) -> str:
     """One pydantic problem as a sentence that says what to do."""
-    location, key = problem["loc"], _key(problem["loc"])
+    location, key = problem["loc"], _dotted(problem["loc"])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(location[:-1])
-        where = f"'{_key(location[:-1])}:'" if location[:-1] else "the top level"
+        where = f"'{_dotted(location[:-1])}:'" if location[:-1] else "the top level"
         hint = nearest(str(location[-1]), known)
         return f"{key} is not a key of a recipe.{hint} Keys of {where}: {', '.join(known)}."
     if problem["type"] == "missing":
@@ -336,7 +336,7 @@ def _explained(problem: Mapping[str, Any]) -> str:
     return f"{where}{problem['msg'].removeprefix('Value error, ')}."
 
 
-def _key(location: Sequence[str | int]) -> str:
+def _dotted(location: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in location)
 
 
@@ -353,8 +353,8 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         )
     if is_dataclass(section):
         return [field.name for field in fields(section)]
-    of_plugins = registry().registrations(LossSpec) if section is LossesSection else ()
-    return [*of_plugins, *section.model_fields]
+    loss_names = registry().registrations(LossSpec) if section is LossesSection else ()
+    return [*loss_names, *section.model_fields]
 
 
 def _is_section(candidate: type) -> bool:

@@ -18,9 +18,9 @@ from codecvq.errors import RunError
 from codecvq.files import leftovers, without_links, write_atomically
 from codecvq.lock import locked
 from codecvq.plugins import PROJECT
-from codecvq.training.changes import differences, moved
-from codecvq.training.checkpoint import checkpoint_paths, clear_up
-from codecvq.training.recipe import Recipe, recipe_of_run
+from codecvq.training.changes import differences, location_changes
+from codecvq.training.checkpoint import checkpoint_paths, clean_up_checkpoints
+from codecvq.training.recipe import Recipe, load_run_recipe
 
 logger = logging.getLogger(PROJECT)
 
@@ -73,24 +73,24 @@ class RunFolder:
                 f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by "
                 "codecvq train."
             )
-        return recipe_of_run(self.recipe_file)
+        return load_run_recipe(self.recipe_file)
 
     def has_checkpoints(self) -> bool:
         """Whether there are checkpoints, whole or damaged."""
         return bool(checkpoint_paths(self.checkpoints))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """A block in which no other process trains into the folder. A folder that is new, and that the block
         does not make a run, is removed. Raises FolderInUse, and RunError where the lock cannot be written.
         """
         new = not self.path.exists()
         try:
-            lock = ExitStack()
-            lock.enter_context(locked(self.lock_file, "the run folder"))
+            stack = ExitStack()
+            stack.enter_context(locked(self.lock_file, "the run folder"))
         except OSError as error:
-            raise self.unwritable(error) from error
-        with lock:
+            raise self.write_error(error) from error
+        with stack:
             try:
                 yield
             finally:
@@ -99,7 +99,7 @@ class RunFolder:
                         self.lock_file.unlink()
                         self.path.rmdir()
 
-    def unwritable(self, error: OSError) -> RunError:
+    def write_error(self, error: OSError) -> RunError:
         """The error of a folder that cannot be written."""
         return RunError(
             f"the run folder {self.path} cannot be written ({error.strerror}). Make room, or give another "
@@ -133,18 +133,18 @@ class RunFolder:
         """
         if not self.recipe_file.is_file() or not self.split_file.is_file():
             return
-        places = moved(self.recipe(), recipe)
-        if not places:
+        changed_locations = location_changes(self.recipe(), recipe)
+        if not changed_locations:
             return
         before, now = read_split(self.split_file).ids, SplitTable.of(ids)
         if before != now:
             raise RunError(
-                f"{self.path} is a run on other clips ({'; '.join(places)}): {before.missing_in(now)} of its "
-                f"{len(before)} are not among the {len(now)} that are there now. Give the place of the same "
-                "recordings, or another folder with --run."
+                f"{self.path} is a run on other clips ({'; '.join(changed_locations)}): "
+                f"{before.missing_in(now)} of its {len(before)} are not among the {len(now)} that "
+                "are there now. Give the place of the same recordings, or another folder with --run."
             )
 
-    def begin(self, recipe: Recipe, first: int) -> None:
+    def prepare(self, recipe: Recipe, step: int) -> None:
         """Make the folder a run of `recipe` that goes on after `first` steps: what a kill left half written,
         and what is of later steps, goes out of the way. Raises OSError where it cannot be written.
         """
@@ -154,8 +154,8 @@ class RunFolder:
         for path in leftovers(self.recipe_file):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        clear_up(self.checkpoints, first)
-        self._forget_after(first)
+        clean_up_checkpoints(self.checkpoints, step)
+        self._truncate_metrics(step)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl."""
@@ -166,7 +166,7 @@ class RunFolder:
         except OSError as error:  # a full disk costs a line of the curves, not the training
             logger.warning("step %d was not logged in %s (%s)", step, self.metrics_file, error.strerror)
 
-    def _forget_after(self, step: int) -> None:
+    def _truncate_metrics(self, step: int) -> None:
         """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut
         short.
         """

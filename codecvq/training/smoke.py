@@ -19,35 +19,35 @@ from codecvq.errors import CorpusError, RunError
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.plugins import PROJECT, registry
 from codecvq.plugins.options import option_defaults
-from codecvq.training.loop import Trained, train
-from codecvq.training.parts import recipe_corpus
-from codecvq.training.progress import Moment
+from codecvq.training.builders import recipe_corpus
+from codecvq.training.loop import TrainingResult, train
+from codecvq.training.progress import TrainingProgress
 from codecvq.training.recipe import Recipe
 
 logger = logging.getLogger(PROJECT)
 
 STEPS = 3
 CLIPS = 4  # of each split
-SHORT_S = 0.25  # segments, or what the discriminators need
-NARROW = {"filters": 4, "max_filters": 32}  # of discriminators, where they have such options and more
+SEGMENT_S = 0.25  # segments, or what the discriminators need
+SMALL = {"filters": 4, "max_filters": 32}  # of discriminators, where they have such options and more
 
 
 @dataclass(frozen=True)
-class Smoke:
+class SmokeResult:
     """How a smoke test went."""
 
-    trained: Trained
+    trained: TrainingResult
     seconds_of_audio: float  # that the saved codec was given, and gave back
     bitrate_bps: float
     corpus: str  # name of the corpus that the clips are of
 
 
-def smoke(
+def smoke_test(
     recipe: Recipe,
     folder: Path,
-    report: Callable[[Moment], None] | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
     announce: Callable[[str], None] | None = None,
-) -> Smoke | None:
+) -> SmokeResult | None:
     """Train `smoke_recipe(recipe)` into the run folder on a few clips of its corpus, load the codec that was
     saved, and run it once; None in the other processes of a training, which have no folder to load from.
 
@@ -62,7 +62,7 @@ def smoke(
             f"{trained.skipped} of {STEPS} steps gave NaN or infinity, in {folder}. Lower "
             "optimizer.learning_rate, or set training.precision=fp32."
         )
-    if not trained.main:
+    if not trained.is_main:
         return None
     codec = load(trained.folder.path)
     wav = 0.1 * torch.randn(1, codec.channels, codec.sample_rate + 1)  # not a whole number of frames
@@ -72,7 +72,7 @@ def smoke(
             f"the codec in {trained.folder.codec} made {list(decoded.shape)} of audio {list(wav.shape)}, or "
             "numbers that are not finite. Its network or its quantizer is at fault: codecvq plugins check."
         )
-    return Smoke(trained, wav.shape[2] / codec.sample_rate, codec.bitrate, corpus.name)
+    return SmokeResult(trained, wav.shape[2] / codec.sample_rate, codec.bitrate, corpus.name)
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:
@@ -84,7 +84,7 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
     section, updates = recipe.discriminator, dict[str, Any]()
     needed = 0  # samples
     if section is not None:
-        narrow = [_narrowed(options) for options in section.networks]
+        narrow = [_shrink(options) for options in section.networks]
         needed = max(_min_samples(recipe, options) for options in narrow)
         updates["discriminator"] = section.model_copy(
             update={"networks": narrow, "start_step": 1, "every_step": 1, "every_item": 1}
@@ -134,10 +134,10 @@ def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
     return recipe.model_copy(update={"corpus": section}), replace(corpus, clips=tuple(some))
 
 
-def _narrowed(options: Mapping[str, Any]) -> dict[str, Any]:
+def _shrink(options: Mapping[str, Any]) -> dict[str, Any]:
     """A discriminator's options with few channels, where it has them under the usual names."""
     known = option_defaults(registry().find(NetworkSpec, options["name"]))
-    return {**options, **{name: width for name, width in NARROW.items() if name in known}}
+    return {**options, **{name: width for name, width in SMALL.items() if name in known}}
 
 
 def _min_samples(recipe: Recipe, options: Mapping[str, Any]) -> int:
@@ -156,6 +156,6 @@ def _segment_s(recipe: Recipe, needed: int) -> float:
         network = build_network(
             options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
         )
-    samples = max(needed, round(SHORT_S * recipe.sample_rate))
+    samples = max(needed, round(SEGMENT_S * recipe.sample_rate))
     frames = -(-samples // network.hop_length)
     return min(frames * network.hop_length / recipe.sample_rate, recipe.corpus.segment_s)

@@ -11,23 +11,25 @@ from codecvq.code_entropy import entropy_nats
 from codecvq.quantizer import Quantized
 
 DECAY = 0.98  # a step; what was chosen once is forgotten after some 300 steps
-SEEN = DECAY**300
-LARGEST = 2**20  # codebooks beyond are not counted: no training sees enough vectors to fill them
+USED_THRESHOLD = DECAY**300
+MAX_CODEBOOK_SIZE = 2**20  # codebooks beyond are not counted: no training sees enough vectors to fill them
 
 
-def chosen(quantized: Quantized) -> Tensor:
+def active_codes(quantized: Quantized) -> Tensor:
     """The codes `[B, N, T]`, -1 where quantizer dropout left a codebook out: the 0 there is a placeholder."""
     if quantized.kept is None:
         return quantized.codes
     return quantized.codes.masked_fill(~quantized.kept, -1)
 
 
-class RecentUse:
+class CodebookUsage:
     """Decaying counts of the codes chosen, a codebook each, on the device."""
 
     def __init__(self, codebook_sizes: tuple[int, ...], device: torch.device) -> None:
         self.counts = {
-            n: torch.zeros(size, device=device) for n, size in enumerate(codebook_sizes) if size <= LARGEST
+            n: torch.zeros(size, device=device)
+            for n, size in enumerate(codebook_sizes)
+            if size <= MAX_CODEBOOK_SIZE
         }
 
     @torch.no_grad()
@@ -46,7 +48,9 @@ class RecentUse:
         """
         if not self.counts:
             return {}
-        rows = torch.stack([_use(counts) for counts in self.counts.values()]).tolist()  # one transfer
+        rows = torch.stack(
+            [_codebook_scalars(counts) for counts in self.counts.values()]
+        ).tolist()  # one transfer
         found: dict[str, float] = {}
         for n, (total, usage, perplexity) in zip(self.counts, rows, strict=True):
             if total > 0:
@@ -63,6 +67,6 @@ class RecentUse:
             used.copy_(counts[n])
 
 
-def _use(counts: Tensor) -> Tensor:
+def _codebook_scalars(counts: Tensor) -> Tensor:
     """Total, usage and perplexity of counts `[K]`: `[3]`."""
-    return torch.stack([counts.sum(), (counts > SEEN).float().mean(), entropy_nats(counts).exp()])
+    return torch.stack([counts.sum(), (counts > USED_THRESHOLD).float().mean(), entropy_nats(counts).exp()])

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from codecvq.api.hookspecs import MetricSpec
-from codecvq.api.training import Heard
+from codecvq.api.training import ValidationSample
 from codecvq.codec import Codec
 from codecvq.data import Clip, Corpus
 from codecvq.errors import AudioError, MissingExtra, RecipeError, nearest
@@ -29,8 +29,8 @@ from codecvq.training.run import RunFolder
 
 logger = logging.getLogger(PROJECT)
 
-LONGEST_S = 5.0  # of a clip: validation is a glance, `codecvq evaluate` is the measure
-HEARD = 4  # clips that are kept to listen to
+MAX_CLIP_S = 5.0  # of a clip: validation is a glance, `codecvq evaluate` is the measure
+MAX_SAMPLES = 4  # clips that are kept to listen to
 
 
 class Validation:
@@ -41,7 +41,7 @@ class Validation:
     ) -> None:
         config = recipe.training
         self.codec, self.folder, self.compiled = codec, folder, config.compile
-        self.clips = _spread(corpus.split("validation"), config.validation_clips)
+        self.clips = _spread_clips(corpus.split("validation"), config.validation_clips)
         if config.validation_clips and not self.clips:
             logger.warning(
                 "no clip of the corpus is for validation: one in twenty is, by a hash, and there are %d. "
@@ -52,37 +52,37 @@ class Validation:
         self.mel = losses.get("mel")
         self.mel_weight = recipe.losses.weights().get("mel", 0.0)
         self.best_by = config.keep_best
-        self.metrics = _usable(config.validation_metrics, self.best_by)
+        self.metrics = _available_metrics(config.validation_metrics, self.best_by)
         self.lower_is_better = self._lower_is_better()
-        self._heard: list[Heard] = []
-        self._unread: set[str] = set()  # ids of clips that were told of
+        self._samples: list[ValidationSample] = []
+        self._warned_ids: set[str] = set()  # ids of clips that were told of
 
-    def look(self, step: int) -> dict[str, float]:
+    def run(self, step: int) -> dict[str, float]:
         """Means over the clips, `validation/NAME`; the codec is kept in `best/` if it is the best so far."""
-        found = self._measured()
+        found = self._measure()
         value = found.get(self.best_by)
         if value is not None:
-            self._keep_if_best(step, value)
+            self._save_if_best(step, value)
         return found
 
-    def take_heard(self) -> list[Heard]:
+    def take_samples(self) -> list[ValidationSample]:
         """What the last look decoded, to listen to; nothing where it was taken before."""
-        heard, self._heard = self._heard, []
-        return heard
+        samples, self._samples = self._samples, []
+        return samples
 
     @torch.no_grad()
-    def _measured(self) -> dict[str, float]:
+    def _measure(self) -> dict[str, float]:
         """The clips through codes and back, as users would get them. The mode is put back."""
         training = self.codec.training
         self.codec.eval()
         values: dict[str, list[float]] = {}
-        self._heard = []
+        self._samples = []
         for clip in self.clips:
             try:
-                samples = clip.read(self.codec.sample_rate)[: round(LONGEST_S * self.codec.sample_rate)]
+                samples = clip.read(self.codec.sample_rate)[: round(MAX_CLIP_S * self.codec.sample_rate)]
             except AudioError as error:
-                if clip.id not in self._unread:
-                    self._unread.add(clip.id)
+                if clip.id not in self._warned_ids:
+                    self._warned_ids.add(clip.id)
                     logger.warning(
                         "validation goes without clip %s: %s", printable(clip.id), printable(str(error))
                     )
@@ -93,11 +93,11 @@ class Validation:
             if self.mel is not None:
                 mel = self.mel(LossInputs(decoded=decoded, reference=wav))
                 values.setdefault("mel", []).append(self.mel_weight * float(mel))
-            heard = decoded[0, 0].cpu().numpy()
-            for name, value in _scores(self.metrics, samples, heard, self.codec.sample_rate).items():
+            output = decoded[0, 0].cpu().numpy()
+            for name, value in _scores(self.metrics, samples, samples, self.codec.sample_rate).items():
                 values.setdefault(name, []).append(value)
-            if len(self._heard) < HEARD:
-                self._heard.append(Heard(clip.id, self.codec.sample_rate, samples, heard))
+            if len(self._samples) < MAX_SAMPLES:
+                self._samples.append(ValidationSample(clip.id, self.codec.sample_rate, samples, output))
         self.codec.train(training)
         return {f"validation/{name}": sum(each) / len(each) for name, each in values.items()}
 
@@ -105,9 +105,9 @@ class Validation:
         """A block without compiled networks: clips differ in length, and each would be compiled anew."""
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
-    def _keep_if_best(self, step: int, value: float) -> None:
+    def _save_if_best(self, step: int, value: float) -> None:
         file = self.folder.best / "best.json"
-        before = _value_in(file, self.best_by)
+        before = _saved_value(file, self.best_by)
         if before is not None and (value == before or (value < before) != self.lower_is_better):
             return
         training = self.codec.training
@@ -140,7 +140,7 @@ class Validation:
         return known[self.best_by]
 
 
-def _value_in(file: Path, best_by: str) -> float | None:
+def _saved_value(file: Path, best_by: str) -> float | None:
     """What the codec in `best/` scored; None where there is none, or it was chosen by something else."""
     if not file.is_file():
         return None
@@ -152,7 +152,7 @@ def _value_in(file: Path, best_by: str) -> float | None:
         return None
 
 
-def _usable(names: Sequence[str], best_by: str) -> list[Metric]:
+def _available_metrics(names: Sequence[str], best_by: str) -> list[Metric]:
     """The metrics of those names that can be used here; one whose packages are not installed is told and left
     out, unless the best codec is chosen by it.
     """
@@ -183,7 +183,7 @@ def _scores(
     return found
 
 
-def _spread(clips: Corpus, most: int) -> list[Clip]:
+def _spread_clips(clips: Corpus, most: int) -> list[Clip]:
     """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
     count = min(most, len(clips))
     return [clips[i * len(clips) // count] for i in range(count)]

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(PROJECT)
 
-LEAST_SHARE = 0.05  # of the evenly used codebook's perplexity, in nats' exponent: below it is collapse
-AGAIN_AFTER = 500  # steps until the same codebook is warned about again
-GRACE = 20  # steps at the start
+MIN_USAGE = 0.05  # of the evenly used codebook's perplexity, in nats' exponent: below it is collapse
+REPEAT_AFTER = 500  # steps until the same codebook is warned about again
+SKIPPED_STEPS = 20  # steps at the start
 WINNING, GUESSING = 0.98, 0.51  # win rates of discriminators from which the codec learns nothing
-FOR_LONG = 10  # times logged in a row
+WINDOW = 10  # times logged in a row
 
 
 @hookimpl
@@ -35,14 +35,14 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
     """Warn about each codebook of which, lately, hardly any code is chosen, and about discriminators that
     have won or given up.
     """
-    _watch_discriminators(run.state["discriminator_watch"], step, scalars)
+    _check_discriminators(run.state["discriminator_watch"], step, scalars)
     warned: dict[str, int] = run.state["codebook_watch"]
     for name, perplexity in scalars.items():
-        if not name.startswith("codebook/perplexity/") or step < GRACE:
+        if not name.startswith("codebook/perplexity/") or step < SKIPPED_STEPS:
             continue
         n = name.rpartition("/")[2]
         usage = scalars.get(f"codebook/usage/{n}", 1.0)
-        if not collapsed(perplexity, usage) or step < warned.get(n, -AGAIN_AFTER) + AGAIN_AFTER:
+        if not is_collapsed(perplexity, usage) or step < warned.get(n, -REPEAT_AFTER) + REPEAT_AFTER:
             continue
         warned[n] = step
         logger.warning(
@@ -57,18 +57,18 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
         )
 
 
-def collapsed(perplexity: float, usage: float) -> bool:
+def is_collapsed(perplexity: float, usage: float) -> bool:
     """Whether a codebook carries next to nothing: one code only, or few of those there are, unevenly."""
-    return perplexity < 1.05 or (usage < LEAST_SHARE and perplexity < math.e**2)
+    return perplexity < 1.05 or (usage < MIN_USAGE and perplexity < math.e**2)
 
 
-def _watch_discriminators(rates: list[float], step: int, scalars: Mapping[str, float]) -> None:
-    """Warn when the last `FOR_LONG` win rates all say the same; then begin to count anew."""
+def _check_discriminators(rates: list[float], step: int, scalars: Mapping[str, float]) -> None:
+    """Warn when the last `WINDOW` win rates all say the same; then begin to count anew."""
     if "discriminator/win_rate" not in scalars:
         return
     rates.append(scalars["discriminator/win_rate"])
-    del rates[:-FOR_LONG]
-    if len(rates) < FOR_LONG:
+    del rates[:-WINDOW]
+    if len(rates) < WINDOW:
         return
     if min(rates) > WINNING:
         text = (

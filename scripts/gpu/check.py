@@ -42,8 +42,8 @@ from codecvq.data import open_corpus
 from codecvq.data.device_segments import DeviceSegments
 from codecvq.plugins import registry
 from codecvq.tokens.engine import tokenize
+from codecvq.training.builders import recipe_corpus, recipe_segments
 from codecvq.training.learner import Learner
-from codecvq.training.parts import recipe_corpus, recipe_segments
 from codecvq.training.recipe import Recipe, load_recipe
 from codecvq.training.smoke import smoke_recipe
 
@@ -223,12 +223,12 @@ def steps_of(check: Check, name: str, compiled: bool) -> dict[str, Any]:
     began = time.perf_counter()
     for step in range(warm_up):
         learner.step(step, on_device.batch(step))
-    learner.outcomes.take()
+    learner.step_metrics.take_means()
     warm_s = time.perf_counter() - began
     with Busy(check.device) as busy:
         for step in range(warm_up, warm_up + steps):
             learner.step(step, on_device.batch(step))
-        scalars = learner.outcomes.take()  # waits for the device
+        scalars = learner.step_metrics.take_means()  # waits for the device
     items, seconds = recipe.training.batch_size, recipe.corpus.segment_s
     return {
         "step_s": round(busy.seconds / steps, 4),
@@ -243,7 +243,7 @@ def steps_of(check: Check, name: str, compiled: bool) -> dict[str, Any]:
 
 def finite(scalars: dict[str, float], learner: Learner) -> bool:
     """Whether all losses are, and no step was skipped."""
-    return bool(scalars) and not learner.outcomes.skipped and all(map(math.isfinite, scalars.values()))
+    return bool(scalars) and not learner.step_metrics.skipped and all(map(math.isfinite, scalars.values()))
 
 
 def peak_gb(device: torch.device) -> float | None:

@@ -33,9 +33,9 @@ from codecvq.codec import Codec, load
 from codecvq.errors import CodecvqError, MissingExtra
 from codecvq.evaluation.compare import compare
 from codecvq.evaluation.metrics import prepare
+from codecvq.training.builders import recipe_corpus
 from codecvq.training.loop import train
-from codecvq.training.parts import recipe_corpus
-from codecvq.training.progress import Moment
+from codecvq.training.progress import TrainingProgress
 from codecvq.training.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parents[2]
@@ -127,7 +127,7 @@ class Home:
         self.left_behind: list[str] = []  # codecs that are too large
         self._brought: dict[str, float] = {}  # by name, when they were written
 
-    def report(self, moment: Moment) -> None:
+    def report(self, moment: TrainingProgress) -> None:
         """A line each hundred steps, and the best codec wherever there is a new one."""
         if moment.step % 100 == 0 or moment.step == moment.steps:
             loss = moment.scalars.get("loss/total", float("nan"))

@@ -19,7 +19,7 @@ from limits import run_limited
 from codecvq.construction import Limits
 from codecvq.errors import CodecvqError
 from codecvq.plugins import registry
-from codecvq.training import parts
+from codecvq.training import builders
 from codecvq.training.recipe import load_recipe
 from codecvq.yaml_file import dump_yaml
 
@@ -44,7 +44,7 @@ SNIPPETS = [
 @pytest.mark.slow
 def test_recipes_give_codecs_or_documented_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Limits(weights_bytes=2**27, tensors=2000, modules=4000, tensor_bytes=2**26)
-    monkeypatch.setattr(parts, "LIMITS", small)
+    monkeypatch.setattr(builders, "LIMITS", small)
     torch.set_num_threads(1)
     registry().all("quantizers"), registry().all("networks")
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def case(seed: int, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             recipe = load_recipe(path, overrides)
-            parts.build_codec(recipe)
+            builders.build_codec(recipe)
             recipe.to_yaml()
     except CodecvqError as error:
         text = str(error)

@@ -17,7 +17,7 @@ from adversarial_runs import BAND, recipe_at, rows, same, weights
 
 from codecvq.data.device_segments import DeviceSegments
 from codecvq.training import loop
-from codecvq.training.parts import recipe_corpus, recipe_segments
+from codecvq.training.builders import recipe_corpus, recipe_segments
 from codecvq.training.recipe import Recipe
 
 SCRIPT = Path(__file__).with_name("two_on_one.py")
@@ -82,8 +82,8 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "again")), "two runs are one"
     plain = loop.Trainer.save
 
-    def killed(trainer: loop.Trainer, step: int, must: bool = False) -> bool:
-        plain(trainer, step, must)
+    def killed(trainer: loop.Trainer, step: int, required: bool = False) -> bool:
+        plain(trainer, step, required)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Trainer, "save", killed)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from codecvq.training import horizon, loop
-from codecvq.training.horizon import Horizon
+from codecvq.training import loop, step_budget
 from codecvq.training.recipe import load_recipe
+from codecvq.training.step_budget import StepBudget
 from recipes import write_recipe
 
 
@@ -26,54 +26,54 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(horizon, "time", clock)
+    monkeypatch.setattr(step_budget, "time", clock)
     return clock
 
 
-def made(plan: Horizon, clock: Clock, first: int, last: int, seconds: float) -> None:
+def made(plan: StepBudget, clock: Clock, first: int, last: int, seconds: float) -> None:
     for done in range(first + 1, last + 1):
         clock.now += seconds
-        plan.passed(done)
+        plan.record_step(done)
 
 
 def test_steps_are_those_of_the_recipe_without_minutes(clock: Clock) -> None:
-    plan = Horizon(300, None)
-    plan.begin(0)
+    plan = StepBudget(300, None)
+    plan.start(0)
     made(plan, clock, 0, 200, 50.0)
     plan.fit(200)
-    assert (plan.steps, plan.most) == (300, 300)
-    assert [plan.ended(done) for done in (299, 300)] == [False, True]
+    assert (plan.steps, plan.max_steps) == (300, 300)
+    assert [plan.is_finished(done) for done in (299, 300)] == [False, True]
 
 
 def test_steps_fill_the_minutes_and_the_slow_first_ones_do_not_count(clock: Clock) -> None:
-    plan = Horizon(50, 10)
-    plan.begin(0)
+    plan = StepBudget(50, 10)
+    plan.start(0)
     made(plan, clock, 0, 20, 5.0)  # 100 s
     made(plan, clock, 20, 60, 0.5)
     plan.fit(60)
-    assert not plan.ended(60), "it is not fitted before a hundred steps"
+    assert not plan.is_finished(60), "it is not fitted before a hundred steps"
     made(plan, clock, 60, 100, 0.5)  # 140 s of 600
     plan.fit(100)
     assert plan.steps == 100 + 460 / 0.5
     made(plan, clock, 100, 600, 1.0)  # 640 s: over
     plan.fit(600)
-    assert plan.ended(600)
+    assert plan.is_finished(600)
 
 
 def test_what_an_earlier_process_used_counts(clock: Clock) -> None:
-    first = Horizon(50, 1)
-    first.begin(0)
+    first = StepBudget(50, 1)
+    first.start(0)
     made(first, clock, 0, 150, 0.2)  # 30 s
     first.fit(150)
     assert first.steps == pytest.approx(300, abs=1)
-    second = Horizon(50, 1)
+    second = StepBudget(50, 1)
     second.load(first.state())
     clock.now += 10_000
-    second.begin(150)
+    second.start(150)
     assert second.steps == first.steps
     made(second, clock, 150, 250, 0.4)  # 40 s more
     second.fit(250)
-    assert second.ended(250)
+    assert second.is_finished(250)
 
 
 @pytest.mark.parametrize("cache", ["memory", pytest.param("device", marks=pytest.mark.slow)])

@@ -8,7 +8,7 @@ from codecvq.data import SPLITS, Corpus
 from codecvq.training.recipe import TrainingSection
 
 
-def announcement(config: TrainingSection, accelerator: Accelerator, corpus: Corpus) -> list[str]:
+def startup_lines(config: TrainingSection, accelerator: Accelerator, corpus: Corpus) -> list[str]:
     """A line on the processes and a line on the speech in each split."""
     count, threads = accelerator.num_processes, config.threads or 1
     processes = "1 process" if count == 1 else f"{count} processes"
@@ -16,11 +16,11 @@ def announcement(config: TrainingSection, accelerator: Accelerator, corpus: Corp
     line += ("" if threads == 1 else "s") + ("" if count == 1 else " each")
     if config.workers:
         line += f", {config.workers} workers for the data"
-    speech = ", ".join(f"{split} {_told(corpus.split(split))}" for split in SPLITS)
+    speech = ", ".join(f"{split} {_describe_split(corpus.split(split))}" for split in SPLITS)
     return [line, f"corpus {corpus.name}: {speech}"]
 
 
-def _told(corpus: Corpus) -> str:
+def _describe_split(corpus: Corpus) -> str:
     if not len(corpus):
         return "none"
     minutes = corpus.duration_s / 60

@@ -1,6 +1,6 @@
 """What steps gave, kept on the device until it is looked at.
 
-A step adds one row of numbers and waits for nothing. `look` brings all rows to the processor in one transfer
+A step adds one row of numbers and waits for nothing. `read` brings all rows to the processor in one transfer
 and judges them in order: a step whose gradients have NaN or infinity counts as skipped, its cause is logged,
 and many in a row end the training. The step itself has changed no weight, no average and no count by then
 (see `gradients`), however late it is judged.
@@ -19,24 +19,24 @@ from torch import Tensor
 
 from codecvq.errors import RunError
 from codecvq.plugins import PROJECT
-from codecvq.training.gradients import Gradients
+from codecvq.training.gradients import GradientStats
 
 logger = logging.getLogger(PROJECT)
 
-NORM, FIRST_BAD, SCALE = "gradient/norm", "gradient/first_bad", "gradient/scale"
-OF_DISCRIMINATORS = "discriminator/gradient_norm"
+NORM, FIRST_NONFINITE, SCALE = "gradient/norm", "gradient/first_bad", "gradient/scale"
+DISCRIMINATOR_NORM = "discriminator/gradient_norm"
 
 
 @dataclass(frozen=True)
-class _Row:
+class _StepRow:
     step: int
     names: tuple[str, ...]
     values: Tensor  # [n], on the device
-    known: Mapping[str, float]  # scalars that the processor has
+    host_scalars: Mapping[str, float]  # scalars that the processor has
     parameters: Sequence[str]  # which FIRST_BAD counts
 
 
-class Outcomes:
+class StepMetrics:
     """The scalars of steps, and how many were skipped.
 
     Args: `max_bad_steps` in a row after which the training ends.
@@ -44,19 +44,23 @@ class Outcomes:
 
     def __init__(self, accelerator: Accelerator, max_bad_steps: int) -> None:
         self.accelerator, self.max_bad_steps = accelerator, max_bad_steps
-        self.skipped = self.bad_in_a_row = 0
-        self._rows: list[_Row] = []
+        self.skipped = self.consecutive_skipped = 0
+        self._rows: list[_StepRow] = []
         self._values: dict[str, list[float]] = {}
 
     def add(
-        self, step: int, scalars: Mapping[str, Tensor], gradients: Gradients, known: Mapping[str, float]
+        self,
+        step: int,
+        scalars: Mapping[str, Tensor],
+        gradients: GradientStats,
+        host_scalars: Mapping[str, float],
     ) -> None:
         """Add the 0-d tensors of a step, what is known of its gradients, and plain numbers."""
-        named = {**scalars, NORM: gradients.norm, FIRST_BAD: gradients.first_bad}
+        named = {**scalars, NORM: gradients.norm, FIRST_NONFINITE: gradients.first_nonfinite}
         values = torch.stack([value.detach().float() for value in named.values()])
-        self._rows.append(_Row(step, tuple(named), values, known, gradients.names))
+        self._rows.append(_StepRow(step, tuple(named), values, host_scalars, gradients.names))
 
-    def look(self) -> None:
+    def read(self) -> None:
         """Judge the steps since the last look. Under several processes all call it together.
 
         Raises RunError after `max_bad_steps` skipped steps in a row.
@@ -71,41 +75,41 @@ class Outcomes:
         for row in rows:
             scalars = {name: next(numbers) for name in row.names}
             if math.isfinite(scalars[NORM]):
-                self._keep(row, scalars)
+                self._record(row, scalars)
             else:
-                self._skip(row, scalars)
+                self._count_skipped(row, scalars)
 
-    def take(self) -> dict[str, float]:
+    def take_means(self) -> dict[str, float]:
         """Means of the scalars of the steps since they were last taken, without those skipped."""
-        self.look()
+        self.read()
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values = {}
         return means
 
-    def _keep(self, row: _Row, scalars: dict[str, float]) -> None:
-        self.bad_in_a_row = 0
-        del scalars[FIRST_BAD]
-        if not math.isfinite(scalars.get(OF_DISCRIMINATORS, 0.0)):
-            del scalars[OF_DISCRIMINATORS]
+    def _record(self, row: _StepRow, scalars: dict[str, float]) -> None:
+        self.consecutive_skipped = 0
+        del scalars[FIRST_NONFINITE]
+        if not math.isfinite(scalars.get(DISCRIMINATOR_NORM, 0.0)):
+            del scalars[DISCRIMINATOR_NORM]
             if not _overflowed(scalars, finite=True):
                 text = "step %d: the discriminators skip it, as their gradients are not finite"
                 logger.warning(text, row.step)
-        for name, value in {**scalars, **row.known}.items():
+        for name, value in {**scalars, **row.host_scalars}.items():
             self._values.setdefault(name, []).append(value)
 
-    def _skip(self, row: _Row, scalars: dict[str, float]) -> None:
+    def _count_skipped(self, row: _StepRow, scalars: dict[str, float]) -> None:
         """Count a step with NaN or infinity; what fp16 takes to find its scale does not count."""
         losses = {name.removeprefix("loss/"): v for name, v in scalars.items() if name.startswith("loss/")}
-        bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
-        if _overflowed(scalars, finite=not bad):
+        nonfinite = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if _overflowed(scalars, finite=not nonfinite):
             return
         self.skipped += 1
-        self.bad_in_a_row += 1
-        cause = _cause(bad, row.parameters, round(scalars[FIRST_BAD]))
+        self.consecutive_skipped += 1
+        cause = _describe_cause(nonfinite, row.parameters, round(scalars[FIRST_NONFINITE]))
         logger.warning("step %d skipped: %s (%d skipped so far)", row.step, cause, self.skipped)
-        if self.bad_in_a_row >= self.max_bad_steps:
+        if self.consecutive_skipped >= self.max_bad_steps:
             raise RunError(
-                f"{self.bad_in_a_row} steps in a row gave NaN or infinity, the last in {cause}. Lower "
+                f"{self.consecutive_skipped} steps in a row gave NaN or infinity, the last in {cause}. Lower "
                 "optimizer.learning_rate, or set training.precision=fp32. The last checkpoint of the run is "
                 "whole."
             )
@@ -118,9 +122,9 @@ def _overflowed(scalars: Mapping[str, float], finite: bool) -> bool:
     return finite and scalars.get(SCALE, 0.0) >= 1.0
 
 
-def _cause(bad: Mapping[str, float], parameters: Sequence[str], first: int) -> str:
+def _describe_cause(nonfinite: Mapping[str, float], parameters: Sequence[str], first: int) -> str:
     """The first loss, or else the first parameter's gradient, that is NaN or infinite."""
-    for name, value in bad.items():
+    for name, value in nonfinite.items():
         return f"loss {name!r} is {value}"
     return (
         f"the gradient of {parameters[first]} is not finite"
