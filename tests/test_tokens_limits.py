@@ -89,7 +89,7 @@ def test_a_page_of_a_few_bytes_that_claims_two_thousand_million_codes(dataset):
 
 def test_a_shard_of_many_equal_codes(dataset, monkeypatch):
     count = 2_000_000
-    monkeypatch.setattr("codecvq.tokens.shard.FREE_CODES", count // 2)
+    monkeypatch.setattr("codecvq.tokens.shard.BASE_CODES", count // 2)
     inner = pa.ListArray.from_arrays(
         pa.array([0, count // 2, count], pa.int32()), pa.array(np.zeros(count, dtype=np.uint16))
     )

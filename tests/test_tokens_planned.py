@@ -164,7 +164,7 @@ def test_the_readme_has_no_markup_of_strangers(tmp_path, wav):
 def test_types_of_many_clips_are_those_of_all_at_once(monkeypatch, wav, values, kind):
     clips = clips_with(wav, values)
     assert str(columns.column_types(clips)["x"]) == kind
-    monkeypatch.setattr(columns, "BLOCK", 2)
+    monkeypatch.setattr(columns, "BLOCK_CLIPS", 2)
     assert str(columns.column_types(clips)["x"]) == kind
 
 
@@ -173,6 +173,6 @@ def test_types_of_many_clips_are_those_of_all_at_once(monkeypatch, wav, values, 
 )
 def test_types_of_many_clips_that_do_not_fit_are_refused(monkeypatch, wav, values):
     for block in (10, 2):
-        monkeypatch.setattr(columns, "BLOCK", block)
+        monkeypatch.setattr(columns, "BLOCK_CLIPS", block)
         with pytest.raises(TokensError, match="column 'x'"):
             columns.column_types(clips_with(wav, values))

@@ -14,7 +14,7 @@ from test_tokens_interrupted import write_clips
 
 from codecvq.errors import FolderInUse, TokensError
 from codecvq.tokens import check, read_tokens, tokenize
-from codecvq.tokens.sharing import _overlap
+from codecvq.tokens.locks import _overlap
 
 WORKER = """
 import sys

@@ -19,7 +19,7 @@ from codecvq.audio import read_audio, write_audio
 from codecvq.data.corpus import Clip
 from codecvq.errors import TokensError
 from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
-from codecvq.tokens.rows import MOST_CODES
+from codecvq.tokens.rows import MAX_CODES
 
 SHARD = "data/train-00000-of-00001.parquet"
 LENGTHS = [1, HOP - 1, 2 * HOP, 3 * HOP, 3 * HOP + 1, 7 * HOP, 12 * HOP - 5]
@@ -86,14 +86,14 @@ def test_rates_count_one_code_a_block(made):
 
 def test_the_card_records_strides_only_where_there_are_some(made, tmp_path):
     clips, folder = made
-    assert read_card(folder).frames_a_code == (3, 1)
+    assert read_card(folder).frames_per_code == (3, 1)
     fields = json.loads((folder / "codec.json").read_text())
     assert (fields["format"], fields["strides"]) == ("codecvq.tokens/2", [3, 1])
     tokenize(LevelCodec(), clips, tmp_path / "plain")
     fields = json.loads((tmp_path / "plain" / "codec.json").read_text())
     assert fields["format"] == "codecvq.tokens/1"
     assert "strides" not in fields
-    assert read_card(tmp_path / "plain").frames_a_code == (1, 1)
+    assert read_card(tmp_path / "plain").frames_per_code == (1, 1)
 
 
 def test_the_first_codebooks_keep_their_strides(made, tmp_path):
@@ -173,7 +173,7 @@ def test_a_row_that_is_not_right_is_named(dataset, change, what):
 def test_few_bytes_cannot_claim_many_codes(dataset):
     """A stride of 2^30 makes a billion codes of one: refused before they are made."""
     card = json.loads((dataset / "codec.json").read_text()) | {"strides": [2**30, 2**30]}
-    frames = MOST_CODES
+    frames = MAX_CODES
     one = pa.array([[[0], [0]]] * len(LENGTHS), type=pa.list_(pa.list_(pa.uint16())))
     (dataset / "codec.json").write_text(json.dumps(card))
     forge(

@@ -3,7 +3,7 @@ live beside it.
 """
 
 from codecvq.tokens.card import Card, read_card
-from codecvq.tokens.check import Check, check
+from codecvq.tokens.check import CheckResult, check
 from codecvq.tokens.dataset import TokenDataset, read_tokens
 from codecvq.tokens.decoding import Decoded, detokenize
 from codecvq.tokens.engine import Progress, Summary, tokenize
@@ -11,7 +11,7 @@ from codecvq.tokens.rows import TokenFailure, TokenRow
 
 __all__ = [
     "Card",
-    "Check",
+    "CheckResult",
     "Decoded",
     "Progress",
     "Summary",

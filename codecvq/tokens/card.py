@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 FORMAT = "codecvq.tokens/1"
 STRIDED_FORMAT = "codecvq.tokens/2"  # with strides, which readers of 1 do not know
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
-LARGEST_HISTOGRAM = 65_536  # entries; a larger codebook's is counted sparsely and not written
+MAX_HISTOGRAM_SIZE = 65_536  # entries; a larger codebook's is counted sparsely and not written
 LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639: Hugging Face refuses a page with another
-MOST_CARD_BYTES = 1 << 20
+MAX_CARD_BYTES = 1 << 20
 ADVICE = "Restore it, or tokenize again."
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -79,7 +79,7 @@ class Card(BaseModel):
     job: Job
 
     @model_validator(mode="after")
-    def _has_the_codebooks(self) -> Card:
+    def _check_codebooks(self) -> Card:
         if len(self.codebook_sizes) > self.codec_codebooks:
             raise ValueError(
                 f"{len(self.codebook_sizes)} codebook_sizes, but codec_codebooks is {self.codec_codebooks}"
@@ -91,7 +91,7 @@ class Card(BaseModel):
         return self
 
     @property
-    def frames_a_code(self) -> tuple[int, ...]:
+    def frames_per_code(self) -> tuple[int, ...]:
         """The stride of each codebook that was kept."""
         return self.strides or (1,) * len(self.codebook_sizes)
 
@@ -112,11 +112,12 @@ class Card(BaseModel):
     def from_json(cls, text: str | bytes, origin: str) -> Card:
         """The card in a text; `origin` names it in errors. Raises TokensError with the key that is wrong."""
         fields = parse_json(text, origin, error=TokensError, advice=ADVICE)
-        found, rate = fields.pop("format", None), fields.pop("frame_rate", None)
-        if found != (STRIDED_FORMAT if fields.get("strides") is not None else FORMAT):
+        format_name, rate = fields.pop("format", None), fields.pop("frame_rate", None)
+        if format_name != (STRIDED_FORMAT if fields.get("strides") is not None else FORMAT):
             raise TokensError(
-                f"{origin}: format is {str(found)[:60]!r}, but {FORMAT!r} is needed, or {STRIDED_FORMAT!r} "
-                "with strides. Give a token dataset, or read it with the codecvq that wrote it."
+                f"{origin}: format is {str(format_name)[:60]!r}, but {FORMAT!r} is needed, or "
+                f"{STRIDED_FORMAT!r} with strides. Give a token dataset, or read it with the codecvq that "
+                "wrote it."
             )
         card = validated(cls, fields, origin, error=TokensError, advice=ADVICE)
         expected = card.frame_rate
@@ -128,7 +129,7 @@ class Card(BaseModel):
         return card
 
 
-def card_of(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
+def make_card(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
     """The card of a job's codes: of the codec's first `num_codebooks` codebooks, or of all."""
     from codecvq import __version__
 
@@ -169,23 +170,24 @@ def read_card(folder: Path) -> Card:
         raise TokensError(
             f"{folder} has no {CARD_NAME}, so it is no token dataset. Give the folder that tokenize wrote."
         )
-    return Card.from_json(read_bounded(path, MOST_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
+    return Card.from_json(read_bounded(path, MAX_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
 
 
-def check_same_job(folder: Path, there: Card, now: Card, codec: AudioCodec) -> None:
+def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec) -> None:
     """Raises TokensError where the folder holds, or has begun, another job than this one of `codec`."""
-    books = there if codec.matches_codebooks(there.codebooks_sha256) else now  # there may be an earlier hash
-    weights = there if codec.matches_weights(there.weights_sha256) else now
-    questions = [
-        ("codebooks", there.codebooks_sha256[:12], books.codebooks_sha256[:12]),
-        ("codec weights", there.weights_sha256[:12], weights.weights_sha256[:12]),
-        ("number of codebooks", len(there.codebook_sizes), len(now.codebook_sizes)),
-        ("number of clips", there.job.clips, now.job.clips),
-        ("clips", there.job.clips_sha256[:12], now.job.clips_sha256[:12]),
-        ("shard_clips", there.job.shard_clips, now.job.shard_clips),
-        ("shard_seconds", there.job.shard_seconds, now.job.shard_seconds),
+    # the stored hash may be an earlier one
+    books = stored if codec.matches_codebooks(stored.codebooks_sha256) else current
+    weights = stored if codec.matches_weights(stored.weights_sha256) else current
+    comparisons = [
+        ("codebooks", stored.codebooks_sha256[:12], books.codebooks_sha256[:12]),
+        ("codec weights", stored.weights_sha256[:12], weights.weights_sha256[:12]),
+        ("number of codebooks", len(stored.codebook_sizes), len(current.codebook_sizes)),
+        ("number of clips", stored.job.clips, current.job.clips),
+        ("clips", stored.job.clips_sha256[:12], current.job.clips_sha256[:12]),
+        ("shard_clips", stored.job.shard_clips, current.job.shard_clips),
+        ("shard_seconds", stored.job.shard_seconds, current.job.shard_seconds),
     ]
-    for what, old, new in questions:
+    for what, old, new in comparisons:
         if old != new:
             raise TokensError(
                 f"{folder} holds tokens of another job: its {what} is {old}, now it is {new}. "
@@ -198,7 +200,7 @@ class Histogram:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.dense = np.zeros(size if size <= LARGEST_HISTOGRAM else 0, dtype=np.int64)
+        self.dense = np.zeros(size if size <= MAX_HISTOGRAM_SIZE else 0, dtype=np.int64)
         self.sparse: dict[int, int] = {}
         self.total = 0  # codes counted
 
@@ -220,15 +222,15 @@ class Histogram:
             if len(self.dense)
             else np.array(list(self.sparse.values()), dtype=np.int64)
         )
-        found = {
+        summary = {
             "size": self.size,
             "used": len(counts),
             "entropy_bits": float(entropy_nats(counts)) / math.log(2),
         }
-        return found | ({"histogram": self.dense.tolist()} if len(self.dense) else {})
+        return summary | ({"histogram": self.dense.tolist()} if len(self.dense) else {})
 
 
-def stats_of(
+def dataset_stats(
     card: Card,
     histograms: Sequence[Histogram],
     clips: Mapping[str, int],
@@ -241,7 +243,7 @@ def stats_of(
     `clips` are the rows of each split.
     """
     books = [histogram.summary() for histogram in histograms]
-    rates = [float(card.frame_rate) / stride for stride in card.frames_a_code]  # codes a second
+    rates = [float(card.frame_rate) / stride for stride in card.frames_per_code]  # codes a second
     return {
         "clips": sum(clips.values()),
         "splits": dict(clips),
@@ -257,7 +259,7 @@ def stats_of(
     }
 
 
-def _of_blocks(card: Card) -> str:
+def _strides_note(card: Card) -> str:
     if card.strides is None:
         return ""
     strides = ", ".join(map(str, card.strides))
@@ -267,7 +269,7 @@ The codebooks have one code for blocks of {strides} frames: `codes` has these, a
 over the frames of its block."""
 
 
-def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licences: Iterable[str]) -> str:
+def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licenses: Iterable[str]) -> str:
     """The dataset's README with the front matter from which `datasets.load_dataset(folder)` learns the
     splits.
     """
@@ -279,7 +281,7 @@ def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licen
     tags = sorted(filter(LANGUAGE.fullmatch, codes))
     front += ["language:", *(f"- {json.dumps(tag)}" for tag in tags)] if tags else []
     front += ["tags:", "- audio", "- codecvq", "---"]
-    sizes, licences = card.codebook_sizes, sorted(filter(None, licences))
+    sizes, licenses = card.codebook_sizes, sorted(filter(None, licenses))
     rate, codebooks = card.frame_rate, card.codebooks_sha256[:12]
     body = f"""
 # Speech tokens of {markdown(card.codec)}
@@ -290,7 +292,7 @@ kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} by entropy). {stats["failures"
 see `{FAILURES_NAME}`.
 
 `codes` is `[codebook][frame]`, raw: no offsets, no special tokens. `num_samples` is the exact length at
-{card.sample_rate} Hz.{_of_blocks(card)}
+{card.sample_rate} Hz.{_strides_note(card)}
 
 ```python
 import codecvq
@@ -304,6 +306,6 @@ detokenize(codecvq.load("CODEC"), ".", "wavs")      # {printable(card.codec)}, c
 Or `datasets.load_dataset("THIS FOLDER")`. Which codec made the codes is in `{CARD_NAME}`, what they look like
 in `{STATS_NAME}`.
 """
-    if licences:
-        body += "\nLicences of the speech: " + ", ".join(map(markdown, licences)) + ".\n"
+    if licenses:
+        body += "\nLicences of the speech: " + ", ".join(map(markdown, licenses)) + ".\n"
     return "\n".join(front) + "\n" + body

@@ -11,7 +11,7 @@ from codecvq.tokens.dataset import TokenDataset, read_tokens
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """What `check` found; without problems the dataset is as it should be."""
 
     rows: int
@@ -20,7 +20,7 @@ class Check:
     problems: tuple[str, ...]
 
 
-def check(folder: str | Path) -> Check:
+def check(folder: str | Path) -> CheckResult:
     """The result of reading every row of a dataset and checking what must hold of each. Raises TokensError
     where it has no card, or one that cannot be read.
     """
@@ -29,8 +29,8 @@ def check(folder: str | Path) -> Check:
     try:
         dataset = read_tokens(folder)
     except TokensError as error:
-        return Check(0, 0, 0.0, (str(error),))
-    problems = _strays(dataset)
+        return CheckResult(0, 0, 0.0, (str(error),))
+    problems = _unexpected_files(dataset)
     seen: set[str] = set()
     rows = samples = 0
     for shard in dataset.shards:
@@ -49,10 +49,10 @@ def check(folder: str | Path) -> Check:
     failures = len(dataset.failures)
     if rows + failures != card.job.clips:
         problems.append(f"{rows} rows and {failures} failures are not the {card.job.clips} clips of the job")
-    return Check(rows, failures, samples / card.sample_rate / 3600, tuple(problems))
+    return CheckResult(rows, failures, samples / card.sample_rate / 3600, tuple(problems))
 
 
-def _strays(dataset: TokenDataset) -> list[str]:
+def _unexpected_files(dataset: TokenDataset) -> list[str]:
     """Files that lie among the shards and are none."""
     known = {shard.path.name for shard in dataset.shards}
     files = {path.name for path in (dataset.folder / "data").glob("[!.]*.parquet")}

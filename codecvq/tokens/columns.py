@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.data.text import writable
 from codecvq.errors import TokensError
-from codecvq.tokens.rows import OWN_COLUMNS
+from codecvq.tokens.rows import DATASET_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from codecvq.data.corpus import Clip
 
 CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
-MOST_COLUMNS = 1000
-MOST_CHARACTERS = 100_000  # of a text
-BLOCK = 100_000  # clips whose values are in memory at a time
-MOST_DEPTH = 20  # of lists and objects within each other
+MAX_COLUMNS = 1000
+MAX_CHARACTERS = 100_000  # of a text
+BLOCK_CLIPS = 100_000  # clips whose values are in memory at a time
+MAX_DEPTH = 20  # of lists and objects within each other
 
 
 def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
@@ -46,12 +46,12 @@ def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
     blocks, differ = list[_Block](), False
     for number, block in enumerate(_blocks(clips)):
         _check_names(names := list(dict.fromkeys((*types, *block.names))))
-        merged = {name: _common(name, types.get(name, pa.null()), block) for name in names}
+        merged = {name: _common_type(name, types.get(name, pa.null()), block) for name in names}
         differ, types, blocks = differ or (number > 0 and merged != types), merged, [block]
-    kinds = {name: _storable(name, kind, blocks[-1]) for name, kind in types.items()}
+    kinds = {name: _column_type(name, kind, blocks[-1]) for name, kind in types.items()}
     for block in _blocks(clips) if differ else blocks:
         for name, kind in kinds.items():
-            block.arranged(name, kind)  # a large integer among decimals, say
+            block.to_array(name, kind)  # a large integer among decimals, say
     return kinds
 
 
@@ -69,52 +69,53 @@ class _Block:
     def values(self, name: str) -> list[Any]:
         return [row.get(name) for row in self.rows]
 
-    def arranged(self, name: str, kind: pa.DataType | None = None) -> pa.Array:
+    def to_array(self, name: str, kind: pa.DataType | None = None) -> pa.Array:
         """The values of a column. Raises TokensError where they have no type, or not this one."""
         import pyarrow as pa
 
         try:
             return pa.array(self.values(name), type=kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise TokensError(_misfit(name, self.values(name), self.clips, error)) from error
+            raise TokensError(_mismatch_message(name, self.values(name), self.clips, error)) from error
 
 
 def _blocks(clips: Iterable[Clip]) -> Iterator[_Block]:
     iterator = iter(clips)
-    while block := list(itertools.islice(iterator, BLOCK)):
+    while block := list(itertools.islice(iterator, BLOCK_CLIPS)):
         yield _Block(block, [column_values(clip) for clip in block])
 
 
-def _common(name: str, before: pa.DataType, block: _Block) -> pa.DataType:
+def _common_type(name: str, earlier_type: pa.DataType, block: _Block) -> pa.DataType:
     """The type that the values of a block have with those before them, of another type."""
     import pyarrow as pa
 
-    kind = block.arranged(name).type
+    kind = block.to_array(name).type
     try:
-        schemas = [pa.schema([(name, each)]) for each in (before, kind)]
+        schemas = [pa.schema([(name, each)]) for each in (earlier_type, kind)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise TokensError(
-            f"the manifest's column {name!r} mixes types: {before} in clips before {block.clips[0].id!r}, "
-            f"and {kind} from there on. Give all of its values one type, or leave it out."
+            f"the manifest's column {name!r} mixes types: {earlier_type} in clips before "
+            f"{block.clips[0].id!r}, and {kind} from there on. Give all of its values one type, or leave it "
+            "out."
         ) from error
 
 
-def _storable(name: str, kind: pa.DataType, block: _Block) -> pa.DataType:
+def _column_type(name: str, kind: pa.DataType, block: _Block) -> pa.DataType:
     try:
         return storable_type(kind)
     except TypeError as error:
-        raise TokensError(_misfit(name, block.values(name), block.clips, error)) from error
+        raise TokensError(_mismatch_message(name, block.values(name), block.clips, error)) from error
 
 
 def _check_names(names: Sequence[str]) -> None:
-    if len(names) > MOST_COLUMNS:
+    if len(names) > MAX_COLUMNS:
         raise TokensError(
-            f"the manifest has {len(names)} columns; a token dataset has at most {MOST_COLUMNS}. Leave some "
+            f"the manifest has {len(names)} columns; a token dataset has at most {MAX_COLUMNS}. Leave some "
             "out, or give what differs from row to row as one column of text."
         )
     for name in names:
-        if name in OWN_COLUMNS:
+        if name in DATASET_COLUMNS:
             raise TokensError(
                 f"the manifest has a column {name!r}, which a token dataset has already. Rename it, to "
                 f"'source_{name}' say."
@@ -124,15 +125,15 @@ def _check_names(names: Sequence[str]) -> None:
 def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
     """The value with all of its texts writable."""
     if isinstance(value, str):
-        if len(value) > MOST_CHARACTERS:
+        if len(value) > MAX_CHARACTERS:
             raise TokensError(
                 f"clip {clip.id!r}: {column!r} has a text of {len(value)} characters; a token dataset takes "
-                f"{MOST_CHARACTERS} at most. Leave it out."
+                f"{MAX_CHARACTERS} at most. Leave it out."
             )
         return writable(value)
-    if depth > MOST_DEPTH:
+    if depth > MAX_DEPTH:
         raise TokensError(
-            f"clip {clip.id!r}: {column!r} is nested deeper than {MOST_DEPTH} levels. "
+            f"clip {clip.id!r}: {column!r} is nested deeper than {MAX_DEPTH} levels. "
             "Leave it out, or make it a text."
         )
     if isinstance(value, Mapping):
@@ -164,13 +165,13 @@ def storable_type(kind: pa.DataType) -> pa.DataType:
     raise TypeError(f"values of type {kind}")
 
 
-def _misfit(name: str, values: Sequence[Any], clips: Sequence[Clip], error: Exception) -> str:
+def _mismatch_message(name: str, values: Sequence[Any], clips: Sequence[Clip], error: Exception) -> str:
     """Which clip's value does not fit, and why. The first values that fail together end in it."""
     first = next((i for i, value in enumerate(values) if value is not None), 0)
     low, high = first, len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if _fit(values[first : middle + 1]) else (low, middle)
+        low, high = (middle + 1, high) if _have_common_type(values[first : middle + 1]) else (low, middle)
     shown = [
         f"{value!r:.40} in clip {clips[i].id!r}" for i, value in ((first, values[first]), (low, values[low]))
     ]
@@ -183,7 +184,7 @@ def _misfit(name: str, values: Sequence[Any], clips: Sequence[Clip], error: Exce
     )
 
 
-def _fit(values: Sequence[Any]) -> bool:
+def _have_common_type(values: Sequence[Any]) -> bool:
     import pyarrow as pa
 
     try:

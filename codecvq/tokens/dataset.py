@@ -26,8 +26,8 @@ class TokenDataset:
         self.folder = Path(folder)
         self.shards = tuple(shards)
         self.card = card
-        self._places: dict[str, tuple[Shard, int]] | None = None
-        self._last: tuple[tuple[Path, int], RowGroup] | None = None
+        self._positions: dict[str, tuple[Shard, int]] | None = None
+        self._cached_group: tuple[tuple[Path, int], RowGroup] | None = None
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
@@ -44,9 +44,9 @@ class TokenDataset:
         shard, position = self._index[id]
         starts = [0, *accumulate(shard.group_sizes)]
         group = bisect_right(starts, position) - 1
-        if self._last is None or self._last[0] != (shard.path, group):
-            self._last = ((shard.path, group), shard.group(group))
-        row = self._last[1][position - starts[group]]
+        if self._cached_group is None or self._cached_group[0] != (shard.path, group):
+            self._cached_group = ((shard.path, group), shard.group(group))
+        row = self._cached_group[1][position - starts[group]]
         if row.id != id:
             raise TokensError(f"{shard.path} is damaged: clip {id!r} is not where it was. Tokenize again.")
         return row
@@ -82,15 +82,15 @@ class TokenDataset:
 
     @property
     def _index(self) -> dict[str, tuple[Shard, int]]:
-        if self._places is None:
-            places: dict[str, tuple[Shard, int]] = {}
+        if self._positions is None:
+            positions: dict[str, tuple[Shard, int]] = {}
             for shard in self.shards:
                 for position, id in enumerate(shard.ids()):
-                    if id in places:
+                    if id in positions:
                         raise TokensError(f"{shard.path}: clip {id!r} is there twice. Tokenize again.")
-                    places[id] = (shard, position)
-            self._places = places
-        return self._places
+                    positions[id] = (shard, position)
+            self._positions = positions
+        return self._positions
 
 
 def expected_shards(folder: Path, card: Card) -> Iterator[Path]:
@@ -104,13 +104,13 @@ def missing_shards(folder: Path, card: Card) -> int:
     """How many of the expected shards are not there. The time depends on the files that are, not on what the
     card says.
     """
-    there = 0
+    present = 0
     for path in (folder / "data").glob("[!.]*.parquet"):
         if name := SHARD_NAME.fullmatch(path.name):
             index, count = int(name["index"]), card.job.shards.get(name["split"], 0)
             expected = index < count and path.name == shard_name(name["split"], index, count)
-            there += expected and path.exists()
-    return sum(card.job.shards.values()) - there
+            present += expected and path.exists()
+    return sum(card.job.shards.values()) - present
 
 
 def read_tokens(folder: str | Path) -> TokenDataset:

@@ -24,7 +24,7 @@ from codecvq.tokens.rows import TokenFailure, TokenRow
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file could be written either
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file could be written either
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def detokenize(
         try:
             failure = row if isinstance(row, TokenFailure) else _write(codec, row, out, suffix, files)
         except OSError as error:  # of the disk
-            lost = TokenFailure(row.id, "", _in_one_line(error))
-            left = total - done
-            return Decoded(out, tuple(files), audio_s, (*failures, lost), left, lost.error)
+            failure = TokenFailure(row.id, "", _one_line(error))
+            remaining = total - done
+            return Decoded(out, tuple(files), audio_s, (*failures, failure), remaining, failure.error)
         if failure:
             failures.append(failure)
         elif isinstance(row, TokenRow):
@@ -127,14 +127,14 @@ def _write(
             raise TokensError(f"{path} has been written for clip {files[path]!r}. Decode this one alone.")
         write_audio(path, _decode(codec, row), codec.sample_rate)
     except Exception as error:  # a stranger's codec, or no memory for this row, or a name that is refused
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
-        return TokenFailure(row.id, str(row.source["path"]), _in_one_line(error))
+        return TokenFailure(row.id, str(row.source["path"]), _one_line(error))
     files[path] = row.id
     return None
 
 
-def _in_one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, CodecvqError) and text else f"{type(error).__name__}: {text[:500]}"
 
@@ -144,7 +144,7 @@ def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
     other weights.
     """
     origin = Origin(
-        str(folder), card.sample_rate, card.hop_length, card.codebook_sizes, card.frames_a_code,
+        str(folder), card.sample_rate, card.hop_length, card.codebook_sizes, card.frames_per_code,
         card.codebooks_sha256, card.weights_sha256, card.codec,
     )  # fmt: skip
     check_decodes(origin, codec, TokensError)

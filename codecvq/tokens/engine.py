@@ -34,16 +34,16 @@ from codecvq.tokens import card as cards
 from codecvq.tokens.card import Card, Histogram
 from codecvq.tokens.columns import column_values
 from codecvq.tokens.dataset import expected_shards, missing_shards, open_shard
-from codecvq.tokens.plan import Plan, PlannedShard, plan_job, try_columns
+from codecvq.tokens.locks import locked_part
+from codecvq.tokens.plan import Plan, PlannedShard, check_columns, plan_job
 from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
 from codecvq.tokens.shard import write_shard
-from codecvq.tokens.sharing import part_of_folder
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
-READERS = 4  # threads; decoding audio releases the interpreter's lock
+READ_THREADS = 4  # threads; decoding audio releases the interpreter's lock
 READ_AHEAD = 32  # clips
 
 
@@ -74,12 +74,12 @@ class Summary:
 
 
 @dataclass
-class _Tally:
+class _Counters:
     """The counters of a run."""
 
     total: int
     report: Callable[[Progress], None] | None
-    began: float
+    started_s: float
     rows: int = 0
     earlier: int = 0
     audio_s: float = 0.0
@@ -87,10 +87,10 @@ class _Tally:
     def __post_init__(self) -> None:
         self.failures: list[TokenFailure] = []
 
-    def tell(self) -> None:
+    def report_progress(self) -> None:
         if self.report is not None:
             done = self.earlier + self.rows + len(self.failures)
-            elapsed_s = time.monotonic() - self.began
+            elapsed_s = time.monotonic() - self.started_s
             self.report(Progress(done, self.total, len(self.failures), self.audio_s, elapsed_s))
 
 
@@ -119,9 +119,9 @@ def tokenize(
     if not 0 <= index < processes:
         raise TokensError(f"shard is {index}/{processes}, but i/n with 0 <= i < n is needed, as 0/4.")
     plan = plan_job(clips, shard_clips, shard_seconds)
-    card = cards.card_of(codec, num_codebooks, plan.job)
-    try_columns(card, plan)
-    with part_of_folder(folder, index, processes, lambda: _begin(folder, card, codec)) as card:
+    card = cards.make_card(codec, num_codebooks, plan.job)
+    check_columns(card, plan)
+    with locked_part(folder, index, processes, lambda: _prepare_folder(folder, card, codec)) as card:
         return _run(codec, card, plan, folder, plan.shards[index::processes], batch_seconds, progress)
 
 
@@ -130,39 +130,41 @@ def _run(
     card: Card,
     plan: Plan,
     folder: Path,
-    mine: Sequence[PlannedShard],
+    shards: Sequence[PlannedShard],
     batch_seconds: float,
     progress: Callable[[Progress], None] | None,
 ) -> Summary:
-    tally = _Tally(sum(len(one.clips) + len(one.failures) for one in mine), progress, time.monotonic())
+    counters = _Counters(
+        sum(len(planned.clips) + len(planned.failures) for planned in shards), progress, time.monotonic()
+    )
     written = 0
-    for one in mine:
-        path = folder / "data" / one.name
+    for planned in shards:
+        path = folder / "data" / planned.name
         if path.exists():
-            there = open_shard(path, card)
-            tally.earlier += len(there)
-            tally.failures += there.failures
-            tally.tell()
+            existing = open_shard(path, card)
+            counters.earlier += len(existing)
+            counters.failures += existing.failures
+            counters.report_progress()
             continue
-        _tokenize_shard(codec, card, plan, one, path, batch_seconds, tally)
+        _tokenize_shard(codec, card, plan, planned, path, batch_seconds, counters)
         written += 1
     complete = not missing_shards(folder, card)
     if complete:
         _finish(folder, card, plan)
     return Summary(
-        folder, tally.rows, tally.earlier, tuple(tally.failures), written, len(mine) - written, complete,
-        tally.audio_s, time.monotonic() - tally.began,
+        folder, counters.rows, counters.earlier, tuple(counters.failures), written, len(shards) - written,
+        complete, counters.audio_s, time.monotonic() - counters.started_s,
     )  # fmt: skip
 
 
-def _begin(folder: Path, card: Card, codec: AudioCodec) -> Card:
+def _prepare_folder(folder: Path, card: Card, codec: AudioCodec) -> Card:
     """The card that the folder goes by: the one that is there if it is of the same job, else this one,
     written first of all.
     """
     if os.path.lexists(folder / cards.CARD_NAME):
-        there = cards.read_card(folder)
-        cards.check_same_job(folder, there, card, codec)
-        return there
+        existing = cards.read_card(folder)
+        cards.check_same_job(folder, existing, card, codec)
+        return existing
     if any((folder / "data").glob("[!.]*.parquet")):
         raise TokensError(
             f"{folder}/data holds shards, but there is no {cards.CARD_NAME} beside it. Give another folder."
@@ -179,25 +181,25 @@ def _tokenize_shard(
     shard: PlannedShard,
     path: Path,
     batch_seconds: float,
-    tally: _Tally,
+    counters: _Counters,
 ) -> None:
     rows: dict[str, TokenRow] = {}
     failures: dict[str, TokenFailure] = {}
     for batch in _batches(shard.clips, card.sample_rate, batch_seconds, failures):
-        for clip, length, result in _encode(codec, card, batch):
+        for clip, length, result in _encode_clips(codec, card, batch):
             if isinstance(result, Exception):
                 failures[clip.id] = _failure(clip, result)
                 continue
             source = {"path": writable(str(clip.path)), "start_s": float(clip.start_s)}
             rows[clip.id] = TokenRow(clip.id, result, length, source, column_values(clip))
-            tally.rows += 1
-            tally.audio_s += length / card.sample_rate
-        tally.tell()
+            counters.rows += 1
+            counters.audio_s += length / card.sample_rate
+        counters.report_progress()
     in_order = [rows[clip.id] for clip in shard.clips if clip.id in rows]
     failed = [*shard.failures, *(failures[clip.id] for clip in shard.clips if clip.id in failures)]
     write_shard(path, card, plan.columns, in_order, failed)
-    tally.failures += failed
-    tally.tell()
+    counters.failures += failed
+    counters.report_progress()
 
 
 def _batches(
@@ -230,7 +232,7 @@ def _read_ahead(
     codec works.
     """
     waiting: deque[tuple[Clip, Future[npt.NDArray[np.float32]]]] = deque()
-    with ThreadPoolExecutor(READERS, thread_name_prefix="codecvq-read") as pool:
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="codecvq-read") as pool:
         try:
             for clip in clips:
                 waiting.append((clip, pool.submit(clip.read, sample_rate)))
@@ -255,20 +257,20 @@ def _result(
     return clip, samples if samples.size else TokensError("it has no samples")
 
 
-def _encode(
+def _encode_clips(
     codec: AudioCodec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
 ) -> Iterator[tuple[Clip, int, npt.NDArray[np.integer[Any]] | Exception]]:
     """Each clip of the batch with its length and its codes `[N, T]`, or with what the codec raised about
     it.
     """
     try:
-        codes = _encode_together(codec, card, [samples for _, samples in batch])
+        codes = _encode_batch(codec, card, [samples for _, samples in batch])
     except Exception as error:  # a stranger's codec; too much memory, a NaN in one clip: try each on its own
         if len(batch) == 1:
             yield batch[0][0], 0, error
             return
         for item in batch:
-            yield from _encode(codec, card, [item])
+            yield from _encode_clips(codec, card, [item])
         return
     for (clip, samples), row in zip(batch, codes, strict=True):
         own = row[:, : -(-samples.size // card.hop_length)]
@@ -276,7 +278,7 @@ def _encode(
         yield clip, samples.size, TokensError(f"{problem}.") if problem else own
 
 
-def _encode_together(
+def _encode_batch(
     codec: AudioCodec, card: Card, waves: Sequence[npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.integer[Any]]:
     """Codes `[B, N, T]` of waves `[S]` of any lengths; a codec of several channels gets the same in each."""
@@ -311,7 +313,9 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
         rows[shard.split] += len(shard)
         for row in shard.rows():
             samples, frames = samples + row.num_samples, frames + row.num_frames
-            for histogram, codes in zip(histograms, split_blocks(row.codes, card.frames_a_code), strict=True):
+            for histogram, codes in zip(
+                histograms, split_blocks(row.codes, card.frames_per_code), strict=True
+            ):
                 histogram.add(codes)
     lines = [json.dumps(vars(failure), ensure_ascii=False) + "\n" for failure in failures]
     write_atomically(folder / cards.FAILURES_NAME, "".join(lines))
@@ -320,8 +324,8 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
             f"none of the {card.job.clips} clips could be tokenized; the first: {failures[0].error} "
             f"All are in {folder / cards.FAILURES_NAME}; remove the folder and begin anew."
         )
-    stats = cards.stats_of(card, histograms, rows, samples, frames, len(failures))
+    stats = cards.dataset_stats(card, histograms, rows, samples, frames, len(failures))
     write_atomically(folder / cards.STATS_NAME, json.dumps(stats, indent=2) + "\n")
-    told = {(clip.language, clip.licence) for shard in plan.shards for clip in shard.clips}
-    languages, licences = {language for language, _ in told}, {licence for _, licence in told}
-    write_atomically(folder / cards.README_NAME, cards.readme(card, stats, languages, licences))
+    clip_fields = {(clip.language, clip.licence) for shard in plan.shards for clip in shard.clips}
+    languages, licenses = {language for language, _ in clip_fields}, {licence for _, licence in clip_fields}
+    write_atomically(folder / cards.README_NAME, cards.readme(card, stats, languages, licenses))

@@ -10,14 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from codecvq.tokens.thrift import BINARY, I32, I64, LIST, STRUCT, Compact, Fields
+from codecvq.tokens.compact_protocol import BINARY, I32, I64, LIST, STRUCT, CompactReader, Fields
 
 _MAGIC = b"PAR1"
-MOST_FOOTER_BYTES = 1 << 26
+MAX_FOOTER_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnChunk:
     """A column of a row group."""
 
     path: str  # names of the schema, dots between
@@ -30,24 +30,24 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroupMetadata:
     """A row group."""
 
     num_rows: int
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnChunk, ...]
 
 
-def read_groups(file: BinaryIO) -> tuple[Group, ...]:
+def read_groups(file: BinaryIO) -> tuple[RowGroupMetadata, ...]:
     """The row groups of a Parquet file. Raises ValueError where the footer cannot be read."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 8))
     tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
-    if tail[4:] != _MAGIC or length > min(size - 8, MOST_FOOTER_BYTES):
+    if tail[4:] != _MAGIC or length > min(size - 8, MAX_FOOTER_BYTES):
         raise ValueError("it does not end as a Parquet file of bounded size")
     file.seek(size - 8 - length)
     try:
-        fields = Compact(file.read(length)).struct()
+        fields = CompactReader(file.read(length)).struct()
         groups = tuple(_group(one) for one in _structs(fields, 4))
         rows = fields[3, I64]
     except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -68,17 +68,17 @@ def _structs(fields: Fields, number: int) -> list[Fields]:
     return list(items)
 
 
-def _group(fields: Fields) -> Group:
-    return Group(fields[3, I64], tuple(_column(one[3, STRUCT]) for one in _structs(fields, 1)))
+def _group(fields: Fields) -> RowGroupMetadata:
+    return RowGroupMetadata(fields[3, I64], tuple(_column(one[3, STRUCT]) for one in _structs(fields, 1)))
 
 
-def _column(fields: Fields) -> Column:
+def _column(fields: Fields) -> ColumnChunk:
     kind, names = fields[3, LIST]
     if kind != BINARY:
         raise ValueError("its footer has a path of another kind")
     pages: int = fields[9, I64]
     dictionary: Any = fields.get((11, I64))  # Any: a number, where there is one
-    return Column(
+    return ColumnChunk(
         path=b".".join(names).decode(),
         physical_type=fields[1, I32],
         codec=fields[4, I32],

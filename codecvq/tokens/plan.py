@@ -67,7 +67,7 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
     splits = _splits(clips)
     if not splits:
         raise TokensError("there are no clips to tokenize. Check the corpus, its split and its speakers.")
-    columns = column_types(_Together(tuple(splits.values())))
+    columns = column_types(_ChainedClips(tuple(splits.values())))
     shards: list[PlannedShard] = []
     counts = {}
     failures = _corpus_failures(clips)
@@ -86,12 +86,12 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
     return Plan(job, tuple(shards), columns)
 
 
-def try_columns(card: Card, plan: Plan) -> None:
+def check_columns(card: Card, plan: Plan) -> None:
     """Raises TokensError where a shard with the columns of the plan could not be written and read again."""
     import pyarrow as pa
 
-    every = (clip for shard in plan.shards for clip in shard.clips)
-    clips = list(itertools.islice(every, ROW_GROUP))
+    all_clips = (clip for shard in plan.shards for clip in shard.clips)
+    clips = list(itertools.islice(all_clips, ROW_GROUP))
     codes = np.zeros((len(card.codebook_sizes), 1), dtype=np.uint16)
     source = {"path": "", "start_s": 0.0}
     rows = [TokenRow(clip.id, codes, card.hop_length, source, column_values(clip)) for clip in clips]
@@ -110,8 +110,8 @@ def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
     """The clips of each split, in order."""
     split_of = getattr(given, "split_of", None) or (lambda clip: clip.split or "train")
     clips = given.lazy if isinstance(given, Corpus) else Clips.of(given)
-    if same := clips.same_ids():
-        id_ = clips[same[0]].id
+    if duplicates := clips.same_ids():
+        id_ = clips[duplicates[0]].id
         raise TokensError(f"two clips have the id {id_!r}. Ids name the rows, so each must occur once.")
     splits: dict[str, array[int]] = {}
     for index, clip in enumerate(clips):
@@ -126,7 +126,7 @@ def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
 
 
 @dataclass(frozen=True)
-class _Together:
+class _ChainedClips:
     """The clips of all splits, which can be gone through again."""
 
     groups: tuple[Clips, ...]

@@ -22,10 +22,10 @@ from codecvq.tokens.card import Card
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN_COLUMNS = ("id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec")
-MOST_CODES = 1 << 25  # of one row: what a reader can be sure to have memory for
+DATASET_COLUMNS = ("id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec")
+MAX_CODES = 1 << 25  # of one row: what a reader can be sure to have memory for
 CODEC_DIGITS = 12  # of the hash in the column `codec`
-AGAIN = "Remove the file and run the same tokenize command again: it makes only this shard anew."
+REWRITE_ADVICE = "Remove the file and run the same tokenize command again: it makes only this shard anew."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def schema_of(card: Card, columns: Mapping[str, pa.DataType]) -> pa.Schema:
     """The shards' schema: our columns, then the manifest's."""
     import pyarrow as pa
 
-    ours: list[tuple[str, pa.DataType]] = [
+    dataset_columns: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),
         ("codes", pa.list_(pa.list_(pa.from_numpy_dtype(codes_dtype(card.codebook_sizes))))),
         ("num_frames", pa.int64()),
@@ -77,7 +77,7 @@ def schema_of(card: Card, columns: Mapping[str, pa.DataType]) -> pa.Schema:
         ("source", pa.struct([("path", pa.string()), ("start_s", pa.float64())])),
         ("codec", pa.string()),
     ]
-    return pa.schema([*ours, *columns.items()])
+    return pa.schema([*dataset_columns, *columns.items()])
 
 
 def schema_problem(schema: pa.Schema, card: Card) -> str:
@@ -100,16 +100,16 @@ def rows_to_batch(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence
 
     schema = schema_of(card, columns)
     dtype = codes_dtype(card.codebook_sizes)
-    ours = {
+    dataset_columns = {
         "id": [row.id for row in rows],
-        "codes": _list_array([split_blocks(row.codes, card.frames_a_code) for row in rows], dtype),
+        "codes": _list_array([split_blocks(row.codes, card.frames_per_code) for row in rows], dtype),
         "num_frames": [row.num_frames for row in rows],
         "num_samples": [row.num_samples for row in rows],
         "sample_rate": [card.sample_rate] * len(rows),
         "source": [dict(row.source) for row in rows],
         "codec": [card.codebooks_sha256[:CODEC_DIGITS]] * len(rows),
     }
-    values = ours | {name: [row.columns.get(name) for row in rows] for name in columns}
+    values = dataset_columns | {name: [row.columns.get(name) for row in rows] for name in columns}
     arrays = [
         values[name]
         if isinstance(values[name], pa.Array)
@@ -127,12 +127,12 @@ def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
     if codes.shape != (books, frames):
         shape = list(codes.shape)
         return f"the codec gave codes of shape {shape} for {num_samples} samples, not {[books, frames]}"
-    if codes.size > MOST_CODES:
-        return f"{codes.size:,} codes are more than the {MOST_CODES:,} of a row. Cut the recording"
+    if codes.size > MAX_CODES:
+        return f"{codes.size:,} codes are more than the {MAX_CODES:,} of a row. Cut the recording"
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
             return f"the codec gave a code beyond the {size} entries of codebook {book}"
-    if change := first_change(codes, card.frames_a_code):
+    if change := first_change(codes, card.frames_per_code):
         return (
             f"the codec gave codes of codebook {change[0]} that change within a block, at frame {change[1]}"
         )
@@ -154,7 +154,7 @@ def _list_array(rows: Sequence[Sequence[npt.NDArray[Any]]], dtype: type[np.unsig
     )
 
 
-def batch_of(table: pa.Table) -> pa.RecordBatch:
+def to_batch(table: pa.Table) -> pa.RecordBatch:
     """The table in one piece, without a copy where it is. Raises pyarrow's errors."""
     import pyarrow as pa
 
@@ -178,13 +178,13 @@ class RowGroup:
         try:
             batch.validate(full=True)  # offsets, and texts that are not UTF-8
         except (pa.ArrowException, ValueError) as error:
-            raise TokensError(f"{origin} is damaged ({error}). {AGAIN}") from error
+            raise TokensError(f"{origin} is damaged ({error}). {REWRITE_ADVICE}") from error
         self.batch, self.card, self.origin = batch, card, origin
         self._codes = _Codes(batch.column("codes"), card, _numpy(batch.column("num_frames"), -1))
-        if self._codes.cells > MOST_CODES and card.strides is not None:
+        if self._codes.cells > MAX_CODES and card.strides is not None:
             raise TokensError(
                 f"{origin} is damaged (a row group of {self._codes.cells:,} codes, repeated ones included; "
-                f"at most {MOST_CODES:,} are read). {AGAIN}"
+                f"at most {MAX_CODES:,} are read). {REWRITE_ADVICE}"
             )
         #: position -> what is wrong with the row
         self.problems = self._problems()
@@ -198,7 +198,7 @@ class RowGroup:
     def __getitem__(self, index: int) -> TokenRow:
         """A row; raises TokensError where it is not as it must be."""
         if index in self.problems:
-            raise TokensError(f"{self.origin}: {self.problems[index]}. {AGAIN}")
+            raise TokensError(f"{self.origin}: {self.problems[index]}. {REWRITE_ADVICE}")
         samples, sources, columns = self._values
         return TokenRow(
             self.ids[index], self._codes.row(index), samples[index], sources[index], columns[index]
@@ -214,7 +214,7 @@ class RowGroup:
         """`num_samples`, `source` and the manifest's columns of every row, as Python values."""
         import pyarrow as pa
 
-        names = [name for name in self.batch.schema.names if name not in OWN_COLUMNS]
+        names = [name for name in self.batch.schema.names if name not in DATASET_COLUMNS]
         try:
             columns = self.batch.select(names).to_pylist() if names else [{} for _ in range(len(self))]
         except (
@@ -224,7 +224,9 @@ class RowGroup:
             TypeError,
             LookupError,
         ) as error:  # dates, zones
-            raise TokensError(f"{self.origin} holds values that cannot be read ({error}). {AGAIN}") from error
+            raise TokensError(
+                f"{self.origin} holds values that cannot be read ({error}). {REWRITE_ADVICE}"
+            ) from error
         return self.batch.column("num_samples").to_pylist(), self.batch.column("source").to_pylist(), columns
 
     def _problems(self) -> dict[int, str]:
@@ -238,20 +240,20 @@ class RowGroup:
         """For each rule the rows `[R]` that break it, and the words for one of them."""
         columns = dict(zip(self.batch.schema.names, self.batch.columns, strict=True))
         card, codes = self.card, self._codes
-        for name in OWN_COLUMNS:
-            yield _numpy(columns[name].is_null()), partial(_has_no, name)
+        for name in DATASET_COLUMNS:
+            yield _numpy(columns[name].is_null()), partial(_missing_message, name)
         path, start_s = columns["source"].field("path"), _numpy(columns["source"].field("start_s"), np.nan)
         yield _numpy(path.is_null()), lambda _: "has no source.path"
         yield ~(np.isfinite(start_s) & (start_s >= 0)), lambda i: f"has a source.start_s of {start_s[i]}"
         books = len(card.codebook_sizes)
-        yield codes.with_null, lambda _: "has a null among its codes"
+        yield codes.has_null, lambda _: "has a null among its codes"
         yield codes.books != books, lambda i: f"has {codes.books[i]} codebooks, not {books}"
         frames, samples = _numpy(columns["num_frames"], -1), _numpy(columns["num_samples"], -1)
         yield (
             codes.ragged,
             lambda i: f"has codebooks of {codes.lengths_of(i)} codes, but num_frames is {frames[i]}",
         )
-        yield codes.beyond(card.codebook_sizes), lambda _: "has a code beyond its codebook"
+        yield codes.out_of_range(card.codebook_sizes), lambda _: "has a code beyond its codebook"
         yield (
             (samples < 0) | (frames != -(-samples // card.hop_length)),
             (lambda i: f"has {frames[i]} frames for {samples[i]} samples"),
@@ -263,7 +265,7 @@ class RowGroup:
         yield codec != own, lambda i: f"is of codec {codec[i][:40]!r}, not {own!r}"
 
 
-def _has_no(name: str, row: int) -> str:
+def _missing_message(name: str, row: int) -> str:
     return f"has no {name}"
 
 
@@ -282,7 +284,7 @@ class _Codes:
         self.books = np.diff(self._outer)  # [R]
         self._lengths = np.diff(self._inner)  # [M]
         self._row_of = np.repeat(np.arange(len(column)), self.books)  # [M]
-        self._frames, self._strides = frames, card.frames_a_code
+        self._frames, self._strides = frames, card.frames_per_code
         self._book_of = np.arange(len(self._row_of)) - self._outer[self._row_of]  # [M]
 
     @property
@@ -304,7 +306,7 @@ class _Codes:
         return ", ".join(map(str, lengths[:8])) + (", …" if len(lengths) > 8 else "")
 
     @property
-    def with_null(self) -> npt.NDArray[np.bool_]:
+    def has_null(self) -> npt.NDArray[np.bool_]:
         """Rows `[R]` with a null in the place of a codebook or of a code."""
         lists = _numpy(self._lists.is_null())
         values = self._lists.values
@@ -320,7 +322,7 @@ class _Codes:
         strides = np.array(self._strides)[np.minimum(self._book_of, len(self._strides) - 1)]
         return self._rows_with(self._lengths != -(-self._frames[self._row_of] // strides))
 
-    def beyond(self, sizes: Sequence[int]) -> npt.NDArray[np.bool_]:
+    def out_of_range(self, sizes: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Rows `[R]` with a code that their codebook does not have."""
         filled = np.flatnonzero(self._lengths)
         largest = (
@@ -328,9 +330,9 @@ class _Codes:
         )
         book = np.minimum(self._book_of, len(sizes) - 1)
         most = np.array([size - 1 for size in sizes], dtype=np.uint64)[book]
-        beyond = np.zeros(len(self._row_of), dtype=bool)
-        beyond[filled] = largest > most[filled]
-        return self._rows_with(beyond)
+        out_of_range = np.zeros(len(self._row_of), dtype=bool)
+        out_of_range[filled] = largest > most[filled]
+        return self._rows_with(out_of_range)
 
     def _rows_with(self, lists: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Rows `[R]` that have one of the codebooks `[M]`."""

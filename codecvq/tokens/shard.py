@@ -29,18 +29,18 @@ from codecvq.json_file import parse_json, validated
 from codecvq.tokens.card import Card
 from codecvq.tokens.checksum import batch_checksum
 from codecvq.tokens.columns import storable_type
-from codecvq.tokens.footer import Column, Group, read_groups
+from codecvq.tokens.footer import ColumnChunk, RowGroupMetadata, read_groups
 from codecvq.tokens.pages import column_problem
 from codecvq.tokens.rows import (
-    AGAIN,
-    MOST_CODES,
+    MAX_CODES,
+    REWRITE_ADVICE,
     RowGroup,
     TokenFailure,
     TokenRow,
-    batch_of,
     rows_to_batch,
     schema_of,
     schema_problem,
+    to_batch,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ GROUP_CODES = 1 << 22  # codes in a row group of several rows, about
 SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.parquet")
 
 #: what the columns of a row group may hold: a fixed number, and more in proportion to their bytes in the file
-FREE_CODES, FREE_VALUES, VALUES_A_BYTE = MOST_CODES, 1 << 22, 16
-FREE_BYTES, BYTES_A_BYTE = 1 << 28, 64
-MOST_IN_FOOTER = 100_000  # elements of a list; columns, row groups
+BASE_CODES, BASE_VALUES, VALUES_PER_BYTE = MAX_CODES, 1 << 22, 16
+BASE_BYTES, UNPACKED_PER_BYTE = 1 << 28, 64
+MAX_FOOTER_ELEMENTS = 100_000  # elements of a list; columns, row groups
 
 
 class _Checksums(BaseModel):
@@ -155,7 +155,7 @@ class Shard:
     failures: tuple[TokenFailure, ...]  # clips of this shard that have no row
     checksums: tuple[int, ...] | None  # of each row group; None in shards that were written without
     metadata: pq.FileMetaData
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroupMetadata, ...]
     source: Any  # a path or a file, as pyarrow takes it
 
     @classmethod
@@ -168,25 +168,25 @@ class Shard:
                 "folder."
             )
         if not path.is_file():
-            raise TokensError(f"{path} is not a regular file. {AGAIN}")
+            raise TokensError(f"{path} is not a regular file. {REWRITE_ADVICE}")
         return cls.read(path, path, name["split"])
 
     @classmethod
     def read(cls, source: Any, path: Path, split: str) -> Shard:
         """The shard in `source`, a path or a file; `path` names it in errors."""
         try:
-            with _opened(source) as stream:
+            with _open(source) as stream:
                 groups = read_groups(stream)
             problem = _groups_problem(groups)
-            with _parquet(source) as file:
+            with _parquet_file(source) as file:
                 metadata, schema = file.metadata, file.schema_arrow
                 texts = dict(metadata.metadata or {})
             card = Card.from_json(texts.get(CARD_KEY, b""), str(path))
             problem = problem or _schema_problem(schema, card, texts)
-        except _unreadable() as error:
-            raise _damaged(path, error) from error
+        except _read_errors() as error:
+            raise _damaged_error(path, error) from error
         if problem:
-            raise _damaged(path, problem)
+            raise _damaged_error(path, problem)
         failures, checksums = _footer(path, texts, len(groups))
         return cls(path, split, card, failures, checksums, metadata, groups, source)
 
@@ -209,10 +209,10 @@ class Shard:
         """
         batch = self._read(index)
         if batch.num_rows != self.group_sizes[index]:
-            raise _damaged(self.path, f"row group {index} has {batch.num_rows} rows")
+            raise _damaged_error(self.path, f"row group {index} has {batch.num_rows} rows")
         group = RowGroup(batch, self.card, str(self.path))
         if self.checksums is not None and batch_checksum(batch) != self.checksums[index]:
-            raise _damaged(self.path, f"the checksum of row group {index} is wrong")
+            raise _damaged_error(self.path, f"the checksum of row group {index} is wrong")
         return group
 
     def ids(self) -> list[str]:
@@ -222,73 +222,73 @@ class Shard:
             batch = self._read(index, ["id"])
             try:
                 batch.validate(full=True)
-            except _unreadable() as error:
-                raise _damaged(self.path, error) from error
+            except _read_errors() as error:
+                raise _damaged_error(self.path, error) from error
             found += batch.column("id").to_pylist()
         if None in found:
-            raise _damaged(self.path, "a row has no id")
+            raise _damaged_error(self.path, "a row has no id")
         return found
 
     def _read(self, group: int, columns: list[str] | None = None) -> pa.RecordBatch:
         try:
             self._check_pages(group, columns)
-            with _parquet(self.source, self.metadata) as file:
-                return batch_of(file.read_row_group(group, columns=columns))
-        except _unreadable() as error:
-            raise _damaged(self.path, error) from error
+            with _parquet_file(self.source, self.metadata) as file:
+                return to_batch(file.read_row_group(group, columns=columns))
+        except _read_errors() as error:
+            raise _damaged_error(self.path, error) from error
 
     def _check_pages(self, group: int, columns: list[str] | None) -> None:
-        with _opened(self.source) as file:
+        with _open(self.source) as file:
             for column in self.groups[group].columns:
                 wanted = columns is None or column.path in columns
                 if wanted and (problem := column_problem(file, column)):
                     raise ValueError(f"{column.path}: {problem}")
 
 
-def _opened(source: Any) -> AbstractContextManager[BinaryIO]:  # Any: a path or a file
+def _open(source: Any) -> AbstractContextManager[BinaryIO]:  # Any: a path or a file
     return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
 
 
-def _parquet(source: Any, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def _parquet_file(source: Any, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        thrift_container_size_limit=MOST_IN_FOOTER,
+        thrift_container_size_limit=MAX_FOOTER_ELEMENTS,
         page_checksum_verification=True,
     )
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def _read_errors() -> tuple[type[Exception], ...]:
     """What pyarrow raises about a damaged file."""
     import pyarrow as pa
 
     return (pa.ArrowException, OSError, ValueError, OverflowError, TypeError)
 
 
-def _damaged(path: Path, what: object) -> TokensError:
+def _damaged_error(path: Path, what: object) -> TokensError:
     text = " ".join(str(what).split())
-    return TokensError(f"{path} is damaged ({text[:300]}). {AGAIN}")
+    return TokensError(f"{path} is damaged ({text[:300]}). {REWRITE_ADVICE}")
 
 
-def _groups_problem(groups: Sequence[Group]) -> str:
+def _groups_problem(groups: Sequence[RowGroupMetadata]) -> str:
     """What in the row groups is not as this module writes it, or would take more memory than the file may."""
     for index, group in enumerate(groups):
         if not 0 < group.num_rows <= ROW_GROUP:
             return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
         codes = [column for column in group.columns if column.path.startswith("codes.")]
         others = [column for column in group.columns if not column.path.startswith("codes.")]
-        if problem := _too_much(codes, FREE_CODES) or _too_much(others, FREE_VALUES):
+        if problem := _size_problem(codes, BASE_CODES) or _size_problem(others, BASE_VALUES):
             return f"row group {index} {problem}"
     return ""
 
 
-def _too_much(columns: Sequence[Column], free: int) -> str:
+def _size_problem(columns: Sequence[ColumnChunk], free: int) -> str:
     size = sum(column.compressed for column in columns)
     values = sum(column.num_values for column in columns)
     unpacked = sum(column.uncompressed for column in columns)
-    if values > free + VALUES_A_BYTE * size or unpacked > FREE_BYTES + BYTES_A_BYTE * size:
+    if values > free + VALUES_PER_BYTE * size or unpacked > BASE_BYTES + UNPACKED_PER_BYTE * size:
         return f"claims {values:,} values and {unpacked:,} bytes in {size:,} bytes"
     return ""
 
@@ -309,13 +309,17 @@ def _footer(
 ) -> tuple[tuple[TokenFailure, ...], tuple[int, ...] | None]:
     """The failures and the checksums in a footer."""
     failed = texts.get(FAILURES_KEY, b"null")
-    whole = parse_json(b'{"failures": ' + failed + b"}", f"{path}, failures", error=TokensError, advice=AGAIN)
-    listed = validated(_Failures, whole, f"{path}, failures", error=TokensError, advice=AGAIN).failures
+    whole = parse_json(
+        b'{"failures": ' + failed + b"}", f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
+    )
+    listed = validated(
+        _Failures, whole, f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
+    ).failures
     failures = tuple(TokenFailure(one.id, one.source, one.error) for one in listed)
     if CHECKSUMS_KEY not in texts:
         return failures, None
-    fields = parse_json(texts[CHECKSUMS_KEY], f"{path}, checksums", error=TokensError, advice=AGAIN)
-    sums = validated(_Checksums, fields, f"{path}, checksums", error=TokensError, advice=AGAIN)
+    fields = parse_json(texts[CHECKSUMS_KEY], f"{path}, checksums", error=TokensError, advice=REWRITE_ADVICE)
+    sums = validated(_Checksums, fields, f"{path}, checksums", error=TokensError, advice=REWRITE_ADVICE)
     if sums.failures != zlib.crc32(failed) or len(sums.groups) != groups:
-        raise _damaged(path, "the checksums do not fit")
+        raise _damaged_error(path, "the checksums do not fit")
     return failures, sums.groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MOST_DEPTH = 12
+_MAX_DEPTH = 12
 
 I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12  # kinds of a value
 
@@ -13,15 +13,15 @@ I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12  # kinds of a value
 Fields = dict[tuple[int, int], Any]
 
 
-class Compact:
+class CompactReader:
     """Reads values from `data`. Raises ValueError, or IndexError at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.offset = data, 0
 
     def struct(self, depth: int = 0) -> Fields:
         """The fields of a struct."""
-        if depth > _MOST_DEPTH:
+        if depth > _MAX_DEPTH:
             raise ValueError("its structs are nested too deeply")
         fields: Fields = {}
         number = 0
@@ -50,19 +50,19 @@ class Compact:
         """The kind of a list's items, and the items."""
         head = self._byte()
         count = self._varint() if head >> 4 == 15 else head >> 4
-        if count > len(self.data) - self.at:  # each item has a byte
+        if count > len(self.data) - self.offset:  # each item has a byte
             raise ValueError("it ends in a list")
         return head & 15, [self._value(head & 15, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1]
+        self.offset += 1
+        return self.data[self.offset - 1]
 
     def _bytes(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
+        if count > len(self.data) - self.offset:
             raise ValueError("it ends in a text")
-        self.at += count
-        return self.data[self.at - count : self.at]
+        self.offset += count
+        return self.data[self.offset - count : self.offset]
 
     def _varint(self) -> int:
         value = shift = 0

@@ -17,26 +17,26 @@ from codecvq.errors import FolderInUse
 from codecvq.lock import locked
 
 LOCK_NAME = re.compile(r"\.lock-(?P<index>[0-9]{1,9})-of-(?P<count>[1-9][0-9]{0,8})")
-BEGIN_S = 30.0  # that a process waits for others to begin
+BEGIN_TIMEOUT_S = 30.0  # that a process waits for others to begin
 
-Begun = TypeVar("Begun")
+Result = TypeVar("Result")
 
 
 @contextmanager
-def part_of_folder(folder: Path, index: int, count: int, begin: Callable[[], Begun]) -> Iterator[Begun]:
-    """Hold every `count`-th shard from `index` on for the length of the block; gives what `begin` returns,
-    which no two processes call at the same time.
+def locked_part(folder: Path, index: int, count: int, initialize: Callable[[], Result]) -> Iterator[Result]:
+    """Hold every `count`-th shard from `index` on for the length of the block; gives what `initialize`
+    returns, which no two processes call at the same time.
 
     Raises FolderInUse where another process holds a part that has shards in common with this one.
     """
-    own = folder / f".lock-{index}-of-{count}"
-    with locked(own, "dataset"):
+    own_lock = folder / f".lock-{index}-of-{count}"
+    with locked(own_lock, "dataset"):
         for other in folder.glob(".lock-*"):
             name = LOCK_NAME.fullmatch(other.name)
-            if name and other != own and _overlap(index, count, int(name["index"]), int(name["count"])):
+            if name and other != own_lock and _overlap(index, count, int(name["index"]), int(name["count"])):
                 with locked(other, "dataset"):
                     pass
-        yield _alone(folder / ".lock-begin", begin)
+        yield _call_exclusively(folder / ".lock-begin", initialize)
 
 
 def _overlap(index: int, count: int, other_index: int, other_count: int) -> bool:
@@ -44,12 +44,12 @@ def _overlap(index: int, count: int, other_index: int, other_count: int) -> bool
     return (index - other_index) % math.gcd(count, other_count) == 0
 
 
-def _alone(path: Path, begin: Callable[[], Begun]) -> Begun:
-    deadline = time.monotonic() + BEGIN_S
+def _call_exclusively(path: Path, initialize: Callable[[], Result]) -> Result:
+    deadline = time.monotonic() + BEGIN_TIMEOUT_S
     while True:
         try:
             with locked(path, "dataset"):
-                return begin()
+                return initialize()
         except FolderInUse:
             if time.monotonic() > deadline:
                 raise
