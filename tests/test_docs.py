@@ -26,15 +26,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from codecvq.api import hookspecs
 from codecvq.data.corpus import open_corpus
 from codecvq.plugins import PROJECT
+from codecvq.training.recipe import Recipe
 from recipes import write_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -322,3 +325,39 @@ def test_generated_parts_are_known() -> None:
         assert "<!-- generated:" not in filled(page.read_text(encoding="utf-8"))
     with pytest.raises(KeyError):
         filled("<!-- generated: nothing -->")
+
+
+def recipe_keys(
+    model: type[BaseModel], prefix: str = "", instance: object = None
+) -> Iterator[tuple[str, str]]:
+    """Each key of a recipe and its default as a page shows it."""
+    for name, field in model.model_fields.items():
+        key, default = f"{prefix}{name}", field.get_default(call_default_factory=True)
+        if instance is not None:
+            default = getattr(instance, name)
+        section = next((s for s in sections(field.annotation)), None)
+        if section is not None:
+            given = None if field.is_required() else default
+            yield from recipe_keys(section, f"{key}.", given)
+        elif is_dataclass(default):
+            yield from ((f"{key}.{f.name}", f"`{shown(getattr(default, f.name))}`") for f in fields(default))
+        else:
+            yield key, "required" if instance is None and field.is_required() else f"`{shown(default)}`"
+
+
+def sections(annotation: object) -> Iterator[type[BaseModel]]:
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield part
+
+
+def shown(value: object) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def test_every_key_of_a_recipe_is_in_the_reference_with_its_default() -> None:
+    text = (DOCS / "reference/recipe.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE)
+    assert dict(rows) == dict(recipe_keys(Recipe))
+    assert len(rows) == len(dict(rows)) > 60
