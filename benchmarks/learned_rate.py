@@ -99,16 +99,16 @@ def variants(
     """Tables without frequencies, by what they are called."""
     classes = classes_of(clips, sizes, 128)
     found = {
-        "whole codes": CodeTables.even(sizes),
-        "whole codes, 128 classes of the previous": CodeTables.even(
+        "whole codes": CodeTables.uniform(sizes),
+        "whole codes, 128 classes of the previous": CodeTables.uniform(
             sizes, contexts=("previous",), classes=classes
         ),
-        "whole codes, the previous": CodeTables.even(sizes, contexts=("previous",)),
+        "whole codes, the previous": CodeTables.uniform(sizes, contexts=("previous",)),
     }
     if levels:
         for contexts in ((), ("previous",), ("previous", "digit"), ("previous", "digit", "below")):
             name = "digits" + "".join(f", {context}" for context in contexts)
-            found[name] = CodeTables.even(sizes, levels=levels, contexts=contexts)
+            found[name] = CodeTables.uniform(sizes, levels=levels, contexts=contexts)
     return found
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     results = [("nominal", 0, nominal, 0.0)]
     results.append(("adaptive", 0, sum(adaptive_bytes(codes, sizes) for codes in held_out), 0.0))
     for name, tables in variants(counted, sizes, levels).items():
-        filled = tables.counted(counted)
+        filled = tables.with_counts(counted)
         began = time.perf_counter()
         total = sum(learned_bytes(codes, filled) for codes in held_out)
         results.append((name, filled.entries, total, time.perf_counter() - began))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 
-def leave_out_the_working_folder() -> None:
+def remove_working_folder() -> None:
     """Take the working folder, which `python -m` puts first, off Python's search path: a file or a
     distribution in it may be a stranger's. It stays if codecvq itself is imported from it.
     """
@@ -14,7 +14,7 @@ def leave_out_the_working_folder() -> None:
 
 
 if __name__ == "__main__":
-    leave_out_the_working_folder()
+    remove_working_folder()
     from codecvq.cli.app import main
 
     main()

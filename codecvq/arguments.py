@@ -81,7 +81,7 @@ def checked_num_codebooks(
     most = codec.num_codebooks
     if num_codebooks is None:
         return most
-    number = whole_number(num_codebooks)
+    number = as_integer(num_codebooks)
     if number is None or not 1 <= number <= most:
         raise error(
             f"{what} is {num_codebooks!r:.40}, but codec {codec.name!r} has {most}. Give 1 to {most}."
@@ -98,7 +98,7 @@ def checked_sample_rate(sample_rate: Any, own: int) -> int:  # Any: as above
     """The sample rate in Hz, within `SAMPLE_RATES`; None stands for the codec's `own`."""
     if sample_rate is None:
         return own
-    rate = whole_number(sample_rate)
+    rate = as_integer(sample_rate)
     if rate is None or not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
         raise ShapeError(
             f"sample_rate is {sample_rate!r}; needed is a whole number of Hz from {SAMPLE_RATES[0]} to "
@@ -131,7 +131,7 @@ def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int: 
     most = frames * hop_length
     if num_samples is None:
         return most
-    number = whole_number(num_samples)
+    number = as_integer(num_samples)
     if number is None or not 0 <= number <= most:
         raise ShapeError(
             f"num_samples is {num_samples!r}; {frames} frames of {hop_length} samples hold 0 to {most}. "
@@ -140,7 +140,7 @@ def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int: 
     return number
 
 
-def whole_number(value: Any) -> int | None:  # Any: whatever the caller gives
+def as_integer(value: Any) -> int | None:  # Any: whatever the caller gives
     """The value as an int where it is an integer (Python's, numpy's, or a tensor of one); else None."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 and value.dtype in INTEGERS else None

@@ -1,8 +1,8 @@
 """Modules built from options that may come from a stranger, within limits on memory.
 
-A few characters of a configuration can ask for a billion layers or a table of a terabyte. `limited` stops
-such a construction at the first parameter, buffer or intermediate tensor beyond its limits, before memory is
-touched.
+A few characters of a configuration can request a billion layers or a table of a terabyte.
+`construction_limits` stops such a construction at the first parameter, buffer or intermediate tensor beyond
+its limits, before memory is allocated.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Limits:
 
 
 @contextmanager
-def limited(limits: Limits, what: str) -> Iterator[None]:
+def construction_limits(limits: Limits, what: str) -> Iterator[None]:
     """A block in which modules are built within `limits`; `what` names them in errors. Raises OptionError."""
     count = _Count(limits, what)
     with ExitStack() as stack:
@@ -96,12 +96,12 @@ class _Allocations(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # Any: whatever the operation takes and gives
-        if _elements(args) * BYTES > self.limits.tensor_bytes:
+        if _num_elements(args) * BYTES > self.limits.tensor_bytes:
             raise _too_large(self.what, f"a tensor of more than {self.limits.tensor_bytes:,} bytes")
         return func(*args, **(kwargs or {}))
 
 
-def _elements(args: tuple[Any, ...]) -> int:
+def _num_elements(args: tuple[Any, ...]) -> int:
     """How many elements the result of an operation may have: its sizes where it is given some, else its
     operands' broadcast shape.
     """
@@ -112,10 +112,10 @@ def _elements(args: tuple[Any, ...]) -> int:
     if numbers and not isinstance(first, Tensor):
         return int(max(numbers)) if math.isfinite(max(numbers)) else 0  # arange, linspace, hann_window
     shapes = [arg.shape for arg in args if isinstance(arg, Tensor)]
-    return math.prod(max(sizes) for sizes in _aligned(shapes))
+    return math.prod(max(sizes) for sizes in _aligned_sizes(shapes))
 
 
-def _aligned(shapes: list[torch.Size]) -> Iterator[list[int]]:
+def _aligned_sizes(shapes: list[torch.Size]) -> Iterator[list[int]]:
     """The sizes of each axis, counted from the last."""
     for axis in range(1, max(map(len, shapes), default=0) + 1):
         yield [shape[-axis] for shape in shapes if len(shape) >= axis]

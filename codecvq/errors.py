@@ -15,7 +15,6 @@ __all__ = [
     "CodecvqError",
     "CorpusError",
     "FolderInUse",
-    "LinkRefused",
     "MissingExtra",
     "MissingProgram",
     "NonFiniteError",
@@ -24,6 +23,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "ShapeError",
+    "SymlinkError",
     "TokensError",
     "UnknownName",
     "install_advice",
@@ -89,7 +89,7 @@ class FolderInUse(CodecvqError):
     """Another process writes into the folder."""
 
 
-class LinkRefused(CodecvqError):
+class SymlinkError(CodecvqError):
     """A part of a folder, where results are to be written, is a link to another place."""
 
 

@@ -1,6 +1,6 @@
 """Files that are whole or absent, and names for files that a stranger chose.
 
-`whole_file` writes under a temporary name in the same folder, syncs, and renames. `file_name` and
+`atomic_file` writes under a temporary name in the same folder, syncs, and renames. `file_name` and
 `path_inside` turn text from data (an id, a codec's name) into a path that stays inside a folder.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from codecvq.errors import LinkRefused
+from codecvq.errors import SymlinkError
 
 try:
     import fcntl
@@ -32,12 +32,12 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """An empty temporary file beside `path`; it is renamed to `path` when the block ends without an error.
 
     The temporary file is created exclusively under a random name, so no link is followed and no other
-    writer's file is touched. It stays locked while its writer lives, so that `leftovers` can tell the files
-    of killed processes from those being written.
+    writer's file is touched. It stays locked while its writer lives, so that `stale_temporary_files`
+    can tell the files of killed processes from those being written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = _create_temporary(path)
@@ -63,11 +63,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
 
-def leftovers(path: Path) -> list[Path]:
+def stale_temporary_files(path: Path) -> list[Path]:
     """Temporary files that killed processes left when they wrote `path`; those of living writers are not
     among them.
     """
@@ -84,16 +84,16 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def without_links(folder: Path, *names: str) -> Path:
+def path_without_links(folder: Path, *names: str) -> Path:
     """`folder/name/…`, no part of which below `folder` is a link: what is written there stays in the folder.
 
-    The folder may be a stranger's, from an archive that held links. Raises LinkRefused for one.
+    The folder may be a stranger's, from an archive that held links. Raises SymlinkError for one.
     """
     path = folder
     for name in names:
         path = path / name
         if path.is_symlink():
-            raise LinkRefused(
+            raise SymlinkError(
                 f"{path} is a link to {os.readlink(path)}, and nothing is written through a link inside a "
                 "folder. Remove it, or give another folder."
             )

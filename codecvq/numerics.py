@@ -41,7 +41,7 @@ def plain_float32(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def ordinary_tensors() -> Iterator[None]:
+def trainable_float32() -> Iterator[None]:
     """`plain_float32` for building modules: what is made in the block can be trained, also where the caller
     is in inference mode.
     """

@@ -29,7 +29,7 @@ def usable_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def reads_are_free(device: torch.device) -> bool:
+def reads_without_sync(device: torch.device) -> bool:
     """Whether reading a value of a tensor on `device` costs no wait and breaks no compiled graph."""
     return device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -41,7 +41,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class Readout:
+class AsyncScalar:
     """A scalar on its way to the processor.
 
     `value()` returns None while the copy is queued, and the number once it has arrived.

@@ -48,7 +48,9 @@ def reference_bits(codes, tables, radix):
 
 
 def test_the_payload_takes_what_the_tables_say():
-    tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(20))
+    tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
+        markov((50,), 400, s) for s in range(20)
+    )
     codes = markov((50,), 300, 99)
     packet = unpack(pack(Learned((50,), tables), codes, 0), Learned((50,), tables))
     assert packet.kind == "learned"
@@ -61,16 +63,16 @@ def test_the_payload_takes_what_the_tables_say():
 
 def test_what_counts_is_what_was_counted():
     codes = np.array([[0, 1, 1, 2, -1, 1]])
-    alone = CodeTables.even((3,)).counted([codes], total=1000)
+    alone = CodeTables.uniform((3,)).with_counts([codes], total=1000)
     shares = alone.frequencies[0][0] / alone.frequencies[0].sum()
     assert np.allclose(shares, np.array([1, 3, 1]) / 5, atol=0.06)
-    after = CodeTables.even((3,), contexts=("previous",)).counted([codes] * 1000, total=1 << 20)
+    after = CodeTables.uniform((3,), contexts=("previous",)).with_counts([codes] * 1000, total=1 << 20)
     shares = after.frequencies[0] / after.frequencies[0].sum(axis=1, keepdims=True)
     assert after.frequencies[0].shape == (4, 3)  # the last row: at the first frame, or behind an absent code
     assert shares == pytest.approx(
         np.array([[0, 1, 0], [0, 0.5, 0.5], [0.2, 0.6, 0.2], [0.5, 0.5, 0]]), abs=0.01
     )
-    one_a_block = CodeTables.even((3,)).counted([np.array([[0, 0, 0, 1]])] * 1000, strides=(3,))
+    one_a_block = CodeTables.uniform((3,)).with_counts([np.array([[0, 0, 0, 1]])] * 1000, strides=(3,))
     assert one_a_block.frequencies[0][0].tolist() == pytest.approx([32768, 32768, 1], abs=100)
 
 
@@ -80,8 +82,8 @@ def test_every_code_comes_back(levels, contexts):
     sizes = (60, 75, 3, 1)
     if levels is None and contexts != ():
         sizes = (9, 12, 3, 1)
-    even = CodeTables.even(sizes, levels=levels, contexts=contexts)
-    tables = even.counted([markov(sizes, 50, seed) for seed in range(3)])
+    even = CodeTables.uniform(sizes, levels=levels, contexts=contexts)
+    tables = even.with_counts([markov(sizes, 50, seed) for seed in range(3)])
     for frames in (0, 1, 2, 47):
         codes = markov(sizes, frames, 9)
         for strides, absent in (((), False), ((2, 1, 3, 1), False), ((), True), ((2, 2, 1, 1), True)):
@@ -99,11 +101,11 @@ def test_every_code_comes_back(levels, contexts):
 
 def test_classes_stand_for_codes():
     codes = markov((40,), 200, 3)
-    whole = CodeTables.even((40,), contexts=("previous",))
+    whole = CodeTables.uniform((40,), contexts=("previous",))
     classes = np.arange(40) // 8
-    classed = CodeTables.even((40,), contexts=("previous",), classes=[torch.from_numpy(classes)])
+    classed = CodeTables.uniform((40,), contexts=("previous",), classes=[torch.from_numpy(classes)])
     assert (whole.entries, classed.entries) == (41 * 40, 6 * 40)
-    codec = Learned((40,), classed.counted(markov((40,), 200, s) for s in range(9)))
+    codec = Learned((40,), classed.with_counts(markov((40,), 200, s) for s in range(9)))
     packet = unpack(pack(codec, codes, 0), codec)
     assert packet.kind == "learned"
     assert np.array_equal(packet.codes, codes)
@@ -111,8 +113,8 @@ def test_classes_stand_for_codes():
 
 def test_the_bytes_follow_from_the_integers_alone():
     """The bytes of one payload, written down: every machine and library version must give the same."""
-    tables = CodeTables.even((5, 5), contexts=("previous", "below"), step=8)
-    tables = tables.filled(1 + np.arange(tables.entries) ** 2 % 97)
+    tables = CodeTables.uniform((5, 5), contexts=("previous", "below"), step=8)
+    tables = tables.with_frequencies(1 + np.arange(tables.entries) ** 2 % 97)
     codes, layout = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [4, 3, 2, 1, 0, 4, 3, 2]]), Layout.full((5, 5), 8)
     data = learned_encode(codes, layout, tables)
     assert data.hex() == "297829398b"
@@ -120,19 +122,19 @@ def test_the_bytes_follow_from_the_integers_alone():
 
 
 def test_flat_goes_into_a_buffer_and_back():
-    tables = CodeTables.even((5, 7), contexts=ALL).counted([markov((5, 7), 90)])
+    tables = CodeTables.uniform((5, 7), contexts=ALL).with_counts([markov((5, 7), 90)])
     buffer = torch.from_numpy(tables.flat)
     assert (buffer.dtype, buffer.shape) == (torch.int32, (tables.entries,))
-    again = CodeTables.even((5, 7), contexts=ALL).filled(buffer)
+    again = CodeTables.uniform((5, 7), contexts=ALL).with_frequencies(buffer)
     assert all(map(np.array_equal, again.frequencies, tables.frequencies))
 
 
 def test_joined_tables_are_those_of_each_stage():
     sizes, codes = (9, 12), markov((9, 12), 100, 5)
     clips = [markov(sizes, 100, seed) for seed in range(5)]
-    together = CodeTables.even(sizes, contexts=("previous",)).counted(clips)
+    together = CodeTables.uniform(sizes, contexts=("previous",)).with_counts(clips)
     parts = [
-        CodeTables.even((size,), contexts=("previous",)).counted(clip[n : n + 1] for clip in clips)
+        CodeTables.uniform((size,), contexts=("previous",)).with_counts(clip[n : n + 1] for clip in clips)
         for n, size in enumerate(sizes)
     ]
     joined = CodeTables.join(parts)
@@ -143,13 +145,15 @@ def test_joined_tables_are_those_of_each_stage():
 
 def test_auto_takes_tables_only_where_they_help():
     noise = np.random.default_rng(0).integers(0, 50, (1, 200))
-    wrong = CodeTables.even((50,)).filled([1 << 18] + [1] * 49)
+    wrong = CodeTables.uniform((50,)).with_frequencies([1 << 18] + [1] * 49)
     assert unpack(pack(Learned((50,), wrong), noise, 0)).kind == "packed"
     assert pack(Learned((50,), wrong), noise, 0) == pack(Learned((50,), None), noise, 0)
 
 
 def test_learned_files_need_their_codec():
-    tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(9))
+    tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
+        markov((50,), 400, s) for s in range(9)
+    )
     codec = Learned((50,), tables)
     data = pack(codec, markov((50,), 100), 0)
     with pytest.raises(BitstreamError, match="learned tables, which are in the codec that wrote it"):
@@ -164,7 +168,9 @@ def test_learned_files_need_their_codec():
 
 
 @pytest.mark.parametrize(
-    "tables", [CodeTables.even((50, 50)), CodeTables.even((49,)), [1, 2], 5], ids=["two", "49", "list", "int"]
+    "tables",
+    [CodeTables.uniform((50, 50)), CodeTables.uniform((49,)), [1, 2], 5],
+    ids=["two", "49", "list", "int"],
 )
 def test_tables_of_other_codebooks_are_refused(tables):
     with pytest.raises(BitstreamError, match=r"code_tables of codec 'learned' gives .* 1 x 50 are needed"):
@@ -174,14 +180,16 @@ def test_tables_of_other_codebooks_are_refused(tables):
 def test_frequencies_that_are_none_are_an_error_of_the_file():
     class Spoilt(StoredCodec):
         def code_tables(self):
-            return CodeTables.even((50,)).filled(np.zeros(50, int))
+            return CodeTables.uniform((50,)).with_frequencies(np.zeros(50, int))
 
     with pytest.raises(BitstreamError, match=r"code_tables of codec 'learned': .* frequencies from 0 to 0"):
         pack(Spoilt((50,), name="learned"), markov((50,), 10), 0)
 
 
 def test_so_many_frames_that_counts_overflow_take_another_kind(monkeypatch):
-    tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(9))
+    tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
+        markov((50,), 400, s) for s in range(9)
+    )
     codec, codes = Learned((50,), tables), markov((50,), 100)
     data = pack(codec, codes, 0)
     monkeypatch.setattr("codecvq.bitstream.learned.MAX_STEPS", 64 * 100)
@@ -191,7 +199,9 @@ def test_so_many_frames_that_counts_overflow_take_another_kind(monkeypatch):
 
 
 def test_a_budget_holds_for_learned_files():
-    tables = CodeTables.even((50,), contexts=("previous",)).counted(markov((50,), 400, s) for s in range(9))
+    tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
+        markov((50,), 400, s) for s in range(9)
+    )
     codec = Learned((50,), tables)
     data = pack(codec, markov((50,), 100), 0)
     needed = learned_decoding_steps(Layout.full((50,), 100), tables, False)
@@ -209,7 +219,7 @@ class Zeros(StoredCodec):
 @given(payload=st.binary(max_size=40), frames=st.integers(0, 60))
 @settings(max_examples=100, deadline=None)
 def test_any_payload_gives_valid_codes_or_an_error(payload, frames):
-    tables = CodeTables.even((60, 3), levels=(8, 9), contexts=ALL)
+    tables = CodeTables.uniform((60, 3), levels=(8, 9), contexts=ALL)
     codec = Zeros((60, 3), tables=tables)
     numbers = [16000, 320, 0, frames, len(payload), 2, 1, 60, 1, 3]
     try:
@@ -246,17 +256,17 @@ def bad(**change):
         (lambda: SymbolContext(0, 1, np.zeros(0, int)), r"classes have shape \[0\]"),
         (lambda: SymbolContext(0, 1, np.array([0, -1])), "classes have shape"),
         (lambda: Symbol(0, 1, 4097), "4097 values; 1 to 4096"),
-        (lambda: CodeTables.even((5000,)), "Take larger codes apart with levels"),
-        (lambda: CodeTables.even((9,), levels=(2, 4)), r"levels \[2, 4\] make 8 codes; codebook 0 has 9"),
-        (lambda: CodeTables.even((9,), contexts=("before",)), "'before' is none of previous, below, digit"),
-        (lambda: CodeTables.even((4096,) * 3, contexts=("previous", "below")), "larger than 67,108,864"),
-        (lambda: CodeTables.even((9, 9), classes=[np.zeros(9, int)]), "an array .* for each codebook"),
-        (lambda: CodeTables.even((9,), levels=(3, 3), classes=[np.zeros(9, int)]), "without levels"),
-        (lambda: CodeTables.even((9,)).filled(np.ones(8, int)), r"shape \[8\]; \[9\] is needed"),
-        (lambda: CodeTables.even((9,)).filled(torch.ones(9)), "float32; integers"),
-        (lambda: CodeTables.even((9,)).counted([np.ones((2, 4), int)]), r"shape \[2, 4\].* N = 1"),
-        (lambda: CodeTables.even((9,)).counted([np.full((1, 4), 9)]), "from 9 to 9"),
-        (lambda: CodeTables.even((9,)).counted([], total=0), "total is 0"),
+        (lambda: CodeTables.uniform((5000,)), "Take larger codes apart with levels"),
+        (lambda: CodeTables.uniform((9,), levels=(2, 4)), r"levels \[2, 4\] make 8 codes; codebook 0 has 9"),
+        (lambda: CodeTables.uniform((9,), contexts=("before",)), "'before' is none of previous, below"),
+        (lambda: CodeTables.uniform((4096,) * 3, contexts=("previous", "below")), "larger than 67,108,864"),
+        (lambda: CodeTables.uniform((9, 9), classes=[np.zeros(9, int)]), "an array .* for each codebook"),
+        (lambda: CodeTables.uniform((9,), levels=(3, 3), classes=[np.zeros(9, int)]), "without levels"),
+        (lambda: CodeTables.uniform((9,)).with_frequencies(np.ones(8, int)), r"shape \[8\]; \[9\] is needed"),
+        (lambda: CodeTables.uniform((9,)).with_frequencies(torch.ones(9)), "float32; integers"),
+        (lambda: CodeTables.uniform((9,)).with_counts([np.ones((2, 4), int)]), r"shape \[2, 4\].* N = 1"),
+        (lambda: CodeTables.uniform((9,)).with_counts([np.full((1, 4), 9)]), "from 9 to 9"),
+        (lambda: CodeTables.uniform((9,)).with_counts([], total=0), "total is 0"),
         (lambda: CodeTables.join([]), "steps"),
     ],
 )  # fmt: skip

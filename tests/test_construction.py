@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from codecvq.codec import Codec, load
-from codecvq.construction import Limits, limited
+from codecvq.construction import Limits, construction_limits
 from codecvq.errors import CodecvqError, OptionError
 
 SMALL = Limits(weights_bytes=1 << 20, tensors=10, modules=10, tensor_bytes=1 << 20)
@@ -35,7 +35,7 @@ SMALL = Limits(weights_bytes=1 << 20, tensors=10, modules=10, tensor_bytes=1 << 
 def test_a_construction_stops_at_its_limits(build: Any, says: str) -> None:
     with (
         pytest.raises(OptionError, match=f"the thing is too large to be built: .*{says}"),
-        limited(SMALL, "the thing"),
+        construction_limits(SMALL, "the thing"),
     ):
         build()
 
@@ -44,7 +44,7 @@ def test_what_is_within_the_limits_is_built_as_ever() -> None:
     torch.manual_seed(0)
     plain = nn.Linear(10, 10)
     torch.manual_seed(0)
-    with limited(SMALL, "the thing"):
+    with construction_limits(SMALL, "the thing"):
         built = nn.Linear(10, 10)
     assert torch.equal(plain.weight, built.weight)
     nn.Linear(1000, 1000)  # the limits end with the block

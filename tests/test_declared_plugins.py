@@ -21,7 +21,7 @@ import codecvq
 from codecvq.cli.app import main
 from codecvq.errors import PluginError
 from codecvq.plugins import registry
-from codecvq.plugins.declarations import Declared, loaded_plugins, same_plugins
+from codecvq.plugins.declarations import DeclaredPlugin, pinned_plugins, same_plugins
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
 from codecvq.training.run import RunFolder
@@ -187,11 +187,11 @@ def test_a_run_says_which_plugin_its_corpus_needs(command: Command, stranger: St
 def test_a_pinned_plugin_is_the_one_with_that_hash(stranger: Stranger) -> None:
     origin = registry().load(stranger.plugin)
     entry = f"/elsewhere/stranger_vq.py#sha256={origin.sha256}"
-    assert loaded_plugins([entry]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+    assert pinned_plugins([entry]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
     with pytest.raises(PluginError, match=r"with sha256 000000000000…; .*, has "):
-        loaded_plugins([f"{stranger.plugin}#sha256={'0' * 64}"])
-    assert loaded_plugins(["codecvq_fsq"]) == ["codecvq_fsq"], "an installed plugin is loaded already"
-    assert loaded_plugins([], [origin]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+        pinned_plugins([f"{stranger.plugin}#sha256={'0' * 64}"])
+    assert pinned_plugins(["codecvq_fsq"]) == ["codecvq_fsq"], "an installed plugin is loaded already"
+    assert pinned_plugins([], [origin]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
 
 
 @pytest.mark.parametrize(
@@ -224,11 +224,11 @@ def test_advice_repeats_no_command(tmp_path: Path, source: str, shown: str) -> N
         Path(source).parent.mkdir()
         Path(source).touch()
         shown = shown.replace("'/tmp", f"'{tmp_path}/tmp")
-    assert shown in Declared(source).described().replace("//", "/")
+    assert shown in DeclaredPlugin(source).load_hint().replace("//", "/")
 
 
 def test_a_device_named_as_a_plugin_is_not_read() -> None:
-    assert "not found" in Declared("/dev/zero").described()
+    assert "not found" in DeclaredPlugin("/dev/zero").load_hint()
 
 
 def test_what_was_hashed_is_what_runs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from codecvq.files import leftovers, path_inside, whole_file, write_atomically
+from codecvq.files import atomic_file, path_inside, stale_temporary_files, write_atomically
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             temporary.write_bytes(b"half of the ne")
             raise KeyboardInterrupt
 
@@ -36,10 +36,10 @@ def test_a_write_replaces_the_old_file(tmp_path: Path) -> None:
 
 def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
-    with whole_file(path) as first, whole_file(path) as second:
+    with atomic_file(path) as first, atomic_file(path) as second:
         first.write_bytes(b"first")
         second.write_bytes(b"second")
-        assert leftovers(path) == []  # both are being written
+        assert stale_temporary_files(path) == []  # both are being written
     assert path.read_bytes() == b"first"  # whose block ended last
     assert list(tmp_path.iterdir()) == [path]
 
@@ -48,14 +48,14 @@ def test_files_of_a_killed_writer_are_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     program = (
         "import os, signal, pathlib, codecvq.files as f\n"
-        f"with f.whole_file(pathlib.Path({str(path)!r})) as t:\n"
+        f"with f.atomic_file(pathlib.Path({str(path)!r})) as t:\n"
         "    t.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=False)
-    (left,) = leftovers(path)
+    (left,) = stale_temporary_files(path)
     assert left.read_bytes() == b"half"
-    assert leftovers(tmp_path / "other.bin") == []
+    assert stale_temporary_files(tmp_path / "other.bin") == []
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.Monk
     target.write_bytes(b"precious")
     tokens = iter(["planted", "free"])
     monkeypatch.setattr("secrets.token_hex", lambda n: next(tokens))
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         free = temporary.name.replace("free", "planted")
     (tmp_path / free).symlink_to(target)
     tokens = iter(["planted", "free"])

@@ -8,9 +8,9 @@ import pytest
 from small_codecs import MulawCodec
 
 from codecvq.data.corpus import open_corpus
-from codecvq.errors import LinkRefused
+from codecvq.errors import SymlinkError
 from codecvq.evaluation import Evaluation, evaluate, prepare, write_report
-from codecvq.files import without_links, write_atomically
+from codecvq.files import path_without_links, write_atomically
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
 from codecvq.training.run import RunFolder
@@ -38,7 +38,7 @@ def test_a_training_writes_through_no_link(tmp_path: Path, outside: Path, part: 
     write_atomically(run.recipe_file, recipe.to_yaml())
     (run.path / part).symlink_to(outside / "gone" if dangling else outside)
     before = contents(outside)
-    with pytest.raises(LinkRefused, match=f"run/{part} is a link to {outside}"):
+    with pytest.raises(SymlinkError, match=f"run/{part} is a link to {outside}"):
         loop.train(recipe, run.path)
     assert contents(outside) == before
 
@@ -57,7 +57,7 @@ def test_a_report_is_written_through_no_link(
     (tmp_path / "codec" / part).parent.mkdir(parents=True)
     (tmp_path / "codec" / part).symlink_to(outside)
     before = contents(outside)
-    with pytest.raises(LinkRefused, match="is a link"):
+    with pytest.raises(SymlinkError, match="is a link"):
         write_report(tmp_path / "codec", evaluation)
     assert contents(outside) == before
     assert (outside / "index.html").read_text() == "mine"
@@ -73,7 +73,7 @@ def test_a_file_that_is_a_link_is_replaced(tmp_path: Path, outside: Path, evalua
 
 def test_the_folder_itself_may_be_a_link(tmp_path: Path, outside: Path) -> None:
     (tmp_path / "runs").symlink_to(outside)
-    assert without_links(tmp_path / "runs", "report", "audio") == tmp_path / "runs/report/audio"
+    assert path_without_links(tmp_path / "runs", "report", "audio") == tmp_path / "runs/report/audio"
 
 
 def test_text_that_utf_8_cannot_hold_is_written_all_the_same(tmp_path: Path) -> None:

@@ -83,11 +83,11 @@ def test_a_dataset_of_a_multiscale_codec_comes_back(tmp_path):
 
 def test_a_codec_with_tables_writes_smaller_files_that_it_alone_reads(tmp_path, monkeypatch):
     codec = multiscale()
-    even = CodeTables.even(codec.codebook_sizes, contexts=("previous", "below"))
+    even = CodeTables.uniform(codec.codebook_sizes, contexts=("previous", "below"))
     clips = [codec.encode(speech(60 * HOP, seed)[None, None])[0] for seed in range(1, 9)]
     codes = codec.encode(speech(60 * HOP)[None, None])[0]
     adaptive = write_cvq(tmp_path / "adaptive.cvq", codec, codes, 60 * HOP)
-    tables = even.counted(clips, strides=codec.strides)
+    tables = even.with_counts(clips, strides=codec.strides)
     monkeypatch.setattr(codec.quantizer, "code_tables", lambda: tables)
     assert write_cvq(tmp_path / "learned.cvq", codec, codes, 60 * HOP) < adaptive
     packet = read_cvq(tmp_path / "learned.cvq", codec)
@@ -103,8 +103,8 @@ class RatedVQ(Quantizer):
 
     def __init__(self, dim: int, codebook_size: int = 9, step: int = 64, **options) -> None:
         super().__init__(dim, [codebook_size], **options)
-        self.even = CodeTables.even(self.codebook_sizes, contexts=("previous",), step=step)
-        self.register_buffer("frequencies", torch.from_numpy(self.even.flat))
+        self.tables = CodeTables.uniform(self.codebook_sizes, contexts=("previous",), step=step)
+        self.register_buffer("frequencies", torch.from_numpy(self.tables.flat))
 
     def quantize(self, vectors):
         codes = vectors[:, :1].round().long().clamp(0, self.codebook_sizes[0] - 1)
@@ -114,7 +114,7 @@ class RatedVQ(Quantizer):
         return codes.float().expand(-1, self.code_dim)
 
     def code_tables(self):
-        return self.even.filled(self.frequencies)
+        return self.tables.with_frequencies(self.frequencies)
 
 
 def counted(quantizer: RatedVQ, seed: int) -> RatedVQ:

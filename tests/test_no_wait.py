@@ -100,7 +100,7 @@ def counted() -> Iterator[list[str]]:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that reads where it is free takes the way that it takes on a GPU."""
     for module in (codecvq.quantizer.engine, codecvq.networks.voice.pitch):
-        monkeypatch.setattr(module, "reads_are_free", lambda device: False)
+        monkeypatch.setattr(module, "reads_without_sync", lambda device: False)
 
 
 def learner(recipe: Recipe) -> tuple[Learner, torch.Tensor]:

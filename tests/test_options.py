@@ -10,7 +10,7 @@ import pytest
 
 from codecvq.api.hookspecs import NetworkSpec
 from codecvq.codec import Codec
-from codecvq.construction import Limits, limited
+from codecvq.construction import Limits, construction_limits
 from codecvq.errors import CodecvqError, OptionError
 from codecvq.networks.build import build_discriminator, build_network
 from codecvq.plugins import registry
@@ -49,7 +49,7 @@ def test_a_wrong_value_of_any_option_of_a_quantizer_is_a_documented_error(name: 
         least.pop("num_groups")
     if name.startswith("multiscale_"):  # has one codebook for each of its strides
         least.pop("num_codebooks", None)
-    with limited(SMALL, "it"):
+    with construction_limits(SMALL, "it"):
         assert build_quantizer(name, **least)
         for key in known:
             for value in WRONG:
@@ -63,7 +63,7 @@ def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: st
     small = {"preset": "tiny", "filters": 2, "sample_rate": 16000}
     small = {key: value for key, value in small.items() if key in known}
     build = build_network if "preset" in known else build_discriminator
-    with limited(SMALL, "it"):
+    with construction_limits(SMALL, "it"):
         for key in known:
             for value in WRONG:
                 assert_documented(lambda options=small | {key: value}: build(name, **options))
@@ -99,7 +99,7 @@ def test_a_wrong_option_is_named_with_what_is_needed(name: str, options: dict[st
 def test_a_network_that_is_too_large_is_refused_at_once(options: dict[str, int]) -> None:
     began = time.process_time()
     says = r"too large to be built|needed (is a whole number from 1 to \d+|are 1 to 641 bands)"
-    with pytest.raises(OptionError, match=says), limited(Limits(), "recipe x"):
+    with pytest.raises(OptionError, match=says), construction_limits(Limits(), "recipe x"):
         build_network("spectral", sample_rate=16000, **options)
     assert time.process_time() - began < 8
 

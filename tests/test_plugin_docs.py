@@ -112,7 +112,7 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
     assert [clip.id for clip in own.find("corpora", "my_speech").load()(tmp_path)] == ["one"]
     (tmp_path / "wav.scp").write_text("a one.wav\nb sox -|\n")
     reader = own.find("readers", "wav_scp")
-    assert reader.imported(reader.spec.matches, "matches")(str(tmp_path / "wav.scp"))
+    assert reader.import_field(reader.spec.matches, "matches")(str(tmp_path / "wav.scp"))
     clip, failure = reader.load()(str(tmp_path / "wav.scp"), language="en")
     assert (clip.id, clip.path, clip.language) == ("a", tmp_path / "one.wav", "en")
     assert (failure.id, failure.error) == ("line 2", "commands are not run")

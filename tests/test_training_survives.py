@@ -18,7 +18,7 @@ from adversarial_runs import recipe_at, rows, same, weights
 from codecvq.codec import Codec, load
 from codecvq.data.segments import Segments
 from codecvq.errors import CorpusError, RunError
-from codecvq.files import leftovers
+from codecvq.files import stale_temporary_files
 from codecvq.training import checkpoint, loop
 from codecvq.training.checkpoint import last_checkpoint
 
@@ -158,13 +158,13 @@ def test_a_full_disk_or_a_kill_at_the_very_start_is_an_error_and_locks_nobody_ou
             loop.train(recipe, tmp_path / "run")
     program = (
         "import os, signal, pathlib, codecvq.files as f\n"
-        f"with f.whole_file(pathlib.Path({str(tmp_path / 'run' / 'recipe.yaml')!r})):\n"
+        f"with f.atomic_file(pathlib.Path({str(tmp_path / 'run' / 'recipe.yaml')!r})):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=False)
-    assert leftovers(tmp_path / "run" / "recipe.yaml")
+    assert stale_temporary_files(tmp_path / "run" / "recipe.yaml")
     assert loop.train(recipe, tmp_path / "run").steps == 1
-    assert not leftovers(tmp_path / "run" / "recipe.yaml")
+    assert not stale_temporary_files(tmp_path / "run" / "recipe.yaml")
 
 
 def no_space(*arguments: Any, **options: Any) -> None:

@@ -202,12 +202,12 @@ class TestHostileFolders:
     def test_a_configuration_that_cannot_be_is_an_error(
         self, tmp_path: Path, changes: dict[str, Any], says: str
     ) -> None:
-        from codecvq.construction import limited
+        from codecvq.construction import construction_limits
         from codecvq.training.builders import LIMITS
 
         folder = saved(tmp_path / "hubert")
         change(folder, **changes)
-        with pytest.raises(OptionError, match=says), limited(LIMITS, "the loss"):
+        with pytest.raises(OptionError, match=says), construction_limits(LIMITS, "the loss"):
             teacher_of(folder)
 
     def test_layers_that_are_not_there_are_told(self, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class CodeTables:
     step: int = 64  # what each occurrence in a file adds to the frequency of its symbol
 
     @classmethod
-    def even(
+    def uniform(
         cls,
         codebook_sizes: Sequence[int],
         *,
@@ -130,7 +130,7 @@ class CodeTables:
                 f"{len(self.symbols)} symbols is needed, and at most {MOST_ENTRIES:,} entries"
             )
         for at, (symbol, table) in enumerate(zip(self.symbols, tables, strict=True)):
-            shape = (rows_of(symbol, self.symbols), symbol.radix)
+            shape = (num_contexts(symbol, self.symbols), symbol.radix)
             if table.shape != shape:
                 raise OptionError(f"table {at} has shape {list(table.shape)}; {list(shape)} is needed")
             if table.min() < 1 or table.max() > LARGEST_ROW or table.sum(axis=1).max() > LARGEST_ROW:
@@ -149,7 +149,7 @@ class CodeTables:
         """All frequencies as one array `[entries]`, for a buffer."""
         return np.concatenate([table.reshape(-1) for table in self.frequencies]).astype(np.int32)
 
-    def filled(self, flat: Any) -> CodeTables:  # Any: an array or a tensor
+    def with_frequencies(self, flat: Any) -> CodeTables:  # Any: an array or a tensor
         """The same symbols and contexts with other frequencies: `[entries]`, as `flat` gives them."""
         values = _integers(flat, "frequencies")
         if values.shape != (self.entries,):
@@ -158,7 +158,7 @@ class CodeTables:
         tables = zip(np.split(values, ends), self.frequencies, strict=True)
         return replace(self, frequencies=tuple(part.reshape(table.shape) for part, table in tables))
 
-    def counted(
+    def with_counts(
         self, clips: Iterable[Any], *, total: int = 1 << 16, strides: Sequence[int] | None = None
     ) -> CodeTables:
         """The same symbols and contexts with the frequencies of these clips' codes: each `[N, T]`, an array
@@ -177,39 +177,42 @@ class CodeTables:
 
     def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
         """Add the symbols of one clip `[N, T]` to the counts."""
-        values = [digits_of(codes, symbol) for symbol in self.symbols]
+        values = [symbol_values(codes, symbol) for symbol in self.symbols]
         for symbol, own, count in zip(self.symbols, values, counts, strict=True):
             row = np.zeros(codes.shape[1], dtype=np.int64)
             for context in symbol.contexts:
                 seen = values[context.symbol]
                 if context.lag:
                     seen = np.concatenate([[self.symbols[context.symbol].radix], seen[:-1]])[: len(seen)]
-                row = row * values_of(context, self.symbols) + lookup(context, self.symbols)[seen]
+                row = (
+                    row * num_context_values(context, self.symbols)
+                    + context_values(context, self.symbols)[seen]
+                )
             there = own < symbol.radix
             there[np.arange(len(there)) % strides[symbol.codebook] != 0] = False
             np.add.at(count, (row[there], own[there]), 1)
 
 
-def values_of(context: SymbolContext, symbols: Sequence[Symbol]) -> int:
+def num_context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> int:
     """How many values a context has, the one for absence included."""
     if context.classes is None:
         return symbols[context.symbol].radix + 1
     return int(context.classes.max()) + 2
 
 
-def rows_of(symbol: Symbol, symbols: Sequence[Symbol]) -> int:
+def num_contexts(symbol: Symbol, symbols: Sequence[Symbol]) -> int:
     """C: how many contexts a symbol has."""
-    return math.prod(values_of(context, symbols) for context in symbol.contexts)
+    return math.prod(num_context_values(context, symbols) for context in symbol.contexts)
 
 
-def lookup(context: SymbolContext, symbols: Sequence[Symbol]) -> Integers:
+def context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> Integers:
     """The value of a context for each value of its symbol, and last for its absence: `[R + 1]`."""
     if context.classes is None:
         return np.arange(symbols[context.symbol].radix + 1)
     return np.append(context.classes, context.classes.max() + 1)
 
 
-def digits_of(codes: Integers, symbol: Symbol) -> Integers:
+def symbol_values(codes: Integers, symbol: Symbol) -> Integers:
     """The digits `[T]` of codes `[N, T]`; R where a code is absent."""
     own = codes[symbol.codebook]
     return np.where(own < 0, symbol.radix, own // symbol.place % symbol.radix)
@@ -246,7 +249,7 @@ def _symbols(
 
 
 def _ones(symbol: Symbol, symbols: Sequence[Symbol]) -> Integers:
-    rows = rows_of(symbol, symbols)
+    rows = num_contexts(symbol, symbols)
     if rows * symbol.radix > MOST_ENTRIES:
         raise OptionError(
             f"a table of {rows} contexts and {symbol.radix} values is larger than {MOST_ENTRIES:,} entries. "

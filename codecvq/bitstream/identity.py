@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.api.code_tables import CodeTables
 from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, MAX_STRIDE, WEIGHTS_ID_BYTES, Header
-from codecvq.codec.compatibility import Origin, check_decodes, short_runs
+from codecvq.codec.compatibility import Origin, check_compatible, short_runs
 from codecvq.errors import BitstreamError, OptionError
 from codecvq.limits import MAX_CODEBOOK_SIZE
 
@@ -70,7 +70,7 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
         "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
         header.codebooks_id, header.weights_id,
     )  # fmt: skip
-    check_decodes(origin, codec, BitstreamError, force)
+    check_compatible(origin, codec, BitstreamError, force)
 
 
 def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a caller's value

@@ -17,7 +17,14 @@ from itertools import groupby
 
 import numpy as np
 
-from codecvq.api.code_tables import CodeTables, Integers, Symbol, digits_of, lookup, values_of
+from codecvq.api.code_tables import (
+    CodeTables,
+    Integers,
+    Symbol,
+    context_values,
+    num_context_values,
+    symbol_values,
+)
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.range_coder import RangeDecoder, RangeEncoder, Weights, scale_counts
@@ -35,7 +42,7 @@ def learned_encode(codes: Codes, layout: Layout, tables: CodeTables) -> bytes:
     """Bytes of codes `[N, T]` under the tables of a codec with at least N codebooks."""
     model = _Model(layout, tables)
     coder = RangeEncoder()
-    digits = np.stack([digits_of(codes, symbol) for symbol in model.symbols])
+    digits = np.stack([symbol_values(codes, symbol) for symbol in model.symbols])
     for frame in range(layout.frames):
         for group, count in model.frame(frame):
             values = digits[group.at[:count], frame]
@@ -118,8 +125,8 @@ class _Group:
             for c, context in reversed(list(enumerate(symbol.contexts))):
                 self.source[p, c] = context.symbol + (len(symbols) if context.lag == 0 else 0)
                 self.factor[p, c], self.start[p, c] = rows, sum(map(len, lookups))
-                lookups.append(lookup(context, symbols))
-                rows *= values_of(context, symbols)
+                lookups.append(context_values(context, symbols))
+                rows *= num_context_values(context, symbols)
         self.lookup = np.concatenate(lookups)
 
     def weights(self, count: int, model: _Model) -> Weights:

@@ -34,7 +34,7 @@ from codecvq.cli.data import (
 )
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import CorpusError
-from codecvq.files import path_inside, without_links
+from codecvq.files import path_inside, path_without_links
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
@@ -74,21 +74,21 @@ def evaluate(
     """
     from codecvq.codec import load
     from codecvq.evaluation.metrics import prepare
-    from codecvq.plugins.declarations import explained
+    from codecvq.plugins.declarations import explain_missing_plugins
 
     check_split(split)
     names = parse_names(metrics, "--metrics")
     recipe = _recipe_of(codec)
     if data is None:
         _check_run_data(recipe, root, reader)
-    with explained(recipe.plugins if recipe else ()):
+    with explain_missing_plugins(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
         loaded = load(codec, resolve_device(device))
         clips = _clips(data, root, reader, split, recipe, Path(codec))
     if recipe and data is None and max_clips is None:
         max_clips = recipe.evaluation.max_clips
     folder = writable_folder(out or (codec if recipe else path_inside(Path("evaluation"), loaded.name)))
-    result = _measure(loaded, codec, clips, ready, max_clips, without_links(folder, "report", "audio"))
+    result = _measure(loaded, codec, clips, ready, max_clips, path_without_links(folder, "report", "audio"))
     problems, written = _save(result, folder, codec if recipe else None)
     batch = _batch_result(result, problems)
     if as_json:

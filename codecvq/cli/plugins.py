@@ -67,7 +67,7 @@ def show_plugin(
     shown = [_details(kind, name) for kind in KINDS if _is_registered(kind, name)]
     if not shown:
         known = sorted({known for kind in KINDS for known in registry().registrations(kind)})
-        raise UnknownName(registry().unknown("plugins", name, known))
+        raise UnknownName(registry().unknown_name_message("plugins", name, known))
     if as_json:
         print_json(shown)
         return

@@ -19,7 +19,7 @@ from codecvq.arguments import checked_latents
 from codecvq.codec.config import FORMAT, named_options
 from codecvq.codec.framed import FramedCodec
 from codecvq.codec.identity import (
-    KeptHashes,
+    HashCache,
     codebooks_hash,
     earlier_codebooks_hash,
     earlier_weights_hash,
@@ -29,7 +29,7 @@ from codecvq.codec.saving import save_codec
 from codecvq.errors import CodecError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import WithLosses
-from codecvq.numerics import ordinary_tensors, plain_float32
+from codecvq.numerics import plain_float32, trainable_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import CodeTables, Quantized, build_quantizer
 from codecvq.quantizer.build import plain_registration, quantizer_registrations, short_spelling
@@ -65,13 +65,13 @@ class Codec(FramedCodec, nn.Module):
         name: str = "codec",
     ) -> None:
         super().__init__()
-        self._hashes = KeptHashes()
+        self._hashes = HashCache()
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             named_options("network", network),
             short_spelling(named_options("quantizer", quantizer)),
         )
-        with ordinary_tensors():
+        with trainable_float32():
             built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
             options = dict(self.quantizer_config)
             self.encoder, self.decoder = built.encoder, built.decoder
@@ -119,26 +119,27 @@ class Codec(FramedCodec, nn.Module):
     @property
     def weights_sha256(self) -> str:
         """Of all that changes codes or samples: with equal ones both are identical."""
-        return self._kept_hash("weights", lambda tensors: weights_hash(tensors, self._build))
+        return self._cached_hash("weights", lambda tensors: weights_hash(tensors, self._build_arguments))
 
     @property
     def codebooks_sha256(self) -> str:
         """Of the encoder, the quantizer and their options: what gives codes their meaning. Another decoder
         may be trained for them.
         """
-        return self._kept_hash(
-            "codebooks", lambda tensors: codebooks_hash(tensors, self._build, self.network.decoder_options)
+        return self._cached_hash(
+            "codebooks",
+            lambda tensors: codebooks_hash(tensors, self._build_arguments, self.network.decoder_options),
         )
 
     @property
     def earlier_weights_sha256(self) -> str:
         """As codec format 1 had it; see `codecvq.codec.identity`."""
-        return self._kept_hash("earlier weights", earlier_weights_hash)
+        return self._cached_hash("earlier weights", earlier_weights_hash)
 
     @property
     def earlier_codebooks_sha256(self) -> str:
         """As codec format 1 had it; see `codecvq.codec.identity`."""
-        return self._kept_hash(
+        return self._cached_hash(
             "earlier codebooks", lambda tensors: earlier_codebooks_hash(tensors, self.quantizer_config)
         )
 
@@ -155,7 +156,7 @@ class Codec(FramedCodec, nn.Module):
         return self.weights_sha256.startswith(digest) or self.earlier_weights_sha256.startswith(digest)
 
     @property
-    def _build(self) -> dict[str, Any]:
+    def _build_arguments(self) -> dict[str, Any]:
         """What the codec is built with, apart from its name."""
         return {
             "sample_rate": self.sample_rate,
@@ -164,14 +165,14 @@ class Codec(FramedCodec, nn.Module):
             "quantizer": self.quantizer_config,
         }
 
-    def _kept_hash(self, what: str, compute: Callable[[Mapping[str, Tensor]], str]) -> str:
+    def _cached_hash(self, what: str, compute: Callable[[Mapping[str, Tensor]], str]) -> str:
         """The hash, kept in eval mode. In training nothing is kept: fused optimizers change tensors without
         counting up their version.
         """
         if self.training:
             self._hashes.clear()
         tensors = self.state_dict()
-        return self._hashes.of(what, tensors, lambda: compute(tensors))
+        return self._hashes.get(what, tensors, lambda: compute(tensors))
 
     def train(self, mode: bool = True) -> Codec:
         """Itself in training or eval mode; what was kept of its weights is dropped."""
@@ -186,12 +187,12 @@ class Codec(FramedCodec, nn.Module):
 
     # audio to codes to audio
 
-    def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
-        with self._as_saved():
+    def _encode_padded(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
+        with self._saved_numerics():
             return self.quantizer.encode(self._latents_of(wav, mask), num_codebooks, mask)
 
-    def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
-        with self._as_saved():
+    def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
+        with self._saved_numerics():
             return self._wav_of_latents(self.quantizer.decode(codes, mask), mask)
 
     @torch.no_grad()
@@ -205,7 +206,7 @@ class Codec(FramedCodec, nn.Module):
         their variance is not 1: see `codecvq.api.codec.LatentCodec`.
         """
         wav, mask = self._whole_frames(wav, sample_rate, lengths)
-        with self._as_saved():
+        with self._saved_numerics():
             latents = self._latents_of(wav, mask)
         return latents if mask is None else torch.where(mask[:, None, :], latents, 0.0)
 
@@ -219,9 +220,9 @@ class Codec(FramedCodec, nn.Module):
         range, NonFiniteError for NaN or infinity in the latents.
         """
         latents = checked_latents(latents, self.latent_dim).to(self.device)
-        end = self._end(len(latents), latents.shape[2], num_samples, lengths)
-        with self._as_saved():
-            return end.of(self._wav_of_latents(latents, end.mask))
+        end = self._output_length(len(latents), latents.shape[2], num_samples, lengths)
+        with self._saved_numerics():
+            return end.trim(self._wav_of_latents(latents, end.mask))
 
     def _latents_of(self, wav: Tensor, mask: Tensor | None) -> Tensor:
         if not wav.shape[2]:  # many convolutions refuse an empty signal
@@ -235,7 +236,7 @@ class Codec(FramedCodec, nn.Module):
         wav: Tensor = self.decoder(latents, mask)
         return wav.float()
 
-    def _as_saved(self) -> AbstractContextManager[None]:
+    def _saved_numerics(self) -> AbstractContextManager[None]:
         """A block that computes as the codec was saved. Raises CodecError for weights of another type."""
         for name, weight in self.named_parameters():
             if weight.dtype != torch.float32:

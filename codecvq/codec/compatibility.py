@@ -31,7 +31,7 @@ class Origin:
     codec: str = ""  # its name, where that is recorded
 
 
-def check_decodes(
+def check_compatible(
     origin: Origin, codec: AudioCodec, error: type[CodecvqError], force: bool | None = None
 ) -> None:
     """Raise `error` where the codec does not decode these codes; warn where it decodes them to other samples.

@@ -14,7 +14,7 @@ from codecvq.errors import CodecError, OptionError, install_advice
 from codecvq.json_file import read_json, validated
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import PROJECT, registry
-from codecvq.plugins.options import check_part, shortened
+from codecvq.plugins.options import check_part_options, shortened
 
 if TYPE_CHECKING:
     from codecvq.codec import Codec
@@ -96,7 +96,7 @@ def read_config(folder: Path) -> CodecConfig:
     return validated(CodecConfig, fields, str(path), error=CodecError, advice=ADVICE)
 
 
-def check_described(config: CodecConfig, codec: Codec, folder: Path) -> None:
+def check_matches_config(config: CodecConfig, codec: Codec, folder: Path) -> None:
     """Raise CodecError where the codec, built and loaded, is not the one that config.json describes."""
     rate = codec.frame_rate
     earlier = config.format == EARLIER_FORMAT
@@ -164,7 +164,7 @@ def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
             f"{part} has no name; given is {shortened(dict(options))}. Set {part}.name, as 'fsq' or "
             "'spectral'."
         )
-    check_part(part, options)
+    check_part_options(part, options)
     for key, value in options.items():
         try:
             json.dumps(value)

@@ -24,17 +24,17 @@ from codecvq.arguments import (
 
 
 @dataclass(frozen=True)
-class End:
+class OutputLength:
     """Where decoded audio ends: `num_samples` of the batch, `lengths` `[B]` of its items."""
 
     num_samples: int
     lengths: Tensor | None
     mask: Tensor | None  # [B, T]: frames that hold a real sample
 
-    def of(self, wav: Tensor) -> Tensor:
+    def trim(self, wav: Tensor) -> Tensor:
         """The audio `[B, C, T * hop]` with zeros behind each item's end, cut to `[B, C, num_samples]`."""
         if self.lengths is not None:
-            wav = silent_from(wav, self.lengths)
+            wav = zero_after(wav, self.lengths)
         return wav[:, :, : self.num_samples]
 
 
@@ -64,13 +64,13 @@ class FramedCodec(ABC):
         """How many frames one code of each codebook stands for."""
 
     @abstractmethod
-    def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
+    def _encode_padded(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
         """Codes of whole frames: `[B, C, T * hop]`, mask `[B, T]` -> int64 `[B, n, T]`, 0 at padding; T may
         be 0.
         """
 
     @abstractmethod
-    def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
+    def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         """Whole frames of codes: int64 `[B, n, T]`, mask `[B, T]` -> float32 `[B, C, T * hop]`; T may be
         0.
         """
@@ -107,7 +107,7 @@ class FramedCodec(ABC):
         of another type, shape or range, NonFiniteError for NaN or infinity in the audio.
         """
         wav, mask = self._whole_frames(wav, sample_rate, lengths)
-        return self._codes_of(wav, mask, num_codebooks)
+        return self._encode_padded(wav, mask, num_codebooks)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
@@ -119,8 +119,8 @@ class FramedCodec(ABC):
         shape or range.
         """
         codes = checked_codes(codes, self.num_codebooks).to(self.device)
-        end = self._end(len(codes), codes.shape[2], num_samples, lengths)
-        return end.of(self._wav_of(codes, end.mask))
+        end = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
+        return end.trim(self._decode_padded(codes, end.mask))
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
         """True at frames that hold a real sample: lengths `[B]` -> `[B, T]`; None for None."""
@@ -139,7 +139,7 @@ class FramedCodec(ABC):
         lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio is no longer")
         wav, lengths = self._at_own_rate(wav, rate, lengths)
         if lengths is not None:  # what is behind an end must be silence, whatever the caller left there
-            wav = silent_from(wav, lengths)
+            wav = zero_after(wav, lengths)
         wav = nn.functional.pad(wav, (0, -wav.shape[2] % self.hop_length))
         return wav.to(self.device), self.frame_mask(lengths, wav.shape[2])
 
@@ -157,15 +157,17 @@ class FramedCodec(ABC):
             lengths = -(-lengths * self.sample_rate // sample_rate)
         return resampled, lengths
 
-    def _end(self, batch: int, frames: int, num_samples: int | None, lengths: Tensor | None) -> End:
+    def _output_length(
+        self, batch: int, frames: int, num_samples: int | None, lengths: Tensor | None
+    ) -> OutputLength:
         """Where the audio of so many items and frames ends; the arguments are those of `decode`."""
         most = frames * self.hop_length
         num_samples = checked_num_samples(num_samples, frames, self.hop_length)
         lengths = checked_lengths(lengths, batch, most, f"{frames} frames hold no more")
-        return End(num_samples, lengths, self.frame_mask(lengths, most))
+        return OutputLength(num_samples, lengths, self.frame_mask(lengths, most))
 
 
-def silent_from(wav: Tensor, lengths: Tensor) -> Tensor:
+def zero_after(wav: Tensor, lengths: Tensor) -> Tensor:
     """The audio `[B, C, S]` with zeros behind `lengths` `[B]`."""
     real = torch.arange(wav.shape[2], device=wav.device) < lengths.to(wav.device)[:, None, None]
     return torch.where(real, wav, 0.0)

@@ -24,7 +24,7 @@ _DOMAIN = "codecvq.codec/2"
 _WRAPPED = "codecvq.wrapped/1"
 
 
-class KeptHashes:
+class HashCache:
     """Hashes of tensors, each computed again only when a tensor has changed: every file that is written
     needs them.
     """
@@ -32,7 +32,7 @@ class KeptHashes:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[object, str]] = {}  # what -> versions of the tensors, hash
 
-    def of(self, what: str, tensors: Mapping[str, Tensor], compute: Callable[[], str]) -> str:
+    def get(self, what: str, tensors: Mapping[str, Tensor], compute: Callable[[], str]) -> str:
         """The hash `what` of the tensors."""
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
         if self._kept.get(what, (None, ""))[0] != version:

@@ -11,12 +11,12 @@ import torch
 
 from codecvq.api.codec import AudioCodec
 from codecvq.codec.codec import Codec
-from codecvq.codec.config import CONFIG, check_described, check_plugin_files, missing_plugin, read_config
+from codecvq.codec.config import CONFIG, check_matches_config, check_plugin_files, missing_plugin, read_config
 from codecvq.codec.pretrained import codec_folder, codec_registration, unknown_codec
 from codecvq.codec.saving import WEIGHTS
-from codecvq.construction import limited
+from codecvq.construction import construction_limits
 from codecvq.errors import CodecError, PluginError, UnknownName
-from codecvq.numerics import ordinary_tensors
+from codecvq.numerics import trainable_float32
 from codecvq.transfer import usable_device
 from codecvq.weights import open_weights
 
@@ -62,14 +62,14 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
         folder = folder / "codec"
     config = read_config(folder)
     check_plugin_files(config)
-    with open_weights(folder / WEIGHTS) as weights, ordinary_tensors():
+    with open_weights(folder / WEIGHTS) as weights, trainable_float32():
         try:
-            with limited(weights.limits, f"the codec in {folder}"):
+            with construction_limits(weights.limits, f"the codec in {folder}"):
                 codec = Codec(**config.arguments)
         except UnknownName as error:
             raise CodecError(f"{folder}: {missing_plugin(config) or error}") from error
         weights.load_into(codec)
-        check_described(config, codec, folder)
+        check_matches_config(config, codec, folder)
         return codec.to(device).eval()
 
 

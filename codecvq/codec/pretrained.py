@@ -26,7 +26,7 @@ def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
     """
     if not registration.spec.folder:
         return None
-    folder = registration.beside(registration.spec.folder)
+    folder = registration.bundled_path(registration.spec.folder)
     if not folder.is_dir():
         raise PluginError(
             f"{registration.spec.name!r} of {registration.origin} did not load: its folder {folder} "
@@ -40,5 +40,5 @@ def unknown_codec(name: str | Path, foreign: bool = False) -> CodecError:
     """An error that lists the names; with `foreign` those of others' codecs too."""
     registrations = registry().all(CodecSpec)
     known = [name for name, registration in registrations.items() if foreign or not registration.spec.foreign]
-    why = registry().unknown(CodecSpec, str(name), known)
+    why = registry().unknown_name_message(CodecSpec, str(name), known)
     return CodecError(f"{name} is not a codec: there is no such folder, and {why}")

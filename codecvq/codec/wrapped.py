@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from codecvq.api.hookspecs import API_VERSION
-from codecvq.arguments import INTEGERS, check_finite, checked_num_codebooks, whole_number
+from codecvq.arguments import INTEGERS, as_integer, check_finite, checked_num_codebooks
 from codecvq.codec.framed import FramedCodec
-from codecvq.codec.identity import KeptHashes, wrapped_hash
+from codecvq.codec.identity import HashCache, wrapped_hash
 from codecvq.errors import CodecError, OptionError, ShapeError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, SAMPLE_RATES
 from codecvq.numerics import plain_float32
@@ -68,7 +68,7 @@ class WrappedCodec(FramedCodec):
         for source in (self._weights, self._codebooks):
             _check_source(name, source)
         self._device = torch.device(device)
-        self._hashes = KeptHashes()
+        self._hashes = HashCache()
 
     @abstractmethod
     def encode_frames(self, wav: Tensor) -> Tensor:
@@ -138,27 +138,27 @@ class WrappedCodec(FramedCodec):
             "strides": self.strides,
         }
         tensors = {} if isinstance(source, str) else source
-        return self._hashes.of(what, tensors, lambda: wrapped_hash(source, {"of": what, **facts}))
+        return self._hashes.get(what, tensors, lambda: wrapped_hash(source, {"of": what, **facts}))
 
     # what it does
 
-    def _codes_of(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
+    def _encode_padded(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
         depth = checked_num_codebooks(num_codebooks, self)
         check_finite("samples", wav)
         frames = wav.shape[2] // self.hop_length
         codes = torch.zeros(len(wav), self.num_codebooks, frames, dtype=torch.int64, device=self.device)
-        for items, count in _of_one_length(mask, len(wav), frames):
+        for items, count in _group_by_length(mask, len(wav), frames):
             with plain_float32(self.device):
                 made = self.encode_frames(wav[items, :, : count * self.hop_length])
             codes[items, :, :count] = self._checked_codes(made, len(items), count)
         return codes[:, :depth]
 
-    def _wav_of(self, codes: Tensor, mask: Tensor | None) -> Tensor:
+    def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         checked_num_codebooks(codes.shape[1], self)
         check_in_range(codes, self.codebook_sizes)
         frames = codes.shape[2]
         wav = torch.zeros(len(codes), self.channels, frames * self.hop_length, device=self.device)
-        for items, count in _of_one_length(mask, len(codes), frames):
+        for items, count in _group_by_length(mask, len(codes), frames):
             own = codes[items, :, :count]
             check_blocks(own, self.strides)
             with plain_float32(self.device):
@@ -193,7 +193,7 @@ class WrappedCodec(FramedCodec):
         return wav.to(self.device, torch.float32)
 
 
-def _of_one_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[tuple[list[int], int]]:
+def _group_by_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[tuple[list[int], int]]:
     """The items of a batch with as many real frames each, and how many these are; none without frames."""
     counts = [frames] * batch if mask is None else mask.sum(dim=1).tolist()
     for count in sorted(set(counts) - {0}, reverse=True):
@@ -201,7 +201,7 @@ def _of_one_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[tup
 
 
 def _whole(what: str, value: Any, least: int, most: int) -> int:  # Any: whatever the author gives
-    number = whole_number(value)
+    number = as_integer(value)
     if number is None or not least <= number <= most:
         raise OptionError(f"{what} is {value!r:.40}, but a whole number from {least} to {most} is needed.")
     return number

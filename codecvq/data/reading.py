@@ -93,7 +93,7 @@ def _matches(registration: Registration[ReaderSpec], source: str) -> bool:
     if not registration.spec.matches:
         return False
     try:
-        matches = registration.imported(registration.spec.matches, "matches")
+        matches = registration.import_field(registration.spec.matches, "matches")
         with contained():
             return bool(matches(source))
     except Exception as error:  # a stranger's code

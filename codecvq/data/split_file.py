@@ -20,7 +20,7 @@ from codecvq.data.split_table import SplitTable, SplitTableBuilder
 from codecvq.data.splits import NONE
 from codecvq.errors import AudioError, CorpusError
 from codecvq.escaping import printable
-from codecvq.files import whole_file
+from codecvq.files import atomic_file
 from codecvq.json_file import parse_json
 
 logger = logging.getLogger("codecvq")
@@ -73,7 +73,7 @@ def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
     of the recording, of every clip that can be read.
     """
     path = Path(path)
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for clip in corpus.measured():
             row = {
                 "id": clip.id,

@@ -22,7 +22,7 @@ from codecvq.evaluation.report_sections import Sample
 from codecvq.evaluation.result import ClipRow, Evaluation
 from codecvq.evaluation.training_log import FILE as METRICS_FILE
 from codecvq.evaluation.training_log import read_log
-from codecvq.files import whole_file, without_links, write_atomically
+from codecvq.files import atomic_file, path_without_links, write_atomically
 
 EMBED_BYTES = (
     8_000_000  # what the page may become with the audio inside; mail servers and viewers take that much
@@ -43,9 +43,9 @@ def write_report(
 
     `run_dir` is the run folder whose recipe and training curves are shown, as far as they are there. `clips`
     of those with audio can be heard. `commands` are what made this; where they are not given, those that a
-    run folder tells. Raises LinkRefused where `report`, or `audio` in it, is a link.
+    run folder tells. Raises SymlinkError where `report`, or `audio` in it, is a link.
     """
-    report = without_links(Path(folder), "report")
+    report = path_without_links(Path(folder), "report")
     report.mkdir(parents=True, exist_ok=True)
     run = None if run_dir is None else Path(run_dir)
     samples = _samples(evaluation, clips, report)
@@ -145,9 +145,9 @@ def _has_audio(evaluation: Evaluation, row: ClipRow) -> bool:
 def _audio_address(path: Path, report: Path, inside: bool) -> str:
     if inside:
         return _data_uri("audio/flac", path.read_bytes())
-    folder = without_links(report, "audio")
+    folder = path_without_links(report, "audio")
     folder.mkdir(exist_ok=True)
-    with whole_file(folder / path.name) as temporary:
+    with atomic_file(folder / path.name) as temporary:
         shutil.copyfile(path, temporary)
     return f"audio/{quote(path.name)}"
 

@@ -9,7 +9,7 @@ from torch import nn
 from codecvq.api.hookspecs import LossSpec
 from codecvq.errors import OptionError
 from codecvq.plugins import registry
-from codecvq.plugins.options import check_options, made_of
+from codecvq.plugins.options import build_from_options, check_options
 
 GIVEN = ("sample_rate",)  # by the training, not by the recipe's losses section
 
@@ -22,7 +22,7 @@ def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
     """
     registration, what = registry().find(LossSpec, name), f"loss {name!r}"
     check_options(what, registration, options, GIVEN)
-    made = made_of(what, registration.make, {"sample_rate": sample_rate, **options})
+    made = build_from_options(what, registration.make, {"sample_rate": sample_rate, **options})
     if not isinstance(made, nn.Module):
         raise OptionError(
             f"{what} of {registration.origin} is a {type(made).__name__}, not a codecvq.losses.Loss "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from codecvq.api.hookspecs import TeacherSpec
 from codecvq.errors import OptionError
 from codecvq.plugins import registry
-from codecvq.plugins.options import check_options, made_of, shortened
+from codecvq.plugins.options import build_from_options, check_options, shortened
 
 
 class Teacher(nn.Module):
@@ -60,7 +60,7 @@ def build_teacher(options: str | Mapping[str, Any], *, sample_rate: int) -> Teac
         )
     registration, what = registry().find(TeacherSpec, name), f"teacher {name!r}"
     check_options(what, registration, given, ("sample_rate",))
-    teacher = made_of(what, registration.make, {"sample_rate": sample_rate, **given})
+    teacher = build_from_options(what, registration.make, {"sample_rate": sample_rate, **given})
     if not isinstance(teacher, Teacher):
         raise OptionError(
             f"{what} of {registration.origin} is a {type(teacher).__name__}, not a codecvq.losses.Teacher"

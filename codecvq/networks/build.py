@@ -8,7 +8,7 @@ from codecvq.api.hookspecs import DiscriminatorSpec, NetworkSpec
 from codecvq.errors import OptionError
 from codecvq.networks.interface import Discriminator, Network
 from codecvq.plugins import registry
-from codecvq.plugins.options import check_options, made_of
+from codecvq.plugins.options import build_from_options, check_options
 
 GIVEN = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
 
@@ -37,7 +37,9 @@ def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) 
     """Whatever the factory of a registered network makes, after its options were checked."""
     registration, what = registry().find(NetworkSpec, name), f"network {name!r}"
     check_options(what, registration, options, GIVEN)
-    return made_of(what, registration.make, {"sample_rate": sample_rate, "channels": channels, **options})
+    return build_from_options(
+        what, registration.make, {"sample_rate": sample_rate, "channels": channels, **options}
+    )
 
 
 def _others(kind: type[NetworkSpec]) -> str:

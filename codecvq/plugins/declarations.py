@@ -26,14 +26,14 @@ _MOST_BYTES = 10 << 20  # of a plugin file that is hashed to show what it is
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredPlugin:
     """One entry of a recipe's `plugins`."""
 
     source: str  # the path of a file, or a module
     sha256: str = ""  # of the file, where it is pinned
 
     @classmethod
-    def parse(cls, text: str) -> Declared:
+    def parse(cls, text: str) -> DeclaredPlugin:
         """The entry as it stands in a recipe."""
         pinned = _PINNED.fullmatch(text)
         return cls(pinned[1], pinned[2]) if pinned else cls(text)
@@ -46,7 +46,7 @@ class Declared:
         """Whether it is a file rather than a module."""
         return self.source.endswith(".py") or "/" in self.source
 
-    def beside(self, folder: Path) -> Declared:
+    def resolved(self, folder: Path) -> DeclaredPlugin:
         """The entry with the absolute path of its file, which is relative to the recipe's `folder`."""
         if not self.is_file:
             return self
@@ -54,9 +54,9 @@ class Declared:
             path = (folder / Path(self.source).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links; ~nobody; a NUL
             raise PluginError(f"plugins: {self.source!r} is no path ({error}). Correct it.") from error
-        return Declared(str(path), self.sha256)
+        return DeclaredPlugin(str(path), self.sha256)
 
-    def loaded(self) -> Origin | None:
+    def loaded_origin(self) -> Origin | None:
         """The origin of the loaded plugin that is meant: a file is found by hash, path or name."""
         if not self.is_file:
             return registry().origin_of_module(self.source)
@@ -71,7 +71,7 @@ class Declared:
                 return same[0]
         return None
 
-    def described(self) -> str:
+    def load_hint(self) -> str:
         """What is needed, for an error, and how to load it."""
         if not self.is_file:
             flag = f": --plugin {self.source}" if _MODULE.fullmatch(self.source) else " with --plugin"
@@ -88,18 +88,18 @@ class Declared:
         return f"the file {self.source} (sha256 {digest[:12]}…). If you trust it, name it: {flag}"
 
 
-def loaded_plugins(entries: Sequence[str], named: Sequence[Origin] = ()) -> list[str]:
+def pinned_plugins(entries: Sequence[str], named: Sequence[Origin] = ()) -> list[str]:
     """The entries with the hashes of the files that are loaded, and those of `named` that are not among them.
 
     Raises PluginError for one that is not loaded, and for one whose file is not the one that is pinned.
     """
     found: dict[str, None] = {}
-    for entry in map(Declared.parse, entries):
-        origin = entry.loaded()
+    for entry in map(DeclaredPlugin.parse, entries):
+        origin = entry.loaded_origin()
         if origin is None:
             raise PluginError(
                 "the recipe needs a plugin, which is code and is not loaded because a recipe says so: "
-                f"{entry.described()}"
+                f"{entry.load_hint()}"
             )
         if entry.sha256 and origin.sha256 != entry.sha256:
             raise PluginError(
@@ -115,12 +115,12 @@ def same_plugins(before: Sequence[str], after: Sequence[str]) -> bool:
     """Whether two recipes need the same plugins: files count as the same by their hash, or by their name
     where one has no hash.
     """
-    old, new = (sorted(map(Declared.parse, entries), key=_key) for entries in (before, after))
+    old, new = (sorted(map(DeclaredPlugin.parse, entries), key=_key) for entries in (before, after))
     return len(old) == len(new) and all(map(_same, old, new))
 
 
 @contextmanager
-def explained(entries: Sequence[str]) -> Iterator[None]:
+def explain_missing_plugins(entries: Sequence[str]) -> Iterator[None]:
     """Add to an UnknownName of the block which plugins the recipe declares that are not loaded."""
     try:
         yield
@@ -133,18 +133,20 @@ def explained(entries: Sequence[str]) -> Iterator[None]:
 
 def missing_plugins(entries: Sequence[str]) -> list[str]:
     """Which of the entries are not loaded, and how to load them."""
-    return [entry.described() for entry in map(Declared.parse, entries) if entry.loaded() is None]
+    return [
+        entry.load_hint() for entry in map(DeclaredPlugin.parse, entries) if entry.loaded_origin() is None
+    ]
 
 
 def _entry_of(origin: Origin) -> str:
-    return str(Declared(str(origin.file), origin.sha256)) if origin.file else origin.distribution
+    return str(DeclaredPlugin(str(origin.file), origin.sha256)) if origin.file else origin.distribution
 
 
-def _key(entry: Declared) -> str:
+def _key(entry: DeclaredPlugin) -> str:
     return Path(entry.source).name
 
 
-def _same(one: Declared, other: Declared) -> bool:
+def _same(one: DeclaredPlugin, other: DeclaredPlugin) -> bool:
     if one.sha256 and other.sha256:
         return one.sha256 == other.sha256
     return _key(one) == _key(other)

@@ -40,7 +40,7 @@ class Guards:
         setattr(self, name, pluggy.HookimplMarker(PROJECT)(guarded, **options))
 
 
-def taken_as_it_is(call: Callable[[], Any]) -> Any:
+def call_contained(call: Callable[[], Any]) -> Any:
     """What the call gives; a `Take` for hooks whose results are not used."""
     with contained():
         return call()

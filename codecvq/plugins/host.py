@@ -29,10 +29,10 @@ from codecvq.api import hookspecs
 from codecvq.api.hookspecs import PROJECT, Spec
 from codecvq.errors import PluginError, UnknownName, nearest
 from codecvq.plugins import library
-from codecvq.plugins.guard import Guards, taken_as_it_is
+from codecvq.plugins.guard import Guards, call_contained
 from codecvq.plugins.installed import entry_points, library_origin
 from codecvq.plugins.registration import Origin, PluginFailure, Registration
-from codecvq.plugins.specs import specs_of
+from codecvq.plugins.specs import collect_specs
 from codecvq.plugins.third_party import contained
 
 logger = logging.getLogger(PROJECT)
@@ -212,7 +212,7 @@ class Registry:
                 guards.add(name, function, options, functools.partial(self._fail, origin), take)
             else:
                 report = functools.partial(_log, hook, origin)
-                guards.add(name, function, options, report, taken_as_it_is)
+                guards.add(name, function, options, report, call_contained)
         return guards
 
     def _take(
@@ -221,7 +221,7 @@ class Registry:
         """The usable specs that a plugin gives. Each is noted as its offer, unless another plugin gave it
         before; what is wrong is a failure of the plugin.
         """
-        specs, error = specs_of(give, f"{PROJECT}_{kind}", KINDS[kind])
+        specs, error = collect_specs(give, f"{PROJECT}_{kind}", KINDS[kind])
         for spec in specs:
             self._given.setdefault(id(spec), Registration(spec, origin, plugin))
         if error is not None:
@@ -290,7 +290,7 @@ class Registry:
         if len(candidates) == 1:
             return candidates[0]
         if not candidates:
-            raise UnknownName(self.unknown(kind, name, registrations))
+            raise UnknownName(self.unknown_name_message(kind, name, registrations))
         candidates.sort(key=lambda registration: str(registration.origin))
         both = " and by ".join(str(registration.origin) for registration in candidates)
         raise PluginError(
@@ -299,7 +299,7 @@ class Registry:
             "CODECVQ_DISABLE_PLUGINS=NAME."
         )
 
-    def unknown(self, kind: type[Spec] | str, name: str, known: Collection[str]) -> str:
+    def unknown_name_message(self, kind: type[Spec] | str, name: str, known: Collection[str]) -> str:
         """The text of an error about a name that no plugin offers."""
         names = ", ".join(known) or "none"
         text = f"no {_singular(kind)} named {name!r}; known: {names}.{nearest(name, known)}"

@@ -22,14 +22,14 @@ from codecvq.plugins.registration import Registration
 MOST_SHOWN = 80  # characters of a value that an error repeats
 MOST_WHOLE = 2**63  # whole numbers are below it, so that tensors can hold them
 #: part of a codec -> options of it that are not the user's -> where they come from
-TAKEN: dict[str, dict[str, str]] = {
+RESERVED_OPTIONS: dict[str, dict[str, str]] = {
     "network": {"sample_rate": "sample_rate of the codec", "channels": "channels of the codec"},
     "quantizer": {"dim": "dim of the network"},
 }
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedOptions:
     """The options that something takes."""
 
     parameters: dict[str, inspect.Parameter]
@@ -37,7 +37,7 @@ class Accepted:
     any_name: bool  # whether it takes names that are declared nowhere, as `**options`
 
 
-def accepted_options(taker: Registration[Any] | Callable[..., object]) -> Accepted:
+def accepted_options(taker: Registration[Any] | Callable[..., object]) -> AcceptedOptions:
     """What a function or class takes by its signature; of an offer what its factory takes, and, where that is
     `**options`, what `Spec.options` declares.
 
@@ -85,7 +85,7 @@ def check_options(
             _check_type(f"{what}: {key}", value, accepted.types[key])
 
 
-def made_of(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> object:
+def build_from_options(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> object:
     """What the factory makes of the options. What it raises is an OptionError that repeats it; documented
     errors pass.
     """
@@ -100,15 +100,17 @@ def made_of(what: str, factory: Callable[..., object], options: Mapping[str, obj
         ) from error
 
 
-def check_part(part: str, options: Mapping[str, object]) -> None:
+def check_part_options(part: str, options: Mapping[str, object]) -> None:
     """Raise OptionError where the options of a codec's `part`, "network" or "quantizer", have a key that is
     no text, or one that is not the user's.
     """
     for key in options:
         if not isinstance(key, str):
             raise OptionError(f"{part} has the key {shortened(key)}; needed is text.")
-        if key in TAKEN[part]:
-            raise OptionError(f"{part}.{key} cannot be set, since it is the {TAKEN[part][key]}. Remove it.")
+        if key in RESERVED_OPTIONS[part]:
+            raise OptionError(
+                f"{part}.{key} cannot be set, since it is the {RESERVED_OPTIONS[part][key]}. Remove it."
+            )
 
 
 def shortened(value: object, quoted: bool = True) -> str:
@@ -134,7 +136,7 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
         raise OptionError(f"{what}{inner} is {shortened(problem['input'])}; {message}.") from None
 
 
-def _accepted_of_registration(registration: Registration[Any], inside: tuple[str, ...]) -> Accepted:
+def _accepted_of_registration(registration: Registration[Any], inside: tuple[str, ...]) -> AcceptedOptions:
     own = _accepted(registration.load())
     if not own.any_name or not registration.spec.options:
         return own
@@ -144,21 +146,21 @@ def _accepted_of_registration(registration: Registration[Any], inside: tuple[str
             f"{' of '.join([*inside[1:], inside[0]])} and so on in a circle. Name the offer that has them."
         )
     declared = _declared_options(registration, (*inside, registration.qualified_name))
-    return Accepted(
+    return AcceptedOptions(
         {**declared.parameters, **own.parameters}, {**declared.types, **own.types}, declared.any_name
     )
 
 
-def _declared_options(registration: Registration[Any], inside: tuple[str, ...]) -> Accepted:
+def _declared_options(registration: Registration[Any], inside: tuple[str, ...]) -> AcceptedOptions:
     """What `Spec.options` declares: a function's or class's own, or those of another offer of the kind."""
     declared = registration.spec.options
     if isinstance(declared, str) and ":" not in declared:
         return _accepted_of_registration(registry().find(type(registration.spec), declared), inside)
-    return _accepted(registration.imported(declared, "options"))
+    return _accepted(registration.import_field(declared, "options"))
 
 
 @functools.lru_cache(maxsize=256)
-def _accepted(function: Callable[..., object]) -> Accepted:
+def _accepted(function: Callable[..., object]) -> AcceptedOptions:
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
     except Exception:  # an annotation whose name is imported for type checkers alone
@@ -166,7 +168,7 @@ def _accepted(function: Callable[..., object]) -> Accepted:
     kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
     named = {key: parameter for key, parameter in parameters.items() if parameter.kind not in kinds}
     any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return Accepted(named, _types(named), any_name)
+    return AcceptedOptions(named, _types(named), any_name)
 
 
 def _types(parameters: Mapping[str, inspect.Parameter]) -> dict[str, TypeAdapter[Any]]:

@@ -88,9 +88,9 @@ class Registration(Generic[S]):
 
     def load(self) -> Callable[..., Any]:
         """The factory, imported now if the spec names it by string."""
-        return self.imported(self.spec.factory, "factory")
+        return self.import_field(self.spec.factory, "factory")
 
-    def imported(self, named: str | Callable[..., Any], field: str) -> Callable[..., Any]:
+    def import_field(self, named: str | Callable[..., Any], field: str) -> Callable[..., Any]:
         """What a `field` of the spec names, imported now if it is a string "module:attribute". A string
         ":attribute" is in the plugin's own module. Raises PluginError where it cannot be imported.
         """
@@ -119,9 +119,9 @@ class Registration(Generic[S]):
 
     def path(self) -> Path:
         """The file that a recipe's spec names, beside the plugin's module."""
-        return self.beside(str(self.spec.factory))
+        return self.bundled_path(str(self.spec.factory))
 
-    def beside(self, name: str) -> Path:
+    def bundled_path(self, name: str) -> Path:
         """A file or folder that comes with the plugin, by its path from the plugin's module."""
         module = getattr(self.module, "__file__", None) or "."
         return Path(module).resolve().parent / name

@@ -18,7 +18,7 @@ MAX_SPECS_PER_HOOK = 1000  # that one hook of one plugin may yield
 FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
 
-def specs_of(
+def collect_specs(
     hook: Callable[[], Iterable[Spec]], name: str, spec_type: type[Spec]
 ) -> tuple[list[Spec], Exception | None]:
     """What the hook `name` of a plugin offers, as far as it can be used; and the first thing that is wrong

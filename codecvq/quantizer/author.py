@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import Reach
-from codecvq.arguments import checked_codes, whole_number
+from codecvq.arguments import as_integer, checked_codes
 from codecvq.errors import OptionError, ShapeError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 from codecvq.quantizer import engine
@@ -295,13 +295,13 @@ class Quantizer(Member):
     # Input, checked once
 
     def _depth(self, num_codebooks: int | None) -> int:
-        if num_codebooks is None or whole_number(num_codebooks) == self.num_codebooks:
+        if num_codebooks is None or as_integer(num_codebooks) == self.num_codebooks:
             return self.num_codebooks
         if not self.prefix_decodable:
             raise ShapeError(
                 f"num_codebooks is {num_codebooks}; {type(self).__name__} always has {self.num_codebooks}"
             )
-        depth = whole_number(num_codebooks)
+        depth = as_integer(num_codebooks)
         if depth is None or not 1 <= depth <= self.num_codebooks:
             raise ShapeError(
                 f"num_codebooks is {num_codebooks!r}; this quantizer has 1 to {self.num_codebooks}"

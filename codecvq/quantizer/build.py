@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from codecvq.api.hookspecs import QuantizerSpec
-from codecvq.arguments import whole_number
+from codecvq.arguments import as_integer
 from codecvq.errors import OptionError, UnknownName
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins import Registry, registry
-from codecvq.plugins.options import check_options, made_of, option_defaults, shortened
+from codecvq.plugins.options import build_from_options, check_options, option_defaults, shortened
 from codecvq.plugins.registration import Registration
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.compose import described
@@ -143,7 +143,7 @@ def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer
     check_options(what, registration, options)
     if options.get("num_codebooks") is not None:
         _check_count(name, options["num_codebooks"])
-    quantizer = made_of(what, registration.make, options)
+    quantizer = build_from_options(what, registration.make, options)
     if not isinstance(quantizer, Quantizer):
         raise OptionError(
             f"quantizer {name!r} of {registration.origin} is a {type(quantizer).__name__}, not a "
@@ -171,11 +171,11 @@ def _find(loaded: Registry, name: str) -> Registration[QuantizerSpec]:
         form = next((form for form in FORMS if name.startswith(form)), "")
         known = [each for each in quantizer_names() if not each.removeprefix(form).startswith(FORMS)]
         alike = [each for each in known if each.startswith(form)]
-        raise UnknownName(loaded.unknown(QuantizerSpec, name, alike)) from None
+        raise UnknownName(loaded.unknown_name_message(QuantizerSpec, name, alike)) from None
 
 
 def _check_count(name: str, value: object, key: str = "num_codebooks") -> int:
-    count = whole_number(value)
+    count = as_integer(value)
     if count is None or not 1 <= count <= MAX_CODEBOOKS:
         raise OptionError(
             f"quantizer {name!r} needs {key}, a whole number from 1 to {MAX_CODEBOOKS}; given is "

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from codecvq.arguments import whole_number
+from codecvq.arguments import as_integer
 from codecvq.errors import OptionError
 from codecvq.limits import MAX_CODEBOOKS
 from codecvq.plugins.options import shortened
@@ -86,7 +86,7 @@ def grouped(
     """
     members = _members("grouped", of, "num_groups", num_groups if dims is None else len(dims))
     widths = [dim // len(members)] * len(members) if dims is None else list(dims)
-    if any(whole_number(width) is None or width < 1 for width in widths) or sum(widths) != dim:
+    if any(as_integer(width) is None or width < 1 for width in widths) or sum(widths) != dim:
         advice = "" if dims is None else f" dims is {shortened(dims)}."
         raise OptionError(
             f"quantizer 'grouped': dim is {dim}, which {len(members)} groups do not divide.{advice} Change "
@@ -182,7 +182,7 @@ def _members(form: str, of: object, key: str, count: int | None) -> list[Part]:
             )
         return list(of)
     described(of)
-    number = whole_number(count)
+    number = as_integer(count)
     if number is None or not 1 <= number <= MAX_CODEBOOKS:
         raise OptionError(
             f"quantizer {form!r} needs {key}, a whole number from 1 to {MAX_CODEBOOKS}; given is "

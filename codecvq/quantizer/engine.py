@@ -21,7 +21,7 @@ from codecvq.quantizer.frames import Frames, finite_frames, in_place, real_rows
 from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
 from codecvq.quantizer.results import Quantized, Terms
 from codecvq.quantizer.statistics import code_metrics
-from codecvq.transfer import reads_are_free
+from codecvq.transfer import reads_without_sync
 
 if TYPE_CHECKING:
     from codecvq.quantizer.author import Quantizer
@@ -121,7 +121,7 @@ def _learning_step(
     """
     counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
     learns = (counts[0] > 0) & (counts[1] == 0)
-    if reads_are_free(vectors.device):
+    if reads_without_sync(vectors.device):
         with nullcontext() if learns else as_in_eval(quantizer):
             step = quantizer.step(vectors, context, depth)
         if learns:
@@ -184,4 +184,4 @@ def in_float32(device: torch.device) -> AbstractContextManager[object]:
 
 def _known_finite(finite: Tensor) -> bool:
     """Whether all frames are finite, where the answer costs nothing."""
-    return reads_are_free(finite.device) and bool(finite.all())
+    return reads_without_sync(finite.device) and bool(finite.all())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codecvq.api.hookspecs import EstimatorSpec
 from codecvq.plugins import PROJECT, registry
-from codecvq.transfer import Readout
+from codecvq.transfer import AsyncScalar
 
 logger = logging.getLogger(PROJECT)
 
@@ -66,14 +66,14 @@ class GainWatch:
     def __init__(self, name: str) -> None:
         self.name = name
         self._steps = self._outside = 0
-        self._gains: deque[Readout] = deque()
+        self._gains: deque[AsyncScalar] = deque()
 
     def see(self, z: Tensor, moved: Tensor) -> None:
         """One training step: z and G z, `[M, D]`."""
         self._steps += 1
         if self._steps % self.STEPS or not len(z) or self._outside >= self.LOOKS:
             return
-        self._gains.append(Readout((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median()))
+        self._gains.append(AsyncScalar((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median()))
         while self._gains and (gain := self._gains[0].value()) is not None:
             self._gains.popleft()
             self._count(gain)

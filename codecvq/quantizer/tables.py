@@ -25,7 +25,7 @@ def joined_tables(members: Iterable[Quantizer]) -> CodeTables | None:
     parts = []
     for member, tables in found:
         even = (
-            CodeTables.even((size,), levels=_levels(size), step=steps[0]) for size in member.codebook_sizes
+            CodeTables.uniform((size,), levels=_levels(size), step=steps[0]) for size in member.codebook_sizes
         )
         parts += list(even) if tables is None else [tables]
     return CodeTables.join(parts)

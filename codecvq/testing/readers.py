@@ -192,7 +192,7 @@ def unknown_sources(case: ReaderCase) -> None:
     """It knows no source that is none, and reading one that is not there is a CodecvqError."""
     spec = case.registration.spec
     if spec.matches:
-        matches = case.registration.imported(spec.matches, "matches")
+        matches = case.registration.import_field(spec.matches, "matches")
         for source in INVALID_SOURCES:
             expect(not matches(source), f"it matches {source!r}")
     for source in INVALID_SOURCES[1:]:

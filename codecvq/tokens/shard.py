@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from codecvq.errors import TokensError
-from codecvq.files import leftovers, whole_file
+from codecvq.files import atomic_file, stale_temporary_files
 from codecvq.json_file import parse_json, validated
 from codecvq.tokens.card import Card
 from codecvq.tokens.checksum import batch_checksum
@@ -94,9 +94,9 @@ def write_shard(
 
     Raises TokensError for a row that could not be read again.
     """
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         write_parquet(temporary, card, columns, rows, failures, str(path))
-    for left in leftovers(path):
+    for left in stale_temporary_files(path):
         left.unlink(missing_ok=True)
 
 

@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.construction import limited
+from codecvq.construction import construction_limits
 from codecvq.networks.build import build_discriminator
 from codecvq.networks.interface import Discriminator, Judgement
 from codecvq.plugins import PROJECT
@@ -181,7 +181,7 @@ def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
 
 def _build_discriminator(recipe: Recipe, options: Mapping[str, Any]) -> Discriminator:
     options = dict(options)
-    with limited(LIMITS, "a discriminator of the recipe"):
+    with construction_limits(LIMITS, "a discriminator of the recipe"):
         discriminator = build_discriminator(
             options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
         )

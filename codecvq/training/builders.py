@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from codecvq.codec import Codec
-from codecvq.construction import GIB, Limits, limited
+from codecvq.construction import GIB, Limits, construction_limits
 from codecvq.data import Corpus, Segments, open_corpus
 from codecvq.data.split_file import SPLIT_FILE, read_split
 from codecvq.errors import RecipeError
@@ -21,7 +21,7 @@ def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
     and for a codec that is too large.
     """
     torch.manual_seed(recipe.training.seed)
-    with limited(LIMITS, "the codec of the recipe"):
+    with construction_limits(LIMITS, "the codec of the recipe"):
         return Codec(
             sample_rate=recipe.sample_rate,
             channels=recipe.channels,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codecvq.plugins.declarations import Declared, same_plugins
+from codecvq.plugins.declarations import DeclaredPlugin, same_plugins
 from codecvq.training.recipe import Recipe
 
 #: keys, or sections with all their keys, by whether they define a run; every key of a recipe is below one
@@ -73,7 +73,7 @@ def is_within(key: str, keys: tuple[str, ...]) -> bool:
 
 def _short_plugin(plugin: str) -> str:
     """An entry of `plugins` as an error shows it."""
-    entry = Declared.parse(plugin)
+    entry = DeclaredPlugin.parse(plugin)
     return f"{entry.source} (sha256 {entry.sha256[:12]}…)" if entry.sha256 else entry.source
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from codecvq.codec import Codec
-from codecvq.construction import limited
+from codecvq.construction import construction_limits
 from codecvq.errors import OptionError
 from codecvq.losses import LossInputs, Teacher, build_loss
 from codecvq.training.builders import LIMITS
@@ -116,7 +116,7 @@ class LossTerms:
 
 
 def _build_loss(name: str, options: Mapping[str, Any], recipe: Recipe, codec: Codec) -> nn.Module:
-    with limited(LIMITS, f"loss {name!r} of the recipe"):
+    with construction_limits(LIMITS, f"loss {name!r} of the recipe"):
         loss = build_loss(name, sample_rate=recipe.sample_rate, **options)
         setup = getattr(loss, "setup", None)
         if setup is not None:

@@ -22,8 +22,8 @@ from codecvq.data import AugmentConfig
 from codecvq.errors import RecipeError, UnknownName, nearest
 from codecvq.limits import SAMPLE_RATES
 from codecvq.plugins import registry
-from codecvq.plugins.declarations import Declared, loaded_plugins, missing_plugins
-from codecvq.plugins.options import check_part, shortened
+from codecvq.plugins.declarations import DeclaredPlugin, missing_plugins, pinned_plugins
+from codecvq.plugins.options import check_part_options, shortened
 from codecvq.plugins.registration import Origin
 from codecvq.training.losses_section import LossesSection, expand_weights, merge_weight, migrate_0_1_0
 from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
@@ -88,7 +88,7 @@ class DiscriminatorSection(Section):
     @classmethod
     def _check_names(cls, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for options in networks:
-            check_part("network", options)
+            check_part_options("network", options)
             if not isinstance(options.get("name"), str):
                 raise ValueError(f"{shortened(options)} has no name. Set it, as in {{name: multi_band}}")
         return networks
@@ -159,7 +159,7 @@ class Recipe(Section):
     @field_validator("network", "quantizer")
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        check_part(str(info.field_name), options)
+        check_part_options(str(info.field_name), options)
         return options
 
     @model_validator(mode="after")
@@ -213,7 +213,7 @@ class Recipe(Section):
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file or registered under a name, with `key.key=value` overrides. Plugins that it
-    declares are not loaded: `loaded_plugins` says which are missing.
+    declares are not loaded: `pinned_plugins` says which are missing.
 
     Raises RecipeError, which names the file, the key and the nearest valid key.
     """
@@ -233,7 +233,7 @@ def with_loaded_plugins(recipe: Recipe, named: Sequence[Origin] = ()) -> Recipe:
     """The recipe with the hashes of its plugins, and with those that the user has `named` besides. Raises
     PluginError for one that the recipe declares and that is not loaded.
     """
-    return recipe.model_copy(update={"plugins": loaded_plugins(recipe.plugins, named)})
+    return recipe.model_copy(update={"plugins": pinned_plugins(recipe.plugins, named)})
 
 
 def find_recipe(source: str | Path) -> Path:
@@ -275,7 +275,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
 def _build_recipe(tree: Mapping[str, Any], path: Path) -> Recipe:
     """The recipe of a file's tree, with absolute paths of plugins and all options of known losses."""
     recipe = _validate(tree, str(path))
-    plugins = [str(Declared.parse(plugin).beside(path.parent)) for plugin in recipe.plugins]
+    plugins = [str(DeclaredPlugin.parse(plugin).resolved(path.parent)) for plugin in recipe.plugins]
     return recipe.model_copy(update={"plugins": plugins, "losses": recipe.losses.resolved()})
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from codecvq.data.split_file import SPLIT_FILE, read_split
 from codecvq.data.split_table import SplitTable
 from codecvq.errors import RunError
-from codecvq.files import leftovers, without_links, write_atomically
+from codecvq.files import path_without_links, stale_temporary_files, write_atomically
 from codecvq.lock import locked
 from codecvq.plugins import PROJECT
 from codecvq.training.changes import differences, location_changes
@@ -107,12 +107,12 @@ class RunFolder:
         )
 
     def check(self, recipe: Recipe) -> None:
-        """Raise RunError where the folder is a run of another recipe, or somebody else's, and LinkRefused
+        """Raise RunError where the folder is a run of another recipe, or somebody else's, and SymlinkError
         where a part of it is a link.
         """
         for part in (self.recipe_file, self.metrics_file, self.checkpoints, self.codec, self.best):
-            without_links(self.path, part.name)
-        without_links(self.path, "tensorboard")
+            path_without_links(self.path, part.name)
+        path_without_links(self.path, "tensorboard")
         if self.recipe_file.is_file():
             changed = differences(self.recipe(), recipe)
             if changed:
@@ -122,7 +122,10 @@ class RunFolder:
                     "the same recipe to go on. Steps, logging, validation, checkpoints, threads and places "
                     "of the data may change."
                 )
-        elif self.path.is_dir() and {*self.path.iterdir()} - {self.lock_file, *leftovers(self.recipe_file)}:
+        elif self.path.is_dir() and {*self.path.iterdir()} - {
+            self.lock_file,
+            *stale_temporary_files(self.recipe_file),
+        }:
             raise RunError(
                 f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
             )
@@ -151,7 +154,7 @@ class RunFolder:
         # the first that is written: without it the folder is nobody's; later, where what may change did
         if not self.recipe_file.is_file() or self.recipe() != recipe:
             write_atomically(self.recipe_file, recipe.to_yaml())
-        for path in leftovers(self.recipe_file):
+        for path in stale_temporary_files(self.recipe_file):
             path.unlink(missing_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         clean_up_checkpoints(self.checkpoints, step)

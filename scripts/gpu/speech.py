@@ -33,7 +33,7 @@ from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
 from codecvq.data import Clip, Corpus
 from codecvq.errors import CorpusError
-from codecvq.files import whole_file
+from codecvq.files import atomic_file
 from scripts.gpu.unpack import CLIPS, DECODED, G722, MANIFEST
 
 Coding = Literal["opus", "flac"]
@@ -169,7 +169,7 @@ def filled(clips: Iterable[CodedClip], limit_bytes: int) -> Iterator[list[CodedC
 def write_part(folder: Path, clips: list[CodedClip], limit_bytes: int) -> Part:
     """The part with these clips. Raises CorpusError where it is larger than the limit."""
     rows = []
-    with whole_file(folder / CLIPS) as path, zipfile.ZipFile(path, "w") as archive:
+    with atomic_file(folder / CLIPS) as path, zipfile.ZipFile(path, "w") as archive:
         for number, clip in enumerate(clips):
             _add(archive, f"{number:05}{clip.suffix}", clip.content, zipfile.ZIP_STORED)
             rows.append(_row(clip, f"{folder.name}/{number:05}{unpacked_suffix(clip.suffix)}"))

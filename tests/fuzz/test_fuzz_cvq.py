@@ -29,7 +29,7 @@ class Stranger(StoredCodec):
     weights_sha256 = property(lambda self: "cd" * 32)
 
 
-LEVELS = CodeTables.even((1000,) * 3, levels=(8, 5, 5, 5), contexts=("previous", "below"))
+LEVELS = CodeTables.uniform((1000,) * 3, levels=(8, 5, 5, 5), contexts=("previous", "below"))
 
 CODECS = [
     Stranger((1000,) * 6),
@@ -42,7 +42,7 @@ CODECS = [
     Stranger((5, 2**40, 625), strides=(1, 1000, 3), variable_depth=True),
     Stranger((1024,) * 4, variable_depth=True),
     Stranger((1000,) * 3, strides=(2, 1, 1), variable_depth=True, tables=LEVELS),
-    Stranger((9,) * 3, tables=CodeTables.even((9,) * 3, contexts=("previous", "below"))),
+    Stranger((9,) * 3, tables=CodeTables.uniform((9,) * 3, contexts=("previous", "below"))),
 ]
 HUGE = Stranger((2**62,) * 1023 + (4093,))
 

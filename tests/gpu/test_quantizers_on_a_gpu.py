@@ -103,7 +103,7 @@ def test_ema_codebooks_learn_as_on_the_cpu(name: str, dropout: float, device: to
 def test_a_batch_with_nan_changes_no_state_and_waits_for_nothing(
     name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codecvq.quantizer.engine, "reads_are_free", lambda device: False)
+    monkeypatch.setattr(codecvq.quantizer.engine, "reads_without_sync", lambda device: False)
     for started in (True, False):
         quantizer = trained(name, device, 2 if started else 0)
         before = {key: tensor.clone() for key, tensor in quantizer.state_dict().items()}

@@ -17,7 +17,7 @@ from codecvq.api.hookspecs import NetworkPartSpec
 from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
 from codecvq.plugins import registry
-from codecvq.plugins.options import check_options, made_of, shortened
+from codecvq.plugins.options import build_from_options, check_options, shortened
 from codecvq.quantizer import Quantizer
 
 #: kind of part -> arguments that its factory gets beside its options
@@ -105,7 +105,7 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
         )
     what = f"{kind} {name!r}"
     check_options(what, registration, options, GIVEN[kind])
-    made = made_of(what, registration.make, {**given, **options})
+    made = build_from_options(what, registration.make, {**given, **options})
     if lacking := [attribute for attribute in MADE[kind] if not hasattr(made, attribute)]:
         raise OptionError(
             f"{what} of {registration.origin} made a {type(made).__name__} without "

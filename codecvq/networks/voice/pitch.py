@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.transfer import reads_are_free
+from codecvq.transfer import reads_without_sync
 
 LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS an octave
 SHORTER_FROM_HZ = (100.0, 170.0)  # above these shorter windows follow changes better
@@ -146,7 +146,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
     """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
     Padding, which is at the end, goes on with the state before it.
     """
-    if reads_are_free(strengths.device):
+    if reads_without_sync(strengths.device):
         return best_path_on_cpu(strengths, mask)
     return best_path_on_device(strengths, mask)
 

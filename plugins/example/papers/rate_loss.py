@@ -16,7 +16,7 @@ class RateVQ(Quantizer):
         self.lagrangian, self.commitment_weight = lagrangian, commitment_weight
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
         self.logits = nn.Parameter(torch.zeros(codebook_size))
-        self.tables = CodeTables.even(self.codebook_sizes)
+        self.tables = CodeTables.uniform(self.codebook_sizes)
         self.register_buffer("frequencies", torch.from_numpy(self.tables.flat))  # whole numbers, saved
 
     def bits(self):  # [K]
@@ -44,7 +44,7 @@ class RateVQ(Quantizer):
         self.frequencies.copy_((4096 * self.logits.softmax(dim=0)).round().clamp(min=1))
 
     def code_tables(self):
-        return self.tables.filled(self.frequencies)
+        return self.tables.with_frequencies(self.frequencies)
 
 
 @hookimpl
