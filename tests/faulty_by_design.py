@@ -107,7 +107,7 @@ class IgnoresEstimator(HasEstimator):
 class PassesNothingOn(HasEstimator):
     """Names its estimator, and uses straight-through all the same."""
 
-    def pass_gradient(self, vectors: Tensor, values: Tensor) -> Tensor:
+    def apply_estimator(self, vectors: Tensor, values: Tensor) -> Tensor:
         return values.detach() + vectors - vectors.detach()
 
 
@@ -218,24 +218,24 @@ class Conditional(ConditionalQuantizer):
         self.codebook = nn.Parameter(torch.randn(16, dim))
         self.shift = nn.Linear(dim, dim)
 
-    def quantize_given(self, vectors: Tensor, so_far: Tensor) -> tuple[Tensor, Tensor]:
-        codes = nearest_codes(vectors - self.shift(so_far), self.codebook)[:, None]
-        return self.dequantize_given(codes, so_far), codes
+    def quantize_given(self, vectors: Tensor, partial_sum: Tensor) -> tuple[Tensor, Tensor]:
+        codes = nearest_codes(vectors - self.shift(partial_sum), self.codebook)[:, None]
+        return self.dequantize_given(codes, partial_sum), codes
 
-    def dequantize_given(self, codes: Tensor, so_far: Tensor) -> Tensor:
-        return self.codebook[codes[:, 0]] + self.shift(so_far)
+    def dequantize_given(self, codes: Tensor, partial_sum: Tensor) -> Tensor:
+        return self.codebook[codes[:, 0]] + self.shift(partial_sum)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         return Terms({"codebook": (values - vectors.detach()).square().mean()})
 
 
 class DecodesWithoutTheSum(Conditional):
-    def dequantize_given(self, codes: Tensor, so_far: Tensor) -> Tensor:
-        return super().dequantize_given(codes, torch.zeros_like(so_far))
+    def dequantize_given(self, codes: Tensor, partial_sum: Tensor) -> Tensor:
+        return super().dequantize_given(codes, torch.zeros_like(partial_sum))
 
-    def quantize_given(self, vectors: Tensor, so_far: Tensor) -> tuple[Tensor, Tensor]:
-        codes = nearest_codes(vectors - self.shift(so_far), self.codebook)[:, None]
-        return super().dequantize_given(codes, so_far), codes
+    def quantize_given(self, vectors: Tensor, partial_sum: Tensor) -> tuple[Tensor, Tensor]:
+        codes = nearest_codes(vectors - self.shift(partial_sum), self.codebook)[:, None]
+        return super().dequantize_given(codes, partial_sum), codes
 
 
 # As many codebooks as a frame needs

@@ -29,7 +29,7 @@ from codecvq.quantizer import (
     nearest_codes,
     split_codes,
 )
-from codecvq.quantizer.build import quantizer_registrations, short_spelling
+from codecvq.quantizer.build import quantizer_registrations, shorten_config
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/reference/quantizer-contract.md"
 DIM = 6
@@ -301,8 +301,8 @@ def test_training_values_count_for_the_last_stage_that_an_item_keeps() -> None:
     quantizer.generator = torch.Generator().manual_seed(0)
     latents = normal(8, DIM, 3)
     out = quantizer(latents)
-    assert out.kept is not None
-    assert set(out.kept.sum(dim=1).flatten().tolist()) == {1, 2}
+    assert out.active is not None
+    assert set(out.active.sum(dim=1).flatten().tolist()) == {1, 2}
     torch.testing.assert_close(out.latents, latents + 10.0)
 
 
@@ -317,17 +317,19 @@ class Shifting(ConditionalQuantizer):
         self.codebook = nn.Parameter(normal(size, dim, seed=6))
         self.sums: list[Tensor] = []
 
-    def quantize_given(self, vectors: Tensor, so_far: Tensor) -> tuple[Tensor, Tensor]:
-        self.sums.append(so_far.detach().clone())
+    def quantize_given(self, vectors: Tensor, partial_sum: Tensor) -> tuple[Tensor, Tensor]:
+        self.sums.append(partial_sum.detach().clone())
         with torch.no_grad():
-            codes = nearest_codes(vectors - 0.1 * so_far, self.codebook)[:, None]
-        return self.dequantize_given(codes, so_far), codes
+            codes = nearest_codes(vectors - 0.1 * partial_sum, self.codebook)[:, None]
+        return self.dequantize_given(codes, partial_sum), codes
 
-    def dequantize_given(self, codes: Tensor, so_far: Tensor) -> Tensor:
-        return F.embedding(codes[:, 0], self.codebook) + 0.1 * so_far
+    def dequantize_given(self, codes: Tensor, partial_sum: Tensor) -> Tensor:
+        return F.embedding(codes[:, 0], self.codebook) + 0.1 * partial_sum
 
-    def candidates_given(self, vectors: Tensor, so_far: Tensor, count: int) -> Tensor:
-        return torch.cdist(vectors - 0.1 * so_far, self.codebook).topk(count, dim=1, largest=False).indices
+    def candidates_given(self, vectors: Tensor, partial_sum: Tensor, count: int) -> Tensor:
+        return (
+            torch.cdist(vectors - 0.1 * partial_sum, self.codebook).topk(count, dim=1, largest=False).indices
+        )
 
 
 def test_a_conditional_stage_sees_the_sum_of_those_before() -> None:
@@ -444,8 +446,8 @@ def test_strides_repeat_codes_over_blocks() -> None:
     ids=lambda config: config["name"],
 )
 def test_the_nested_form_and_the_short_one_are_one_codec(nested: Any, short: Any) -> None:
-    assert short_spelling(nested) == short
-    assert short_spelling(short) == short
+    assert shorten_config(nested) == short
+    assert shorten_config(short) == short
     network = {"name": "spectral", "hop_length": 160, "window_length": 320, "num_mels": 16, "dim": 6}
     network |= dict.fromkeys(("encoder_width", "decoder_width"), 8) | {
         "encoder_blocks": 1,
@@ -476,8 +478,8 @@ def test_a_split_keeps_its_semantic_codebook_and_both_see_the_latents() -> None:
     split = Split(Recorder(DIM), Residual(DIM, [Recorder(DIM), Recorder(DIM)], dropout=1.0))
     latents = normal(5, DIM, 4)
     out = split(latents)
-    assert out.kept is not None
-    assert bool(out.kept[:, :2].all())
+    assert out.active is not None
+    assert bool(out.active[:, :2].all())
     split.eval()
     codes = split.encode(latents)
     semantic, acoustic = split.semantic.decode(codes[:, :1]), split.acoustic.decode(codes[:, 1:])

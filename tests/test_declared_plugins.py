@@ -271,11 +271,11 @@ def make(dim):
     from codecvq_fsq.quantizer import FSQ
 
     class Loud(FSQ):
-        def codes_alone(self, vectors):
+        def codes_only(self, vectors):
             print("loud")
             if os.path.exists("stop"):
                 sys.exit(0)
-            return super().codes_alone(vectors)
+            return super().codes_only(vectors)
 
         def dequantize(self, codes):
             print("loud")

@@ -12,7 +12,7 @@ from codecvq.api.hookspecs import DiscriminatorSpec
 from codecvq.codec import Codec
 from codecvq.errors import OptionError, ShapeError, UnknownName
 from codecvq.networks.build import build_discriminator, build_network
-from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 from codecvq.plugins import registry
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def test_each_window_or_period_gives_a_judgement(name: str, channels: int) -> No
     judgements = make(name, channels)(audio(3, channels))
     assert len(judgements) == parts(name)
     for judgement in judgements:
-        assert isinstance(judgement, Judgement)
+        assert isinstance(judgement, DiscriminatorOutput)
         assert judgement.scores.shape[0] == 3
         assert judgement.scores.numel() > 3, "places are judged, not files"
         assert len(judgement.features) >= 4

@@ -203,11 +203,11 @@ class TestDistillation:
         loss.setup(codec)
         parts = tuple(torch.randn(2, 8, 50) for _ in range(2))
         mask = torch.arange(50).expand(2, 50) < 30
-        kept = torch.tensor([[True, True], [True, False]])[:, :, None].expand(2, 2, 50)
-        first = loss(LossInputs(decoded=wav, reference=wav, parts=parts, mask=mask, kept=kept))
+        active = torch.tensor([[True, True], [True, False]])[:, :, None].expand(2, 2, 50)
+        first = loss(LossInputs(decoded=wav, reference=wav, parts=parts, mask=mask, active=active))
         parts[1][0, :, 30:] = 7.0
         parts[1][1] = 7.0
-        again = loss(LossInputs(decoded=wav, reference=wav, parts=parts, mask=mask, kept=kept))
+        again = loss(LossInputs(decoded=wav, reference=wav, parts=parts, mask=mask, active=active))
         assert torch.equal(first, again)
         assert first.item() > 0
 

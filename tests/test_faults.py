@@ -75,7 +75,7 @@ def test_the_gradient_through_n_residual_stages_is_not_n_fold(name: str) -> None
 
 def rows_to_latents(quantizer: Quantizer, latents: Tensor) -> Tensor:
     """Latents after the bound, with nothing quantized."""
-    return quantizer.enter(rows(latents)).unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+    return quantizer.to_code_space(rows(latents)).unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codecvq.networks.voice.knots import LIGHT, knots
-from codecvq.networks.voice.source import between
+from codecvq.networks.voice.source import interpolate
 
 
 def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 def test_knots_are_those_of_least_squares(times: int) -> None:
     walks, counts = values(times)
     found = knots(walks, counts, times)
-    lines = between(torch.eye(12), times).T.double()  # [T * n, T]
+    lines = interpolate(torch.eye(12), times).T.double()  # [T * n, T]
     for walk, count, knot in zip(walks, counts, found, strict=True):
         root = torch.where(count, 1.0, LIGHT**0.5).double()[:, None]
         expected = torch.linalg.lstsq(root * lines, root * walk.double()[:, None]).solution[:, 0]
@@ -34,7 +34,7 @@ def test_a_line_is_followed_exactly_where_half_of_it_counts() -> None:
     counts = torch.arange(80)[None] % 8 < 4
     inside = slice(20, -20)  # at the ends lines hold
     torch.testing.assert_close(
-        between(knots(line, counts, 2), 2)[:, inside], line[:, inside], atol=1e-3, rtol=0
+        interpolate(knots(line, counts, 2), 2)[:, inside], line[:, inside], atol=1e-3, rtol=0
     )
 
 

@@ -223,8 +223,8 @@ def test_parts_add_up_to_the_quantized_latents(tmp_path: Path) -> None:
     (inputs,) = SEEN
     assert inputs.parts is not None
     assert inputs.quantized is not None
-    kept = torch.ones(4, 2, 1) if inputs.kept is None else inputs.kept[:, :, :1].float()
-    total = sum(part * kept[:, n, :, None] for n, part in enumerate(inputs.parts))
+    active = torch.ones(4, 2, 1) if inputs.active is None else inputs.active[:, :, :1].float()
+    total = sum(part * active[:, n, :, None] for n, part in enumerate(inputs.parts))
     torch.testing.assert_close(total, inputs.quantized, atol=1e-5, rtol=1e-4)
     assert inputs.of_codebook(1) is inputs.parts[1]
     with pytest.raises(OptionError, match="latents of codebook 2 are needed, but there are 2"):

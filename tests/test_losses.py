@@ -12,7 +12,7 @@ from codecvq.losses.loudness import LoudnessLoss
 from codecvq.losses.similarity import SimilarityLoss
 from codecvq.losses.stft import StftLoss
 from codecvq.losses.waveform import WaveformLoss
-from codecvq.networks.interface import Judgement
+from codecvq.networks.interface import DiscriminatorOutput
 from codecvq.training.adversary import codec_loss, discriminator_loss, feature_distance, win_rate
 from codecvq.training.balancer import Balancer
 
@@ -110,8 +110,8 @@ def test_the_feature_distance_is_its_definition_and_knows_no_scale() -> None:
     layers = [torch.randn(2, 3, 4), torch.randn(2, 5)]
     others = [layer + 0.1 * torch.randn_like(layer) for layer in layers]
 
-    def judged(features: list[torch.Tensor]) -> Judgement:
-        return Judgement(torch.zeros(2, 1), tuple(features))
+    def judged(features: list[torch.Tensor]) -> DiscriminatorOutput:
+        return DiscriminatorOutput(torch.zeros(2, 1), tuple(features))
 
     ratios = [
         (a - b).abs().double().flatten(1).mean(dim=1) / a.abs().double().flatten(1).mean(dim=1)

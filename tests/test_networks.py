@@ -19,7 +19,7 @@ from codecvq.networks.cost import cost_of, multiply_adds
 from codecvq.networks.fourier import power_spectra
 from codecvq.networks.interface import Network
 from codecvq.networks.spectral.framing import Crossfade, Framing
-from codecvq.networks.spectral.phase import phases_of, retrieved_phases
+from codecvq.networks.spectral.phase import retrieve_phases, unit_phases
 
 
 def test_the_gradient_of_power_spectra_is_the_true_one() -> None:
@@ -273,7 +273,7 @@ def test_phases_are_retrieved_from_magnitudes_and_more_iterations_are_better() -
     magnitudes = framing.spectra(wav).abs()
 
     def off(iterations: int) -> float:
-        phases = retrieved_phases(framing, magnitudes, iterations, None)
+        phases = retrieve_phases(framing, magnitudes, iterations, None)
         sizes = phases.abs()  # 1, and less in a bin or two where nothing sounds
         assert float(sizes.max()) < 1.001
         assert float((sizes < 0.999).float().mean()) < 1e-3
@@ -290,7 +290,7 @@ def test_the_phases_of_a_recording_give_the_recording_back() -> None:
     framing, wav = made.decoder.framing, 0.1 * torch.randn(1, 1, 12 * HOP)
     spectra = framing.spectra(wav)
     torch.testing.assert_close(
-        framing.overlap_add(spectra.abs() * phases_of(spectra), None), wav, atol=1e-5, rtol=1e-4
+        framing.overlap_add(spectra.abs() * unit_phases(spectra), None), wav, atol=1e-5, rtol=1e-4
     )
     latents = torch.randn(1, 8, 12)
     with torch.no_grad():

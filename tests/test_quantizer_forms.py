@@ -15,8 +15,8 @@ from torch import Tensor
 import codecvq
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer import ChannelsLast, Quantizer, grouped, nearest_candidates, residual
-from codecvq.quantizer.dropout import drawn_depths
-from codecvq.quantizer.estimators import GainWatch
+from codecvq.quantizer.dropout import draw_depths
+from codecvq.quantizer.estimators import GainMonitor
 
 
 def make(name: str, **options: Any) -> Quantizer:
@@ -190,7 +190,7 @@ def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
     seen: Counter[int] = Counter()
 
     def watch(*args: Any) -> torch.Tensor:
-        depths = drawn_depths(*args)
+        depths = draw_depths(*args)
         seen.update(depths.tolist())
         return depths
 
@@ -198,7 +198,7 @@ def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
     latents = torch.randn(600, quantizer.dim, 1)
     with pytest.MonkeyPatch.context() as patch:
         for module in (grouped, residual):
-            patch.setattr(module, "drawn_depths", watch)
+            patch.setattr(module, "draw_depths", watch)
         quantizer(latents)
     assert set(seen) == {1, 3}
     assert seen[3] / seen.total() == pytest.approx(2 / 3, abs=0.06)
@@ -227,12 +227,12 @@ def test_channels_last_with_a_mask_and_dropout() -> None:
 def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
     length: float, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(GainWatch, "STEPS", 5)
+    monkeypatch.setattr(GainMonitor, "STEPS", 5)
     quantizer = make("vq", codebook_size=8, estimator="rotation", init="random", decay=0.999999)
     quantizer.codebook.mul_(length)
     quantizer.dead_code_threshold = 0.0
     with caplog.at_level(logging.WARNING, "codecvq"):
-        for step in range(3 * GainWatch.STEPS * GainWatch.LOOKS):
+        for step in range(3 * GainMonitor.STEPS * GainMonitor.LOOKS):
             quantizer(torch.nn.functional.normalize(normal(1, 4, 4, seed=step), dim=1))
     assert len(caplog.records) == int(warned)
     if warned:
@@ -242,7 +242,7 @@ def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
 def test_straight_through_is_never_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     quantizer = make("vq", codebook_size=8, init="random", dead_code_threshold=0.0)
     quantizer.codebook.mul_(1000.0)
-    for step in range(GainWatch.STEPS * GainWatch.LOOKS):
+    for step in range(GainMonitor.STEPS * GainMonitor.LOOKS):
         quantizer(normal(1, 4, 4, seed=step))
     assert not caplog.records
 

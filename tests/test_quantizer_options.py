@@ -110,7 +110,7 @@ def test_an_estimator_of_a_stranger_sends_back_the_transpose_of_its_map(name: st
     torch.testing.assert_close(out.latents, before.decode(out.codes), rtol=1e-5, atol=1e-6)
     (got,) = torch.autograd.grad((out.latents * upstream).sum(), latents)
     if isinstance(quantizer, Residual) or not name.startswith("grouped"):
-        entered = quantizer.enter(rows(latents))
+        entered = quantizer.to_code_space(rows(latents))
         needed = torch.autograd.grad(entered, latents, 2 * rows(upstream).roll(-1, dims=1))[0]
     else:  # each group on its own slice
         needed = 2 * upstream.unflatten(1, (2, 4)).roll(-1, dims=2).flatten(1, 2)
@@ -213,7 +213,7 @@ def test_noise_dropout_gives_some_vectors_noise_of_one_level(bound: str) -> None
     assert bool(((values != rounded) | at_an_end)[noisy].all())  # whole vectors, one way or the other
     assert float(noisy.float().mean()) == pytest.approx(0.3, abs=0.03)
     steps = (highest - lowest) / (torch.tensor(levels * 2) - 1)
-    bounded = quantizer.enter(rows(latents))
+    bounded = quantizer.to_code_space(rows(latents))
     inside = (bounded - steps / 2 > lowest) & (bounded + steps / 2 < highest)  # noise is not cut off
     noise = ((values - bounded) / steps)[noisy[:, None] & inside].detach()
     assert float(noise.abs().max()) <= 0.5 + 1e-5
@@ -247,7 +247,7 @@ def test_the_soft_clamp_bounds_the_input_and_no_code() -> None:
     clamped, plain = make("lfq", bits=8, soft_clamp=1.5), make("lfq", bits=8)
     latents = 5 * normal(2, 8, 30)
     assert torch.equal(clamped.encode(latents), plain.encode(latents))
-    torch.testing.assert_close(clamped.enter(rows(latents)), 1.5 * (rows(latents) / 1.5).tanh())
+    torch.testing.assert_close(clamped.to_code_space(rows(latents)), 1.5 * (rows(latents) / 1.5).tanh())
     commitment = clamped(latents).losses["commitment"]
     assert float(commitment) <= 0.25 * 0.5**2 * 4 < float(plain(latents).losses["commitment"])
 

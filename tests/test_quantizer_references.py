@@ -262,7 +262,7 @@ def test_residual_fsq_digits_are_those_of_the_recursion(levels: list[int], stage
     quantizer = codecvq.build_quantizer("residual_fsq", dim=dim, levels=levels, num_codebooks=stages).eval()
     latents = torch.randn(1, dim, 1000, generator=torch.Generator().manual_seed(0))
     level = torch.tensor(levels, dtype=torch.float64)
-    bounded = quantizer.enter(latents[0].T).double()  # the float32 vector whose digits they are
+    bounded = quantizer.to_code_space(latents[0].T).double()  # the float32 vector whose digits they are
     radix = torch.tensor([1, *itertools.accumulate(levels[:-1], lambda a, b: a * b)])
     rest, codes = bounded.clone(), []
     for n in range(stages):
@@ -297,7 +297,7 @@ def test_lfq_code_is_the_nearest_of_all_sign_vectors(name: str) -> None:
     codebook = quantizer.decode(torch.arange(2**bits)[None, None])[0].T
     scale = 1.0 if name == "lfq" else bits**-0.5
     torch.testing.assert_close(codebook.abs(), torch.full_like(codebook, scale))
-    vectors = quantizer.enter(latents[0].T)
+    vectors = quantizer.to_code_space(latents[0].T)
     assert torch.equal(quantizer.encode(latents).flatten(), torch.cdist(vectors, codebook).argmin(dim=1))
 
 
@@ -309,7 +309,7 @@ def test_lfq_entropies_are_those_of_the_enumeration(name: str, temperature: floa
     quantizer = codecvq.build_quantizer(name, dim=bits, bits=bits, temperature=temperature, **options)
     latents = torch.randn(2, bits, 40, generator=torch.Generator().manual_seed(0))
     out = quantizer(latents)
-    vectors = quantizer.enter(latents.transpose(1, 2).flatten(0, 1)).double()
+    vectors = quantizer.to_code_space(latents.transpose(1, 2).flatten(0, 1)).double()
     codebook = quantizer.decode(torch.arange(2**bits)[None, None])[0].T.double()
     scale = float(codebook.abs().max())
     shares = (-(vectors[:, None] - codebook).square().sum(dim=2) / (scale**2 * temperature)).softmax(dim=1)

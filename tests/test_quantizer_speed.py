@@ -11,7 +11,7 @@ from torch import Tensor
 
 import codecvq
 from codecvq.quantizer import statistics
-from codecvq.quantizer.frames import all_finite, finite_frames, real_rows
+from codecvq.quantizer.frames import all_finite, finite_frames, real_vectors
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -78,11 +78,11 @@ def test_frames_that_are_not_finite_are_found(bad: float, dim: int) -> None:
 def test_rows_are_the_frames(dim: int, learns: bool) -> None:
     latents = torch.randn(3, dim, 5, generator=generator(), dtype=torch.float64).requires_grad_(learns)
     mask = torch.rand(3, 5, generator=generator()) < 0.6
-    rows, items = real_rows(latents, mask)
+    rows, items = real_vectors(latents, mask)
     needed = [(b, latents[b, :, t].float()) for b in range(3) for t in range(5) if mask[b, t]]
     assert torch.equal(rows, torch.stack([row for _, row in needed]))
     assert items.items.tolist() == [b for b, _ in needed]
-    assert torch.equal(real_rows(latents, None)[0], latents.transpose(1, 2).flatten(0, 1).float())
+    assert torch.equal(real_vectors(latents, None)[0], latents.transpose(1, 2).flatten(0, 1).float())
 
 
 # fsq, lfq and residual_fsq: whole numbers in floats
@@ -108,7 +108,7 @@ def test_lfq_codes_are_the_signs_as_bits(bits: int) -> None:
         [sum(1 << i for i, value in enumerate(part) if value >= 0) for part in (row[:bits], row[bits:])]
         for row in vectors.tolist()
     ]
-    assert quantizer.codes_alone(vectors).tolist() == needed
+    assert quantizer.codes_only(vectors).tolist() == needed
     assert quantizer.quantize(vectors)[1].tolist() == needed
 
 

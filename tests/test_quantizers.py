@@ -14,7 +14,7 @@ from codecvq.errors import OptionError, ShapeError, UnknownName
 from codecvq.plugins import registry
 from codecvq.quantizer import Grouped, Residual, nearest_codes
 from codecvq.quantizer.build import COMPOSITIONS, FORMS, quantizer_names, quantizer_options
-from codecvq.quantizer.dropout import kept_of
+from codecvq.quantizer.dropout import active_mask
 from codecvq.testing import Check, quantizer_checks, run_checks
 
 #: every registered quantizer with options that make a small one
@@ -248,10 +248,10 @@ def test_dropout_keeps_whole_items_at_its_rate() -> None:
 
 
 def test_what_is_kept_is_known_for_codebooks_that_see_all_and_some_that_do_not() -> None:
-    kept = kept_of([slice(None), torch.tensor([0, 2]), torch.tensor([], dtype=torch.int64)], 3)
-    assert kept is not None
-    assert kept.tolist() == [[True, True, False], [True, False, False], [True, True, False]]
-    assert kept_of([slice(None)] * 2, 3) is None
+    active = active_mask([slice(None), torch.tensor([0, 2]), torch.tensor([], dtype=torch.int64)], 3)
+    assert active is not None
+    assert active.tolist() == [[True, True, False], [True, False, False], [True, True, False]]
+    assert active_mask([slice(None)] * 2, 3) is None
 
 
 def test_a_generator_of_its_own_decides_dropout() -> None:
@@ -321,16 +321,16 @@ def test_perplexity_is_that_of_the_codes_that_dropout_kept(name: str, options: d
     latents = torch.randn(8, options["dim"], 20)
     mask = torch.arange(20) < torch.randint(5, 21, (8, 1))
     out = quantizer(latents, mask)
-    assert out.kept is not None
-    assert out.kept.shape == out.codes.shape
-    assert not bool(out.codes[~out.kept].any()), "what was dropped is 0"
-    assert torch.equal(out.kept[:, 0], mask), "the first is always kept, and only real frames are"
-    assert torch.equal(out.kept, out.kept[:, :, :1] & mask[:, None]), "by whole items"
-    assert 0 < int(out.kept[:, 1, 0].sum()) < 8
+    assert out.active is not None
+    assert out.active.shape == out.codes.shape
+    assert not bool(out.codes[~out.active].any()), "what was dropped is 0"
+    assert torch.equal(out.active[:, 0], mask), "the first is always kept, and only real frames are"
+    assert torch.equal(out.active, out.active[:, :, :1] & mask[:, None]), "by whole items"
+    assert 0 < int(out.active[:, 1, 0].sum()) < 8
     for n, size in enumerate(quantizer.codebook_sizes):
-        counts = out.codes[:, n][out.kept[:, n]].bincount().double()
+        counts = out.codes[:, n][out.active[:, n]].bincount().double()
         shares = counts[counts > 0] / counts.sum()
         perplexity = math.exp(-float((shares * shares.log()).sum()))
         assert float(out.metrics[f"perplexity/{n}"]) == pytest.approx(perplexity, rel=1e-5)
         assert float(out.metrics[f"usage/{n}"]) == pytest.approx(len(shares) / size)
-    assert quantizer.eval()(latents).kept is None
+    assert quantizer.eval()(latents).active is None

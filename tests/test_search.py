@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.quantizer import nearest_codes, prefilter, search
-from codecvq.quantizer.search import GROUP, ROWS, TILE, Kept, search_table
+from codecvq.quantizer.search import GROUP, ROWS, TILE, TensorCache, search_table
 
 WIDTH = TILE // ROWS  # codewords a tile where there are vectors enough
 SIZES = [1, 2, GROUP - 1, GROUP, GROUP + 1, 1000, WIDTH, WIDTH + 1, 2 * WIDTH + GROUP + 3]
@@ -89,7 +89,7 @@ def test_it_compiles_whole(size: int) -> None:
 
 
 def test_kept_follows_every_counted_change() -> None:
-    kept, weight = Kept(), nn.Parameter(torch.ones(2))
+    kept, weight = TensorCache(), nn.Parameter(torch.ones(2))
     made = []
 
     def get() -> Tensor:
@@ -107,14 +107,14 @@ def test_kept_follows_every_counted_change() -> None:
 
 
 def test_kept_is_not_copied() -> None:
-    kept, weight = Kept(), torch.ones(2)
+    kept, weight = TensorCache(), torch.ones(2)
     kept.get(lambda: "of the first", weight)
     assert copy.deepcopy(kept).get(lambda: "of the copy", weight) == "of the copy"
 
 
 def test_kept_works_on_inference_tensors() -> None:
     with torch.inference_mode():
-        weight, kept = torch.ones(2), Kept()
+        weight, kept = torch.ones(2), TensorCache()
         assert kept.get(lambda: float(weight.sum()), weight) == 2.0
         weight.add_(1)
         assert kept.get(lambda: float(weight.sum()), weight) == 4.0
@@ -125,7 +125,7 @@ def test_kept_works_on_inference_tensors() -> None:
 
 @pytest.fixture
 def prefiltered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefilter, "is_fast_here", lambda: True)
+    monkeypatch.setattr(prefilter, "has_fast_bfloat16", lambda: True)
     monkeypatch.setattr(search, "WORTH", 0)
 
 
@@ -152,14 +152,14 @@ def test_the_prefilter_keeps_the_group_of_the_nearest(kind: str, dim: int, prefi
     codebook, vectors = KINDS[kind](1000, dim, seed=12), KINDS[kind](300, dim, seed=13)
     table = search_table(codebook)
     assert table.coarse is not None
-    pairs = prefilter.likely_groups(vectors - table.centre, table.coarse, share=1.0)
+    pairs = prefilter.candidate_groups(vectors - table.center, table.coarse, share=1.0)
     assert pairs is not None
     group, row = pairs
     kept = torch.zeros(300, len(table.codewords) // GROUP, dtype=torch.bool)
     kept[row, group] = True
     # the same centred numbers, so that only the prefilter's own error is looked at
-    centred, codewords = (vectors - table.centre).double(), table.codewords[:1000].double()
-    scores = codewords.square().sum(dim=1) / 2 - centred @ codewords.T
+    centered, codewords = (vectors - table.center).double(), table.codewords[:1000].double()
+    scores = codewords.square().sum(dim=1) / 2 - centered @ codewords.T
     nearest = scores.argmin(dim=1) // GROUP
     assert bool(kept.gather(1, nearest[:, None]).all())
     if dim == 64 and kind != "clumps":  # or it would be of no use
@@ -174,7 +174,7 @@ def test_the_search_with_the_prefilter_finds_what_tiles_find(kind: str, dim: int
     found, needed = nearest_codes(vectors, table), nearest_codes(vectors, table._replace(coarse=None))
     different = found != needed  # both are float32, so they may break a tie of rounding in two ways
     gap = distances(vectors, codebook).square().gather(1, torch.stack([found, needed], dim=1)).diff().abs()
-    scale = (vectors - table.centre).norm(dim=1) * table.codewords.norm(dim=1).max() + table.half_norms[
+    scale = (vectors - table.center).norm(dim=1) * table.codewords.norm(dim=1).max() + table.half_norms[
         :1000
     ].max()
     assert torch.all(gap[:, 0] <= 1e-5 * scale)
@@ -194,7 +194,7 @@ def test_the_prefilter_gives_up_where_bfloat16_is_too_coarse(prefiltered: None) 
     codebook = torch.cat([codebook, torch.tensor([[0.0, -3.0], [0.0, 3.0]])])[:-1]
     table = search_table(codebook)
     assert table.coarse is not None
-    assert prefilter.likely_groups(vectors - table.centre, table.coarse) is None
+    assert prefilter.candidate_groups(vectors - table.center, table.coarse) is None
     assert torch.equal(nearest_codes(vectors, table), nearest_codes(vectors, table._replace(coarse=None)))
 
 
@@ -205,10 +205,10 @@ def test_numbers_beyond_float32_squared_are_left_to_float32(prefiltered: None) -
 
 
 def test_few_vectors_are_not_worth_a_coarse_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefilter, "is_fast_here", lambda: True)
+    monkeypatch.setattr(prefilter, "has_fast_bfloat16", lambda: True)
     codebook = draw(1000, 4, seed=20)
     assert search_table(codebook, vectors=75).coarse is None
     assert search_table(codebook[:100]).coarse is None
     assert search_table(codebook, vectors=ROWS).coarse is not None
-    monkeypatch.setattr(prefilter, "is_fast_here", lambda: False)
+    monkeypatch.setattr(prefilter, "has_fast_bfloat16", lambda: False)
     assert search_table(codebook).coarse is None

@@ -6,13 +6,13 @@ import pytest
 import torch
 from voices import HOP, RATE
 
-from codecvq.networks.voice.source import between, held, noise, pulses
+from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 
 
 def test_pulses_are_a_sum_of_cosines() -> None:
     hz = torch.tensor([[100.0, 120.0, 250.0, 180.0, 90.0]])
     made = pulses(hz, HOP, RATE)
-    rates = between(hz.log(), HOP).exp().double() / RATE
+    rates = interpolate(hz.log(), HOP).exp().double() / RATE
     turns = rates.cumsum(dim=1)
     most = (0.5 / rates.float()).floor()
     expected = torch.zeros_like(turns)
@@ -47,9 +47,9 @@ def test_noise_is_white_and_goes_on_where_it_left_off() -> None:
 
 def test_values_lie_between_the_middles_of_frames() -> None:
     torch.testing.assert_close(
-        between(torch.tensor([[0.0, 4.0]]), 4), torch.tensor([[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]])
+        interpolate(torch.tensor([[0.0, 4.0]]), 4), torch.tensor([[0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4]])
     )
     values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    assert torch.equal(held(values, mask), torch.tensor([[1.0, 2.0, 2.0], [4.0, 5.0, 6.0]]))
-    assert held(values, None) is values
+    assert torch.equal(hold_last(values, mask), torch.tensor([[1.0, 2.0, 2.0], [4.0, 5.0, 6.0]]))
+    assert hold_last(values, None) is values

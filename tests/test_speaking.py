@@ -13,12 +13,12 @@ from voices import HOP, RATE, glide, octaves_off, voice
 from codecvq.codec import Codec, load
 from codecvq.errors import OptionError, RunError
 from codecvq.networks.build import build_network
-from codecvq.networks.interface import WithLosses
+from codecvq.networks.interface import AudioWithLosses
 from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.decoder import SourceFilterDecoder, added_loss, expected_position, voice_losses
 from codecvq.networks.voice.knots import knots
 from codecvq.networks.voice.pitch import OCTAVES, STEPS, Pitch, PitchTracker, grid_size
 from codecvq.networks.voice.pitch_writer import PitchWriter
-from codecvq.networks.voice.speaking import SpeakingDecoder, added_loss, likeliest, voice_losses
 from codecvq.quantizer import build_quantizer
 from codecvq.training.initial_weights import load_initial_weights
 from codecvq.training.recipe import load_recipe
@@ -33,17 +33,17 @@ def test_a_quantizer_of_five_levels_keeps_a_written_pitch(channels: list[int]) -
     quantizer = build_quantizer(dim=12, **WRITING).eval()
     position = torch.linspace(0, OCTAVES * STEPS, 500)
     latents = torch.randn(1, 12, 500)
-    latents[0, channels] = pitch_code.written(position).T
+    latents[0, channels] = pitch_code.encode(position).T
     codes = quantizer.encode(latents)
-    found, there = pitch_code.read(quantizer.decode(codes)[0, channels].T)
+    found, there = pitch_code.decode(quantizer.decode(codes)[0, channels].T)
     assert bool(there.all())
-    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.VALUES - 1)
+    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.NUM_VALUES - 1)
     inside = position.clamp(pitch_code.LOWEST, pitch_code.HIGHEST)
     assert float((found - inside).abs().max()) <= step / 2 + 1e-3
-    assert len(set(found.tolist())) == pitch_code.VALUES == 120
-    _, there = pitch_code.read(quantizer.decode(codes[:, :1])[0, channels].T)
+    assert len(set(found.tolist())) == pitch_code.NUM_VALUES == 120
+    _, there = pitch_code.decode(quantizer.decode(codes[:, :1])[0, channels].T)
     assert not bool(there.any()), "its codebook is left out"
-    coarse, there = pitch_code.read(quantizer.decode(codes[:, :2])[0, channels].T)
+    coarse, there = pitch_code.decode(quantizer.decode(codes[:, :2])[0, channels].T)
     assert bool(there.all())
     assert float((coarse - inside).abs().max()) <= (0.5 if channels[2] == 7 else 2.5) * step + 1e-3
 
@@ -176,7 +176,7 @@ def test_frames_without_a_written_pitch_leave_their_neighbours_alone() -> None:
     """As codes of a language model may have them."""
     decoder = codec(WITH_PITCH).decoder
     latents = torch.zeros(1, 9, 12)
-    latents[..., 5:8] = pitch_code.written(torch.full((1, 9), 100.0)).tanh()
+    latents[..., 5:8] = pitch_code.encode(torch.full((1, 9), 100.0)).tanh()
     latents[:, 4, 5:8] = 0
     _, reading = decoder._read(latents, None)
     assert reading is not None
@@ -209,10 +209,10 @@ def test_training_learns_the_pitch_from_losses_of_its_own() -> None:
 
 def test_a_decoder_gives_losses_where_it_is_given_the_recording_alone() -> None:
     decoder = codec(SPEAKING).decoder
-    assert isinstance(decoder, SpeakingDecoder)
+    assert isinstance(decoder, SourceFilterDecoder)
     latents, wav = torch.randn(1, 12, 20), voice(glide(120, 180, 0.4))
     told, alone = decoder(latents, None, wav), decoder(latents)
-    assert isinstance(told, WithLosses)
+    assert isinstance(told, AudioWithLosses)
     assert told.losses.keys() == {"voicing", "pitch"}, "nothing is written"
     assert torch.equal(told.wav, alone)
 
@@ -234,7 +234,7 @@ def test_losses_of_the_pitch_are_their_definitions() -> None:
     real = torch.tensor([[True, True, True, False, False]])
     again = voice_losses(voicing, heights, longer, real)
     torch.testing.assert_close(again, losses)
-    torch.testing.assert_close(likeliest(exact), position, atol=0.02, rtol=0)
+    torch.testing.assert_close(expected_position(exact), position, atol=0.02, rtol=0)
     written = torch.tensor([[41.3, 90.0, 99.0]])  # a step off, an octave off, unvoiced
     there = torch.ones(1, 3, dtype=torch.bool)
     assert float(added_loss(written, there, Pitch(position, voiced))) == pytest.approx(1.0)
@@ -303,9 +303,9 @@ def test_what_is_written_is_the_knots_of_lines_that_follow_the_pitch(
     assert torch.equal(found[..., rest], latents[..., rest])
     if padded:
         assert torch.equal(tracker.masks[0], mask.repeat_interleave(2, dim=1))
-    read, there = pitch_code.read(found[..., channels].tanh())
+    read, there = pitch_code.decode(found[..., channels].tanh())
     wanted = knots(position, voiced, 2, mask).clamp(pitch_code.LOWEST, pitch_code.HIGHEST)
-    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.VALUES - 1)
+    step = (pitch_code.HIGHEST - pitch_code.LOWEST) / (pitch_code.NUM_VALUES - 1)
     assert bool(there.all())
     assert float((read - wanted).abs().max()) <= step / 2 + 1e-3
     middles = position.view(2, 30, 2).mean(dim=2)

@@ -28,11 +28,11 @@ from codecvq.codec.identity import (
 from codecvq.codec.saving import save_codec
 from codecvq.errors import CodecError
 from codecvq.networks.build import build_network
-from codecvq.networks.interface import WithLosses
+from codecvq.networks.interface import AudioWithLosses
 from codecvq.numerics import plain_float32, trainable_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import CodeTables, Quantized, build_quantizer
-from codecvq.quantizer.build import plain_registration, quantizer_registrations, short_spelling
+from codecvq.quantizer.build import plain_registration, quantizer_registrations, shorten_config
 
 if TYPE_CHECKING:
     from codecvq.api.codec import LatentCodec, SavableCodec
@@ -69,7 +69,7 @@ class Codec(FramedCodec, nn.Module):
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             named_options("network", network),
-            short_spelling(named_options("quantizer", quantizer)),
+            shorten_config(named_options("quantizer", quantizer)),
         )
         with trainable_float32():
             built = build_network(sample_rate=sample_rate, channels=channels, **self.network_config)
@@ -254,9 +254,9 @@ class Codec(FramedCodec, nn.Module):
         """
         latents = self.encoder(wav, mask)
         quantized = self.quantizer(latents, mask, num_codebooks, parts=parts)
-        guide = (wav,) if self.training and getattr(self.decoder, "takes_recording", False) else ()
+        guide = (wav,) if self.training and getattr(self.decoder, "uses_target_audio", False) else ()
         decoded = self.decoder(quantized.latents, mask, *guide)
-        if not isinstance(decoded, WithLosses):
+        if not isinstance(decoded, AudioWithLosses):
             return Reconstruction(decoded, latents, quantized, quantized.losses)
         own = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
         return Reconstruction(decoded.wav, latents, quantized, quantized.losses | own)

@@ -77,7 +77,7 @@ class DistillationLoss(Loss):
     def _counted(self, inputs: LossInputs) -> Tensor | None:
         """1 for real frames that have the codebook, else 0: `[B, T]`; None for all."""
         counted = inputs.mask
-        if inputs.kept is not None and self.codebook is not None:
-            kept = inputs.kept[:, self.codebook]
-            counted = kept if counted is None else counted & kept
+        if inputs.active is not None and self.codebook is not None:
+            active = inputs.active[:, self.codebook]
+            counted = active if counted is None else counted & active
         return None if counted is None else counted.float()

@@ -37,7 +37,7 @@ class LossInputs:
     #: what each codebook adds to `quantized`, `[B, D, T]` each, with gradient: for losses with `uses_parts`
     parts: tuple[Tensor, ...] | None = None
     codes: Tensor | None = None  # [B, n, T] int64
-    kept: Tensor | None = None  # [B, n, T] bool: what quantizer dropout kept; None: all
+    active: Tensor | None = None  # [B, n, T] bool: what quantizer dropout kept; None: all
     mask: Tensor | None = None  # [B, T] bool: True for real frames; None: all are
     clips: Sequence[Clip] = ()  # of each item: id, text, speaker; looked up when an item is read
     sample_rate: int = 0  # Hz

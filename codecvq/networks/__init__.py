@@ -15,18 +15,24 @@ from codecvq.api.hookspecs import DiscriminatorSpec, NetworkPartSpec, NetworkSpe
 if TYPE_CHECKING:
     from codecvq.networks.build import build_discriminator, build_network
     from codecvq.networks.fourier import local_mean, mel_filters, power_spectra
-    from codecvq.networks.interface import Discriminator, Judgement, Network, WithLosses, zero_padding
+    from codecvq.networks.interface import (
+        AudioWithLosses,
+        Discriminator,
+        DiscriminatorOutput,
+        Network,
+        zero_padding,
+    )
     from codecvq.networks.spectral import Decoder, FrameNetwork, FrontEnd, Head, spectral_network
 
 __all__ = [
+    "AudioWithLosses",
     "Decoder",
     "Discriminator",
+    "DiscriminatorOutput",
     "FrameNetwork",
     "FrontEnd",
     "Head",
-    "Judgement",
     "Network",
-    "WithLosses",
     "build_discriminator",
     "build_network",
     "local_mean",
@@ -39,7 +45,7 @@ __all__ = [
 _LAZY = {
     "build": ("build_discriminator", "build_network"),
     "fourier": ("local_mean", "mel_filters", "power_spectra"),
-    "interface": ("Discriminator", "Judgement", "Network", "WithLosses", "zero_padding"),
+    "interface": ("Discriminator", "DiscriminatorOutput", "Network", "AudioWithLosses", "zero_padding"),
     "spectral": ("Decoder", "FrameNetwork", "FrontEnd", "Head", "spectral_network"),
 }
 

@@ -10,7 +10,7 @@ from codecvq.networks.interface import Discriminator, Network
 from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options
 
-GIVEN = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
+CODEC_ARGUMENTS = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
 
 
 def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: Any) -> Network:
@@ -36,7 +36,7 @@ def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **opt
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:
     """Whatever the factory of a registered network makes, after its options were checked."""
     registration, what = registry().find(NetworkSpec, name), f"network {name!r}"
-    check_options(what, registration, options, GIVEN)
+    check_options(what, registration, options, CODEC_ARGUMENTS)
     return build_from_options(
         what, registration.make, {"sample_rate": sample_rate, "channels": channels, **options}
     )

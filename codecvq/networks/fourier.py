@@ -45,13 +45,13 @@ def power_spectra(frames: Tensor) -> Tensor:
     return _PowerSpectra.apply(frames)
 
 
-def local_mean(levels: Tensor, near: int) -> Tensor:
-    """Means over the `near` values around each along the last axis, fewer at the ends; `near` is odd.
+def local_mean(levels: Tensor, width: int) -> Tensor:
+    """Means over the `width` values around each along the last axis, fewer at the ends; `width` is odd.
 
     Shapes: `[B, X, Y]` -> `[B, X, Y]`.
     """
     rows = levels.flatten(0, 1)[:, None]
-    means = F.avg_pool1d(rows, near, stride=1, padding=near // 2, count_include_pad=False)
+    means = F.avg_pool1d(rows, width, stride=1, padding=width // 2, count_include_pad=False)
     return means.view_as(levels)
 
 

@@ -13,7 +13,7 @@ from codecvq.quantizer import Quantizer
 
 
 @dataclass(frozen=True)
-class WithLosses:
+class AudioWithLosses:
     """What a decoder that takes the recording may give in training: the audio, and losses of its own."""
 
     wav: Tensor  # [B, C, T * hop]
@@ -27,10 +27,10 @@ class Network:
     `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B,
     D, T]`, T = S/hop. `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at
     padded frames changes nothing at real ones. T is at least 1. Both may have a `reach`, without which they
-    are not known to stream. A decoder whose attribute `takes_recording` is true is called in training with
+    are not known to stream. A decoder whose attribute `uses_target_audio` is true is called in training with
     the audio that it is to make, as `decoder(latents, mask, wav)`: where its codes do not tell what the
-    losses see, as phases, it may take that from there; and it may give `WithLosses` in place of audio, which
-    are added to the other losses as they are, under "decoder/" and their name. `check` is asked of the
+    losses see, as phases, it may take that from there; and it may give `AudioWithLosses` in place of audio,
+    which are added to the other losses as they are, under "decoder/" and their name. `check` is asked of the
     quantizer when a codec is made.
     """
 
@@ -84,7 +84,7 @@ def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DiscriminatorOutput:
     """What one part of a discriminator makes of audio."""
 
     scores: Tensor  # any shape [B, …]: higher is more like recorded audio
@@ -92,7 +92,7 @@ class Judgement:
 
 
 class Discriminator(nn.Module):
-    """What a discriminator plugin makes: `judge` gives a list of judgements, one a resolution or period.
+    """What a discriminator plugin makes: `discriminate` gives a list, one a resolution or period.
 
     Args: `min_samples` the shortest audio that it can judge.
     """
@@ -101,10 +101,10 @@ class Discriminator(nn.Module):
         super().__init__()
         self.min_samples = min_samples
 
-    def forward(self, wav: Tensor) -> list[Judgement]:
+    def forward(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """Judgements of audio `[B, C, S]`."""
         self.check_length(wav.shape[2])
-        return self.judge(wav)
+        return self.discriminate(wav)
 
     def check_length(self, samples: int) -> None:
         """Raise ShapeError for audio that is too short to judge."""
@@ -114,6 +114,8 @@ class Discriminator(nn.Module):
                 "Train on longer segments (corpus.segment_s), or take shorter windows."
             )
 
-    def judge(self, wav: Tensor) -> list[Judgement]:
+    def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """As `forward`, for a plugin to define."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it judges: write judge(wav)")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it judges: define discriminate(wav)"
+        )

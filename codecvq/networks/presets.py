@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     Size = TypeVar("Size", bound=DataclassInstance)
 
 
-MOST_DEEP, MOST_WIDE = 256, 2**16  # blocks or layers; channels
+MAX_DEPTH, MAX_WIDTH = 256, 2**16  # blocks or layers; channels
 
 
-def sized(network: str, presets: Mapping[str, Size], preset: str, **given: int | None) -> Size:
+def resolve_size(network: str, presets: Mapping[str, Size], preset: str, **given: int | None) -> Size:
     """The size that a preset names, with the options that were `given` (not None) in place of its own.
 
     Raises OptionError for an unknown preset, for sizes below 1 (0 where the preset may have 0), and for more
@@ -35,7 +35,7 @@ def sized(network: str, presets: Mapping[str, Size], preset: str, **given: int |
     for field in fields(size):
         value = getattr(size, field.name)
         least = min(1, *(getattr(other, field.name) for other in presets.values()))
-        most = MOST_DEEP if field.name.endswith(("_blocks", "_layers")) else MOST_WIDE
+        most = MAX_DEPTH if field.name.endswith(("_blocks", "_layers")) else MAX_WIDTH
         if type(value) is not int or not least <= value <= most:
             raise OptionError(
                 f"{network}: {field.name} is {shortened(value)}; needed is a whole number from "

@@ -18,7 +18,7 @@ from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
 from codecvq.networks.encodec_norm import parametrized_norm
 from codecvq.networks.interface import Network
-from codecvq.networks.presets import sized
+from codecvq.networks.presets import resolve_size
 
 NORMS = ("none", "weight_norm")
 
@@ -58,7 +58,7 @@ def build_seanet(
     """A SEANet pair; the hop is the product of `ratios`, the first of which is the decoder's first and the
     encoder's last. `preset` is its size, of which the numbers that are given take the place.
     """
-    size = sized(
+    size = resolve_size(
         "seanet",
         PRESETS,
         preset,
@@ -89,7 +89,7 @@ def build_seanet(
     }
     encoder, decoder = _encodec_pair(options)
     hop_length = math.prod(ratios)
-    return Network(ItemByItem(encoder, hop_length, 1), ItemByItem(decoder, 1, hop_length), dim, hop_length)
+    return Network(PerItem(encoder, hop_length, 1), PerItem(decoder, 1, hop_length), dim, hop_length)
 
 
 def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -99,7 +99,7 @@ def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
         return SEANetEncoder(**options), SEANetDecoder(**options)
 
 
-class ItemByItem(nn.Module):
+class PerItem(nn.Module):
     """A convolutional module that runs each item of a padded batch by itself, since its inner layers see what
     stands behind an end.
     """

@@ -16,7 +16,7 @@ from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.ranks import from_first_rank, gather_rows, sum_over_ranks
 from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.results import Progress, Quantized, Terms
-from codecvq.quantizer.search import Kept, SearchTable, nearest_codes, search_table
+from codecvq.quantizer.search import SearchTable, TensorCache, nearest_codes, search_table
 from codecvq.quantizer.sequence import SequenceQuantizer
 from codecvq.quantizer.split import Split
 from codecvq.quantizer.strides import join_codes, split_codes
@@ -31,7 +31,6 @@ __all__ = [
     "Estimator",
     "Frames",
     "Grouped",
-    "Kept",
     "Progress",
     "Quantized",
     "Quantizer",
@@ -41,6 +40,7 @@ __all__ = [
     "SequenceQuantizer",
     "Split",
     "Step",
+    "TensorCache",
     "Terms",
     "build_quantizer",
     "estimate",

@@ -28,15 +28,15 @@ from codecvq.arguments import as_integer, checked_codes
 from codecvq.errors import OptionError, ShapeError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 from codecvq.quantizer import engine
+from codecvq.quantizer.base import QuantizerBase
 from codecvq.quantizer.checks import check_in_range
 from codecvq.quantizer.engine import Context, Step, Update
-from codecvq.quantizer.estimators import GainWatch, estimate, find_estimator
-from codecvq.quantizer.member import Member
+from codecvq.quantizer.estimators import GainMonitor, estimate, find_estimator
 from codecvq.quantizer.results import Quantized, Terms
 from codecvq.quantizer.strides import check_blocks
 
 
-class Quantizer(Member):
+class Quantizer(QuantizerBase):
     """Base class of every quantizer, and its public face.
 
     Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the
@@ -65,7 +65,7 @@ class Quantizer(Member):
     #: of a frame
     variable_depth: bool = False
     #: True where a residual stage depends on the sum of the stages before it, see `ConditionalQuantizer`
-    sees_sum: bool = False
+    uses_partial_sum: bool = False
     #: in frames: how far a frame's code and value depend on other frames
     reach: Reach = Reach(0, 0)
 
@@ -101,7 +101,7 @@ class Quantizer(Member):
         #: the name of its gradient estimator; None where the values carry their own gradient
         self.estimator = None if self.own_gradient else estimator or "ste"
         self._estimator = None if self.estimator is None else find_estimator(self.estimator)
-        self._watch = GainWatch(self.estimator or "")
+        self._monitor = GainMonitor(self.estimator or "")
 
     # What an author writes
 
@@ -120,7 +120,7 @@ class Quantizer(Member):
         """
         raise NotImplementedError(f"{type(self).__name__} must define dequantize(codes) -> values")
 
-    def codes_alone(self, vectors: Tensor) -> Tensor:
+    def codes_only(self, vectors: Tensor) -> Tensor:
         """The codes of `quantize`, for `encode`; define it where values take long: `[M, D]` -> `[M, N]`."""
         return self.quantize(vectors)[1]
 
@@ -216,40 +216,40 @@ class Quantizer(Member):
 
     # What compositions override and call, see `codecvq.quantizer.engine`
 
-    def enter(self, vectors: Tensor) -> Tensor:
+    def to_code_space(self, vectors: Tensor) -> Tensor:
         """Vectors in the code's own space: `[M, D]` -> `[M, code_dim]`."""
         return self.bound(self.project_in(vectors))
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
         """What `forward` makes of vectors `[M, D]` with the first `depth` codebooks."""
-        entered = self.enter(vectors)
-        values, codes = self.quantize_in(entered, context)
+        entered = self.to_code_space(vectors)
+        values, codes = self.quantize_with_context(entered, context)
         terms = self.terms_of(entered, values, codes)
-        passed = self.project_out(self.pass_gradient(entered, values))
+        passed = self.project_out(self.apply_estimator(entered, values))
         parts = (passed,) if context.parts and self.num_codebooks == 1 else None
         return Step(passed, codes, terms, self.updates_of(entered, codes), parts=parts)
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
         """The codes of `encode`: `[M, D]` -> int64 `[M, depth]`."""
-        return self.codes_in(self.enter(vectors), context)
+        return self.codes_with_context(self.to_code_space(vectors), context)
 
     def codes_to_vectors(self, codes: Tensor, context: Context) -> Tensor:
         """The values of `decode`: int64 `[M, n]` -> `[M, D]`."""
-        return self.project_out(self.dequantize_in(codes, context))
+        return self.project_out(self.dequantize_with_context(codes, context))
 
-    def quantize_in(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def quantize_with_context(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """`quantize` for vectors of which a context is known; what quantizers that depend on one override."""
         return self.quantize(vectors)
 
-    def codes_in(self, vectors: Tensor, context: Context) -> Tensor:
-        """`codes_alone` with a context."""
-        return self.codes_alone(vectors)
+    def codes_with_context(self, vectors: Tensor, context: Context) -> Tensor:
+        """`codes_only` with a context."""
+        return self.codes_only(vectors)
 
-    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
+    def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
         """`dequantize` with a context."""
         return self.dequantize(codes)
 
-    def candidates_in(self, vectors: Tensor, count: int, context: Context) -> Tensor:
+    def candidates_with_context(self, vectors: Tensor, count: int, context: Context) -> Tensor:
         """`candidates` with a context."""
         return self.candidates(vectors, count)
 
@@ -258,11 +258,11 @@ class Quantizer(Member):
         """Whether a residual form can search a beam."""
         return type(self).candidates is not Quantizer.candidates
 
-    def pass_gradient(self, vectors: Tensor, values: Tensor) -> Tensor:
+    def apply_estimator(self, vectors: Tensor, values: Tensor) -> Tensor:
         """Values with the gradient of the estimator to vectors, or with their own: `[M, D]` -> `[M, D]`."""
         if self._estimator is None:
             return values
-        return estimate(self._estimator, vectors, values, self._watch if self.training else None)
+        return estimate(self._estimator, vectors, values, self._monitor if self.training else None)
 
     def terms_of(self, entered: Tensor, values: Tensor, codes: Tensor) -> Terms:
         """The terms of a step, also where M is 0: zeros then, under the same names."""
@@ -270,7 +270,7 @@ class Quantizer(Member):
             return self.terms(entered, values, codes)
         nothing = codes.new_zeros(1, codes.shape[1])
         zero = entered.new_zeros(1, entered.shape[1])
-        value = self.dequantize_in(nothing, Context.of_one_item(1, zero.device))
+        value = self.dequantize_with_context(nothing, Context.of_one_item(1, zero.device))
         terms = self.terms(zero, value, nothing)
         return Terms(
             {name: loss * 0.0 for name, loss in terms.losses.items()},

@@ -36,10 +36,12 @@ def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
         width = min(beam, stack.codebook_sizes[n])
         flat, total = rests.flatten(0, 1), totals.flatten(0, 1)
         stage, context = stack.stage(n), _context(total)
-        found = stage.candidates_in(stack.enter_stage(n, flat), width, context)  # [M·sums, width]
+        found = stage.candidates_with_context(
+            stack.to_stage_space(n, flat), width, context
+        )  # [M·sums, width]
         flat, total = (rows.repeat_interleave(width, dim=0) for rows in (flat, total))
-        value = stage.dequantize_in(found.reshape(-1, 1), _context(total))
-        values = stack.leave_stage(n, value)
+        value = stage.dequantize_with_context(found.reshape(-1, 1), _context(total))
+        values = stack.from_stage_space(n, value)
         rests, totals = ((flat - values), (total + values))
         rests, totals = (rows.unflatten(0, (-1, sums * width)) for rows in (rests, totals))
         longer = codes.repeat_interleave(width, dim=1)
@@ -51,16 +53,16 @@ def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
     return codes[:, 0]
 
 
-def _context(so_far: Tensor) -> Context:
-    return Context(Frames(1, len(so_far), None, so_far.device), so_far)
+def _context(partial_sum: Tensor) -> Context:
+    return Context(Frames(1, len(partial_sum), None, partial_sum.device), partial_sum)
 
 
 @torch.no_grad()
 def nearest_candidates(vectors: Tensor, codebook: Tensor, count: int) -> Tensor:
     """The `count` nearest codewords of each vector, in order: `[M, D]`, `[K, D]` -> int64 `[M, count]`."""
-    centre = codebook.mean(dim=0)  # centred as in `nearest_codes`, for the same reason
-    centred = codebook - centre
-    half_norms = centred.square().sum(dim=1) / 2
-    tiles = (vectors - centre).split(max(1, FLOATS // len(codebook)))
-    scores = (torch.addmm(half_norms, tile, centred.T, alpha=-1) for tile in tiles)
+    center = codebook.mean(dim=0)  # centred as in `nearest_codes`, for the same reason
+    centered = codebook - center
+    half_norms = centered.square().sum(dim=1) / 2
+    tiles = (vectors - center).split(max(1, FLOATS // len(codebook)))
+    scores = (torch.addmm(half_norms, tile, centered.T, alpha=-1) for tile in tiles)
     return torch.cat([score.topk(count, dim=1, largest=False).indices for score in scores])

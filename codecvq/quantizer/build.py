@@ -16,7 +16,7 @@ from codecvq.plugins import Registry, registry
 from codecvq.plugins.options import build_from_options, check_options, option_defaults, shortened
 from codecvq.plugins.registration import Registration
 from codecvq.quantizer.author import Quantizer
-from codecvq.quantizer.compose import described
+from codecvq.quantizer.compose import name_and_options
 
 COMPOSITIONS = ("residual", "multiscale", "grouped", "split")
 FORMS = ("residual_", "multiscale_", "grouped_")  # short spellings
@@ -53,8 +53,8 @@ def quantizer_names() -> list[str]:
 def plain_registration(name: str) -> Registration[QuantizerSpec]:
     """The plugin's offer behind `name`: that of X for residual_X, unless residual_X itself is registered."""
     loaded = registry()
-    form = _form_to_derive(loaded, name)
-    return plain_registration(_without(form, name)) if form else _find(loaded, name)
+    form = _derived_form(loaded, name)
+    return plain_registration(_without_prefix(form, name)) if form else _lookup(loaded, name)
 
 
 def quantizer_registrations(
@@ -63,7 +63,7 @@ def quantizer_registrations(
     """The offers behind a quantizer `{name: …, options}` and behind every quantizer inside it, by where they
     stand: "quantizer", "quantizer.semantic", "quantizer.of.0".
     """
-    name, options = described(config)
+    name, options = name_and_options(config)
     found = {key: plain_registration(name)}
     if plain_registration(name).spec.name in COMPOSITIONS:
         for part in ("of", "semantic", "acoustic"):
@@ -76,10 +76,10 @@ def quantizer_registrations(
 
 def quantizer_options(name: str) -> dict[str, Any]:
     """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
-    form = _form_to_derive(registry(), name)
+    form = _derived_form(registry(), name)
     if not form:
         return option_defaults(plain_registration(name))
-    own = quantizer_options(_without(form, name)) | _form_options(form)
+    own = quantizer_options(_without_prefix(form, name)) | _form_options(form)
     if form == "residual_":
         own["num_codebooks"] = inspect.Parameter.empty
     return (
@@ -87,31 +87,31 @@ def quantizer_options(name: str) -> dict[str, Any]:
     )
 
 
-def short_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
+def shorten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The one way in which a quantizer's `{name: …, options}` is written down: short where there is a short
     spelling. So two spellings of a codec have one identity.
     """
-    name, options = described(config)
+    name, options = name_and_options(config)
     form = f"{name}_"
     if form not in FORMS or not isinstance(options.get("of"), (str, Mapping)):
         return dict(config)
     rest = {key: value for key, value in options.items() if key != "of"}
-    inner = short_spelling(_as_mapping(options["of"]))
+    inner = shorten_config(_as_mapping(options["of"]))
     if form == "grouped_" and "num_codebooks" not in inner:
         rest = {("num_codebooks" if key == "num_groups" else key): value for key, value in rest.items()}
     distribution, slash, bare = inner["name"].rpartition("/")
     short = {**inner, "name": f"{distribution}{slash}{form}{bare}", **rest}
-    if bare in COMPOSITIONS or inner.keys() & rest.keys() or not _form_to_derive(registry(), short["name"]):
+    if bare in COMPOSITIONS or inner.keys() & rest.keys() or not _derived_form(registry(), short["name"]):
         return dict(config)
-    same = expanded(short["name"], {k: v for k, v in short.items() if k != "name"})
+    same = expand_name(short["name"], {k: v for k, v in short.items() if k != "name"})
     wanted = (name, {**options, "of": inner})
     return short if same == wanted else dict(config)
 
 
-def expanded(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def expand_name(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and options of the composition that a name such as residual_X is short for."""
-    form = _form_to_derive(registry(), name)
-    inner, own = _without(form, name), dict(options)
+    form = _derived_form(registry(), name)
+    inner, own = _without_prefix(form, name), dict(options)
     theirs = _form_options(form)
     if form == "grouped_":
         groups = own.pop("num_groups", None)
@@ -128,7 +128,7 @@ def expanded(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
 def _form_options(form: str) -> dict[str, Any]:
     """Option -> default of a composition, but for what it is made of."""
-    options = option_defaults(_find(registry(), form[:-1]))
+    options = option_defaults(_lookup(registry(), form[:-1]))
     return {key: default for key, default in options.items() if key not in ("dim", "of")}
 
 
@@ -137,9 +137,9 @@ def _as_mapping(part: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer:
-    if _form_to_derive(loaded, name):
-        return _build(loaded, *expanded(name, options))
-    registration, what = _find(loaded, name), f"quantizer {name!r}"
+    if _derived_form(loaded, name):
+        return _build(loaded, *expand_name(name, options))
+    registration, what = _lookup(loaded, name), f"quantizer {name!r}"
     check_options(what, registration, options)
     if options.get("num_codebooks") is not None:
         _check_count(name, options["num_codebooks"])
@@ -152,19 +152,19 @@ def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer
     return quantizer
 
 
-def _form_to_derive(loaded: Registry, name: str) -> str:
+def _derived_form(loaded: Registry, name: str) -> str:
     """The short form that the name begins with, as "residual_"; "" if it has none or is registered itself."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
     return "" if form and bare in loaded.registrations(QuantizerSpec) else form
 
 
-def _without(form: str, name: str) -> str:
+def _without_prefix(form: str, name: str) -> str:
     distribution, slash, bare = name.rpartition("/")
     return f"{distribution}{slash}{bare.removeprefix(form)}"
 
 
-def _find(loaded: Registry, name: str) -> Registration[QuantizerSpec]:
+def _lookup(loaded: Registry, name: str) -> Registration[QuantizerSpec]:
     try:
         return loaded.find(QuantizerSpec, name)
     except UnknownName:

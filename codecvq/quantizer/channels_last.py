@@ -34,9 +34,9 @@ class ChannelsLast(nn.Module):
             raise ShapeError(f"mask is {list(mask.shape)}; needed is {list(shape)}, one for each vector")
         flat_mask = None if mask is None else mask.reshape(_batch_and_frames(shape))
         out = self.quantizer(_channels_first(vectors), flat_mask, num_codebooks)
-        kept = None if out.kept is None else _channels_last(out.kept, shape)
+        active = None if out.active is None else _channels_last(out.active, shape)
         latents, codes = _channels_last(out.latents, shape), _channels_last(out.codes, shape)
-        return Quantized(latents, codes, out.losses, out.metrics, kept)
+        return Quantized(latents, codes, out.losses, out.metrics, active)
 
     def encode(self, vectors: Tensor, num_codebooks: int | None = None) -> Tensor:
         """Codes alone: `[..., D]` -> int64 `[..., n]`."""

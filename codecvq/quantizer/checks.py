@@ -13,7 +13,7 @@ from codecvq.quantizer.frames import all_finite
 
 def check_finite(latents: Tensor) -> None:
     """Raise NonFiniteError for NaN or infinity in latents `[B, D, T]`."""
-    refuse(~all_finite(latents), lambda: _not_finite(latents))
+    raise_if(~all_finite(latents), lambda: _not_finite(latents))
 
 
 def check_in_range(codes: Tensor, sizes: tuple[int, ...], variable_depth: bool = False) -> None:
@@ -22,12 +22,12 @@ def check_in_range(codes: Tensor, sizes: tuple[int, ...], variable_depth: bool =
     """
     if variable_depth:
         absent = codes == -1
-        refuse((absent[:, :-1] & ~absent[:, 1:]), lambda: _not_a_suffix(codes))
+        raise_if((absent[:, :-1] & ~absent[:, 1:]), lambda: _not_a_suffix(codes))
         codes = codes.masked_fill(absent, 0)
-    refuse(_outside(codes, sizes), lambda: _out_of_range(codes, sizes))
+    raise_if(_outside(codes, sizes), lambda: _out_of_range(codes, sizes))
 
 
-def refuse(wrong: Tensor, error: Callable[[], Exception]) -> None:
+def raise_if(wrong: Tensor, error: Callable[[], Exception]) -> None:
     """Raise what `error` makes where any of `wrong` is True; inside torch.compile a RuntimeError, as a graph
     can raise no other.
     """

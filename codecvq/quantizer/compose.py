@@ -27,7 +27,7 @@ from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.split import Split
 
 #: a quantizer inside another: its name, or `name` and its options. Any: what a plugin takes
-Part: TypeAlias = "str | Mapping[str, Any]"
+MemberConfig: TypeAlias = "str | Mapping[str, Any]"
 
 
 def residual(
@@ -94,28 +94,31 @@ def grouped(
         )
     if num_groups is not None and num_groups != len(members):
         raise OptionError(f"quantizer 'grouped': num_groups is {num_groups}, and dims has {len(members)}")
-    first = built(members[0], widths[0])
+    first = build_member(members[0], widths[0])
     _check_count("grouped", len(members) * first.num_codebooks)
-    rest = [built(copied(member), width) for member, width in zip(members[1:], widths[1:], strict=True)]
+    rest = [
+        build_member(copy_member(member), width)
+        for member, width in zip(members[1:], widths[1:], strict=True)
+    ]
     return Grouped([first, *rest], dropout=dropout, dropout_depths=dropout_depths)
 
 
 def split(dim: int, semantic: str | Mapping[str, Any], acoustic: str | Mapping[str, Any]) -> Quantizer:
     """A semantic quantizer beside an acoustic one on the same latents, as in Mimi (arXiv:2410.00037)."""
-    return Split(built(semantic, dim), built(acoustic, dim))
+    return Split(build_member(semantic, dim), build_member(acoustic, dim))
 
 
-def built(part: Part, dim: int) -> Quantizer:
+def build_member(part: MemberConfig, dim: int) -> Quantizer:
     """The quantizer that a part of a composition describes. Raises OptionError and UnknownName."""
     from codecvq.quantizer.build import build_quantizer  # which builds compositions
 
-    name, options = described(part)
+    name, options = name_and_options(part)
     if "dim" in options:
         raise OptionError(f"quantizer {name!r}: dim is that of the composition around it. Remove it.")
     return build_quantizer(name, dim=dim, **options)
 
 
-def described(part: object) -> tuple[str, dict[str, Any]]:
+def name_and_options(part: object) -> tuple[str, dict[str, Any]]:
     """Name and options of a part of a composition. Raises OptionError where it is none."""
     if isinstance(part, str):
         return part, {}
@@ -128,7 +131,7 @@ def described(part: object) -> tuple[str, dict[str, Any]]:
     return options.pop("name"), options
 
 
-def copied(part: Part) -> Part:
+def copy_member(part: MemberConfig) -> MemberConfig:
     """A part for one more stage or group: modules among its options are copied, so that none is shared."""
     if isinstance(part, str):
         return part
@@ -155,8 +158,8 @@ def _stack(
             f"quantizer {form!r}: num_codebooks is {len(members)}, and stages has {len(overrides)}"
         )
     _check_count(form, len(members))
-    name, own = described(members[0])
-    first = built({"name": name, **own, **overrides[0]}, dim)
+    name, own = name_and_options(members[0])
+    first = build_member({"name": name, **own, **overrides[0]}, dim)
     one = shared or first.refines
     if one and (any(overrides) or isinstance(of, (list, tuple))):
         raise OptionError(
@@ -164,16 +167,21 @@ def _stack(
             f"{'grid' if first.refines else 'codebook'}. Give the options beside `stages`, once."
         )
     if first.refines:  # one grid serves all stages; its projection is the stack's
-        first = built({"name": name, **own}, first.code_dim)
+        first = build_member({"name": name, **own}, first.code_dim)
         return Residual(dim, [first], num_codebooks=len(members), **options)
     rest = [] if one else [
-        built(copied({"name": described(member)[0], **described(member)[1], **override}), dim)
+        build_member(copy_member(_with_options(member, override)), dim)
         for member, override in zip(members[1:], overrides[1:], strict=True)
     ]  # fmt: skip
     return Residual(dim, [first, *rest], num_codebooks=len(members), **options)
 
 
-def _members(form: str, of: object, key: str, count: int | None) -> list[Part]:
+def _with_options(member: MemberConfig, override: Mapping[str, Any]) -> MemberConfig:
+    name, options = name_and_options(member)
+    return {"name": name, **options, **override}
+
+
+def _members(form: str, of: object, key: str, count: int | None) -> list[MemberConfig]:
     """What each stage or group is."""
     if isinstance(of, (list, tuple)):
         if not of or count not in (None, len(of)):
@@ -181,14 +189,14 @@ def _members(form: str, of: object, key: str, count: int | None) -> list[Part]:
                 f"quantizer {form!r}: of lists {len(of)} quantizers, and {key} is {count}. Leave {key} out."
             )
         return list(of)
-    described(of)
+    name_and_options(of)
     number = as_integer(count)
     if number is None or not 1 <= number <= MAX_CODEBOOKS:
         raise OptionError(
             f"quantizer {form!r} needs {key}, a whole number from 1 to {MAX_CODEBOOKS}; given is "
             f"{shortened(count)}."
         )
-    return [of] * number  # type: ignore[list-item]  # `described` has checked it
+    return [of] * number  # type: ignore[list-item]  # `name_and_options` has checked it
 
 
 def _check_overrides(form: str, stages: object) -> None:

@@ -25,7 +25,7 @@ def check_dropout(dropout: float, depths: Sequence[int], count: int) -> None:
         )
 
 
-def drawn_depths(
+def draw_depths(
     count: int, depth: int, dropout: float, depths: Sequence[int], generator: torch.Generator | None
 ) -> Tensor:
     """How many of `depth` codebooks each of `count` items keeps, `[B]`: all, or with probability `dropout` n
@@ -41,9 +41,9 @@ def drawn_depths(
     return torch.where(drop, some, depth)
 
 
-def rows_of(depths: Tensor, frames: Frames, depth: int) -> list[Tensor | slice]:
+def rows_by_codebook(depths: Tensor, frames: Frames, depth: int) -> list[Tensor | slice]:
     """Which vectors each of the first `depth` codebooks sees, of the depths `[B]` of the items."""
-    if not frames.are_all:
+    if not frames.is_complete:
         of_vectors = to_device(depths, frames.device)[frames.items]  # [M]
         return [(of_vectors > n).nonzero()[:, 0] for n in range(depth)]
     depths, order = depths.cpu(), torch.arange(frames.length)  # on the CPU already, unless a generator is not
@@ -51,23 +51,23 @@ def rows_of(depths: Tensor, frames: Frames, depth: int) -> list[Tensor | slice]:
     return list(to_device(torch.cat(rows), frames.device).split([len(part) for part in rows]))
 
 
-def kept_of(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
+def active_mask(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
     """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`;
     None where all have all.
     """
     devices = [seen.device for seen in rows if isinstance(seen, Tensor)]
     if not devices:
         return None
-    kept = torch.zeros(len(rows), count, dtype=torch.bool, device=devices[0])
-    for column, seen in zip(kept, rows, strict=True):
+    active = torch.zeros(len(rows), count, dtype=torch.bool, device=devices[0])
+    for column, seen in zip(active, rows, strict=True):
         if isinstance(seen, Tensor):
             column.index_fill_(0, seen, True)
         else:
             column[seen] = True
-    return kept.T
+    return active.T
 
 
-def in_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:
+def scatter_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:
     """`part` in the rows of `[count, X]` that it is of, 0 in the others; a slice is all of them."""
     if isinstance(rows, slice):
         return part

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codecvq.quantizer.checks import check_finite
-from codecvq.quantizer.frames import Frames, finite_frames, in_place, real_rows
+from codecvq.quantizer.frames import Frames, finite_frames, real_vectors, to_batch
 from codecvq.quantizer.ranks import counts_over_ranks, sum_over_ranks
 from codecvq.quantizer.results import Quantized, Terms
 from codecvq.quantizer.statistics import code_metrics
@@ -35,7 +35,7 @@ class Context:
     """What is known of M vectors besides their values."""
 
     frames: Frames  # which item and frame each of them is
-    so_far: Tensor | None = None  # [M, D] in a residual form: the sum of the stages before
+    partial_sum: Tensor | None = None  # [M, D] in a residual form: the sum of the stages before
     parts: bool = False  # whether `Step.parts` are asked for
 
     @classmethod
@@ -47,8 +47,8 @@ class Context:
         """The context of the vectors at `rows`, int64 `[m]`; a slice is all of them."""
         if isinstance(rows, slice):
             return self
-        so_far = None if self.so_far is None else self.so_far[rows]
-        return replace(self, frames=self.frames.select(rows), so_far=so_far)
+        partial_sum = None if self.partial_sum is None else self.partial_sum[rows]
+        return replace(self, frames=self.frames.select(rows), partial_sum=partial_sum)
 
 
 @dataclass(frozen=True)
@@ -59,61 +59,61 @@ class Step:
     codes: Tensor  # [M, n]
     terms: Terms
     updates: list[Update]
-    kept: Tensor | None = None  # [M, n] bool: which codes were chosen, not 0 by dropout; None: all were
+    active: Tensor | None = None  # [M, n] bool: which codes were chosen, not 0 by dropout; None: all were
     parts: tuple[Tensor, ...] | None = None  # [M, D] each: what each codebook adds, if asked for
 
 
 def forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None, depth: int, parts: bool) -> Quantized:
     """See `Quantizer.forward`."""
-    with in_float32(latents.device):
-        vectors, frames = real_rows(latents, mask)
+    with without_autocast(latents.device):
+        vectors, frames = real_vectors(latents, mask)
         finite = finite_frames(latents).flatten()[:, None]
         finite = finite if frames.real is None else finite[frames.real]
         whole = _known_finite(finite)
         clean = vectors if whole else torch.where(finite, vectors, 0.0)
         context = Context(frames, parts=parts)
         if quantizer.training and quantizer.has_state and not quantizer.is_frozen:
-            step = _learning_step(quantizer, clean, finite, context, depth)
+            step = _training_step(quantizer, clean, finite, context, depth)
         else:
             step = quantizer.step(clean, context, depth)
         step = step if quantizer.training else _as_decoded(quantizer, step, context)
         values = step.values if whole else torch.where(finite, step.values, torch.nan)
-        chosen = step.codes >= 0 if quantizer.variable_depth else step.kept
+        chosen = step.codes >= 0 if quantizer.variable_depth else step.active
         metrics = code_metrics(step.codes, quantizer.codebook_sizes, chosen) | step.terms.metrics
     return Quantized(
-        latents=in_place(values, frames).to(latents.dtype),
-        codes=in_place(step.codes, frames),
+        latents=to_batch(values, frames).to(latents.dtype),
+        codes=to_batch(step.codes, frames),
         losses=step.terms.losses,
         metrics={name: value.detach() for name, value in metrics.items()},
-        kept=None if step.kept is None else in_place(step.kept, frames),
-        parts=None if step.parts is None else tuple(in_place(part, frames) for part in step.parts),
+        active=None if step.active is None else to_batch(step.active, frames),
+        parts=None if step.parts is None else tuple(to_batch(part, frames) for part in step.parts),
     )
 
 
 @torch.no_grad()
 def encode(quantizer: Quantizer, latents: Tensor, depth: int, mask: Tensor | None) -> Tensor:
     """See `Quantizer.encode`."""
-    quiet = as_in_eval(quantizer) if quantizer.training else nullcontext()
-    with quiet, in_float32(latents.device):
+    quiet = eval_mode(quantizer) if quantizer.training else nullcontext()
+    with quiet, without_autocast(latents.device):
         if mask is not None:
             latents = torch.where(mask[:, None], latents, 0.0)
         check_finite(latents)
-        vectors, frames = real_rows(latents, mask)
+        vectors, frames = real_vectors(latents, mask)
         codes = quantizer.vectors_to_codes(vectors, Context(frames), depth)
-    return in_place(codes, frames)
+    return to_batch(codes, frames)
 
 
 def decode(quantizer: Quantizer, codes: Tensor, mask: Tensor | None) -> Tensor:
     """See `Quantizer.decode`."""
-    with in_float32(codes.device):
+    with without_autocast(codes.device):
         real = None if mask is None else mask.flatten()
         rows = codes.transpose(1, 2).flatten(0, 1)
         frames = Frames(codes.shape[0], codes.shape[2], real, codes.device)
         values = quantizer.codes_to_vectors(rows if real is None else rows[real], Context(frames))
-    return in_place(values, frames)
+    return to_batch(values, frames)
 
 
-def _learning_step(
+def _training_step(
     quantizer: Quantizer, vectors: Tensor, finite: Tensor, context: Context, depth: int
 ) -> Step:
     """A step with the updates of codebook state, which stay undone where the batch has non-finite vectors
@@ -122,7 +122,7 @@ def _learning_step(
     counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
     learns = (counts[0] > 0) & (counts[1] == 0)
     if reads_without_sync(vectors.device):
-        with nullcontext() if learns else as_in_eval(quantizer):
+        with nullcontext() if learns else eval_mode(quantizer):
             step = quantizer.step(vectors, context, depth)
         if learns:
             _run_updates(step.updates)
@@ -132,9 +132,9 @@ def _learning_step(
     _run_updates(step.updates)
     with torch.no_grad():  # undone on the device: to read `learns` here would wait for it
         for tensor, version, old in before:
-            kept = torch.where(learns, tensor.detach(), old)
+            result = torch.where(learns, tensor.detach(), old)
             # a write that counts only where there was one: a pending backward, or a cache, goes by it
-            (tensor if tensor._version != version else tensor.data).copy_(kept)
+            (tensor if tensor._version != version else tensor.data).copy_(result)
     return step
 
 
@@ -163,7 +163,7 @@ def _run_updates(updates: list[Update]) -> None:
 
 
 @contextmanager
-def as_in_eval(quantizer: Quantizer) -> Iterator[None]:
+def eval_mode(quantizer: Quantizer) -> Iterator[None]:
     """A block in which the quantizer is in eval: no codebook starts from data, nothing is dropped."""
     training = [module for module in quantizer.modules() if module.training]
     for module in training:
@@ -175,7 +175,7 @@ def as_in_eval(quantizer: Quantizer) -> Iterator[None]:
             module.training = True
 
 
-def in_float32(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A block without autocast. To enter one takes as long as to decode a few codes: only where it is on."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)

@@ -40,19 +40,19 @@ def straight_through(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
     return x
 
 
-def estimate(estimator: Estimator, z: Tensor, q: Tensor, watch: GainWatch | None = None) -> Tensor:
+def estimate(estimator: Estimator, z: Tensor, q: Tensor, monitor: GainMonitor | None = None) -> Tensor:
     """`q`, bit for bit, with the gradient that `estimator` sends to `z`; none goes to `q`.
 
-    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`. `watch` warns where G makes gradients much longer or shorter.
+    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`. `monitor` warns if G scales gradients much.
     """
     moved = estimator(z, z.detach(), q.detach())
-    if watch is not None and moved is not z and not torch.compiler.is_compiling():
-        watch.see(z.detach(), moved.detach())
+    if monitor is not None and moved is not z and not torch.compiler.is_compiling():
+        monitor.observe(z.detach(), moved.detach())
     # the bracket is 0 forward: q + 0 is q exactly, z + (q - z) is not
     return q.detach() + (moved - moved.detach())
 
 
-class GainWatch:
+class GainMonitor:
     """Warns, once, where |G z|/|z| stays outside [0.1, 10]: G z is q for the rotation, so that codewords much
     shorter or longer than latents scale the gradient of the encoder away, or blow it up.
 
@@ -61,17 +61,17 @@ class GainWatch:
     """
 
     LOWEST, HIGHEST = 0.1, 10.0
-    STEPS, LOOKS = 50, 4
+    STEPS, CHECKS = 50, 4
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._steps = self._outside = 0
         self._gains: deque[AsyncScalar] = deque()
 
-    def see(self, z: Tensor, moved: Tensor) -> None:
+    def observe(self, z: Tensor, moved: Tensor) -> None:
         """One training step: z and G z, `[M, D]`."""
         self._steps += 1
-        if self._steps % self.STEPS or not len(z) or self._outside >= self.LOOKS:
+        if self._steps % self.STEPS or not len(z) or self._outside >= self.CHECKS:
             return
         self._gains.append(AsyncScalar((moved.norm(dim=1) / z.norm(dim=1).clamp(min=1e-12)).median()))
         while self._gains and (gain := self._gains[0].value()) is not None:
@@ -81,15 +81,15 @@ class GainWatch:
     def _count(self, gain: float) -> None:
         # G may bound its scale at just HIGHEST, so that counts as beyond
         self._outside = 0 if self.LOWEST <= gain < 0.99 * self.HIGHEST else self._outside + 1
-        if self._outside == self.LOOKS:
+        if self._outside == self.CHECKS:
             logger.warning(
                 "estimator %s: for %d steps codewords have been about %.3g times as long as latents, and "
                 "gradients are scaled by as much. Use init: kmeans, dead_code_threshold above 0, or "
                 "estimator: rotation_unscaled.",
                 self.name,
-                self.LOOKS * self.STEPS,
+                self.CHECKS * self.STEPS,
                 gain,
             )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> GainWatch:
-        return GainWatch(self.name)
+    def __deepcopy__(self, memo: dict[int, Any]) -> GainMonitor:
+        return GainMonitor(self.name)

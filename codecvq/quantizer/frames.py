@@ -42,7 +42,7 @@ class Frames:
         return index if self.rows is None else index[self.rows]
 
     @property
-    def are_all(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every frame of the batch is among them."""
         return self.real is None and self.rows is None
 
@@ -55,7 +55,7 @@ class Frames:
     def to_items(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors `[M, X]` as items `[B, X, T]`, zero elsewhere, and the mask `[B, T]` of these."""
         shape = (self.count, self.length)
-        if self.are_all:
+        if self.is_complete:
             mask = torch.ones(shape, dtype=torch.bool, device=self.device)
             return vectors.unflatten(0, shape).transpose(1, 2), mask
         positions, total = self.positions, self.count * self.length
@@ -66,7 +66,7 @@ class Frames:
     def to_vectors(self, items: Tensor) -> Tensor:
         """The inverse of `to_items`: items `[B, X, T]` -> vectors `[M, X]`."""
         rows = items.transpose(1, 2).flatten(0, 1)
-        return rows if self.are_all else rows[self.positions]
+        return rows if self.is_complete else rows[self.positions]
 
     def blocks(self, stride: int) -> Blocks:
         """The blocks of `stride` frames that these vectors are in."""
@@ -74,7 +74,7 @@ class Frames:
         positions = self.positions
         index = positions // self.length * per_item + positions % self.length // stride  # [M]
         total = self.count * per_item
-        if self.are_all:
+        if self.is_complete:
             frames = Frames(self.count, per_item, None, self.device)
         else:  # number those that have a frame
             present = torch.zeros(total, dtype=torch.bool, device=self.device).index_fill_(0, index, True)
@@ -104,12 +104,12 @@ class Blocks:
         """The row of its block for each vector: `[P, X]` -> `[M, X]`."""
         return rows[self.index]
 
-    def firsts(self, rows: Tensor) -> Tensor:
+    def first_rows(self, rows: Tensor) -> Tensor:
         """The row of the first vector of each block: `[M, X]` -> `[P, X]`."""
         return rows[self.first]
 
 
-def real_rows(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Frames]:
+def real_vectors(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Frames]:
     """Real frames of latents `[B, D, T]` as float32 vectors `[M, D]`, and which frames they are."""
     batch, _, frames = latents.shape
     if latents.shape[1] <= FEW:
@@ -149,7 +149,7 @@ def all_finite(latents: Tensor) -> Tensor:
     return (least.float() > -torch.inf) & (greatest.float() < torch.inf)
 
 
-def in_place(rows: Tensor, frames: Frames) -> Tensor:
+def to_batch(rows: Tensor, frames: Frames) -> Tensor:
     """Rows `[M, X]` of a whole batch in their places, zero elsewhere: `[B, X, T]`."""
     if frames.real is not None:
         full = rows.new_zeros(frames.count * frames.length, rows.shape[1])

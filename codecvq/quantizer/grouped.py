@@ -17,11 +17,11 @@ from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
-from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, rows_of
+from codecvq.quantizer.dropout import check_dropout, draw_depths, rows_by_codebook, scatter_rows
 from codecvq.quantizer.engine import Context, Step
 from codecvq.quantizer.frames import Frames
 from codecvq.quantizer.results import Terms
-from codecvq.quantizer.tables import joined_tables
+from codecvq.quantizer.tables import join_tables
 
 
 class Grouped(Quantizer):
@@ -37,7 +37,7 @@ class Grouped(Quantizer):
         self, groups: Sequence[Quantizer], *, dropout: float = 0.0, dropout_depths: Sequence[int] = ()
     ) -> None:
         check_dropout(dropout, dropout_depths, len(groups))
-        refuse_variable_depth(groups)
+        reject_variable_depth(groups)
         sizes = [size for group in groups for size in group.codebook_sizes]
         self.own_gradient = any(group.own_gradient for group in groups)
         self.training_values_differ = any(group.training_values_differ for group in groups)
@@ -55,7 +55,7 @@ class Grouped(Quantizer):
 
     def code_tables(self) -> CodeTables | None:
         """Those of all groups."""
-        return joined_tables(self._members())
+        return join_tables(self._members())
 
     def _members(self) -> list[Quantizer]:
         return [group for group in self.groups if isinstance(group, Quantizer)]
@@ -97,45 +97,49 @@ class Grouped(Quantizer):
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
         """The steps of the groups that the first `depth` codebooks are of, side by side."""
         groups = self._first(depth)
-        kept = self._kept_rows(context.frames, len(groups))
-        parts = zip(groups, self._slices(vectors), kept, strict=False)
+        active = self._active_rows(context.frames, len(groups))
+        parts = zip(groups, self._slices(vectors), active, strict=False)
         steps = [
             group.step(part[rows], context.select(rows), group.num_codebooks) for group, part, rows in parts
         ]
-        values = [in_rows(rows, step.values, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
-        codes = [in_rows(rows, step.codes, len(vectors)) for step, rows in zip(steps, kept, strict=True)]
+        values = [
+            scatter_rows(rows, step.values, len(vectors)) for step, rows in zip(steps, active, strict=True)
+        ]
+        codes = [
+            scatter_rows(rows, step.codes, len(vectors)) for step, rows in zip(steps, active, strict=True)
+        ]
         return Step(
             self._filled(torch.cat(values, dim=1)),
             torch.cat(codes, dim=1),
             _joined(groups, steps),
             [update for step in steps for update in step.updates],
-            kept_codes(steps, kept, len(vectors)),
-            self._parts(steps, kept, len(vectors)) if context.parts else None,
+            active_codes(steps, active, len(vectors)),
+            self._parts(steps, active, len(vectors)) if context.parts else None,
         )
 
     def _parts(
-        self, steps: Sequence[Step], kept: Sequence[Tensor | slice], count: int
+        self, steps: Sequence[Step], active: Sequence[Tensor | slice], count: int
     ) -> tuple[Tensor, ...] | None:
         """What each codebook adds, in the channels of its group: `[M, D]` each; None if a group has none."""
         found, first = [], 0
-        for step, rows in zip(steps, kept, strict=True):
+        for step, rows in zip(steps, active, strict=True):
             if step.parts is None:
                 return None
             width = step.values.shape[1]
             padding = (first, self.dim - first - width)
-            found += [F.pad(in_rows(rows, part, count), padding) for part in step.parts]
+            found += [F.pad(scatter_rows(rows, part, count), padding) for part in step.parts]
             first += width
         return tuple(found)
 
-    def _kept_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
+    def _active_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
         """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
-        depths = drawn_depths(frames.count, count, self.dropout, self.dropout_depths, self.generator)
-        return rows_of(depths, frames, count)
+        depths = draw_depths(frames.count, count, self.dropout, self.dropout_depths, self.generator)
+        return rows_by_codebook(depths, frames, count)
 
 
-def refuse_variable_depth(members: Sequence[Quantizer]) -> None:
+def reject_variable_depth(members: Sequence[Quantizer]) -> None:
     """Raise OptionError for members whose number of codebooks varies by frame: only the last codebooks of a
     frame may be absent, and those of the first members are not the last.
     """
@@ -148,14 +152,17 @@ def refuse_variable_depth(members: Sequence[Quantizer]) -> None:
             )
 
 
-def kept_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
+def active_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
     """Which codes of `count` vectors were chosen, bool `[count, n]`; None: all."""
-    if all(step.kept is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
+    if all(step.active is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
         return None
     chosen = [
-        torch.ones_like(step.codes, dtype=torch.bool) if step.kept is None else step.kept for step in steps
+        torch.ones_like(step.codes, dtype=torch.bool) if step.active is None else step.active
+        for step in steps
     ]
-    return torch.cat([in_rows(seen, part, count) for seen, part in zip(rows, chosen, strict=True)], dim=1)
+    return torch.cat(
+        [scatter_rows(seen, part, count) for seen, part in zip(rows, chosen, strict=True)], dim=1
+    )
 
 
 def _joined(groups: Sequence[Quantizer], steps: Sequence[Step]) -> Terms:

@@ -42,7 +42,7 @@ class CoarseTable(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def is_fast_here() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies matrices of bfloat16 by instructions of its own."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it yet
     return bool(known and known())
@@ -72,7 +72,7 @@ def _lengths(codewords: Tensor, rounded: Tensor) -> Tensor:
     return torch.stack([codewords.norm(dim=1), (codewords - coarse).norm(dim=1), coarse.norm(dim=1)])
 
 
-def likely_groups(
+def candidate_groups(
     vectors: Tensor, table: CoarseTable, share: float = SCORED_AGAIN
 ) -> tuple[Tensor, Tensor] | None:
     """Pairs (group of codewords, vector) that can hold the vector's nearest codeword, by rising group; None
@@ -109,7 +109,7 @@ def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
     return greatest.clamp_(min=0).view(torch.bfloat16).float()
 
 
-def nearest_of(
+def nearest_in_groups(
     pairs: tuple[Tensor, Tensor], vectors: Tensor, codewords: Tensor, half_norms: Tensor
 ) -> Tensor:
     """The nearest codeword among the groups left to each vector, the lowest of equals: `[R, D]` -> `[R]`."""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -19,7 +19,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
     Every rank must call it, also one that has nothing to add: give zeros.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         return tensor
     import torch.distributed.nn.functional as collectives
 
@@ -28,14 +28,14 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 def counts_over_ranks(counts: list[int]) -> list[int]:
     """Numbers of vectors, each summed over all processes; as they are, without a copy, for one process."""
-    if ranks() == 1 or not counts:
+    if world_size() == 1 or not counts:
         return counts
     return _sum_without_gradient(torch.tensor(counts, device=_device_of_ranks())).tolist()
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all processes one after another, without gradient: `[M, D]` -> `[sum of all M, D]`."""
-    world = ranks()
+    world = world_size()
     if world == 1:
         return rows.detach()
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
@@ -43,16 +43,16 @@ def gather_rows(rows: Tensor) -> Tensor:
     most = max(int(count) for count in counts)
     padded = rows.new_zeros(most, *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
-    everyone = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(everyone, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(everyone, counts, strict=True)])
+    gathered = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:
     """The tensor that the first process has, on every process: for random draws that must be equal
     everywhere.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         return tensor
     first = tensor.detach().clone().to(_device_of_ranks(tensor))
     dist.broadcast(first, src=0)

@@ -33,12 +33,12 @@ from torch.nn import functional as F
 from codecvq.api.code_tables import CodeTables
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import beam_search
-from codecvq.quantizer.dropout import check_dropout, drawn_depths, in_rows, kept_of, rows_of
+from codecvq.quantizer.dropout import active_mask, check_dropout, draw_depths, rows_by_codebook, scatter_rows
 from codecvq.quantizer.engine import Context, Step, Update
 from codecvq.quantizer.frames import Blocks, Frames
 from codecvq.quantizer.results import Terms
-from codecvq.quantizer.stages import check_beam, check_stages, check_strides, reach_of
-from codecvq.quantizer.tables import joined_tables
+from codecvq.quantizer.stages import check_beam, check_stages, check_strides, combined_reach
+from codecvq.quantizer.tables import join_tables
 
 
 class Residual(Quantizer):
@@ -74,13 +74,13 @@ class Residual(Quantizer):
         sizes = [stages[i % len(stages)].codebook_sizes[0] for i in range(count)]
         inner = first.dim if first.refines else dim
         self.own_gradient = any(stage.own_gradient for stage in stages)
-        self.sees_sum = any(stage.sees_sum for stage in stages)
+        self.uses_partial_sum = any(stage.uses_partial_sum for stage in stages)
         self.training_values_differ = any(stage.training_values_differ for stage in stages)
         estimator = None if self.own_gradient else first.estimator
         super().__init__(dim, sizes, code_dim=inner, estimator=estimator)
         self._strides = tuple(strides) or (1,) * count
         self.stages = nn.ModuleList(stages)
-        self.reach = reach_of([stages[n % len(stages)].reach for n in range(count)], self._strides)
+        self.reach = combined_reach([stages[n % len(stages)].reach for n in range(count)], self._strides)
         self.dropout, self.dropout_depths, self.beam = dropout, tuple(dropout_depths), beam
         self.stages_project = not first.refines and any(stage.dim != stage.code_dim for stage in stages)
 
@@ -91,7 +91,7 @@ class Residual(Quantizer):
 
     def code_tables(self) -> CodeTables | None:
         """Those of all stages."""
-        return joined_tables(self.stage(n) for n in range(self.num_codebooks))
+        return join_tables(self.stage(n) for n in range(self.num_codebooks))
 
     def stage(self, n: int) -> Quantizer:
         """The quantizer of codebook n; the same for all where they share one."""
@@ -103,30 +103,34 @@ class Residual(Quantizer):
         """The bound of a fixed grid, once around all stages; nothing where each stage has its own."""
         return self.stage(0).bound(vectors) if self.stage(0).refines else vectors
 
-    def enter_stage(self, n: int, rest: Tensor) -> Tensor:
+    def to_stage_space(self, n: int, rest: Tensor) -> Tensor:
         """What is left, in the space and on the scale of stage n: `[M, D]` -> `[M, D of the stage]`."""
-        return rest / self.stage(n).stage_scale(n) if self.stage(n).refines else self.stage(n).enter(rest)
+        return (
+            rest / self.stage(n).stage_scale(n)
+            if self.stage(n).refines
+            else self.stage(n).to_code_space(rest)
+        )
 
-    def leave_stage(self, n: int, values: Tensor) -> Tensor:
+    def from_stage_space(self, n: int, values: Tensor) -> Tensor:
         """What the values of stage n add to the sum: `[M, D of the stage]` -> `[M, D]`."""
         stage = self.stage(n)
         return values * stage.stage_scale(n) if stage.refines else stage.project_out(values)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Values and codes of vectors that are the frames of one item: `[M, D]` -> `[M, D]`, `[M, N]`."""
-        return self.quantize_in(vectors, Context.of_one_item(len(vectors), vectors.device))
+        return self.quantize_with_context(vectors, Context.of_one_item(len(vectors), vectors.device))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of codes that are the frames of one item: `[M, n]` -> `[M, D]`."""
-        return self.dequantize_in(codes, Context.of_one_item(len(codes), codes.device))
+        return self.dequantize_with_context(codes, Context.of_one_item(len(codes), codes.device))
 
-    def quantize_in(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def quantize_with_context(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
         codes = self.choose(vectors, context, self.num_codebooks)
-        return self.dequantize_in(codes, context), codes
+        return self.dequantize_with_context(codes, context), codes
 
     def choose(
-        self, vectors: Tensor, context: Context, depth: int, kept: Sequence[Tensor | slice] | None = None
+        self, vectors: Tensor, context: Context, depth: int, active: Sequence[Tensor | slice] | None = None
     ) -> Tensor:
         """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
         expansion overrides it.
@@ -137,46 +141,50 @@ class Residual(Quantizer):
         if self.beam > 1 and not self.training:
             return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
         codes, rest = [], vectors
-        total = torch.zeros_like(vectors) if self.sees_sum else vectors  # of no use otherwise
-        for n, rows in enumerate([slice(None)] * depth if kept is None else kept):
+        total = torch.zeros_like(vectors) if self.uses_partial_sum else vectors  # of no use otherwise
+        for n, rows in enumerate([slice(None)] * depth if active is None else active):
             view = self._view(n, context, rows, total)
-            values, code = self.stage(n).quantize_in(self.enter_stage(n, view.mean(rest)), view.context)
-            part = view.whole(self.leave_stage(n, values))
+            values, code = self.stage(n).quantize_with_context(
+                self.to_stage_space(n, view.mean(rest)), view.context
+            )
+            part = view.whole(self.from_stage_space(n, values))
             rest = rest - part
-            if self.sees_sum:
+            if self.uses_partial_sum:
                 total = total + part
             codes.append(view.whole(code))
         return torch.cat(codes, dim=1)
 
-    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
+    def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
         """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
         total = torch.zeros(len(codes), self.code_dim, device=codes.device)
         for n in range(codes.shape[1]):  # in the order of training: float addition is not associative
             view = self._view(n, context, slice(None), total)
-            values = self.stage(n).dequantize_in(view.firsts(codes[:, n : n + 1]), view.context)
-            part = view.whole(self.leave_stage(n, values))
-            total = total + part if self.sees_sum else total.add_(part)  # a stage may keep what it saw
+            values = self.stage(n).dequantize_with_context(view.first_rows(codes[:, n : n + 1]), view.context)
+            part = view.whole(self.from_stage_space(n, values))
+            total = (
+                total + part if self.uses_partial_sum else total.add_(part)
+            )  # a stage may keep what it saw
         return total
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
         """Codes of the first `depth` stages: `[M, D]` -> `[M, depth]`."""
-        return self.choose(self.enter(vectors), context, depth)
+        return self.choose(self.to_code_space(vectors), context, depth)
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
         """One pass through the first `depth` stages; for its gradient see the module's docstring."""
-        entered = self.enter(vectors)
-        kept = self.kept_rows(context.frames, depth)
+        entered = self.to_code_space(vectors)
+        active = self.active_rows(context.frames, depth)
         codes: Tensor | None = None
         if not self._stages_give_values:
             with torch.no_grad():
-                codes = self.choose(entered.detach(), context, depth, kept)
-        ends = self._ends(kept, entered) if self.training_values_differ else None
+                codes = self.choose(entered.detach(), context, depth, active)
+        ends = self._ends(active, entered) if self.training_values_differ else None
         total, chain, rest = torch.zeros_like(entered), entered, entered
         made: list[_Made] = []
-        for n, rows in enumerate(kept):  # also where no row is left: other processes may have some
+        for n, rows in enumerate(active):  # also where no row is left: other processes may have some
             view = self._view(n, context, rows, total)
-            code = None if codes is None else view.firsts(codes[:, n : n + 1])
-            last = None if ends is None else view.firsts(ends == n)
+            code = None if codes is None else view.first_rows(codes[:, n : n + 1])
+            last = None if ends is None else view.first_rows(ends == n)
             left = view.mean(rest)
             linked = view.mean(chain) if self._is_chained and chain is not rest else left
             made.append(self._stage_step(n, view, linked, left, code, last).whole(view))
@@ -185,13 +193,13 @@ class Residual(Quantizer):
             if self._is_chained:
                 chain = chain - added
         if not self._is_chained:
-            total = self.pass_gradient(entered, total)
+            total = self.apply_estimator(entered, total)
         return Step(
             self.project_out(total),
             torch.cat([each.codes for each in made], dim=1),
             _mean_terms([each.terms for each in made], depth),
             [update for each in made for update in each.updates],
-            kept_of(kept, len(entered)),
+            active_mask(active, len(entered)),
             self._parts(made) if context.parts else None,
         )
 
@@ -218,33 +226,35 @@ class Residual(Quantizer):
         `codes` are chosen already, or None; `last` `[m, 1]` says which items end with this stage, or None.
         """
         stage, context = self.stage(n), view.context
-        seen = self.enter_stage(n, rest)
-        entered = self.enter_stage(n, chain) if self._is_chained and chain is not rest else seen
+        seen = self.to_stage_space(n, rest)
+        entered = self.to_stage_space(n, chain) if self._is_chained and chain is not rest else seen
         differs = self.training and stage.training_values_differ
         if stage.own_gradient or differs:
-            values, codes = stage.quantize_in(entered if stage.own_gradient else seen, context)
+            values, codes = stage.quantize_with_context(entered if stage.own_gradient else seen, context)
         else:
             if codes is None:
                 with torch.no_grad():
-                    codes = stage.quantize_in(seen, context)[1]
-            values = stage.dequantize_in(codes, context)
+                    codes = stage.quantize_with_context(seen, context)[1]
+            values = stage.dequantize_with_context(codes, context)
         terms = stage.terms_of(seen, values, codes)
         if differs and last is not None:
-            values = torch.where(last, values, stage.dequantize_in(codes, context))
-        passed = stage.pass_gradient(entered, values) if self._is_chained else values
-        added, part = self.leave_stage(n, passed), None
+            values = torch.where(last, values, stage.dequantize_with_context(codes, context))
+        passed = stage.apply_estimator(entered, values) if self._is_chained else values
+        added, part = self.from_stage_space(n, passed), None
         if context.parts:
-            part = added if stage.own_gradient else self.leave_stage(n, stage.pass_gradient(seen, values))
+            part = (
+                added if stage.own_gradient else self.from_stage_space(n, stage.apply_estimator(seen, values))
+            )
         return _Made(added, part, codes, terms, stage.updates_of(seen, codes))
 
     def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _View:
         """What stage n sees: the vectors at `rows`, or the blocks of them."""
-        part = (replace(context, so_far=total) if self.sees_sum else context).select(rows)
+        part = (replace(context, partial_sum=total) if self.uses_partial_sum else context).select(rows)
         if self._strides[n] == 1:
             return _View(part, rows, len(total), None)
         blocks = part.frames.blocks(self._strides[n])
-        so_far = None if part.so_far is None else blocks.mean(part.so_far)
-        return _View(replace(part, frames=blocks.frames, so_far=so_far), rows, len(total), blocks)
+        partial_sum = None if part.partial_sum is None else blocks.mean(part.partial_sum)
+        return _View(replace(part, frames=blocks.frames, partial_sum=partial_sum), rows, len(total), blocks)
 
     def _parts(self, made: Sequence[_Made]) -> tuple[Tensor, ...]:
         """What each stage adds to the latents, the bias of the projection with the first: `[M, D]` each."""
@@ -254,22 +264,22 @@ class Residual(Quantizer):
         first, weight = self.project_out(parts[0]), self.project_out.weight
         return (first, *(F.linear(part, weight) for part in parts[1:]))
 
-    def _ends(self, kept: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
+    def _ends(self, active: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
         """The last stage that each of the vectors `[M, D]` has: int64 `[M, 1]`."""
-        matrix = kept_of(kept, len(entered))
+        matrix = active_mask(active, len(entered))
         if matrix is None:
-            return torch.full((len(entered), 1), len(kept) - 1, device=entered.device)
+            return torch.full((len(entered), 1), len(active) - 1, device=entered.device)
         return matrix.sum(dim=1, keepdim=True) - 1
 
-    def kept_rows(self, frames: Frames, depth: int) -> list[Tensor | slice]:
+    def active_rows(self, frames: Frames, depth: int) -> list[Tensor | slice]:
         """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
-        return rows_of(self.draw_depths(frames.count, depth), frames, depth)
+        return rows_by_codebook(self.draw_depths(frames.count, depth), frames, depth)
 
     def draw_depths(self, count: int, depth: int) -> Tensor:
         """How many stages each of `count` items keeps: `[B]`."""
-        return drawn_depths(count, depth, self.dropout, self.dropout_depths, self.generator)
+        return draw_depths(count, depth, self.dropout, self.dropout_depths, self.generator)
 
 
 @dataclass(frozen=True)
@@ -286,14 +296,14 @@ class _View:
         seen = vectors if isinstance(self.rows, slice) else vectors[self.rows]
         return seen if self.blocks is None else self.blocks.mean(seen)
 
-    def firsts(self, rows: Tensor) -> Tensor:
+    def first_rows(self, rows: Tensor) -> Tensor:
         """Rows that are equal within blocks, as the stage sees them: `[M, X]` -> `[m, X]`."""
         seen = rows if isinstance(self.rows, slice) else rows[self.rows]
-        return seen if self.blocks is None else self.blocks.firsts(seen)
+        return seen if self.blocks is None else self.blocks.first_rows(seen)
 
     def whole(self, rows: Tensor) -> Tensor:
         """Rows of the stage in their places, 0 elsewhere: `[m, X]` -> `[M, X]`."""
-        return in_rows(self.rows, rows if self.blocks is None else self.blocks.repeat(rows), self.count)
+        return scatter_rows(self.rows, rows if self.blocks is None else self.blocks.repeat(rows), self.count)
 
 
 @dataclass(frozen=True)

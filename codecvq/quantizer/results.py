@@ -15,7 +15,7 @@ class Quantized:
     codes: Tensor  # [B, n, T] int64; zero at padding
     losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
     metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
-    kept: Tensor | None = None  # [B, n, T] bool: what dropout kept, False at padding; None: it kept all
+    active: Tensor | None = None  # [B, n, T] bool: what dropout kept, False at padding; None: it kept all
     #: what each codebook adds to the latents, `[B, D, T]`, where `forward` is asked for them and the
     #: quantizer is a sum over its codebooks; None elsewhere. Each has the gradient that it has alone.
     parts: tuple[Tensor, ...] | None = None

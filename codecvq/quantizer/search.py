@@ -35,27 +35,27 @@ class SearchTable(NamedTuple):
 
     codewords: Tensor  # [K, D], less the centre
     half_norms: Tensor  # [K], |c|²/2
-    centre: Tensor  # [D]
+    center: Tensor  # [D]
     coarse: CoarseTable | None  # the same in bfloat16, where that is of use
 
 
 @torch.no_grad()
 def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
     """The table of a codebook `[K, D]`, to search that many vectors in it; None: many, time and again."""
-    centre = codebook.mean(dim=0)
-    codewords = codebook - centre
+    center = codebook.mean(dim=0)
+    codewords = codebook - center
     half_norms = torch.cat([part.square().sum(dim=1) for part in codewords.split(prefilter.PART)]) / 2
     missing = -len(codebook) % GROUP if len(codebook) > GROUP else 0
     if missing:
         codewords = F.pad(codewords, (0, 0, 0, missing))
         half_norms = F.pad(half_norms, (0, missing), value=torch.inf)
-    if torch.compiler.is_compiling() or codebook.device.type != "cpu" or not prefilter.is_fast_here():
+    if torch.compiler.is_compiling() or codebook.device.type != "cpu" or not prefilter.has_fast_bfloat16():
         coarse = None
     elif len(codewords) < FEWEST or (vectors is not None and vectors < ROWS):
         coarse = None  # to make it would take longer than it saves
     else:
         coarse = prefilter.coarse_table(codewords, half_norms, len(codebook))
-    return SearchTable(codewords, half_norms, centre, coarse)
+    return SearchTable(codewords, half_norms, center, coarse)
 
 
 @torch.no_grad()
@@ -71,11 +71,11 @@ def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
     codes: list[Tensor] = []
     parts = vectors.split(max(ROWS, INTERVALS // (len(table.codewords) // GROUP)))
     for i, part in enumerate(parts):
-        centred = part - table.centre
-        pairs = prefilter.likely_groups(centred, table.coarse)
+        centered = part - table.center
+        pairs = prefilter.candidate_groups(centered, table.coarse)
         if pairs is None:  # codewords are too near each other for bfloat16: it is no use for the rest either
             return torch.cat([*codes, _nearest_by_tiles(torch.cat(parts[i:]), table)])
-        codes.append(prefilter.nearest_of(pairs, centred, table.codewords, table.half_norms))
+        codes.append(prefilter.nearest_in_groups(pairs, centered, table.codewords, table.half_norms))
     return torch.cat(codes)
 
 
@@ -92,7 +92,7 @@ def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
         codewords, half_norms = table.codewords[part], table.half_norms[part]
         for top in range(0, len(vectors), rows):
             tile = slice(top, top + rows)
-            scores = _scores(vectors[tile] - table.centre, codewords, half_norms, buffer)
+            scores = _scores(vectors[tile] - table.center, codewords, half_norms, buffer)
             least, where = _first_least(scores)
             nearer = least < best[tile]  # never <=: the first of equals stays
             best[tile] = torch.where(nearer, least, best[tile])
@@ -123,7 +123,7 @@ def _first_least(scores: Tensor) -> tuple[Tensor, Tensor]:
     return least, group * GROUP + place
 
 
-class Kept:
+class TensorCache:
     """What was made of some tensors, kept for as long as they do not change.
 
     A change is another tensor, another place in memory (`module.to`), or a write that autograd counts; a
@@ -145,12 +145,12 @@ class Kept:
             self._sources, self._state = sources, state
         return self._made
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Keep nothing, and hold no memory."""
         self._sources, self._state, self._made = (), [], None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
-        return Kept()
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorCache:
+        return TensorCache()
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
-        return Kept, ()
+    def __reduce__(self) -> tuple[type[TensorCache], tuple[()]]:
+        return TensorCache, ()

@@ -32,15 +32,15 @@ class SequenceQuantizer(Quantizer):
         """
         raise NotImplementedError(f"{type(self).__name__} must define dequantize_items(codes, mask)")
 
-    def quantize_in(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def quantize_with_context(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """`quantize_items` for vectors `[M, D]` -> `[M, D]`, `[M, N]`."""
         values, codes = self.quantize_items(*context.frames.to_items(vectors))
         return context.frames.to_vectors(values), context.frames.to_vectors(codes)
 
-    def codes_in(self, vectors: Tensor, context: Context) -> Tensor:
+    def codes_with_context(self, vectors: Tensor, context: Context) -> Tensor:
         """The codes of `quantize_items`: `[M, D]` -> `[M, N]`."""
-        return self.quantize_in(vectors, context)[1]
+        return self.quantize_with_context(vectors, context)[1]
 
-    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
+    def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
         """`dequantize_items` for codes `[M, N]` -> `[M, D]`."""
         return context.frames.to_vectors(self.dequantize_items(*context.frames.to_items(codes)))

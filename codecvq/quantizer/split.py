@@ -15,9 +15,9 @@ from codecvq.api.reach import widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.engine import Context, Step
-from codecvq.quantizer.grouped import kept_codes, refuse_variable_depth
+from codecvq.quantizer.grouped import active_codes, reject_variable_depth
 from codecvq.quantizer.results import Terms
-from codecvq.quantizer.tables import joined_tables
+from codecvq.quantizer.tables import join_tables
 
 
 class Split(Quantizer):
@@ -35,7 +35,7 @@ class Split(Quantizer):
                 f"split: the semantic part has dim {semantic.dim} and the acoustic one {acoustic.dim}; both "
                 "quantize the same latents."
             )
-        refuse_variable_depth(parts)
+        reject_variable_depth(parts)
         self.own_gradient = any(part.own_gradient for part in parts)
         self.training_values_differ = any(part.training_values_differ for part in parts)
         sizes = (*semantic.codebook_sizes, *acoustic.codebook_sizes)
@@ -51,7 +51,7 @@ class Split(Quantizer):
 
     def code_tables(self) -> CodeTables | None:
         """Those of the semantic part, then those of the acoustic one."""
-        return joined_tables((self.semantic, self.acoustic))
+        return join_tables((self.semantic, self.acoustic))
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
         """Codes of both parts: `[M, D]` -> `[M, depth]`."""
@@ -78,7 +78,7 @@ class Split(Quantizer):
             torch.cat([step.codes for step in steps], dim=1),
             _joined([count for _, count in parts], steps),
             [update for step in steps for update in step.updates],
-            kept_codes(steps, [slice(None)] * len(steps), len(vectors)),
+            active_codes(steps, [slice(None)] * len(steps), len(vectors)),
             joined,
         )
 

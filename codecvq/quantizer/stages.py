@@ -55,7 +55,7 @@ def check_beam(beam: int, stages: Sequence[Quantizer], strides: Sequence[int]) -
         )
 
 
-def reach_of(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
+def combined_reach(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
     """That of all stages one after another, each within the blocks of its stride."""
     past: int | None = 0
     future = 0

@@ -14,7 +14,7 @@ SMALL, HISTOGRAM = 4096, 8
 
 
 def code_metrics(
-    codes: Tensor, codebook_sizes: tuple[int, ...], kept: Tensor | None = None
+    codes: Tensor, codebook_sizes: tuple[int, ...], active: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
 
@@ -25,7 +25,9 @@ def code_metrics(
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
     by_histogram = max(sizes) <= max(SMALL, HISTOGRAM * rows)
-    counts = _by_histogram(codes, max(sizes), kept) if by_histogram else _by_sorting(codes, kept)  # [n, bins]
+    counts = (
+        _by_histogram(codes, max(sizes), active) if by_histogram else _by_sorting(codes, active)
+    )  # [n, bins]
     perplexity, different = entropy_nats(counts).exp(), counts.count_nonzero(dim=1)
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}
@@ -35,23 +37,23 @@ def code_metrics(
     return metrics | {f"usage/{i}": value for i, value in enumerate(usage.unbind())}
 
 
-def _by_histogram(codes: Tensor, size: int, kept: Tensor | None) -> Tensor:
+def _by_histogram(codes: Tensor, size: int, active: Tensor | None) -> Tensor:
     """How often each column has each code: `[M, n]` -> `[n, size]`."""
     columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; a wrong code is for the checks to tell
     bins = torch.zeros(codes.shape[1], size, device=codes.device)
-    return bins.scatter_add_(1, columns, _weights(columns, None if kept is None else kept.T))
+    return bins.scatter_add_(1, columns, _weights(columns, None if active is None else active.T))
 
 
-def _by_sorting(codes: Tensor, kept: Tensor | None) -> Tensor:
+def _by_sorting(codes: Tensor, active: Tensor | None) -> Tensor:
     """The same for any codebook size, of the codes that are there: equal ones are neighbours once sorted."""
     ordered, places = codes.sort(dim=0)  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
-    weights = _weights(codes, None if kept is None else kept.gather(0, places))
+    weights = _weights(codes, None if active is None else active.gather(0, places))
     return torch.zeros_like(weights).scatter_add_(0, runs, weights).T  # of the first, second … code, then 0
 
 
-def _weights(codes: Tensor, kept: Tensor | None) -> Tensor:
+def _weights(codes: Tensor, active: Tensor | None) -> Tensor:
     """1 for each code, 0 for one that was not chosen."""
-    return torch.ones(codes.shape, device=codes.device) if kept is None else kept.float()
+    return torch.ones(codes.shape, device=codes.device) if active is None else active.float()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from codecvq.errors import ShapeError
-from codecvq.quantizer.checks import refuse
+from codecvq.quantizer.checks import raise_if
 
 
 def blocks(frames: int, stride: int) -> int:
@@ -56,7 +56,7 @@ def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = No
         own = codes[..., n, :]
         first = own[..., ::stride].repeat_interleave(stride, dim=-1)[..., : own.shape[-1]]
         differ = own != first if mask is None else (own != first) & mask
-        refuse(differ, partial(_changes, differ, n, stride))
+        raise_if(differ, partial(_changes, differ, n, stride))
 
 
 def _changes(differ: Tensor, n: int, stride: int) -> ShapeError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DIGIT = 64  # radix of the lower digits of codebooks that are too large for one table
 
 
-def joined_tables(members: Iterable[Quantizer]) -> CodeTables | None:
+def join_tables(members: Iterable[Quantizer]) -> CodeTables | None:
     """The tables of the members' codebooks, in order; None where no member has any.
 
     A member without tables gets even ones. Raises OptionError where the `step` of the members differs.

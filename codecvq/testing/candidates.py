@@ -21,10 +21,10 @@ ROUNDING = 1e-5
 def candidates(case: QuantizerCase) -> None:
     """`candidates` lists each code once, the best first; the first is the code that `quantize` chooses."""
     quantizer = case.trained().eval()
-    vectors = quantizer.enter(case.latents().transpose(1, 2).flatten(0, 1))
+    vectors = quantizer.to_code_space(case.latents().transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     count = min(COUNT, quantizer.codebook_sizes[0])
-    found = quantizer.candidates_in(vectors, count, context)
+    found = quantizer.candidates_with_context(vectors, count, context)
     expect(
         found.shape == (len(vectors), count) and found.dtype == torch.int64,
         f"candidates are {found.dtype} {list(found.shape)}, not int64 [M, count] = {[len(vectors), count]}",
@@ -36,13 +36,13 @@ def candidates(case: QuantizerCase) -> None:
     )
     twice = [row for row in found.tolist() if len(set(row)) < count]
     expect(not twice, f"candidates {twice[:1]} list a code more than once")
-    values = torch.stack([quantizer.dequantize_in(column[:, None], context) for column in found.T])
+    values = torch.stack([quantizer.dequantize_with_context(column[:, None], context) for column in found.T])
     errors = (values - vectors).square().sum(dim=2)  # [count, M]
     wrong = (errors[1:] < errors[:-1] - ROUNDING * (1 + errors[:-1])).any(dim=0).nonzero()
     if len(wrong):
         shown = ", ".join(f"{float(error):.3g}" for error in errors[:, int(wrong[0])])
         expect(False, f"the candidates of vector {int(wrong[0])} have squared errors {shown}: not best first")
-    chosen, _ = quantizer.quantize_in(vectors, context)
+    chosen, _ = quantizer.quantize_with_context(vectors, context)
     expect_close(values[0], chosen, "values of the first candidates, compared with those of quantize")
 
 

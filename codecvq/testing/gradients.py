@@ -46,8 +46,8 @@ def own_gradient(case: QuantizerCase) -> None:
     """Values that carry a gradient to the vectors say so by `own_gradient`, and no others do."""
     quantizer = case.without_dropout().trained()
     vectors = case.latents().transpose(1, 2).flatten(0, 1)
-    entered = quantizer.enter(vectors).detach().requires_grad_()
-    values, _ = quantizer.quantize_in(entered, Context.of_one_item(len(entered), entered.device))
+    entered = quantizer.to_code_space(vectors).detach().requires_grad_()
+    values, _ = quantizer.quantize_with_context(entered, Context.of_one_item(len(entered), entered.device))
     has_gradient = False
     if values.requires_grad:
         (gradient,) = torch.autograd.grad(values.square().sum(), entered, allow_unused=True)

@@ -19,7 +19,7 @@ from codecvq.api.hookspecs import DiscriminatorSpec
 from codecvq.api.reach import Reach
 from codecvq.errors import CodecvqError, OptionError
 from codecvq.networks.build import build_network
-from codecvq.networks.interface import Network, WithLosses
+from codecvq.networks.interface import AudioWithLosses, Network
 from codecvq.plugins import registry
 from codecvq.testing import imports
 from codecvq.testing.case import expect_same_state
@@ -203,10 +203,10 @@ def gradients(case: NetworkCase) -> None:
     wav = case.wav(network).requires_grad_()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder}).train()
     latents = network.encoder(wav, None)
-    takes = getattr(network.decoder, "takes_recording", False)
+    takes = getattr(network.decoder, "uses_target_audio", False)
     out = network.decoder(latents, None, wav) if takes else network.decoder(latents, None)
-    losses = list(out.losses.values()) if isinstance(out, WithLosses) else []
-    audio = out.wav if isinstance(out, WithLosses) else out
+    losses = list(out.losses.values()) if isinstance(out, AudioWithLosses) else []
+    audio = out.wav if isinstance(out, AudioWithLosses) else out
     upstream = torch.randn(audio.shape, generator=torch.Generator().manual_seed(7))
     torch.stack([(audio * upstream).sum(), *losses]).sum().backward()
     expect(wav.grad is not None and bool(wav.grad.any()), "no gradient reaches the audio given")

@@ -79,9 +79,9 @@ def dropout_per_item(case: QuantizerCase) -> None:
             not bool(out.codes[b, depth:].any()),
             f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0",
         )
-    kept = sorted(set(depths))
+    active = sorted(set(depths))
     needed = sorted(set(getattr(quantizer, "dropout_depths", ()))) or _supported_depths(quantizer)
-    expect(kept == needed, f"{ITEMS} items with dropout 1 keep {kept} codebooks, not each of {needed}")
+    expect(active == needed, f"{ITEMS} items with dropout 1 keep {active} codebooks, not each of {needed}")
 
 
 def dropped_stages_untouched(case: QuantizerCase) -> None:
@@ -94,11 +94,11 @@ def dropped_stages_untouched(case: QuantizerCase) -> None:
             quantizer.generator = torch.Generator().manual_seed(seed)
             before, states = copy.deepcopy(quantizer).eval(), [state_of(stage) for stage in stages.values()]
             out = quantizer(case.latents(1).requires_grad_(), num_codebooks=depth)
-            kept = _active_depth(before, out, 0)
+            active = _active_depth(before, out, 0)
             (out.latents.sum() + torch.stack([*out.losses.values(), torch.zeros(())]).sum()).backward()
             for (n, stage), state in zip(stages.items(), states, strict=True):
-                if n >= kept:
-                    what = f"stage of codebook {n}, with {kept} of {quantizer.num_codebooks} kept"
+                if n >= active:
+                    what = f"stage of codebook {n}, with {active} of {quantizer.num_codebooks} kept"
                     expect_same_state(state_of(stage), state, what)
                     pulled = [name for name, p in stage.named_parameters() if _has_gradient(p)]
                     expect(not pulled, f"{what}: {pulled} have a gradient")
@@ -122,7 +122,7 @@ def refinement(case: QuantizerCase) -> None:
     quantizer = case.trained().eval()
     vectors = case.latents(8, 32).transpose(1, 2).flatten(0, 1)
     with torch.no_grad():
-        target = quantizer.enter(vectors)
+        target = quantizer.to_code_space(vectors)
         codes = quantizer.encode(vectors.T[None])[0].T
         errors = [
             float((quantizer.dequantize(codes[:, :n]) - target).square().mean())
@@ -168,11 +168,11 @@ def _has_gradient(parameter: Tensor) -> bool:
 
 def _active_depth(quantizer: Quantizer, out: Quantized, item: int) -> int:
     """How many codebooks the values of an item are the sum of; the most that fit, 0 where none do. Where
-    training has values of its own, the number that `kept` says.
+    training has values of its own, the number that `active` says.
     """
     latents, codes = out.latents[item : item + 1], out.codes[item : item + 1]
     if quantizer.training_values_differ:
-        return codes.shape[1] if out.kept is None else int(out.kept[item, :, 0].sum())
+        return codes.shape[1] if out.active is None else int(out.active[item, :, 0].sum())
     for n in reversed([n for n in _supported_depths(quantizer) if n <= codes.shape[1]]):
         decoded = quantizer.decode(codes[:, :n])
         if torch.allclose(decoded, latents, rtol=1e-4, atol=1e-4):

@@ -158,11 +158,11 @@ def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) 
         parts = zip(members, slices, chosen, strict=True)
         return torch.cat([_with_identity_choice(*part) for part in parts], dim=1)
     if not isinstance(quantizer, Residual) or not quantizer.stages_project:
-        return quantizer.project_out(quantizer.enter(vectors))
+        return quantizer.project_out(quantizer.to_code_space(vectors))
     rest = vectors  # each stage projects: one chain through them all
     for n in range(quantizer.num_codebooks):
         stage = quantizer.stage(n)
-        entered = stage.enter(rest)
+        entered = stage.to_code_space(rest)
         values = stage.dequantize(codes[:, n : n + 1])
         rest = rest - stage.project_out(entered + (values - entered).detach())
     return vectors - rest

@@ -127,17 +127,20 @@ def training_values_differ(case: QuantizerCase) -> None:
 @about("dequantize", "quantize")
 @torch.no_grad()
 def dequantize_matches_quantize(case: QuantizerCase) -> None:
-    """dequantize gives the values that quantize gave with these codes, and codes_alone gives the codes."""
+    """dequantize gives the values that quantize gave with these codes, and codes_only gives the codes."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
-        vectors = quantizer.enter(case.latents().transpose(1, 2).flatten(0, 1))
+        vectors = quantizer.to_code_space(case.latents().transpose(1, 2).flatten(0, 1))
         frames = Context.of_one_item(len(vectors), vectors.device)
-        so_far = case.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
-        for what, context in {"": frames, ", with a sum so far": replace(frames, so_far=so_far)}.items():
-            values, codes = quantizer.quantize_in(vectors, context)
-            decoded = quantizer.dequantize_in(codes, context)
+        partial_sum = case.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
+        for what, context in {
+            "": frames,
+            ", with a sum so far": replace(frames, partial_sum=partial_sum),
+        }.items():
+            values, codes = quantizer.quantize_with_context(vectors, context)
+            decoded = quantizer.dequantize_with_context(codes, context)
             expect_close(decoded, values, f"{name}: values of dequantize, and of quantize{what}")
-            expect_equal(quantizer.codes_in(vectors, context), codes, f"{name}: codes_alone{what}")
+            expect_equal(quantizer.codes_with_context(vectors, context), codes, f"{name}: codes_only{what}")
 
 
 @about("dequantize")
@@ -258,19 +261,22 @@ TESTS = (
 @torch.no_grad()
 def _expect_method_shapes(quantizer: Quantizer, latents: Tensor) -> None:
     """Check what the author's functions return, before anything else depends on it."""
-    vectors = quantizer.enter(latents.transpose(1, 2).flatten(0, 1))
+    vectors = quantizer.to_code_space(latents.transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     expect(
         vectors.shape == (len(vectors), quantizer.code_dim),
         f"bound gave {list(vectors.shape)}, not [M, D] = {[len(vectors), quantizer.code_dim]}",
     )
-    values, codes = quantizer.quantize_in(vectors, context)
+    values, codes = quantizer.quantize_with_context(vectors, context)
     needed = [len(vectors), quantizer.num_codebooks]
     expect(
         list(codes.shape) == needed and codes.dtype == torch.int64,
         f"codes of quantize are {codes.dtype} {list(codes.shape)}, not int64 [M, N] = {needed}",
     )
-    for what, got in {"quantize": values, "dequantize": quantizer.dequantize_in(codes, context)}.items():
+    for what, got in {
+        "quantize": values,
+        "dequantize": quantizer.dequantize_with_context(codes, context),
+    }.items():
         expect(
             got.shape == vectors.shape,
             f"values of {what} are {list(got.shape)}, not [M, D] = {list(vectors.shape)}",

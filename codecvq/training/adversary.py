@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from codecvq.construction import construction_limits
 from codecvq.networks.build import build_discriminator
-from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 from codecvq.plugins import PROJECT
 from codecvq.training.builders import LIMITS
 from codecvq.training.gradients import GradientStats, clip_gradients
@@ -40,10 +40,10 @@ logger = logging.getLogger(PROJECT)
 class DiscriminatorOutputs:
     """What one discriminator makes of recorded audio, and of the same audio decoded."""
 
-    recorded: list[Judgement]
-    decoded: list[Judgement]
+    recorded: list[DiscriminatorOutput]
+    decoded: list[DiscriminatorOutput]
 
-    def pairs(self) -> list[tuple[Judgement, Judgement]]:
+    def pairs(self) -> list[tuple[DiscriminatorOutput, DiscriminatorOutput]]:
         """Recorded and decoded, a part of the discriminator each."""
         return list(zip(self.recorded, self.decoded, strict=True))
 
@@ -162,7 +162,7 @@ def codec_loss(form: str, decoded: Tensor) -> Tensor:
     return -decoded.float().mean() if form == "hinge" else (1 - decoded.float()).square().mean()
 
 
-def feature_distance(recorded: Judgement, decoded: Judgement) -> Tensor:
+def feature_distance(recorded: DiscriminatorOutput, decoded: DiscriminatorOutput) -> Tensor:
     """0-d distance of the inner layers, mean over layers and items; without a gradient to `recorded`."""
     distances = []
     for real, fake in zip(recorded.features, decoded.features, strict=True):

@@ -204,7 +204,7 @@ class Learner:
             quantized=out.quantized.latents.float(),
             parts=None if parts is None else tuple(part.float() for part in parts),
             codes=out.quantized.codes,
-            kept=out.quantized.kept,
+            active=out.quantized.active,
             clips=clips,
             sample_rate=self.codec.sample_rate,
             hop_length=self.codec.hop_length,

@@ -17,9 +17,9 @@ MAX_CODEBOOK_SIZE = 2**20  # codebooks beyond are not counted: no training sees 
 
 def active_codes(quantized: Quantized) -> Tensor:
     """The codes `[B, N, T]`, -1 where quantizer dropout left a codebook out: the 0 there is a placeholder."""
-    if quantized.kept is None:
+    if quantized.active is None:
         return quantized.codes
-    return quantized.codes.masked_fill(~quantized.kept, -1)
+    return quantized.codes.masked_fill(~quantized.active, -1)
 
 
 class CodebookUsage:

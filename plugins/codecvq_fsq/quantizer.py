@@ -87,7 +87,7 @@ class FSQ(Quantizer):
         values, codes = self._values(digits), self.codes_of(digits)
         return (self._noised(vectors, values) if self.training and self.noise_dropout else values), codes
 
-    def codes_alone(self, vectors: Tensor) -> Tensor:
+    def codes_only(self, vectors: Tensor) -> Tensor:
         """Codes of rounded values: `[M, D]` -> `[M, N]`."""
         return self.codes_of(self._digits(vectors))
 

@@ -75,9 +75,9 @@ class LFQ(Quantizer):
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Signs times the scale, and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
-        return torch.where(vectors >= 0, self.scale, -self.scale), self.codes_alone(vectors)
+        return torch.where(vectors >= 0, self.scale, -self.scale), self.codes_only(vectors)
 
-    def codes_alone(self, vectors: Tensor) -> Tensor:
+    def codes_only(self, vectors: Tensor) -> Tensor:
         """The signs as bits: `[M, D]` -> `[M, N]`."""
         signs = rearrange(vectors >= 0, "m (n d) -> m n d", d=self.bits)
         if self.bits <= EXACT:  # a product of matrices is several times as fast as a sum of integers

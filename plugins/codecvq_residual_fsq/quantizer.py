@@ -65,14 +65,14 @@ class ResidualFSQ(Residual):
         return limit * (vectors / limit).tanh()
 
     def choose(
-        self, vectors: Tensor, context: Context, depth: int, kept: Sequence[Tensor | slice] | None = None
+        self, vectors: Tensor, context: Context, depth: int, active: Sequence[Tensor | slice] | None = None
     ) -> Tensor:
         """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`; a grid learns nothing from whom it
         sees, so `kept` is of no interest here.
         """
         return self._codes(self._cells(vectors, depth))
 
-    def dequantize_in(self, codes: Tensor, context: Context) -> Tensor:
+    def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
         """The middle of the cell that the digits name: `[M, n]`, n at most N -> `[M, D]`."""
         depth = codes.shape[1]
         below = self._cells_within(depth, torch.arange(1, depth + 1, device=codes.device))  # [n, 1, D]
@@ -83,19 +83,19 @@ class ResidualFSQ(Residual):
         """All digits at once; with dropout each vector has the middle of the cell of its own depth."""
         if context.parts:
             return super().step(vectors, context, depth)
-        entered = self.enter(vectors)
+        entered = self.to_code_space(vectors)
         with torch.no_grad():
             cells = self._cells(entered, depth)
             codes, values = self._codes(cells), self._middle(cells[-1], depth)
-            kept: Tensor | None = None
+            active: Tensor | None = None
             if self.training and self.dropout > 0:
                 of_items = to_device(self.draw_depths(context.frames.count, depth), codes.device)
                 depths = of_items[context.frames.items][:, None]  # [M, 1]
-                kept = torch.arange(depth, device=codes.device) < depths
-                codes = codes.where(kept, 0)
+                active = torch.arange(depth, device=codes.device) < depths
+                codes = codes.where(active, 0)
                 cell = cells.gather(0, (depths - 1).expand_as(values)[None])[0]
                 values = self._middle(cell, depths)
-        return Step(self.project_out(self.pass_gradient(entered, values)), codes, Terms(), [], kept)
+        return Step(self.project_out(self.apply_estimator(entered, values)), codes, Terms(), [], active)
 
     def _cells(self, vectors: Tensor, depth: int) -> Tensor:
         """Which of the L^n cells each channel of x' lies in, for n = 1 … depth: `[M, D]` -> whole numbers in

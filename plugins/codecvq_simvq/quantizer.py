@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 from codecvq.plugins import registry
-from codecvq.quantizer import Kept, nearest_candidates, nearest_codes, search_table
+from codecvq.quantizer import TensorCache, nearest_candidates, nearest_codes, search_table
 
 
 class SimVQ(Quantizer):
@@ -52,7 +52,7 @@ class SimVQ(Quantizer):
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
         self.map = _module(map, self.code_dim)
-        self._kept_codewords, self._kept_table = Kept(), Kept()
+        self._kept_codewords, self._kept_table = TensorCache(), TensorCache()
 
     def codewords(self) -> Tensor:
         """The image of the codebook `[K, D]`, without gradient; in eval kept while neither changes."""
@@ -60,16 +60,16 @@ class SimVQ(Quantizer):
 
     def train(self, mode: bool = True) -> SimVQ:
         """Itself; the kept image of the codebook is dropped."""
-        self._kept_codewords.forget()
-        self._kept_table.forget()
+        self._kept_codewords.clear()
+        self._kept_table.clear()
         return super().train(mode)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codewords and their indices: `[M, D]` -> `[M, D]`, `[M, 1]`."""
-        codes = self.codes_alone(vectors)
+        codes = self.codes_only(vectors)
         return self.dequantize(codes), codes
 
-    def codes_alone(self, vectors: Tensor) -> Tensor:
+    def codes_only(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest mapped codewords: `[M, D]` -> `[M, 1]`."""
         if self.training:
             table = search_table(self._mapped(), len(vectors))

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 from codecvq.quantizer import (
-    Kept,
     SearchTable,
+    TensorCache,
     from_first_rank,
     gather_rows,
     nearest_candidates,
@@ -81,8 +81,8 @@ class VQ(Quantizer):
             self.register_buffer("codebook", codebook)
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
-        self._kept = Kept()
-        self._begun = Kept()  # `started`, read once and not in every step
+        self._kept = TensorCache()
+        self._begun = TensorCache()  # `started`, read once and not in every step
         # dead codewords replaced in the last step: a metric and no state, a buffer so that it moves along
         self.register_buffer("replaced", torch.zeros(()), persistent=False)
 
@@ -102,10 +102,10 @@ class VQ(Quantizer):
             and not self._begun.get(lambda: bool(self.started), self.started)
         ):
             self._start(vectors.detach())  # on all processes, also one without vectors
-        codes = self.codes_alone(vectors)
+        codes = self.codes_only(vectors)
         return self.dequantize(codes), codes
 
-    def codes_alone(self, vectors: Tensor) -> Tensor:
+    def codes_only(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest codewords: `[M, D]` -> `[M, 1]`."""
         if self.training:
             table = search_table(self.codewords().detach(), len(vectors))
@@ -124,7 +124,7 @@ class VQ(Quantizer):
 
     def train(self, mode: bool = True) -> VQ:
         """Itself; what eval keeps for the search is dropped."""
-        self._kept.forget()
+        self._kept.clear()
         return super().train(mode)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
@@ -137,7 +137,7 @@ class VQ(Quantizer):
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step of the moving averages, then the replacement of dead codewords."""
-        self._kept.forget()
+        self._kept.clear()
         index = codes[:, 0]
         counts = sum_over_ranks(_histogram(index, len(self.usage)))
         total = self.decay * self.usage + (1 - self.decay) * counts

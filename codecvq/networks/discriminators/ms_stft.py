@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codecvq.errors import OptionError
 from codecvq.networks.encodec_norm import parametrized_norm
-from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 
 
 def build_ms_stft(
@@ -44,6 +44,8 @@ class MultiScaleStft(Discriminator):
                 for size in windows
             )
 
-    def judge(self, wav: Tensor) -> list[Judgement]:
+    def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """A judgement a window of audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
-        return [Judgement(scores, tuple(features)) for scores, features in (s(wav) for s in self.scales)]
+        return [
+            DiscriminatorOutput(scores, tuple(features)) for scores, features in (s(wav) for s in self.scales)
+        ]

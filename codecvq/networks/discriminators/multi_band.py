@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codecvq.errors import OptionError
-from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 
 SLOPE = 0.1
 SOFTEST = 1e-4  # magnitude below which compression is linear: its derivative at 0 would be infinite
@@ -66,7 +66,7 @@ class MultiBand(Discriminator):
             Resolution(channels, size, edges, filters, stride, power) for size in windows
         )
 
-    def judge(self, wav: Tensor) -> list[Judgement]:
+    def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """A judgement a window of audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
         return [resolution(wav) for resolution in self.resolutions]
 
@@ -94,7 +94,7 @@ class Resolution(nn.Module):
         self.score = weight_norm(nn.Conv2d(filters, 1, (3, 3), padding=(1, 1)))
         self.power = power
 
-    def forward(self, wav: Tensor) -> Judgement:
+    def forward(self, wav: Tensor) -> DiscriminatorOutput:
         """`[B, C, S]` -> scores `[B, 1, frames, bins after the strides]`."""
         with torch.autocast(wav.device.type, enabled=False):
             spectra = self._spectra(wav.float())
@@ -105,7 +105,7 @@ class Resolution(nn.Module):
                 hidden = F.leaky_relu(_convolved(layer, hidden), SLOPE)
                 features.append(hidden)
             outputs.append(hidden)
-        return Judgement(self.score(torch.cat(outputs, dim=3)), tuple(features))
+        return DiscriminatorOutput(self.score(torch.cat(outputs, dim=3)), tuple(features))
 
     def _spectra(self, wav: Tensor) -> Tensor:
         """`[B, C, S]` -> `[B, 2 C, frames, bins]`, scaled so that white noise keeps its variance."""

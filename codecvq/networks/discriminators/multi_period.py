@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from codecvq.errors import OptionError
-from codecvq.networks.interface import Discriminator, Judgement
+from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 
 KERNEL, STRIDE, SLOPE = 5, 3, 0.1
 
@@ -46,7 +46,7 @@ class MultiPeriod(Discriminator):
         widths = [channels, *(min(filters * 4**n, max_filters) for n in range(4))]
         self.periods = nn.ModuleList(Period(period, widths) for period in periods)
 
-    def judge(self, wav: Tensor) -> list[Judgement]:
+    def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
         """A judgement a period of audio `[B, C, S]`, scores `[B, 1, rows, period]`."""
         return [period(wav) for period in self.periods]
 
@@ -61,7 +61,7 @@ class Period(nn.Module):
         self.layers.append(_column(widths[-1], widths[-1], 1))
         self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
-    def forward(self, wav: Tensor) -> Judgement:
+    def forward(self, wav: Tensor) -> DiscriminatorOutput:
         """`[B, C, S]` -> scores `[B, 1, rows, period]`; the end is filled up by reflection."""
         short = -wav.shape[2] % self.period
         padded = F.pad(wav, (0, short), mode="reflect") if short else wav
@@ -70,7 +70,7 @@ class Period(nn.Module):
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), SLOPE)
             features.append(hidden)
-        return Judgement(self.score(hidden), tuple(features))
+        return DiscriminatorOutput(self.score(hidden), tuple(features))
 
 
 def _column(width_in: int, width_out: int, stride: int) -> nn.Module:

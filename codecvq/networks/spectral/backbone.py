@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
 from codecvq.networks.interface import zero_padding
-from codecvq.networks.presets import MOST_DEEP, MOST_WIDE
+from codecvq.networks.presets import MAX_DEPTH, MAX_WIDTH
 from codecvq.networks.spectral.parts import FrameNetwork
 
 KERNEL = 7  # frames that a convolution sees
@@ -54,7 +54,7 @@ class ConvNeXtBlock(nn.Module):
 
 def make_convnext(*, features: int, causal: bool, width: int = 256, blocks: int = 4) -> Backbone:
     """ConvNeXt blocks, as many as `blocks`, of `width` channels."""
-    for name, value, most in (("width", width, MOST_WIDE), ("blocks", blocks, MOST_DEEP)):
+    for name, value, most in (("width", width, MAX_WIDTH), ("blocks", blocks, MAX_DEPTH)):
         if not 1 <= value <= most:
             raise OptionError(f"convnext: {name} is {value}; needed is a whole number from 1 to {most}.")
     return Backbone(features, width, blocks, causal)

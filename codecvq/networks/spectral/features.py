@@ -38,7 +38,7 @@ def make_log_mel(
     if not detail_window_length:
         return front
     after = lookahead_frames * hop_length if causal else None
-    return Beside(front, DetailMel(detail_window_length, hop_length, sample_rate, num_mels, after))
+    return ConcatFeatures(front, DetailMel(detail_window_length, hop_length, sample_rate, num_mels, after))
 
 
 def make_stft(
@@ -115,7 +115,7 @@ class DetailMel(FrontEnd):
         return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.times)
 
 
-class Beside(FrontEnd):
+class ConcatFeatures(FrontEnd):
     """Two kinds of features of each frame, side by side."""
 
     def __init__(self, first: FrontEnd, second: FrontEnd) -> None:

@@ -78,7 +78,7 @@ class Framing(nn.Module):
         return folded.flatten(1)[:, self.before : self.before + frames * self.hop_length]
 
     @property
-    def frames_beside(self) -> int:
+    def overlapping_frames(self) -> int:
         """Frames on either side of a hop that `overlap_add` adds to it, where frames are centred."""
         return math.ceil(self.before / self.hop_length)
 
@@ -135,6 +135,6 @@ class Crossfade(nn.Module):
         return rearrange(torch.cat([start, rest], dim=2), "b t h -> b 1 (t h)")
 
     @property
-    def frames_beside(self) -> int:
+    def overlapping_frames(self) -> int:
         """Frames before a hop's own that are added to it."""
         return 1

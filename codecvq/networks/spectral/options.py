@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from codecvq.errors import OptionError
-from codecvq.networks.presets import sized
+from codecvq.networks.presets import resolve_size
 
-ITERATIONS = 16  # of retrieving phases, where nothing is said
+DEFAULT_ITERATIONS = 16  # of retrieving phases, where nothing is said
 #: Options that change the decoder only. With pitch channels the encoder depends on `synthesis_hop_length`
 #: too, and `phase` is "source".
 DECODER_OPTIONS = (
@@ -73,7 +73,7 @@ class SpectralOptions:
 
     # the built-in heads, by where phases come from
     phase: Literal["predicted", "retrieved", "source"] = "predicted"
-    phase_iterations: int = ITERATIONS  # of "retrieved": what it may cost
+    phase_iterations: int = DEFAULT_ITERATIONS  # of "retrieved": what it may cost
     # of "retrieved": phases in training are the recording's, so that only magnitudes are learned; or
     # retrieved, which is slower by a third
     training_phase: Literal["recorded", "retrieved"] = "recorded"
@@ -102,7 +102,7 @@ class Parts:
 
 def parts_of(options: SpectralOptions) -> Parts:
     """The parts that the options name. Raises OptionError for options of a part that is not taken."""
-    size = sized(
+    size = resolve_size(
         "spectral",
         PRESETS,
         options.preset,
@@ -180,7 +180,7 @@ def _check_phase(options: SpectralOptions) -> None:
     if phase not in ("predicted", "retrieved", "source"):
         raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
     retrieving = (options.phase_iterations, options.training_phase)
-    if phase != "retrieved" and retrieving != (ITERATIONS, "recorded"):
+    if phase != "retrieved" and retrieving != (DEFAULT_ITERATIONS, "recorded"):
         raise OptionError(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
             "Leave them out."

@@ -21,13 +21,13 @@ from codecvq.plugins.options import build_from_options, check_options, shortened
 from codecvq.quantizer import Quantizer
 
 #: kind of part -> arguments that its factory gets beside its options
-GIVEN: dict[str, Collection[str]] = {
+FACTORY_ARGUMENTS: dict[str, Collection[str]] = {
     "features": ("sample_rate", "hop_length", "causal", "lookahead_frames"),
     "backbone": ("features", "causal"),
     "head": ("sample_rate", "hop_length", "causal", "dim", "backbone"),
 }
 #: kind of part -> attributes of what it makes
-MADE: dict[str, Collection[str]] = {
+REQUIRED_ATTRIBUTES: dict[str, Collection[str]] = {
     "features": ("num_features", "before", "after"),
     "backbone": ("width", "reach"),
     "head": ("decoder", "writer", "check"),
@@ -67,16 +67,16 @@ class Head:
 class Decoder(nn.Module):
     """A decoder whose head sees no more than its backbone's channels: what most heads need.
 
-    Args: `head` takes `(hidden [B, T, X], mask)` and gives audio `[B, 1, T * H]`; `beside` is how many frames
-    on either side it adds to a frame's audio.
+    Args: `head` takes `(hidden [B, T, X], mask)` and gives audio `[B, 1, T * H]`; `head_reach` is how many
+    frames on either side it adds to a frame's audio.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, beside: Reach) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, head_reach: Reach) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         reach = getattr(backbone, "reach", None)
-        if reach is not None and reach.past is not None and beside.past is not None:
-            self.reach = Reach(reach.past + beside.past, reach.future + beside.future)
+        if reach is not None and reach.past is not None and head_reach.past is not None:
+            self.reach = Reach(reach.past + head_reach.past, reach.future + head_reach.future)
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
@@ -104,13 +104,13 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
             f"{', '.join(part_names(kind))}."
         )
     what = f"{kind} {name!r}"
-    check_options(what, registration, options, GIVEN[kind])
+    check_options(what, registration, options, FACTORY_ARGUMENTS[kind])
     made = build_from_options(what, registration.make, {**given, **options})
-    if lacking := [attribute for attribute in MADE[kind] if not hasattr(made, attribute)]:
+    if lacking := [attribute for attribute in REQUIRED_ATTRIBUTES[kind] if not hasattr(made, attribute)]:
         raise OptionError(
             f"{what} of {registration.origin} made a {type(made).__name__} without "
             f"{' and '.join(lacking)}; a part "
-            f"of kind {kind} has {', '.join(MADE[kind])}."
+            f"of kind {kind} has {', '.join(REQUIRED_ATTRIBUTES[kind])}."
         )
     return made
 

@@ -21,7 +21,7 @@ from codecvq.networks.spectral.framing import Framing
 MOMENTUM = 0.99
 
 
-def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
+def retrieve_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
     """Complex numbers of size 1 (0 where nothing sounds), `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B,
     T]` is true at real frames. More `iterations` are better, each at the cost of two Fourier transforms.
     """
@@ -34,16 +34,16 @@ def retrieved_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask
             wav = wav * mask.repeat_interleave(framing.hop_length, dim=1)[:, None]
         projected = framing.spectra(wav)
         ahead = projected.sub(before, alpha=MOMENTUM / (1 + MOMENTUM))
-        spectra, before = scaled(ahead, magnitudes * _inverse_size(ahead)), projected
-    return phases_of(ahead)
+        spectra, before = scale_complex(ahead, magnitudes * _inverse_size(ahead)), projected
+    return unit_phases(ahead)
 
 
-def phases_of(spectra: Tensor) -> Tensor:
+def unit_phases(spectra: Tensor) -> Tensor:
     """Spectra divided by their magnitudes; 0 where these are."""
-    return scaled(spectra, _inverse_size(spectra))
+    return scale_complex(spectra, _inverse_size(spectra))
 
 
-def scaled(spectra: Tensor, factors: Tensor) -> Tensor:
+def scale_complex(spectra: Tensor, factors: Tensor) -> Tensor:
     """Complex times real numbers, without making these complex first."""
     return torch.view_as_complex(torch.view_as_real(spectra) * factors[..., None])
 
@@ -53,7 +53,7 @@ def _inverse_size(spectra: Tensor) -> Tensor:
     return real.square().addcmul(imaginary, imaginary).clamp(min=1e-18).rsqrt()
 
 
-def reach_of(framing: Framing, iterations: int) -> int:
+def phase_reach(framing: Framing, iterations: int) -> int:
     """Frames on either side that the phases of a frame hang on."""
     overlapping = math.ceil(framing.window_length / framing.hop_length) - 1
     return iterations * overlapping

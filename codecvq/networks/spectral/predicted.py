@@ -32,7 +32,7 @@ def make_predicted(
 
 def _decoder(framing: Framing | Crossfade, dim: int, backbone: MakeBackbone, causal: bool) -> Decoder:
     made = backbone(dim)
-    beside = framing.frames_beside
+    beside = framing.overlapping_frames
     return Decoder(made, PredictedSpectra(made.width, framing), Reach(beside, 0 if causal else beside))
 
 

@@ -19,16 +19,16 @@ MakeBackbone = Callable[[int], FrameNetwork]
 
 
 @dataclass(frozen=True)
-class Pace:
+class SynthesisFraming:
     """How often spectra are made, and on what windows."""
 
     framing: Framing
-    times: int  # synthesis frames in a frame of the codec
+    upsampling: int  # synthesis frames in a frame of the codec
 
     @classmethod
-    def checked(
+    def from_options(
         cls, head: str, hop_length: int, causal: bool, step: int | None, window_length: int | None
-    ) -> Pace:
+    ) -> SynthesisFraming:
         """Of options of the head: every `step` samples, by default every hop, on windows of `window_length`,
         by default four steps. Raises OptionError.
         """
@@ -55,22 +55,22 @@ class Pace:
 class Synthesis(nn.Module):
     """Features a codec frame to channels a synthesis frame, by a backbone at the pace of these."""
 
-    def __init__(self, pace: Pace, features: int, backbone: MakeBackbone) -> None:
+    def __init__(self, synthesis: SynthesisFraming, features: int, backbone: MakeBackbone) -> None:
         super().__init__()
-        self.framing, self.times = pace.framing, pace.times
-        self.spread = nn.Linear(features, self.times * SPREAD)
+        self.framing, self.upsampling = synthesis.framing, synthesis.upsampling
+        self.spread = nn.Linear(features, self.upsampling * SPREAD)
         self.backbone = backbone(SPREAD)
 
     def hidden(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, F]`, mask `[B, T * times]` -> `[B, T * times, X]`."""
-        spread = rearrange(self.spread(features), "b t (n x) -> b (t n) x", n=self.times)
+        """`[B, T, F]`, mask `[B, T * upsampling]` -> `[B, T * upsampling, X]`."""
+        spread = rearrange(self.spread(features), "b t (n x) -> b (t n) x", n=self.upsampling)
         hidden: Tensor = self.backbone(spread, mask)
         return hidden
 
-    def finer(self, mask: Tensor | None) -> Tensor | None:
+    def upsample_mask(self, mask: Tensor | None) -> Tensor | None:
         """A mask of codec frames `[B, T]` as one of synthesis frames."""
-        return None if mask is None else mask.repeat_interleave(self.times, dim=1)
+        return None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
 
-    def frames(self, synthesis_frames: int) -> int:
+    def codec_frames(self, synthesis_frames: int) -> int:
         """Codec frames that so many synthesis frames reach into."""
-        return -(-synthesis_frames // self.times)
+        return -(-synthesis_frames // self.upsampling)

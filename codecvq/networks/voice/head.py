@@ -1,4 +1,4 @@
-"""The head for speech: phases of a source at the right pitch (`codecvq.networks.voice.speaking`)."""
+"""The head for speech: phases of a source at the right pitch (`codecvq.networks.voice.decoder`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import partial
 
 from codecvq.errors import OptionError
 from codecvq.networks.spectral.parts import Head
-from codecvq.networks.spectral.synthesis import MakeBackbone, Pace
+from codecvq.networks.spectral.synthesis import MakeBackbone, SynthesisFraming
 from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.decoder import SourceFilterDecoder
 from codecvq.networks.voice.pitch import PitchTracker
 from codecvq.networks.voice.pitch_writer import PitchWriter
-from codecvq.networks.voice.speaking import SpeakingDecoder
 
 
 def make_source(
@@ -32,14 +32,18 @@ def make_source(
     """
     _check_pitch(pitch_channels, dim)
     _check_refiner(refiner_width, refiner_blocks)
-    pace = Pace.checked("source", hop_length, causal, synthesis_hop_length, synthesis_window_length)
-    tracker = PitchTracker(sample_rate, pace.framing.hop_length)
+    synthesis = SynthesisFraming.from_options(
+        "source", hop_length, causal, synthesis_hop_length, synthesis_window_length
+    )
+    tracker = PitchTracker(sample_rate, synthesis.framing.hop_length)
     refiner = (refiner_width, refiner_blocks) if refiner_blocks else None
-    decoder = partial(SpeakingDecoder, pace, dim, backbone, tracker, sample_rate, pitch_channels, refiner)
+    decoder = partial(
+        SourceFilterDecoder, synthesis, dim, backbone, tracker, sample_rate, pitch_channels, refiner
+    )
     if pitch_channels is None:
         return Head(decoder)
-    writer = PitchWriter(tracker, pace.times, pitch_channels)
-    return Head(decoder, writer, partial(pitch_code.check_kept, channels=pitch_channels))
+    writer = PitchWriter(tracker, synthesis.upsampling, pitch_channels)
+    return Head(decoder, writer, partial(pitch_code.check_preserved, channels=pitch_channels))
 
 
 def _check_pitch(channels: Sequence[int] | None, dim: int) -> None:

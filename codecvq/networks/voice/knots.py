@@ -16,19 +16,19 @@ LIGHT = 1e-3  # the weight of a value that does not count, so that frames withou
 
 @torch.compiler.disable  # no gradient passes, and compilers stumble over its float64
 @torch.no_grad()
-def knots(values: Tensor, counts: Tensor, times: int, mask: Tensor | None = None) -> Tensor:
-    """Knots `[B, T]` of which `source.between(knots, times)` is nearest, in the least squares' sense, to
-    values `[B, T * n]`, n = `times`, where these count: bool `[B, T * n]`. Frames that the mask `[B, T]`
-    leaves out, which are at the end, change nothing before them.
+def knots(values: Tensor, counts: Tensor, upsampling: int, mask: Tensor | None = None) -> Tensor:
+    """Knots `[B, T]` of which `interpolate(knots, upsampling)` is nearest, in the least squares sense,
+    to values `[B, T * n]`, n = `upsampling`, where these count: bool `[B, T * n]`. Frames that the mask
+    `[B, T]` leaves out, which are at the end, change nothing before them.
     """
-    batch, frames = len(values), values.shape[1] // times
-    values = values.double().view(batch, frames, times)
-    weights = torch.where(counts, 1.0, LIGHT).double().view(batch, frames, times)
+    batch, frames = len(values), values.shape[1] // upsampling
+    values = values.double().view(batch, frames, upsampling)
+    weights = torch.where(counts, 1.0, LIGHT).double().view(batch, frames, upsampling)
     real = values.new_ones(batch, frames) if mask is None else mask.double()
     weights = weights * real[..., None]
 
     # A value that is a share o of a frame after the middle is on the line (1 - o) x_t + o x_{t+1}
-    offsets = (torch.arange(times, device=values.device) + 0.5) / times - 0.5
+    offsets = (torch.arange(upsampling, device=values.device) + 0.5) / upsampling - 0.5
     last = (real > 0) & (F.pad(real[:, 1:], (0, 1)) == 0)
     first = torch.zeros_like(last)
     first[:, 0] = True

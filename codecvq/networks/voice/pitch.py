@@ -22,7 +22,7 @@ LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS an octave
 SHORTER_FROM_HZ = (100.0, 170.0)  # above these shorter windows follow changes better
 NEAR = 4  # steps from the path where they look
 PERIODS = 3  # of the lowest frequency, within a window
-HIGHEST_HEARD_HZ = 4000.0  # above it what is voiced is often noise too
+MAX_CORRELATION_HZ = 4000.0  # above it what is voiced is often noise too
 
 AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
 
@@ -73,7 +73,7 @@ class Correlation(nn.Module):
         cosines = torch.cos(2 * torch.pi / self.size * bins[:, None] * lags)
         power = torch.fft.rfft(window.double(), n=self.size).abs().square()
         power[1:] *= 2  # bins stand for their mirror images too
-        heard = min(len(bins), round(HIGHEST_HEARD_HZ / sample_rate * self.size) + 1)
+        heard = min(len(bins), round(MAX_CORRELATION_HZ / sample_rate * self.size) + 1)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("cosines", cosines[:heard].float(), persistent=False)
         self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
@@ -108,7 +108,7 @@ class PitchTracker(nn.Module):
         super().__init__()
         self.long = Correlation(sample_rate, hop_length, LOWEST_HZ)
         self.short = nn.ModuleList(Correlation(sample_rate, hop_length, hz) for hz in SHORTER_FROM_HZ)
-        self.asked_once: tuple[Tensor, int, Pitch] | None = None  # in training: audio, its version
+        self.cached_pitch: tuple[Tensor, int, Pitch] | None = None  # in training: audio, its version
 
     @torch.compiler.disable  # a loop over frames: unrolled, it would be compiled for minutes
     @torch.no_grad()
@@ -116,13 +116,13 @@ class PitchTracker(nn.Module):
         """Pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop; what stands at frames that a mask `[B, T]` leaves
         out changes nothing at others. In float32, whatever autocast says.
         """
-        asked, self.asked_once = self.asked_once, None
+        asked, self.cached_pitch = self.cached_pitch, None
         if mask is None and asked is not None and asked[0] is wav and asked[1] == wav._version:
             return asked[2]
         with torch.autocast(wav.device.type, enabled=False):
             pitch = self._track(wav[:, 0].float(), mask)
         if self.training and mask is None and not wav.is_inference():  # those have no version
-            self.asked_once = wav, wav._version, pitch
+            self.cached_pitch = wav, wav._version, pitch
         return pitch
 
     def _track(self, wav: Tensor, mask: Tensor | None) -> Pitch:
@@ -139,7 +139,7 @@ class PitchTracker(nn.Module):
         for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
             fine = _refined(correlation(wav)[0], path)
             position = torch.where(hz_of(position) > hz * 1.1, fine, position)
-        return Pitch(bridged(position, voiced), voiced)
+        return Pitch(interpolate_unvoiced(position, voiced), voiced)
 
 
 def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
@@ -212,7 +212,7 @@ def _refined(strengths: Tensor, path: Tensor) -> Tensor:
     return at + (0.5 * (low - high) / curve).clamp(-0.5, 0.5)
 
 
-def bridged(position: Tensor, voiced: Tensor) -> Tensor:
+def interpolate_unvoiced(position: Tensor, voiced: Tensor) -> Tensor:
     """Positions `[B, T]` that go in a line from the end of a voice to the beginning of the next; before the
     first and behind the last they hold.
     """

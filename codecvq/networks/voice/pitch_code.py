@@ -19,39 +19,39 @@ from codecvq.quantizer import Quantizer
 
 CHANNELS, BASE = 3, 5
 LOWEST, HIGHEST = 6.0, 136.0  # positions on the grid of `codecvq.networks.voice.pitch`
-NONE = BASE**2 // 2  # the cell of (2, 2)
-VALUES = (BASE**2 - 1) * BASE
+NO_PITCH = BASE**2 // 2  # the cell of (2, 2)
+NUM_VALUES = (BASE**2 - 1) * BASE
 
 
-def written(position: Tensor) -> Tensor:
+def encode(position: Tensor) -> Tensor:
     """Channels `[…, 3]`, before tanh, of positions `[…]`; those beyond the ends are at the ends."""
     share = ((position - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
-    number = (share * (VALUES - 1)).round().long()
+    number = (share * (NUM_VALUES - 1)).round().long()
     cell = number // BASE
-    cell = cell + (cell >= NONE)
+    cell = cell + (cell >= NO_PITCH)
     digits = torch.stack([cell // BASE, cell % BASE, number % BASE], dim=-1)
     return torch.atanh(0.995 * (digits * (2 / (BASE - 1)) - 1))
 
 
-def read(channels: Tensor) -> tuple[Tensor, Tensor]:
+def decode(channels: Tensor) -> tuple[Tensor, Tensor]:
     """Positions `[…]` of channels `[…, 3]` within [-1, 1], and where there is one."""
     high, low, step = ((channels + 1) * ((BASE - 1) / 2)).round().clamp(0, BASE - 1).unbind(dim=-1)
     cell = high * BASE + low
-    number = (cell - (cell > NONE).to(cell.dtype)) * BASE + step
-    return LOWEST + number / (VALUES - 1) * (HIGHEST - LOWEST), cell != NONE
+    number = (cell - (cell > NO_PITCH).to(cell.dtype)) * BASE + step
+    return LOWEST + number / (NUM_VALUES - 1) * (HIGHEST - LOWEST), cell != NO_PITCH
 
 
-def check_kept(quantizer: Quantizer, channels: Sequence[int]) -> None:
+def check_preserved(quantizer: Quantizer, channels: Sequence[int]) -> None:
     """Raises OptionError for a quantizer that does not keep what is written in these three channels, or of
     which a part may be left out and what is left is another pitch.
     """
-    places, position = list(channels), torch.linspace(LOWEST, HIGHEST, VALUES)
-    latents = torch.zeros(1, quantizer.dim, VALUES)
-    latents[0, places] = written(position).T
+    places, position = list(channels), torch.linspace(LOWEST, HIGHEST, NUM_VALUES)
+    latents = torch.zeros(1, quantizer.dim, NUM_VALUES)
+    latents[0, places] = encode(position).T
     codes = quantizer.encode(latents)
-    near = (BASE // 2) * (HIGHEST - LOWEST) / (VALUES - 1)
+    near = (BASE // 2) * (HIGHEST - LOWEST) / (NUM_VALUES - 1)
     for depth in range(1 if quantizer.prefix_decodable else len(codes[0]), len(codes[0]) + 1):
-        found, there = read(quantizer.decode(codes[:, :depth])[0, places].T)
+        found, there = decode(quantizer.decode(codes[:, :depth])[0, places].T)
         apart = float((found - position).abs().max()) if bool(there.all()) else float("inf")
         whole = depth == len(codes[0])
         if apart > (0 if whole else near) + 1e-3 and (whole or bool(there.any())):

@@ -13,21 +13,21 @@ from codecvq.networks.voice.pitch import PitchTracker
 
 
 class PitchWriter(nn.Module):
-    """Puts the pitch of audio into three channels of its latents, of which a frame lasts `times` of the
+    """Puts the pitch of audio into three channels of its latents, of which a frame lasts `upsampling` of the
     tracker's. What is written is the knots of the lines that follow the pitch best.
     """
 
     places: Tensor  # [3]: the channels
 
-    def __init__(self, tracker: PitchTracker, times: int, channels: Sequence[int]) -> None:
+    def __init__(self, tracker: PitchTracker, upsampling: int, channels: Sequence[int]) -> None:
         super().__init__()
-        self.tracker, self.times = tracker, times
+        self.tracker, self.upsampling = tracker, upsampling
         self.channels = list(channels)
         self.register_buffer("places", torch.tensor(self.channels), persistent=False)
 
     def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
         """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
-        finer = None if mask is None else mask.repeat_interleave(self.times, dim=1)
+        finer = None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
         pitch = self.tracker(wav, finer)
-        written = pitch_code.written(knots(pitch.position, pitch.voiced, self.times, mask))
+        written = pitch_code.encode(knots(pitch.position, pitch.voiced, self.upsampling, mask))
         return latents.index_copy(2, self.places, written.to(latents.dtype))

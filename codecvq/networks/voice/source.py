@@ -16,7 +16,7 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     """A pulse a period, `[B, T * H]`, for a frequency a frame `[B, T]`, between whose middles its logarithm
     is a line: all harmonics below half the sample rate, with one amplitude, their sum of power 1.
     """
-    rates = between(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
+    rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
     cycles = rates.double().cumsum(dim=1)
     at = (cycles - cycles.round()).float()  # -1/2 … 1/2
     harmonics = (0.5 / rates).floor().clamp(min=1)
@@ -36,14 +36,14 @@ def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor
     return ((number >> 40) & 0xFFFFFF).float() * (3**0.5 / 2**23) - 3**0.5
 
 
-def between(values: Tensor, hop_length: int) -> Tensor:
+def interpolate(values: Tensor, hop_length: int) -> Tensor:
     """Values a sample `[B, T * H]` on lines between those in the middle of frames `[B, T]`; the first and
     the last hold to the ends.
     """
     return F.interpolate(values[:, None], scale_factor=hop_length, mode="linear", align_corners=False)[:, 0]
 
 
-def held(values: Tensor, mask: Tensor | None) -> Tensor:
+def hold_last(values: Tensor, mask: Tensor | None) -> Tensor:
     """Values `[B, T]` of which each goes on where the mask `[B, T]` leaves out what follows; before the first
     that it has, the first of all.
     """

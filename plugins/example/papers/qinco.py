@@ -17,20 +17,20 @@ class QINCo(ConditionalQuantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
         self.bend = nn.Sequential(nn.Linear(2 * dim, width), nn.ReLU(), nn.Linear(width, dim))
 
-    def codewords(self, rows, so_far):  # [..., D], [..., D] -> [..., D]
-        return rows + self.bend(torch.cat([rows, so_far], dim=-1))
+    def codewords(self, rows, partial_sum):  # [..., D], [..., D] -> [..., D]
+        return rows + self.bend(torch.cat([rows, partial_sum], dim=-1))
 
-    def quantize_given(self, vectors, so_far):  # [M, D], [M, D] -> values [M, D], codes [M, 1]
+    def quantize_given(self, vectors, partial_sum):  # [M, D], [M, D] -> values [M, D], codes [M, 1]
         with torch.no_grad():
-            own = so_far[:, None].expand(-1, len(self.codebook), -1)  # [M, K, D]
+            own = partial_sum[:, None].expand(-1, len(self.codebook), -1)  # [M, K, D]
             distances = (
                 (vectors[:, None] - self.codewords(self.codebook.expand_as(own), own)).square().sum(dim=2)
             )
         codes = distances.argmin(dim=1, keepdim=True)
-        return self.dequantize_given(codes, so_far), codes
+        return self.dequantize_given(codes, partial_sum), codes
 
-    def dequantize_given(self, codes, so_far):  # [M, 1], [M, D] -> [M, D]
-        return self.codewords(F.embedding(codes[:, 0], self.codebook), so_far)
+    def dequantize_given(self, codes, partial_sum):  # [M, 1], [M, D] -> [M, D]
+        return self.codewords(F.embedding(codes[:, 0], self.codebook), partial_sum)
 
     def terms(self, vectors, values, codes):
         commitment = self.commitment_weight * F.mse_loss(vectors, values.detach())

@@ -1,5 +1,5 @@
-"""`Member`: what the quantizers of a tree, its stages and groups, have in common: the random generator,
-progress, freezing, and how they are moved and saved.
+"""`QuantizerBase`: what the quantizers of a tree, its stages and groups, have in common: the random
+generator, progress, freezing, and how they are moved and saved.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from codecvq.quantizer.results import Progress
 
 
-class Member(nn.Module):
+class QuantizerBase(nn.Module):
     """Base class of `Quantizer`. What is set on one is set on all quantizers inside it."""
 
     #: see `Quantizer`
@@ -25,9 +25,9 @@ class Member(nn.Module):
         self._progress = Progress()
         self._generator: torch.Generator | None = None
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[QuantizerBase]:
         """Itself and every quantizer inside."""
-        return [member for member in self.modules() if isinstance(member, Member)]
+        return [member for member in self.modules() if isinstance(member, QuantizerBase)]
 
     @property
     def has_update(self) -> bool:
@@ -81,7 +81,7 @@ class Member(nn.Module):
             dict.fromkeys(tensor for each in learners for tensor in (*each.buffers(), *each.parameters()))
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Member:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizerBase:
         """What `.to()`, `.half()` and `.bfloat16()` call: all it has may move to another device, but stays in
         float32, since rounded codewords and projections would give other codes.
         """

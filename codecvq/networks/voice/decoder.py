@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.api.reach import Reach
-from codecvq.networks.interface import WithLosses
-from codecvq.networks.spectral.phase import phases_of, scaled
-from codecvq.networks.spectral.synthesis import MakeBackbone, Pace, Synthesis
+from codecvq.networks.interface import AudioWithLosses
+from codecvq.networks.spectral.phase import scale_complex, unit_phases
+from codecvq.networks.spectral.synthesis import MakeBackbone, Synthesis, SynthesisFraming
 from codecvq.networks.voice import pitch_code
 from codecvq.networks.voice.pitch import Pitch, PitchTracker, grid_size
 from codecvq.networks.voice.refiner import Refiner
-from codecvq.networks.voice.source import between, held, noise, pulses
+from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 
 WAVES, LONGEST = 6, 160.0  # a pitch as sines and cosines: their number, and the longest in steps of the grid
 MOST_ADDED = 4.0  # steps, to a pitch that was written
@@ -39,28 +39,28 @@ BLUR = 1.0  # standard deviation in steps of the distribution that is learned wh
 BESIDE = 3  # steps on either side of the likeliest, whose mean it is
 WRONG = 8.0  # steps: what is further off was another octave, and teaches nothing
 LEARNED_WEIGHT = 0.2  # of the pitch that was not written
-OTHER_NOISE = 1 << 40  # where in the series of noise that begins which is not the source's
+SECOND_NOISE_START = 1 << 40  # where in the series of noise that begins which is not the source's
 
 
-class Reading(NamedTuple):
+class CodedPitch(NamedTuple):
     """The written pitch of codec frames `[B, T]`."""
 
     position: Tensor
     there: Tensor  # bool: not where the codebook is left out
 
 
-class SpeakingDecoder(Synthesis):
+class SourceFilterDecoder(Synthesis):
     """Latents `[B, D, T]` to audio `[B, 1, T * H]`.
 
     Args: `pitch_channels` are the three with the pitch; `refiner_size` the width and blocks of a `Refiner`.
     """
 
-    takes_recording = True
+    uses_target_audio = True
     places: Tensor | None  # [3]: the channels with the pitch
 
     def __init__(
         self,
-        pace: Pace,
+        synthesis: SynthesisFraming,
         dim: int,
         backbone: MakeBackbone,
         tracker: PitchTracker,
@@ -69,7 +69,7 @@ class SpeakingDecoder(Synthesis):
         refiner_size: tuple[int, int] | None = None,
     ) -> None:
         features = dim if pitch_channels is None else dim + 2 * WAVES + 1
-        super().__init__(pace, features, backbone)
+        super().__init__(synthesis, features, backbone)
         framing, width = self.framing, self.backbone.width
         self.sample_rate = sample_rate
         places = None if pitch_channels is None else torch.tensor(list(pitch_channels))
@@ -80,32 +80,34 @@ class SpeakingDecoder(Synthesis):
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
         self.refiner = None if refiner_size is None else Refiner(framing.bins, width, *refiner_size)
-        beside = 2 * framing.frames_beside + 1  # of the source, of what is made of it, and to the next pitch
+        beside = (
+            2 * framing.overlapping_frames + 1
+        )  # of the source, of what is made of it, and to the next pitch
         beside += 0 if self.refiner is None else self.refiner.reach
-        ahead = max(self.frames(self.backbone.reach.future + beside), self.frames(beside) + 1)
+        ahead = max(self.codec_frames(self.backbone.reach.future + beside), self.codec_frames(beside) + 1)
         self.reach = Reach(None, ahead)  # where a period is depends on all those before
 
     def forward(
         self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None
-    ) -> Tensor | WithLosses:
+    ) -> Tensor | AudioWithLosses:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`; with the recording `[B, 1, T * H]` losses too."""
         features, reading = self._read(rearrange(latents, "b d t -> b t d"), mask)
-        mask = self.finer(mask)
+        mask = self.upsample_mask(mask)
         hidden = self.hidden(features, mask)
         log_filters, said = self.filters(hidden), self.pitch(hidden)
         with torch.autocast(latents.device.type, enabled=False):
             voicing, added, heights = said.float().split([1, 1, grid_size()], dim=2)
-            voicing, position = voicing[..., 0], likeliest(heights)
+            voicing, position = voicing[..., 0], expected_position(heights)
             written = there = None
             if reading is not None:
-                written = between(reading.position, self.times) + MOST_ADDED * added[..., 0].tanh()
-                there = reading.there.repeat_interleave(self.times, dim=1)
+                written = interpolate(reading.position, self.upsampling) + MOST_ADDED * added[..., 0].tanh()
+                there = reading.there.repeat_interleave(self.upsampling, dim=1)
                 position = torch.where(there, written, position)
             start = _number_of(latents) if self.training else 0
             sources = self._sources(Pitch(position, voicing > 0), mask, start)
             let_through, beside = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
-            phases = [phases_of(each) for each in sources]
-            spectra = scaled(phases[0], let_through) + scaled(phases[1], beside)
+            phases = [unit_phases(each) for each in sources]
+            spectra = scale_complex(phases[0], let_through) + scale_complex(phases[1], beside)
         if self.refiner is not None:  # in the precision of the networks
             spectra = self.refiner(spectra, sources, hidden, mask)
         with torch.autocast(latents.device.type, enabled=False):
@@ -116,19 +118,19 @@ class SpeakingDecoder(Synthesis):
             losses = voice_losses(voicing, heights, pitch, mask)
             if written is not None and there is not None:
                 losses["added"] = added_loss(written, there, pitch)
-            return WithLosses(wav, losses)
+            return AudioWithLosses(wav, losses)
 
-    def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Reading | None]:
+    def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, CodedPitch | None]:
         """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
         if self.places is None:
             return latents, None
-        position, there = pitch_code.read(latents.index_select(2, self.places).float())
-        position = held(position, there if mask is None else there & mask)
+        position, there = pitch_code.decode(latents.index_select(2, self.places).float())
+        position = hold_last(position, there if mask is None else there & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
         rest = latents.index_fill(2, self.places, 0.0)
-        return torch.cat([rest, waves * there[..., None]], dim=2), Reading(position, there)
+        return torch.cat([rest, waves * there[..., None]], dim=2), CodedPitch(position, there)
 
     @torch.no_grad()
     def _sources(self, pitch: Pitch, mask: Tensor | None, start: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -136,9 +138,9 @@ class SpeakingDecoder(Synthesis):
         series.
         """
         hop, device = self.framing.hop_length, pitch.position.device
-        hz, voice = held(pitch.hz, mask), between(held(pitch.voiced.float(), mask), hop)
+        hz, voice = hold_last(pitch.hz, mask), interpolate(hold_last(pitch.voiced.float(), mask), hop)
         samples = voice.shape[1]
-        breath, other = (noise(samples, begin, device)[None] for begin in (start, start + OTHER_NOISE))
+        breath, other = (noise(samples, begin, device)[None] for begin in (start, start + SECOND_NOISE_START))
         source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * breath
         if mask is not None:  # there is nothing behind the end
             real = mask.repeat_interleave(hop, dim=1)
@@ -150,10 +152,10 @@ def _number_of(latents: Tensor) -> Tensor:
     """A number that differs from batch to batch: where noise begins in training, else it would be learned by
     heart. Made of what is there, so that a resumed training hears the same.
     """
-    return (latents.detach().double().square().sum() * 1e6).long() % OTHER_NOISE
+    return (latents.detach().double().square().sum() * 1e6).long() % SECOND_NOISE_START
 
 
-def likeliest(heights: Tensor) -> Tensor:
+def expected_position(heights: Tensor) -> Tensor:
     """The likeliest positions `[B, T]` by log likelihoods `[B, T, G]`, between steps by those beside it."""
     top = heights.argmax(dim=2, keepdim=True)
     near = top + torch.arange(-BESIDE, BESIDE + 1, device=heights.device)
