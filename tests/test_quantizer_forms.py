@@ -232,7 +232,7 @@ def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
     quantizer.codebook.mul_(length)
     quantizer.dead_code_threshold = 0.0
     with caplog.at_level(logging.WARNING, "codecvq"):
-        for step in range(3 * GainMonitor.STEPS * GainMonitor.LOOKS):
+        for step in range(3 * GainMonitor.STEPS * GainMonitor.CHECKS):
             quantizer(torch.nn.functional.normalize(normal(1, 4, 4, seed=step), dim=1))
     assert len(caplog.records) == int(warned)
     if warned:
@@ -242,7 +242,7 @@ def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
 def test_straight_through_is_never_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     quantizer = make("vq", codebook_size=8, init="random", dead_code_threshold=0.0)
     quantizer.codebook.mul_(1000.0)
-    for step in range(GainMonitor.STEPS * GainMonitor.LOOKS):
+    for step in range(GainMonitor.STEPS * GainMonitor.CHECKS):
         quantizer(normal(1, 4, 4, seed=step))
     assert not caplog.records
 
