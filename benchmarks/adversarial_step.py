@@ -22,7 +22,7 @@ from codecvq.training.learner import Learner
 from codecvq.training.recipe import load_recipe
 
 
-def prepared(recipe_name: str, precision: str) -> tuple[Learner, torch.Tensor]:
+def prepare_learner(recipe_name: str, precision: str) -> tuple[Learner, torch.Tensor]:
     """A learner, and a batch of the corpus in the box: what is in it does not change what a step costs."""
     recipe = load_recipe(recipe_name, ["corpus.name=prompts", "training.validation_clips=0"])
     if recipe.discriminator is None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=2.5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    learner, wav = prepared(options.recipe, options.precision)
+    learner, wav = prepare_learner(options.recipe, options.precision)
     section = learner.recipe.discriminator
     assert section is not None
     turns = len(section.networks) if section.in_turn else 1
@@ -66,12 +66,15 @@ def main() -> None:
             if repeat:
                 alone.append(times[0])
                 adversarial[turn].append(times[1])
-    heard = sum(median(times) for times in adversarial) / turns
-    ratio = heard / median(alone)
+    adversarial_s = sum(median(times) for times in adversarial) / turns
+    ratio = adversarial_s / median(alone)
     items = f"{wav.shape[0]} x {wav.shape[2] / learner.recipe.sample_rate:g} s"
     print(f"{options.recipe}, {items}, {options.threads} thread(s), precision {options.precision}")
     print(f"codec alone      {1000 * median(alone):8.1f} ms a step, median of {len(alone)}")
-    print(f"adversarial      {1000 * heard:8.1f} ms a step, mean of {turns} medians of {options.repeats}")
+    print(
+        f"adversarial      {1000 * adversarial_s:8.1f} ms a step, "
+        f"mean of {turns} medians of {options.repeats}"
+    )
     print(f"ratio            {ratio:8.2f} (at most {options.most:g})")
     sys.exit(ratio > options.most)
 

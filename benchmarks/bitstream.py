@@ -1,8 +1,8 @@
 """Bytes and speed of the .cvq file: `python benchmarks/bitstream.py`.
 
-Synthetic codes that are skewed and dwell, as those of speech do: each keeps the code of the frame before with
-probability `dwell`, else draws from a geometric-like distribution over the codebook. Times are the median of
-5 runs on one thread.
+The codes are synthetic, with the statistics of speech codes. Each code repeats that of the previous frame
+with probability `dwell`; otherwise it is drawn from a geometric-like distribution over the codebook. Times
+are the median of 5 runs on one thread.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Result:
     entropy_read_s: float
 
 
-def skewed(books: int, size: int, frames: int, dwell: float = 0.3, seed: int = 0) -> Codes:
+def skewed_codes(books: int, size: int, frames: int, dwell: float = 0.3, seed: int = 0) -> Codes:
     """Codes `[N, T]` whose frequencies fall to a tenth over the codebook."""
     rng = np.random.default_rng(seed)
     fresh = -np.log10(1 - 0.9 * rng.random((books, frames)))  # in [0, 1), dense near 0
@@ -58,9 +58,9 @@ def median_s(action: Callable[[], object], runs: int = 5) -> float:
     """Seconds that the action takes, median."""
     times = []
     for _ in range(runs):
-        began = time.perf_counter()
+        start = time.perf_counter()
         action()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
@@ -72,7 +72,7 @@ def measure(layout: str, seconds: float) -> Result:
         name=layout, sample_rate=24000, hop_length=hop, codebook_sizes=(size,) * books,
         strides=(1,) * books, variable_depth=False, codebooks_sha256=sha256, weights_sha256=sha256,
     )  # fmt: skip
-    codes = skewed(books, size, frames)
+    codes = skewed_codes(books, size, frames)
     data = {entropy: pack(codec, codes, frames * hop, entropy) for entropy in (False, True)}
     packets = {entropy: unpack(written) for entropy, written in data.items()}
     if not all(np.array_equal(packet.codes, codes) for packet in packets.values()):

@@ -26,7 +26,7 @@ from codecvq.data.segments import Segments
 
 RATE = 16_000
 FILES, SPEAKERS = 100, 1000
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="read the header of every clip's file too")
     rows = (options := parser.parse_args()).rows
 
-    def timed(what: str, make: Callable[[], Made]) -> Made:
+    def timed(what: str, make: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         made = make()
         seconds = time.perf_counter() - start

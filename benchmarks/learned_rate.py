@@ -55,7 +55,7 @@ def speech_in(folders: Sequence[Path], most: int) -> list[Clip]:
     return [Clip(id=str(path), path=path) for path in paths[:most]]
 
 
-def classes_of(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list[np.ndarray]:
+def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list[np.ndarray]:
     """For each codebook the class `[K]` of each code: codes of a class are followed by similar codes.
 
     k-means of the distributions of the code that follows, with the Kullback-Leibler divergence.
@@ -71,8 +71,8 @@ def classes_of(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list
         for _ in range(12):
             sums = np.zeros((count, size))
             np.add.at(sums, classes, follows)
-            centres = (sums + 50 * alone) / (sums.sum(axis=1, keepdims=True) + 50)
-            classes = (follows @ np.log(centres).T).argmax(axis=1)
+            centers = (sums + 50 * alone) / (sums.sum(axis=1, keepdims=True) + 50)
+            classes = (follows @ np.log(centers).T).argmax(axis=1)
         classes[0] = count - 1  # so that there are as many classes as asked for
         found.append(classes)
     return found
@@ -97,7 +97,7 @@ def variants(
     clips: Sequence[Codes], sizes: Sequence[int], levels: Sequence[int] | None
 ) -> dict[str, CodeTables]:
     """Tables without frequencies, by what they are called."""
-    classes = classes_of(clips, sizes, 128)
+    classes = cluster_codes(clips, sizes, 128)
     found = {
         "whole codes": CodeTables.uniform(sizes),
         "whole codes, 128 classes of the previous": CodeTables.uniform(

@@ -150,7 +150,7 @@ class Autoencoder(nn.Module):
         return self.quantizer.encode(self.encoder(spectra))
 
 
-def trained(name: str, options: dict[str, Any], spectra: Spectra, steps: int, seed: int) -> Autoencoder:
+def train(name: str, options: dict[str, Any], spectra: Spectra, steps: int, seed: int) -> Autoencoder:
     torch.manual_seed(seed)
     model = Autoencoder(None)  # first, so that all begin from the same weights
     model.quantizer = codecvq.build_quantizer(name, dim=DIM, **options) if name else None
@@ -173,7 +173,7 @@ def snr_db(model: Autoencoder, clips: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def use_of_codes(model: Autoencoder, clips: list[Tensor]) -> tuple[float, float]:
+def code_usage(model: Autoencoder, clips: list[Tensor]) -> tuple[float, float]:
     """The share of the codes that occur, and their entropy in bits a frame."""
     codes = torch.cat([model.codes(clip) for clip in clips], dim=2)[0]  # [N, T]
     used = entropy = 0.0
@@ -187,12 +187,12 @@ def use_of_codes(model: Autoencoder, clips: list[Tensor]) -> tuple[float, float]
 def measure(name: str, options: dict[str, Any], spectra: Spectra, steps: int, seeds: int) -> Row:
     snrs, uses, entropies, bits = [], [], [], math.inf
     start = time.process_time()
-    models = [trained(name, options, spectra, steps, seed) for seed in range(seeds)]
+    models = [train(name, options, spectra, steps, seed) for seed in range(seeds)]
     step_ms = 1000 * (time.process_time() - start) / (steps * seeds)
     for model in models:
         snrs.append(snr_db(model, spectra.held_out))
         if model.quantizer is not None:
-            used, entropy = use_of_codes(model, spectra.train)
+            used, entropy = code_usage(model, spectra.train)
             uses.append(used)
             entropies.append(entropy)
             bits = model.quantizer.bits_per_frame

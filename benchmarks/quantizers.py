@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import codecvq
 from codecvq.processor import processor_name
 
-SHORTEST = 0.02  # seconds: a step that is faster is repeated within a measurement
+MIN_MEASURED_S = 0.02  # seconds: a step that is faster is repeated within a measurement
 WARM_UP_VECTORS = 8
 SEED = 20_26
 
@@ -131,7 +131,7 @@ def residual_fsq(stages: int, levels: list[int]) -> tuple[nn.Module, codecvq.Qua
     return peer, codecvq.build_quantizer("residual_fsq", dim=len(levels), levels=levels, num_codebooks=stages)
 
 
-def _highest_bit_last(bits: int) -> Callable[[Tensor], Tensor]:
+def _reverse_bits(bits: int) -> Callable[[Tensor], Tensor]:
     """The peer counts the first channel as the highest bit, we as the lowest."""
     return lambda codes: sum((codes >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # type: ignore[return-value]
 
@@ -151,7 +151,7 @@ def all_cases(quick: bool) -> Iterator[Case]:
             lambda bits=bits: lfq(bits),
             # the peer holds a table of all codes for encoding too
             ("train",) if bits > 16 else ("encode", "train"),
-            to_our_codes=_highest_bit_last(bits),
+            to_our_codes=_reverse_bits(bits),
             peer_vectors=vectors,
         )
     yield Case("fsq 8,5,5,5", 4, lambda: fsq([8, 5, 5, 5]), ("encode", "train"))
@@ -161,19 +161,19 @@ def all_cases(quick: bool) -> Iterator[Case]:
 # One step
 
 
-def step_of(case: Case, who: str, mode: str, vectors: int, device: str = "cpu") -> Callable[[], Tensor]:
+def step_of(case: Case, side: str, mode: str, vectors: int, device: str = "cpu") -> Callable[[], Tensor]:
     """A function that takes one step and returns the codes; the same vectors and weights on both sides."""
     torch.manual_seed(SEED)
     peer, ours = case.make()
     batch = 8 if vectors % 8 == 0 else 1
     rows = (case.spread * torch.randn(batch, vectors // batch, case.dim)).to(device)
-    quantizer = (peer if who == "peer" else ours).to(device).train(mode == "train")
-    latents = rows if who == "peer" else rows.mT.contiguous()
-    call = _peer_call(quantizer) if who == "peer" else _our_call(quantizer)
+    quantizer = (peer if side == "peer" else ours).to(device).train(mode == "train")
+    latents = rows if side == "peer" else rows.mT.contiguous()
+    call = _peer_call(quantizer) if side == "peer" else _our_call(quantizer)
     if mode == "encode":
-        return _encoding(quantizer, latents, who)
+        return _encoding(quantizer, latents, side)
     if mode == "decode":
-        return _decoding(quantizer, _encoding(quantizer, latents, who)(), who)
+        return _decoding(quantizer, _encoding(quantizer, latents, side)(), side)
     return _training(quantizer, latents, call)
 
 
@@ -193,18 +193,18 @@ def _our_call(quantizer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor, 
     return call
 
 
-def _encoding(quantizer: Any, latents: Tensor, who: str) -> Callable[[], Tensor]:
+def _encoding(quantizer: Any, latents: Tensor, side: str) -> Callable[[], Tensor]:
     @torch.no_grad()
     def encode() -> Tensor:
-        return quantizer(latents)[1] if who == "peer" else quantizer.encode(latents)
+        return quantizer(latents)[1] if side == "peer" else quantizer.encode(latents)
 
     return encode
 
 
-def _decoding(quantizer: Any, codes: Tensor, who: str) -> Callable[[], Tensor]:
+def _decoding(quantizer: Any, codes: Tensor, side: str) -> Callable[[], Tensor]:
     @torch.no_grad()
     def decode() -> Tensor:
-        return quantizer.indices_to_codes(codes) if who == "peer" else quantizer.decode(codes).mT
+        return quantizer.indices_to_codes(codes) if side == "peer" else quantizer.decode(codes).mT
 
     return decode
 
@@ -234,12 +234,12 @@ def _training(
 def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool, device: str = "cpu") -> Row:
     fewer = min(vectors, case.peer_vectors or vectors) if mode == "train" else vectors
     sizes = {"peer": fewer, "ours": vectors}
-    steps = {who: step_of(case, who, mode, size, device) for who, size in sizes.items()}
-    first = {who: step() for who, step in steps.items()}  # before any update of a codebook
-    times = take_turns(steps, repeats)
+    steps = {side: step_of(case, side, mode, size, device) for side, size in sizes.items()}
+    first = {side: step() for side, step in steps.items()}  # before any update of a codebook
+    times = interleaved_times(steps, repeats)
     growth = {
-        who: peak_growth(case, who, mode, fewer if who == "peer" else vectors) if memory else None
-        for who in steps
+        side: peak_growth(case, side, mode, fewer if side == "peer" else vectors) if memory else None
+        for side in steps
     }
     scale = vectors / fewer
     compared = _differences(case, mode, first) if fewer == vectors else (None, 0)
@@ -266,13 +266,15 @@ def _differences(case: Case, mode: str, first: dict[str, Tensor]) -> tuple[int, 
     return int((peer != first["ours"]).sum()), peer.numel()
 
 
-def take_turns(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+def interleaved_times(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
     """Seconds of a step (of processor time, or of the wall for a GPU), `repeats` of each, in turn."""
-    loops = {who: max(1, math.ceil(SHORTEST / max(_seconds(step, 1), 1e-6))) for who, step in steps.items()}
-    times: dict[str, list[float]] = {who: [] for who in steps}
+    loops = {
+        side: max(1, math.ceil(MIN_MEASURED_S / max(_seconds(step, 1), 1e-6))) for side, step in steps.items()
+    }
+    times: dict[str, list[float]] = {side: [] for side in steps}
     for _ in range(repeats):
-        for who, step in steps.items():
-            times[who].append(_seconds(step, loops[who]))
+        for side, step in steps.items():
+            times[side].append(_seconds(step, loops[side]))
     return times
 
 
@@ -289,17 +291,17 @@ def _seconds(step: Callable[[], Tensor], loops: int) -> float:
     return (clock() - start) / loops
 
 
-def peak_growth(case: Case, who: str, mode: str, vectors: int) -> float | None:
+def peak_growth(case: Case, side: str, mode: str, vectors: int) -> float | None:
     """MB by which a first step raises the resident set of a fresh process; None where Linux does not tell."""
-    arguments = ["--memory-of", case.name, who, mode, str(vectors)]
+    arguments = ["--memory-of", case.name, side, mode, str(vectors)]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
 
 
-def print_peak_growth(name: str, who: str, mode: str, vectors: int) -> None:
+def print_peak_growth(name: str, side: str, mode: str, vectors: int) -> None:
     case = next(case for case in all_cases(quick=False) if case.name == name)
-    step_of(case, who, mode, WARM_UP_VECTORS)()  # what is loaded on the first call is not the step's
-    step = step_of(case, who, mode, vectors)
+    step_of(case, side, mode, WARM_UP_VECTORS)()  # what is loaded on the first call is not the step's
+    step = step_of(case, side, mode, vectors)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what the first call has freed must not hide what this one takes
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
@@ -333,7 +335,7 @@ def markdown(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def side_by_side(rows: list[Row]) -> str:
+def readme_table(rows: list[Row]) -> str:
     """The README's table: one line a quantizer and step, with each N beside the other."""
     sizes = sorted({row.vectors for row in rows}, reverse=True)
     found = {(row.quantizer, row.mode, row.vectors): row for row in rows}
@@ -378,11 +380,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory_of:
-        name, who, mode, vectors = options.memory_of
-        return print_peak_growth(name, who, mode, int(vectors))
+        name, side, mode, vectors = options.memory_of
+        return print_peak_growth(name, side, mode, int(vectors))
     if options.table:
         kept = json.loads(options.table.read_text())
-        return print(f"{kept['machine']}\n\n{side_by_side([Row(**row) for row in kept['rows']])}")
+        return print(f"{kept['machine']}\n\n{readme_table([Row(**row) for row in kept['rows']])}")
     rows = []
     print(f"{machine(options.device)}\n\n{HEADER}", flush=True)
     for case in all_cases(options.quick):

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
-DIM, BATCH, SHORTEST_S = 64, 8, 0.15
+DIM, BATCH, MIN_MEASURED_S = 64, 8, 0.15
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vq": ("vq", {"codebook_size": 1024}),
     "simvq": ("simvq", {"codebook_size": 8192}),
@@ -76,15 +76,15 @@ def step(quantizer: Any, latents: Any) -> None:  # Any: of either checkout
 
 def fastest(run: Callable[[], object]) -> float:
     run()
-    times, began = [], time.process_time()
-    while len(times) < 2 or time.process_time() - began < SHORTEST_S:
+    times, start_time = [], time.process_time()
+    while len(times) < 2 or time.process_time() - start_time < MIN_MEASURED_S:
         start = time.process_time()
         run()
         times.append(time.process_time() - start)
     return min(times)
 
 
-def started(checkout: Path) -> subprocess.Popen[str]:
+def start_server(checkout: Path) -> subprocess.Popen[str]:
     paths = os.pathsep.join([str(checkout), str(checkout / "plugins")])
     return subprocess.Popen(
         [sys.executable, __file__, "--serve"],
@@ -96,7 +96,7 @@ def started(checkout: Path) -> subprocess.Popen[str]:
     )
 
 
-def asked(side: subprocess.Popen[str], question: tuple[str, str, int]) -> float:
+def request(side: subprocess.Popen[str], question: tuple[str, str, int]) -> float:
     assert side.stdin is not None
     assert side.stdout is not None
     print(json.dumps(question), file=side.stdin, flush=True)
@@ -113,13 +113,15 @@ def main() -> None:
         return serve()
     if options.against is None:
         parser.error("give the folder of another checkout")
-    sides = [started(options.against.resolve()), started(HERE)]
+    sides = [start_server(options.against.resolve()), start_server(HERE)]
     ratios = []
     print(f"{'quantizer':34}{'mode':8}{'vectors':>8}{'before ms':>12}{'now ms':>10}{'ratio':>8}")
     for case in CASES:
         for mode in MODES:
             for frames in FRAMES:
-                turns = [[asked(side, (case, mode, frames)) for side in sides] for _ in range(options.turns)]
+                turns = [
+                    [request(side, (case, mode, frames)) for side in sides] for _ in range(options.turns)
+                ]
                 before, now = (1e3 * median(turn[side] for turn in turns) for side in (0, 1))
                 ratios.append(before / now)
                 print(

@@ -47,27 +47,27 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
     segments = recipe_segments(recipe, recipe_corpus(recipe.corpus), learner.codec.hop_length)
     for clip in range(len(segments.corpus)):  # decoded once in a training, and not in every step
         segments.batch(clip)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for step in range(steps):
         segments.batch(step)
-    batch_s = (time.perf_counter() - began) / steps
+    batch_s = (time.perf_counter() - start) / steps
     batches = load_batches(segments, 0, WARM_UP + steps)
     times, waits = [], []
     for step in range(WARM_UP + steps):
-        began = time.perf_counter()
+        start = time.perf_counter()
         batch: Any = next(batches)
-        waited = time.perf_counter() - began
+        waited = time.perf_counter() - start
         learner.step(step, getattr(batch, "wav", batch))
         if step % 10 == 9 and hasattr(learner, "outcomes"):
             learner.step_metrics.take_means()
         if step >= WARM_UP:
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
             waits.append(waited)
     step_s = median(times)
     return {"step_s": step_s, "waits": sum(waits) / sum(times), "data": batch_s / step_s}
 
 
-def of_checkout(checkout: Path, options: argparse.Namespace) -> dict[str, float]:
+def measure_checkout(checkout: Path, options: argparse.Namespace) -> dict[str, float]:
     """What a fresh process measures with the code of a checkout."""
     paths = [str(checkout), str(checkout / "plugins")]
     arguments = ["--recipe", options.recipe, "--threads", str(options.threads), "--steps", str(options.steps)]
@@ -101,7 +101,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.turns):
         for side, checkout in sides.items():
-            found[side].append(of_checkout(checkout, options))
+            found[side].append(measure_checkout(checkout, options))
     kind = "adversarial" if options.adversarial else "without discriminators"
     print(f"{options.recipe}, {kind}, {options.threads} thread(s), medians of {options.turns} processes")
     for side, rows in found.items():

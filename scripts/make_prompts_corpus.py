@@ -40,13 +40,16 @@ from codecvq.files import write_atomically  # noqa: E402
 
 SAMPLE_RATE = 16000
 SECONDS_PER_VOICE = 121.0
-SHORTEST_S, LONGEST_S = 1.5, 8.0
+MIN_DURATION_S, MAX_DURATION_S = 1.5, 8.0
 TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the rest of its seconds are for training
-LONGEST_TESTED_S = 6.0  # longer ones would leave too little to train on
-ALIKE = 0.6  # share of words in common, in order, from which two texts count as nearly the same
-SILENT_DB, LEAST_ACTIVE = -50.0, 0.6  # frames below count as silence; the share of a clip that must not be
+MAX_TEST_DURATION_S = 6.0  # longer ones would leave too little to train on
+SIMILAR_RATIO = 0.6  # share of words in common, in order, from which two texts count as nearly the same
+SILENT_DB, MIN_ACTIVE_SHARE = (
+    -50.0,
+    0.6,
+)  # frames below count as silence; the share of a clip that must not be
 LEVEL_RANGE_DB = 8.0  # around the median of the voice
-LARGEST_BYTES = 10_000_000
+MAX_TOTAL_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,13 @@ class Candidate:
         return float(10 * np.log10(np.mean(self.samples**2) + 1e-10))
 
     @property
-    def active(self) -> float:
+    def active_share(self) -> float:
         """Share of its 20 ms frames that are not silent."""
         frames = self.samples[: len(self.samples) // 320 * 320].reshape(-1, 320)
         return float(np.mean(10 * np.log10(np.mean(frames**2, axis=1) + 1e-10) > SILENT_DB))
 
     @property
-    def trigrams(self) -> set[str]:
+    def letter_trigrams(self) -> set[str]:
         """The letter trigrams of the text, word boundaries included."""
         text = f" {self.words} "
         return {text[i : i + 3] for i in range(len(text) - 2)}
@@ -94,7 +97,7 @@ def main() -> None:
         pair
         for speaker in corpus.speakers
         if speaker not in HELD_OUT_SPEAKERS
-        for pair in choose(corpus, speaker)
+        for pair in choose_clips(corpus, speaker)
     ]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     for stale in options.out.glob("*.flac"):
@@ -106,21 +109,23 @@ def main() -> None:
     print_summary(options.out, rows)
 
 
-def choose(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
+def choose_clips(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
     """The clips of one voice with their splits, sorted by id."""
     clips = [clip for clip in corpus if clip.speaker == speaker]
-    said_in_held_out = [asterisk.words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
+    said_in_held_out = [asterisk.normalized_words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
     decoded = [
-        Candidate(clip, clip.read(SAMPLE_RATE), asterisk.words(clip.text)) for clip in clips if usable(clip)
+        Candidate(clip, clip.read(SAMPLE_RATE), asterisk.normalized_words(clip.text))
+        for clip in clips
+        if is_usable(clip)
     ]
     level_db = float(np.median([candidate.level_db for candidate in decoded]))
     pool = [
         candidate
         for candidate in decoded
-        if candidate.active >= LEAST_ACTIVE
+        if candidate.active_share >= MIN_ACTIVE_SHARE
         and abs(candidate.level_db - level_db) <= LEVEL_RANGE_DB
         and np.abs(candidate.samples).max() < 0.99
-        and not any(alike(candidate.words, said) for said in said_in_held_out)
+        and not any(is_similar(candidate.words, said) for said in said_in_held_out)
     ]
     splits = {
         split: [c for c in pool if corpus.split_of(c.clip) == split]
@@ -128,19 +133,19 @@ def choose(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
     }
     taken: list[Candidate] = []
     for split, count in (("test", TEST_CLIPS), ("validation", VALIDATION_CLIPS)):
-        short = [candidate for candidate in splits[split] if candidate.seconds <= LONGEST_TESTED_S]
-        taken += most_varied(short, taken, clips=count)
+        short = [candidate for candidate in splits[split] if candidate.seconds <= MAX_TEST_DURATION_S]
+        taken += select_varied(short, taken, clips=count)
     seconds = SECONDS_PER_VOICE - sum(candidate.seconds for candidate in taken)
-    taken += most_varied(splits["train"], taken, seconds=seconds)
+    taken += select_varied(splits["train"], taken, seconds=seconds)
     return sorted(((c, corpus.split_of(c.clip)) for c in taken), key=lambda pair: pair[0].clip.id)
 
 
-def usable(clip: Clip) -> bool:
+def is_usable(clip: Clip) -> bool:
     """Whether a clip is of the right length and its words are known."""
-    return bool(clip.text) and SHORTEST_S <= (clip.duration_s or 0.0) <= LONGEST_S
+    return bool(clip.text) and MIN_DURATION_S <= (clip.duration_s or 0.0) <= MAX_DURATION_S
 
 
-def most_varied(
+def select_varied(
     pool: Iterable[Candidate], taken: list[Candidate], *, clips: int = 10**9, seconds: float = float("inf")
 ) -> list[Candidate]:
     """Clips of the pool that bring the most new trigrams a second, as many clips or seconds as asked; none
@@ -150,7 +155,9 @@ def most_varied(
     itself.
     """
     left, chosen = list(pool), list[Candidate]()
-    known: set[str] = set().union(*(candidate.trigrams for candidate in taken)) if clips == 10**9 else set()
+    known: set[str] = (
+        set().union(*(candidate.letter_trigrams for candidate in taken)) if clips == 10**9 else set()
+    )
     while left and len(chosen) < clips:
         seconds -= chosen[-1].seconds if chosen else 0.0
         others = [*taken, *chosen]
@@ -158,21 +165,21 @@ def most_varied(
             candidate
             for candidate in left
             if candidate.seconds <= seconds
-            and not any(alike(candidate.words, other.words) for other in others)
+            and not any(is_similar(candidate.words, other.words) for other in others)
         ]
         if not left:
             break
         # the id breaks ties, so that no order of files matters
-        best = max(left, key=lambda c: (len(c.trigrams - known) / c.seconds, c.clip.id))
-        known |= best.trigrams
+        best = max(left, key=lambda c: (len(c.letter_trigrams - known) / c.seconds, c.clip.id))
+        known |= best.letter_trigrams
         chosen.append(best)
         left.remove(best)
     return chosen
 
 
-def alike(one: str, other: str) -> bool:
+def is_similar(one: str, other: str) -> bool:
     """Whether two texts say nearly the same."""
-    return difflib.SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio() >= ALIKE
+    return difflib.SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio() >= SIMILAR_RATIO
 
 
 def write_clip(folder: Path, candidate: Candidate, split: str) -> dict[str, object]:
@@ -206,8 +213,8 @@ def print_summary(folder: Path, rows: list[dict[str, object]]) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     minutes = sum(float(str(row["duration"])) for row in rows) / 60
     print(f"{out.getvalue()}{len(rows)} clips, {minutes:.2f} minutes, {size / 1e6:.2f} MB in {folder}")
-    if size > LARGEST_BYTES:
-        raise SystemExit(f"{size} bytes are more than {LARGEST_BYTES}: lower SECONDS_PER_VOICE.")
+    if size > MAX_TOTAL_BYTES:
+        raise SystemExit(f"{size} bytes are more than {MAX_TOTAL_BYTES}: lower SECONDS_PER_VOICE.")
 
 
 LICENCE = """\

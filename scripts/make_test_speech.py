@@ -32,32 +32,32 @@ from codecvq.files import write_atomically  # noqa: E402
 
 OUT = HERE / "plugins/codecvq_pretrained/clips/test_speech.jsonl"
 CORPORA = ("asterisk", "festvox_ru")
-SHORTEST_S, LONGEST_S = 1.5, 12.0
+MIN_DURATION_S, MAX_DURATION_S = 1.5, 12.0
 SEEN_CLIPS, UNSEEN_CLIPS = 8, 20  # of each speaker
 #: Clips of the fixed comparison set by the speaker whom the splits hold out whole; its other two of him are
 #: made of prompts shorter than any here.
-COMPARED = frozenset({"asterisk/carlo_flora/agent-alreadyon", "asterisk/carlo_flora/vm-whichbox"})
+COMPARISON_CLIPS = frozenset({"asterisk/carlo_flora/agent-alreadyon", "asterisk/carlo_flora/vm-whichbox"})
 
 
 def main() -> None:
     """Write the list."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="where the packages are unpacked, if not installed")
-    rows = list(chosen(parser.parse_args().root))
+    rows = list(chosen_rows(parser.parse_args().root))
     write_atomically(OUT, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     print(f"{len(rows)} clips, {sum(row['duration'] for row in rows) / 60:.1f} minutes: {OUT}")
 
 
-def chosen(root: Path | None) -> Iterator[dict[str, str | float]]:
+def chosen_rows(root: Path | None) -> Iterator[dict[str, str | float]]:
     """A row for each clip, by corpus, speaker and length."""
     for corpus in CORPORA:
         speakers: dict[str, list[Clip]] = {}
         for clip in open_corpus(corpus, root=root).split("test").measured():
-            if fits(clip):
+            if is_eligible(clip):
                 speakers.setdefault(clip.speaker, []).append(clip)
         for speaker, clips in sorted(speakers.items()):
             group = "unseen" if speaker in HELD_OUT_SPEAKERS else "seen"
-            for clip in spread(clips, UNSEEN_CLIPS if group == "unseen" else SEEN_CLIPS):
+            for clip in evenly_spaced(clips, UNSEEN_CLIPS if group == "unseen" else SEEN_CLIPS):
                 yield {
                     "corpus": corpus,
                     "id": clip.id,
@@ -68,14 +68,14 @@ def chosen(root: Path | None) -> Iterator[dict[str, str | float]]:
                 }
 
 
-def fits(clip: Clip) -> bool:
+def is_eligible(clip: Clip) -> bool:
     """Whether a clip has the right length and is none of the fixed comparison set, nor says the same."""
     assert clip.duration_s is not None, "the corpus is measured"
-    known = {clip.id, clip.split_key} & (HELD_OUT | COMPARED)
-    return SHORTEST_S <= clip.duration_s <= LONGEST_S and not known
+    known = {clip.id, clip.split_key} & (HELD_OUT | COMPARISON_CLIPS)
+    return MIN_DURATION_S <= clip.duration_s <= MAX_DURATION_S and not known
 
 
-def spread(clips: list[Clip], count: int) -> list[Clip]:
+def evenly_spaced(clips: list[Clip], count: int) -> list[Clip]:
     """`count` clips at even distances in the order of their length, with the shortest and the longest."""
     if len(clips) < count:
         sys.exit(

@@ -17,7 +17,7 @@ import torch
 
 from codecvq.codec import load
 
-EVERY = 3  # of these rows one is kept
+ROW_INTERVAL = 3  # of these rows one is kept
 FOLDER = Path(__file__).resolve().parents[1] / "plugins" / "codecvq_pretrained"
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     codec.name = arguments.name
     codec.save(folder, dtype=torch.float16)
     lines = (arguments.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    kept = [line for n, line in enumerate(lines) if n % EVERY == 0 or "validation/" in line]
+    kept = [line for n, line in enumerate(lines) if n % ROW_INTERVAL == 0 or "validation/" in line]
     (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
     draw_curves([json.loads(line) for line in lines], folder / "curves.png")
     size = (folder / "model.safetensors").stat().st_size

@@ -147,10 +147,10 @@ def test_a_missing_program_is_told_with_its_package(
 
 
 def test_a_program_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from codecvq_baselines.programs import run
+    from codecvq_baselines.programs import run_program
 
     program = tmp_path / "broken"
     program.write_text("#!/bin/sh\necho one; echo the reason >&2; exit 3\n")
     program.chmod(0o755)
     with pytest.raises(CodecError, match="code 3: the reason"):
-        run([program])
+        run_program([program])

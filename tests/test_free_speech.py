@@ -13,7 +13,7 @@ import codecvq_torchaudio_corpora
 import numpy as np
 import pytest
 import soundfile
-from codecvq_free_speech import asterisk, embedded, festvox_ru, games
+from codecvq_free_speech import asterisk, bundled, festvox_ru, game_recordings
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 from codecvq_torchaudio_corpora import corpora
 
@@ -27,7 +27,7 @@ RATE = 16000
 
 @pytest.fixture(scope="module")
 def prompts() -> Corpus:
-    return Corpus("prompts", tuple(embedded.clips()))
+    return Corpus("prompts", tuple(bundled.clips()))
 
 
 # in the box
@@ -35,8 +35,8 @@ def prompts() -> Corpus:
 
 def test_the_box_holds_eight_to_ten_minutes_in_ten_megabytes(prompts):
     assert 8 * 60 <= prompts.duration_s <= 10 * 60
-    assert sum(path.stat().st_size for path in embedded.FOLDER.iterdir()) <= 10_000_000
-    assert {path.name for path in embedded.FOLDER.glob("*.flac")} == {clip.path.name for clip in prompts}
+    assert sum(path.stat().st_size for path in bundled.FOLDER.iterdir()) <= 10_000_000
+    assert {path.name for path in bundled.FOLDER.glob("*.flac")} == {clip.path.name for clip in prompts}
 
 
 def test_the_box_is_balanced_over_four_speakers(prompts):
@@ -50,9 +50,9 @@ def test_the_box_is_balanced_over_four_speakers(prompts):
 
 def test_the_boxs_tests_are_a_minute_and_say_what_training_does_not(prompts):
     assert prompts.split("test").duration_s > 60
-    trained = {(clip.speaker, asterisk.words(clip.text)) for clip in prompts.split("train")}
+    trained = {(clip.speaker, asterisk.normalized_words(clip.text)) for clip in prompts.split("train")}
     for clip in (*prompts.split("test"), *prompts.split("validation")):
-        assert (clip.speaker, asterisk.words(clip.text)) not in trained
+        assert (clip.speaker, asterisk.normalized_words(clip.text)) not in trained
 
 
 def test_nothing_held_out_is_in_the_box(prompts):
@@ -61,7 +61,7 @@ def test_nothing_held_out_is_in_the_box(prompts):
 
 def test_the_box_says_of_every_clip_whose_it_is(prompts):
     licences = {voice.speaker: (voice.language, voice.licence, voice.package) for voice in asterisk.VOICES}
-    notice = (embedded.FOLDER / "LICENCE.md").read_text(encoding="utf-8")
+    notice = (bundled.FOLDER / "LICENCE.md").read_text(encoding="utf-8")
     for clip in prompts:
         assert clip.text
         assert (clip.language, clip.licence, clip.columns["package"]) == licences[clip.speaker]
@@ -91,12 +91,12 @@ def test_the_boxs_levels_are_those_of_speech(prompts):
 
 def test_a_box_without_its_files_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match=r"clips\.jsonl is missing"):
-        list(embedded.clips(tmp_path))
+        list(bundled.clips(tmp_path))
     write_audio(tmp_path / "a.flac", np.zeros(8), RATE)
     rows = [{"path": "a.flac"}, {"path": "b.flac"}]
     (tmp_path / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(CorpusError, match="1 of its files"):
-        list(embedded.clips(tmp_path))
+        list(bundled.clips(tmp_path))
 
 
 # the packages
@@ -210,12 +210,12 @@ def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_c
         ("sr/hat", 44100, 0.1),
     ):
         write_audio(sounds / f"{name}.wav", np.zeros(round(rate * length_s)), rate)
-    found = {clip.id: clip for clip in games.ktuberling(tmp_path / below)}
+    found = {clip.id: clip for clip in game_recordings.ktuberling(tmp_path / below)}
     assert set(found) == {"ktuberling/da/hat", "ktuberling/da/eye"}
     assert {clip.speaker for clip in found.values()} == {"ktuberling/da"}
     assert len(found["ktuberling/da/hat"].read(16000)) == 16000
     with pytest.raises(CorpusError, match="klettres"):
-        list(games.klettres(tmp_path))
+        list(game_recordings.klettres(tmp_path))
 
 
 def test_a_root_with_the_name_of_a_games_folder_is_no_such_folder(tmp_path):
@@ -223,7 +223,7 @@ def test_a_root_with_the_name_of_a_games_folder_is_no_such_folder(tmp_path):
     root = tmp_path / "sounds"
     write_tones(root / "usr/share/ktuberling/sounds", ["da/hat"])
     write_tones(root / "usr/share/other", ["noise"])
-    assert [clip.id for clip in games.ktuberling(root)] == ["ktuberling/da/hat"]
+    assert [clip.id for clip in game_recordings.ktuberling(root)] == ["ktuberling/da/hat"]
 
 
 def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
@@ -240,7 +240,9 @@ def test_tux_paint_says_what_its_lists_have_in_each_language(tmp_path, below):
     write_tones(stamps, said)
     write_text(stamps / "cat.txt", "A cat.\nfr.utf8=Un chat.\npt_BR.utf8=Um gato.\nfr_CA.utf8=Un minou.\n")
     (stamps / "kitten_desc_fr.wav").write_bytes((stamps / "cat_desc_fr.wav").read_bytes())
-    found = {clip.id.removeprefix("tuxpaint/animals/"): clip for clip in games.tuxpaint(tmp_path / below)}
+    found = {
+        clip.id.removeprefix("tuxpaint/animals/"): clip for clip in game_recordings.tuxpaint(tmp_path / below)
+    }
     # neither what a cat sounds like, nor Spanish, which is overdriven, nor a copy
     assert {name: clip.text for name, clip in found.items()} == {
         "cat_desc": "A cat.",
@@ -257,14 +259,14 @@ def test_fish_fillets_has_a_speaker_a_fish_and_language(tmp_path):
     sound = tmp_path / "usr/share/games/fillets-ng/sound"
     lines = ["city/cs/vit-m-nebo", "city/cs/vit-v-proc", "city/nl/vit-m-nebo", "share/jokes/cs/intro"]
     write_tones(sound, [*lines, "city/en/bang", "share/bang"])
-    found = {clip.id.removeprefix("fillets/"): clip.speaker for clip in games.fillets(tmp_path)}
+    found = {clip.id.removeprefix("fillets/"): clip.speaker for clip in game_recordings.fillets(tmp_path)}
     assert found == {
         "city/cs/vit-m-nebo": "fillets/cs/small_fish",
         "city/cs/vit-v-proc": "fillets/cs/big_fish",
         "city/nl/vit-m-nebo": "fillets/nl/small_fish",
         "share/jokes/cs/intro": "fillets/cs/others",
     }
-    packages = {clip.columns["package"] for clip in games.fillets(sound)}
+    packages = {clip.columns["package"] for clip in game_recordings.fillets(sound)}
     assert packages == {"fillets-ng-data-cs", "fillets-ng-data-nl"}
 
 

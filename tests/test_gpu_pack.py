@@ -61,7 +61,7 @@ def test_parts_obey_the_limit_and_hold_the_corpus_in_its_order(corpus: Corpus, t
 
 def test_what_does_not_fit_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="2 parts of 40000 bytes hold"):
-        speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=40_000, most_parts=2)
+        speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=40_000, max_parts=2)
     with pytest.raises(CorpusError, match="more than"):
         speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=5000)
 
@@ -78,10 +78,10 @@ def test_no_test_clip_travels_and_the_rest_is_as_the_corpus_has_it(corpus: Corpu
 def test_a_held_out_clip_that_is_not_for_test_is_an_error(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert speech.travelling(corpus)
+    assert speech.clips_to_pack(corpus)
     monkeypatch.setattr(speech, "HELD_OUT_SPEAKERS", frozenset({"s1"}))
     with pytest.raises(CorpusError, match="held out"):
-        speech.travelling(corpus)
+        speech.clips_to_pack(corpus)
 
 
 def test_flac_clips_have_the_samples_of_the_corpus_at_16_khz(corpus: Corpus, tmp_path: Path) -> None:

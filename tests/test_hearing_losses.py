@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from codecvq_free_speech import embedded
+from codecvq_free_speech import bundled
 
 from codecvq.losses.loudness import LoudnessLoss
 from codecvq.losses.similarity import SimilarityLoss
@@ -13,7 +13,7 @@ from codecvq.losses.similarity import SimilarityLoss
 
 def embedded_speech() -> torch.Tensor:
     """Three seconds of a voice prompt, `[1, 1, S]` at 16 kHz."""
-    clip = next(clip for clip in embedded.clips() if (clip.duration_s or 0) > 4)
+    clip = next(clip for clip in bundled.clips() if (clip.duration_s or 0) > 4)
     return torch.from_numpy(clip.read(16000)).reshape(1, 1, -1)[:, :, 8000:56000]
 
 

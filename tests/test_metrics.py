@@ -194,7 +194,7 @@ def test_pesq_finds_no_utterance_in_beeps() -> None:
 
 
 def test_stoi_is_defined_from_its_shortest_clip_on() -> None:
-    steady = 0.1 * noise(np.zeros(math.ceil(intelligibility.SHORTEST_S * RATE)))
+    steady = 0.1 * noise(np.zeros(math.ceil(intelligibility.MIN_DURATION_S * RATE)))
     assert intelligibility.plain()(steady, steady, RATE)["stoi"] == pytest.approx(1.0)
 
 

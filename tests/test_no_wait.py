@@ -155,8 +155,8 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
     for module in (made.codec, *made.losses.modules.values(), *of_adversary):
         module.to(meta)
     for module in made.codec.modules():
-        if hasattr(module, "_begun"):
-            monkeypatch.setattr(module._begun, "get", lambda make, *sources: True)
+        if hasattr(module, "_started_cache"):
+            monkeypatch.setattr(module._started_cache, "get", lambda make, *sources: True)
     for part in (made, made.adversary) if made.adversary else (made,):
         monkeypatch.setattr(part.optimizer.optimizer, "step", lambda: None)  # fused ones have no meta kernel
     learned = [*made.codec.named_parameters()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from codecvq_free_speech import embedded
+from codecvq_free_speech import bundled
 from voices import HOP, RATE, glide, octaves_off, voice
 
 from codecvq.networks.voice.pitch import STEPS, Correlation, PitchTracker, best_path, grid_size, hz_of
@@ -105,7 +105,7 @@ def test_what_stands_behind_an_end_does_not_change_the_pitch() -> None:
 def test_speakers_of_the_box_have_the_pitch_of_their_kind(hop: int) -> None:
     """Three women; each hop sees the same voice."""
     tracker, medians = PitchTracker(RATE, hop), {}
-    for clip in list(embedded.clips())[::12]:
+    for clip in list(bundled.clips())[::12]:
         samples = clip.read(RATE)
         pitch = tracker(torch.from_numpy(samples[: len(samples) // hop * hop])[None, None])
         assert 0.3 < float(pitch.voiced.float().mean()) < 0.98

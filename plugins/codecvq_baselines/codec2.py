@@ -22,9 +22,9 @@ import numpy as np
 
 from codecvq.audio import resample
 from codecvq.evaluation import Transmission, advance
-from codecvq_baselines.programs import package_version, require, run
+from codecvq_baselines.programs import package_version, require_programs, run_program
 
-RATE = 8_000  # Hz
+SAMPLE_RATE = 8_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,35 @@ class Mode:
     @property
     def frame_samples(self) -> int:
         """Samples of a frame, at 8 kHz."""
-        return round(self.frame_s * RATE)
+        return round(self.frame_s * SAMPLE_RATE)
 
 
 class Codec2:
     """Codec2 in one mode."""
 
     def __init__(self, name: str, mode: Mode) -> None:
-        require(name, ("c2enc", "c2dec"), "codec2")
+        require_programs(name, ("c2enc", "c2dec"), "codec2")
         self.name, self.mode = name, mode
         self.identity = {"name": name, "codec2": package_version("codec2"), **dataclasses.asdict(mode)}
 
     def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
         """See `codecvq.evaluation.transmission.Transmitter`."""
-        narrow = np.clip(resample(samples, sample_rate, RATE), -1.0, 1.0)
+        narrow = np.clip(resample(samples, sample_rate, SAMPLE_RATE), -1.0, 1.0)
         frame = self.mode.frame_samples
-        flush = -narrow.size % frame + frame * math.ceil(self.mode.delay_s * RATE / frame)
+        flush = -narrow.size % frame + frame * math.ceil(self.mode.delay_s * SAMPLE_RATE / frame)
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder, name) for name in ("in.raw", "coded.bit", "out.raw"))
             # Not rounded, and a step below full scale: so were the published numbers made that these
             # reproduce, and the coder takes a half step of 16 bits for another pitch now and then.
             (np.pad(narrow, (0, flush)) * 32767).astype("<i2").tofile(original)
-            run(["c2enc", self.mode.mode, original, coded])
-            run(["c2dec", self.mode.mode, coded, decoded])
+            run_program(["c2enc", self.mode.mode, original, coded])
+            run_program(["c2dec", self.mode.mode, coded, decoded])
             pcm = np.fromfile(decoded, dtype="<i2")
-        heard = resample((pcm / np.float32(32768)).astype(np.float32), RATE, sample_rate)
+        decoded_samples = resample((pcm / np.float32(32768)).astype(np.float32), SAMPLE_RATE, sample_rate)
         bits = math.ceil(narrow.size / frame) * self.mode.frame_bits
-        return Transmission(advance(heard, round(self.mode.delay_s * sample_rate), samples.size), bits)
+        return Transmission(
+            advance(decoded_samples, round(self.mode.delay_s * sample_rate), samples.size), bits
+        )
 
 
 def codec2_3200() -> Codec2:

@@ -18,7 +18,7 @@ import numpy as np
 from codecvq.audio import read_audio, resample, to_mono, write_audio
 from codecvq.errors import CodecError
 from codecvq.evaluation import Transmission, align
-from codecvq_baselines.programs import require, run, version_of
+from codecvq_baselines.programs import require_programs, run_program, version_of
 
 HEADER_PACKETS = 2  # OpusHead and OpusTags; speech follows
 PAGE_HEADER_BYTES = 27  # before the table of segments
@@ -37,13 +37,13 @@ class Opus:
     """Opus at one setting."""
 
     def __init__(self, name: str, setting: Setting) -> None:
-        require(name, ("opusenc", "opusdec"), "opus-tools")
+        require_programs(name, ("opusenc", "opusdec"), "opus-tools")
         self.name, self.setting = name, setting
-        said = ["opusenc", "--version"]
+        version_command = ["opusenc", "--version"]
         self.identity = {
             "name": name,
-            "libopus": version_of(said, r"using libopus ([\w.-]+)"),
-            "opus-tools": version_of(said, r"opus-tools ([\w.-]+)"),
+            "libopus": version_of(version_command, r"using libopus ([\w.-]+)"),
+            "opus-tools": version_of(version_command, r"opus-tools ([\w.-]+)"),
             **dataclasses.asdict(setting),
         }
 
@@ -53,15 +53,15 @@ class Opus:
             original, coded, decoded = (Path(folder, name) for name in ("in.wav", "coded.opus", "out.wav"))
             write_audio(original, samples, sample_rate)
             s = self.setting
-            run([
+            run_program([
                 "opusenc", "--quiet", "--speech", "--comp", "10", s.rate, "--bitrate", str(s.kbps),
                 "--framesize", str(s.frame_ms), original, coded,
             ])  # fmt: skip
-            run(["opusdec", "--quiet", coded, decoded])  # at the rate of what went in
+            run_program(["opusdec", "--quiet", coded, decoded])  # at the rate of what went in
             bits = 8 * sum(list(packet_sizes(coded.read_bytes()))[HEADER_PACKETS:])
-            heard = read_audio(decoded)
-            samples_heard = resample(to_mono(heard.samples), heard.sample_rate, sample_rate)
-        return Transmission(align(samples, samples_heard, sample_rate), bits)
+            audio = read_audio(decoded)
+            decoded_samples = resample(to_mono(audio.samples), audio.sample_rate, sample_rate)
+        return Transmission(align(samples, decoded_samples, sample_rate), bits)
 
 
 def packet_sizes(ogg: bytes) -> Iterator[int]:
@@ -70,20 +70,20 @@ def packet_sizes(ogg: bytes) -> Iterator[int]:
     A page's table has a byte for each of its segments; a packet is segments of 255 and one below, and goes on
     in the next page where its last one is 255 (RFC 3533, section 6).
     """
-    place, packet = 0, 0
-    while place < len(ogg):
-        header = ogg[place : place + PAGE_HEADER_BYTES]
+    offset, packet = 0, 0
+    while offset < len(ogg):
+        header = ogg[offset : offset + PAGE_HEADER_BYTES]
         segments = header[-1]  # the header's last byte says how many follow
-        table = ogg[place + PAGE_HEADER_BYTES :][:segments]
-        end = place + PAGE_HEADER_BYTES + segments + sum(table)
+        table = ogg[offset + PAGE_HEADER_BYTES :][:segments]
+        end = offset + PAGE_HEADER_BYTES + segments + sum(table)
         if not header.startswith(b"OggS") or len(header) < PAGE_HEADER_BYTES or end > len(ogg):
-            raise CodecError(f"opusenc wrote no whole Ogg page at byte {place} of {len(ogg)}. Run it again.")
+            raise CodecError(f"opusenc wrote no whole Ogg page at byte {offset} of {len(ogg)}. Run it again.")
         for segment in table:
             packet += segment
             if segment < 255:
                 yield packet
                 packet = 0
-        place = end
+        offset = end
 
 
 def opus_6() -> Opus:

@@ -10,35 +10,35 @@ from pathlib import Path
 
 from codecvq.errors import CodecError, MissingProgram
 
-LONGEST_RUN_S = 600  # of a program on one clip: by then it hangs
+TIMEOUT_S = 600  # of a program on one clip: by then it hangs
 
 
-def require(codec: str, programs: Sequence[str], package: str) -> None:
+def require_programs(codec: str, programs: Sequence[str], package: str) -> None:
     """Raises MissingProgram for the first of the programs that is not there."""
     for program in programs:
         if shutil.which(program) is None:
             raise MissingProgram(f"codec {codec!r}", program, f"apt-get install {package}, or your system's")
 
 
-def run(command: Sequence[str | Path]) -> str:
-    """What a program said on stdout and stderr; raises CodecError with its last line when it failed."""
+def run_program(command: Sequence[str | Path]) -> str:
+    """What a program output on stdout and stderr; raises CodecError with its last line when it failed."""
     try:
         done = subprocess.run(
-            [str(part) for part in command], capture_output=True, timeout=LONGEST_RUN_S, check=False
+            [str(part) for part in command], capture_output=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise CodecError(f"{command[0]} did not end within {LONGEST_RUN_S} s. Give shorter clips.") from error
-    said = (done.stdout + done.stderr).decode(errors="replace").strip()
+        raise CodecError(f"{command[0]} did not end within {TIMEOUT_S} s. Give shorter clips.") from error
+    output = (done.stdout + done.stderr).decode(errors="replace").strip()
     if done.returncode:
-        last = said.splitlines()[-1] if said else "without a word"
+        last = output.splitlines()[-1] if output else "without a word"
         raise CodecError(f"{command[0]} ended with code {done.returncode}: {last}")
-    return said
+    return output
 
 
 def version_of(command: Sequence[str], pattern: str) -> str:
     """The version that a program tells: the first group of `pattern` in what it says, or "unknown"."""
-    found = re.search(pattern, run(command))
-    return found.group(1) if found else "unknown"
+    match = re.search(pattern, run_program(command))
+    return match.group(1) if match else "unknown"
 
 
 def package_version(package: str) -> str:
@@ -46,6 +46,6 @@ def package_version(package: str) -> str:
     if shutil.which("dpkg-query") is None:
         return "unknown"
     try:
-        return run(["dpkg-query", "--show", "--showformat", "${Version}", package])
+        return run_program(["dpkg-query", "--show", "--showformat", "${Version}", package])
     except CodecError:  # the program came by another way
         return "unknown"

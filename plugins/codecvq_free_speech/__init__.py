@@ -12,7 +12,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     """The corpora `prompts`, `asterisk`, `festvox_ru`, `klettres`, `ktuberling`, `tuxpaint` and `fillets`."""
     yield CorpusSpec(
         name="prompts",
-        factory="codecvq_free_speech.embedded:clips",
+        factory="codecvq_free_speech.bundled:clips",
         summary="eight minutes of telephone prompts by four speakers, 16 kHz; in the box",
         licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (ru)",
         install="it is part of codecvq: reinstall codecvq.",
@@ -37,7 +37,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="klettres",
-        factory="codecvq_free_speech.games:klettres",
+        factory="codecvq_free_speech.game_recordings:klettres",
         summary="fifty minutes of letters and syllables in twenty languages, by volunteers",
         reference="https://packages.debian.org/stable/klettres-data",
         licence="GPL-2.0-or-later",
@@ -46,7 +46,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="ktuberling",
-        factory="codecvq_free_speech.games:ktuberling",
+        factory="codecvq_free_speech.game_recordings:ktuberling",
         summary="half an hour of names of things in some twenty languages, by volunteers",
         reference="https://packages.debian.org/stable/ktuberling-data",
         licence="GPL-2.0-or-later",
@@ -55,7 +55,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="tuxpaint",
-        factory="codecvq_free_speech.games:tuxpaint",
+        factory="codecvq_free_speech.game_recordings:tuxpaint",
         summary="what Tux Paint says of its pictures, in a dozen languages, with text",
         reference="https://packages.debian.org/stable/tuxpaint-stamps-default",
         licence="GPL-2.0-only",
@@ -64,7 +64,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     )
     yield CorpusSpec(
         name="fillets",
-        factory="codecvq_free_speech.games:fillets",
+        factory="codecvq_free_speech.game_recordings:fillets",
         summary="three hours of dialogue between two fish by actors, Czech and Dutch",
         reference="https://packages.debian.org/stable/fillets-ng-data-cs",
         licence="GPL-2.0-only",

@@ -3,7 +3,7 @@ install them.
 
 Each voice has a folder of G.722 files (64 kbit/s, 16 kHz, the full band to 8 kHz) and, in another package, a
 list of what is said. Left out are beeps, tones, silences and the screaming monkeys, and what is shorter than
-`SHORTEST_S`.
+`MIN_DURATION_S`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from codecvq import AudioError, Clip, CorpusError
 from codecvq.data import AudioFile
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
-INSTALLED = Path("/usr/share")
+DEFAULT_ROOT = Path("/usr/share")
 SUFFIXES = (
     ".sln16",
     ".g722",
 )  # what Asterisk has at 16 kHz; where a prompt is there twice, the first one counts
-SHORTEST_S = 0.75  # single letters and numbers below it: too short for any measure of quality
+MIN_DURATION_S = 0.75  # single letters and numbers below it: too short for any measure of quality
 NOT_SPEECH = frozenset(
     {
         "ascending-2tone",
@@ -35,7 +35,9 @@ NOT_SPEECH = frozenset(
         "tt-monkeys",
     }
 )
-NOTE = re.compile(r"\s*(\([^)]*\)|\[.?\]|<[^>]*>)")  # "dot [.]", "IAX (note: does not say 2)": not said
+UNSPOKEN_NOTE = re.compile(
+    r"\s*(\([^)]*\)|\[.?\]|<[^>]*>)"
+)  # "dot [.]", "IAX (note: does not say 2)": not said
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def clips(root: Path | None = None) -> Iterator[Clip]:
     """Every prompt that is speech, by voice and name; `root` is a folder of voices, or one that holds
     packages unpacked.
     """
-    sounds = find_sounds(root or INSTALLED)
+    sounds = find_sounds(root or DEFAULT_ROOT)
     for voice in VOICES:
         if (sounds / voice.folder).is_dir():
             yield from _voice_clips(voice, sounds)
@@ -94,7 +96,7 @@ def find_sounds(root: Path) -> Path:
 def _voice_clips(voice: Voice, sounds: Path) -> Iterator[Clip]:
     texts = _texts(voice, sounds)
     found = [_clip(voice, name, path, texts) for name, path in _prompts(sounds / voice.folder)]
-    for clip in _share_splits(found):
+    for clip in _assign_split_keys(found):
         held_out = voice.speaker in HELD_OUT_SPEAKERS or clip.split_key in HELD_OUT
         yield replace(clip, split="test") if held_out else clip
 
@@ -111,7 +113,7 @@ def _prompts(folder: Path) -> list[tuple[str, Path]]:
             if path.is_file() and not path.stat().st_size:
                 continue
             length_s = _length_s(path)
-            if length_s is None or length_s >= SHORTEST_S:
+            if length_s is None or length_s >= MIN_DURATION_S:
                 files.setdefault(name, path)
     return sorted(files.items())
 
@@ -142,7 +144,7 @@ def _length_s(path: Path) -> float | None:
         return None
 
 
-def _share_splits(found: list[Clip]) -> Iterator[Clip]:
+def _assign_split_keys(found: list[Clip]) -> Iterator[Clip]:
     """The clips, those with the same words under one split key, so that none is tested on what it was trained
     with.
 
@@ -150,12 +152,12 @@ def _share_splits(found: list[Clip]) -> Iterator[Clip]:
     """
     keys: dict[str, str] = {}
     for clip in sorted(found, key=lambda clip: (clip.id not in HELD_OUT, clip.id)):
-        keys.setdefault(words(clip.text) or clip.id, clip.id)
+        keys.setdefault(normalized_words(clip.text) or clip.id, clip.id)
     for clip in found:
-        yield replace(clip, split_key=keys[words(clip.text) or clip.id])
+        yield replace(clip, split_key=keys[normalized_words(clip.text) or clip.id])
 
 
-def words(text: str) -> str:
+def normalized_words(text: str) -> str:
     """A text as its lower-case words alone: what two clips share that say the same."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
@@ -169,14 +171,14 @@ def _texts(voice: Voice, sounds: Path) -> dict[str, str]:
                 content = path.read_bytes()
                 text = gzip.decompress(content) if path.suffix == ".gz" else content
                 # The Italian list begins with a byte order mark and has lost a letter or two.
-                return _parse(text.decode("utf-8-sig", errors="replace"))
+                return _parse_texts(text.decode("utf-8-sig", errors="replace"))
     return {}
 
 
-def _parse(lines: str) -> dict[str, str]:
+def _parse_texts(lines: str) -> dict[str, str]:
     texts = {}
     for line in lines.splitlines():
         name, colon, text = line.partition(":")
         if colon and not line.startswith(";"):
-            texts[name.strip()] = " ".join(NOTE.sub("", text).split())
+            texts[name.strip()] = " ".join(UNSPOKEN_NOTE.sub("", text).split())
     return texts

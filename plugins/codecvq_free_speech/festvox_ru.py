@@ -18,7 +18,7 @@ UTTERANCE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')  # ( ru_0001 "What is said."
 
 def clips(root: Path | None = None) -> Iterator[Clip]:
     """Every sentence; `root` is the voice's folder, or one that holds the package unpacked."""
-    voice = _find(root or Path("/usr/share"))
+    voice = _find_voice(root or Path("/usr/share"))
     listing = voice / "etc" / "txt.done.data"
     texts = dict(UTTERANCE.findall(listing.read_text(encoding="utf-8"))) if listing.is_file() else {}
     for path in sorted((voice / "wav").glob("*.wav")):
@@ -35,7 +35,7 @@ def clips(root: Path | None = None) -> Iterator[Clip]:
         )
 
 
-def _find(root: Path) -> Path:
+def _find_voice(root: Path) -> Path:
     for below in (root, root / VOICE, root / "usr/share" / VOICE, root / "share" / VOICE):
         if (below / "wav").is_dir():
             return below

@@ -28,7 +28,7 @@ from torch import Tensor
 from codecvq import Quantizer
 from codecvq.errors import OptionError
 
-EXACT = 2**52  # up to here float64 holds every whole number, and floor(a / b) of two is exact
+MAX_EXACT_CODE = 2**52  # up to here float64 holds every whole number, and floor(a / b) of two is exact
 EPSILON = 1e-3  # of the original bound: the last level is reached by tanh before infinity
 
 
@@ -62,7 +62,7 @@ class FSQ(Quantizer):
         super().__init__(
             dim, [size] * num_codebooks, code_dim=len(levels) * num_codebooks, estimator=estimator
         )
-        self.kind, self.sizes, self.noise_dropout = bound, tuple(levels), noise_dropout
+        self.bound_kind, self.level_counts, self.noise_dropout = bound, tuple(levels), noise_dropout
         self.training_values_differ = noise_dropout > 0
         radix = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, dtype=torch.int64), persistent=False)
@@ -73,7 +73,7 @@ class FSQ(Quantizer):
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Channels in the range of the values: `[M, D]` -> `[M, D]`."""
-        if self.kind == "symmetric":
+        if self.bound_kind == "symmetric":
             return vectors.tanh()
         levels = self.levels.repeat(self.num_codebooks).to(vectors)  # [D]
         half_range = (levels - 1) * (1 + EPSILON) / 2
@@ -85,7 +85,7 @@ class FSQ(Quantizer):
         """Rounded values and codes: `[M, D]` -> `[M, D]`, `[M, N]`."""
         digits = self._digits(vectors)
         values, codes = self._values(digits), self.codes_of(digits)
-        return (self._noised(vectors, values) if self.training and self.noise_dropout else values), codes
+        return (self._add_noise(vectors, values) if self.training and self.noise_dropout else values), codes
 
     def codes_only(self, vectors: Tensor) -> Tensor:
         """Codes of rounded values: `[M, D]` -> `[M, N]`."""
@@ -95,7 +95,7 @@ class FSQ(Quantizer):
     def _digits(self, vectors: Tensor) -> Tensor:
         """The level of each channel, a whole number in a float: `[M, D]` -> `[M, N, d]`."""
         channels = vectors.unflatten(1, (self.num_codebooks, -1))
-        if self.kind == "symmetric":
+        if self.bound_kind == "symmetric":
             return torch.addcmul(self.middle + 0.5, channels.clamp(-1, 1), self.middle).floor_()
         half = (self.levels // 2).to(vectors)
         return torch.minimum((channels * half).round() + half, self.last).clamp(min=0)
@@ -110,20 +110,20 @@ class FSQ(Quantizer):
 
     def codes_of(self, digits: Tensor) -> Tensor:
         """Mixed-radix numbers: whole numbers in floats `[..., d]` -> int64 `[...]`."""
-        if math.prod(self.sizes) <= EXACT:
+        if math.prod(self.level_counts) <= MAX_EXACT_CODE:
             return (digits.double() @ self.weights).long()
         return (digits.long() * self.radix).sum(dim=-1)
 
     def digits_of(self, codes: Tensor) -> Tensor:
         """The digits of mixed-radix numbers: int64 `[...]` -> whole numbers in float64 `[..., d]`."""
-        if math.prod(self.sizes) > EXACT:
+        if math.prod(self.level_counts) > MAX_EXACT_CODE:
             return (codes[..., None] // self.radix % self.levels).double()
         levels = self.levels.double()
         above = (codes[..., None].double() / self.weights).floor()
         return above - (above / levels).floor() * levels
 
     @torch.no_grad()
-    def _noised(self, vectors: Tensor, values: Tensor) -> Tensor:
+    def _add_noise(self, vectors: Tensor, values: Tensor) -> Tensor:
         """Values, some of them the vector plus noise within the range of the levels: `[M, D]` -> `[M, D]`."""
         top = self._values(self.last.expand(1, self.num_codebooks, -1))  # [1, D]; the lowest level is at -1
         step = (top + 1) / self.last.repeat(self.num_codebooks)
@@ -134,7 +134,9 @@ class FSQ(Quantizer):
         return torch.where(chosen < self.noise_dropout, noisy, values)
 
     def _values(self, digits: Tensor) -> Tensor:
-        if self.kind == "symmetric":  # 0 … L - 1 to -1 … 1, and k and L - 1 - k to exactly opposite values
+        if (
+            self.bound_kind == "symmetric"
+        ):  # 0 … L - 1 to -1 … 1, and k and L - 1 - k to exactly opposite values
             values = digits.sub(self.middle).div_(self.middle)
         else:
             half = (self.levels // 2).to(digits)

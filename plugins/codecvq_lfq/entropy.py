@@ -14,34 +14,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-EXACT_BITS = 20  # up to here the distribution over all codes is made: 2^20 floats
-TINY = 1e-37  # a probability below adds nothing to an entropy, but log 0 would make its gradient NaN
+MAX_EXACT_BITS = 20  # up to here the distribution over all codes is made: 2^20 floats
+MIN_PROBABILITY = (
+    1e-37  # a probability below adds nothing to an entropy, but log 0 would make its gradient NaN
+)
 
 #: the sum of a tensor over the processes of a training, or the tensor itself
-Total = Callable[[Tensor], Tensor]
+Reduction = Callable[[Tensor], Tensor]
 
 
-def sample_entropy(logits: Tensor, total: Total) -> Tensor:
+def sample_entropy(logits: Tensor, reduce_sum: Reduction) -> Tensor:
     """Mean over vectors of the entropy of their code, nats: `[d, M]` -> 0-d. H = Σ softplus(t) - t p."""
     entropies = F.softplus(logits) - logits * logits.sigmoid()
-    return total(entropies.sum()) / _count(logits, total)
+    return reduce_sum(entropies.sum()) / _vector_count(logits, reduce_sum)
 
 
-def codebook_entropy(logits: Tensor, total: Total) -> Tensor:
+def codebook_entropy(logits: Tensor, reduce_sum: Reduction) -> Tensor:
     """Entropy of the mean distribution over codes, nats: `[d, M]` -> 0-d.
 
-    Beyond EXACT_BITS bits it is the sum of the entropies of the bits, which is an upper bound.
+    Beyond MAX_EXACT_BITS bits it is the sum of the entropies of the bits, which is an upper bound.
     """
     bits = len(logits)
-    if bits > EXACT_BITS:
-        mean = total(logits.sigmoid().sum(dim=1)) / _count(logits, total)
+    if bits > MAX_EXACT_BITS:
+        mean = reduce_sum(logits.sigmoid().sum(dim=1)) / _vector_count(logits, reduce_sum)
         return _entropy(mean) + _entropy(1 - mean)
     half = bits // 2
-    joint = _codes_of(logits[:half]) @ _codes_of(logits[half:]).T  # [2^half, 2^(d - half)]
-    return _entropy(total(joint) / _count(logits, total))
+    joint = (
+        _code_distributions(logits[:half]) @ _code_distributions(logits[half:]).T
+    )  # [2^half, 2^(d - half)]
+    return _entropy(reduce_sum(joint) / _vector_count(logits, reduce_sum))
 
 
-def _codes_of(logits: Tensor) -> Tensor:
+def _code_distributions(logits: Tensor) -> Tensor:
     """Distribution of each vector over all codes of its bits: `[b, M]` -> `[2^b, M]`."""
     table = logits.new_ones(1, logits.shape[1])
     for one, zero in zip(logits.sigmoid(), (-logits).sigmoid(), strict=True):
@@ -50,8 +54,8 @@ def _codes_of(logits: Tensor) -> Tensor:
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    return -(shares * shares.clamp(min=TINY).log()).sum()
+    return -(shares * shares.clamp(min=MIN_PROBABILITY).log()).sum()
 
 
-def _count(logits: Tensor, total: Total) -> Tensor:
-    return total(logits.new_full((), float(logits.shape[1]))).clamp(min=1)
+def _vector_count(logits: Tensor, reduce_sum: Reduction) -> Tensor:
+    return reduce_sum(logits.new_full((), float(logits.shape[1]))).clamp(min=1)

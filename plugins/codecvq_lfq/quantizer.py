@@ -26,8 +26,8 @@ from codecvq.quantizer import sum_over_ranks
 from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 
 # bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
-SHORTEST = 1e-2
-EXACT = 53  # bits of a whole number that float64 holds
+MIN_NORM = 1e-2
+MAX_EXACT_BITS = 53  # bits of a whole number that float64 holds
 
 
 class LFQ(Quantizer):
@@ -80,7 +80,7 @@ class LFQ(Quantizer):
     def codes_only(self, vectors: Tensor) -> Tensor:
         """The signs as bits: `[M, D]` -> `[M, N]`."""
         signs = rearrange(vectors >= 0, "m (n d) -> m n d", d=self.bits)
-        if self.bits <= EXACT:  # a product of matrices is several times as fast as a sum of integers
+        if self.bits <= MAX_EXACT_BITS:  # a product of matrices is several times as fast as a sum of integers
             return (signs.double() @ self.weights).long()
         return (signs * self.powers).sum(dim=2)
 
@@ -98,7 +98,9 @@ class LFQ(Quantizer):
         nats.
         """
         logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n d m", d=self.bits)
-        total = sum_over_ranks if self.training else _alone  # one process may evaluate while others wait
+        total = (
+            sum_over_ranks if self.training else _without_reduction
+        )  # one process may evaluate while others wait
         per_sample = torch.stack([sample_entropy(part, total) for part in logits]).mean()
         of_codebook = torch.stack([codebook_entropy(part, total) for part in logits]).mean()
         error = (vectors - values.detach()).square().sum() / max(1, vectors.numel())
@@ -140,8 +142,8 @@ class BSQ(LFQ):
     def bound(self, vectors: Tensor) -> Tensor:
         """Each codebook's channels on the unit sphere: `[M, D]` -> `[M, D]`."""
         parts = rearrange(vectors, "m (n d) -> m n d", d=self.bits)
-        return rearrange(F.normalize(parts, dim=2, eps=SHORTEST), "m n d -> m (n d)")
+        return rearrange(F.normalize(parts, dim=2, eps=MIN_NORM), "m n d -> m (n d)")
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def _without_reduction(tensor: Tensor) -> Tensor:
     return tensor

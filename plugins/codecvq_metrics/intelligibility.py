@@ -14,10 +14,10 @@ import numpy as np
 
 from codecvq import MetricUndefined
 
-SHORTEST_S = (
+MIN_DURATION_S = (
     0.41  # 4,097 samples at 10 kHz give the 31 frames of 256, one every 128, of which pystoi keeps 30
 )
-SILENCE = 1e-4  # -80 dBFS
+SILENCE_LEVEL = 1e-4  # -80 dBFS
 
 Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
 
@@ -40,11 +40,11 @@ def score(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended
     """STOI or ESTOI of one clip. Shapes: both `[S]`."""
     from pystoi import stoi
 
-    if reference.size < SHORTEST_S * sample_rate:
+    if reference.size < MIN_DURATION_S * sample_rate:
         raise MetricUndefined(
-            f"{reference.size / sample_rate:.3f} s is shorter than the {SHORTEST_S} s that STOI needs"
+            f"{reference.size / sample_rate:.3f} s is shorter than the {MIN_DURATION_S} s that STOI needs"
         )
-    if np.abs(reference).max() < SILENCE:
+    if np.abs(reference).max() < SILENCE_LEVEL:
         raise MetricUndefined("the reference is silent")
     # ESTOI adds noise of 1e-16 from numpy's global generator; seeded, a silent decoded clip gives the same
     # value every time.

@@ -17,9 +17,9 @@ from codecvq.audio import resample
 #: utterances in arrays that it does not check, and 60 of them (a minute of single words) ended the process
 #: with a segmentation fault. An utterance and the pause that ends it take at least 0.4 s, so that in speech
 #: of up to 30 s fewer than 50 are found.
-LONGEST_S = 30.0
-SHORTEST_S = 0.25  # below, the reference code refuses
-SILENCE = 1e-4  # -80 dBFS: below the step of 14-bit audio; nothing in such a clip can be heard
+MAX_DURATION_S = 30.0
+MIN_DURATION_S = 0.25  # below, the reference code refuses
+SILENCE_LEVEL = 1e-4  # -80 dBFS: below the step of 14-bit audio; nothing in such a clip can be heard
 
 Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
 
@@ -55,12 +55,12 @@ def _check(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, band: s
         raise MetricUndefined(
             f"wideband PESQ needs audio of 16 kHz or more, this has {sample_rate} Hz; use pesq_nb"
         )
-    if duration_s > LONGEST_S:
+    if duration_s > MAX_DURATION_S:
         raise MetricUndefined(
-            f"{duration_s:.1f} s is longer than PESQ's {LONGEST_S:.0f} s; evaluate shorter clips"
+            f"{duration_s:.1f} s is longer than PESQ's {MAX_DURATION_S:.0f} s; evaluate shorter clips"
         )
-    if duration_s < SHORTEST_S:
-        raise MetricUndefined(f"{duration_s:.3f} s is shorter than PESQ's {SHORTEST_S} s")
+    if duration_s < MIN_DURATION_S:
+        raise MetricUndefined(f"{duration_s:.3f} s is shorter than PESQ's {MIN_DURATION_S} s")
     for name, signal in (("reference", reference), ("decoded clip", decoded)):
-        if np.abs(signal).max() < SILENCE:
+        if np.abs(signal).max() < SILENCE_LEVEL:
             raise MetricUndefined(f"the {name} is silent")

@@ -1,7 +1,7 @@
 """How much the decoded voice is the original's: cosine of two speaker embeddings, by `Resemblyzer`.
 
 The embedding (GE2E, arXiv:1710.10467; three LSTM layers over mel spectrograms of 16 kHz, 256 dimensions,
-non-negative) is the mean over windows of 1.6 s. Both clips are heard whole and at one level, -30 dBFS, so
+non-negative) is the mean over windows of 1.6 s. Both clips are samples whole and at one level, -30 dBFS, so
 that a gain changes nothing. The package's own preprocessing makes quiet clips louder and leaves loud ones,
 and cuts pauses by a voice detector, which cuts a codec's clip elsewhere than the original: scores of tools
 that use it are some hundredths lower. 1 is the same voice; two people have about 0.5 to 0.75, since with
@@ -20,10 +20,10 @@ from codecvq import MetricUndefined
 from codecvq.audio import resample
 from codecvq.errors import PluginError
 
-RATE = 16_000  # Hz
-LEVEL = 10 ** (-30 / 20)  # RMS of what the network hears: -30 dBFS, as in its training
-SHORTEST_S = 0.4  # from less, padded to 1.6 s with zeros, no voice is known
-SILENCE = 1e-4  # -80 dBFS
+SAMPLE_RATE = 16_000  # Hz
+RMS_LEVEL = 10 ** (-30 / 20)  # RMS of what the network hears: -30 dBFS, as in its training
+MIN_DURATION_S = 0.4  # from less, padded to 1.6 s with zeros, no voice is known
+SILENCE_LEVEL = 1e-4  # -80 dBFS
 
 
 def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
@@ -31,13 +31,15 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
     encoder = _encoder_class()("cpu", verbose=False)  # fast enough: 10 ms a second of audio
 
     def voice(name: str, signal: np.ndarray, sample_rate: int) -> np.ndarray:
-        heard = resample(signal, sample_rate, RATE)
-        if heard.size < SHORTEST_S * RATE:
-            raise MetricUndefined(f"{heard.size / RATE:.3f} s are shorter than the {SHORTEST_S} s of a voice")
-        if np.abs(heard).max() < SILENCE:
+        samples = resample(signal, sample_rate, SAMPLE_RATE)
+        if samples.size < MIN_DURATION_S * SAMPLE_RATE:
+            raise MetricUndefined(
+                f"{samples.size / SAMPLE_RATE:.3f} s are shorter than the {MIN_DURATION_S} s of a voice"
+            )
+        if np.abs(samples).max() < SILENCE_LEVEL:
             raise MetricUndefined(f"the {name} is silent")
         # [256], of length 1
-        return encoder.embed_utterance(heard * (LEVEL / np.sqrt(np.square(heard).mean())))
+        return encoder.embed_utterance(samples * (RMS_LEVEL / np.sqrt(np.square(samples).mean())))
 
     def similarity(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         both = voice("reference", reference, sample_rate) @ voice("decoded clip", decoded, sample_rate)

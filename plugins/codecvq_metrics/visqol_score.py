@@ -16,9 +16,9 @@ import numpy as np
 from codecvq import MetricUndefined
 from codecvq.audio import resample
 
-RATE = 16_000  # Hz, of the speech mode
-SHORTEST_S = 0.5  # a patch is 20 frames, 0.4 s, and one must be found that is speech
-SILENCE = 1e-4  # -80 dBFS
+SAMPLE_RATE = 16_000  # Hz, of the speech mode
+MIN_DURATION_S = 0.5  # a patch is 20 frames, 0.4 s, and one must be found that is speech
+SILENCE_LEVEL = 1e-4  # -80 dBFS
 
 Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
 
@@ -31,10 +31,12 @@ def make() -> Score:
     api.create(mode="speech", use_lattice_model=True)  # None would fall back, and only warn
 
     def visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
-        original, heard = (resample(signal, sample_rate, RATE) for signal in (reference, decoded))
-        _check(original, heard)
+        original, samples = (resample(signal, sample_rate, SAMPLE_RATE) for signal in (reference, decoded))
+        _check(original, samples)
         try:
-            result = api.measure_from_arrays(original.astype(np.float64), heard.astype(np.float64), RATE)
+            result = api.measure_from_arrays(
+                original.astype(np.float64), samples.astype(np.float64), SAMPLE_RATE
+            )
             return {"visqol": float(result.moslqo)}
         except (ValueError, IndexError) as error:  # how it says that no patch is left to compare
             raise MetricUndefined("ViSQOL found no patch of speech that it can compare") from error
@@ -43,10 +45,10 @@ def make() -> Score:
 
 
 def _check(reference: np.ndarray, decoded: np.ndarray) -> None:
-    if reference.size < SHORTEST_S * RATE:
+    if reference.size < MIN_DURATION_S * SAMPLE_RATE:
         raise MetricUndefined(
-            f"{reference.size / RATE:.3f} s is shorter than the {SHORTEST_S} s that ViSQOL needs"
+            f"{reference.size / SAMPLE_RATE:.3f} s is shorter than the {MIN_DURATION_S} s that ViSQOL needs"
         )
     for name, signal in (("reference", reference), ("decoded clip", decoded)):
-        if np.abs(signal).max() < SILENCE:
+        if np.abs(signal).max() < SILENCE_LEVEL:
             raise MetricUndefined(f"the {name} is silent")

@@ -21,7 +21,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from codecvq_fsq.quantizer import EXACT, FSQ
+from codecvq_fsq.quantizer import FSQ, MAX_EXACT_CODE
 from torch import Tensor
 
 from codecvq.errors import OptionError
@@ -42,7 +42,7 @@ class ResidualFSQ(Residual):
         estimator: str = "ste",
     ) -> None:
         stage = FSQ(len(levels) if isinstance(levels, Sequence) else 1, levels, estimator=estimator)
-        most = next(n for n in itertools.count() if max(levels) ** (n + 1) > EXACT)
+        most = next(n for n in itertools.count() if max(levels) ** (n + 1) > MAX_EXACT_CODE)
         if not isinstance(num_codebooks, int) or not 1 <= num_codebooks <= most:
             raise OptionError(
                 f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole "

@@ -36,11 +36,11 @@ def _rotate(x: Tensor, z: Tensor, q: Tensor, scaled: bool) -> Tensor:
     h = u + v
     one_plus_cosine = h.square().sum(dim=1, keepdim=True) / 2
     defined = (z_norm > TINY) & (q_norm > TINY) & (one_plus_cosine > TINY)
-    turned = (
+    rotated = (
         x
         - h * ((h * x).sum(dim=1, keepdim=True) / one_plus_cosine.clamp(min=TINY))
         + 2 * v * (u * x).sum(dim=1, keepdim=True)
     )
     if scaled:
-        turned = turned * (q_norm / z_norm.clamp(min=TINY)).clamp(max=MAX_SCALE)
-    return torch.where(defined, turned, x)
+        rotated = rotated * (q_norm / z_norm.clamp(min=TINY)).clamp(max=MAX_SCALE)
+    return torch.where(defined, rotated, x)

@@ -51,17 +51,21 @@ class SimVQ(Quantizer):
         super().__init__(dim, [codebook_size], code_dim=codebook_dim, estimator=estimator)
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
         self.register_buffer("frozen", torch.randn(codebook_size, self.code_dim) * self.code_dim**-0.5)
-        self.map = _module(map, self.code_dim)
-        self._kept_codewords, self._kept_table = TensorCache(), TensorCache()
+        self.map = _build_map(map, self.code_dim)
+        self._codewords_cache, self._search_table_cache = TensorCache(), TensorCache()
 
     def codewords(self) -> Tensor:
         """The image of the codebook `[K, D]`, without gradient; in eval kept while neither changes."""
-        return self._mapped() if self.training else self._kept_codewords.get(self._mapped, *self._sources())
+        return (
+            self._map_codebook()
+            if self.training
+            else self._codewords_cache.get(self._map_codebook, *self._sources())
+        )
 
     def train(self, mode: bool = True) -> SimVQ:
         """Itself; the kept image of the codebook is dropped."""
-        self._kept_codewords.clear()
-        self._kept_table.clear()
+        self._codewords_cache.clear()
+        self._search_table_cache.clear()
         return super().train(mode)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,9 +76,9 @@ class SimVQ(Quantizer):
     def codes_only(self, vectors: Tensor) -> Tensor:
         """Indices of the nearest mapped codewords: `[M, D]` -> `[M, 1]`."""
         if self.training:
-            table = search_table(self._mapped(), len(vectors))
+            table = search_table(self._map_codebook(), len(vectors))
         else:
-            table = self._kept_table.get(lambda: search_table(self.codewords()), *self._sources())
+            table = self._search_table_cache.get(lambda: search_table(self.codewords()), *self._sources())
         return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ class SimVQ(Quantizer):
         return self.frozen, *self.map.parameters(), *self.map.buffers()
 
     @torch.no_grad()
-    def _mapped(self) -> Tensor:
+    def _map_codebook(self) -> Tensor:
         return self.map(self.frozen)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
@@ -111,11 +115,11 @@ class SimVQ(Quantizer):
         )
 
 
-def _module(given: nn.Module | str | None, dim: int) -> nn.Module:
+def _build_map(given: nn.Module | str | None, dim: int) -> nn.Module:
     """The map of codewords `[K, D]` that the option names. Raises OptionError where it is none."""
     if given is None:
         return nn.Linear(dim, dim, bias=False)
-    module = _class_called(given)(dim) if isinstance(given, str) else given
+    module = _map_class(given)(dim) if isinstance(given, str) else given
     if not isinstance(module, nn.Module):
         raise OptionError(f"simvq: map is {given!r}; needed is a torch.nn.Module, or 'plugin:Name' of one")
     with torch.no_grad():
@@ -128,7 +132,7 @@ def _module(given: nn.Module | str | None, dim: int) -> nn.Module:
     return module
 
 
-def _class_called(name: str) -> type[nn.Module]:
+def _map_class(name: str) -> type[nn.Module]:
     """The class at "plugin:Name", of a plugin or module that is loaded. Nothing is imported for it, as a name
     may come from a stranger's config.json, and nothing but a module's class is called.
     """

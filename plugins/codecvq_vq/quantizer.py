@@ -36,9 +36,11 @@ from codecvq.quantizer import (
 )
 
 KMEANS_ROUNDS = 10
-REPLACED_SHARE = 0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
+MAX_REPLACED_SHARE = (
+    0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
+)
 # cosine: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
-SHORTEST = 1e-2
+MIN_NORM = 1e-2
 
 
 class VQ(Quantizer):
@@ -81,14 +83,14 @@ class VQ(Quantizer):
             self.register_buffer("codebook", codebook)
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
-        self._kept = TensorCache()
-        self._begun = TensorCache()  # `started`, read once and not in every step
+        self._search_table_cache = TensorCache()
+        self._started_cache = TensorCache()  # `started`, read once and not in every step
         # dead codewords replaced in the last step: a metric and no state, a buffer so that it moves along
         self.register_buffer("replaced", torch.zeros(()), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
         """Vectors of length 1 for the cosine distance; else as they are."""
-        return F.normalize(vectors, dim=1, eps=SHORTEST) if self.distance == "cosine" else vectors
+        return F.normalize(vectors, dim=1, eps=MIN_NORM) if self.distance == "cosine" else vectors
 
     def codewords(self) -> Tensor:
         """The codebook as it is compared with: `[K, D]`."""
@@ -99,9 +101,9 @@ class VQ(Quantizer):
         if (
             self.training
             and not self.is_frozen
-            and not self._begun.get(lambda: bool(self.started), self.started)
+            and not self._started_cache.get(lambda: bool(self.started), self.started)
         ):
-            self._start(vectors.detach())  # on all processes, also one without vectors
+            self._initialize_codebook(vectors.detach())  # on all processes, also one without vectors
         codes = self.codes_only(vectors)
         return self.dequantize(codes), codes
 
@@ -110,7 +112,7 @@ class VQ(Quantizer):
         if self.training:
             table = search_table(self.codewords().detach(), len(vectors))
         else:
-            table = self._kept.get(self._table, self.codebook)
+            table = self._search_table_cache.get(self._search_table, self.codebook)
         return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ class VQ(Quantizer):
 
     def train(self, mode: bool = True) -> VQ:
         """Itself; what eval keeps for the search is dropped."""
-        self._kept.clear()
+        self._search_table_cache.clear()
         return super().train(mode)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
@@ -137,7 +139,7 @@ class VQ(Quantizer):
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
         """One step of the moving averages, then the replacement of dead codewords."""
-        self._kept.clear()
+        self._search_table_cache.clear()
         index = codes[:, 0]
         counts = sum_over_ranks(_histogram(index, len(self.usage)))
         total = self.decay * self.usage + (1 - self.decay) * counts
@@ -151,11 +153,11 @@ class VQ(Quantizer):
         self.usage.copy_(total)
         self._replace_dead(vectors)
 
-    def _table(self) -> SearchTable:
+    def _search_table(self) -> SearchTable:
         return search_table(self.codewords().detach())
 
     @torch.no_grad()
-    def _start(self, vectors: Tensor) -> None:
+    def _initialize_codebook(self, vectors: Tensor) -> None:
         """Put the codebook where the data are, by k-means on the first vectors of all processes."""
         vectors = gather_rows(vectors)
         if len(vectors) == 0:  # of a residual stage that no item has kept so far
@@ -172,17 +174,17 @@ class VQ(Quantizer):
         """Put the least used codewords, if dead, onto vectors of the batch, with an even share of use."""
         if self.dead_code_threshold <= 0:
             return
-        everyone = gather_rows(vectors)
-        if len(everyone) == 0:
+        all_vectors = gather_rows(vectors)
+        if len(all_vectors) == 0:
             return
         even = self.usage.mean()
-        most = max(1, int(REPLACED_SHARE * len(self.usage)))
-        use, least = self.usage.topk(min(most, len(everyone)), largest=False)
+        most = max(1, int(MAX_REPLACED_SHARE * len(self.usage)))
+        use, least = self.usage.topk(min(most, len(all_vectors)), largest=False)
         dead = use < self.dead_code_threshold * even
         self.replaced = dead.sum().float()
-        pick = to_device(_sample(len(everyone), len(least), self.generator), vectors.device)
+        pick = to_device(_sample_indices(len(all_vectors), len(least), self.generator), vectors.device)
         # .data: a pending backward of these codewords is zero, no vector chose them
-        self.codebook.data[least] = torch.where(dead[:, None], everyone[pick], self.codebook.data[least])
+        self.codebook.data[least] = torch.where(dead[:, None], all_vectors[pick], self.codebook.data[least])
         self.usage[least] = torch.where(dead, even, use)
 
 
@@ -190,18 +192,18 @@ def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Te
     """Centres `[size, D]` of vectors `[M, D]`; where M is below `size`, the rest are vectors moved by a
     little noise.
     """
-    rows = _sample(len(vectors), min(size, len(vectors)), generator).to(vectors.device)
-    centres = vectors[rows]
+    rows = _sample_indices(len(vectors), min(size, len(vectors)), generator).to(vectors.device)
+    centers = vectors[rows]
     if len(vectors) < size:
         more = torch.arange(size - len(vectors), device=vectors.device) % len(vectors)
         noise = from_first_rank(torch.randn(len(more), vectors.shape[1], generator=generator)).to(vectors)
-        return torch.cat([centres, vectors[more] + 0.01 * vectors.std(unbiased=False) * noise])
+        return torch.cat([centers, vectors[more] + 0.01 * vectors.std(unbiased=False) * noise])
     for _ in range(KMEANS_ROUNDS):
-        index = nearest_codes(vectors, centres)
+        index = nearest_codes(vectors, centers)
         counts = _histogram(index, size)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, index, vectors)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return centres
+        sums = torch.zeros_like(centers).index_add_(0, index, vectors)
+        centers = torch.where(counts > 0, sums / counts.clamp(min=1), centers)
+    return centers
 
 
 def _histogram(index: Tensor, size: int) -> Tensor:
@@ -213,7 +215,7 @@ def _histogram(index: Tensor, size: int) -> Tensor:
     )
 
 
-def _sample(population: int, count: int, generator: torch.Generator | None) -> Tensor:
+def _sample_indices(population: int, count: int, generator: torch.Generator | None) -> Tensor:
     """`count` different numbers below `population`, the same on every process."""
     return from_first_rank(torch.randperm(population, generator=generator)[:count])
 

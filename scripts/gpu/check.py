@@ -1,4 +1,4 @@
-"""Check on a GPU all that could not be checked without one, in at most so many seconds.
+"""CheckRun on a GPU all that could not be checked without one, in at most so many seconds.
 
     scripts/gpu/check [--seconds 230] [--out FOLDER]
 
@@ -51,16 +51,16 @@ HERE = Path(__file__).resolve().parents[2]
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from scripts.gpu.busy import Busy  # noqa: E402
+from scripts.gpu.utilization import Utilization  # noqa: E402
 
-ON_LAPTOPS = ("quickstart", "speech-16k")  # recipes that are measured elsewhere
+CPU_RECIPES = ("quickstart", "speech-16k")  # recipes that are measured elsewhere
 COMPILED = ("speech-16k-natural", "tts-24k-residual-fsq", "tts-24k-rotation-vq", "encodec-24k")
 WARM_UP, STEPS = 10, 20
 BATCHES, AUDIO_S = (1, 8, 32), 8.0
 QUANTIZERS = ("vq 8192×8", "residual_vq", "simvq 8192", "lfq 2^10", "fsq 8,5,5,5", "residual_fsq")
 
 
-class Check:
+class CheckRun:
     """What was found, and how much time is left. Rows are on disk as soon as they are there."""
 
     def __init__(self, options: argparse.Namespace, out: Path) -> None:
@@ -89,16 +89,16 @@ class Check:
                 row |= do()
             except Exception as error:  # whatever a first run on a GPU gives: the rest goes on
                 failed = True
-                row["error"] = self._noted(f"{part} {name}", error)
+                row["error"] = self._record_error(f"{part} {name}", error)
         row["took_s"] = round(time.monotonic() - began, 1)
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         text = json.dumps({"machine": machine(self.device), "rows": self.rows}, indent=1)
         self.file.write_text(text + "\n", encoding="utf-8")
         if failed:
-            self._begin_anew_if_broken()
+            self._restart_if_device_failed()
 
-    def _noted(self, what: str, error: Exception) -> str:
+    def _record_error(self, what: str, error: Exception) -> str:
         """A line of an error with the last place of ours that it passed; errors.txt gets all of it."""
         text = traceback.format_exc()
         with (self.out / "errors.txt").open("a", encoding="utf-8") as file:
@@ -108,7 +108,7 @@ class Check:
         first = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__} at {where}: {first}"
 
-    def _begin_anew_if_broken(self) -> None:
+    def _restart_if_device_failed(self) -> None:
         """After a fault on the card nothing works in this process: a new one does the rest."""
         if self.device.type != "cuda":
             return
@@ -121,7 +121,7 @@ class Check:
 
 
 def main() -> None:
-    """Check, print a table, and exit with 1 where something failed."""
+    """CheckRun, print a table, and exit with 1 where something failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=230)
     parser.add_argument("--began", type=float, default=time.time(), help="when they began, in Unix time")
@@ -133,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     out = Path(options.out or os.environ.get("OUT") or "check")
     out.mkdir(parents=True, exist_ok=True)
-    check = Check(options, out)
+    check = CheckRun(options, out)
     before = ""
     for part, name, needed_s, do in jobs(check):
         if options.only not in f"{part} {name}":
@@ -146,22 +146,22 @@ def main() -> None:
     sys.exit(any("error" in row for row in check.rows))
 
 
-def jobs(check: Check) -> Iterator[tuple[str, str, float, Callable[[], dict[str, Any]]]]:
+def jobs(check: CheckRun) -> Iterator[tuple[str, str, float, Callable[[], dict[str, Any]]]]:
     """Part, name, seconds that it is not begun below, and what it does."""
     yield "tests", "marked gpu", 60, lambda: run_tests(check)
     for name in sorted(registry().all("recipes")):
-        if name not in ON_LAPTOPS and registry().find("recipes", name).path().parent.name == "recipes":
-            yield "recipes", name, 10, lambda name=name: steps_of(check, name, compiled=False)
+        if name not in CPU_RECIPES and registry().find("recipes", name).path().parent.name == "recipes":
+            yield "recipes", name, 10, lambda name=name: measure_steps(check, name, compiled=False)
     for batch in BATCHES:
         yield "codec", f"speech-16k, batch {batch}", 10, lambda batch=batch: codec_speed(check, batch)
     yield "codec", "tokenize", 10, lambda: tokenize_speed(check)
-    yield "quantizers", "against vector-quantize-pytorch", 20, lambda: quantizer_ratios(check)
+    yield "quantizers", "against vector-quantize-pytorch", 20, lambda: quantizer_speedups(check)
     for name in COMPILED:
         needed_s = 10 if check.small else 100  # nothing can interrupt a compiler
-        yield "compiled", name, needed_s, lambda name=name: steps_of(check, name, compiled=True)
+        yield "compiled", name, needed_s, lambda name=name: measure_steps(check, name, compiled=True)
 
 
-def run_tests(check: Check) -> dict[str, Any]:
+def run_tests(check: CheckRun) -> dict[str, Any]:
     """Counts of the tests marked gpu, and the names of those that failed."""
     report = check.out / "tests.txt"
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
@@ -189,7 +189,7 @@ def run_tests(check: Check) -> dict[str, Any]:
 # recipes
 
 
-def real_recipe(check: Check, name: str, compiled: bool) -> Recipe:
+def full_size_recipe(check: CheckRun, name: str, compiled: bool) -> Recipe:
     """The recipe at its own size on the speech in the box, its discriminators active from the first step."""
     keys = ["corpus.name=prompts", "corpus.root=null", "corpus.cache=device", "training.workers=0"]
     keys += ["training.init_from=null", "training.init_partial=false", "training.freeze=[]"]
@@ -204,9 +204,9 @@ def real_recipe(check: Check, name: str, compiled: bool) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
 
 
-def steps_of(check: Check, name: str, compiled: bool) -> dict[str, Any]:
+def measure_steps(check: CheckRun, name: str, compiled: bool) -> dict[str, Any]:
     """How fast steps of a recipe are, and what they take."""
-    recipe = real_recipe(check, name, compiled)
+    recipe = full_size_recipe(check, name, compiled)
     gc.collect()  # a learner holds itself, and the memory of the one before counts
     if check.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -225,23 +225,23 @@ def steps_of(check: Check, name: str, compiled: bool) -> dict[str, Any]:
         learner.step(step, on_device.batch(step))
     learner.step_metrics.take_means()
     warm_s = time.perf_counter() - began
-    with Busy(check.device) as busy:
+    with Utilization(check.device) as utilization:
         for step in range(warm_up, warm_up + steps):
             learner.step(step, on_device.batch(step))
         scalars = learner.step_metrics.take_means()  # waits for the device
     items, seconds = recipe.training.batch_size, recipe.corpus.segment_s
     return {
-        "step_s": round(busy.seconds / steps, 4),
-        "audio_s_per_s": round(items * seconds * steps / busy.seconds, 1),
+        "step_s": round(utilization.seconds / steps, 4),
+        "audio_s_per_s": round(items * seconds * steps / utilization.seconds, 1),
         "warm_up_s": round(warm_s, 1),
         "peak_gb": peak_gb(check.device),
-        "busy": busy.share,
+        "busy": utilization.share,
         "loss": scalars.get("loss/total"),
-        **({} if finite(scalars, learner) else {"error": "losses are not finite, or steps were skipped"}),
+        **({} if is_finite(scalars, learner) else {"error": "losses are not finite, or steps were skipped"}),
     }
 
 
-def finite(scalars: dict[str, float], learner: Learner) -> bool:
+def is_finite(scalars: dict[str, float], learner: Learner) -> bool:
     """Whether all losses are, and no step was skipped."""
     return bool(scalars) and not learner.step_metrics.skipped and all(map(math.isfinite, scalars.values()))
 
@@ -254,7 +254,7 @@ def peak_gb(device: torch.device) -> float | None:
 # the codec in the box
 
 
-def codec_speed(check: Check, batch: int) -> dict[str, Any]:
+def codec_speed(check: CheckRun, batch: int) -> dict[str, Any]:
     """Seconds of audio a second that are encoded and decoded, in batches."""
     codec = codecvq.load("speech-16k", check.device)
     clip = open_corpus("prompts").clips[0].read(16000)
@@ -272,21 +272,21 @@ def median_s(device: torch.device, do: Callable[[], Any], repeats: int = 5) -> f
     """Median seconds of a call, from an idle device to an idle device; the first is not counted."""
     times = []
     for _ in range(repeats + 1):
-        wait(device)
+        synchronize(device)
         began = time.perf_counter()
         do()
-        wait(device)
+        synchronize(device)
         times.append(time.perf_counter() - began)
     return sorted(times[1:])[repeats // 2]
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until a GPU has done all that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def tokenize_speed(check: Check) -> dict[str, Any]:
+def tokenize_speed(check: CheckRun) -> dict[str, Any]:
     """Seconds of audio a second that become a token dataset: reading, encoding, writing."""
     codec = codecvq.load("speech-16k", check.device)
     clips = open_corpus("prompts").clips
@@ -295,7 +295,7 @@ def tokenize_speed(check: Check) -> dict[str, Any]:
     return {"audio_s_per_s": round(done.audio_s / done.elapsed_s), "clips": done.clips}
 
 
-def quantizer_ratios(check: Check) -> dict[str, Any]:
+def quantizer_speedups(check: CheckRun) -> dict[str, Any]:
     """How many times as fast as the peer's each of our quantizers is."""
     script, file = HERE / "benchmarks" / "quantizers.py", check.out / "quantizers.json"
     command = [sys.executable, script, "--quick", "--device", check.device.type, "--json", file]
@@ -322,17 +322,17 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "torch": torch.__version__, "codecvq": codecvq.__version__}
 
 
-def table(check: Check) -> str:
+def table(check: CheckRun) -> str:
     """All rows, as Markdown."""
     lines = [f"{machine(check.device)}", "", "| part | what | found | s |", "|---|---|---|---|"]
     for row in check.rows:
         hidden = ("part", "name", "took_s")
-        found = ", ".join(f"{key} {_shown(value)}" for key, value in row.items() if key not in hidden)
+        found = ", ".join(f"{key} {_format_value(value)}" for key, value in row.items() if key not in hidden)
         lines.append(f"| {row['part']} | {row['name']} | {found} | {row['took_s']} |")
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -83,7 +83,7 @@ def pack_speech(options: argparse.Namespace) -> None:
         coding=options.coding,
         bitrate_bps=options.bitrate,
         limit_bytes=round(options.limit_mib * MIB),
-        most_parts=options.most_parts,
+        max_parts=options.most_parts,
     )
     for part in parts:
         print(f"{part.folder.name}: {part.clips} clips, {part.duration_s / 60:.1f} minutes", file=sys.stderr)

@@ -3,7 +3,7 @@
     python scripts/gpu/unpack.py .gpu
     python scripts/gpu/quality.py --root /root/sounds --packed .gpu
 
-prints a line a corpus: the bit rate; of `--clips` clips, drawn by a fixed seed, the PESQ-WB of what travelled
+prints a line a corpus: the bit rate; of `--clips` clips, drawn by a fixed seed, the PESQ-WB of packed clips
 against the original, its SNR, how many have exactly its samples, and the largest delay.
 """
 
@@ -31,13 +31,13 @@ FloatArray = npt.NDArray[np.float32]
 
 RECIPE = HERE / "recipes" / "speech-16k.yaml"
 SAMPLE_RATE = 16000  # Hz
-SHORTEST_S = 0.75  # PESQ of less says little
-LONGEST_DELAY = 400  # samples; looked for in both directions
+MIN_DURATION_S = 0.75  # PESQ of less says little
+MAX_DELAY = 400  # samples; looked for in both directions
 
 
 @dataclass(frozen=True)
 class Score:
-    """A clip that travelled, against itself."""
+    """A clip that packed_clip, against itself."""
 
     bits: int
     duration_s: float
@@ -59,26 +59,26 @@ def main() -> None:
     print(
         "| corpus | kbit/s | PESQ-WB: mean | least | SNR, dB | equal | delay |\n|---|---|---|---|---|---|---|"
     )
-    for name, pairs in drawn(originals, packed, options.clips).items():
-        print(line(name, [score(original, travelled) for original, travelled in pairs]), flush=True)
+    for name, pairs in draw_pairs(originals, packed, options.clips).items():
+        print(table_row(name, [score(original, packed_clip) for original, packed_clip in pairs]), flush=True)
 
 
-def drawn(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
+def draw_pairs(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
     """Name of a corpus -> pairs of original and packed clip."""
     known = {clip.id: clip for clip in originals}
     pairs = defaultdict(list)
     for clip in packed:
-        if (clip.duration_s or 0.0) >= SHORTEST_S:
+        if (clip.duration_s or 0.0) >= MIN_DURATION_S:
             pairs[clip.id.partition("/")[0]].append((known[clip.id], clip))
     rng = random.Random(0)
     return {name: rng.sample(found, min(count, len(found))) for name, found in pairs.items()}
 
 
-def score(original: Clip, travelled: Clip) -> Score:
+def score(original: Clip, packed_clip: Clip) -> Score:
     """What one clip lost."""
     from pesq import NoUtterancesError, pesq
 
-    before, after = original.read(SAMPLE_RATE), travelled.read(SAMPLE_RATE)
+    before, after = original.read(SAMPLE_RATE), packed_clip.read(SAMPLE_RATE)
     before = to_int16(before).astype(np.float32) / np.float32(32768)  # as training has it
     assert before.shape == after.shape, f"{original.id}: {len(before)} samples became {len(after)}"
     try:
@@ -88,7 +88,7 @@ def score(original: Clip, travelled: Clip) -> Score:
     with np.errstate(divide="ignore"):
         snr_db = 10 * np.log10(np.sum(before**2) / np.sum((before - after) ** 2))
     # a WAV there is a G.722 stream here
-    file = original.path if original.path.suffix == ".g722" else travelled.path
+    file = original.path if original.path.suffix == ".g722" else packed_clip.path
     return Score(
         8 * file.stat().st_size, len(before) / SAMPLE_RATE, quality, float(snr_db), delay(before, after)
     )
@@ -96,12 +96,12 @@ def score(original: Clip, travelled: Clip) -> Score:
 
 def delay(before: FloatArray, after: FloatArray) -> int:
     """By how many samples `after` is late: where their cross-correlation is largest."""
-    size = 1 << (len(before) + LONGEST_DELAY).bit_length()
+    size = 1 << (len(before) + MAX_DELAY).bit_length()
     cross = np.fft.irfft(np.fft.rfft(after, size) * np.fft.rfft(before, size).conj())
-    return int(np.argmax(np.roll(cross, LONGEST_DELAY)[: 2 * LONGEST_DELAY + 1])) - LONGEST_DELAY
+    return int(np.argmax(np.roll(cross, MAX_DELAY)[: 2 * MAX_DELAY + 1])) - MAX_DELAY
 
 
-def line(name: str, scores: list[Score]) -> str:
+def table_row(name: str, scores: list[Score]) -> str:
     """The table's line of a corpus."""
     rate = sum(score.bits for score in scores) / sum(score.duration_s for score in scores) / 1000
     quality = [score.pesq_wb for score in scores if np.isfinite(score.pesq_wb)]

@@ -75,32 +75,32 @@ def pack_speech(
     coding: Coding = "opus",
     bitrate_bps: int = 30000,
     limit_bytes: int = 30 << 20,
-    most_parts: int = 5,
+    max_parts: int = 5,
 ) -> list[Part]:
     """The parts written below `out`, each at most `limit_bytes`. Raises CorpusError where they do not fit."""
     corpus = corpus.measured()
     if corpus.failures:
         raise CorpusError(f"corpus {corpus.name!r}: {corpus.failures[0]}. Repair it, or leave it out.")
-    chosen = travelling(corpus)
+    chosen = clips_to_pack(corpus)
 
     def code(clip: Clip) -> CodedClip:
-        return coded(clip, corpus.split_of(clip), coding, bitrate_bps)
+        return encode_clip(clip, corpus.split_of(clip), coding, bitrate_bps)
 
     for stale in out.glob("speech-*"):
         shutil.rmtree(stale)
     parts = list[Part]()
     with ThreadPoolExecutor(PROCESSES) as pool:  # the threads wait for opusenc, soxr and libsndfile
-        for number, clips in enumerate(filled(pool.map(code, chosen), limit_bytes), start=1):
-            if number > most_parts:
+        for number, clips in enumerate(split_into_parts(pool.map(code, chosen), limit_bytes), start=1):
+            if number > max_parts:
                 raise CorpusError(
-                    f"corpus {corpus.name!r}: {most_parts} parts of {limit_bytes} bytes hold "
+                    f"corpus {corpus.name!r}: {max_parts} parts of {limit_bytes} bytes hold "
                     f"{sum(part.clips for part in parts)} of {len(chosen)} clips. Lower the bit rate."
                 )
             parts.append(write_part(out / f"speech-{number}", clips, limit_bytes))
     return parts
 
 
-def travelling(corpus: Corpus) -> list[Clip]:
+def clips_to_pack(corpus: Corpus) -> list[Clip]:
     """The clips of training and validation, in the order of the corpus."""
     clips = [clip for clip in corpus if corpus.split_of(clip) != "test"]
     for clip in clips:  # the corpora see to it; an error here would spoil every later comparison
@@ -109,7 +109,7 @@ def travelling(corpus: Corpus) -> list[Clip]:
     return clips
 
 
-def coded(clip: Clip, split: str, coding: Coding, bitrate_bps: int) -> CodedClip:
+def encode_clip(clip: Clip, split: str, coding: Coding, bitrate_bps: int) -> CodedClip:
     """The clip as it travels; what is decoded from it has the clip's number of samples at 16 kHz."""
     whole = clip.start_s == 0 and (clip.open_end or clip.duration_s is None)
     if clip.path.suffix.lower() == G722 and whole:
@@ -150,7 +150,7 @@ def to_opus(samples: Int16Array, bitrate_bps: int) -> bytes:
         raise CorpusError(f"opusenc failed: {error.stderr.decode(errors='replace').strip()}") from error
 
 
-def filled(clips: Iterable[CodedClip], limit_bytes: int) -> Iterator[list[CodedClip]]:
+def split_into_parts(clips: Iterable[CodedClip], limit_bytes: int) -> Iterator[list[CodedClip]]:
     """The clips, in their order, in lists as long as the limit allows."""
     part: list[CodedClip] = []
     free = limit_bytes - BYTES_A_ZIP

@@ -1,4 +1,4 @@
-"""Train a recipe for so many minutes of wall time, evaluate, and write what can be carried home.
+"""Train a recipe for so many minutes of wall time, evaluate, and write what can be carried output.
 
     scripts/gpu/train speech-16k-natural --minutes 5 [--init-from CODEC] [--out FOLDER] [KEY=VALUE ...]
 
@@ -42,13 +42,13 @@ HERE = Path(__file__).resolve().parents[2]
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from scripts.gpu.busy import Busy  # noqa: E402
+from scripts.gpu.utilization import Utilization  # noqa: E402
 
 CLIPS = Path(os.environ.get("CODECVQ_PACKED", ".gpu")) / "clips" / "manifest.jsonl"
-BEST = HERE / "scripts" / "gpu" / "best"
-PART_BYTES, MOST_PARTS, MOST_BYTES = 15 * 2**20, 6, 60 * 2**20  # of 16 MiB, 8 files and 64 MiB
+BEST_CODEC = HERE / "scripts" / "gpu" / "best"
+PART_BYTES, MAX_PARTS, MAX_BYTES = 15 * 2**20, 6, 60 * 2**20  # of 16 MiB, 8 files and 64 MiB
 METRICS = ("pesq_wb", "stoi", "estoi", "mel_distance")
-EVALUATED = 24  # validation clips
+MAX_EVALUATED_CLIPS = 24  # validation clips
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def leg_recipe(options: argparse.Namespace) -> Recipe:
     keys += ["training.checkpoint_every=1000000"]
     if CLIPS.is_file():
         keys += ["corpus.name=null", f"corpus.manifest={CLIPS.resolve()}"]
-    start = options.init_from or (str(BEST) if (BEST / "config.json").is_file() else None)
+    start = options.init_from or (str(BEST_CODEC) if (BEST_CODEC / "config.json").is_file() else None)
     if start is not None:
         keys += [f"training.init_from={json.dumps(start)}", "training.init_partial=true"]
     return load_recipe(options.recipe, [*keys, *options.overrides])
@@ -92,56 +92,56 @@ def leg_recipe(options: argparse.Namespace) -> Recipe:
 def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
     """Train, write the codecs, and compare them with what they began as; what came out."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    home, started = Home(folder, out), time.monotonic()
+    output, started = OutputFolder(folder, out), time.monotonic()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     leg: dict[str, Any] = {"recipe": recipe.model_dump(mode="json"), "device": name}
     leg["torch"] = torch.__version__
-    home.write_leg(leg)
+    output.write_leg(leg)
     try:
-        with Busy(device) as busy:
-            trained = train(recipe, folder, home.report)
-    finally:  # what is there comes home, however a training ends
-        home.bring()
+        with Utilization(device) as utilization:
+            trained = train(recipe, folder, output.report)
+    finally:  # what is there comes output, however a training ends
+        output.copy_results()
     leg |= {
         "steps": trained.steps,
         "train_s": round(time.monotonic() - started, 1),
-        "device_busy": busy.share,
+        "device_busy": utilization.share,
         "skipped": trained.skipped,
         "unreadable": len(trained.failures),
-        "left_behind": home.left_behind,
+        "left_behind": output.skipped_codecs,
     }
-    home.write_leg(leg)
+    output.write_leg(leg)
     leg["scores"] = scores(recipe, folder, str(device))
     leg["all_s"] = round(time.monotonic() - started, 1)
-    home.write_leg(leg)
+    output.write_leg(leg)
     return leg
 
 
-class Home:
-    """What a run leaves in the folder that comes home: written as soon as it is there, since a machine may be
+class OutputFolder:
+    """Files of a run in the output folder: written as soon as they are there, since a machine may be
     taken back at any moment.
     """
 
     def __init__(self, run: Path, out: Path) -> None:
         self.run, self.out = run, out
-        self.left_behind: list[str] = []  # codecs that are too large
-        self._brought: dict[str, float] = {}  # by name, when they were written
+        self.skipped_codecs: list[str] = []  # codecs that are too large
+        self._copied_at: dict[str, float] = {}  # by name, when they were written
 
     def report(self, moment: TrainingProgress) -> None:
         """A line each hundred steps, and the best codec wherever there is a new one."""
         if moment.step % 100 == 0 or moment.step == moment.steps:
             loss = moment.scalars.get("loss/total", float("nan"))
             print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
-            self.bring()
+            self.copy_results()
 
-    def bring(self) -> None:
+    def copy_results(self) -> None:
         """Copy the curves and new codecs, the best one first."""
         if (self.run / "metrics.jsonl").is_file():
             shutil.copy(self.run / "metrics.jsonl", self.out / "metrics.jsonl")
         for name in ("best", "codec"):
             config = self.run / name / "config.json"
-            if config.is_file() and self._brought.get(name) != config.stat().st_mtime:
-                self._brought[name] = config.stat().st_mtime
+            if config.is_file() and self._copied_at.get(name) != config.stat().st_mtime:
+                self._copied_at[name] = config.stat().st_mtime
                 self._write(load(self.run / name), name)
 
     def _write(self, codec: Codec, name: str) -> None:
@@ -155,10 +155,10 @@ class Home:
         others = [path for path in self.out.glob("*.tar.*") if not path.name.startswith(name)]
         parts = -(-len(data) // PART_BYTES)
         if (
-            sum(path.stat().st_size for path in others) + len(data) > MOST_BYTES
-            or len(others) + parts > MOST_PARTS
+            sum(path.stat().st_size for path in others) + len(data) > MAX_BYTES
+            or len(others) + parts > MAX_PARTS
         ):
-            self.left_behind = sorted({*self.left_behind, name})
+            self.skipped_codecs = sorted({*self.skipped_codecs, name})
             return
         for n in range(parts):
             (self.out / f"{name}.tar.{n}").write_bytes(data[n * PART_BYTES : (n + 1) * PART_BYTES])
@@ -180,8 +180,8 @@ def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
     sources += [recipe.training.init_from] if recipe.training.init_from else []
     codecs = [f"{source}@{depth}" for depth in sorted(depths) for source in sources]
     clips = recipe_corpus(recipe.corpus).split("validation").clips
-    ready = [name for name in METRICS if prepare_quietly(name)]
-    compared = compare(codecs, clips, ready, max_clips=EVALUATED, device=device)
+    ready = [name for name in METRICS if is_available(name)]
+    compared = compare(codecs, clips, ready, max_clips=MAX_EVALUATED_CLIPS, device=device)
     print(compared.markdown())
     return {
         codec.name: {column.name: codec.mean(column.name).value for column in compared.columns}
@@ -189,7 +189,7 @@ def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
     }
 
 
-def prepare_quietly(metric: str) -> bool:
+def is_available(metric: str) -> bool:
     """Whether a metric can be used here: PESQ is a compiled package."""
     try:
         return bool(prepare([metric]).ready)

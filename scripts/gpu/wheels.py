@@ -1,6 +1,6 @@
 """The wheels that the GPU machine lacks: Python 3.12, x86-64, manylinux or pure.
 
-`WHEELS` lists them with their versions, `LEFT_OUT` what codecvq can name and that machine goes without;
+`WHEELS` lists them with their versions, `EXCLUDED` what codecvq can name and that machine goes without;
 image.txt has what it holds already. `fetch` brings the files, `check` follows the requirements of codecvq and
 of each wheel and raises WheelError for one that is in none of the three.
 """
@@ -67,7 +67,7 @@ WHEELS = (
     Wheel("torch-einops-utils", "0.2.0"),
 )
 #: What a requirement names, and why it stays at home.
-LEFT_OUT = {
+EXCLUDED = {
     "librosa": "20 MB with what it needs; training and evaluation do without it",
     "av": "35 MB; it reads formats that do not travel",
     "distillmos": "16 MB, and it needs librosa; naturalness is judged at home",
@@ -143,7 +143,7 @@ def check(
     needed: Iterable[str],
     wheels: Mapping[str, Iterable[str]],
     image: Collection[str],
-    left_out: Collection[str] = frozenset(LEFT_OUT),
+    excluded: Collection[str] = frozenset(EXCLUDED),
 ) -> None:
     """Raise WheelError for what is needed by codecvq (`needed`) or by a wheel, and is not there.
 
@@ -159,12 +159,12 @@ def check(
             if name in versions:
                 if not requirement.specifier.contains(versions[name], prereleases=True):
                     faults.append(f"{user} needs {requirement}, but the wheel is {versions[name]}")
-            elif name not in image and name not in left_out:
+            elif name not in image and name not in excluded:
                 faults.append(f"{user} needs {requirement}")
     if faults:
         raise WheelError(
             f"wheels are missing: {'; '.join(faults)}. Add them to WHEELS in {Path(__file__).name}, or to "
-            "LEFT_OUT with the reason."
+            "EXCLUDED with the reason."
         )
 
 

@@ -53,9 +53,9 @@ class OwnEma(Quantizer):
 
     def update(self, vectors, codes):  # M may be 0 here, but not on all processes
         counts, sums = (sum_over_ranks(part) for part in self.sums(vectors, codes[:, 0]))
-        kept = self.decay * self.counts[:, None]
-        total = kept + (1 - self.decay) * counts
-        means = (kept * self.codebook + (1 - self.decay) * sums) / total.clamp(min=1e-12)
+        decayed = self.decay * self.counts[:, None]
+        total = decayed + (1 - self.decay) * counts
+        means = (decayed * self.codebook + (1 - self.decay) * sums) / total.clamp(min=1e-12)
         self.codebook.copy_(torch.where(counts > 0, means, self.codebook))
         self.counts.copy_(total[:, 0])
 

@@ -1,9 +1,9 @@
-"""Speech recorded for free games, as Debian's packages install it: letters, names of things, and two fish.
+"""Speech recorded for free games, as Debian's packages install it: letters, names of things, dialogues.
 
-Rooms and microphones of all kinds, mostly a second or two a clip: no corpus to measure quality on, but some
-seventy voices more for a codec to learn from. Left out are recordings below 16 kHz, which have no upper band,
-what is shorter than `SHORTEST_S`, and every copy of a recording that was there before under another name. The
-names of speakers are not known; what a language has in one game counts as one, in Fish Fillets each fish.
+The clips last a second or two and come from all kinds of rooms and microphones. They are not suited to
+measuring quality, but add some seventy voices to training. Excluded are recordings below 16 kHz (no upper
+band), recordings shorter than `MIN_DURATION_S`, and duplicates of a recording under another name. The names
+of the speakers are unknown: each language of a game counts as one speaker, in Fish Fillets each fish.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from codecvq.data import find_audio
 if TYPE_CHECKING:
     import soundfile
 
-LOWEST_RATE = 16000  # Hz
-SHORTEST_S = 0.3
+MIN_SAMPLE_RATE = 16000  # Hz
+MIN_DURATION_S = 0.3
 
-DESCRIPTION = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": what is said of cat.png in French
-OVERDRIVEN = frozenset({"es"})  # Tux Paint's Spanish: a tenth of its samples are at the limit
+DESCRIPTION_NAME = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": what is said of cat.png in French
+CLIPPED_LANGUAGES = frozenset({"es"})  # Tux Paint's Spanish: a tenth of its samples are at the limit
 
-FISH = {"m": "small_fish", "v": "big_fish"}  # Czech malá and velká: "vit-m-nebo" is said by the small one
-OTHERS = "others"
-SPOKEN = frozenset({"cs", "nl"})
+FISH_SPEAKERS = {
+    "m": "small_fish",
+    "v": "big_fish",
+}  # Czech malá and velká: "vit-m-nebo" is said by the small one
+OTHER_SPEAKERS = "others"
+SPOKEN_LANGUAGES = frozenset({"cs", "nl"})
 
 
-class Take(NamedTuple):
+class Recording(NamedTuple):
     """A recording, and what its name says of it."""
 
     path: Path
@@ -44,13 +47,13 @@ def klettres(root: Path | None = None) -> Iterator[Clip]:
     """Letters and syllables in twenty languages; `root` is the folder of languages, or one that holds the
     package unpacked.
     """
-    folder = _find(root, "klettres")
+    folder = _find_folder(root, "klettres")
     return _clips("klettres", "klettres-data", folder, _by_language("klettres", folder))
 
 
 def ktuberling(root: Path | None = None) -> Iterator[Clip]:
     """Names of things in some twenty languages; `root` as for `klettres`."""
-    folder = _find(root, "ktuberling/sounds")
+    folder = _find_folder(root, "ktuberling/sounds")
     return _clips("ktuberling", "ktuberling-data", folder, _by_language("ktuberling", folder))
 
 
@@ -58,7 +61,7 @@ def tuxpaint(root: Path | None = None) -> Iterator[Clip]:
     """What Tux Paint says of its pictures in a dozen languages, with text; `root` is the folder of stamps, or
     one that holds the package unpacked.
     """
-    folder = _find(root, "tuxpaint/stamps")
+    folder = _find_folder(root, "tuxpaint/stamps")
     return _clips("tuxpaint", "tuxpaint-stamps-default", folder, _descriptions(folder))
 
 
@@ -66,24 +69,24 @@ def fillets(root: Path | None = None) -> Iterator[Clip]:
     """The dialogues of Fish Fillets, Czech and Dutch, by actors; `root` is the folder of levels, or one that
     holds the packages unpacked.
     """
-    folder = _find(root, "games/fillets-ng/sound")
+    folder = _find_folder(root, "games/fillets-ng/sound")
     return _clips("fillets", "fillets-ng-data-{language}", folder, _dialogues(folder))
 
 
-def _by_language(game: str, folder: Path) -> Iterator[Take]:
+def _by_language(game: str, folder: Path) -> Iterator[Recording]:
     for path in find_audio(folder):
         language = path.relative_to(folder).parts[0]
         if "@" not in language:  # "sr@latin": the recordings of "sr" again
-            yield Take(path, language.replace("_", "-"), f"{game}/{language}")
+            yield Recording(path, language.replace("_", "-"), f"{game}/{language}")
 
 
-def _descriptions(folder: Path) -> Iterator[Take]:
+def _descriptions(folder: Path) -> Iterator[Recording]:
     for path in find_audio(folder):
-        named = DESCRIPTION.fullmatch(path.stem)
+        named = DESCRIPTION_NAME.fullmatch(path.stem)
         language = (named[2] or "en") if named else ""  # no name of this kind: what the thing sounds like
-        if named and language not in OVERDRIVEN:
+        if named and language not in CLIPPED_LANGUAGES:
             text = _stamp_text(path.with_name(f"{named[1]}.txt"), language)
-            yield Take(path, language.replace("_", "-"), f"tuxpaint/{language}", text)
+            yield Recording(path, language.replace("_", "-"), f"tuxpaint/{language}", text)
 
 
 def _stamp_text(listing: Path, language: str) -> str:
@@ -95,26 +98,26 @@ def _stamp_text(listing: Path, language: str) -> str:
     return next((line.removeprefix(start).strip() for line in lines if line.startswith(start)), "")
 
 
-def _dialogues(folder: Path) -> Iterator[Take]:
+def _dialogues(folder: Path) -> Iterator[Recording]:
     for path in find_audio(folder):
         language = path.parent.name
-        if language in SPOKEN:  # the rest is noise
+        if language in SPOKEN_LANGUAGES:  # the rest is noise
             named = path.stem.split("-")
-            who = FISH.get(named[1], OTHERS) if len(named) > 1 else OTHERS
-            yield Take(path, language, f"fillets/{language}/{who}")
+            who = FISH_SPEAKERS.get(named[1], OTHER_SPEAKERS) if len(named) > 1 else OTHER_SPEAKERS
+            yield Recording(path, language, f"fillets/{language}/{who}")
 
 
-def _clips(game: str, package: str, folder: Path, takes: Iterable[Take]) -> Iterator[Clip]:
-    known: set[bytes] = set()
-    for path, language, speaker, text in takes:
+def _clips(game: str, package: str, folder: Path, recordings: Iterable[Recording]) -> Iterator[Clip]:
+    known_hashes: set[bytes] = set()
+    for path, language, speaker, text in recordings:
         header = _header(path)
         if header is not None:
-            if header.samplerate < LOWEST_RATE or header.duration < SHORTEST_S:
+            if header.samplerate < MIN_SAMPLE_RATE or header.duration < MIN_DURATION_S:
                 continue
             content = hashlib.sha256(path.read_bytes()).digest()
-            if content in known:
+            if content in known_hashes:
                 continue
-            known.add(content)
+            known_hashes.add(content)
         yield Clip(
             id=f"{game}/{path.relative_to(folder).with_suffix('').as_posix()}",
             path=path,
@@ -138,7 +141,7 @@ def _header(path: Path) -> soundfile._SoundFileInfo | None:
         return None
 
 
-def _find(root: Path | None, below: str) -> Path:
+def _find_folder(root: Path | None, below: str) -> Path:
     root = root or Path("/usr/share")
     for prefix in ("", "share", "usr/share"):
         if (root / prefix / below).is_dir():

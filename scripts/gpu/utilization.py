@@ -8,10 +8,10 @@ from types import TracebackType
 
 import torch
 
-EVERY_S = 0.1
+INTERVAL_S = 0.1
 
 
-class Busy:
+class Utilization:
     """Measures while a block lasts: `share` is 0 … 1, None where the driver cannot be asked.
 
     A GPU's share is that of the time in which a kernel ran. A CPU's is relative to the threads of torch.
@@ -24,7 +24,7 @@ class Busy:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Busy:
+    def __enter__(self) -> Utilization:
         self._wall, self._used = time.perf_counter(), time.process_time()
         if self.device.type == "cuda":
             self._thread.start()
@@ -44,7 +44,7 @@ class Busy:
             self.share = sum(self._samples) / len(self._samples) / 100
 
     def _sample(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(INTERVAL_S):
             try:
                 self._samples.append(torch.cuda.utilization(self.device))
             except Exception:  # no NVML, or one that refuses: then there is no share
