@@ -13,7 +13,7 @@ import soundfile
 
 from codecvq.audio import (
     duration_s,
-    find_audio,
+    find_audio_files,
     read_audio,
     resample,
     to_mono,
@@ -243,10 +243,10 @@ def test_finding_is_recursive_sorted_and_follows_links_once(tmp_path):
     (tmp_path / "elsewhere" / "far.ogg").touch()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "loop").symlink_to(tmp_path / "root")
-    names = [path.relative_to(tmp_path / "root").as_posix() for path in find_audio(tmp_path / "root")]
+    names = [path.relative_to(tmp_path / "root").as_posix() for path in find_audio_files(tmp_path / "root")]
     assert names == ["a.mp3", "b/1.wav", "b/2.FLAC", "c/deep/er.g722", "link/far.ogg"]
     with pytest.raises(AudioError, match="missing"):
-        find_audio(tmp_path / "nowhere")
+        find_audio_files(tmp_path / "nowhere")
 
 
 def test_a_folder_that_cannot_be_read_is_told_and_not_left_out_in_silence(tmp_path, monkeypatch, caplog):
@@ -261,5 +261,5 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out_in_silence(tmp_pa
 
     monkeypatch.setattr(os, "scandir", refuse)
     with caplog.at_level(logging.WARNING):
-        assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+        assert find_audio_files(tmp_path) == [tmp_path / "a.wav"]
     assert f"{tmp_path}/closed cannot be read (Permission denied)" in caplog.text

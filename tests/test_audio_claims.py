@@ -242,7 +242,7 @@ def test_more_channels_than_any_recording_has_are_refused(tmp_path: Path) -> Non
 def test_a_small_file_of_hours_of_silence_is_refused_before_it_fills_the_memory(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 4 * 20 * RATE)  # twenty seconds instead of hours
+    monkeypatch.setattr(limits, "MAX_BYTES", 4 * 20 * RATE)  # twenty seconds instead of hours
     options = {key: value for key, value in FORMATS[name].items() if key == "format" or value == "OPUS"}
     with soundfile.SoundFile(tmp_path / name, "w", RATE, 1, **options) as file:
         for _ in range(30):

@@ -11,7 +11,7 @@ import torch
 
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip, Corpus, open_corpus
-from codecvq.data.device_segments import DeviceSegments, played
+from codecvq.data.device_segments import DeviceSegments, change_speed
 from codecvq.data.loading import load_batches
 from codecvq.data.segments import AugmentConfig, Segments
 from codecvq.errors import CorpusError, RecipeError
@@ -57,14 +57,14 @@ def test_a_tone_played_faster_is_a_higher_tone(speed: float) -> None:
     time = torch.arange(4000) / 16000
     wav = torch.sin(2 * torch.pi * 1000 * time)[None]
     samples = int(3000 / speed)
-    found = played(wav[:, :3000], torch.tensor([speed], dtype=torch.float64), samples)[0]
+    found = change_speed(wav[:, :3000], torch.tensor([speed], dtype=torch.float64), samples)[0]
     wanted = torch.sin(2 * torch.pi * 1000 * speed * torch.arange(samples) / 16000)
     torch.testing.assert_close(found[100:-100], wanted[100:-100], rtol=0, atol=2e-3)
 
 
 def test_what_would_alias_is_not_there() -> None:
     wav = torch.sin(2 * torch.pi * 7000 * torch.arange(4000) / 16000)[None]
-    found = played(wav, torch.tensor([2.0], dtype=torch.float64), 2000)[0]
+    found = change_speed(wav, torch.tensor([2.0], dtype=torch.float64), 2000)[0]
     assert float(found[100:-100].abs().max()) < 0.01
 
 

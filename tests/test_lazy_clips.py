@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from codecvq.audio import Audio, write_audio
-from codecvq.data import SPLITS, Clip, ClipFailure, Clips, Corpus, Listing, Segments, open_corpus
-from codecvq.data.shared import SMALL_BYTES, SharedArray
+from codecvq.data import SPLITS, Clip, ClipFailure, ClipListing, Clips, Corpus, Segments, open_corpus
+from codecvq.data.shared_array import SMALL_BYTES, SharedArray
 from codecvq.data.split_file import read_split, write_split
-from codecvq.data.stored import StoredClips, stored
+from codecvq.data.stored_clips import StoredClips, collect_clips
 from codecvq.data.table_clips import TableClips
 from codecvq.errors import AudioError, CorpusError
 
@@ -54,8 +54,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clips, "IN_MEMORY", 0)
+def lazy_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", 0)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"], ids=repr)
@@ -65,9 +65,9 @@ def test_a_manifest_of_which_nothing_is_kept_has_the_same_clips(
 ) -> None:
     (folder / name).write_bytes(content(end))
     kept = open_corpus(manifest=folder / name)
-    monkeypatch.setattr(Clips, "IN_MEMORY", 0)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", 0)
     made = open_corpus(manifest=folder / name)
-    assert isinstance(made.lazy._source, TableClips)
+    assert isinstance(made.lazy_clips._source, TableClips)
     assert len(made) == 63
     assert made == kept
     assert [clip.split_key for clip in made] == [clip.split_key for clip in kept]
@@ -79,7 +79,7 @@ def test_a_manifest_of_which_nothing_is_kept_has_the_same_clips(
     assert np.array_equal(measured[2].read(RATE), kept[2].read(RATE))
 
 
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 def test_speakers_slices_and_splits_of_a_run_are_rows_of_the_same_table(folder: Path) -> None:
     (folder / "m.jsonl").write_bytes(as_json("\n"))
     corpus = open_corpus(manifest=folder / "m.jsonl", exclude_speakers=["s1"])
@@ -91,14 +91,14 @@ def test_speakers_slices_and_splits_of_a_run_are_rows_of_the_same_table(folder: 
         row["split"] = "test"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recorded = read_split(file)
-    kept = recorded.kept(corpus)
+    kept = recorded.apply(corpus)
     assert [kept.split_of(clip) for clip in kept] == [row["split"] for row in rows]
     assert list(kept.split("test")) == [clip for clip in kept if kept.split_of(clip) == "test"]
     assert [recorded.ids.get(row["id"]) for row in rows] == [row["split"] for row in rows]
     assert recorded.ids.get("another") is None
 
 
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 def test_a_manifest_that_goes_away_is_still_read_and_one_that_changes_is_an_error(folder: Path) -> None:
     manifest = folder / "m.jsonl"
     manifest.write_bytes(as_json("\n"))
@@ -115,7 +115,7 @@ def test_a_manifest_that_goes_away_is_still_read_and_one_that_changes_is_an_erro
         list(corpus)
 
 
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Own(Clip):
@@ -123,7 +123,7 @@ def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) 
 
     failure = ClipFailure("x", folder, "why")
     clips = [Clip(id=str(n), path=folder / "a.wav", columns={"n": [n, {"k": None}]}) for n in range(300)]
-    listing = stored(iter([*clips[:5], failure, *clips[5:]]))
+    listing = collect_clips(iter([*clips[:5], failure, *clips[5:]]))
     assert isinstance(listing.clips, Clips)
     source = listing.clips._source
     assert isinstance(source, StoredClips)
@@ -134,12 +134,12 @@ def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) 
     del source, listing
     assert not path.exists()
     with pytest.raises(CorpusError, match="clip 'o' cannot be stored"):
-        stored([Own(id="o", path=folder)])  # of a class that no other process can find
+        collect_clips([Own(id="o", path=folder)])  # of a class that no other process can find
     with pytest.raises(CorpusError, match="gives str where a Clip is needed"):
-        stored([*clips, "clip"])  # type: ignore[list-item]
+        collect_clips([*clips, "clip"])  # type: ignore[list-item]
 
 
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 def test_the_same_id_twice_is_found_wherever_it_is(folder: Path) -> None:
     rows = [{"path": "a.wav", "id": f"{n}"} for n in range(3000)]
     rows[2900]["id"] = "17"
@@ -159,7 +159,7 @@ def _ids(corpus: Corpus, segments: Segments, queue: Any) -> None:
     queue.put(([clip.id for clip in corpus], segments.batch(3)))
 
 
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_another_process_has_the_same_clips(folder: Path, method: str) -> None:
     (folder / "m.jsonl").write_bytes(as_json("\n"))
@@ -223,13 +223,15 @@ def test_audio_that_is_no_file_is_measured_read_cut_and_known_again(tmp_path: Pa
     assert {failure.id for failure in segments.failures} <= {"bad"}
     recorded = read_split(write_split(measured, tmp_path / "split.jsonl"))
     renamed = [replace(clip, id="other", path=Path("else")) for clip in measured]
-    assert [recorded.of_recording(clip) for clip in renamed] == [corpus.split_of(clip) for clip in measured]
+    assert [recorded.split_of_recording(clip) for clip in renamed] == [
+        corpus.split_of(clip) for clip in measured
+    ]
 
 
 def test_a_listing_of_a_sequence_is_asked_once_for_each_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    from codecvq.data.stored import listing_of
+    from codecvq.data.stored_clips import to_listing
 
-    monkeypatch.setattr(Clips, "IN_MEMORY", 10)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", 10)
     made: list[int] = []
 
     class Source(list[int]):
@@ -240,14 +242,14 @@ def test_a_listing_of_a_sequence_is_asked_once_for_each_clip(monkeypatch: pytest
         def __iter__(self) -> Iterator[Any]:
             return (self[index] for index in range(len(self)))
 
-    listing = listing_of(Listing(Source(range(100))))
+    listing = to_listing(ClipListing(Source(range(100))))
     assert made == list(range(100))
     assert listing.clips[7].id == "7"
     assert made[100:] == [7]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("lazy")
+@pytest.mark.usefixtures("lazy_clips")
 def test_a_row_of_a_manifest_takes_less_than_forty_bytes(folder: Path) -> None:
     rows = 10_000
     with (folder / "m.jsonl").open("w") as file:

@@ -226,9 +226,9 @@ def test_parts_add_up_to_the_quantized_latents(tmp_path: Path) -> None:
     active = torch.ones(4, 2, 1) if inputs.active is None else inputs.active[:, :, :1].float()
     total = sum(part * active[:, n, :, None] for n, part in enumerate(inputs.parts))
     torch.testing.assert_close(total, inputs.quantized, atol=1e-5, rtol=1e-4)
-    assert inputs.of_codebook(1) is inputs.parts[1]
+    assert inputs.codebook_part(1) is inputs.parts[1]
     with pytest.raises(OptionError, match="latents of codebook 2 are needed, but there are 2"):
-        inputs.of_codebook(2)
+        inputs.codebook_part(2)
 
 
 def test_what_a_loss_learns_is_saved_and_restored_and_not_in_the_codec(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from codecvq import Clip, ReaderSpec, hookimpl
 from codecvq.audio import write_audio
 from codecvq.cli.app import app
-from codecvq.data import AudioFile, ClipFailure, Clips, Listing, open_corpus
+from codecvq.data import AudioFile, ClipFailure, ClipListing, Clips, open_corpus
 from codecvq.errors import CorpusError, OptionError, UnknownName
 from codecvq.plugins import registry
 from codecvq.testing import reader_checks, run_checks
@@ -71,7 +71,7 @@ def audio_folder(tmp_path: Path) -> Path:
 def test_ljspeech_is_found_by_its_metadata(
     ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
     (ljspeech / "metadata.csv").write_text('LJ000|Dr. "X"|Doctor "X"\r\nLJ001|two fields\n\nLJ002.wav|a|b')
     corpus = open_corpus(source=ljspeech)
     assert (corpus.name, len(corpus), corpus.failures) == ("LJ", 3, ())
@@ -88,7 +88,7 @@ def test_ljspeech_is_found_by_its_metadata(
 def test_an_audio_folder_is_found_by_its_metadata(
     audio_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
     content = {
         "metadata.csv": 'file_name,transcription,mood\ndata/0.wav,"a, b\nc",good\ndata/1.wav,d,bad\n',
         "metadata.jsonl": '{"file_name": "data/0.wav", "transcription": "a, b\\nc", "mood": "good"}\n'
@@ -109,7 +109,7 @@ def test_an_audio_folder_is_found_by_its_metadata(
 def test_rows_of_metadata_that_are_wrong_are_listed_and_the_rest_goes_on(
     ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(Clips, "IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
     lines = [
         b"LJ000|a", b"only", b"|x|y", b"a|b|c|d", b"../../secret|a", b"LJ\xff1|a", b"LJ009|a", b"LJ\x000|a",
         b"LJ003|z",
@@ -232,7 +232,9 @@ def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
         ReaderSpec(name="broken", factory=fails, matches=fails),
         ReaderSpec(name="text", factory=lambda source: "clips"),
         ReaderSpec(name="numbers", factory=lambda source: [1]),
-        ReaderSpec(name="nothing", factory=lambda source: Listing((), (ClipFailure("a", ljspeech, "why"),))),
+        ReaderSpec(
+            name="nothing", factory=lambda source: ClipListing((), (ClipFailure("a", ljspeech, "why"),))
+        ),
         ReaderSpec(name="quits", factory=lambda source: exit(3)),
         ReaderSpec(name="twice", factory=lambda source: [Clip(id="a", path=ljspeech)] * 2),
     )

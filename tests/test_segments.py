@@ -15,8 +15,8 @@ import torch
 from codecvq.audio import write_audio
 from codecvq.data.corpus import Clip, Corpus
 from codecvq.data.device_segments import DeviceSegments
-from codecvq.data.loading import load_batches, prefetched
-from codecvq.data.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augmented, tilted
+from codecvq.data.loading import load_batches, prefetch
+from codecvq.data.segments import NO_AUGMENT, AugmentConfig, Draw, Segments, augment_segment, tilt_segment
 from codecvq.errors import CorpusError, OptionError
 
 RATE = 8000
@@ -115,7 +115,7 @@ def test_a_batch_says_which_clip_each_item_is_of(corpus: Corpus, kind: str) -> N
 
 def test_leaving_the_prefetch_ends_its_thread(corpus):
     segments = segments_of(corpus)
-    running = prefetched(segments.batch, 0, 10**6, depth=1)
+    running = prefetch(segments.batch, 0, 10**6, depth=1)
     assert np.array_equal(next(running), segments.batch(0))
     running.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "codecvq-segments"]
@@ -181,7 +181,7 @@ def test_every_second_of_speech_is_as_likely(tmp_path, monkeypatch):
     segments = segments_of(corpus_of(tmp_path, [0.2, 0.4, 1.4]), batch_size=3000)
     drawn: list[int] = []
     monkeypatch.setattr(
-        Segments, "_segment", lambda self, index, place, length: (drawn.append(index), np.zeros(length))[1]
+        Segments, "_segment", lambda self, index, position, length: (drawn.append(index), np.zeros(length))[1]
     )
     segments.batch(0)
     assert np.bincount(drawn) / 3000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)
@@ -328,7 +328,7 @@ def test_a_part_is_resampled_with_what_lies_around_it(tmp_path, source_rate):
 
 
 def drawn(tilt_db: float = 0.0, gain_db: float = 0.0, flipped: bool = False) -> Draw:
-    return Draw(clip=0, place=0.0, length=1, tilt_db=tilt_db, gain_db=gain_db, flipped=flipped)
+    return Draw(clip=0, position=0.0, length=1, tilt_db=tilt_db, gain_db=gain_db, flipped=flipped)
 
 
 def noise(length: int = 4096) -> np.ndarray:
@@ -337,14 +337,14 @@ def noise(length: int = 4096) -> np.ndarray:
 
 def test_no_augmentation_changes_nothing():
     segment = noise()
-    assert np.array_equal(augmented(segment, drawn()), segment)
+    assert np.array_equal(augment_segment(segment, drawn()), segment)
 
 
 def test_gains_fill_their_range_and_signs_both_occur(corpus):
     segments = segments_of(corpus, augment=AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.25))
     draws = [segments.draw(step, 0) for step in range(400)]
     segment = noise()
-    ratios = np.array([augmented(segment, each)[0] / segment[0] for each in draws])
+    ratios = np.array([augment_segment(segment, each)[0] / segment[0] for each in draws])
     gains_db = 20 * np.log10(np.abs(ratios))
     assert gains_db.min() == pytest.approx(-12, abs=0.5)
     assert gains_db.max() == pytest.approx(6, abs=0.5)
@@ -353,9 +353,9 @@ def test_gains_fill_their_range_and_signs_both_occur(corpus):
 
 def test_gain_stops_before_clipping_and_silence_stays_silence():
     loud = np.array([0.9, -0.5], dtype=np.float32)
-    assert augmented(loud, drawn(gain_db=6.0)) == pytest.approx([1.0, -0.5 / 0.9])
+    assert augment_segment(loud, drawn(gain_db=6.0)) == pytest.approx([1.0, -0.5 / 0.9])
     everything = drawn(gain_db=3.0, tilt_db=5.0, flipped=True)
-    assert not augmented(np.zeros(8, np.float32), everything).any()
+    assert not augment_segment(np.zeros(8, np.float32), everything).any()
 
 
 @pytest.mark.parametrize("tilt_db", [-12.0, -3.0, 0.0, 6.0])
@@ -363,9 +363,9 @@ def test_tilt_raises_nyquist_against_zero_by_what_it_says(tilt_db):
     length = 4096
     flat = np.zeros(length, dtype=np.float32)
     flat[length // 2] = 0.5  # an impulse: all frequencies alike
-    response = np.abs(np.fft.rfft(tilted(flat, tilt_db)))
+    response = np.abs(np.fft.rfft(tilt_segment(flat, tilt_db)))
     assert 20 * np.log10(response[-1] / response[0]) == pytest.approx(tilt_db, abs=1e-3)
-    assert np.sum(tilted(flat, tilt_db) ** 2) == pytest.approx(0.25, rel=1e-5)
+    assert np.sum(tilt_segment(flat, tilt_db) ** 2) == pytest.approx(0.25, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from codecvq.data.clip import Clip
 from codecvq.data.corpus import SPLITS, Corpus, open_corpus, split_of
 from codecvq.data.fingerprint import fingerprint
 from codecvq.data.split_file import read_split, write_split
-from codecvq.data.text import writable, writable_id
+from codecvq.data.text import utf8_safe, utf8_safe_id
 from codecvq.errors import CorpusError
 from codecvq.evaluation.training_clips import training_clips
 from codecvq.training import loop
@@ -101,14 +101,14 @@ def test_the_fingerprint_tells_files_apart_wherever_they_differ(tmp_path: Path) 
 def test_a_recorded_split_is_kept_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = open_corpus(folder=folder / "it" / "wavs")
     file = write_split(corpus, folder / "split.jsonl")
-    assert read_split(file).kept(corpus) == corpus
+    assert read_split(file).apply(corpus) == corpus
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows[:7]:  # as an older version would have it
         row["split"] = "validation" if row["split"] == "test" else "test"
         del row["audio"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
     with caplog.at_level(logging.WARNING):
-        kept = read_split(file).kept(corpus)
+        kept = read_split(file).apply(corpus)
     assert [kept.split_of(clip) for clip in kept][:30] == [row["split"] for row in rows[:30]]
     assert [kept.split_of(clip) for clip in kept][30:] == [corpus.split_of(clip) for clip in corpus][30:]
     assert "7 of 60 clips of corpus wavs would be in another split today" in caplog.text
@@ -145,11 +145,11 @@ def test_a_recording_is_known_under_any_name_and_whole_or_in_part(tmp_path: Path
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes(clip.path.read_bytes())
         other = Clip(id="something else", path=copy)
-        assert recorded.of_recording(other) == corpus.split_of(clip)
+        assert recorded.split_of_recording(other) == corpus.split_of(clip)
         part = replace(other, start_s=0.05, duration_s=0.01)
-        assert recorded.of_recording(part) == corpus.split_of(clip)
-    assert recorded.of_recording(Clip(id="1", path=noise(tmp_path / "new.wav", 0.1))) is None
-    assert recorded.of_recording(Clip(id="1", path=tmp_path / "gone.wav")) is None
+        assert recorded.split_of_recording(part) == corpus.split_of(clip)
+    assert recorded.split_of_recording(Clip(id="1", path=noise(tmp_path / "new.wav", 0.1))) is None
+    assert recorded.split_of_recording(Clip(id="1", path=tmp_path / "gone.wav")) is None
 
 
 def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(t
         for n, split in enumerate(SPLITS)
     ]
     recorded = read_split(write_split(Corpus("parts", tuple(clips)), tmp_path / "split.jsonl"))
-    assert [recorded.of_recording(clip) for clip in clips] == list(SPLITS)
-    assert recorded.of_recording(Clip(id="x", path=path)) == "train"
+    assert [recorded.split_of_recording(clip) for clip in clips] == list(SPLITS)
+    assert recorded.split_of_recording(Clip(id="x", path=path)) == "train"
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_ids_can_always_be_written_and_stay_different(tmp_path: Path) -> None:
 
 
 def test_text_is_written_out_and_kept_where_it_can_be() -> None:
-    assert writable("naïve 语") == "naïve 语"
-    assert writable("a\udce9b\ud800\0") == "a\\xe9b\\ud800\\x00"
-    assert writable_id("naïve") == "naïve"
-    assert writable_id("a\udce9") != writable_id("a\\xe9")
-    assert writable_id("a\udce9") == writable_id("a\udce9")
+    assert utf8_safe("naïve 语") == "naïve 语"
+    assert utf8_safe("a\udce9b\ud800\0") == "a\\xe9b\\ud800\\x00"
+    assert utf8_safe_id("naïve") == "naïve"
+    assert utf8_safe_id("a\udce9") != utf8_safe_id("a\\xe9")
+    assert utf8_safe_id("a\udce9") == utf8_safe_id("a\udce9")
     clip = Clip(id="a\udce9", path=Path("a"), text="\ud800", speaker="\udcff")
     "".join((clip.id, clip.text, clip.speaker)).encode()
 

@@ -151,7 +151,7 @@ class CorpusSpec(Spec):
 class ReaderSpec(Spec):
     """A reader of speech: the factory is called with `source`, a path or an address as text, and with its
     options as keywords. It yields `Clip`s, and a `ClipFailure` for each that cannot be used; or it gives a
-    `codecvq.data.Listing` of a sequence that makes a clip when it is taken.
+    `codecvq.data.ClipListing` of a sequence that makes a clip when it is taken.
     """
 
     #: `(source) -> bool`, or "module:attribute": whether the reader knows a source. It is quick: it looks at

@@ -8,8 +8,8 @@ A file that is no audio is a user's error: whatever a library raises about it be
 line. `codecvq.audio.limits` has the bounds on rates, channels, lengths and memory.
 """
 
-from codecvq.audio.finding import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio
-from codecvq.audio.limits import MOST_BYTES, FloatArray
+from codecvq.audio.files import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio_files
+from codecvq.audio.limits import MAX_BYTES, FloatArray
 from codecvq.audio.mono import to_mono
 from codecvq.audio.reading import Audio, duration_s, read_audio
 from codecvq.audio.resampling import resample
@@ -17,13 +17,13 @@ from codecvq.audio.writing import WRITTEN_FORMATS, write_audio
 
 __all__ = [
     "AUDIO_SUFFIXES",
-    "MOST_BYTES",
+    "MAX_BYTES",
     "SEEKABLE_SUFFIXES",
     "WRITTEN_FORMATS",
     "Audio",
     "FloatArray",
     "duration_s",
-    "find_audio",
+    "find_audio_files",
     "read_audio",
     "resample",
     "to_mono",

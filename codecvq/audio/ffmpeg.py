@@ -17,8 +17,8 @@ from typing import Any
 
 import av
 
-from codecvq.audio.limits import Bound, FloatArray
-from codecvq.audio.part import Audio, Part, joined
+from codecvq.audio.limits import FloatArray, ReadLimit
+from codecvq.audio.part import Audio, Part, concatenate
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 
@@ -27,7 +27,7 @@ FORMATS = (
     "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "caf", "eac3", "flac", "g722", "loas", "matroska", "mov",
     "mp3", "mpc", "mpc8", "nistsphere", "ogg", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
-FAR = 10**13  # FFmpeg's microseconds: behind the end of every file
+PAST_END = 10**13  # FFmpeg's microseconds: behind the end of every file
 
 
 class _Source(io.BufferedReader):
@@ -42,59 +42,59 @@ class _Source(io.BufferedReader):
 
 def read_samples(path: Path, part: Part) -> Audio:
     """The part of a file. Raises AudioError."""
-    with _opened(path) as container:
+    with _open(path) as container:
         stream = container.streams.audio[0]
-        bound, layout = _bound(part.name, stream, part.longest_s), stream.codec_context.layout
+        limit, layout = _read_limit(part.name, stream, part.longest_s), stream.codec_context.layout
         # The format alone: the rate and the channels stay. Packed samples: av reads past the eighth plane.
-        convert = av.AudioResampler(format="flt", layout=layout, rate=bound.sample_rate)
-        start, count = part.samples(bound.sample_rate)
-        pieces, decoded, taken = list[FloatArray](), 0, 0
+        convert = av.AudioResampler(format="flt", layout=layout, rate=limit.sample_rate)
+        start, count = part.samples(limit.sample_rate)
+        pieces, decoded, returned = list[FloatArray](), 0, 0
         for frame in _frames(path, container):
             for block in convert.resample(frame):
-                whole = block.to_ndarray().reshape(-1, bound.channels).T  # [C, n]
+                whole = block.to_ndarray().reshape(-1, limit.channels).T  # [C, n]
                 piece = whole[:, max(0, start - decoded) :]
                 decoded += block.samples
-                piece = piece if count is None else piece[:, : count - taken]
-                taken += piece.shape[1]
+                piece = piece if count is None else piece[:, : count - returned]
+                returned += piece.shape[1]
                 pieces.append(piece)
-            bound.check_passed(decoded)
-            bound.check(taken)
-            if count is not None and taken >= count:
+            limit.check_decoded(decoded)
+            limit.check(returned)
+            if count is not None and returned >= count:
                 break
-        return Audio(joined(pieces, bound.channels), bound.sample_rate)
+        return Audio(concatenate(pieces, limit.channels), limit.sample_rate)
 
 
-def counted_s(path: Path, name: str) -> float:
+def decoded_duration_s(path: Path, name: str) -> float:
     """Seconds of audio, found by decoding all of it. Raises AudioError."""
-    with _opened(path) as container:
-        bound, samples = _bound(name, container.streams.audio[0]), 0
+    with _open(path) as container:
+        limit, samples = _read_limit(name, container.streams.audio[0]), 0
         for frame in _frames(path, container):
             samples += frame.samples if frame is not None else 0
-            bound.check_passed(samples)
-        return samples / bound.sample_rate
+            limit.check_decoded(samples)
+        return samples / limit.sample_rate
 
 
-def end_s(path: Path) -> float | None:
+def container_end_s(path: Path) -> float | None:
     """Where the last packet of a container ends, in seconds; None where that cannot be told."""
-    with _opened(path) as container:
-        _bound(printable(str(path)), container.streams.audio[0])
-        return _end_s(container)
+    with _open(path) as container:
+        _read_limit(printable(str(path)), container.streams.audio[0])
+        return _container_end_s(container)
 
 
-def end_in_samples(path: Path) -> int | None:
+def container_end_samples(path: Path) -> int | None:
     """Where the last packet of a file ends, in samples; None where that cannot be told."""
     try:
-        with _opened(path) as container:
-            end = _end_s(container)
+        with _open(path) as container:
+            end = _container_end_s(container)
             return None if end is None else round(end * (container.streams.audio[0].rate or 0))
     except AudioError:
         return None
 
 
-def _end_s(container: Any) -> float | None:
+def _container_end_s(container: Any) -> float | None:
     stream = container.streams.audio[0]
     with contextlib.suppress(av.FFmpegError):  # without an index all packets are passed
-        container.seek(FAR)
+        container.seek(PAST_END)
     ends = [
         packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None
     ]
@@ -104,7 +104,7 @@ def _end_s(container: Any) -> float | None:
     return end if end > 0 else None
 
 
-def undecodable(path: Path, why: object) -> AudioError:
+def decoding_error(path: Path, why: object) -> AudioError:
     """The error for what is no audio, or damaged."""
     reason = printable(" ".join(str(why).split())).rstrip(". ") or type(why).__name__
     return AudioError(
@@ -113,23 +113,23 @@ def undecodable(path: Path, why: object) -> AudioError:
     )
 
 
-def _bound(name: str, stream: Any, longest_s: float = 0.0) -> Bound:  # Any: av's streams carry no types here
-    return Bound(name, stream.rate, stream.codec_context.channels, longest_s)
+def _read_limit(name: str, stream: Any, longest_s: float = 0.0) -> ReadLimit:  # Any: av's streams are untyped
+    return ReadLimit(name, stream.rate, stream.codec_context.channels, longest_s)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types here
+def _open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types here
     """A container opened by FFmpeg; whatever it raises about the file is an AudioError."""
     options = {
         "format_whitelist": ",".join(FORMATS),
         "codec_whitelist": _audio_decoders(),
         "protocol_whitelist": "none",
     }
-    form = "g722" if path.suffix.lower() == ".g722" else None
+    file_format = "g722" if path.suffix.lower() == ".g722" else None
     try:
         with (
             _Source(path.open("rb", buffering=0)) as file,
-            av.open(file, format=form, options=options, metadata_errors="replace") as container,
+            av.open(file, format=file_format, options=options, metadata_errors="replace") as container,
         ):
             if not container.streams.audio:
                 raise AudioError(
@@ -137,10 +137,10 @@ def _opened(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types
                     "the corpus."
                 )
             if container.streams.audio[0].codec_context is None:
-                raise undecodable(path, "no decoder is known for its codec")
+                raise decoding_error(path, "no decoder is known for its codec")
             yield container
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        raise undecodable(path, getattr(error, "strerror", None) or error) from error
+        raise decoding_error(path, getattr(error, "strerror", None) or error) from error
 
 
 def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's containers and frames
@@ -149,20 +149,20 @@ def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's container
     MP3 has no container: what cannot be decoded there may be a tag between two files put together, or the
     rest of a frame that a cut left. As in FFmpeg's program, it is passed over, up to half of all packets.
     """
-    passes_over = container.format.name == "mp3"
+    skips_damage = container.format.name == "mp3"
     good = bad = 0
     for packet in container.demux(container.streams.audio[0]):
         try:
             frames = packet.decode()
             good += 1
         except av.InvalidDataError:
-            if not passes_over:
+            if not skips_damage:
                 raise
             bad += 1
             continue
         yield from frames
     if bad > good:
-        raise undecodable(path, f"{bad} of its {bad + good} packets are damaged")
+        raise decoding_error(path, f"{bad} of its {bad + good} packets are damaged")
     yield None
 
 

@@ -20,30 +20,30 @@ from typing import Any
 
 import soundfile
 
-from codecvq.audio.ffmpeg import end_in_samples, undecodable
-from codecvq.audio.finding import RAW_RATES
-from codecvq.audio.limits import Bound, FloatArray, is_plausible
-from codecvq.audio.part import Audio, Part, joined
+from codecvq.audio.ffmpeg import container_end_samples, decoding_error
+from codecvq.audio.files import RAW_RATES
+from codecvq.audio.limits import FloatArray, ReadLimit, is_plausible
+from codecvq.audio.part import Audio, Part, concatenate
 from codecvq.errors import AudioError
 
 BLOCK = 1 << 16  # samples of all channels that are read at a time
-SCANNED_BYTES = 4 << 20  # of a FLAC file, at most, that are searched for its duration
-MOST_LINKS = 1000  # files one behind the other in one
-UNKNOWN = 2**40  # samples: FLAC's header can tell of fewer only, libsndfile has more for "unknown"
+MAX_SCANNED_BYTES = 4 << 20  # of a FLAC file, at most, that are searched for its duration
+MAX_LINKS = 1000  # files one behind the other in one
+UNKNOWN_FRAMES = 2**40  # samples: FLAC's header can tell of fewer only, libsndfile has more for "unknown"
 
-_UNRECOGNISED, _UNSUPPORTED = (1, 4)  # error codes for "another library may know it"; the rest means damage
+_UNRECOGNIZED, _UNSUPPORTED = (1, 4)  # error codes for "another library may know it"; the rest means damage
 _EXACT_FORMATS = frozenset({
     "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "RAW", "AVR", "IRCAM", "VOC",
 })  # fmt: skip
 _EXACT_SUBTYPES = re.compile(r"PCM_\w+|FLOAT|DOUBLE|ULAW|ALAW|IMA_ADPCM|MS_ADPCM|ALAC_\w+")
 #: what each file begins with, by the names of libsndfile's formats
-_BEGINS = {
+_SIGNATURES = {
     "FLAC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
     "OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"),  # a page that begins a stream
 }
 
 
-class _Forward(soundfile.SoundFile):
+class _ForwardFile(soundfile.SoundFile):
     """A file that `read` never seeks in."""
 
     def seekable(self) -> bool:
@@ -57,89 +57,89 @@ class _Forward(soundfile.SoundFile):
 
 def read_samples(path: Path, part: Part) -> Audio | None:
     """The part of a file; None where FFmpeg is to read it. Raises AudioError."""
-    with _opened(path) as file:
+    with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
-        bound = Bound(part.name, file.samplerate, file.channels, part.longest_s)
+        limit = ReadLimit(part.name, file.samplerate, file.channels, part.longest_s)
         start, count = part.samples(file.samplerate)
         if count is None or start + count > file.frames or file.format == "OGG":
             if links := _links(path, file.format):
-                return _collected(_chain(links, bound, start, count), bound)
-            if file.format == "FLAC" and end_in_samples(path) != file.frames:
+                return _concatenate_blocks(_chain(links, limit, start, count), limit)
+            if file.format == "FLAC" and container_end_samples(path) != file.frames:
                 return None
-        left = max(0, file.frames - start) if file.frames < UNKNOWN else 0
-        bound.check(left if count is None else min(left, count))
+        left = max(0, file.frames - start) if file.frames < UNKNOWN_FRAMES else 0
+        limit.check(left if count is None else min(left, count))
         first = 0
         if file.seeks_exactly and 0 < start < file.frames:
             first = file.seek(start)
-        return _collected(_blocks(file, bound, first, start, count), bound)
+        return _concatenate_blocks(_blocks(file, limit, first, start, count), limit)
 
 
 def duration_s(path: Path, name: str) -> float | None:
     """Seconds of audio, from the header where it is right; None where FFmpeg is to tell."""
-    with _opened(path) as file:
+    with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
-        bound, size = Bound(name, file.samplerate, file.channels), path.stat().st_size
-        told_s = file.frames / file.samplerate
-        right = file.format != "FLAC" or end_in_samples(path) == file.frames
-        if not (right and file.format == "FLAC" and size > SCANNED_BYTES) and (
+        limit, size = ReadLimit(name, file.samplerate, file.channels), path.stat().st_size
+        header_s = file.frames / file.samplerate
+        right = file.format != "FLAC" or container_end_samples(path) == file.frames
+        if not (right and file.format == "FLAC" and size > MAX_SCANNED_BYTES) and (
             links := _links(path, file.format)
         ):
-            return sum(len(block) for block in _chain(links, bound, 0, None)) / file.samplerate
+            return sum(len(block) for block in _chain(links, limit, 0, None)) / file.samplerate
         if file.format == "FLAC":
-            return told_s if right else None
-        if file.format == "OGG" and is_plausible(told_s, size):
-            return told_s
+            return header_s if right else None
+        if file.format == "OGG" and is_plausible(header_s, size):
+            return header_s
         if file.seeks_exactly and 0 < file.frames <= 8 * size:
             file.seek(file.frames - 1)
             if len(file.read(1)):
-                return told_s
+                return header_s
             file.seek(0)
-        return sum(len(block) for block in _blocks(file, bound, 0, 0, None)) / file.samplerate
+        return sum(len(block) for block in _blocks(file, limit, 0, 0, None)) / file.samplerate
 
 
-def _collected(blocks: Iterator[FloatArray], bound: Bound) -> Audio:
+def _concatenate_blocks(blocks: Iterator[FloatArray], limit: ReadLimit) -> Audio:
     """The samples of all blocks. Raises AudioError where they are more than may be read at once."""
     pieces, samples = list[FloatArray](), 0
     for block in blocks:
         samples += len(block)
-        bound.check(samples)
+        limit.check(samples)
         pieces.append(block.T)
-    return Audio(joined(pieces, bound.channels), bound.sample_rate)
+    return Audio(concatenate(pieces, limit.channels), limit.sample_rate)
 
 
 def _blocks(
-    file: _Forward, bound: Bound, position: int, start: int, count: int | None
+    file: _ForwardFile, limit: ReadLimit, position: int, start: int, count: int | None
 ) -> Iterator[FloatArray]:
     """Samples `[n, C]` from `start` on, at most `count`, of a file that is at `position`."""
     step = max(1, BLOCK // file.channels)
-    taken = 0
-    while (count is None or taken < count) and position < file.frames:
+    returned = 0
+    while (count is None or returned < count) and position < file.frames:
         block = file.read(min(step, file.frames - position), dtype="float32", always_2d=True)
         if not len(block):
             return
-        kept = block[max(0, start - position) :]
-        kept = kept if count is None else kept[: count - taken]
+        selected = block[max(0, start - position) :]
+        selected = selected if count is None else selected[: count - returned]
         position += len(block)
-        taken += len(kept)
-        bound.check_passed(position)
-        yield kept
+        returned += len(selected)
+        limit.check_decoded(position)
+        yield selected
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Forward | None]:
+def _open(path: Path) -> Iterator[_ForwardFile | None]:
     """The file; None where libsndfile does not know its format. Damage that it reports is an AudioError."""
     try:
         # soundfile encodes text strictly, and names need not be UTF-8
         name = os.fsencode(path) if os.name == "posix" else path
-        file = _Forward(name, **_raw_options(path))
+        file = _ForwardFile(name, **_raw_options(path))
     except soundfile.LibsndfileError as error:
-        if error.code not in (_UNRECOGNISED, _UNSUPPORTED):
-            raise undecodable(path, error.error_string) from error
+        if error.code not in (_UNRECOGNIZED, _UNSUPPORTED):
+            raise decoding_error(path, error.error_string) from error
         file = None
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise undecodable(path, error) from error
+        raise decoding_error(path, error) from error
     if file is None:
         yield None
         return
@@ -149,9 +149,9 @@ def _opened(path: Path) -> Iterator[_Forward | None]:
     except AudioError:
         raise
     except soundfile.LibsndfileError as error:
-        raise undecodable(path, error.error_string) from error
+        raise decoding_error(path, error.error_string) from error
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise undecodable(path, error) from error
+        raise decoding_error(path, error) from error
 
 
 def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as keywords
@@ -161,19 +161,19 @@ def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as 
     return {"samplerate": rate, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
 
 
-def _links(path: Path, form: str) -> list[bytes]:
+def _links(path: Path, file_format: str) -> list[bytes]:
     """The files that a chained Ogg or FLAC file consists of; none where it is one file."""
-    if form not in _BEGINS:
+    if file_format not in _SIGNATURES:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        begins = [found.start() for found in _BEGINS[form].finditer(content)]
-        if form == "OGG":  # sound and video in one file begin together, page behind page
+        begins = [match.start() for match in _SIGNATURES[file_format].finditer(content)]
+        if file_format == "OGG":  # sound and video in one file begin together, page behind page
             ends = {at + _page_size(content, at) for at in begins}
             begins = [at for at in begins if at not in ends]
         if len(begins) < 2:
             return []
-        if len(begins) > MOST_LINKS:
-            raise undecodable(path, f"it is more than {MOST_LINKS} files in one")
+        if len(begins) > MAX_LINKS:
+            raise decoding_error(path, f"it is more than {MAX_LINKS} files in one")
         return [content[at:end] for at, end in zip(begins, [*begins[1:], len(content)], strict=True)]
 
 
@@ -182,20 +182,20 @@ def _page_size(content: mmap.mmap, at: int) -> int:
     return 27 + segments + sum(content[at + 27 : at + 27 + segments])
 
 
-def _chain(links: list[bytes], bound: Bound, start: int, count: int | None) -> Iterator[FloatArray]:
+def _chain(links: list[bytes], limit: ReadLimit, start: int, count: int | None) -> Iterator[FloatArray]:
     """Samples `[n, C]` from `start` on, at most `count`, of files one behind the other."""
-    position = taken = 0
+    position = returned = 0
     for link in links:
-        with _Forward(io.BytesIO(link)) as file:
-            if (file.samplerate, file.channels) != (bound.sample_rate, bound.channels):
+        with _ForwardFile(io.BytesIO(link)) as file:
+            if (file.samplerate, file.channels) != (limit.sample_rate, limit.channels):
                 raise AudioError(
-                    f"{bound.name} is several files in one, of different rates or channels. Cut it into "
+                    f"{limit.name} is several files in one, of different rates or channels. Cut it into "
                     "files."
                 )
-            for block in _blocks(file, bound, 0, 0, None):
-                kept = block[max(0, start - position) :]
-                kept = kept if count is None else kept[: count - taken]
-                position, taken = position + len(block), taken + len(kept)
-                yield kept
-                if count is not None and taken >= count:
+            for block in _blocks(file, limit, 0, 0, None):
+                selected = block[max(0, start - position) :]
+                selected = selected if count is None else selected[: count - returned]
+                position, returned = position + len(block), returned + len(selected)
+                yield selected
+                if count is not None and returned >= count:
                     return

@@ -15,22 +15,22 @@ from codecvq.limits import LONGEST_S, SAMPLE_RATES
 FloatArray = npt.NDArray[np.float32]
 
 LOWEST_RATE, HIGHEST_RATE = SAMPLE_RATES
-MOST_CHANNELS = 64  # an array of microphones, or ambisonics of the seventh order
-MOST_BYTES = 4 * 2 * 48_000 * 3600  # that samples read at once may take: an hour of stereo at 48 kHz, float32
+MAX_CHANNELS = 64  # an array of microphones, or ambisonics of the seventh order
+MAX_BYTES = 4 * 2 * 48_000 * 3600  # that samples read at once may take: an hour of stereo at 48 kHz, float32
 #: Where a format cannot seek, what lies before a part is decoded too: at most this much
-MOST_PASSED_S = 24 * 3600.0
+MAX_DECODED_S = 24 * 3600.0
 
 
-LEAST_BPS = 200.0  # bits a second of what is coded; a header that tells of more seconds may be wrong
+MIN_BPS = 200.0  # bits a second of what is coded; a header that tells of more seconds may be wrong
 
 
 def is_plausible(seconds: float, size: int) -> bool:
     """Whether a coded file of `size` bytes may be as long as its header tells."""
-    return seconds * LEAST_BPS <= 8 * size
+    return seconds * MIN_BPS <= 8 * size
 
 
 @dataclass(frozen=True)
-class Bound:
+class ReadLimit:
     """How much of a file of this rate and number of channels may be read at once."""
 
     name: str  # of the file, for messages
@@ -45,16 +45,16 @@ class Bound:
                 f"{self.name} has a sample rate of {self.sample_rate} Hz, but {LOWEST_RATE} to "
                 f"{HIGHEST_RATE} Hz are supported. Replace the file, or leave it out of the corpus."
             )
-        if not 1 <= (self.channels or 0) <= MOST_CHANNELS:
+        if not 1 <= (self.channels or 0) <= MAX_CHANNELS:
             raise AudioError(
-                f"{self.name} has {self.channels} channels, but 1 to {MOST_CHANNELS} are supported. Replace "
+                f"{self.name} has {self.channels} channels, but 1 to {MAX_CHANNELS} are supported. Replace "
                 "the file, or leave it out of the corpus."
             )
 
     @property
     def samples(self) -> int:
         """The most samples that may be read at once."""
-        return min(int(self.longest_s * self.sample_rate), MOST_BYTES // (4 * self.channels))
+        return min(int(self.longest_s * self.sample_rate), MAX_BYTES // (4 * self.channels))
 
     def check(self, samples: int) -> None:
         """Raise AudioError where `samples` are more than may be read at once."""
@@ -65,9 +65,9 @@ class Bound:
                 "Hz. Cut it into files, or list parts of it in a manifest with 'start' and 'duration'."
             )
 
-    def check_passed(self, samples: int) -> None:
+    def check_decoded(self, samples: int) -> None:
         """Raise AudioError where `samples` are more than may be decoded on the way to a part."""
-        if samples > MOST_PASSED_S * self.sample_rate:
+        if samples > MAX_DECODED_S * self.sample_rate:
             raise AudioError(
-                f"{self.name} is longer than {MOST_PASSED_S / 3600:.0f} hours. Cut it into shorter files."
+                f"{self.name} is longer than {MAX_DECODED_S / 3600:.0f} hours. Cut it into shorter files."
             )

@@ -9,7 +9,7 @@ import numpy as np
 from codecvq.audio.limits import FloatArray
 from codecvq.limits import LONGEST_S
 
-FARTHEST_S = 1e9  # behind the end of every file
+PAST_END_S = 1e9  # behind the end of every file
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Part:
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
         """The first sample, and how many; None for all that follow."""
         count = (
-            None if self.duration_s is None else max(1, round(min(self.duration_s, FARTHEST_S) * sample_rate))
+            None if self.duration_s is None else max(1, round(min(self.duration_s, PAST_END_S) * sample_rate))
         )
-        return round(min(self.start_s, FARTHEST_S) * sample_rate), count
+        return round(min(self.start_s, PAST_END_S) * sample_rate), count
 
 
-def joined(pieces: list[FloatArray], channels: int) -> FloatArray:
+def concatenate(pieces: list[FloatArray], channels: int) -> FloatArray:
     """The samples `[C, S]` of pieces `[C, n]`, each of which is given up as soon as it is copied."""
     samples = np.empty((channels, sum(piece.shape[1] for piece in pieces)), dtype=np.float32)
     at = 0

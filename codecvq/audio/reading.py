@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codecvq.audio.finding import FFMPEG_SUFFIXES
+from codecvq.audio.files import FFMPEG_SUFFIXES
 from codecvq.audio.limits import is_plausible
 from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
@@ -35,7 +35,7 @@ def read_audio(
     there, holds NaN or infinity, or is beyond what may be read at once: `longest_s` seconds, or the memory,
     rates and channels of `codecvq.audio.limits`.
     """
-    path = regular_file(path)
+    path = check_regular_file(path)
     part = Part(printable(str(path)), start_s, duration_s, longest_s)
     if not (0 <= start_s < float("inf")) or (duration_s is not None and not 0 < duration_s < float("inf")):
         raise AudioError(
@@ -44,9 +44,9 @@ def read_audio(
         )
     audio = _read(path, part)
     if audio.samples.shape[-1] == 0:
-        where = f" from {start_s:g} s on" if start_s else ""
+        location = f" from {start_s:g} s on" if start_s else ""
         raise AudioError(
-            f"{part.name} has no samples{where}. Replace the file, or leave it out of the corpus."
+            f"{part.name} has no samples{location}. Replace the file, or leave it out of the corpus."
         )
     for channel in audio.samples:
         finite = np.isfinite(channel)
@@ -67,35 +67,35 @@ def duration_s(path: str | os.PathLike[str]) -> float:
     """
     from codecvq.audio import ffmpeg, libsndfile
 
-    path = regular_file(path)
+    path = check_regular_file(path)
     name, suffix = printable(str(path)), path.suffix.lower()
     if suffix == ".g722":
         return path.stat().st_size * 2 / G722_RATE
-    told = libsndfile.duration_s(path, name) if suffix not in FFMPEG_SUFFIXES else None
-    if told is None and suffix in FFMPEG_SUFFIXES - UNTIMED_SUFFIXES:
-        told = ffmpeg.end_s(path)
-        told = told if told is not None and is_plausible(told, path.stat().st_size) else None
-    return told if told is not None else ffmpeg.counted_s(path, name)
+    length_s = libsndfile.duration_s(path, name) if suffix not in FFMPEG_SUFFIXES else None
+    if length_s is None and suffix in FFMPEG_SUFFIXES - UNTIMED_SUFFIXES:
+        length_s = ffmpeg.container_end_s(path)
+        length_s = length_s if length_s is not None and is_plausible(length_s, path.stat().st_size) else None
+    return length_s if length_s is not None else ffmpeg.decoded_duration_s(path, name)
 
 
-def regular_file(path: str | os.PathLike[str]) -> Path:
+def check_regular_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file that can be read without waiting: no pipe, device or socket. Raises AudioError."""
     path = Path(path)
     name = printable(str(path))
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise AudioError(f"{name} does not exist. Check the path.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL, or what no filesystem can encode
         why = getattr(error, "strerror", None) or error
         raise AudioError(f"{name[:300]} cannot be opened ({why}). Check the path.") from error
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise AudioError(f"{name} is a folder, but one audio file is needed. Name a file in it.")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise AudioError(
             f"{name} is no regular file (a pipe, socket or device). Name a file that holds audio."
         )
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise AudioError(f"{name} is empty (0 bytes). Replace the file, or leave it out of the corpus.")
     return path
 

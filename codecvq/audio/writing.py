@@ -44,15 +44,15 @@ def write_audio(
     if not np.isfinite(values).all():
         raise AudioError(f"{name}: samples to be written hold NaN or infinity. Look at what made them.")
     pcm = np.clip(np.rint(values * 32768.0), -32768, 32767).astype(np.int16)
-    form = WRITTEN_FORMATS[path.suffix.lower()]
+    file_format = WRITTEN_FORMATS[path.suffix.lower()]
     content = io.BytesIO()  # in memory: libsndfile does not say why a disk refuses
     try:
         soundfile.write(
-            content, pcm.T, sample_rate, subtype="PCM_16", format=form, compression_level=compression
+            content, pcm.T, sample_rate, subtype="PCM_16", format=file_format, compression_level=compression
         )
     except (soundfile.SoundFileError, ValueError, TypeError, OverflowError) as error:
         raise AudioError(
-            f"{name}: {len(pcm)} channels at {sample_rate} Hz cannot be written as {form} ({error})."
+            f"{name}: {len(pcm)} channels at {sample_rate} Hz cannot be written as {file_format} ({error})."
         ) from error
     write_atomically(path, content.getvalue())
     return path

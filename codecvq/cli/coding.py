@@ -65,7 +65,7 @@ def encode(
     import torch
 
     from codecvq.arguments import checked_num_codebooks
-    from codecvq.audio import find_audio, read_audio, resample, to_mono
+    from codecvq.audio import find_audio_files, read_audio, resample, to_mono
     from codecvq.bitstream import write_cvq
     from codecvq.codec import load
 
@@ -83,7 +83,7 @@ def encode(
         return {**_paths_json(task), "seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
 
     tasks, failures = _file_tasks(
-        inputs, lambda folder: _require_files(folder, "audio", find_audio(folder)), out, ".cvq"
+        inputs, lambda folder: _require_files(folder, "audio", find_audio_files(folder)), out, ".cvq"
     )
     _run("encoded", tasks, failures, process, out, as_json)
 

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codecvq.audio import Audio, find_audio, read_audio
+    from codecvq.audio import Audio, find_audio_files, read_audio
     from codecvq.data.audio_source import AudioFile, AudioSource
     from codecvq.data.clip import Clip, ClipFailure
-    from codecvq.data.clips import Clips, Listing
-    from codecvq.data.contents import split_by_content
+    from codecvq.data.clips import ClipListing, Clips
+    from codecvq.data.content_split import split_by_content
     from codecvq.data.corpus import SPLITS, Corpus, Split, SplitBy, open_corpus, split_of
     from codecvq.data.fingerprint import fingerprint
     from codecvq.data.manifest import read_manifest
@@ -27,13 +27,13 @@ __all__ = [
     "AugmentConfig",
     "Clip",
     "ClipFailure",
+    "ClipListing",
     "Clips",
     "Corpus",
-    "Listing",
     "Segments",
     "Split",
     "SplitBy",
-    "find_audio",
+    "find_audio_files",
     "fingerprint",
     "open_corpus",
     "read_audio",
@@ -43,11 +43,11 @@ __all__ = [
 ]
 
 _PLACES = {
-    "codecvq.audio": ("Audio", "find_audio", "read_audio"),
+    "codecvq.audio": ("Audio", "find_audio_files", "read_audio"),
     "codecvq.data.audio_source": ("AudioFile", "AudioSource"),
     "codecvq.data.clip": ("Clip", "ClipFailure"),
-    "codecvq.data.clips": ("Clips", "Listing"),
-    "codecvq.data.contents": ("split_by_content",),
+    "codecvq.data.clips": ("Clips", "ClipListing"),
+    "codecvq.data.content_split": ("split_by_content",),
     "codecvq.data.corpus": ("SPLITS", "Corpus", "Split", "SplitBy", "open_corpus", "split_of"),
     "codecvq.data.fingerprint": ("fingerprint",),
     "codecvq.data.manifest": ("read_manifest",),

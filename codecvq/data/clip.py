@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from codecvq.audio import Audio, resample, to_mono
 from codecvq.data.audio_source import AudioFile, AudioSource
-from codecvq.data.text import writable, writable_id
+from codecvq.data.text import utf8_safe, utf8_safe_id
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.limits import LONGEST_S
 
-ROUNDED_S = 0.1  # by which a part may end behind its file: what rounding does to numbers in a manifest
+ROUNDING_S = 0.1  # by which a part may end behind its file: what rounding does to numbers in a manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +47,18 @@ class Clip:
     source: AudioSource | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", writable_id(self.id))
+        object.__setattr__(self, "id", utf8_safe_id(self.id))
         for name in ("text", "speaker", "language", "licence", "split", "split_key"):
-            object.__setattr__(self, name, writable(getattr(self, name)))
+            object.__setattr__(self, name, utf8_safe(getattr(self, name)))
 
     def read(self, sample_rate: int, *, longest_s: float = LONGEST_S) -> npt.NDArray[np.float32]:
         """The clip's samples `[S]`, mono, at that rate.
 
         Raises AudioError where the file cannot be read, is longer than `longest_s`, or ends before the clip.
         """
-        length_s = None if self.open_end else self.duration_s
-        audio = self.audio.read(start_s=self.start_s, duration_s=length_s, longest_s=longest_s)
-        if length_s is not None and (too_long := self.ends_early(audio.duration_s)):
+        limit_s = None if self.open_end else self.duration_s
+        audio = self.audio.read(start_s=self.start_s, duration_s=limit_s, longest_s=longest_s)
+        if limit_s is not None and (too_long := self.duration_error(audio.duration_s)):
             raise AudioError(too_long)
         return resample(self.mono(audio), audio.sample_rate, sample_rate)
 
@@ -73,13 +73,13 @@ class Clip:
             )
         return audio.samples[self.channel]
 
-    def ends_early(self, rest_s: float) -> str:
-        """Why the clip is longer than the `rest_s` seconds that its file has from its start on; "" if not."""
-        if self.duration_s is None or self.duration_s <= rest_s + ROUNDED_S:
+    def duration_error(self, available_s: float) -> str:
+        """Return why the file, with `available_s` seconds from the clip on, is too short; "" if not."""
+        if self.duration_s is None or self.duration_s <= available_s + ROUNDING_S:
             return ""
         end_s = self.start_s + self.duration_s
         return (
-            f"{printable(str(self.path))} ends at {self.start_s + rest_s:.3f} s, but clip "
+            f"{printable(str(self.path))} ends at {self.start_s + available_s:.3f} s, but clip "
             f"{printable(self.id)} is the part from {self.start_s:g} to {end_s:g} s. Correct the manifest "
             "(its times are seconds)."
         )
@@ -90,7 +90,7 @@ class Clip:
         return self.source or AudioFile(self.path)
 
     @property
-    def part(self) -> str:
+    def part_suffix(self) -> str:
         """What tells parts of one file apart, `@12.5` or `@12.5#1`; empty for a whole file."""
         is_whole = self.start_s == 0 and (self.open_end or self.duration_s is None)
         start = "" if is_whole else f"@{self.start_s:.10g}"
@@ -98,9 +98,9 @@ class Clip:
 
     def identity(self) -> str:
         """What tells the recording from others, whatever it is called and wherever it lies: the file's
-        `fingerprint` and the clip's `part`. Raises AudioError or OSError where the file cannot be read.
+        `fingerprint` and the clip's `part_suffix`. Raises AudioError or OSError if it cannot be read.
         """
-        return f"{self.audio.fingerprint()}{self.part}"
+        return f"{self.audio.fingerprint()}{self.part_suffix}"
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class ClipFailure:
     error: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", writable_id(self.id))
-        object.__setattr__(self, "error", writable(self.error))
+        object.__setattr__(self, "id", utf8_safe_id(self.id))
+        object.__setattr__(self, "error", utf8_safe(self.error))
 
     def __str__(self) -> str:
         return f"{self.id}: {self.error}"

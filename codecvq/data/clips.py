@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.columns import Columns, columns_of
-from codecvq.data.shared import SharedArray
+from codecvq.data.columns import Columns, build_columns
+from codecvq.data.shared_array import SharedArray
 from codecvq.data.splits import NONE, OTHER, SPLITS, SplitBy, split_code, split_of
 
 Rows = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Listing:
+class ClipListing:
     """What a reader found: clips, of which each is made when it is taken, and what cannot be used."""
 
     clips: Sequence[Clip]
@@ -34,20 +34,20 @@ class Clips(Sequence[Clip]):
     written down, and lengths that were measured.
     """
 
-    IN_MEMORY = 20_000  # up to so many clips of a source, a reader keeps them as they are
+    MAX_IN_MEMORY = 20_000  # up to so many clips of a source, a reader keeps them as they are
 
     def __init__(self, source: Sequence[Clip], columns: Columns, rows: SharedArray | None = None) -> None:
         self._source, self._columns, self._rows = source, columns, rows  # rows None: all of them
 
     @classmethod
-    def of(cls, clips: Iterable[Clip]) -> Clips:
+    def from_clips(cls, clips: Iterable[Clip]) -> Clips:
         """The clips of a sequence, which is kept, or of an iterator, which ends up in memory. Each clip is
         looked at once.
         """
         if isinstance(clips, Clips):
             return clips
         source = clips if isinstance(clips, Sequence) else tuple(clips)
-        return cls(source, columns_of(source))
+        return cls(source, build_columns(source))
 
     def __len__(self) -> int:
         return len(self._columns) if self._rows is None else len(self._rows.values)
@@ -58,14 +58,14 @@ class Clips(Sequence[Clip]):
     def __getitem__(self, index: slice) -> Clips: ...
     def __getitem__(self, index: int | slice) -> Clip | Clips:
         if isinstance(index, slice):
-            return self.taken(np.arange(*index.indices(len(self))))
+            return self.select(np.arange(*index.indices(len(self))))
         index = range(len(self))[index]
         row = index if self._rows is None else int(self._rows.values[index])
-        return self._known(row, self._source[row])
+        return self._updated_clip(row, self._source[row])
 
     def __iter__(self) -> Iterator[Clip]:
         if self._rows is None:
-            return (self._known(row, clip) for row, clip in enumerate(self._source))
+            return (self._updated_clip(row, clip) for row, clip in enumerate(self._source))
         return (self[index] for index in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
@@ -93,9 +93,9 @@ class Clips(Sequence[Clip]):
         return self._column(self._columns.measured)
 
     @property
-    def own_splits(self) -> npt.NDArray[np.uint8]:
+    def explicit_splits(self) -> npt.NDArray[np.uint8]:
         """The `split_code` of the split that each clip states."""
-        return self._column(self._columns.own_split)
+        return self._column(self._columns.explicit_split)
 
     @property
     def id_hashes(self) -> npt.NDArray[np.uint64]:
@@ -114,23 +114,23 @@ class Clips(Sequence[Clip]):
 
     def splits(self, split_by: SplitBy) -> npt.NDArray[np.uint8]:
         """The `split_code` of the split of each clip: its own, or that of the hash of its key or speaker."""
-        own = self.own_splits
+        explicit = self.explicit_splits
         if split_by == "speaker":
             codes = np.array([split_code(split_of(name)) for name in self.speakers] or [NONE], np.uint8)
             hashed = codes[self.speaker_codes]
         else:
             hashed = self._column(self._columns.key_split)
-        return np.where(own == NONE, hashed, own)
+        return np.where(explicit == NONE, hashed, explicit)
 
-    def same_ids(self) -> tuple[int, int] | None:
+    def duplicate_ids(self) -> tuple[int, int] | None:
         """The first two clips that have the same id; None where all ids differ."""
         hashes = self.id_hashes
         ordered = np.sort(hashes)
         if not (equal := ordered[1:] == ordered[:-1]).any():
             return None
-        suspects = np.flatnonzero(np.isin(hashes, ordered[1:][equal]))
+        candidates = np.flatnonzero(np.isin(hashes, ordered[1:][equal]))
         first: dict[str, int] = {}
-        for index in suspects.tolist():
+        for index in candidates.tolist():
             other = first.setdefault(self[index].id, index)
             if other != index:
                 return other, index
@@ -138,39 +138,39 @@ class Clips(Sequence[Clip]):
 
     # other clips of the same source
 
-    def taken(self, positions: npt.NDArray[np.integer[Any]]) -> Clips:
+    def select(self, indices: npt.NDArray[np.integer[Any]]) -> Clips:
         """The clips at these positions."""
-        rows = positions if self._rows is None else self._rows.values[positions]
+        rows = indices if self._rows is None else self._rows.values[indices]
         small = len(self._columns) < 2**31
         return Clips(self._source, self._columns, SharedArray(rows.astype(np.int32 if small else np.int64)))
 
     def with_splits(self, codes: npt.NDArray[np.uint8]) -> Clips:
         """The clips with these `split_code`s as their own."""
-        own = self._changed(self._columns.own_split, codes)
-        return Clips(self._source, replace(self._columns, own_split=own), self._rows)
+        explicit = self._replace_values(self._columns.explicit_split, codes)
+        return Clips(self._source, replace(self._columns, explicit_split=explicit), self._rows)
 
-    def with_lengths(self, durations_s: npt.NDArray[np.float64]) -> Clips:
+    def with_durations(self, durations_s: npt.NDArray[np.float64]) -> Clips:
         """The clips with these durations, which were measured."""
         columns = replace(
             self._columns,
-            duration_s=self._changed(self._columns.duration_s, durations_s),
-            measured=self._changed(self._columns.measured, np.ones(len(self), np.bool_)),
+            duration_s=self._replace_values(self._columns.duration_s, durations_s),
+            measured=self._replace_values(self._columns.measured, np.ones(len(self), np.bool_)),
         )
         return Clips(self._source, columns, self._rows)
 
     def _column(self, column: SharedArray) -> npt.NDArray[Any]:
         return column.values if self._rows is None else column.values[self._rows.values]
 
-    def _changed(self, column: SharedArray, values: npt.NDArray[Any]) -> SharedArray:
+    def _replace_values(self, column: SharedArray, values: npt.NDArray[Any]) -> SharedArray:
         """The column with other values for these clips."""
         changed = column.values.copy()
         changed[slice(None) if self._rows is None else self._rows.values] = values
         return SharedArray(changed)
 
-    def _known(self, row: int, clip: Clip) -> Clip:
+    def _updated_clip(self, row: int, clip: Clip) -> Clip:
         """The clip of a row, with what the columns know better."""
         columns = self._columns
-        code = int(columns.own_split.values[row])
+        code = int(columns.explicit_split.values[row])
         if code not in (NONE, OTHER) and clip.split != SPLITS[code - 1]:
             clip = replace(clip, split=SPLITS[code - 1])
         if columns.measured.values[row] and not clip.measured:

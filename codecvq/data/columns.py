@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.data.clip import Clip
-from codecvq.data.shared import SharedArray
+from codecvq.data.shared_array import SharedArray
 from codecvq.data.splits import split_code, split_of
 
 
@@ -21,7 +21,7 @@ class Columns:
     """Facts about M clips, an array `[M]` each."""
 
     id_hash: SharedArray  # uint64
-    own_split: SharedArray  # uint8, `split_code` of the split that a clip states
+    explicit_split: SharedArray  # uint8, `split_code` of the split that a clip states
     key_split: SharedArray  # uint8, `split_code` of the split that the hash of its key or id gives
     speaker: SharedArray  # int32, an index in `speakers`
     duration_s: SharedArray  # float64, NaN where it is not known
@@ -37,13 +37,13 @@ class ColumnsBuilder:
 
     def __init__(self) -> None:
         self._id_hash, self._duration_s, self._speaker = array("Q"), array("d"), array("i")
-        self._own_split, self._key_split, self._measured = array("B"), array("B"), array("B")
+        self._explicit_split, self._key_split, self._measured = array("B"), array("B"), array("B")
         self._speakers: dict[str, int] = {}
 
     def add(self, clip: Clip) -> None:
         """Note the facts about a clip."""
         self._id_hash.append(id_hash(clip.id))
-        self._own_split.append(split_code(clip.split))
+        self._explicit_split.append(split_code(clip.split))
         self._key_split.append(split_code(split_of(clip.split_key or clip.id)))
         self._speaker.append(self._speakers.setdefault(clip.speaker, len(self._speakers)))
         self._duration_s.append(math.nan if clip.duration_s is None else clip.duration_s)
@@ -52,17 +52,17 @@ class ColumnsBuilder:
     def columns(self) -> Columns:
         """The columns of the clips that were added. Nothing may be added after."""
         return Columns(
-            shared(self._id_hash, np.uint64),
-            shared(self._own_split, np.uint8),
-            shared(self._key_split, np.uint8),
-            shared(self._speaker, np.int32),
-            shared(self._duration_s, np.float64),
-            shared(self._measured, np.bool_),
+            to_shared_array(self._id_hash, np.uint64),
+            to_shared_array(self._explicit_split, np.uint8),
+            to_shared_array(self._key_split, np.uint8),
+            to_shared_array(self._speaker, np.int32),
+            to_shared_array(self._duration_s, np.float64),
+            to_shared_array(self._measured, np.bool_),
             tuple(self._speakers),
         )
 
 
-def columns_of(clips: Iterable[Clip]) -> Columns:
+def build_columns(clips: Iterable[Clip]) -> Columns:
     """The columns of clips, each of which is looked at once."""
     builder = ColumnsBuilder()
     for clip in clips:
@@ -75,6 +75,6 @@ def id_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def shared(values: array[int] | array[float], kind: npt.DTypeLike) -> SharedArray:
+def to_shared_array(values: array[int] | array[float], dtype: npt.DTypeLike) -> SharedArray:
     """The numbers as numpy has them, in the same memory."""
-    return SharedArray(np.frombuffer(values, dtype=kind) if len(values) else np.empty(0, dtype=kind))
+    return SharedArray(np.frombuffer(values, dtype=dtype) if len(values) else np.empty(0, dtype=dtype))

@@ -20,11 +20,11 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.clips import Clips, Listing
-from codecvq.data.measuring import measured_clips
+from codecvq.data.clips import ClipListing, Clips
+from codecvq.data.durations import measure_clips
 from codecvq.data.reading import read_source
 from codecvq.data.splits import NONE, OTHER, SPLITS, Split, SplitBy, split_code, split_of
-from codecvq.data.stored import stored
+from codecvq.data.stored_clips import collect_clips
 from codecvq.errors import CorpusError, nearest
 
 __all__ = ["SPLITS", "Clip", "Corpus", "Split", "SplitBy", "open_corpus", "split_of"]
@@ -40,7 +40,7 @@ class Corpus:
     failures: tuple[ClipFailure, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "clips", Clips.of(self.clips))
+        object.__setattr__(self, "clips", Clips.from_clips(self.clips))
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -52,20 +52,20 @@ class Corpus:
         return self.clips[index]
 
     @property
-    def lazy(self) -> Clips:
+    def lazy_clips(self) -> Clips:
         """The clips, with what is known of all of them at once."""
         return cast(Clips, self.clips)
 
     @property
     def speakers(self) -> tuple[str, ...]:
         """Every speaker that is known, sorted."""
-        codes = np.unique(self.lazy.speaker_codes).tolist()
-        return tuple(sorted(name for code in codes if (name := self.lazy.speakers[code])))
+        codes = np.unique(self.lazy_clips.speaker_codes).tolist()
+        return tuple(sorted(name for code in codes if (name := self.lazy_clips.speakers[code])))
 
     @property
     def duration_s(self) -> float:
         """Seconds of speech, as far as they are known: complete after `measured()`."""
-        return float(np.nansum(self.lazy.durations_s))
+        return float(np.nansum(self.lazy_clips.durations_s))
 
     def split_of(self, clip: Clip) -> Split:
         """The split of a clip: its own word, or the hash of its speaker, its `split_key` or its id."""
@@ -77,8 +77,8 @@ class Corpus:
         """The clips of one split. It may be empty: five per cent of a few clips can be none."""
         if which not in SPLITS:
             raise CorpusError(f"split {which!r} is none of {', '.join(SPLITS)}.{nearest(which, SPLITS)}")
-        positions = np.flatnonzero(self.lazy.splits(self.split_by) == split_code(which))
-        return replace(self, clips=self.lazy.taken(positions))
+        positions = np.flatnonzero(self.lazy_clips.splits(self.split_by) == split_code(which))
+        return replace(self, clips=self.lazy_clips.select(positions))
 
     def measured(self) -> Corpus:
         """The same corpus with every duration known and compared with the file.
@@ -86,10 +86,10 @@ class Corpus:
         A length that the corpus tells is replaced by the file's where it is wrong, with a warning. What
         cannot be read, and parts that lie behind the end of their file, are failures.
         """
-        if self.lazy.measured.all():
+        if self.lazy_clips.measured.all():
             return self
-        found = measured_clips(self.lazy, self.name)
-        return replace(self, clips=found.clips, failures=self.failures + found.failures)
+        listing = measure_clips(self.lazy_clips, self.name)
+        return replace(self, clips=listing.clips, failures=self.failures + listing.failures)
 
 
 def open_corpus(
@@ -135,38 +135,40 @@ def open_corpus(
             f"needed.{nearest(split_by, get_args(SplitBy))}"
         )
     if names:
-        found = _together([read_source(each, "corpus", root=root) for each in _each_once(names)])
+        listing = _merge([read_source(each, "corpus", root=root) for each in _check_unique(names)])
     elif folder is not None:
-        found = read_source(folder, "folder")
+        listing = read_source(folder, "folder")
     elif manifest is not None:
-        found = read_source(manifest, "manifest")
+        listing = read_source(manifest, "manifest")
     else:
-        found = read_source(given[0], reader, options, root=root)
-    corpus = Corpus(found.name, found.clips, split_by, found.failures)
-    corpus = replace(corpus, clips=_keep_speakers(corpus, speakers, exclude_speakers))
+        listing = read_source(given[0], reader, options, root=root)
+    corpus = Corpus(listing.name, listing.clips, split_by, listing.failures)
+    corpus = replace(corpus, clips=_select_speakers(corpus, speakers, exclude_speakers))
     _check(corpus)
     return corpus
 
 
-def _each_once(names: Sequence[str]) -> Sequence[str]:
+def _check_unique(names: Sequence[str]) -> Sequence[str]:
     if len(set(names)) < len(names):
         raise CorpusError(f"the corpora {', '.join(names)}: one is named twice. Name each once.")
     return names
 
 
-def _together(found: Sequence[Listing]) -> Listing:
-    if len(found) == 1:
-        return found[0]
-    clips = itertools.chain.from_iterable(listing.clips for listing in found)
-    failures = tuple(failure for listing in found for failure in listing.failures)
-    return replace(stored(clips), failures=failures, name="+".join(listing.name for listing in found))
+def _merge(listings: Sequence[ClipListing]) -> ClipListing:
+    if len(listings) == 1:
+        return listings[0]
+    clips = itertools.chain.from_iterable(listing.clips for listing in listings)
+    failures = tuple(failure for listing in listings for failure in listing.failures)
+    return replace(
+        collect_clips(clips), failures=failures, name="+".join(listing.name for listing in listings)
+    )
 
 
-def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collection[str]) -> Clips:
-    if keep is None and not drop:
-        return corpus.lazy
+def _select_speakers(corpus: Corpus, include: Collection[str] | None, exclude: Collection[str]) -> Clips:
+    if include is None and not exclude:
+        return corpus.lazy_clips
     known = corpus.speakers
-    for speaker in (*(keep or ()), *drop):
+    for speaker in (*(include or ()), *exclude):
         if speaker not in known:
             some = (
                 ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
@@ -177,35 +179,36 @@ def _keep_speakers(corpus: Corpus, keep: Collection[str] | None, drop: Collectio
                 f"corpus {corpus.name!r} has no speaker {speaker!r}.{nearest(speaker, known)} Its "
                 f"speakers: {some}."
             )
-    kept = np.array(
-        [(keep is None or name in keep) and name not in drop for name in corpus.lazy.speakers], np.bool_
+    selected = np.array(
+        [(include is None or name in include) and name not in exclude for name in corpus.lazy_clips.speakers],
+        np.bool_,
     )
-    return corpus.lazy.taken(np.flatnonzero(kept[corpus.lazy.speaker_codes]))
+    return corpus.lazy_clips.select(np.flatnonzero(selected[corpus.lazy_clips.speaker_codes]))
 
 
 def _check(corpus: Corpus) -> None:
     """Raises CorpusError for no clips, an id twice, an unknown split, or no speaker to split by."""
-    clips = corpus.lazy
+    clips = corpus.lazy_clips
     if not clips:
         raise CorpusError(
             f"corpus {corpus.name!r} keeps no clips: its speakers are all left out. Change speakers or "
             "exclude_speakers."
         )
-    if same := clips.same_ids():
-        one, other = clips[same[0]], clips[same[1]]
+    if duplicate := clips.duplicate_ids():
+        first, second = clips[duplicate[0]], clips[duplicate[1]]
         raise CorpusError(
-            f"corpus {corpus.name!r}: two clips have the id {one.id!r}: {one.path} and {other.path}. "
+            f"corpus {corpus.name!r}: two clips have the id {first.id!r}: {first.path} and {second.path}. "
             "Remove one, or use a manifest with ids of their own."
         )
-    if (unknown := np.flatnonzero(clips.own_splits == OTHER)).size:
+    if (unknown := np.flatnonzero(clips.explicit_splits == OTHER)).size:
         clip = clips[int(unknown[0])]
         raise CorpusError(
             f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of "
             f"{', '.join(SPLITS)}."
             f"{nearest(clip.split, SPLITS)}"
         )
-    nobody = [code for code, name in enumerate(clips.speakers) if not name]
-    without = np.isin(clips.speaker_codes, nobody) & (clips.own_splits == NONE)
+    unnamed = [code for code, name in enumerate(clips.speakers) if not name]
+    without = np.isin(clips.speaker_codes, unnamed) & (clips.explicit_splits == NONE)
     if corpus.split_by == "speaker" and without.any():
         clip = clips[int(without.argmax())]
         raise CorpusError(

@@ -21,8 +21,8 @@ from codecvq.errors import CorpusError
 from codecvq.transfer import to_device
 
 ZEROS = 16  # Z
-AT_ONCE = 2**24  # products of samples with the filter: 64 MB
-HEADROOM = 0.5  # of the memory that is free at the start, at most
+MAX_PRODUCTS = 2**24  # products of samples with the filter: 64 MB
+MAX_MEMORY_SHARE = 0.5  # of the memory that is free at the start, at most
 
 
 class DeviceSegments:
@@ -34,87 +34,91 @@ class DeviceSegments:
 
     def __init__(self, segments: Segments, device: torch.device) -> None:
         self.segments, self.device = segments, device
-        self._check_room()
+        self._check_memory()
         with ThreadPoolExecutor() as pool:
             decoded = dict(enumerate(pool.map(segments.decoded, range(len(segments.corpus)))))
-        own = {index: samples for index, samples in decoded.items() if samples is not None}
-        if not own:
-            raise segments.nothing_readable()
-        sizes = {index: len(samples) for index, samples in own.items()}
+        readable = {index: samples for index, samples in decoded.items() if samples is not None}
+        if not readable:
+            raise segments.no_readable_clips()
+        sizes = {index: len(samples) for index, samples in readable.items()}
         begins = np.cumsum([0, *sizes.values()]).tolist()
         #: clip -> where it begins in `_speech`, and its samples; without those that cannot be read
-        self._places = {index: (begin, sizes[index]) for index, begin in zip(own, begins, strict=False)}
-        self._speech = torch.from_numpy(np.concatenate(list(own.values()))).to(device)  # [all] int16
+        self._extents = {index: (begin, sizes[index]) for index, begin in zip(readable, begins, strict=False)}
+        self._speech = torch.from_numpy(np.concatenate(list(readable.values()))).to(device)  # [all] int16
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """The audio `[B, 1, S]` of a step for one of `world` processes."""
-        return self.cut(self.cuts(step, rank, world))
+        return self.render(self.plan(step, rank, world))
 
-    def cuts(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """What is drawn for a step, as `cut` takes it, and the clip of each item in the last row: float64
+    def plan(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
+        """What is drawn for a step, as `render` takes it, and the clip of each item in the last row: float64
         `[8, B]`, on the CPU.
         """
         first = rank * self.segments.batch_size
         rows = []
         for item in range(first, first + self.segments.batch_size):
-            drawn = self.segments.draw(step, item)
-            clip = next(at for at in self.segments.candidates(step, item) if at in self._places)
-            begin, size = self._places[clip]
-            room = size - drawn.length
+            draw = self.segments.draw(step, item)
+            clip = next(index for index in self.segments.candidates(step, item) if index in self._extents)
+            begin, size = self._extents[clip]
+            room = size - draw.length
             # a clip shorter than its segment stands at a random place in silence
-            start = int(drawn.place * (room + 1)) if room >= 0 else -int(drawn.place * (1 - room))
-            gain = 10 ** (drawn.gain_db / 20) * (-1 if drawn.flipped else 1)
-            tilt = tilt_coefficient(drawn.tilt_db)
-            rows.append((begin, size, start, drawn.length, tilt, gain, drawn.tilt_db, clip))
+            start = int(draw.position * (room + 1)) if room >= 0 else -int(draw.position * (1 - room))
+            gain = 10 ** (draw.gain_db / 20) * (-1 if draw.flipped else 1)
+            tilt = tilt_coefficient(draw.tilt_db)
+            rows.append((begin, size, start, draw.length, tilt, gain, draw.tilt_db, clip))
         return torch.tensor(rows, dtype=torch.float64).T.contiguous()
 
     @torch.no_grad()
-    def cut(self, cuts: Tensor) -> Tensor:
-        """The audio `[B, 1, S]` of `cuts`, on the device; nothing is waited for."""
-        begin, size, start, length, tilt, gain, tilt_db = to_device(cuts[:7], self.device)[..., None].unbind()
-        longest = int(cuts[3].max())
-        at = torch.arange(longest, device=self.device)
-        inside = (at < length) & (start + at >= 0) & (start + at < size)
-        source = torch.where(inside, begin + start + at, 0.0).long()
+    def render(self, plan: Tensor) -> Tensor:
+        """The audio `[B, 1, S]` of `plan`, on the device; nothing is waited for."""
+        begin, size, start, length, tilt, gain, tilt_db = to_device(plan[:7], self.device)[..., None].unbind()
+        longest = int(plan[3].max())
+        offset = torch.arange(longest, device=self.device)
+        inside = (offset < length) & (start + offset >= 0) & (start + offset < size)
+        source = torch.where(inside, begin + start + offset, 0.0).long()
         wav = self._speech[source].float() / 32768 * inside  # [B, longest]
         if self.segments.augment.speed != (1.0, 1.0):
-            wav = played(wav, length[:, 0] / self.segments.segment_samples, self.segments.segment_samples)
+            wav = change_speed(
+                wav, length[:, 0] / self.segments.segment_samples, self.segments.segment_samples
+            )
         filtered = wav.clone()
         filtered[:, 1:] += tilt.float() * wav[:, :-1]
         energy = filtered.square().sum(dim=1, keepdim=True)
-        kept = (wav.square().sum(dim=1, keepdim=True) / energy).sqrt()
-        wav = torch.where((tilt_db != 0) & (energy > 0), filtered * kept, wav)
+        energy_scale = (wav.square().sum(dim=1, keepdim=True) / energy).sqrt()
+        wav = torch.where((tilt_db != 0) & (energy > 0), filtered * energy_scale, wav)
         peak = wav.abs().amax(dim=1, keepdim=True)
         scale = torch.where(peak > 0, torch.minimum(gain.abs().float(), 1 / peak), gain.abs().float())
         return (wav * scale * gain.sign().float())[:, None]
 
-    def _check_room(self) -> None:
+    def _check_memory(self) -> None:
         if self.device.type != "cuda":
             return
         needed = 2 * self.segments.corpus.duration_s * self.segments.sample_rate
         free = torch.cuda.mem_get_info(self.device)[0]
-        if needed > HEADROOM * free:
+        if needed > MAX_MEMORY_SHARE * free:
             raise CorpusError(
                 f"corpus {self.segments.corpus.name!r} takes {needed / 1e9:.1f} GB on {self.device}, which "
                 f"has {free / 1e9:.1f} GB free, and may take half of that. Set corpus.cache=memory."
             )
 
 
-def played(wav: Tensor, speed: Tensor, samples: int) -> Tensor:
+def change_speed(wav: Tensor, speed: Tensor, samples: int) -> Tensor:
     """Signals `[B, S]`, each played `speed` `[B]` times as fast: their first `samples` samples."""
-    fastest = wav.shape[1] / samples  # known without asking the device
-    reach = int(ZEROS * max(1.0, fastest)) + 1
-    taps = torch.arange(-reach, reach + 1, device=wav.device)
-    padded = torch.nn.functional.pad(wav, (reach, reach + 1))
-    rows = max(1, AT_ONCE // (samples * len(taps)))
+    max_speed = wav.shape[1] / samples  # known without asking the device
+    half_width = int(ZEROS * max(1.0, max_speed)) + 1
+    taps = torch.arange(-half_width, half_width + 1, device=wav.device)
+    padded = torch.nn.functional.pad(wav, (half_width, half_width + 1))
+    rows = max(1, MAX_PRODUCTS // (samples * len(taps)))
     parts = []
     for signals, rates in zip(padded.split(rows), speed.split(rows), strict=True):
         times = torch.arange(samples, device=wav.device) * rates[:, None]  # [b, samples], float64
         whole = times.floor()
-        cut = rates.clamp(min=1).reciprocal().float()[:, None, None]
-        apart = cut * ((times - whole).float()[..., None] - taps)  # [b, samples, taps]
-        filters = cut * torch.sinc(apart) * torch.cos(torch.pi / 2 * (apart / ZEROS).clamp(-1, 1)).square()
-        index = (whole.long()[..., None] + taps + reach).clamp(max=padded.shape[1] - 1)
+        cutoff = rates.clamp(min=1).reciprocal().float()[:, None, None]
+        distance = cutoff * ((times - whole).float()[..., None] - taps)  # [b, samples, taps]
+        filters = (
+            cutoff * torch.sinc(distance) * torch.cos(torch.pi / 2 * (distance / ZEROS).clamp(-1, 1)).square()
+        )
+        index = (whole.long()[..., None] + taps + half_width).clamp(max=padded.shape[1] - 1)
         near = signals.gather(1, index.flatten(1)).view_as(filters)
         parts.append((near * filters).sum(dim=2))
     return torch.cat(parts)

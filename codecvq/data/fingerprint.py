@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from codecvq.audio.reading import regular_file
+from codecvq.audio.reading import check_regular_file
 
 PIECE = 4096  # bytes that are read at the beginning, in the middle and at the end
 
@@ -17,11 +17,11 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
     12 kB are read. Raises AudioError for what is no regular file, and OSError where it cannot be read.
     """
-    path = regular_file(Path(path))
+    path = check_regular_file(Path(path))
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        found = hashlib.sha256(str(size).encode())
-        for place in (0, (size - PIECE) // 2, size - PIECE):
-            file.seek(max(0, place))
-            found.update(file.read(PIECE))
-    return found.hexdigest()[:32]
+        digest = hashlib.sha256(str(size).encode())
+        for offset in (0, (size - PIECE) // 2, size - PIECE):
+            file.seek(max(0, offset))
+            digest.update(file.read(PIECE))
+    return digest.hexdigest()[:32]

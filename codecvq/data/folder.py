@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from codecvq.audio import AUDIO_SUFFIXES, find_audio
+from codecvq.audio import AUDIO_SUFFIXES, find_audio_files
 from codecvq.data.clip import Clip
-from codecvq.data.contents import split_by_content
+from codecvq.data.content_split import split_by_content
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 
@@ -17,15 +17,15 @@ def read_folder(source: str) -> Iterator[Clip]:
     """A clip of each audio file below the folder, called by its path in it."""
     folder, name = Path(source), printable(source)
     try:
-        there, is_folder = os.path.exists(folder), os.path.isdir(folder)
+        exists, is_folder = os.path.exists(folder), os.path.isdir(folder)
     except ValueError:  # a NUL
-        there = is_folder = False
+        exists = is_folder = False
     if not is_folder:
         raise CorpusError(
-            f"the corpus folder {name} {'is a file' if there else 'does not exist'}. "
+            f"the corpus folder {name} {'is a file' if exists else 'does not exist'}. "
             "Give a folder of audio files (or a manifest under 'manifest')."
         )
-    paths = find_audio(folder)
+    paths = find_audio_files(folder)
     if not paths:
         kinds = ", ".join(sorted(AUDIO_SUFFIXES))
         raise CorpusError(

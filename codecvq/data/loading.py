@@ -22,20 +22,20 @@ from codecvq.escaping import printable
 
 logger = logging.getLogger("codecvq")
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
-def prefetched(make: Callable[[int], Made], first: int, last: int, depth: int = 4) -> Iterator[Made]:
+def prefetch(make: Callable[[int], T], first: int, last: int, depth: int = 4) -> Iterator[T]:
     """What `make` gives for steps from `first` to before `last`, made up to `depth` ahead by a thread. What
     it raises is raised where its step is due.
     """
-    ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[T | BaseException] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def put(made: Made | BaseException) -> None:
+    def put(item: T | BaseException) -> None:
         while not stop.is_set():
             try:
-                return ready.put(made, timeout=0.1)
+                return ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
 
@@ -52,10 +52,10 @@ def prefetched(make: Callable[[int], Made], first: int, last: int, depth: int = 
     thread.start()
     try:
         for _ in range(first, last):
-            made = ready.get()
-            if isinstance(made, BaseException):
-                raise made
-            yield made
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         stop.set()
         thread.join()
@@ -69,23 +69,23 @@ class Batch:
     clips: Sequence[Clip]  # of each item, looked up when it is read
 
 
-class DrawnClips(Sequence[Clip]):
+class BatchClips(Sequence[Clip]):
     """Some clips of a corpus, by their places in it; each is looked up when it is read."""
 
-    def __init__(self, corpus: Corpus, places: Sequence[int]) -> None:
-        self.corpus, self.places = corpus, tuple(places)
+    def __init__(self, corpus: Corpus, indices: Sequence[int]) -> None:
+        self.corpus, self.indices = corpus, tuple(indices)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     @overload
     def __getitem__(self, index: int) -> Clip: ...
     @overload
-    def __getitem__(self, index: slice) -> DrawnClips: ...
-    def __getitem__(self, index: int | slice) -> Clip | DrawnClips:
+    def __getitem__(self, index: slice) -> BatchClips: ...
+    def __getitem__(self, index: int | slice) -> Clip | BatchClips:
         if isinstance(index, slice):
-            return DrawnClips(self.corpus, self.places[index])
-        return self.corpus[self.places[index]]
+            return BatchClips(self.corpus, self.indices[index])
+        return self.corpus[self.indices[index]]
 
 
 class _Steps(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
@@ -123,13 +123,13 @@ def load_batches(
     CorpusError where no clip can be read any more.
     """
     source = segments.segments if isinstance(segments, DeviceSegments) else segments
-    known = {failure.id for failure in source.corpus.failures}
+    logged = {failure.id for failure in source.corpus.failures}
     for wav, clips in _batches(segments, first, last, rank, world, workers):
         for failure in source.failures:
-            if failure.id not in known:
-                known.add(failure.id)
+            if failure.id not in logged:
+                logged.add(failure.id)
                 logger.warning("clip %s is left out: %s", printable(failure.id), printable(failure.error))
-        yield Batch(wav, DrawnClips(source.corpus, clips))
+        yield Batch(wav, BatchClips(source.corpus, clips))
 
 
 def _batches(
@@ -137,12 +137,12 @@ def _batches(
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """The audio of each step, and the clips of its items in the corpus."""
     if isinstance(segments, DeviceSegments):
-        for cuts in prefetched(lambda step: segments.cuts(step, rank, world), first, last):
-            yield segments.cut(cuts), cuts[-1].long().tolist()
+        for plan in prefetch(lambda step: segments.plan(step, rank, world), first, last):
+            yield segments.render(plan), plan[-1].long().tolist()
         return
     pin = torch.cuda.is_available()
     if workers == 0:
-        for wav, clips in prefetched(lambda step: segments.cut_batch(step, rank, world), first, last):
+        for wav, clips in prefetch(lambda step: segments.cut_batch(step, rank, world), first, last):
             batch = torch.from_numpy(wav)
             yield batch.pin_memory() if pin else batch, clips
         return
@@ -155,7 +155,7 @@ def _batches(
         generator=torch.Generator(),  # or its seed would be drawn from what quantizer dropout draws from
     )
     for batch, clips, unreadable in loader:
-        segments.note_failures(unreadable)
+        segments.add_failures(unreadable)
         if isinstance(batch, str):
             raise CorpusError(batch)
         yield batch, clips

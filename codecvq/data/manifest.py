@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codecvq.data.clip import Clip
-from codecvq.data.clips import Listing
+from codecvq.data.clips import ClipListing
 from codecvq.data.manifest_row import NAMES, Row, read_row
 from codecvq.data.table import Table
-from codecvq.data.table_clips import Made, table_listing
+from codecvq.data.table_clips import BuiltClip, table_listing
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 
@@ -29,11 +29,11 @@ __all__ = ["NAMES", "read_manifest"]
 CLIPS_FOLDER = "clips"  # where Common Voice keeps the files that its tables name
 
 
-def read_manifest(source: str | os.PathLike[str]) -> Listing:
+def read_manifest(source: str | os.PathLike[str]) -> ClipListing:
     """The clips that a manifest lists; a missing file is a listed failure, a broken row a CorpusError."""
     path = Path(source)
     _check_file(path)
-    listing = table_listing(Table(path), ManifestRows(path.parent), strict=True)
+    listing = table_listing(Table(path), ManifestClipBuilder(path.parent), strict=True)
     if not listing.clips:
         failures = listing.failures
         first = (
@@ -43,53 +43,55 @@ def read_manifest(source: str | os.PathLike[str]) -> Listing:
         )
         what = first or "it has no rows"
         raise CorpusError(
-            f"manifest {_shown(path)}: {what}. Paths count from the manifest's folder, "
-            f"{_shown(path.parent.resolve())}."
+            f"manifest {_printable(path)}: {what}. Paths count from the manifest's folder, "
+            f"{_printable(path.parent.resolve())}."
         )
     return listing
 
 
 @dataclass(frozen=True)
-class ManifestRows:
+class ManifestClipBuilder:
     """Makes clips of the rows of a manifest in `folder`."""
 
     folder: Path
 
-    def make(self, where: str, row: Row) -> Made:
+    def build_clip(self, origin: str, row: Row) -> BuiltClip:
         """The clip of a row. Raises CorpusError for one that cannot be understood."""
-        taken = read_row(where, row)
-        id_ = taken.id or _default_id(taken.path, taken.start_s if taken.is_part else None, taken.channel)
+        parsed = read_row(origin, row)
+        id_ = parsed.id or _default_id(
+            parsed.path, parsed.start_s if parsed.is_part else None, parsed.channel
+        )
         clip = Clip(
             id=id_,
-            path=_locate(self.folder, taken.path),
-            text=taken.text,
-            speaker=taken.speaker,
-            language=taken.language,
-            licence=taken.licence,
-            split=taken.split,
-            start_s=taken.start_s,
-            duration_s=taken.duration_s,
-            open_end=not taken.is_part,  # a duration alone describes the file, often rounded; it cuts nothing
-            channel=taken.channel,
-            columns=taken.columns,
+            path=_locate(self.folder, parsed.path),
+            text=parsed.text,
+            speaker=parsed.speaker,
+            language=parsed.language,
+            licence=parsed.licence,
+            split=parsed.split,
+            start_s=parsed.start_s,
+            duration_s=parsed.duration_s,
+            open_end=not parsed.is_part,  # a duration alone only describes the file, often rounded
+            channel=parsed.channel,
+            columns=parsed.columns,
         )
-        return Made(clip, bool(taken.id or taken.split))
+        return BuiltClip(clip, bool(parsed.id or parsed.split))
 
-    def unusable(self, clip: Clip) -> str:
+    def file_error(self, clip: Clip) -> str:
         """Why a clip's path is no file to read from; "" where it is one."""
-        return why_unusable(clip.path)
+        return path_error(clip.path)
 
 
 def _check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
+        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
     else:
         if stat.S_ISREG(mode):
             return
-        why = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
-    raise CorpusError(f"the manifest {_shown(path)[:300]} {why}. Give a .jsonl, .csv or .tsv file.")
+        problem = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+    raise CorpusError(f"the manifest {_printable(path)[:300]} {problem}. Give a .jsonl, .csv or .tsv file.")
 
 
 def _locate(folder: Path, file: str) -> Path:
@@ -97,24 +99,25 @@ def _locate(folder: Path, file: str) -> Path:
         path = folder / (Path(file).expanduser() if file.startswith("~") else file)
     except RuntimeError:  # ~nosuchuser
         path = folder / file
-    if why_unusable(path) and not why_unusable(below := folder / CLIPS_FOLDER / file):
+    if path_error(path) and not path_error(below := folder / CLIPS_FOLDER / file):
         return below
     return path
 
 
-def why_unusable(path: Path) -> str:
+def path_error(path: Path) -> str:
     """Why a path is no file to read from; "" where it is one."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             return ""
-        return f"{_shown(path)[:300]} is no regular file"
+        return f"{_printable(path)[:300]} is no regular file"
     except (FileNotFoundError, NotADirectoryError):
-        shown = _shown(path)[:300]
+        shown = _printable(path)[:300]
         remote = "://" in str(path) or ":/" in str(path)
         return f"the file {shown} does not exist" + (" (remote files are not downloaded)" if remote else "")
     except (OSError, ValueError) as error:  # too long a name, no permission, a NUL
-        return f"the file {_shown(path)[:300]} cannot be opened ({getattr(error, 'strerror', None) or error})"
+        reason = getattr(error, "strerror", None) or error
+        return f"the file {_printable(path)[:300]} cannot be opened ({reason})"
 
 
 def _default_id(file: str, start_s: float | None, channel: int | None) -> str:
@@ -124,5 +127,5 @@ def _default_id(file: str, start_s: float | None, channel: int | None) -> str:
     return name if channel is None else f"{name}#{channel}"
 
 
-def _shown(path: Path | str) -> str:
+def _printable(path: Path | str) -> str:
     return printable(str(path))

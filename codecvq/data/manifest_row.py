@@ -35,7 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 _FIELDS = {name: field for field, names in NAMES.items() for name in names}
 #: names of a part that are not understood -> what to give instead
-REFUSED = {
+UNSUPPORTED_COLUMNS = {
     **dict.fromkeys(("start_ms", "begin_ms", "offset_ms"), "seconds as 'start'"),
     **dict.fromkeys(("end_ms", "stop_ms"), "seconds as 'end'"),
     "duration_ms": "seconds as 'duration'",
@@ -45,12 +45,12 @@ REFUSED = {
 }
 #: what others call the splits
 SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}
-ROUNDED_S = 0.05  # by which an end may differ from start + duration
-LONGEST_S = 1e7  # seconds: four months
+ROUNDING_S = 0.05  # by which an end may differ from start + duration
+MAX_SECONDS = 1e7  # seconds: four months
 
 
 @dataclass(frozen=True)
-class Taken:
+class ParsedRow:
     """A row, sorted into what a clip has and what is the manifest's own."""
 
     path: str
@@ -93,7 +93,7 @@ def _number(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
-Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 
 class _Fields(BaseModel):
@@ -114,20 +114,20 @@ class _Fields(BaseModel):
     channel: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=1024)] | None = None
 
 
-def read_row(where: str, row: Row) -> Taken:
-    """The row, validated; `where` begins each error. Raises CorpusError."""
-    given, columns = _named(where, row)
+def read_row(origin: str, row: Row) -> ParsedRow:
+    """The row, validated; `origin` begins each error. Raises CorpusError."""
+    given, columns = _match_columns(origin, row)
     if "path" not in given:
         raise CorpusError(
-            f"{where}: no column names the audio. It has {', '.join(map(repr, row))[:300] or 'none'}; "
+            f"{origin}: no column names the audio. It has {', '.join(map(repr, row))[:300] or 'none'}; "
             f"name one of them {' or '.join(NAMES['path'])}, with a path in it."
         )
     try:
         fields = _Fields(**{field: value for field, (_, value) in given.items()})
     except ValidationError as error:
-        raise CorpusError(_explained(where, given, error)) from None
-    start_s, duration_s = _part(where, fields)
-    return Taken(
+        raise CorpusError(_validation_message(origin, given, error)) from None
+    start_s, duration_s = _parse_times(origin, fields)
+    return ParsedRow(
         path=fields.path,
         id=fields.id,
         text=fields.text,
@@ -143,24 +143,26 @@ def read_row(where: str, row: Row) -> Taken:
     )
 
 
-def _named(where: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
+def _match_columns(origin: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
     """What a clip has, each under its column's name; and the columns that are left."""
     given, columns = dict[str, tuple[str, Any]](), dict(row)
     found: dict[str, list[str]] = {}
     for name, value in row.items():
         if (field := _FIELDS.get(name)) and not _is_missing(value):
             found.setdefault(field, []).append(name)
-        elif (name in REFUSED and not _is_missing(value)) or (name == "channels" and isinstance(value, list)):
-            instead = REFUSED.get(name, "one number from 0 up as 'channel'")
+        elif (name in UNSUPPORTED_COLUMNS and not _is_missing(value)) or (
+            name == "channels" and isinstance(value, list)
+        ):
+            advice = UNSUPPORTED_COLUMNS.get(name, "one number from 0 up as 'channel'")
             raise CorpusError(
-                f"{where}: its column {name!r} is not understood. Give {instead}, or rename the column where "
+                f"{origin}: its column {name!r} is not understood. Give {advice}, or rename the column where "
                 "it means something else."
             )
     for field, names in found.items():
         names.sort(key=NAMES[field].index)
         if field in ("start", "end", "duration") and len({str(row[name]) for name in names}) > 1:
             both = " and ".join(f"{name} {row[name]!r}" for name in names[:2])
-            raise CorpusError(f"{where}: it has {both}, which mean the same. Keep one of them.")
+            raise CorpusError(f"{origin}: it has {both}, which mean the same. Keep one of them.")
         given[field] = (names[0], columns.pop(names[0]))
     return given, columns
 
@@ -169,35 +171,35 @@ def _is_missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _explained(where: str, given: Mapping[str, tuple[str, Any]], error: ValidationError) -> str:
+def _validation_message(origin: str, given: Mapping[str, tuple[str, Any]], error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     field = str(problem["loc"][0])
     name, value = given[field]
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    value_text = repr(value)
+    value_text = value_text if len(value_text) <= 60 else f"{value_text[:60]}…"
     if field in ("start", "end", "duration"):
         needed = "seconds from 0 up are needed"
     elif field == "channel":
         needed = "the number of a channel is needed, 0 for the first (rename the column where it is none)"
     else:
         needed = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {name} is {shown}, but {needed}."
+    return f"{origin}: {name} is {value_text}, but {needed}."
 
 
-def _part(where: str, fields: _Fields) -> tuple[float, float | None]:
+def _parse_times(origin: str, fields: _Fields) -> tuple[float, float | None]:
     """Start and duration in seconds. Raises CorpusError where what a row says contradicts itself."""
     start_s, duration_s = fields.start or 0.0, fields.duration
     if duration_s == 0:
-        raise CorpusError(f"{where}: its duration is 0 s. Leave the column empty to have the whole file.")
+        raise CorpusError(f"{origin}: its duration is 0 s. Leave the column empty to have the whole file.")
     if fields.end is None:
         return start_s, duration_s
     if fields.end <= start_s:
         raise CorpusError(
-            f"{where}: it ends at {fields.end:g} s, which is not behind its start, {start_s:g} s."
+            f"{origin}: it ends at {fields.end:g} s, which is not behind its start, {start_s:g} s."
         )
-    if duration_s is not None and abs(start_s + duration_s - fields.end) > ROUNDED_S:
+    if duration_s is not None and abs(start_s + duration_s - fields.end) > ROUNDING_S:
         raise CorpusError(
-            f"{where}: from {start_s:g} s, its duration of {duration_s:g} s and its end at {fields.end:g} s "
+            f"{origin}: from {start_s:g} s, its duration of {duration_s:g} s and its end at {fields.end:g} s "
             "contradict each other. Leave one of them out."
         )
     return start_s, fields.end - start_s

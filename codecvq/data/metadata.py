@@ -16,13 +16,13 @@ from pathlib import Path
 
 from codecvq.audio import AUDIO_SUFFIXES
 from codecvq.data.clip import Clip
-from codecvq.data.clips import Listing
-from codecvq.data.manifest import ManifestRows, why_unusable
+from codecvq.data.clips import ClipListing
+from codecvq.data.manifest import ManifestClipBuilder, path_error
 from codecvq.data.manifest_row import NAMES, Row
 from codecvq.data.record_file import RecordFile
-from codecvq.data.table import Lines, Place, Table
-from codecvq.data.table_clips import Made, table_listing
-from codecvq.data.text import writable
+from codecvq.data.table import LineReader, Position, Table
+from codecvq.data.table_clips import BuiltClip, table_listing
+from codecvq.data.text import utf8_safe
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 from codecvq.json_file import parse_json
@@ -33,25 +33,25 @@ LJSPEECH_FOLDER = "wavs"
 
 def is_metadata(source: str) -> bool:
     """Whether a source is a folder with a metadata file of a known form, or such a file."""
-    path = _file(source)
-    return path is not None and _form(path) != ""
+    path = _find_file(source)
+    return path is not None and _detect_layout(path) != ""
 
 
-def read_metadata(source: str) -> Listing:
+def read_metadata(source: str) -> ClipListing:
     """The clips that a metadata file names; rows that are wrong are listed failures."""
-    path = _file(source)
-    if path is None or not (form := _form(path)):
+    path = _find_file(source)
+    if path is None or not (layout := _detect_layout(path)):
         raise CorpusError(
             f"{printable(source)} has no {' or '.join(FILES)} of a known form. Its first line needs to be a "
             f"header with a column {' or '.join(NAMES['path'])}, or id|text beside a folder "
             f"{LJSPEECH_FOLDER}/."
         )
     folder = path.parent
-    if form == "ljspeech":
-        listing = table_listing(LjspeechTable(path, "file"), LjspeechRows(folder), strict=False)
+    if layout == "ljspeech":
+        listing = table_listing(LjspeechTable(path, "file"), LjspeechClipBuilder(folder), strict=False)
     else:
-        listing = table_listing(Table(path, "file"), FolderRows(folder), strict=False)
-    return Listing(listing.clips, listing.failures, name=writable(folder.resolve().name))
+        listing = table_listing(Table(path, "file"), FolderClipBuilder(folder), strict=False)
+    return ClipListing(listing.clips, listing.failures, name=utf8_safe(folder.resolve().name))
 
 
 class LjspeechTable(Table):
@@ -59,55 +59,55 @@ class LjspeechTable(Table):
 
     delimiter = ""
 
-    def _next(self, lines: Lines, place: Place) -> Row | None:
+    def _next(self, lines: LineReader, position: Position) -> Row | None:
         text = next(lines, None)
         if text is None or not text.strip():
             return None if text is None else {}
         cells = text.rstrip("\r\n").split("|")
         if not 2 <= len(cells) <= 3 or not cells[0].strip():
             raise CorpusError(
-                f"{self.name}, line {place.line}: it is not id|text or id|text|normalised text. Repair it."
+                f"{self.name}, line {position.line}: it is not id|text or id|text|normalised text. Repair it."
             )
         return {"id": cells[0].strip(), "text": cells[1], "normalized_text": cells[-1]}
 
 
 @dataclass(frozen=True)
-class FolderRows(ManifestRows):
+class FolderClipBuilder(ManifestClipBuilder):
     """Makes clips of rows whose files are in `folder`."""
 
-    def unusable(self, clip: Clip) -> str:
+    def file_error(self, clip: Clip) -> str:
         """Why a clip's path is no file of the folder; "" where it is one."""
         inside = os.path.normpath(self.folder) + os.sep if self.folder != Path() else ""
         path = os.path.normpath(clip.path)
         if not path.startswith(inside) or (not inside and path.startswith((os.pardir, os.sep))):
             return f"{printable(str(clip.path))[:300]} is not in the folder of the metadata"
-        return why_unusable(clip.path)
+        return path_error(clip.path)
 
 
 @dataclass(frozen=True)
-class LjspeechRows(FolderRows):
+class LjspeechClipBuilder(FolderClipBuilder):
     """Makes clips of the lines of LJSpeech."""
 
-    def make(self, where: str, row: Row) -> Made:
+    def build_clip(self, origin: str, row: Row) -> BuiltClip:
         """The clip of a line, with the normalised text, and the other one as its column `raw_text`."""
         name, raw, text = row["id"], row["text"], row["normalized_text"]
         file = name if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES else f"{name}.wav"
         columns = {} if raw == text else {"raw_text": raw}
         path = self.folder / LJSPEECH_FOLDER / file
-        return Made(Clip(id=os.path.splitext(file)[0], path=path, text=text, columns=columns), True)
+        return BuiltClip(Clip(id=os.path.splitext(file)[0], path=path, text=text, columns=columns), True)
 
 
-def _file(source: str) -> Path | None:
+def _find_file(source: str) -> Path | None:
     """The metadata file that a source is, or has in it."""
     path = Path(source)
     candidates = [path] if path.name in FILES else [path / name for name in FILES]
-    return next((file for file in candidates if not why_unusable(file)), None)
+    return next((file for file in candidates if not path_error(file)), None)
 
 
-def _form(path: Path) -> str:
+def _detect_layout(path: Path) -> str:
     """ "ljspeech" or "table", by the first line; "" for neither."""
     try:
-        first = next(Lines(RecordFile(path), str(path), Place(0, 1)), "")
+        first = next(LineReader(RecordFile(path), str(path), Position(0, 1)), "")
         if path.suffix == ".jsonl":
             header = set(parse_json(first, str(path), error=CorpusError))
         else:

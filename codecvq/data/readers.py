@@ -16,8 +16,8 @@ def codecvq_readers() -> Iterator[ReaderSpec]:
     """The readers `corpus`, `folder`, `manifest` and `metadata`."""
     yield ReaderSpec(
         name="corpus",
-        factory="codecvq.data.registered:read_registered",
-        matches=is_registered,
+        factory="codecvq.data.registered_corpus:read_registered_corpus",
+        matches=is_registered_corpus,
         summary="a registered corpus, by its name",
     )
     yield ReaderSpec(
@@ -42,20 +42,20 @@ def codecvq_readers() -> Iterator[ReaderSpec]:
     )
 
 
-def is_registered(source: str) -> bool:
+def is_registered_corpus(source: str) -> bool:
     """Whether a source is the name of a registered corpus; a file or folder of that name goes before."""
     from codecvq.plugins import registry
 
-    known = registry().registrations(CorpusSpec)
+    registered = registry().registrations(CorpusSpec)
     qualified = {
-        registration.qualified_name for registrations in known.values() for registration in registrations
+        registration.qualified_name for registrations in registered.values() for registration in registrations
     }
-    return (source in known or source in qualified) and not _is(os.path.lexists, source)
+    return (source in registered or source in qualified) and not _path_test(os.path.lexists, source)
 
 
 def is_folder(source: str) -> bool:
     """Whether a source is a folder."""
-    return _is(os.path.isdir, source)
+    return _path_test(os.path.isdir, source)
 
 
 def is_manifest(source: str) -> bool:
@@ -63,7 +63,7 @@ def is_manifest(source: str) -> bool:
     return Path(source).suffix.lower() in MANIFESTS and "://" not in source and not is_folder(source)
 
 
-def _is(test: Callable[[str], bool], path: str) -> bool:
+def _path_test(test: Callable[[str], bool], path: str) -> bool:
     try:
         return bool(test(path))
     except ValueError:  # a NUL

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from codecvq.api.hookspecs import CorpusSpec, ReaderSpec
-from codecvq.data.clips import Listing
-from codecvq.data.stored import listing_of
-from codecvq.data.text import writable
+from codecvq.data.clips import ClipListing
+from codecvq.data.stored_clips import to_listing
+from codecvq.data.text import utf8_safe
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.escaping import printable
 from codecvq.plugins import registry
@@ -31,25 +31,25 @@ def read_source(
     options: Mapping[str, Any] | None = None,  # Any: what a reader takes
     *,
     root: str | os.PathLike[str] | None = None,
-) -> Listing:
+) -> ClipListing:
     """What a reader finds in a source; by default the one that knows it. `root` is where a registered corpus
     lies.
 
     Raises CorpusError where nothing can be read, OptionError for a wrong option, UnknownName for a reader
     that no plugin offers.
     """
-    text = home(source)
+    text = expand_home(source)
     registration = registry().find(ReaderSpec, reader) if reader is not None else find_reader(text)
     options = dict(options or {})
     if root is not None:
         if registration.spec.name != CORPUS:
             raise CorpusError(f"root ({root}) says where a named corpus lies; for {source} leave it out.")
-        options["root"] = home(root)
+        options["root"] = expand_home(root)
     what, factory = f"reader {registration.spec.name!r}", registration.load()
     check_options(what, registration, options, given=("source",))
     try:
         with contained():  # a generator runs here
-            listing = listing_of(factory(text, **options))
+            listing = to_listing(factory(text, **options))
     except CodecvqError:
         raise
     except Exception as error:  # a stranger's code; the user can do nothing with its traceback
@@ -59,28 +59,28 @@ def read_source(
     if not listing.clips:
         first = f" The first failure: {listing.failures[0]}" if listing.failures else ""
         raise CorpusError(f"{what} found no clips in {printable(text)}.{first}")
-    return replace(listing, name=listing.name or _name(text))
+    return replace(listing, name=listing.name or _default_name(text))
 
 
 def find_reader(source: str) -> Registration[ReaderSpec]:
     """The one reader that knows a source. Raises CorpusError where none or several do."""
-    knowing = [
+    matching = [
         registration for registration in registry().all(ReaderSpec).values() if _matches(registration, source)
     ]
-    special = [registration for registration in knowing if not registration.spec.general]
-    found = special or knowing
-    if len(found) == 1:
-        return found[0]
-    if found:
-        both = " and ".join(registration.qualified_name for registration in found)
+    specific = [registration for registration in matching if not registration.spec.general]
+    candidates = specific or matching
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        both = " and ".join(registration.qualified_name for registration in candidates)
         raise CorpusError(
             f"{printable(source)} can be read by {both}. Say which one is meant: reader: "
-            f"{found[0].spec.name} in a recipe, --reader {found[0].spec.name} on the command line."
+            f"{candidates[0].spec.name} in a recipe, --reader {candidates[0].spec.name} on the command line."
         )
-    raise _unknown(source)
+    raise _unknown_source(source)
 
 
-def home(path: str | os.PathLike[str]) -> str:
+def expand_home(path: str | os.PathLike[str]) -> str:
     """The path with `~` as the home folder; an address as it is."""
     try:
         return os.fspath(Path(path).expanduser()) if str(path).startswith("~") else os.fspath(path)
@@ -102,13 +102,13 @@ def _matches(registration: Registration[ReaderSpec], source: str) -> bool:
         return False
 
 
-def _unknown(source: str) -> CorpusError:
+def _unknown_source(source: str) -> CorpusError:
     """The error for a source that no reader knows. Raises UnknownName for what can only be a name."""
-    shown, known = printable(source)[:300], ", ".join(registry().all(ReaderSpec))
+    shown, readers = printable(source)[:300], ", ".join(registry().all(ReaderSpec))
     if _exists(source):
         return CorpusError(
             f"{shown} is neither a folder nor a manifest (.jsonl, .ndjson, .csv, .tsv), and no other reader "
-            f"knows it. Name the reader that is meant, one of: {known}. For single audio files: codecvq "
+            f"knows it. Name the reader that is meant, one of: {readers}. For single audio files: codecvq "
             "encode."
         )
     if "/" not in source:
@@ -126,8 +126,8 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _name(source: str) -> str:
+def _default_name(source: str) -> str:
     """What a corpus is called: the name of its folder, or of its file without the suffix."""
     if not _exists(source):
         return source
-    return writable(Path(source).resolve().name if os.path.isdir(source) else Path(source).stem)
+    return utf8_safe(Path(source).resolve().name if os.path.isdir(source) else Path(source).stem)

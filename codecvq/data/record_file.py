@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PIECE = 1 << 13  # bytes that are read at a time
-MOST_LINE_BYTES = 1 << 24
+READ_BYTES = 1 << 13  # bytes that are read at a time
+MAX_LINE_BYTES = 1 << 24
 
 
 class RecordFile:
@@ -27,28 +27,28 @@ class RecordFile:
     def __reduce__(self) -> tuple[Callable[[Path], RecordFile], tuple[Path]]:
         return RecordFile, (self.path,)
 
-    def read(self, at: int, size: int) -> bytes:
-        """Up to `size` bytes from byte `at` on; fewer at the end of the file."""
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from byte `offset` on; fewer at the end of the file."""
         if hasattr(os, "pread"):
-            return os.pread(self._descriptor, size, at)
+            return os.pread(self._descriptor, size, offset)
         with self._lock:
-            os.lseek(self._descriptor, at, os.SEEK_SET)
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, size)
 
-    def lines(self, at: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Place and bytes of each line from byte `at` on. Lines end with a line feed, a carriage return, or
-        both. Raises ValueError for a line of more than `MOST_LINE_BYTES`.
+    def lines(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yield offset and bytes of each line from byte `offset` on. Lines end with a line feed, a carriage
+        return, or both. Raises ValueError for a line of more than `MAX_LINE_BYTES`.
         """
         rest = b""
         while True:
-            piece = self.read(at + len(rest), max(PIECE, len(rest)))
-            *whole, rest = (rest + piece).splitlines(keepends=True) if piece else (rest,)
-            if not piece or rest.endswith(b"\n"):  # a carriage return may be half of a line's end
+            block = self.read(offset + len(rest), max(READ_BYTES, len(rest)))
+            *whole, rest = (rest + block).splitlines(keepends=True) if block else (rest,)
+            if not block or rest.endswith(b"\n"):  # a carriage return may be half of a line's end
                 whole, rest = [*whole, rest] if rest else whole, b""
             for line in whole:
-                yield at, line
-                at += len(line)
-            if len(rest) > MOST_LINE_BYTES:
-                raise ValueError(f"a line of it has more than {MOST_LINE_BYTES >> 20} MiB")
-            if not piece:
+                yield offset, line
+                offset += len(line)
+            if len(rest) > MAX_LINE_BYTES:
+                raise ValueError(f"a line of it has more than {MAX_LINE_BYTES >> 20} MiB")
+            if not block:
                 return

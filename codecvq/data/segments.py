@@ -24,16 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import SEEKABLE_SUFFIXES, resample
-from codecvq.audio.limits import MOST_PASSED_S
+from codecvq.audio.limits import MAX_DECODED_S
 from codecvq.data.clip import Clip, ClipFailure
 from codecvq.data.corpus import Corpus
-from codecvq.data.shared import SharedArray
+from codecvq.data.shared_array import SharedArray
 from codecvq.errors import AudioError, CorpusError, OptionError
 
 FloatArray = npt.NDArray[np.float32]
 
 LONG_CLIP_S = 60.0  # beyond it, where the format can seek, only the segment is read, with a margin
-OTHERS = 32  # clips drawn in place of one that cannot be read, before any that can is taken
+MAX_REDRAWS = 32  # clips drawn in place of one that cannot be read, before any that can is taken
 MARGIN_S = 0.1  # on either side of such a segment; longer than the resampler's filter at any usual rate
 
 
@@ -75,7 +75,7 @@ class Draw(NamedTuple):
     """What is drawn for an item of a batch."""
 
     clip: int  # in the corpus
-    place: float  # 0 … 1, of the segment in the clip
+    position: float  # 0 … 1, of the segment in the clip
     length: int  # samples that are taken, and played faster or slower to last as long as a segment
     tilt_db: float
     gain_db: float
@@ -112,23 +112,23 @@ class Segments:
                 "one sample and one item are needed."
             )
         self.corpus = corpus
-        self._bad: dict[int, ClipFailure] = {}
+        self._failures: dict[int, ClipFailure] = {}
         if not len(corpus):
             if corpus.failures:
-                raise self.nothing_readable()
+                raise self.no_readable_clips()
             raise CorpusError(
                 f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split."
             )
         measured = corpus.measured()
         self.corpus, self.sample_rate, self.batch_size = measured, sample_rate, batch_size
         self.seed, self.augment = seed, augment
-        self._shared_ends = SharedArray(np.cumsum(_shares(measured, balance)))
+        self._shared_ends = SharedArray(np.cumsum(_clip_weights(measured, balance)))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
-        self._unread: set[int] = set()  # those of `_bad` that cannot be read at any place
+        self._unreadable: set[int] = set()  # those of `_failures` that cannot be read at any place
         self._lock = threading.Lock()
         if not len(measured) or not self._ends[-1] > 0:
-            raise self.nothing_readable()
+            raise self.no_readable_clips()
 
     @property
     def _ends(self) -> npt.NDArray[np.float64]:
@@ -138,7 +138,7 @@ class Segments:
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
         """Clips that could not be read so far, first those without a readable header."""
-        return self.corpus.failures + tuple(self._bad[index] for index in sorted(self._bad))
+        return self.corpus.failures + tuple(self._failures[index] for index in sorted(self._failures))
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: it decodes for itself."""
@@ -151,11 +151,11 @@ class Segments:
     @property
     def unreadable(self) -> dict[int, ClipFailure]:
         """Clips that could not be read so far, by their places in the corpus."""
-        return dict(self._bad)
+        return dict(self._failures)
 
-    def note_failures(self, unreadable: Mapping[int, ClipFailure]) -> None:
+    def add_failures(self, unreadable: Mapping[int, ClipFailure]) -> None:
         """Add what a worker process could not read: its `unreadable`."""
-        self._bad.update(unreadable)
+        self._failures.update(unreadable)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
         """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
@@ -172,19 +172,21 @@ class Segments:
         """Item `index` of the whole batch of a step; a function of (seed, step, index) alone."""
         drawn = self.draw(step, index)
         for clip in self.candidates(step, index):
-            segment = self._segment(clip, drawn.place, drawn.length)
+            segment = self._segment(clip, drawn.position, drawn.length)
             if segment is not None:
-                return Item(augmented(resample(segment, drawn.length, self.segment_samples), drawn), clip)
-        raise self.nothing_readable()
+                return Item(
+                    augment_segment(resample(segment, drawn.length, self.segment_samples), drawn), clip
+                )
+        raise self.no_readable_clips()
 
     def draw(self, step: int, index: int) -> Draw:
         """What is drawn for item `index` of the whole batch of a step."""
-        clip_at, place, speed, tilt, gain, sign = self._generator(step, index).random(6)
+        clip_at, position, speed, tilt, gain, sign = self._generator(step, index).random(6)
         slow, fast = self.augment.speed
         low, high = self.augment.gain_db
         return Draw(
             clip=self._clip_at(clip_at),
-            place=place,
+            position=position,
             length=round(self.segment_samples * (slow + speed * (fast - slow))),
             tilt_db=(2 * tilt - 1) * self.augment.tilt_db,
             gain_db=low + gain * (high - low),
@@ -198,7 +200,7 @@ class Segments:
         generator = self._generator(step, index)
         tried = [self._clip_at(generator.random(6)[0])]
         yield tried[0]
-        for at in generator.random(OTHERS):
+        for at in generator.random(MAX_REDRAWS):
             other = self._clip_at(at, tried)
             if other not in tried:
                 yield other
@@ -214,53 +216,57 @@ class Segments:
         try:
             return self._read(index)
         except (AudioError, OSError) as error:
-            self._note(index, error, unread=True)
+            self._record_failure(index, error, whole_clip=True)
             return None
 
     def _generator(self, step: int, index: int) -> np.random.Generator:
         # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
 
-    def _clip_at(self, at: float, without: Sequence[int] = ()) -> int:
+    def _clip_at(self, at: float, excluded: Sequence[int] = ()) -> int:
         """The clip at a place of 0 … 1 in all clips, one behind the other by their shares, without some."""
-        begins = {index: float(self._ends[index - 1]) if index else 0.0 for index in without}
-        place = at * (self._ends[-1] - sum(self._ends[index] - begin for index, begin in begins.items()))
+        begins = {index: float(self._ends[index - 1]) if index else 0.0 for index in excluded}
+        position = at * (self._ends[-1] - sum(self._ends[index] - begin for index, begin in begins.items()))
         for index in sorted(begins):
-            if place >= begins[index]:
-                place += self._ends[index] - begins[index]
-        return min(int(np.searchsorted(self._ends, place, side="right")), len(self._ends) - 1)
+            if position >= begins[index]:
+                position += self._ends[index] - begins[index]
+        return min(int(np.searchsorted(self._ends, position, side="right")), len(self._ends) - 1)
 
-    def _segment(self, index: int, place: float, length: int) -> FloatArray | None:
+    def _segment(self, index: int, position: float, length: int) -> FloatArray | None:
         """A segment `[length]` of a clip; None where it cannot be read, which is noted."""
-        if index in self._unread:
+        if index in self._unreadable:
             return None
         clip = self.corpus[index]
-        long = self._is_long(clip)
+        is_long = self._is_long(clip)
         try:
-            return self._part_of_long(clip, place, length) if long else _cut(self._kept(index), length, place)
+            return (
+                self._read_part(clip, position, length)
+                if is_long
+                else _cut(self._cached_samples(index), length, position)
+            )
         except (AudioError, OSError) as error:
             # of a long clip another part may be readable: what a step gets must not depend on those before
-            self._note(index, error, unread=not long)
+            self._record_failure(index, error, whole_clip=not is_long)
             return None
 
     def _read(self, index: int) -> npt.NDArray[np.int16]:
-        return _to_int16(self.corpus[index].read(self.sample_rate, longest_s=MOST_PASSED_S))
+        return _to_int16(self.corpus[index].read(self.sample_rate, longest_s=MAX_DECODED_S))
 
-    def _note(self, index: int, error: Exception, *, unread: bool) -> None:
+    def _record_failure(self, index: int, error: Exception, *, whole_clip: bool) -> None:
         clip = self.corpus[index]
         with self._lock:
-            self._bad.setdefault(index, ClipFailure(clip.id, clip.path, str(error)))
-            if unread:
-                self._unread.add(index)
+            self._failures.setdefault(index, ClipFailure(clip.id, clip.path, str(error)))
+            if whole_clip:
+                self._unreadable.add(index)
 
-    def _kept(self, index: int) -> npt.NDArray[np.int16]:
+    def _cached_samples(self, index: int) -> npt.NDArray[np.int16]:
         """All samples of a clip `[S]`, 16 bits; kept while they fit.
 
         Nothing is evicted for another: with random draws, what goes is needed as soon as what comes.
         """
-        kept = self._cache.get(index)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         samples = self._read(index)
         with self._lock:
             if index not in self._cache and samples.nbytes <= self._free_bytes:
@@ -274,18 +280,18 @@ class Segments:
         seekable = clip.source is None and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
         return (clip.duration_s or 0.0) > longest_s and seekable
 
-    def _part_of_long(self, clip: Clip, place: float, length: int) -> FloatArray:
+    def _read_part(self, clip: Clip, position: float, length: int) -> FloatArray:
         """A segment `[length]` of a clip too long to keep, read from the file by itself."""
         assert clip.duration_s is not None, "measured() fills it"
         length_s = length / self.sample_rate
-        start_s = clip.start_s + place * (clip.duration_s - length_s)
+        start_s = clip.start_s + position * (clip.duration_s - length_s)
         before_s = min(start_s, MARGIN_S)
         audio = clip.audio.read(start_s=start_s - before_s, duration_s=before_s + length_s + MARGIN_S)
         samples = resample(clip.mono(audio), audio.sample_rate, self.sample_rate)
         first = round(before_s * self.sample_rate)
         return _cut(_to_int16(samples[first : first + length]), length, 0.0)
 
-    def nothing_readable(self) -> CorpusError:
+    def no_readable_clips(self) -> CorpusError:
         """The error for a corpus of which no clip can be read."""
         failures = self.failures
         first = f" The first: {failures[0].error}" if failures else ""
@@ -294,9 +300,9 @@ class Segments:
         )
 
 
-def _shares(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
+def _clip_weights(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
     """How likely each clip `[M]` is, up to a factor: d / (seconds of its speaker)^balance, d its seconds."""
-    clips = corpus.lazy
+    clips = corpus.lazy_clips
     durations_s = np.nan_to_num(clips.durations_s, nan=0.0)
     if balance == 0:
         return durations_s
@@ -304,17 +310,17 @@ def _shares(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
     return durations_s / np.maximum(speaker_s, 1e-9)[clips.speaker_codes] ** balance
 
 
-def augmented(segment: FloatArray, drawn: Draw) -> FloatArray:
+def augment_segment(segment: FloatArray, drawn: Draw) -> FloatArray:
     """The segment `[S]` with the tilt, gain and sign that were drawn."""
     if drawn.tilt_db:
-        segment = tilted(segment, drawn.tilt_db)
+        segment = tilt_segment(segment, drawn.tilt_db)
     scale = 10 ** (drawn.gain_db / 20)
     peak = float(np.abs(segment).max(initial=0.0))
     scale = min(scale, 1 / peak) if peak > 0 else scale
     return segment * np.float32(-scale if drawn.flipped else scale)
 
 
-def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
+def tilt_segment(segment: FloatArray, tilt_db: float) -> FloatArray:
     """The segment `[S]` with the Nyquist frequency raised by `tilt_db` against 0 Hz, its energy kept.
 
     y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; their ratio is to be
@@ -328,19 +334,19 @@ def tilted(segment: FloatArray, tilt_db: float) -> FloatArray:
 
 
 def tilt_coefficient(tilt_db: float) -> float:
-    """a of `tilted`."""
+    """a of `tilt_segment`."""
     ratio = 10 ** (tilt_db / 20)
     return (1 - ratio) / (1 + ratio)
 
 
-def _cut(samples: npt.NDArray[np.int16], length: int, place: float) -> FloatArray:
+def _cut(samples: npt.NDArray[np.int16], length: int, position: float) -> FloatArray:
     """`length` samples, float32, from a random place; a shorter clip stands at a random place in silence."""
-    room = len(samples) - length
-    if room >= 0:
-        start = int(place * (room + 1))
+    spare = len(samples) - length
+    if spare >= 0:
+        start = int(position * (spare + 1))
         return samples[start : start + length].astype(np.float32) / np.float32(32768)
     segment = np.zeros(length, dtype=np.float32)
-    start = int(place * (1 - room))
+    start = int(position * (1 - spare))
     segment[start : start + len(samples)] = samples.astype(np.float32) / np.float32(32768)
     return segment
 

@@ -38,20 +38,20 @@ class RecordedSplit:
     recordings: SplitTable  # by Clip.identity(); empty for a file of an older codecvq
     files: SplitTable  # by fingerprint; "train" where parts of a file are in several
 
-    def kept(self, corpus: Corpus) -> Corpus:
+    def apply(self, corpus: Corpus) -> Corpus:
         """The corpus of the run with each clip in the split written down; new clips go by their own."""
-        clips = corpus.lazy
-        recorded, today = self.ids.codes(clips.id_hashes), clips.splits(corpus.split_by)
-        moves = (recorded != NONE) & (recorded != today)
-        if not moves.any():
+        clips = corpus.lazy_clips
+        recorded, current = self.ids.codes(clips.id_hashes), clips.splits(corpus.split_by)
+        changed = (recorded != NONE) & (recorded != current)
+        if not changed.any():
             return corpus
         logger.warning(
             "%d of %d clips of corpus %s would be in another split today. The run keeps its own, of %s.",
-            int(moves.sum()), len(corpus), printable(corpus.name), printable(str(self.path)),
+            int(changed.sum()), len(corpus), printable(corpus.name), printable(str(self.path)),
         )  # fmt: skip
-        return replace(corpus, clips=clips.with_splits(np.where(moves, recorded, clips.own_splits)))
+        return replace(corpus, clips=clips.with_splits(np.where(changed, recorded, clips.explicit_splits)))
 
-    def of_recording(self, clip: Clip) -> Split | None:
+    def split_of_recording(self, clip: Clip) -> Split | None:
         """The split that the run had this recording in, under whatever name; None where it had not.
 
         A part of a recording that the run had whole, and the other way round, counts as the recording. In a
@@ -64,8 +64,8 @@ class RecordedSplit:
         except (AudioError, OSError):
             return None
         exact = self.recordings.get(identity)
-        file = identity.removesuffix(clip.part)
-        return exact or (self.recordings.get(file) if clip.part else self.files.get(file))
+        file = identity.removesuffix(clip.part_suffix)
+        return exact or (self.recordings.get(file) if clip.part_suffix else self.files.get(file))
 
 
 def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
@@ -97,18 +97,18 @@ def read_split(path: str | os.PathLike[str]) -> RecordedSplit:
                     continue
                 row = parse_json(line, f"{path}, line {number},", error=CorpusError, advice=ADVICE)
                 if not isinstance(row.get("id"), str) or row.get("split") not in SPLITS:
-                    raise _unreadable(path, f"line {number} is no clip with a split")
+                    raise _read_error(path, f"line {number} is no clip with a split")
                 split = cast(Split, row["split"])
                 ids.add(row["id"], split)
                 if isinstance(audio := row.get("audio"), str) and audio:
                     recordings.add(audio, split)
                     files.add(audio.partition("@")[0].partition("#")[0], split)
     except (OSError, ValueError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or error) from error
+        raise _read_error(path, getattr(error, "strerror", None) or error) from error
     return RecordedSplit(path, ids.table(), recordings.table(), files.table())
 
 
-def _unreadable(path: Path, why: object) -> CorpusError:
+def _read_error(path: Path, why: object) -> CorpusError:
     return CorpusError(f"the split {printable(str(path))} cannot be read ({why}). {ADVICE}")
 
 

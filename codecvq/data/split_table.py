@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.data.columns import id_hash, shared
+from codecvq.data.columns import id_hash, to_shared_array
 from codecvq.data.splits import NONE, SPLITS, Split, split_code
 
 
@@ -26,7 +26,7 @@ class SplitTable:
         self._hashes, self._codes = hashes[first], codes[order][first]
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> SplitTable:
+    def from_texts(cls, texts: Iterable[str]) -> SplitTable:
         """A table of texts without splits."""
         hashes = np.fromiter(map(id_hash, texts), np.uint64)
         return cls(hashes, np.full(len(hashes), NONE, np.uint8))
@@ -49,8 +49,8 @@ class SplitTable:
         """The `split_code` of each text, by its `id_hash`; `NONE` for one that is not in the table."""
         if not len(self):
             return np.full(len(hashes), NONE, np.uint8)
-        places = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
-        return np.where(self._hashes[places] == hashes, self._codes[places], NONE).astype(np.uint8)
+        indices = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
+        return np.where(self._hashes[indices] == hashes, self._codes[indices], NONE).astype(np.uint8)
 
     def missing_in(self, other: SplitTable) -> int:
         """How many of the texts the other table does not have."""
@@ -70,5 +70,5 @@ class SplitTableBuilder:
 
     def table(self) -> SplitTable:
         """The table of what was added."""
-        hashes: npt.NDArray[Any] = shared(self._hashes, np.uint64).values
-        return SplitTable(hashes, shared(self._codes, np.uint8).values)
+        hashes: npt.NDArray[Any] = to_shared_array(self._hashes, np.uint64).values
+        return SplitTable(hashes, to_shared_array(self._codes, np.uint8).values)

@@ -13,32 +13,32 @@ from typing import NamedTuple, Protocol, overload
 import numpy as np
 
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.clips import Clips, Listing
-from codecvq.data.columns import ColumnsBuilder, id_hash, shared
-from codecvq.data.contents import BLOCK, content_keys, with_content
+from codecvq.data.clips import ClipListing, Clips
+from codecvq.data.columns import ColumnsBuilder, id_hash, to_shared_array
+from codecvq.data.content_split import BLOCK, content_keys, with_content_key
 from codecvq.data.manifest_row import Row
-from codecvq.data.shared import SharedArray
-from codecvq.data.table import Place, Record, Table
+from codecvq.data.shared_array import SharedArray
+from codecvq.data.table import Position, Record, Table
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 
 KEY_BYTES = 16  # of a fingerprint
 
 
-class Made(NamedTuple):
+class BuiltClip(NamedTuple):
     """The clip of a record."""
 
     clip: Clip
     has_id: bool  # False: its id is its place in a folder, and it is split by what is in its file
 
 
-class Maker(Protocol):
+class ClipBuilder(Protocol):
     """Makes clips of records. It goes to other processes with them."""
 
-    def make(self, where: str, row: Row) -> Made:
-        """The clip of a record; `where` begins each error. Raises CorpusError."""
+    def build_clip(self, origin: str, row: Row) -> BuiltClip:
+        """The clip of a record; `origin` begins each error. Raises CorpusError."""
 
-    def unusable(self, clip: Clip) -> str:
+    def file_error(self, clip: Clip) -> str:
         """Why the file of a clip cannot be read; "" where it can."""
 
 
@@ -46,9 +46,9 @@ class TableClips(Sequence[Clip]):
     """The clips of those records of a table that can be used."""
 
     def __init__(
-        self, table: Table, maker: Maker, offsets: SharedArray, hashes: SharedArray, keys: SharedArray
+        self, table: Table, builder: ClipBuilder, offsets: SharedArray, hashes: SharedArray, keys: SharedArray
     ) -> None:
-        self._table, self._maker = table, maker
+        self._table, self._builder = table, builder
         self._offsets, self._hashes = offsets, hashes  # int64 [M], uint64 [M]
         self._keys = keys  # uint8 [M, KEY_BYTES] or [0, KEY_BYTES]; a row of zeros for a clip with an id
 
@@ -62,90 +62,91 @@ class TableClips(Sequence[Clip]):
     def __getitem__(self, index: int | slice) -> Clip | Sequence[Clip]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = Place(int(self._offsets.values[index]), 0)
+        position = Position(int(self._offsets.values[index]), 0)
         try:
-            clip = self._maker.make(self._table.name, self._table.row(place)).clip
+            clip = self._builder.build_clip(self._table.name, self._table.row(position)).clip
         except CorpusError as error:
-            raise self._changed() from error
+            raise self._changed_error() from error
         if id_hash(clip.id) != int(self._hashes.values[index]):
-            raise self._changed()
+            raise self._changed_error()
         if not len(self._keys.values):
             return clip
         key = bytes(self._keys.values[index])
-        return with_content(clip, key.hex() if any(key) else "")
+        return with_content_key(clip, key.hex() if any(key) else "")
 
-    def _changed(self) -> CorpusError:
+    def _changed_error(self) -> CorpusError:
         return CorpusError(
             f"{self._table.name} was changed since it was opened: a row is no longer where it was. Bring the "
             "old file back, or start again with the new one."
         )
 
 
-def table_listing(table: Table, maker: Maker, *, strict: bool) -> Listing:
-    """The clips of a table, every record of which is checked now. Up to `Clips.IN_MEMORY` of them stay in
+def table_listing(table: Table, builder: ClipBuilder, *, strict: bool) -> ClipListing:
+    """The clips of a table, every record of which is checked now. Up to `Clips.MAX_IN_MEMORY` of them stay in
     memory. A clip whose file is not there is a listed failure. A damaged record raises CorpusError if
     `strict`, and is a listed failure otherwise.
     """
-    return _Pass(table, maker, strict).listing()
+    return _TableReader(table, builder, strict).listing()
 
 
-class _Pass:
+class _TableReader:
     """The state of reading a table for the first time."""
 
-    def __init__(self, table: Table, maker: Maker, strict: bool) -> None:
-        self.table, self.maker, self.strict = table, maker, strict
-        self.offsets, self.others = array("q"), array("Q")  # of usable rows; hashes of ids of the others
+    def __init__(self, table: Table, builder: ClipBuilder, strict: bool) -> None:
+        self.table, self.builder, self.strict = table, builder, strict
+        self.offsets = array("q")  # of usable rows
+        self.failed_id_hashes = array("Q")
         self.columns, self.failures = ColumnsBuilder(), list[ClipFailure]()
         self.keys = bytearray()
         self.clips: list[Clip] | None = []  # None: more than are kept
 
-    def listing(self) -> Listing:
+    def listing(self) -> ClipListing:
         records = iter(self.table)
         with ThreadPoolExecutor() as pool:
             while block := list(itertools.islice(records, BLOCK)):
                 self._add(block, pool)
-        columns, offsets = self.columns.columns(), shared(self.offsets, np.int64)
-        self._check_ids(np.concatenate([columns.id_hash.values, np.array(self.others, np.uint64)]))
+        columns, offsets = self.columns.columns(), to_shared_array(self.offsets, np.int64)
+        self._check_ids(np.concatenate([columns.id_hash.values, np.array(self.failed_id_hashes, np.uint64)]))
         if self.clips is not None:
-            return Listing(Clips(tuple(self.clips), columns), tuple(self.failures))
+            return ClipListing(Clips(tuple(self.clips), columns), tuple(self.failures))
         keys = np.frombuffer(self.keys, np.uint8).reshape(-1, KEY_BYTES)
-        clips = TableClips(self.table, self.maker, offsets, columns.id_hash, SharedArray(keys))
-        return Listing(Clips(clips, columns), tuple(self.failures))
+        clips = TableClips(self.table, self.builder, offsets, columns.id_hash, SharedArray(keys))
+        return ClipListing(Clips(clips, columns), tuple(self.failures))
 
     def _add(self, records: list[Record], pool: ThreadPoolExecutor) -> None:
-        usable = [(record.place, *made) for record in records if (made := self._usable(record))]
+        usable = [(record.position, *built) for record in records if (built := self._build_usable(record))]
         by_content = [clip for _, clip, has_id in usable if not has_id]
         keys = iter(content_keys(by_content, pool))
         if by_content and not self.keys:
             self.keys.extend(bytes(KEY_BYTES * len(self.offsets)))
-        for place, clip, has_id in usable:
+        for position, clip, has_id in usable:
             key = "" if has_id else next(keys)
-            clip = with_content(clip, key)
+            clip = with_content_key(clip, key)
             self.columns.add(clip)
             if self.clips is not None:
                 self.clips.append(clip)
-            self.offsets.append(place.offset)
+            self.offsets.append(position.offset)
             if self.keys or by_content:
                 self.keys.extend(bytes.fromhex(key) or bytes(KEY_BYTES))
-        if self.clips is not None and len(self.clips) > Clips.IN_MEMORY:
+        if self.clips is not None and len(self.clips) > Clips.MAX_IN_MEMORY:
             self.clips = None
 
-    def _usable(self, record: Record) -> Made | None:
+    def _build_usable(self, record: Record) -> BuiltClip | None:
         """The clip of a record; None where it is a failure, which is listed."""
-        line, file = record.place.line, printable(self.table.path.name)
+        line, file = record.position.line, printable(self.table.path.name)
         try:
             if record.error:
                 raise record.error
-            made = self.maker.make(f"{self.table.name}, line {line}", record.row)
+            built = self.builder.build_clip(f"{self.table.name}, line {line}", record.row)
         except CorpusError as error:
             if self.strict:
                 raise
             self.failures.append(ClipFailure(f"line {line} of {file}", self.table.path, str(error)))
             return None
-        if not (why := self.maker.unusable(made.clip)):
-            return made
-        self.others.append(id_hash(made.clip.id))
-        self.failures.append(ClipFailure(made.clip.id, made.clip.path, f"line {line} of {file}: {why}"))
+        if not (problem := self.builder.file_error(built.clip)):
+            return built
+        self.failed_id_hashes.append(id_hash(built.clip.id))
+        self.failures.append(ClipFailure(built.clip.id, built.clip.path, f"line {line} of {file}: {problem}"))
         return None
 
     def _check_ids(self, hashes: np.ndarray) -> None:
@@ -156,18 +157,18 @@ class _Pass:
         if not (equal := hashes[1:] == hashes[:-1]).any():
             return
         lines: dict[str, int] = {}
-        for place, id_ in self._ids(set(hashes[1:][equal].tolist())):
-            if (other := lines.setdefault(id_, place.line)) != place.line:
+        for position, id_ in self._ids(set(hashes[1:][equal].tolist())):
+            if (other := lines.setdefault(id_, position.line)) != position.line:
                 raise CorpusError(
-                    f"{self.table.name}: lines {other} and {place.line} have the same id {id_!r}. Give each "
-                    "row an id of its own."
+                    f"{self.table.name}: lines {other} and {position.line} have the same id {id_!r}. Give "
+                    "each row an id of its own."
                 )
 
-    def _ids(self, hashes: set[int]) -> Iterator[tuple[Place, str]]:
+    def _ids(self, hashes: set[int]) -> Iterator[tuple[Position, str]]:
         for record in self.table:
             try:
-                id_ = self.maker.make(self.table.name, record.row).clip.id
+                id_ = self.builder.build_clip(self.table.name, record.row).clip.id
             except CorpusError:  # a listed failure
                 continue
             if id_hash(id_) in hashes:
-                yield record.place, id_
+                yield record.position, id_

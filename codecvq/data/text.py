@@ -8,7 +8,7 @@ import hashlib
 _WRITTEN_OUT = {0: "\\x00"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
-def writable(text: str) -> str:
+def utf8_safe(text: str) -> str:
     """The text with NUL and with what UTF-8 cannot hold written out: a byte of a file name as `\\xe9`, a lone
     surrogate as `\\ud800`.
     """
@@ -17,12 +17,12 @@ def writable(text: str) -> str:
     return text.translate(_WRITTEN_OUT).encode("utf-8", "backslashreplace").decode()
 
 
-def writable_id(text: str) -> str:
+def utf8_safe_id(text: str) -> str:
     """An id that can be written as UTF-8; ids that differ stay different.
 
     Where something had to be written out, a hash of the text follows: `caf\\xe9~0b5f7a2c`.
     """
-    found = writable(text)
-    if found == text:
+    escaped = utf8_safe(text)
+    if escaped == text:
         return text
-    return f"{found}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    return f"{escaped}~{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -31,7 +31,7 @@ def training_clips(source: Path) -> WasTrainedOn | None:
     if not file.is_file():
         return None
     recorded = read_split(file)
-    return lambda clip: recorded.of_recording(clip) == "train"
+    return lambda clip: recorded.split_of_recording(clip) == "train"
 
 
 def trained_clips(

@@ -28,30 +28,30 @@ class Alignment:
     def __init__(self, teacher: Teacher, sample_rate: int, hop_length: int) -> None:
         self.teacher = teacher
         self.period_s = Fraction(hop_length, sample_rate)
-        self._made: tuple[tuple[int, int, torch.device], Tensor] | None = None
+        self._cached_weights: tuple[tuple[int, int, torch.device], Tensor] | None = None
 
     def __call__(self, features: Tensor, frames: int) -> Tensor:
         """Features `[B, F, K]` of the teacher at the codec's frames: `[B, F, T]` with T = `frames`."""
         key = (features.shape[2], frames, features.device)
-        if self._made is None or self._made[0] != key:
-            self._made = (key, to_device(self.weights(features.shape[2], frames), features.device))
-        return features @ self._made[1]
+        if self._cached_weights is None or self._cached_weights[0] != key:
+            self._cached_weights = (key, to_device(self.weights(features.shape[2], frames), features.device))
+        return features @ self._cached_weights[1]
 
     def weights(self, count: int, frames: int) -> Tensor:
         """The weights `[K, T]` of K = `count` teacher frames at T = `frames` codec frames; each column's sum
         is 1.
         """
-        theirs_s = 1 / self.teacher.frame_rate
-        longer = max(theirs_s, self.period_s)
-        first = self.teacher.first_s / longer
-        times = _evenly(self.period_s / 2 / longer, self.period_s / longer, frames)
-        centres = _evenly(first, theirs_s / longer, count)
-        times = times.clamp(centres[0], centres[-1])
-        weights = (1 - (centres[:, None] - times).abs()).clamp(min=0)
+        teacher_period_s = 1 / self.teacher.frame_rate
+        longer_s = max(teacher_period_s, self.period_s)
+        first = self.teacher.first_s / longer_s
+        times = _arithmetic_sequence(self.period_s / 2 / longer_s, self.period_s / longer_s, frames)
+        centers = _arithmetic_sequence(first, teacher_period_s / longer_s, count)
+        times = times.clamp(centers[0], centers[-1])
+        weights = (1 - (centers[:, None] - times).abs()).clamp(min=0)
         return (weights / weights.sum(dim=0)).float()
 
 
-def _evenly(first: Fraction, step: Fraction, count: int) -> Tensor:
+def _arithmetic_sequence(first: Fraction, step: Fraction, count: int) -> Tensor:
     """`first + n * step` for n from 0 to before `count`, each rounded once: float64 `[count]`."""
     common = first.denominator * step.denominator
     start, by = int(first * common), int(step * common)

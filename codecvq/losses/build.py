@@ -11,7 +11,7 @@ from codecvq.errors import OptionError
 from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options
 
-GIVEN = ("sample_rate",)  # by the training, not by the recipe's losses section
+PROVIDED = ("sample_rate",)  # by the training, not by the recipe's losses section
 
 
 def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
@@ -21,11 +21,11 @@ def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
     a stranger are built within `codecvq.construction.limited`.
     """
     registration, what = registry().find(LossSpec, name), f"loss {name!r}"
-    check_options(what, registration, options, GIVEN)
-    made = build_from_options(what, registration.make, {"sample_rate": sample_rate, **options})
-    if not isinstance(made, nn.Module):
+    check_options(what, registration, options, PROVIDED)
+    loss = build_from_options(what, registration.make, {"sample_rate": sample_rate, **options})
+    if not isinstance(loss, nn.Module):
         raise OptionError(
-            f"{what} of {registration.origin} is a {type(made).__name__}, not a codecvq.losses.Loss "
+            f"{what} of {registration.origin} is a {type(loss).__name__}, not a codecvq.losses.Loss "
             "or other module"
         )
-    return made
+    return loss

@@ -24,14 +24,14 @@ class ComplexStftLoss(WindowsLoss):
     def __init__(self, sample_rate: int, windows: Sequence[int] = (512, 1024, 2048)) -> None:
         super().__init__(windows)
 
-    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+    def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
         """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples. The
         transform is linear, so it is that of the difference.
         """
         with torch.no_grad():
             energy = self._energy(reference, size)
-        apart = self._energy(decoded - reference, size)
-        return ((apart + FLOOR**2) / (energy + FLOOR**2)).sqrt()
+        difference = self._energy(decoded - reference, size)
+        return ((difference + FLOOR**2) / (energy + FLOOR**2)).sqrt()
 
     def _energy(self, wav: Tensor, size: int) -> Tensor:
         return self.powers(wav, size).flatten(1).sum(dim=1)

@@ -65,16 +65,16 @@ class DistillationLoss(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """0-d loss of a batch, in float32 whatever autocast says; 0 for items without the codebook."""
-        latents = inputs.quantized if self.codebook is None else inputs.of_codebook(self.codebook)
+        latents = inputs.quantized if self.codebook is None else inputs.codebook_part(self.codebook)
         assert latents is not None, "a training gives the quantized latents"
         with torch.autocast(latents.device.type, enabled=False):
             with torch.no_grad():
                 features = self.teacher.features(inputs.reference.float())
                 target = self.alignment(features, latents.shape[2])
-            ours = self.projection(latents.float().mT).mT
-            return feature_distance(self.kind, ours, target, self._counted(inputs)).mean()
+            projected = self.projection(latents.float().mT).mT
+            return feature_distance(self.kind, projected, target, self._frame_weights(inputs)).mean()
 
-    def _counted(self, inputs: LossInputs) -> Tensor | None:
+    def _frame_weights(self, inputs: LossInputs) -> Tensor | None:
         """1 for real frames that have the codebook, else 0: `[B, T]`; None for all."""
         counted = inputs.mask
         if inputs.active is not None and self.codebook is not None:

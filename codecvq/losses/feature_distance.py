@@ -22,17 +22,19 @@ from torch.nn import functional as F
 Distance = Literal["cosine", "cosine_over_time", "l1"]
 
 
-def feature_distance(kind: Distance, ours: Tensor, theirs: Tensor, weights: Tensor | None = None) -> Tensor:
+def feature_distance(
+    kind: Distance, features: Tensor, target: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Distances `[B]` of features `[B, F, T]` from `[B, F, T]`, over the frames where `weights` `[B, T]` (1
     or 0; None for all) is 1.
     """
     if weights is None:
-        weights = ours.new_ones(ours.shape[0], ours.shape[2])
+        weights = features.new_ones(features.shape[0], features.shape[2])
     if kind == "cosine_over_time":
-        cosines = F.cosine_similarity(ours * weights[:, None], theirs * weights[:, None], dim=2)
+        cosines = F.cosine_similarity(features * weights[:, None], target * weights[:, None], dim=2)
         return -F.logsigmoid(cosines).mean(dim=1) * weights.amax(dim=1)
     if kind == "cosine":
-        apart = 1 - F.cosine_similarity(ours, theirs, dim=1)
+        distances = 1 - F.cosine_similarity(features, target, dim=1)
     else:
-        apart = (ours - theirs).abs().mean(dim=1)
-    return (apart * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        distances = (features - target).abs().mean(dim=1)
+    return (distances * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

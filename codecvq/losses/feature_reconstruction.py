@@ -33,5 +33,5 @@ class FeatureReconstructionLoss(AudioLoss):
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():
-                theirs = self.teacher.features(reference.float())
-            return feature_distance(self.kind, self.teacher.features(decoded.float()), theirs).mean()
+                target = self.teacher.features(reference.float())
+            return feature_distance(self.kind, self.teacher.features(decoded.float()), target).mean()

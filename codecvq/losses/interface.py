@@ -44,7 +44,7 @@ class LossInputs:
     hop_length: int = 0  # samples
     progress: Progress = field(default_factory=Progress)  # step, and steps in all
 
-    def of_codebook(self, codebook: int) -> Tensor:
+    def codebook_part(self, codebook: int) -> Tensor:
         """What codebook number `codebook` adds to the quantized latents: `[B, D, T]`, zeros where quantizer
         dropout left it out.
         """

@@ -55,12 +55,12 @@ class LoudnessLoss(AudioLoss):
         frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) * sample_rate / size
         half = sample_rate / size / 2
         low, high = (frequencies - half).clamp(min=0), (frequencies + half).clamp(max=sample_rate / 2)
-        common = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
-        self.register_buffer("shares", common.clamp(min=0) / (high - low)[:, None], persistent=False)
-        centres = (barks[1:] + barks[:-1]) / 2
-        quiet_db = _threshold_db(_hertz(centres) / 1000)
+        overlap = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
+        self.register_buffer("shares", overlap.clamp(min=0) / (high - low)[:, None], persistent=False)
+        centers = (barks[1:] + barks[:-1]) / 2
+        quiet_db = _threshold_db(_hertz(centers) / 1000)
         self.register_buffer("threshold", 10 ** (quiet_db / 10), persistent=False)
-        steeper = (6 / (centres.clamp(min=0) + 2)).clamp(1, 2) ** 0.15
+        steeper = (6 / (centers.clamp(min=0) + 2)).clamp(1, 2) ** 0.15
         self.register_buffer("exponent", 0.23 * steeper, persistent=False)
         self.barks = float(barks[-1] - barks[0])
         self.to(torch.float32)
@@ -73,19 +73,20 @@ class LoudnessLoss(AudioLoss):
 
     def disturbances(self, decoded: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """d and d_a of each signal, `[B]` each, of `[B, S]` against `[B, S]`."""
-        theirs, ours = self._powers(reference), self._powers(decoded)
-        to_level = _to_level(theirs)
-        theirs, ours = to_level * theirs, to_level * ours
-        loud, heard = self._loudness(theirs), self._loudness(ours)
-        difference = heard - loud
-        beyond = (difference.abs() - torch.minimum(heard, loud) / 4).clamp(min=0)
-        asymmetry = ((ours + 50) / (theirs + 50)) ** 1.2
+        reference_powers, decoded_powers = self._powers(reference), self._powers(decoded)
+        level_factor = _level_factor(reference_powers)
+        reference_powers, decoded_powers = level_factor * reference_powers, level_factor * decoded_powers
+        reference_loudness = self._loudness(reference_powers)
+        decoded_loudness = self._loudness(decoded_powers)
+        difference = decoded_loudness - reference_loudness
+        audible = (difference.abs() - torch.minimum(decoded_loudness, reference_loudness) / 4).clamp(min=0)
+        asymmetry = ((decoded_powers + 50) / (reference_powers + 50)) ** 1.2
         asymmetry = torch.where(asymmetry < 3, 0.0, asymmetry.clamp(max=12))
-        weight = self.barks / ((theirs.sum(dim=2) + 1e5) / 1e7) ** 0.04
-        symmetric = (beyond.square().mean(dim=2) + 1e-12).sqrt()  # smooth at 0
-        frames = (symmetric, (beyond * asymmetry).mean(dim=2))
-        found = [_over_time((weight * frame).clamp(max=45)) for frame in frames]
-        return found[0], found[1]
+        weight = self.barks / ((reference_powers.sum(dim=2) + 1e5) / 1e7) ** 0.04
+        symmetric = (audible.square().mean(dim=2) + 1e-12).sqrt()  # smooth at 0
+        frames = (symmetric, (audible * asymmetry).mean(dim=2))
+        totals = [_pool_over_time((weight * frame).clamp(max=45)) for frame in frames]
+        return totals[0], totals[1]
 
     def _powers(self, wav: Tensor) -> Tensor:
         """Powers of signals in bands, as parts of mean squares: `[B, S]` -> `[B, T, bands]`."""
@@ -99,7 +100,7 @@ class LoudnessLoss(AudioLoss):
         return (0.1866 * (2 * self.threshold) ** self.exponent * (ratio**self.exponent - 1)).clamp(min=0)
 
 
-def _to_level(powers: Tensor) -> Tensor:
+def _level_factor(powers: Tensor) -> Tensor:
     """The factor `[B, 1, 1]` that brings the active frames of `[B, T, bands]` to the listening level."""
     frames = powers.sum(dim=2)
     active = frames >= frames.amax(dim=1, keepdim=True) * 10 ** (ACTIVE_DB / 10)
@@ -107,7 +108,7 @@ def _to_level(powers: Tensor) -> Tensor:
     return (10 ** (LEVEL_DB / 10) / mean.clamp(min=10 ** (QUIETEST_DB / 10)))[:, None, None]
 
 
-def _over_time(frames: Tensor) -> Tensor:
+def _pool_over_time(frames: Tensor) -> Tensor:
     """Disturbances of frames to those of items: `[B, T]` -> `[B]`. An interval that is not full has zeros."""
     missing = max(0, INTERVAL - frames.shape[1]) or -(frames.shape[1] - INTERVAL) % STEP
     intervals = F.pad(frames, (0, missing)).unfold(1, INTERVAL, STEP)

@@ -54,12 +54,12 @@ class MelLoss(AudioLoss):
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
-            ours, theirs = decoded.float().flatten(0, 1), reference.float().flatten(0, 1)  # [B·C, S]
+            signals, targets = decoded.float().flatten(0, 1), reference.float().flatten(0, 1)  # [B·C, S]
             losses = []
             for size in self.windows:
                 with torch.no_grad():
-                    target = self._log_mel(theirs, size)
-                losses.append(F.l1_loss(self._log_mel(ours, size), target))
+                    target = self._log_mel(targets, size)
+                losses.append(F.l1_loss(self._log_mel(signals, size), target))
             return torch.stack(losses).mean()
 
     def _log_mel(self, wav: Tensor, size: int) -> Tensor:

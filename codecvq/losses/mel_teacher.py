@@ -15,7 +15,7 @@ from codecvq.networks.fourier import mel_filters, power_spectra
 
 WINDOW_S, HOP_S = 0.025, 0.01
 FLOOR = 1e-10  # powers: -100 dB re full scale
-SMALLEST = 1e-3  # deviations, in natural logarithms of power: what hardly varies is not blown up
+MIN_DEVIATION = 1e-3  # deviations, in natural logarithms of power: what hardly varies is not blown up
 
 
 class MelTeacher(Teacher):
@@ -86,5 +86,5 @@ def _difference(rows: Tensor) -> Tensor:
 
 def _normalized(features: Tensor) -> Tensor:
     """Each row of `[B, F, T]` with mean 0 and deviation 1."""
-    centred = features - features.mean(dim=2, keepdim=True)
-    return centred / (centred.square().mean(dim=2, keepdim=True) + SMALLEST**2).sqrt()
+    centered = features - features.mean(dim=2, keepdim=True)
+    return centered / (centered.square().mean(dim=2, keepdim=True) + MIN_DEVIATION**2).sqrt()

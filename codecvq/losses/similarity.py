@@ -57,10 +57,10 @@ class SimilarityLoss(AudioLoss):
         frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) * sample_rate / size
         edges = torch.tensor([LOWEST_HZ, min(HIGHEST_HZ, sample_rate / 2)], dtype=torch.float64)
         low, high = _erbs(edges)
-        centres = _hertz(torch.linspace(float(low), float(high), BANDS + 1, dtype=torch.float64)[:-1])
-        apart = (frequencies[:, None] - centres) / (1.019 * _bandwidth(centres))
-        self.register_buffer("shares", ((1 + apart.square()) ** -4).float(), persistent=False)
-        counted = (centres >= COUNTED_FROM_HZ).float()
+        centers = _hertz(torch.linspace(float(low), float(high), BANDS + 1, dtype=torch.float64)[:-1])
+        distance = (frequencies[:, None] - centers) / (1.019 * _bandwidth(centers))
+        self.register_buffer("shares", ((1 + distance.square()) ** -4).float(), persistent=False)
+        counted = (centers >= COUNTED_FROM_HZ).float()
         self.register_buffer("counted", counted / counted.sum(), persistent=False)
         line = torch.exp(-0.5 * (torch.arange(-1, 2) / DEVIATION) ** 2)
         line = line / line.sum()
@@ -70,18 +70,20 @@ class SimilarityLoss(AudioLoss):
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():
-                theirs = self._levels(reference.flatten(0, 1))
-                loudest = theirs.amax(dim=2)
+                reference_levels = self._levels(reference.flatten(0, 1))
+                loudest = reference_levels.amax(dim=2)
                 quietest = loudest.amax(dim=1, keepdim=True) + SPEECH_DB / 2  # levels are of amplitudes
                 speech = loudest >= quietest.clamp(min=QUIETEST_DB / 2)
-            lost = 1 - self.similarity(theirs, self._levels(decoded.flatten(0, 1))) @ self.counted
-            return ((lost * speech).sum(dim=1) / speech.sum(dim=1).clamp(min=1)).mean()
+            dissimilarity = (
+                1 - self.similarity(reference_levels, self._levels(decoded.flatten(0, 1))) @ self.counted
+            )
+            return ((dissimilarity * speech).sum(dim=1) / speech.sum(dim=1).clamp(min=1)).mean()
 
     def similarity(self, reference: Tensor, decoded: Tensor) -> Tensor:
         """s of levels `[B, T, bands]` and `[B, T, bands]`."""
         lowest = 5 * math.log10(FLOOR)
         r, d = (levels - lowest for levels in (reference, decoded))
-        mean_r, mean_d, square_r, square_d, product = self._around(r, d, r * r, d * d, r * d)
+        mean_r, mean_d, square_r, square_d, product = self._local_means(r, d, r * r, d * d, r * d)
         variance_r, variance_d = (
             (square - mean * mean).clamp(min=0) for square, mean in ((square_r, mean_r), (square_d, mean_d))
         )
@@ -89,7 +91,7 @@ class SimilarityLoss(AudioLoss):
         spread = ((variance_r + EPSILON) * (variance_d + EPSILON)).sqrt()
         return intensity * (product - mean_r * mean_d + EPSILON + C3) / (spread + C3)
 
-    def _around(self, *cells: Tensor) -> tuple[Tensor, ...]:
+    def _local_means(self, *cells: Tensor) -> tuple[Tensor, ...]:
         """Weighted means `[B, T, bands]` around each of the cells `[B, T, bands]`; beyond an edge are those
         at it.
         """

@@ -51,9 +51,9 @@ class SpreadLoss(AudioLoss):
             with torch.no_grad():
                 powers = self._powers(reference.float().flatten(0, 1))
                 speech = _speech(powers)
-                theirs = _spreads(powers, speech)
-            ours = _spreads(self._powers(decoded.float().flatten(0, 1)), speech)
-            return 0.5 * (ours - theirs).abs().mean()
+                reference_spreads = _spreads(powers, speech)
+            decoded_spreads = _spreads(self._powers(decoded.float().flatten(0, 1)), speech)
+            return 0.5 * (decoded_spreads - reference_spreads).abs().mean()
 
     def _powers(self, wav: Tensor) -> Tensor:
         """`[B, S]` -> `[B, T, F]`."""

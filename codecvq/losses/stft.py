@@ -28,13 +28,13 @@ class StftLoss(WindowsLoss):
     def __init__(self, sample_rate: int, windows: Sequence[int] = (512, 1024, 2048)) -> None:
         super().__init__(windows)
 
-    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+    def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
         """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
-        ours = self._magnitudes(decoded, size)
+        magnitudes = self._magnitudes(decoded, size)
         with torch.no_grad():
-            theirs = self._magnitudes(reference, size)
-        apart = (theirs - ours).norm(dim=1) / theirs.norm(dim=1)
-        return apart + (ours.log() - theirs.log()).abs().mean(dim=1)
+            target = self._magnitudes(reference, size)
+        convergence = (target - magnitudes).norm(dim=1) / target.norm(dim=1)
+        return convergence + (magnitudes.log() - target.log()).abs().mean(dim=1)
 
     def _magnitudes(self, wav: Tensor, size: int) -> Tensor:
         scale = 1 / self.get_buffer(f"window_{size}").sum()

@@ -29,7 +29,7 @@ CLASSES = {
 }
 FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 SAMPLE_RATE = 16000  # of all these models
-UNUSED = ("masked_spec_embed",)  # a weight of training with masks, which some folders lack
+OPTIONAL_WEIGHTS = ("masked_spec_embed",)  # a weight of training with masks, which some folders lack
 
 
 class TransformersTeacher(Teacher):
@@ -82,10 +82,10 @@ class Wav2Vec2Teacher(TransformersTeacher):
         super().__init__(sample_rate, network, layers, config.num_hidden_layers)
         self.dim, self.normalized = config.hidden_size, normalized
         strides, kernels = list(config.conv_stride), list(config.conv_kernel)
-        reach = 1 + sum((kernel - 1) * prod(strides[:n]) for n, kernel in enumerate(kernels))
-        self.shortest = reach  # samples that a frame is made of
+        receptive_field = 1 + sum((kernel - 1) * prod(strides[:n]) for n, kernel in enumerate(kernels))
+        self.shortest = receptive_field  # samples that a frame is made of
         self.frame_rate = Fraction(SAMPLE_RATE, prod(strides))
-        self.first_s = Fraction(reach, 2 * SAMPLE_RATE)
+        self.first_s = Fraction(receptive_field, 2 * SAMPLE_RATE)
 
     def hidden_states(self, wav: Tensor) -> Sequence[Tensor]:
         """What enters the first layer and what leaves each: `[B, S]` -> `[B, frames, dim]` each."""
@@ -95,8 +95,8 @@ class Wav2Vec2Teacher(TransformersTeacher):
                 f"{wav.shape[1]}. Set a longer corpus.segment_s."
             )
         if self.normalized:
-            centred = wav - wav.mean(dim=1, keepdim=True)
-            wav = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
+            centered = wav - wav.mean(dim=1, keepdim=True)
+            wav = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-7).sqrt()
         return self.network(wav, output_hidden_states=True).hidden_states
 
 
@@ -155,14 +155,14 @@ def build_transformers_teacher(
         import transformers
     except ImportError as error:
         raise MissingExtra("teacher transformers", "transformers", "hf") from error
-    folder = _folder(model, revision)
-    described = _described(folder)
-    kind = described.get("model_type")
+    folder = _model_folder(model, revision)
+    config = _read_config(folder)
+    kind = config.get("model_type")
     if kind not in CLASSES:
         raise OptionError(f"{folder}: model_type is {kind!r}; needed is one of {', '.join(CLASSES)}.")
     network_class = getattr(transformers, CLASSES[kind])
     try:
-        network, found = network_class.from_pretrained(
+        network, loading_info = network_class.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -173,14 +173,16 @@ def build_transformers_teacher(
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:  # whatever a bad folder gives
         raise OptionError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
     encoder = network.float().encoder if kind == "whisper" else network.float()
-    _check_complete(folder, [key for key in found["missing_keys"] if kind != "whisper" or "encoder" in key])
+    _check_complete(
+        folder, [key for key in loading_info["missing_keys"] if kind != "whisper" or "encoder" in key]
+    )
     if kind == "whisper":
         return WhisperTeacher(sample_rate, encoder, layers, network.config)
-    normalized = _json(folder / "preprocessor_config.json").get("do_normalize", True)
+    normalized = _read_json(folder / "preprocessor_config.json").get("do_normalize", True)
     return Wav2Vec2Teacher(sample_rate, encoder, layers, network.config, bool(normalized))
 
 
-def _folder(model: str, revision: str | None) -> Path:
+def _model_folder(model: str, revision: str | None) -> Path:
     """The folder of a model: it is one, or the hub's files of it were downloaded."""
     if Path(model).is_dir():
         return Path(model)
@@ -198,22 +200,22 @@ def _folder(model: str, revision: str | None) -> Path:
         ) from error
 
 
-def _described(folder: Path) -> Mapping[str, Any]:
+def _read_config(folder: Path) -> Mapping[str, Any]:
     """The configuration in a folder. Raises OptionError where the folder holds what is not loaded."""
-    described = _json(folder / "config.json")
-    if not described:
+    config = _read_json(folder / "config.json")
+    if not config:
         raise OptionError(f"{folder} has no config.json. Give a folder that save_pretrained wrote.")
     if not list(folder.glob("*.safetensors")):
         raise OptionError(
             f"{folder} has no weights in safetensors; pickled ones can run code and are not read. Convert "
             "them where you trust them: model.save_pretrained(FOLDER) of transformers writes safetensors."
         )
-    if (folder / "adapter_config.json").exists() or described.get("quantization_config"):
+    if (folder / "adapter_config.json").exists() or config.get("quantization_config"):
         raise OptionError(f"{folder} holds an adapter or quantized weights; needed are plain weights.")
-    return described
+    return config
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     if not path.is_file():
         return {}
@@ -222,7 +224,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _check_complete(folder: Path, missing: Sequence[str]) -> None:
     """Raise OptionError where weights are missing: they would be random numbers."""
-    lacking = sorted(key for key in missing if not key.endswith(UNUSED))
+    lacking = sorted(key for key in missing if not key.endswith(OPTIONAL_WEIGHTS))
     if lacking:
         raise OptionError(
             f"{folder} lacks {len(lacking)} weights of the model, as {lacking[0]}: it is incomplete, or of "

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codecvq.losses.interface import AudioLoss
-from codecvq.losses.windows import precise
+from codecvq.losses.windows import at_least_float32
 
 
 class WaveformLoss(AudioLoss):
@@ -17,4 +17,4 @@ class WaveformLoss(AudioLoss):
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`."""
-        return F.l1_loss(precise(decoded), precise(reference))
+        return F.l1_loss(at_least_float32(decoded), at_least_float32(reference))

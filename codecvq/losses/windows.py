@@ -37,10 +37,12 @@ class WindowsLoss(AudioLoss):
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
         """0-d loss of audio `[B, C, S]` against `[B, C, S]`, mean over items and windows, in float32."""
         with torch.autocast(decoded.device.type, enabled=False):
-            ours, theirs = precise(decoded), precise(reference)
-            return torch.stack([self.items(ours, theirs, size).mean() for size in self.windows]).mean()
+            decoded, reference = at_least_float32(decoded), at_least_float32(reference)
+            return torch.stack(
+                [self.item_losses(decoded, reference, size).mean() for size in self.windows]
+            ).mean()
 
-    def items(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
+    def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
         """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it measures: write items()")
 
@@ -50,6 +52,6 @@ class WindowsLoss(AudioLoss):
         return power_spectra(frames * self.get_buffer(f"window_{size}"))
 
 
-def precise(wav: Tensor) -> Tensor:
+def at_least_float32(wav: Tensor) -> Tensor:
     """Audio in float32, or in float64 where it comes so."""
     return wav if wav.dtype == torch.float64 else wav.float()

@@ -16,7 +16,7 @@ import numpy as np
 
 from codecvq.api.hookspecs import ReaderSpec
 from codecvq.data import SPLITS, Clip, Corpus
-from codecvq.data.clips import Listing
+from codecvq.data.clips import ClipListing
 from codecvq.data.reading import read_source
 from codecvq.errors import AudioError, CodecvqError
 from codecvq.plugins import registry
@@ -37,12 +37,12 @@ class ReaderCase:
     source: str
     options: dict[str, Any]  # Any: what the reader takes
 
-    def read(self) -> Listing:
+    def read(self) -> ClipListing:
         """What the reader finds now."""
         return read_source(self.source, self.registration.qualified_name, self.options)
 
     @cached_property
-    def listing(self) -> Listing:
+    def listing(self) -> ClipListing:
         """What the reader found."""
         return self.read()
 
@@ -96,7 +96,7 @@ def clips(case: ReaderCase) -> None:
 def ids(case: ReaderCase) -> None:
     """Each clip has an id of its own, which is not empty, and a split that is known or none."""
     corpus = Corpus("checked", case.listing.clips)
-    if same := corpus.lazy.same_ids():
+    if same := corpus.lazy_clips.duplicate_ids():
         one, other = (corpus[index] for index in same)
         expect(False, f"clips {same[0]} and {same[1]} have the id {one.id!r}: {one.path} and {other.path}")
     for clip in case.sampled:

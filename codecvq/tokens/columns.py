@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codecvq.data.text import writable
+from codecvq.data.text import utf8_safe
 from codecvq.errors import TokensError
 from codecvq.tokens.rows import DATASET_COLUMNS
 
@@ -31,7 +31,7 @@ def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
     where it has them. Raises TokensError where it is nested too deeply.
     """
     own = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
-    return {writable(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
+    return {utf8_safe(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
 
 
 def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
@@ -130,7 +130,7 @@ def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
                 f"clip {clip.id!r}: {column!r} has a text of {len(value)} characters; a token dataset takes "
                 f"{MAX_CHARACTERS} at most. Leave it out."
             )
-        return writable(value)
+        return utf8_safe(value)
     if depth > MAX_DEPTH:
         raise TokensError(
             f"clip {clip.id!r}: {column!r} is nested deeper than {MAX_DEPTH} levels. "
@@ -138,7 +138,7 @@ def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
         )
     if isinstance(value, Mapping):
         return {
-            writable(key) if isinstance(key, str) else key: _value(clip, column, item, depth + 1)
+            utf8_safe(key) if isinstance(key, str) else key: _value(clip, column, item, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.codec.blocks import split_blocks
-from codecvq.data.text import writable
+from codecvq.data.text import utf8_safe
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
 from codecvq.plugins.third_party import contained
@@ -190,7 +190,7 @@ def _tokenize_shard(
             if isinstance(result, Exception):
                 failures[clip.id] = _failure(clip, result)
                 continue
-            source = {"path": writable(str(clip.path)), "start_s": float(clip.start_s)}
+            source = {"path": utf8_safe(str(clip.path)), "start_s": float(clip.start_s)}
             rows[clip.id] = TokenRow(clip.id, result, length, source, column_values(clip))
             counters.rows += 1
             counters.audio_s += length / card.sample_rate
@@ -299,7 +299,7 @@ def _encode_batch(
 
 def _failure(clip: Clip, error: Exception) -> TokenFailure:
     text = str(error) or type(error).__name__
-    return TokenFailure(clip.id, writable(str(clip.path)), writable(" ".join(text.split())))
+    return TokenFailure(clip.id, utf8_safe(str(clip.path)), utf8_safe(" ".join(text.split())))
 
 
 def _finish(folder: Path, card: Card, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codecvq.data import Clip, Clips, Corpus
-from codecvq.data.text import writable
+from codecvq.data.text import utf8_safe
 from codecvq.errors import TokensError
 from codecvq.tokens.card import Card, Job
 from codecvq.tokens.columns import column_types, column_values
@@ -109,8 +109,8 @@ def check_columns(card: Card, plan: Plan) -> None:
 def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
     """The clips of each split, in order."""
     split_of = getattr(given, "split_of", None) or (lambda clip: clip.split or "train")
-    clips = given.lazy if isinstance(given, Corpus) else Clips.of(given)
-    if duplicates := clips.same_ids():
+    clips = given.lazy_clips if isinstance(given, Corpus) else Clips.from_clips(given)
+    if duplicates := clips.duplicate_ids():
         id_ = clips[duplicates[0]].id
         raise TokensError(f"two clips have the id {id_!r}. Ids name the rows, so each must occur once.")
     splits: dict[str, array[int]] = {}
@@ -122,7 +122,7 @@ def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
                 "needed: it is a part of file names."
             )
         splits.setdefault(split, array("q")).append(index)
-    return {split: clips.taken(np.frombuffer(rows, np.int64)) for split, rows in splits.items()}
+    return {split: clips.select(np.frombuffer(rows, np.int64)) for split, rows in splits.items()}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class _ChainedClips:
 
 def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
     return tuple(
-        TokenFailure(one.id, writable(str(one.path)), " ".join(one.error.split()))
+        TokenFailure(one.id, utf8_safe(str(one.path)), " ".join(one.error.split()))
         for one in getattr(clips, "failures", ())
     )
 

@@ -51,7 +51,7 @@ def run_corpus(recipe: Recipe, folder: Path) -> Corpus:
     """The corpus of a run, in the splits that the run folder has written down, where it has."""
     corpus = recipe_corpus(recipe.corpus)
     file = folder / SPLIT_FILE
-    return read_split(file).kept(corpus) if file.is_file() else corpus
+    return read_split(file).apply(corpus) if file.is_file() else corpus
 
 
 def recipe_segments(recipe: Recipe, corpus: Corpus, hop_length: int) -> Segments:

@@ -139,7 +139,7 @@ class RunFolder:
         changed_locations = location_changes(self.recipe(), recipe)
         if not changed_locations:
             return
-        before, now = read_split(self.split_file).ids, SplitTable.of(ids)
+        before, now = read_split(self.split_file).ids, SplitTable.from_texts(ids)
         if before != now:
             raise RunError(
                 f"{self.path} is a run on other clips ({'; '.join(changed_locations)}): "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from codecvq import Clip, CorpusError
-from codecvq.data import find_audio
+from codecvq.data import find_audio_files
 
 if TYPE_CHECKING:
     import soundfile
@@ -74,14 +74,14 @@ def fillets(root: Path | None = None) -> Iterator[Clip]:
 
 
 def _by_language(game: str, folder: Path) -> Iterator[Recording]:
-    for path in find_audio(folder):
+    for path in find_audio_files(folder):
         language = path.relative_to(folder).parts[0]
         if "@" not in language:  # "sr@latin": the recordings of "sr" again
             yield Recording(path, language.replace("_", "-"), f"{game}/{language}")
 
 
 def _descriptions(folder: Path) -> Iterator[Recording]:
-    for path in find_audio(folder):
+    for path in find_audio_files(folder):
         named = DESCRIPTION_NAME.fullmatch(path.stem)
         language = (named[2] or "en") if named else ""  # no name of this kind: what the thing sounds like
         if named and language not in CLIPPED_LANGUAGES:
@@ -99,7 +99,7 @@ def _stamp_text(listing: Path, language: str) -> str:
 
 
 def _dialogues(folder: Path) -> Iterator[Recording]:
-    for path in find_audio(folder):
+    for path in find_audio_files(folder):
         language = path.parent.name
         if language in SPOKEN_LANGUAGES:  # the rest is noise
             named = path.stem.split("-")

@@ -156,7 +156,7 @@ def _use(path: Path) -> None:
 def test_nothing_but_a_corpus_or_a_corpus_error_comes_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(Clips, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", in_memory)
     (folder / "m.jsonl").write_text('{"path": "a.wav"}\n{"path": "b.wav"}\n')
     _use(folder / "m.jsonl")
 

@@ -24,7 +24,7 @@ class FirstCodebook(Loss):
         self.projection = nn.Linear(codec.latent_dim, self.teacher.dim)
 
     def forward(self, inputs):
-        latents = inputs.of_codebook(0)  # [B, D, T]
+        latents = inputs.codebook_part(0)  # [B, D, T]
         with torch.no_grad():
             features = F.interpolate(self.teacher.features(inputs.reference), latents.shape[2], mode="linear")
         projected = self.projection(latents.mT).mT  # [B, F, T]

@@ -13,10 +13,10 @@ from typing import overload
 import numpy as np
 
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.clips import Clips, Listing
-from codecvq.data.columns import ColumnsBuilder, shared
+from codecvq.data.clips import ClipListing, Clips
+from codecvq.data.columns import ColumnsBuilder, to_shared_array
 from codecvq.data.record_file import RecordFile
-from codecvq.data.shared import temporary_file
+from codecvq.data.shared_array import temporary_file
 from codecvq.errors import CorpusError
 
 
@@ -35,7 +35,7 @@ class StoredClips(Sequence[Clip]):
                         f"clip {clip.id!r} cannot be stored ({error}). Its columns need to be plain values."
                     ) from error
                 ends.append(ends[-1] + len(content))
-        self._file, self._ends = RecordFile(path), shared(ends, np.int64)
+        self._file, self._ends = RecordFile(path), to_shared_array(ends, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends.values) - 1
@@ -53,39 +53,39 @@ class StoredClips(Sequence[Clip]):
         return clip
 
 
-def listing_of(found: object) -> Listing:
+def to_listing(found: object) -> ClipListing:
     """What a reader or a corpus gave, with its clips as `Clips`. Raises CorpusError for what are no clips."""
-    if isinstance(found, Listing):
-        return replace(found, clips=listing_of(found.clips).clips)
+    if isinstance(found, ClipListing):
+        return replace(found, clips=to_listing(found.clips).clips)
     if isinstance(found, Clips):
-        return Listing(found)
+        return ClipListing(found)
     if isinstance(found, str) or not isinstance(found, Iterable):
         raise CorpusError(f"it gives {reprlib.repr(found)} where clips are needed.")
-    if isinstance(found, Sequence) and len(found) > Clips.IN_MEMORY:
-        return Listing(Clips.of(found))
-    return stored(found)
+    if isinstance(found, Sequence) and len(found) > Clips.MAX_IN_MEMORY:
+        return ClipListing(Clips.from_clips(found))
+    return collect_clips(found)
 
 
-def stored(found: Iterable[Clip | ClipFailure]) -> Listing:
-    """The clips of an iterator: in memory, or more than `Clips.IN_MEMORY` in a temporary file. Raises
+def collect_clips(found: Iterable[Clip | ClipFailure]) -> ClipListing:
+    """The clips of an iterator: in memory, or more than `Clips.MAX_IN_MEMORY` in a temporary file. Raises
     CorpusError for what is neither a clip nor a failure.
     """
     failures: list[ClipFailure] = []
     builder = ColumnsBuilder()
 
     def clips() -> Iterator[Clip]:
-        for one in found:
-            if isinstance(one, ClipFailure):
-                failures.append(one)
+        for item in found:
+            if isinstance(item, ClipFailure):
+                failures.append(item)
                 continue
-            if not isinstance(one, Clip):
-                raise CorpusError(f"it gives {type(one).__name__} where a Clip is needed.")
-            builder.add(one)
-            yield one
+            if not isinstance(item, Clip):
+                raise CorpusError(f"it gives {type(item).__name__} where a Clip is needed.")
+            builder.add(item)
+            yield item
 
     iterator = clips()
-    first = [clip for _, clip in zip(range(Clips.IN_MEMORY), iterator, strict=False)]
+    first = [clip for _, clip in zip(range(Clips.MAX_IN_MEMORY), iterator, strict=False)]
     source: Sequence[Clip] = tuple(first)
     if (another := next(iterator, None)) is not None:
         source = StoredClips(itertools.chain(first, (another,), iterator))
-    return Listing(Clips(source, builder.columns()), tuple(failures))
+    return ClipListing(Clips(source, builder.columns()), tuple(failures))

@@ -20,7 +20,7 @@ def split_by_content(clips: Iterable[Clip]) -> Iterator[Clip]:
     with ThreadPoolExecutor() as pool:
         while block := list(itertools.islice(iterator, BLOCK)):
             for clip, key in zip(block, content_keys(block, pool), strict=True):
-                yield with_content(clip, key)
+                yield with_content_key(clip, key)
 
 
 def content_keys(clips: Iterable[Clip], pool: ThreadPoolExecutor) -> list[str]:
@@ -31,9 +31,9 @@ def content_keys(clips: Iterable[Clip], pool: ThreadPoolExecutor) -> list[str]:
     return [keys[clip.audio] for clip in clips]
 
 
-def with_content(clip: Clip, key: str) -> Clip:
+def with_content_key(clip: Clip, key: str) -> Clip:
     """The clip with its file's fingerprint, and its part, as the key of its split."""
-    return replace(clip, split_key=f"{key}{clip.part}") if key else clip
+    return replace(clip, split_key=f"{key}{clip.part_suffix}") if key else clip
 
 
 def _content_key(audio: AudioSource) -> str:

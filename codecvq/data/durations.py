@@ -10,28 +10,28 @@ import numpy as np
 
 from codecvq.data.audio_source import AudioSource
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.clips import Clips, Listing
+from codecvq.data.clips import ClipListing, Clips
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 
 logger = logging.getLogger("codecvq")
 
 #: Seconds, and share of the file: by more than both, a length that was told is wrong and not just rounded
-TOLD_WRONG_S, TOLD_WRONG = 0.5, 0.02
+TOLERANCE_S, TOLERANCE = 0.5, 0.02
 BLOCK = 4096  # clips that are measured at a time
 
 
-def measured_clips(clips: Clips, corpus: str) -> Listing:
+def measure_clips(clips: Clips, corpus: str) -> ClipListing:
     """The clips with every duration known and compared with the file, and those that cannot be read, or are
     parts that lie behind the end of their file. Logs a warning of durations that are wrong.
     """
     durations_s, usable = clips.durations_s.copy(), np.ones(len(clips), np.bool_)
-    todo = np.flatnonzero(~clips.measured)
+    unmeasured = np.flatnonzero(~clips.measured)
     failures: list[ClipFailure] = []
     wrong, first_wrong = 0, ""
     with ThreadPoolExecutor() as pool:  # opening a file waits for the disk, often across a network
-        for begin in range(0, len(todo), BLOCK):
-            for index, before, after in _block(clips, todo[begin : begin + BLOCK].tolist(), pool):
+        for begin in range(0, len(unmeasured), BLOCK):
+            for index, before, after in _block(clips, unmeasured[begin : begin + BLOCK].tolist(), pool):
                 if isinstance(after, ClipFailure):
                     usable[index] = False
                     failures.append(after)
@@ -49,8 +49,8 @@ def measured_clips(clips: Clips, corpus: str) -> Listing:
             "is %s.",
             printable(corpus), wrong, first_wrong,
         )  # fmt: skip
-    found = clips.with_lengths(durations_s)
-    return Listing(found if usable.all() else found.taken(np.flatnonzero(usable)), tuple(failures))
+    measured = clips.with_durations(durations_s)
+    return ClipListing(measured if usable.all() else measured.select(np.flatnonzero(usable)), tuple(failures))
 
 
 def _block(
@@ -75,18 +75,18 @@ def _length(audio: AudioSource) -> float | AudioError | OSError:
 def _measure(clip: Clip, length: float | AudioError | OSError) -> Clip | ClipFailure:
     """The clip with a length that its file, of `length` seconds, bears out."""
     if isinstance(length, OSError):
-        why = f"{printable(str(clip.path))} cannot be read ({length.strerror})."
-        return ClipFailure(clip.id, clip.path, why)
+        error = f"{printable(str(clip.path))} cannot be read ({length.strerror})."
+        return ClipFailure(clip.id, clip.path, error)
     if isinstance(length, AudioError):
         return ClipFailure(clip.id, clip.path, str(length))
-    rest_s = length - clip.start_s
-    if rest_s <= 0:
+    available_s = length - clip.start_s
+    if available_s <= 0:
         error = f"{printable(str(clip.path))} has no samples from {clip.start_s:g} s on."
         return ClipFailure(clip.id, clip.path, error)
     if clip.duration_s is None:
-        return replace(clip, duration_s=rest_s, open_end=True, measured=True)
+        return replace(clip, duration_s=available_s, open_end=True, measured=True)
     if not clip.open_end:
-        too_long = clip.ends_early(rest_s)
-        return ClipFailure(clip.id, clip.path, too_long) if too_long else replace(clip, measured=True)
-    wrong = abs(clip.duration_s - rest_s) > max(TOLD_WRONG_S, TOLD_WRONG * rest_s)
-    return replace(clip, duration_s=rest_s if wrong else clip.duration_s, measured=True)
+        error = clip.duration_error(available_s)
+        return ClipFailure(clip.id, clip.path, error) if error else replace(clip, measured=True)
+    wrong = abs(clip.duration_s - available_s) > max(TOLERANCE_S, TOLERANCE * available_s)
+    return replace(clip, duration_s=available_s if wrong else clip.duration_s, measured=True)

@@ -28,7 +28,7 @@ FFMPEG_SUFFIXES = frozenset({
 AUDIO_SUFFIXES = SEEKABLE_SUFFIXES | FFMPEG_SUFFIXES | {".ogg", ".oga", ".opus"}
 
 
-def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+def find_audio_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Every audio file below a folder, by its suffix, sorted; links are followed, hidden names left out.
 
     What only has the name of a file (a pipe, a broken link) is among them: it fails when it is read, and is
@@ -40,20 +40,20 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
             f"{printable(str(root))} is {'not a folder' if root.exists() else 'missing'}. Give a folder that "
             "holds audio files."
         )
-    found: list[Path] = []
-    seen: set[str] = set()
+    paths: list[Path] = []
+    visited: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True, onerror=_warn):
         real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real in seen:  # a link to a folder above, or the same folder by two ways
+        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
+        if real in visited:  # a link to a folder above, or the same folder by two ways
             continue
-        seen.add(real)
-        found += [
+        visited.add(real)
+        paths += [
             Path(parent, name)
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
         ]
-    return sorted(found, key=lambda path: path.as_posix())
+    return sorted(paths, key=lambda path: path.as_posix())
 
 
 def _warn(error: OSError) -> None:

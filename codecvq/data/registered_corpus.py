@@ -8,30 +8,31 @@ from pathlib import Path
 
 from codecvq.api.hookspecs import CorpusSpec
 from codecvq.data.clip import Clip, ClipFailure
-from codecvq.data.clips import Listing
-from codecvq.data.stored import listing_of
+from codecvq.data.clips import ClipListing
+from codecvq.data.stored_clips import to_listing
 from codecvq.errors import CodecvqError, CorpusError
 from codecvq.plugins import registry
 
 
-def read_registered(source: str, root: str | None = None) -> Listing:
+def read_registered_corpus(source: str, root: str | None = None) -> ClipListing:
     """The clips of the corpus registered under the name `source`; `root` is where it lies, if not in its
     usual place.
     """
     registration = registry().find(CorpusSpec, source)
     install = registration.spec.install
-    how = f" To get it: {install}" if install else ""
+    install_hint = f" To get it: {install}" if install else ""
     factory: Callable[..., Iterable[Clip | ClipFailure]] = registration.load()
     try:
-        listing = listing_of(factory(root=None if root is None else Path(root)))
+        listing = to_listing(factory(root=None if root is None else Path(root)))
     except CorpusError as error:
-        raise CorpusError(f"corpus {source!r}: {error}{how}") from error
+        raise CorpusError(f"corpus {source!r}: {error}{install_hint}") from error
     except CodecvqError:
         raise
     except Exception as error:  # a stranger's code; the user can do nothing with its traceback
         raise CorpusError(
-            f"corpus {source!r} of {registration.origin} failed: {type(error).__name__}: {error}.{how}"
+            f"corpus {source!r} of {registration.origin} failed: {type(error).__name__}: {error}."
+            f"{install_hint}"
         ) from error
     if not listing.clips:
-        raise CorpusError(f"corpus {source!r} has no clips{f' below {root}' if root else ''}.{how}")
+        raise CorpusError(f"corpus {source!r} has no clips{f' below {root}' if root else ''}.{install_hint}")
     return replace(listing, name=source)

@@ -29,9 +29,9 @@ class SharedArray:
     def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
         if self.values.nbytes <= SMALL_BYTES:
             return SharedArray, (np.array(self.values),)
-        return _mapped, (str(self._written()),)
+        return _load_mapped, (str(self._write()),)
 
-    def _written(self) -> Path:
+    def _write(self) -> Path:
         with self._lock:
             if self._path is None:
                 self._path = temporary_file(self, ".npy")
@@ -50,10 +50,10 @@ def temporary_file(owner: object, suffix: str) -> Path:
     return Path(name)
 
 
-def _remove(path: Path, process: int) -> None:
-    if os.getpid() == process:  # a forked process has the same finalizers
+def _remove(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a forked process has the same finalizers
         path.unlink(missing_ok=True)
 
 
-def _mapped(path: str) -> SharedArray:
+def _load_mapped(path: str) -> SharedArray:
     return SharedArray(np.load(path, mmap_mode="r", allow_pickle=False))
