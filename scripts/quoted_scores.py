@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from codecvq.evaluation.interval import mean_of
-from codecvq.evaluation.result import formatted
+from codecvq.evaluation.result import format_value
 
 COLUMNS = {  # ours -> theirs, unit
     "pesq_wb": ("pesq", "MOS-LQO"),
@@ -29,8 +29,8 @@ def _cell(values: list[float], unit: str) -> str:
     assert mean.value is not None
     assert mean.low is not None
     assert mean.high is not None
-    low, high = formatted(mean.low, unit), formatted(mean.high, unit)
-    return f"{formatted(mean.value, unit)} ({low} – {high})"
+    low, high = format_value(mean.low, unit), format_value(mean.high, unit)
+    return f"{format_value(mean.value, unit)} ({low} – {high})"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from codecvq_baselines import codec2, codecvq_codecs, opus, original
 
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import CodecError, MissingProgram
-from codecvq.evaluation.alignment import advance, align, delay_samples
+from codecvq.evaluation.alignment import align, delay_samples, remove_delay
 from codecvq.plugins import registry
 
 RATE = 16_000
@@ -67,8 +67,8 @@ def test_alignment_gives_the_references_length_and_leaves_silence() -> None:
         assert align(reference, decoded, RATE).shape == reference.shape
     assert delay_samples(reference, np.zeros(7000, np.float32), 100) == 0
     assert delay_samples(reference, np.concatenate([np.zeros(500, np.float32), reference]), 100) <= 100
-    assert advance(np.arange(5.0), 3, 4).tolist() == [3, 4, 0, 0]
-    assert advance(np.arange(5.0), 9, 2).tolist() == [0, 0]
+    assert remove_delay(np.arange(5.0), 3, 4).tolist() == [3, 4, 0, 0]
+    assert remove_delay(np.arange(5.0), 9, 2).tolist() == [0, 0]
 
 
 def test_the_original_is_the_clip_at_16_bits() -> None:

@@ -309,7 +309,7 @@ def test_audio_that_cannot_be_written_costs_no_numbers(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("codecvq.evaluation.kept_audio.write_audio", full)
+    monkeypatch.setattr("codecvq.evaluation.audio_writer.write_audio", full)
     corpus = open_corpus(manifest=manifest)
     clips = [dataclasses.replace(corpus[0], id=str(i)) for i in range(3)]
     found = evaluate(load(codec), clips, ["si_sdr"], audio_dir=tmp_path / "audio")

@@ -89,8 +89,8 @@ def test_groups_are_those_of_the_manifest_and_share_out_the_clips(
 ) -> None:
     assert compared.groups == (ALL, "far", "near")
     finer = compared.codec("round-8")
-    assert len(finer.of("far")) + len(finer.of("near")) == len(finer.of()) == len(corpus)
-    values = [row.values["si_sdr"] for row in finer.of("far")]
+    assert len(finer.in_group("far")) + len(finer.in_group("near")) == len(finer.in_group()) == len(corpus)
+    values = [row.values["si_sdr"] for row in finer.in_group("far")]
     assert finer.mean("si_sdr", "far").value == pytest.approx(np.mean(values))
     by_speaker = compare([Rounding(8)], corpus, MEASURED, group_by="speaker")
     assert by_speaker.groups == (ALL, "s0", "s1", "s2")

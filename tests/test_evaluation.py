@@ -110,7 +110,7 @@ def test_entropy_of_even_use_is_log2_of_the_codes_used(size: int) -> None:
     counter = CodeCounter([size, size])
     used = np.array([0, size - 1])
     counter.add(np.stack([np.tile(used, 50), np.zeros(100, np.int64)]))
-    even, constant = counter.uses()
+    even, constant = counter.stats()
     assert (even.used, even.frames) == (2, 100)
     assert even.entropy_bits == pytest.approx(1.0)
     assert even.perplexity == pytest.approx(2.0)
@@ -123,7 +123,7 @@ def test_correction_takes_most_of_the_bias_away() -> None:
     for seed in range(20):
         counter = CodeCounter([64])
         counter.add(np.random.default_rng(seed).integers(0, 64, size=(1, 400)))
-        (use,) = counter.uses()
+        (use,) = counter.stats()
         plain.append(use.entropy_bits)
         corrected.append(use.corrected_entropy_bits)
     assert np.mean(plain) < 5.93  # the truth is 6 bits
@@ -136,7 +136,7 @@ def test_counts_do_not_depend_on_how_codes_are_cut_into_clips() -> None:
     whole.add(codes)
     for part in np.split(codes, [0, 1, 77, 500], axis=1):
         parts.add(part)
-    assert whole.uses() == parts.uses()
+    assert whole.stats() == parts.stats()
 
 
 def test_rates_add_up() -> None:
@@ -155,7 +155,7 @@ def test_a_code_counts_once_for_its_block_and_not_where_it_is_absent() -> None:
     counter = CodeCounter([8, 32], strides=(4, 1))
     counter.add(codes)
     counter.add(np.array([[3] * 4 + [5], [-1] * 5]))  # the second codebook is absent
-    coarse, fine = counter.uses()
+    coarse, fine = counter.stats()
     assert (coarse.frames, coarse.codes_a_frame) == (52, 0.25)
     assert (fine.frames, fine.codes_a_frame) == (200, 200 / 205)
     found = rates(counter, 50.0, 4.1)
@@ -164,7 +164,7 @@ def test_a_code_counts_once_for_its_block_and_not_where_it_is_absent() -> None:
     assert found.entropy_bps == pytest.approx(50 * (coarse.entropy_bits / 4 + fine.entropy_bits * 200 / 205))
     alone = CodeCounter([8])
     alone.add(np.append(blocks, [[3, 5]], axis=1))
-    assert alone.uses()[0].entropy_bits == coarse.entropy_bits
+    assert alone.stats()[0].entropy_bits == coarse.entropy_bits
 
 
 def test_real_rate_of_even_codes_is_the_nominal_one_and_of_constant_codes_much_less() -> None:

@@ -142,10 +142,10 @@ def test_clips_heard_are_the_worst_the_best_and_evenly_between(evaluation: Evalu
     ranked = sorted(
         (row for row in evaluation.rows if "si_sdr" in row.values), key=lambda row: row.values["si_sdr"]
     )
-    picked = [row for row, _ in report._pick(evaluation, 3)]
+    picked = [row for row, _ in report._select_clips(evaluation, 3)]
     assert picked == [ranked[0], ranked[3], ranked[6]]
-    assert [row for row, _ in report._pick(evaluation, 99)] == ranked
-    assert report._pick(evaluation, 0) == []
+    assert [row for row, _ in report._select_clips(evaluation, 99)] == ranked
+    assert report._select_clips(evaluation, 0) == []
 
 
 def test_numbers_are_all_there_with_units_counts_and_what_was_left_out(
@@ -296,7 +296,7 @@ def test_values_beyond_all_bounds_are_left_out(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "a": value}) for step, value in enumerate(values)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     (curve,) = read_log(tmp_path / "metrics.jsonl").curves
-    assert (curve.values, curve.left_out) == ((1.0, 2.0, 3.0), 3)
+    assert (curve.values, curve.num_excluded) == ((1.0, 2.0, 3.0), 3)
     assert "nan" not in curve_svg(curve)
 
 

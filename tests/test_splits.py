@@ -18,7 +18,7 @@ from codecvq.data.fingerprint import fingerprint
 from codecvq.data.split_file import read_split, write_split
 from codecvq.data.text import utf8_safe, utf8_safe_id
 from codecvq.errors import CorpusError
-from codecvq.evaluation.training_clips import training_clips
+from codecvq.evaluation.training_clips import training_clip_test
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
 from recipes import write_recipe
@@ -207,8 +207,10 @@ def test_a_comparison_knows_training_clips_in_another_folder(tmp_path: Path) -> 
         noise(tmp_path / "speech" / "it" / f"{n}.wav")
     corpus = open_corpus(folder=tmp_path / "speech")
     write_split(corpus, tmp_path / "run" / "split.jsonl")
-    was_trained_on = training_clips(tmp_path / "run" / "codec")
-    assert was_trained_on is not None
+    is_training_clip = training_clip_test(tmp_path / "run" / "codec")
+    assert is_training_clip is not None
     inside = open_corpus(folder=tmp_path / "speech" / "it")
     assert [clip.id for clip in inside] != [clip.id for clip in corpus]
-    assert [was_trained_on(clip) for clip in inside] == [inside.split_of(clip) == "train" for clip in inside]
+    assert [is_training_clip(clip) for clip in inside] == [
+        inside.split_of(clip) == "train" for clip in inside
+    ]

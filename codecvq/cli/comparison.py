@@ -138,7 +138,7 @@ def print_comparison(result: Comparison, against: str | None = None) -> None:
     """A table for each group, and what is missing from them."""
     for other in (None, against) if against else (None,):
         for group in result.groups:
-            clips = max(len(codec.of(group)) for codec in result.codecs)
+            clips = max(len(codec.in_group(group)) for codec in result.codecs)
             minus = f", minus {other}" if other else ""
             print_table(result.header(), result.table(group, other), f"{group}: {clips} clips{minus}")
             print_text()

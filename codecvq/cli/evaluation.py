@@ -105,7 +105,7 @@ def _measure(
     codec: AudioCodec, source: Path, clips: Corpus, metrics: MetricSet, max_clips: int | None, audio_dir: Path
 ) -> Evaluation:
     from codecvq.evaluation.evaluate import evaluate as run_evaluation
-    from codecvq.evaluation.training_clips import training_clips
+    from codecvq.evaluation.training_clips import training_clip_test
 
     start = time.monotonic()
     with progress_line() as line:
@@ -119,7 +119,7 @@ def _measure(
                 f"clip {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
             ),
-            was_trained_on=training_clips(source),
+            is_training_clip=training_clip_test(source),
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from codecvq.evaluation.alignment import advance, align
-from codecvq.evaluation.bitrate import Bitrate, CodebookUse
+from codecvq.evaluation.alignment import align, remove_delay
+from codecvq.evaluation.bitrate import Bitrate, CodebookStats
 from codecvq.evaluation.compare import compare
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
 from codecvq.evaluation.evaluate import evaluate
@@ -15,7 +15,7 @@ from codecvq.evaluation.transmission import Transmission, Transmitter
 __all__ = [
     "Bitrate",
     "ClipRow",
-    "CodebookUse",
+    "CodebookStats",
     "ComparedClip",
     "ComparedCodec",
     "Comparison",
@@ -24,10 +24,10 @@ __all__ = [
     "TableRow",
     "Transmission",
     "Transmitter",
-    "advance",
     "align",
     "compare",
     "evaluate",
     "prepare",
+    "remove_delay",
     "write_report",
 ]

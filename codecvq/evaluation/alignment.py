@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-WITHIN_S = 0.15  # the longest delay looked for: more than any codec for calls has
+MAX_DELAY_S = 0.15  # the longest delay looked for: more than any codec for calls has
 
 
 def align(
-    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, within_s: float = WITHIN_S
+    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, max_delay_s: float = MAX_DELAY_S
 ) -> np.ndarray:
     """The decoded signal, begun where its correlation with the reference is largest, and as long as it.
 
     Shapes: reference `[S]`, decoded `[S']` -> `[S]`, with 0 where the decoded one has ended. Whole samples
     only. For codecs that code the waveform; one that makes its own phase correlates by chance.
     """
-    return advance(decoded, delay_samples(reference, decoded, round(within_s * sample_rate)), reference.size)
+    return remove_delay(
+        decoded, delay_samples(reference, decoded, round(max_delay_s * sample_rate)), reference.size
+    )
 
 
-def advance(decoded: np.ndarray, delay: int, size: int) -> np.ndarray:
+def remove_delay(decoded: np.ndarray, delay: int, size: int) -> np.ndarray:
     """`size` samples of a signal from sample `delay` on. Shapes: `[S']` -> `[size]`, with 0 at the end."""
-    kept = decoded[delay : delay + size]
-    return np.pad(kept, (0, size - kept.size))
+    shifted = decoded[delay : delay + size]
+    return np.pad(shifted, (0, size - shifted.size))
 
 
-def delay_samples(reference: np.ndarray, decoded: np.ndarray, within: int) -> int:
-    """By how many samples `decoded` comes after `reference`, 0 to `within`; 0 where either is silent.
+def delay_samples(reference: np.ndarray, decoded: np.ndarray, max_delay: int) -> int:
+    """By how many samples `decoded` comes after `reference`, 0 to `max_delay`; 0 where either is silent.
 
     The maximum of r[d] = sum over t of reference[t] decoded[t + d], all d at once by way of the spectrum.
     """
@@ -33,4 +35,4 @@ def delay_samples(reference: np.ndarray, decoded: np.ndarray, within: int) -> in
         return 0
     size = 1 << (reference.size + decoded.size).bit_length()  # so that nothing wraps around
     spectrum = np.conj(np.fft.rfft(reference, size)) * np.fft.rfft(decoded, size)
-    return int(np.argmax(np.fft.irfft(spectrum, size)[: within + 1]))
+    return int(np.argmax(np.fft.irfft(spectrum, size)[: max_delay + 1]))

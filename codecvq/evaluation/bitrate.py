@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CodebookUse:
+class CodebookStats:
     """How the test clips use one codebook."""
 
     size: int  # K
@@ -64,7 +64,7 @@ class Bitrate:
     entropy_file_bps: float | None
     duration_s: float
     frames: int
-    codebooks: tuple[CodebookUse, ...]
+    codebooks: tuple[CodebookStats, ...]
 
 
 class CodeCounter:
@@ -88,23 +88,24 @@ class CodeCounter:
             values, counts = np.unique(row[row >= 0], return_counts=True)
             self.counts[n].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
-    def uses(self) -> tuple[CodebookUse, ...]:
+    def stats(self) -> tuple[CodebookStats, ...]:
         """The use of each codebook by all clips added."""
-        uses = [
-            _use(size, list(counts.values())) for size, counts in zip(self.sizes, self.counts, strict=True)
+        stats = [
+            _codebook_stats(size, list(counts.values()))
+            for size, counts in zip(self.sizes, self.counts, strict=True)
         ]
         return tuple(
-            replace(use, codes_a_frame=(use.frames / blocks if blocks else 1.0) / stride)
-            for use, blocks, stride in zip(uses, self.blocks, self.strides, strict=True)
+            replace(book, codes_a_frame=(book.frames / blocks if blocks else 1.0) / stride)
+            for book, blocks, stride in zip(stats, self.blocks, self.strides, strict=True)
         )
 
 
-def _use(size: int, counts: list[int]) -> CodebookUse:
+def _codebook_stats(size: int, counts: list[int]) -> CodebookStats:
     """Entropy by frequencies; for Miller and Madow's correction m codes in n frames add (m - 1) / 2n nats."""
     frames = sum(counts)
     entropy = float(entropy_nats(np.array(sorted(counts), dtype=np.int64))) / math.log(2)
     correction = (len(counts) - 1) / (2 * frames) / math.log(2) if frames else 0.0
-    return CodebookUse(
+    return CodebookStats(
         size, frames, len(counts), entropy, min(entropy + correction, math.log2(size)), 2**entropy
     )
 
@@ -134,23 +135,23 @@ def rates(
 ) -> Bitrate:
     """The bit rates of clips of `duration_s` in all, of which `files` are those made into `.cvq`."""
 
-    uses = counter.uses()
+    stats = counter.stats()
 
-    def rate(bits: Callable[[CodebookUse], float]) -> float:
-        return frame_rate_hz * sum(use.codes_a_frame * bits(use) for use in uses)
+    def rate(bits: Callable[[CodebookStats], float]) -> float:
+        return frame_rate_hz * sum(book.codes_a_frame * bits(book) for book in stats)
 
     def real(bits: int) -> float | None:
         return bits / files_duration_s if files_duration_s else None
 
     return Bitrate(
-        nominal_bps=rate(lambda use: math.log2(use.size)),
-        entropy_bps=rate(lambda use: use.entropy_bits),
-        corrected_entropy_bps=rate(lambda use: use.corrected_entropy_bits),
+        nominal_bps=rate(lambda book: math.log2(book.size)),
+        entropy_bps=rate(lambda book: book.entropy_bits),
+        corrected_entropy_bps=rate(lambda book: book.corrected_entropy_bits),
         packed_payload_bps=real(sum(f.packed_payload_bits for f in files)),
         packed_file_bps=real(8 * sum(f.packed_file_bytes for f in files)),
         entropy_payload_bps=real(sum(f.entropy_payload_bits for f in files)),
         entropy_file_bps=real(8 * sum(f.entropy_file_bytes for f in files)),
         duration_s=duration_s,
         frames=counter.frames,
-        codebooks=uses,
+        codebooks=stats,
     )

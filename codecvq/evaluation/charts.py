@@ -11,11 +11,11 @@ import numpy as np
 from codecvq.escaping import printable
 from codecvq.evaluation.training_log import Curve
 
-INK = "#808080"  # the axes of a PNG: readable on white and on near-black
+AXIS_COLOR = "#808080"  # the axes of a PNG: readable on white and on near-black
 DYNAMIC_RANGE_DB = 80.0
-COLOURS = 40  # steps of 2 dB: fewer than the eye tells apart in such a picture, and a third of the bytes
+COLORS = 40  # steps of 2 dB: fewer than the eye tells apart in such a picture, and a third of the bytes
 WINDOW_S = 0.032
-MOST_POINTS = 300  # of a curve; more are averaged, a screen has no more
+MAX_POINTS = 300  # of a curve; more are averaged, a screen has no more
 
 WIDTH, HEIGHT = 340, 170  # of a curve, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
@@ -31,10 +31,10 @@ def spectrogram_pair(original: np.ndarray, decoded: np.ndarray, sample_rate: int
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # matplotlib reads a matplotlibrc in the working folder, whoever wrote it
-        return _drawn(original, decoded, sample_rate)
+        return _render(original, decoded, sample_rate)
 
 
-def _drawn(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> bytes:
+def _render(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,20 +48,20 @@ def _drawn(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> bytes
     axes = figure.subplots(2, 1, sharex=True, sharey=True)
     extent = (0.0, original.size / sample_rate, 0.0, sample_rate / 2000)
     image = None
-    colours = colormaps["magma"].resampled(COLOURS)
+    colors = colormaps["magma"].resampled(COLORS)
     for axis, level, name in zip(axes, levels, ("original", "decoded"), strict=True):
         image = axis.imshow(
-            level.T, origin="lower", aspect="auto", extent=extent, cmap=colours, interpolation_stage="data",
+            level.T, origin="lower", aspect="auto", extent=extent, cmap=colors, interpolation_stage="data",
             vmin=top_db - DYNAMIC_RANGE_DB, vmax=top_db,
         )  # fmt: skip
-        axis.set_ylabel(f"{name}\nkHz", color=INK)
-        axis.tick_params(colors=INK)
+        axis.set_ylabel(f"{name}\nkHz", color=AXIS_COLOR)
+        axis.tick_params(colors=AXIS_COLOR)
         axis.spines[:].set_visible(False)
-    axes[-1].set_xlabel("s", color=INK)
+    axes[-1].set_xlabel("s", color=AXIS_COLOR)
     assert image is not None, "two panels were drawn"
     bar = figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.03)
-    bar.set_label("dBFS", color=INK)
-    bar.ax.tick_params(colors=INK)
+    bar.set_label("dBFS", color=AXIS_COLOR)
+    bar.ax.tick_params(colors=AXIS_COLOR)
     bar.outline.set_visible(False)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
@@ -80,7 +80,7 @@ def _levels_db(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def curve_svg(curve: Curve) -> str:
     """An `<svg>` of a curve: its points faint, their running mean strong."""
-    steps, values = _thinned(
+    steps, values = _downsample(
         np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
     )
     ticks = _ticks(float(values.min()), float(values.max()))
@@ -90,7 +90,7 @@ def curve_svg(curve: Curve) -> str:
     y = _height(values, low, high)
     grid = "".join(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{h:.1f}" y2="{h:.1f}" class="grid"/>'
-        f'<text x="{LEFT - 6}" y="{h + 3.5:.1f}" text-anchor="end">{_short(tick)}</text>'
+        f'<text x="{LEFT - 6}" y="{h + 3.5:.1f}" text-anchor="end">{_format_tick(tick)}</text>'
         for tick in ticks
         for h in [float(_height(np.asarray(tick), low, high))]
     )
@@ -105,14 +105,14 @@ def curve_svg(curve: Curve) -> str:
     )
 
 
-def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _downsample(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most MOST_POINTS points, each the mean of neighbours; the first and last steps stay."""
-    if steps.size <= MOST_POINTS:
+    if steps.size <= MAX_POINTS:
         return steps, values
-    parts = np.array_split(np.arange(steps.size), MOST_POINTS)
-    thin = np.array([steps[part].mean() for part in parts])
-    thin[0], thin[-1] = steps[0], steps[-1]
-    return thin, np.array([values[part].mean() for part in parts])
+    parts = np.array_split(np.arange(steps.size), MAX_POINTS)
+    downsampled = np.array([steps[part].mean() for part in parts])
+    downsampled[0], downsampled[-1] = steps[0], steps[-1]
+    return downsampled, np.array([values[part].mean() for part in parts])
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -134,7 +134,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def _short(number: float) -> str:
+def _format_tick(number: float) -> str:
     """A round number in few characters: 0.00025 is 2.5e-4."""
     mantissa, _, exponent = f"{number:.3e}".partition("e")
     power = int(exponent)

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codecvq.errors import CodecvqError, CorpusError, MissingProgram, PluginError, nearest
+from codecvq.evaluation.audio_writer import AudioWriter
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
-from codecvq.evaluation.evaluate import columns_of, reference, spread, unusable, versions_of
-from codecvq.evaluation.kept_audio import KeptAudio
-from codecvq.evaluation.left_out import LeftOut
+from codecvq.evaluation.evaluate import (
+    corpus_failures,
+    evenly_spaced,
+    metric_columns,
+    package_versions,
+    read_reference,
+)
+from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
-from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips, training_clips
+from codecvq.evaluation.training_clips import TrainingClipTest, trained_clip_ids, training_clip_test
 from codecvq.evaluation.transmission import Transmitter, open_transmitter
 from codecvq.files import file_name
 from codecvq.plugins.third_party import contained
@@ -33,7 +39,7 @@ Progress = Callable[[str, int, int], None]  # codec, transmissions done, transmi
 
 
 @dataclass(kw_only=True)
-class _Findings(LeftOut):
+class _Results(Exclusions):
     """What has been found of one codec so far."""
 
     rows: list[ComparedClip] = field(default_factory=list)
@@ -68,7 +74,7 @@ def compare(
     """
     import torch
 
-    clips = spread(corpus, max_clips)
+    clips = evenly_spaced(corpus, max_clips)
     if not clips:
         raise CorpusError(
             "there is no clip to compare codecs on. Give a corpus, or a split of it, that has some."
@@ -76,16 +82,16 @@ def compare(
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     group_by = _group_by(clips, group_by)
     transmitters, absent = _open(codecs, device)
-    told = [(_identity(transmitter), _training_clips(transmitter)) for transmitter in transmitters]
+    codec_infos = [(_identity(transmitter), _training_clip_test(transmitter)) for transmitter in transmitters]
     _check_against(against, transmitters, absent)
-    missing = unusable(corpus)
+    missing = corpus_failures(corpus)
     compared: list[ComparedCodec] = []
-    for transmitter, (identity, known) in zip(transmitters, told, strict=True):
-        found = _Findings(failures=list(missing))
-        audio = KeptAudio(_folder_of(transmitter, audio_dir), sample_rate)
+    for transmitter, (identity, is_training_clip) in zip(transmitters, codec_infos, strict=True):
+        results = _Results(failures=list(missing))
+        audio = AudioWriter(_folder_of(transmitter, audio_dir), sample_rate)
         for place, clip in enumerate(clips, start=1):
             group = _group_of(clip, group_by)
-            _add(found, transmitter, clip, group, ready, audio, place - 1)
+            _add(results, transmitter, clip, group, ready, audio, place - 1)
             if progress:
                 done = len(compared) * len(clips) + place
                 progress(transmitter.name, done, len(transmitters) * len(clips))
@@ -93,10 +99,12 @@ def compare(
             ComparedCodec(
                 name=transmitter.name,
                 identity=identity,
-                rows=tuple(found.rows),
-                failures=tuple(found.failures),
-                undefined=tuple(found.undefined),
-                trained_on=trained_clips(transmitter.name, known, clips, [row.id for row in found.rows]),
+                rows=tuple(results.rows),
+                failures=tuple(results.failures),
+                undefined=tuple(results.undefined),
+                trained_on=trained_clip_ids(
+                    transmitter.name, is_training_clip, clips, [row.id for row in results.rows]
+                ),
             )
         )
     if not any(codec.rows for codec in compared):
@@ -111,11 +119,11 @@ def compare(
         sample_rate=sample_rate,
         group_by=group_by,
         clips_given=len(clips) + len(missing),
-        columns=columns_of(ready),
+        columns=metric_columns(ready),
         codecs=tuple(compared),
         absent=absent,
         unavailable={missing.name: missing.reason for missing in ready.unavailable},
-        versions=versions_of(ready),
+        versions=package_versions(ready),
         machine=this_machine(torch.device(device)),
     )
 
@@ -137,9 +145,9 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
     return opened, absent
 
 
-def _training_clips(transmitter: Transmitter) -> WasTrainedOn | None:
+def _training_clip_test(transmitter: Transmitter) -> TrainingClipTest | None:
     source = getattr(transmitter, "source", None)  # codecs of others have none
-    return None if source is None else training_clips(source)
+    return None if source is None else training_clip_test(source)
 
 
 def _folder_of(transmitter: Transmitter, audio_dir: str | Path | None) -> Path | None:
@@ -183,34 +191,34 @@ def _group_of(clip: Clip, column: str) -> str:
 
 
 def _add(
-    found: _Findings,
+    results: _Results,
     transmitter: Transmitter,
     clip: Clip,
     group: str,
     metrics: MetricSet,
-    audio: KeptAudio,
+    audio: AudioWriter,
     number: int,
 ) -> None:
     """Add one clip to what was found of a codec: a row, or a failure."""
     sample_rate = audio.sample_rate
     try:
-        samples = reference(clip, sample_rate)
+        samples = read_reference(clip, sample_rate)
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
-        return found.fail(clip.id, "read", error)
+        return results.fail(clip.id, "read", error)
     try:
         with contained():
             sent = transmitter.transmit(samples, sample_rate)
         _check(sent.samples, samples)
     except Exception as error:  # a stranger's codec, or a program that ends without a word
-        return found.fail(clip.id, "codec", error)
-    audio.write(f"{number:04d}-{clip.id}", sent.samples, clip.id, found)
-    found.rows.append(
+        return results.fail(clip.id, "codec", error)
+    audio.write(f"{number:04d}-{clip.id}", sent.samples, clip.id, results)
+    results.rows.append(
         ComparedClip(
             id=clip.id,
             group=group,
             duration_s=samples.size / sample_rate,
             payload_bits=sent.payload_bits,
-            values=found.measure(metrics, clip.id, samples, sent.samples, sample_rate),
+            values=results.measure(metrics, clip.id, samples, sent.samples, sample_rate),
         )
     )
     return None

@@ -16,7 +16,7 @@ from codecvq.errors import CodecvqError
 from codecvq.escaping import csv_cell, markdown
 from codecvq.evaluation.interval import Mean, mean_of
 from codecvq.evaluation.machine import Machine
-from codecvq.evaluation.result import Column, Failure, Undefined, formatted
+from codecvq.evaluation.result import Column, Failure, Undefined, format_value
 from codecvq.files import write_atomically
 
 FORMAT = 1  # of comparison.json
@@ -46,25 +46,25 @@ class ComparedCodec:
     undefined: tuple[Undefined, ...] = ()
     trained_on: tuple[str, ...] | None = None  # ids of rows that it was trained on; None: not known
 
-    def known(self, group: str = ALL) -> str:
+    def training_overlap(self, group: str = ALL) -> str:
         """How many clips of a group it was trained on, "8 of 24"; "?" where that is not known."""
         if self.trained_on is None:
             return "?"
-        rows = self.of(group)
+        rows = self.in_group(group)
         return f"{sum(row.id in self.trained_on for row in rows)} of {len(rows)}"
 
-    def of(self, group: str = ALL) -> tuple[ComparedClip, ...]:
+    def in_group(self, group: str = ALL) -> tuple[ComparedClip, ...]:
         """The clips of one group."""
         return tuple(row for row in self.rows if group in (ALL, row.group))
 
     def bitrate_bps(self, group: str = ALL) -> float | None:
         """All payload bits over the whole duration; None where there is no clip."""
-        rows = self.of(group)
+        rows = self.in_group(group)
         return sum(row.payload_bits for row in rows) / sum(row.duration_s for row in rows) if rows else None
 
     def mean(self, column: str, group: str = ALL) -> Mean:
         """The mean of a column over the group's clips that have a value, with its interval."""
-        return mean_of([row.values[column] for row in self.of(group) if column in row.values])
+        return mean_of([row.values[column] for row in self.in_group(group) if column in row.values])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class Comparison:
         Clips differ more than codecs do: this interval, of the same clips under both, is much narrower than
         the two means' own, and says whether one codec is better where those overlap.
         """
-        theirs = {row.id: row.values for row in self.codec(other).of(group) if column in row.values}
-        ours = [row for row in self.codec(name).of(group) if column in row.values and row.id in theirs]
+        theirs = {row.id: row.values for row in self.codec(other).in_group(group) if column in row.values}
+        ours = [row for row in self.codec(name).in_group(group) if column in row.values and row.id in theirs]
         return mean_of([row.values[column] - theirs[row.id][column] for row in ours])
 
     def table(self, group: str = ALL, against: str | None = None) -> list[list[str]]:
@@ -117,7 +117,7 @@ class Comparison:
             [
                 codec.name,
                 _kbps(codec.bitrate_bps(group)),
-                *self._known(codec, group),
+                *self._training_overlap(codec, group),
                 *self._cells(codec, group, against),
             ]
             for codec in self.codecs
@@ -127,16 +127,16 @@ class Comparison:
     def header(self) -> list[str]:
         """The names above `table`, an arrow at each that says which way is better."""
         arrows = [f"{column.name} {'↑' if column.higher_is_better else '↓'}" for column in self.columns]
-        return ["codec", "kbit/s", *(["trained on"] if self._any_known() else []), *arrows]
+        return ["codec", "kbit/s", *(["trained on"] if self._any_training_overlap() else []), *arrows]
 
-    def _any_known(self) -> bool:
+    def _any_training_overlap(self) -> bool:
         return any(codec.trained_on for codec in self.codecs)
 
-    def _known(self, codec: ComparedCodec, group: str) -> list[str]:
-        return [codec.known(group)] if self._any_known() else []
+    def _training_overlap(self, codec: ComparedCodec, group: str) -> list[str]:
+        return [codec.training_overlap(group)] if self._any_training_overlap() else []
 
     def _cells(self, codec: ComparedCodec, group: str, against: str | None) -> list[str]:
-        total = len(codec.of(group))
+        total = len(codec.in_group(group))
         cells = []
         for column in self.columns:
             if against is None:
@@ -150,7 +150,7 @@ class Comparison:
         """The tables of all groups as Markdown, for a model card."""
         lines = []
         for group in self.groups:
-            clips = max(len(codec.of(group)) for codec in self.codecs)
+            clips = max(len(codec.in_group(group)) for codec in self.codecs)
             minus = f", minus {against}" if against else ""
             lines += [markdown(f"{self.data}, {group}: {clips} clips{minus}; mean (95 % interval)"), ""]
             lines += [_line(self.header()), _line(["---"] * len(self.header()))]
@@ -163,7 +163,7 @@ class Comparison:
         for codec, entry in zip(self.codecs, data["codecs"], strict=True):
             entry["groups"] = {
                 group: {
-                    "clips": len(codec.of(group)),
+                    "clips": len(codec.in_group(group)),
                     "bitrate_bps": codec.bitrate_bps(group),
                     "means": {c.name: dataclasses.asdict(codec.mean(c.name, group)) for c in self.columns},
                 }
@@ -204,9 +204,9 @@ def _cell(mean: Mean, unit: str, clips: int, signed: bool) -> str:
     if mean.value is None:
         return "–"
     sign = "+" if signed and mean.value >= 0 else ""
-    text = sign + formatted(mean.value, unit)
+    text = sign + format_value(mean.value, unit)
     if mean.low is not None and mean.high is not None:
-        text += f" ({formatted(mean.low, unit)} – {formatted(mean.high, unit)})"
+        text += f" ({format_value(mean.low, unit)} – {format_value(mean.high, unit)})"
     return text if mean.n == clips else f"{text}, n={mean.n}"
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codecvq.errors import CodecvqError, CorpusError
+from codecvq.evaluation.audio_writer import AudioWriter
 from codecvq.evaluation.bitrate import CodeCounter, FileBytes, file_bytes, rates
+from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.interval import Mean, mean_of
-from codecvq.evaluation.kept_audio import KeptAudio
-from codecvq.evaluation.left_out import LeftOut
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
-from codecvq.evaluation.training_clips import WasTrainedOn, trained_clips
+from codecvq.evaluation.training_clips import TrainingClipTest, trained_clip_ids
 from codecvq.plugins.third_party import contained
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Reconstruction:
 
 
 @dataclass(kw_only=True)
-class _Findings(LeftOut):
+class _Results(Exclusions):
     """What has been found so far; the only state of an evaluation."""
 
     counter: CodeCounter
@@ -55,7 +55,7 @@ def evaluate(
     max_clips: int | None = None,
     audio_dir: str | Path | None = None,
     progress: Progress | None = None,
-    was_trained_on: WasTrainedOn | None = None,
+    is_training_clip: TrainingClipTest | None = None,
 ) -> Evaluation:
     """The evaluation of a codec on clips, each encoded and decoded alone and whole.
 
@@ -63,38 +63,40 @@ def evaluate(
     resampling removes is not held against the codec; no alignment is done. `metrics` are names, or the
     default ones that can be used here. `max_clips` takes that many, spread evenly over the corpus in its
     order. `audio_dir` is where original and decoded audio is written. Clips that a corpus lists as unusable
-    (in its `failures`) are failures here too. `was_trained_on`, as `training_clips` gives it for a run
+    (in its `failures`) are failures here too. `is_training_clip`, as `training_clip_test` gives it for a run
     folder, says which clips the codec was trained on: they are listed.
 
     Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
     """
-    clips = spread(corpus, max_clips)
+    clips = evenly_spaced(corpus, max_clips)
     if not clips:
         raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
-    audio = KeptAudio(None if audio_dir is None else Path(audio_dir), codec.sample_rate)
-    found = _Findings(counter=CodeCounter(codec.codebook_sizes, codec.strides), failures=unusable(corpus))
-    given = len(clips) + len(found.failures)
+    audio = AudioWriter(None if audio_dir is None else Path(audio_dir), codec.sample_rate)
+    results = _Results(
+        counter=CodeCounter(codec.codebook_sizes, codec.strides), failures=corpus_failures(corpus)
+    )
+    given = len(clips) + len(results.failures)
     for done, clip in enumerate(clips, start=1):
-        _evaluate_clip(codec, clip, ready, found, audio)
+        _evaluate_clip(codec, clip, ready, results, audio)
         if progress:
             progress(done, len(clips), clip.id)
-    if not found.rows:
-        first = found.failures[0]
+    if not results.rows:
+        first = results.failures[0]
         raise CodecvqError(
             f"none of {given} clips could be evaluated; the first, {first.clip!r}, failed "
             f"({first.stage}): {first.reason}"
-        ) from found.first_error
-    trained_on = trained_clips(codec.name, was_trained_on, clips, [row.id for row in found.rows])
-    return replace(_conclude(codec, ready, found, given, audio.folder), trained_on=trained_on)
+        ) from results.first_error
+    trained_on = trained_clip_ids(codec.name, is_training_clip, clips, [row.id for row in results.rows])
+    return replace(_build_evaluation(codec, ready, results, given, audio.folder), trained_on=trained_on)
 
 
-def unusable(corpus: Iterable[Clip]) -> list[Failure]:
+def corpus_failures(corpus: Iterable[Clip]) -> list[Failure]:
     """The clips that a corpus lists as unusable, as failures to read: a missing file is no smaller corpus."""
     return [Failure(failure.id, "read", failure.error) for failure in getattr(corpus, "failures", ())]
 
 
-def reference(clip: Clip, sample_rate: int) -> np.ndarray:
+def read_reference(clip: Clip, sample_rate: int) -> np.ndarray:
     """The clip's samples `[S]`, S > 0. Raises whatever reading raises, and CorpusError for no samples."""
     samples = np.asarray(clip.read(sample_rate), dtype=np.float32)
     if not samples.size:
@@ -102,7 +104,7 @@ def reference(clip: Clip, sample_rate: int) -> np.ndarray:
     return samples
 
 
-def spread(given: Iterable[Clip], most: int | None) -> list[Clip]:
+def evenly_spaced(given: Iterable[Clip], most: int | None) -> list[Clip]:
     """At most `most` clips at even distances: the first ones alone would often be of one speaker."""
     clips = getattr(given, "clips", None) or list(given)  # of a corpus only those are made that are taken
     if most is None or most >= len(clips):
@@ -113,27 +115,27 @@ def spread(given: Iterable[Clip], most: int | None) -> list[Clip]:
 
 
 def _evaluate_clip(
-    codec: AudioCodec, clip: Clip, metrics: MetricSet, found: _Findings, audio: KeptAudio
+    codec: AudioCodec, clip: Clip, metrics: MetricSet, results: _Results, audio: AudioWriter
 ) -> None:
     """Add one clip to the findings: a row, or a failure."""
     try:
-        samples = reference(clip, codec.sample_rate)
+        samples = read_reference(clip, codec.sample_rate)
     except Exception as error:  # a file may be anything, and a corpus may be a stranger's
-        return found.fail(clip.id, "read", error)
+        return results.fail(clip.id, "read", error)
     try:
         with contained():
-            if not found.rows:
+            if not results.rows:
                 _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
             result = _reconstruct(codec, samples)
     except Exception as error:  # a stranger's quantizer or network, or too little memory for a long clip
-        return found.fail(clip.id, "codec", error)
+        return results.fail(clip.id, "codec", error)
     if result.decoded.size != samples.size:
         problem = f"decoded to {result.decoded.size} samples, the original has {samples.size}"
-        return found.fail(clip.id, "length", CodecvqError(problem))
+        return results.fail(clip.id, "length", CodecvqError(problem))
     if not np.isfinite(result.decoded).all():
-        return found.fail(clip.id, "finite", CodecvqError("decoded to NaN or infinity"))
-    found.counter.add(result.codes)
-    found.rows.append(_row(codec, clip, samples, result, metrics, found, audio))
+        return results.fail(clip.id, "finite", CodecvqError("decoded to NaN or infinity"))
+    results.counter.add(result.codes)
+    results.rows.append(_row(codec, clip, samples, result, metrics, results, audio))
     return None
 
 
@@ -143,14 +145,14 @@ def _row(
     samples: np.ndarray,
     result: _Reconstruction,
     metrics: MetricSet,
-    found: _Findings,
-    audio: KeptAudio,
+    results: _Results,
+    audio: AudioWriter,
 ) -> ClipRow:
     """The row of a clip that was decoded, its values measured and its audio written."""
     rate = codec.sample_rate
-    stem = f"{len(found.rows):04d}-{clip.id}"
-    original = audio.write(f"{stem}.original", samples, clip.id, found)
-    decoded = audio.write(f"{stem}.decoded", result.decoded, clip.id, found)
+    stem = f"{len(results.rows):04d}-{clip.id}"
+    original = audio.write(f"{stem}.original", samples, clip.id, results)
+    decoded = audio.write(f"{stem}.decoded", result.decoded, clip.id, results)
     return ClipRow(
         id=clip.id,
         path=str(clip.path),
@@ -162,8 +164,8 @@ def _row(
         num_frames=result.codes.shape[-1],
         encode_s=result.encode_s,
         decode_s=result.decode_s,
-        values=found.measure(metrics, clip.id, samples, result.decoded, rate),
-        files=_files(codec, clip.id, result.codes, samples.size, found),
+        values=results.measure(metrics, clip.id, samples, result.decoded, rate),
+        files=_files(codec, clip.id, result.codes, samples.size, results),
         original_audio=original,
         decoded_audio=decoded,
     )
@@ -200,21 +202,21 @@ def _now(device: torch.device) -> float:
 
 
 def _files(
-    codec: AudioCodec, clip: str, codes: np.ndarray, num_samples: int, found: _Findings
+    codec: AudioCodec, clip: str, codes: np.ndarray, num_samples: int, results: _Results
 ) -> FileBytes | None:
     try:
         return file_bytes(codec, codes, num_samples)
     except Exception as error:  # codes of a stranger's quantizer
-        found.fail(clip, "file", error)
+        results.fail(clip, "file", error)
         return None
 
 
-def _conclude(
-    codec: AudioCodec, metrics: MetricSet, found: _Findings, clips_given: int, folder: Path | None
+def _build_evaluation(
+    codec: AudioCodec, metrics: MetricSet, results: _Results, clips_given: int, folder: Path | None
 ) -> Evaluation:
     """The evaluation of what was found."""
-    rows = found.rows
-    columns = columns_of(metrics)
+    rows = results.rows
+    columns = metric_columns(metrics)
     names = [column.name for column in columns]
     duration_s = sum(row.duration_s for row in rows)
     files = [(row.files, row.duration_s) for row in rows if row.files]
@@ -224,9 +226,9 @@ def _conclude(
         columns=columns,
         rows=tuple(rows),
         means=means(rows, names),
-        groups={kind: _grouped(rows, kind, names) for kind in ("speaker", "language")},
+        groups={kind: _group_means(rows, kind, names) for kind in ("speaker", "language")},
         bitrate=rates(
-            found.counter,
+            results.counter,
             float(codec.frame_rate),
             duration_s,
             [f for f, _ in files],
@@ -235,16 +237,16 @@ def _conclude(
         encode_rtf=sum(row.encode_s for row in rows) / duration_s,
         decode_rtf=sum(row.decode_s for row in rows) / duration_s,
         clips_given=clips_given,
-        failures=tuple(found.failures),
-        undefined=tuple(found.undefined),
+        failures=tuple(results.failures),
+        undefined=tuple(results.undefined),
         unavailable={missing.name: missing.reason for missing in metrics.unavailable},
-        versions=versions_of(metrics),
+        versions=package_versions(metrics),
         machine=this_machine(codec.device),
         audio_dir=folder,
     )
 
 
-def columns_of(metrics: MetricSet) -> tuple[Column, ...]:
+def metric_columns(metrics: MetricSet) -> tuple[Column, ...]:
     """Every value that the metrics give for a clip, in the order of the tables."""
     return tuple(
         Column(
@@ -265,7 +267,7 @@ def means(rows: Sequence[ClipRow], columns: Iterable[str]) -> dict[str, Mean]:
     return {name: mean_of([row.values[name] for row in rows if name in row.values]) for name in columns}
 
 
-def _grouped(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict[str, dict[str, Mean]]:
+def _group_means(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict[str, dict[str, Mean]]:
     """The means of each speaker or language; nothing where all clips are of one, or none is said."""
     groups: dict[str, list[ClipRow]] = {}
     for row in rows:
@@ -295,7 +297,7 @@ def identity(codec: AudioCodec) -> Mapping[str, Any]:  # Any: JSON
     }
 
 
-def versions_of(metrics: MetricSet) -> dict[str, str]:
+def package_versions(metrics: MetricSet) -> dict[str, str]:
     """Distribution -> version of everything that can move a number."""
     import torch
 

@@ -88,7 +88,7 @@ def prepare(names: Iterable[str] | None = None, registry: Registry | None = None
             tuple(_ready(registry.find(MetricSpec, name), name) for name in dict.fromkeys(names))
         )
     ready, unavailable = [], []
-    for name, registration in _in_order(registry.all(MetricSpec)):
+    for name, registration in _leading_first(registry.all(MetricSpec)):
         if not registration.spec.default:
             continue
         try:
@@ -103,7 +103,7 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
     from codecvq.plugins import registry as the_registry
 
     found = []
-    for name, registration in _in_order((registry or the_registry()).all(MetricSpec)):
+    for name, registration in _leading_first((registry or the_registry()).all(MetricSpec)):
         spec = registration.spec
         if missing := missing_packages(spec):
             error = _missing(name, spec, missing)
@@ -123,7 +123,7 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _in_order(
+def _leading_first(
     registrations: Mapping[str, Registration[MetricSpec]],
 ) -> list[tuple[str, Registration[MetricSpec]]]:
     """The offers with the leading metrics first; the others stay as they are."""

@@ -100,9 +100,9 @@ def _text_of(path: Path) -> str:
 
 def _samples(evaluation: Evaluation, clips: int, report: Path) -> list[Sample]:
     """The clips to be heard, with their audio in the page, or beside it where that is too much."""
-    picked = _pick(evaluation, clips)
+    selected = _select_clips(evaluation, clips)
     pictures, files = [], []
-    for row, _ in picked:
+    for row, _ in selected:
         paths = evaluation.audio(row)
         assert paths is not None, "only clips with audio are picked"
         sounds = [read_audio(path) for path in paths]
@@ -112,29 +112,31 @@ def _samples(evaluation: Evaluation, clips: int, report: Path) -> list[Sample]:
     size = sum(len(picture) for picture in pictures) + sum(
         path.stat().st_size * 4 // 3 for pair in files for path in pair
     )
-    inside = size <= EMBED_BYTES
+    embed = size <= EMBED_BYTES
     return [
         Sample(
-            row, rank, _audio_address(first, report, inside), _audio_address(second, report, inside), picture
+            row, rank, _audio_address(first, report, embed), _audio_address(second, report, embed), picture
         )
-        for (row, rank), (first, second), picture in zip(picked, files, pictures, strict=True)
+        for (row, rank), (first, second), picture in zip(selected, files, pictures, strict=True)
     ]
 
 
-def _pick(evaluation: Evaluation, clips: int) -> list[tuple[ClipRow, str]]:
+def _select_clips(evaluation: Evaluation, clips: int) -> list[tuple[ClipRow, str]]:
     """Clips with audio, evenly spread over the ranking by the first metric that has values, worst to best."""
-    heard = [row for row in evaluation.rows if _has_audio(evaluation, row)]
-    column = next((c for c in evaluation.columns if any(c.name in row.values for row in heard)), None)
+    candidates = [row for row in evaluation.rows if _has_audio(evaluation, row)]
+    column = next((c for c in evaluation.columns if any(c.name in row.values for row in candidates)), None)
     if column is not None:
         sign = 1 if column.higher_is_better else -1
         name = (
             column.name
         )  # a name of its own: mypy cannot see that `column` stays what it is inside the lambda
-        heard = sorted((row for row in heard if name in row.values), key=lambda row: sign * row.values[name])
-    count = min(max(clips, 0), len(heard))
-    places = [round(i * (len(heard) - 1) / max(1, count - 1)) for i in range(count)]
+        candidates = sorted(
+            (row for row in candidates if name in row.values), key=lambda row: sign * row.values[name]
+        )
+    count = min(max(clips, 0), len(candidates))
+    places = [round(i * (len(candidates) - 1) / max(1, count - 1)) for i in range(count)]
     by = f" by {column.name}, worst first" if column else ""
-    return [(heard[place], f"{place + 1} of {len(heard)}{by}") for place in places]
+    return [(candidates[place], f"{place + 1} of {len(candidates)}{by}") for place in places]
 
 
 def _has_audio(evaluation: Evaluation, row: ClipRow) -> bool:
@@ -142,8 +144,8 @@ def _has_audio(evaluation: Evaluation, row: ClipRow) -> bool:
     return paths is not None and all(path.is_file() for path in paths)
 
 
-def _audio_address(path: Path, report: Path, inside: bool) -> str:
-    if inside:
+def _audio_address(path: Path, report: Path, embed: bool) -> str:
+    if embed:
         return _data_uri("audio/flac", path.read_bytes())
     folder = path_without_links(report, "audio")
     folder.mkdir(exist_ok=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from codecvq.escaping import printable
-from codecvq.evaluation.bitrate import CodebookUse
+from codecvq.evaluation.bitrate import CodebookStats
 from codecvq.evaluation.charts import curve_svg
 from codecvq.evaluation.interval import COVERAGE, RESAMPLES, Mean
-from codecvq.evaluation.result import ClipRow, Column, Evaluation, formatted
+from codecvq.evaluation.result import ClipRow, Column, Evaluation, format_value
 from codecvq.evaluation.training_log import TrainingLog
 
-MOST_CURVES = 12
-MOST_GROUPS = 40
-MOST_UNFOLDED = 4  # lines of that kind that stand open; more are folded away
-MOST_LISTED = 50  # failures and undefined values written out; the rest is in evaluation.json
+MAX_CURVES = 12
+MAX_GROUPS = 40
+MAX_UNFOLDED = 4  # lines of that kind that stand open; more are folded away
+MAX_LISTED = 50  # failures and undefined values written out; the rest is in evaluation.json
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def header(evaluation: Evaluation) -> str:
     return (
         f"<h1>{text(codec['name'])}</h1><p class='lead'>{' · '.join(facts)}</p>"
         f"<p class='lead'>Measured on {len(evaluation.rows)} clips, {length} of audio, "
-        f"{text(_moment(evaluation.created))}.</p>"
+        f"{text(_format_time(evaluation.created))}.</p>"
         f'<div class="tiles">{"".join(tiles)}</div>{_warnings(evaluation)}'
     )
 
 
-def _moment(created: str) -> str:
+def _format_time(created: str) -> str:
     """An ISO 8601 time in UTC as people write it."""
     return created.replace("T", " ").partition("+")[0][:16] + " UTC"
 
@@ -88,7 +88,7 @@ def _moment(created: str) -> str:
 def _tile(column: Column, mean: Mean) -> str:
     assert mean.value is not None, "only metrics with a value have a tile"
     return (
-        f'<div class="tile"><b>{formatted(mean.value, column.unit)} <small>{text(column.unit)}</small></b>'
+        f'<div class="tile"><b>{format_value(mean.value, column.unit)} <small>{text(column.unit)}</small></b>'
         f'<span class="sub">{text(column.summary or column.name)}, n = {text(mean.n)}</span></div>'
     )
 
@@ -96,17 +96,17 @@ def _tile(column: Column, mean: Mean) -> str:
 def _warnings(evaluation: Evaluation) -> str:
     """What is not in the numbers, before anybody reads them."""
     lines = [f"{text(name)} was not measured: {text(why)}" for name, why in evaluation.unavailable.items()]
-    if known := len(evaluation.trained_on or ()):
-        lines.insert(0, f"the codec was trained on {known} of these {len(evaluation.rows)} clips")
+    if num_trained_on := len(evaluation.trained_on or ()):
+        lines.insert(0, f"the codec was trained on {num_trained_on} of these {len(evaluation.rows)} clips")
     lines += [
         f"{text(f.clip)}: {text(f.metric or f.stage)} failed: {text(f.reason)}"
-        for f in evaluation.failures[:MOST_LISTED]
+        for f in evaluation.failures[:MAX_LISTED]
     ]
     lines += [
         f"{text(u.clip)}: {text(u.metric)} is undefined: {text(u.reason)}"
-        for u in evaluation.undefined[:MOST_LISTED]
+        for u in evaluation.undefined[:MAX_LISTED]
     ]
-    hidden = max(0, len(evaluation.failures) - MOST_LISTED) + max(0, len(evaluation.undefined) - MOST_LISTED)
+    hidden = max(0, len(evaluation.failures) - MAX_LISTED) + max(0, len(evaluation.undefined) - MAX_LISTED)
     if not lines:
         return ""
     lost = int(evaluation.clips_given) - len(evaluation.rows)
@@ -116,7 +116,7 @@ def _warnings(evaluation: Evaluation) -> str:
     )
     more = f"<p>{hidden} more in evaluation.json.</p>" if hidden else ""
     items = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{more}"
-    if len(lines) > MOST_UNFOLDED:
+    if len(lines) > MAX_UNFOLDED:
         items = f"<details><summary>Which and why</summary>{items}</details>"
     return (
         f'<div class="warning"><strong>Not in the numbers.</strong> {summary}; they are left out of '
@@ -148,7 +148,7 @@ def quality(evaluation: Evaluation) -> str:
 
 
 def _value(value: float | None, column: Column) -> str:
-    return "–" if value is None else formatted(value, column.unit)
+    return "–" if value is None else format_value(value, column.unit)
 
 
 def _interval(mean: Mean, column: Column) -> str:
@@ -208,17 +208,17 @@ def _speed(factor: float) -> str:
     )
 
 
-def codebooks(uses: Sequence[CodebookUse]) -> str:
+def codebooks(stats: Sequence[CodebookStats]) -> str:
     """How each codebook is used."""
     rows = []
-    for index, use in enumerate(uses):
-        reachable = min(use.size, use.frames) or 1
+    for index, book in enumerate(stats):
+        reachable = min(book.size, book.frames) or 1
         rows.append([
-            str(index), f"{use.size:,}", _bar(use.used / reachable, f"{use.used:,}"),
-            _bar(use.perplexity / use.size, f"{use.perplexity:,.1f}"), f"{use.entropy_bits:.2f}",
+            str(index), f"{book.size:,}", _bar(book.used / reachable, f"{book.used:,}"),
+            _bar(book.perplexity / book.size, f"{book.perplexity:,.1f}"), f"{book.entropy_bits:.2f}",
         ])  # fmt: skip
-    frames = max((use.frames for use in uses), default=0)
-    few = any(use.frames < use.size for use in uses)
+    frames = max((book.frames for book in stats), default=0)
+    few = any(book.frames < book.size for book in stats)
     note = (
         " Fewer frames than entries: not every entry could occur, and use is given of those that could."
         if few
@@ -254,7 +254,7 @@ def _clip(sample: Sample, evaluation: Evaluation) -> str:
     row = sample.row
     about = [part for part in (row.speaker, row.language, f"{row.duration_s:.1f} s", sample.rank) if part]
     values = [
-        f"{text(c.name)} {formatted(row.values[c.name], c.unit)} {text(c.unit)}".strip()
+        f"{text(c.name)} {format_value(row.values[c.name], c.unit)} {text(c.unit)}".strip()
         for c in evaluation.columns
         if c.name in row.values
     ]
@@ -281,7 +281,7 @@ def groups(evaluation: Evaluation) -> str:
     for kind, found in evaluation.groups.items():
         if not found:
             continue
-        shown = list(found.items())[:MOST_GROUPS]
+        shown = list(found.items())[:MAX_GROUPS]
         rows = [
             [text(name) or "not said", str(sum(getattr(row, kind) == name for row in evaluation.rows))]
             + [_group_value(means[c.name], c, name, kind, evaluation) for c in evaluation.columns]
@@ -310,14 +310,14 @@ def training(log: TrainingLog) -> str:
         return ""
     figures = "".join(
         f"<figure><figcaption><code>{text(curve.name)}</code><span class='sub'>{curve.values[-1]:.4g}"
-        f"{f', {curve.left_out} not finite' if curve.left_out else ''}</span></figcaption>"
+        f"{f', {curve.num_excluded} not finite' if curve.num_excluded else ''}</span></figcaption>"
         f"{curve_svg(curve)}</figure>"
-        for curve in log.curves[:MOST_CURVES]
+        for curve in log.curves[:MAX_CURVES]
     )
     notes = [
         "Faint: as logged; strong: running mean over a twentieth of the curve; the number is the last logged."
     ]
-    if hidden := [text(curve.name) for curve in log.curves[MOST_CURVES:]]:
+    if hidden := [text(curve.name) for curve in log.curves[MAX_CURVES:]]:
         notes.append(f"Not shown, in metrics.jsonl: {', '.join(hidden)}.")
     if log.damaged_lines:
         notes.append(f"Lines of metrics.jsonl that could not be read: {log.damaged_lines}.")
@@ -329,7 +329,7 @@ def all_clips(evaluation: Evaluation) -> str:
     rows = [
         [text(row.id), text(row.speaker) or "–", f"{row.duration_s:.2f}"]
         + [
-            formatted(row.values[c.name], c.unit) if c.name in row.values else "undefined"
+            format_value(row.values[c.name], c.unit) if c.name in row.values else "undefined"
             for c in evaluation.columns
         ]
         for row in evaluation.rows

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from codecvq.errors import CodecvqError
 from codecvq.escaping import csv_cell
-from codecvq.evaluation.bitrate import Bitrate, CodebookUse, FileBytes
+from codecvq.evaluation.bitrate import Bitrate, CodebookStats, FileBytes
 from codecvq.evaluation.interval import Mean
 from codecvq.evaluation.machine import Machine
 from codecvq.files import write_atomically
@@ -220,8 +220,8 @@ class Evaluation:
     def _csv(self) -> str:
         """One line a clip; an undefined value is an empty cell, with its reason in the last column."""
         reasons: dict[str, list[str]] = {}
-        left_out: list[Undefined | Failure] = [*self.undefined, *(f for f in self.failures if f.metric)]
-        for finding in left_out:
+        excluded: list[Undefined | Failure] = [*self.undefined, *(f for f in self.failures if f.metric)]
+        for finding in excluded:
             reasons.setdefault(finding.clip, []).append(f"{finding.metric}: {finding.reason}")
         names = [column.name for column in self.columns]
         plain = [
@@ -253,7 +253,7 @@ class Evaluation:
         return out.getvalue()
 
 
-def formatted(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A metric's value with as many decimals as its unit deserves."""
     return f"{value:.2f}" if unit in ("dB", "MOS-LQO") else f"{value:.3f}"
 
@@ -263,9 +263,9 @@ def _metric_row(column: Column, mean: Mean, clips: int) -> TableRow:
         return TableRow(column.name, "–", column.unit, "", f"0 of {clips}")
     interval = ""
     if mean.low is not None and mean.high is not None:
-        interval = f"{formatted(mean.low, column.unit)} – {formatted(mean.high, column.unit)}"
+        interval = f"{format_value(mean.low, column.unit)} – {format_value(mean.high, column.unit)}"
     n = str(mean.n) if mean.n == clips else f"{mean.n} of {clips}"
-    return TableRow(column.name, formatted(mean.value, column.unit), column.unit, interval, n)
+    return TableRow(column.name, format_value(mean.value, column.unit), column.unit, interval, n)
 
 
 def _means_from_json(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Mean]:
@@ -278,4 +278,4 @@ def _row_from_json(data: Mapping[str, Any]) -> ClipRow:
 
 def _bitrate_from_json(data: Mapping[str, Any]) -> Bitrate:
     codebooks: Sequence[Mapping[str, Any]] = data["codebooks"]
-    return Bitrate(**{**data, "codebooks": tuple(CodebookUse(**use) for use in codebooks)})
+    return Bitrate(**{**data, "codebooks": tuple(CodebookStats(**use) for use in codebooks)})

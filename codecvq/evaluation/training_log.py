@@ -13,8 +13,8 @@ FILE = "metrics.jsonl"
 ORDER = ("validation/", "loss/total", "loss", "codebook", "quantizer", "learning_rate", "gradient")
 
 
-LAST_STEP = 2**53  # float64 tells all steps apart up to here
-LARGEST = 1e100  # values of a curve, so that their differences can be computed
+MAX_STEP = 2**53  # float64 tells all steps apart up to here
+MAX_VALUE = 1e100  # values of a curve, so that their differences can be computed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Curve:
     name: str
     steps: tuple[int, ...]  # ascending
     values: tuple[float, ...]  # finite
-    left_out: int = 0  # values that were NaN, infinite or beyond LARGEST
+    num_excluded: int = 0  # values that were NaN, infinite or beyond MAX_VALUE
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def read_log(path: Path) -> TrainingLog:
         try:
             record = json.loads(line)
             step = int(record["step"])
-            if abs(step) > LAST_STEP:
+            if abs(step) > MAX_STEP:
                 raise ValueError(f"step {step}")
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged += 1
             continue
         for name, value in record.items():
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
-                values.setdefault(name, {})[step] = float(value) if abs(value) < LARGEST else math.inf
+                values.setdefault(name, {})[step] = float(value) if abs(value) < MAX_VALUE else math.inf
     curves = [_curve(name, points) for name, points in values.items()]
     return TrainingLog(tuple(sorted((c for c in curves if len(c.steps) > 1), key=_rank)), damaged)
 

@@ -23,7 +23,7 @@ from codecvq.evaluation.bitrate import file_bytes
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MOST_DIGITS = 10  # of a number of codebooks; more are part of a name
+MAX_DEPTH_DIGITS = 10  # of a number of codebooks; more are part of a name
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,14 @@ class CodecTransmitter:
         import torch
 
         codec = self.codec
-        own = resample(samples, sample_rate, codec.sample_rate)  # [S']
-        wav = torch.from_numpy(np.ascontiguousarray(own)).to(codec.device).expand(1, codec.channels, -1)
+        resampled = resample(samples, sample_rate, codec.sample_rate)  # [S']
+        wav = torch.from_numpy(np.ascontiguousarray(resampled)).to(codec.device).expand(1, codec.channels, -1)
         with torch.inference_mode():
             codes = codec.encode(wav, num_codebooks=self.num_codebooks)  # [1, n, T]
-            decoded = codec.decode(codes, num_samples=own.size)[0].float().mean(dim=0).cpu().numpy()  # [S']
-        bits = file_bytes(codec, codes[0].cpu().numpy(), own.size).packed_payload_bits
+            decoded = (
+                codec.decode(codes, num_samples=resampled.size)[0].float().mean(dim=0).cpu().numpy()
+            )  # [S']
+        bits = file_bytes(codec, codes[0].cpu().numpy(), resampled.size).packed_payload_bits
         # there and back again is a sample more where neither rate is a multiple of the other
         return Transmission(resample(decoded, codec.sample_rate, sample_rate)[: samples.size], bits)
 
@@ -90,21 +92,21 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
     """
     from codecvq.codec import load
 
-    source, depth = _depth(name)
+    source, depth = _split_depth(name)
     registration = codec_registration(source)
     if registration is None and not Path(source).exists():
         raise unknown_codec(source, foreign=True)
     if registration is not None and registration.spec.foreign:
         if depth is not None:
             raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
-        made: Transmitter = registration.make()
-        return made
+        transmitter: Transmitter = registration.make()
+        return transmitter
     return CodecTransmitter(name, load(source, device), depth, None if registration else Path(source))
 
 
-def _depth(name: str) -> tuple[str, int | None]:
+def _split_depth(name: str) -> tuple[str, int | None]:
     """`"speech-16k@3"` as `("speech-16k", 3)`; a path that is there is taken as it is."""
     source, _, depth = name.rpartition("@")
-    if source and depth.isdecimal() and len(depth) < MOST_DIGITS and not Path(name).exists():
+    if source and depth.isdecimal() and len(depth) < MAX_DEPTH_DIGITS and not Path(name).exists():
         return source, int(depth)
     return name, None

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from codecvq.audio import resample
-from codecvq.evaluation import Transmission, advance
+from codecvq.evaluation import Transmission, remove_delay
 from codecvq_baselines.programs import package_version, require_programs, run_program
 
 SAMPLE_RATE = 8_000  # Hz
@@ -66,7 +66,7 @@ class Codec2:
         decoded_samples = resample((pcm / np.float32(32768)).astype(np.float32), SAMPLE_RATE, sample_rate)
         bits = math.ceil(narrow.size / frame) * self.mode.frame_bits
         return Transmission(
-            advance(decoded_samples, round(self.mode.delay_s * sample_rate), samples.size), bits
+            remove_delay(decoded_samples, round(self.mode.delay_s * sample_rate), samples.size), bits
         )
 
 

@@ -12,7 +12,7 @@ from codecvq.evaluation.result import Failure, Undefined
 
 
 @dataclass(kw_only=True)
-class LeftOut:
+class Exclusions:
     """Clips, and single metrics of clips, that gave an error or have no value."""
 
     failures: list[Failure] = field(default_factory=list)
