@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from codecvq.evaluation.metrics import MetricUndefined
     from codecvq.quantizer import Quantized, Quantizer, Terms, build_quantizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AudioCodec",

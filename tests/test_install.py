@@ -30,6 +30,18 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    import codecvq
+
+    changelog = re.search(
+        r"^## \[(\d\S+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    citation = re.search(
+        r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {project()["project"]["version"], changelog[1], citation[1]} == {codecvq.__version__}
+
+
 def pins(lock: Path) -> dict[str, tuple[str, int]]:
     """Name -> version and number of hashes."""
     entries = re.findall(
