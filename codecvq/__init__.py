@@ -1,7 +1,6 @@
 """A plugin-based toolkit for neural speech codecs.
 
-What users and plugin authors import from here is loaded on first use: `import codecvq` alone imports no
-torch.
+Public names load on first use: `import codecvq` alone does not import torch.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+def __getattr__(name: str) -> Any:  # Any: depends on the name
     if name not in _LAZY:
         raise AttributeError(f"module 'codecvq' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

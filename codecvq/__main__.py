@@ -1,12 +1,13 @@
-"""`python -m codecvq`, and `accelerate launch -m codecvq`."""
+"""Entry point of `python -m codecvq` and `accelerate launch -m codecvq`."""
 
 import sys
 from pathlib import Path
 
 
 def remove_working_folder() -> None:
-    """Take the working folder, which `python -m` puts first, off Python's search path: a file or a
-    distribution in it may be a stranger's. It stays if codecvq itself is imported from it.
+    """Remove the working folder from `sys.path`, where `python -m` puts it first.
+
+    Files and distributions in it are untrusted. The folder stays if codecvq itself is imported from it.
     """
     first = Path(sys.path[0]) if sys.path else None
     if first == Path.cwd() and first != Path(__file__).resolve().parents[1]:

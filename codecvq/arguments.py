@@ -1,4 +1,4 @@
-"""Checks of what callers give to `encode` and `decode`: type, shape and range, once, at the boundary."""
+"""Checks of the arguments of `encode` and `decode`: type, shape and range."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ INTEGERS = tuple(
 )
 
 
-def checked_wav(wav: Any, channels: int) -> Tensor:  # Any: whatever the caller gives
-    """The audio `[B, C, S]` as float32."""
+def checked_wav(wav: Any, channels: int) -> Tensor:  # Any: a caller's argument
+    """Return the audio `[B, C, S]` as float32. Raises ShapeError for another type or shape."""
     if (
         not isinstance(wav, Tensor)
         or wav.ndim != 3
@@ -29,24 +29,30 @@ def checked_wav(wav: Any, channels: int) -> Tensor:  # Any: whatever the caller 
         or not wav.is_floating_point()
     ):
         raise ShapeError(
-            f"wav is {_shown(wav)}; needed is a tensor of floats [B, C, S] with C={channels}. "
-            "A mono signal [S] is wav[None, None]; average channels first where there are more."
+            f"wav is {_describe(wav)}; needed is a tensor of floats [B, C, S] with C={channels}. "
+            "For a mono signal [S] pass wav[None, None]; average the channels of a signal that has more."
         )
     return wav.float()
 
 
-def checked_codes(codes: Any, num_codebooks: int) -> Tensor:  # Any: whatever the caller gives
-    """The codes `[B, N, T]` of any integer type as int64; their range is checked by the quantizer."""
+def checked_codes(codes: Any, num_codebooks: int) -> Tensor:  # Any: a caller's argument
+    """Return the codes `[B, N, T]`, of any integer type, as int64. The quantizer checks their range.
+
+    Raises ShapeError for another type or shape.
+    """
     if not isinstance(codes, Tensor) or codes.ndim != 3 or codes.dtype not in INTEGERS:
         raise ShapeError(
-            f"codes are {_shown(codes)}; needed is a tensor of integers [B, N, T] with N={num_codebooks}. "
-            "The codes [N, T] of one clip are codes[None]; torch.from_numpy makes a tensor of an array."
+            f"codes are {_describe(codes)}; needed is a tensor of integers [B, N, T] with N={num_codebooks}. "
+            "For one clip [N, T] pass codes[None]; convert an array with torch.from_numpy."
         )
     return codes.long()
 
 
-def checked_latents(latents: Any, dim: int) -> Tensor:  # Any: whatever the caller gives
-    """The latents `[B, D, T]` as float32, all of them finite."""
+def checked_latents(latents: Any, dim: int) -> Tensor:  # Any: a caller's argument
+    """Return the latents `[B, D, T]` as float32.
+
+    Raises ShapeError for another type or shape, NonFiniteError for NaN or infinity.
+    """
     if (
         not isinstance(latents, Tensor)
         or latents.ndim != 3
@@ -54,29 +60,31 @@ def checked_latents(latents: Any, dim: int) -> Tensor:  # Any: whatever the call
         or not latents.is_floating_point()
     ):
         raise ShapeError(
-            f"latents are {_shown(latents)}; needed is a tensor of floats [B, D, T] with D={dim}, as "
-            "encode_latents gives them."
+            f"latents are {_describe(latents)}; needed is a tensor of floats [B, D, T] with D={dim}, as "
+            "encode_latents returns them."
         )
     check_finite("latents", latents)
     return latents.float()
 
 
 def check_finite(what: str, values: Tensor) -> None:
-    """Raise NonFiniteError where `values` `[B, X, Y]`, called `what`, have NaN or infinity."""
-    wrong = (~values.isfinite()).nonzero()
-    if len(wrong):
-        item, _, place = wrong[0].tolist()
-        raise NonFiniteError(f"{what} of item {item} are NaN or infinite at index {place}.")
+    """Raise NonFiniteError if `values` `[B, X, Y]` contain NaN or infinity. The error calls them `what`."""
+    nonfinite = (~values.isfinite()).nonzero()
+    if len(nonfinite):
+        item, _, index = nonfinite[0].tolist()
+        raise NonFiniteError(f"{what} of item {item} are NaN or infinite at index {index}.")
 
 
 def checked_num_codebooks(
-    num_codebooks: Any,  # Any: as above
+    num_codebooks: Any,  # Any: a caller's argument
     codec: AudioCodec,
     error: type[CodecvqError] = ShapeError,
     what: str = "num_codebooks",
 ) -> int:
-    """The number of codebooks of `codec` to use; None stands for all. Raises `error`, which calls the number
-    `what`, where the codec has fewer, or where fewer than all do not decode.
+    """Return the number of codebooks of `codec` to use; None means all.
+
+    Raises `error`, which calls the number `what`, if the codec has fewer codebooks or if it cannot decode a
+    prefix of them.
     """
     most = codec.num_codebooks
     if num_codebooks is None:
@@ -88,16 +96,15 @@ def checked_num_codebooks(
         )
     if number < most and not codec.prefix_decodable:
         raise error(
-            f"{what} is {number}, but the {most} codebooks of codec {codec.name!r} only decode together. "
-            f"Leave {what} out."
+            f"{what} is {number}, but codec {codec.name!r} needs all {most} codebooks to decode. Omit {what}."
         )
     return number
 
 
-def checked_sample_rate(sample_rate: Any, own: int) -> int:  # Any: as above
-    """The sample rate in Hz, within `SAMPLE_RATES`; None stands for the codec's `own`."""
+def checked_sample_rate(sample_rate: Any, default: int) -> int:  # Any: a caller's argument
+    """Return the sample rate in Hz, within `SAMPLE_RATES`; None means `default`, the codec's rate."""
     if sample_rate is None:
-        return own
+        return default
     rate = as_integer(sample_rate)
     if rate is None or not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
         raise ShapeError(
@@ -107,27 +114,30 @@ def checked_sample_rate(sample_rate: Any, own: int) -> int:  # Any: as above
     return rate
 
 
-def checked_lengths(lengths: Any, batch: int, most: int, what: str) -> Tensor | None:  # Any: as above
-    """The lengths `[B]` as int64; None for None. `most` is the largest that can be, `what` says of what."""
+def checked_lengths(lengths: Any, batch: int, most: int, what: str) -> Tensor | None:
+    """Return the lengths `[B]` as int64; None for None.
+
+    `most` is the largest valid length, and `what` explains that limit in the error.
+    """
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor) or lengths.dtype not in INTEGERS or lengths.shape != (batch,):
         raise ShapeError(
-            f"lengths are {_shown(lengths)}; needed is a tensor of integers [B] with B={batch}, the real "
+            f"lengths are {_describe(lengths)}; needed is a tensor of integers [B] with B={batch}, the valid "
             "samples of each item."
         )
     lengths = lengths.long()
-    wrong = ((lengths < 0) | (lengths > most)).nonzero()
-    if len(wrong):
-        item = int(wrong[0])
+    invalid = ((lengths < 0) | (lengths > most)).nonzero()
+    if len(invalid):
+        item = int(invalid[0])
         raise ShapeError(
             f"lengths[{item}] is {int(lengths[item])}, but item {item} has 0 to {most} samples: {what}."
         )
     return lengths
 
 
-def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int:  # Any: as above
-    """How many samples to decode; None stands for all that `frames` frames hold."""
+def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int:
+    """Return the number of samples to decode; None means all samples of `frames` frames."""
     most = frames * hop_length
     if num_samples is None:
         return most
@@ -135,13 +145,13 @@ def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int: 
     if number is None or not 0 <= number <= most:
         raise ShapeError(
             f"num_samples is {num_samples!r}; {frames} frames of {hop_length} samples hold 0 to {most}. "
-            "Codes are missing, or they were made with another hop."
+            "Codes are missing, or they were encoded with another hop."
         )
     return number
 
 
-def as_integer(value: Any) -> int | None:  # Any: whatever the caller gives
-    """The value as an int where it is an integer (Python's, numpy's, or a tensor of one); else None."""
+def as_integer(value: Any) -> int | None:  # Any: a caller's argument
+    """Return a Python, numpy or one-element tensor integer as an int; None for anything else."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 and value.dtype in INTEGERS else None
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral, torch.SymInt)):
@@ -149,7 +159,7 @@ def as_integer(value: Any) -> int | None:  # Any: whatever the caller gives
     return value if isinstance(value, (int, torch.SymInt)) else int(value)  # type: ignore[return-value]
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""How evenly codes are used: the entropy of how often each occurs."""
+"""Entropy of the frequencies of codes: a measure of codebook usage."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def entropy_nats(counts: Counts) -> Counts:
-    """The entropy of the frequencies of codes, from how often each occurs: `[…, K]` -> `[…]`, in nats (e to
-    the power of it is the perplexity, by log(2) it is in bits). 0 where nothing was counted.
+    """Return the entropy in nats of code counts: `[…, K]` -> `[…]`.
 
-    It is biased low, the more so the fewer codes are counted for each that occurs.
+    Its exponential is the perplexity; divided by log(2) it is in bits. It is 0 if all counts are 0. The
+    estimate is biased low, more so with fewer counts per occurring code.
     """
     totals = counts.sum(-1)[..., None]
     shares = counts / (totals + (totals == 0))

@@ -1,4 +1,4 @@
-"""Modules built from options that may come from a stranger, within limits on memory.
+"""Limits on memory while modules are built from untrusted options.
 
 A few characters of a configuration can request a billion layers or a table of a terabyte.
 `construction_limits` stops such a construction at the first parameter, buffer or intermediate tensor beyond
@@ -25,22 +25,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from codecvq.errors import OptionError
 
 GIB = 1 << 30
-BYTES = 4  # of an element, as most have
+BYTES = 4  # per element, assumed for float32
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a construction may take."""
+    """The most that a construction may use."""
 
     weights_bytes: int = 16 * GIB  # of all parameters and buffers
     tensors: int = 4000  # parameters and buffers
     modules: int = 20_000
-    tensor_bytes: int = 4 * GIB  # of a single tensor, intermediate ones too
+    tensor_bytes: int = 4 * GIB  # of a single tensor, including intermediate ones
 
 
 @contextmanager
 def construction_limits(limits: Limits, what: str) -> Iterator[None]:
-    """A block in which modules are built within `limits`; `what` names them in errors. Raises OptionError."""
+    """Context manager: raises OptionError if the modules built in the block exceed `limits`.
+
+    `what` names the modules in the error.
+    """
     count = _Count(limits, what)
     with ExitStack() as stack:
         stack.callback(register_module_parameter_registration_hook(count.tensor).remove)
@@ -51,21 +54,21 @@ def construction_limits(limits: Limits, what: str) -> Iterator[None]:
             yield
         except (MemoryError, OverflowError) as error:
             raise _too_large(what, "more than the memory of this machine") from error
-        except RuntimeError as error:  # what torch raises where the system refuses an allocation
+        except RuntimeError as error:  # torch raises it when an allocation fails
             if "memory" not in str(error) and "overflow" not in str(error):
                 raise
             raise _too_large(what, "more than the memory of this machine") from error
 
 
 class _Count:
-    """Counts what modules register, and stops at the limits."""
+    """Counts registered tensors and modules; raises OptionError at the limits."""
 
     def __init__(self, limits: Limits, what: str) -> None:
         self.limits, self.what = limits, what
         self.bytes = self.tensors = self.modules = 0
 
     def tensor(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        """Called by torch before a parameter or buffer is registered."""
+        """Hook that torch calls before it registers a parameter or buffer."""
         if tensor is None:
             return
         self.tensors += 1
@@ -76,14 +79,14 @@ class _Count:
             raise _too_large(self.what, f"more than {self.limits.weights_bytes:,} bytes of weights")
 
     def module(self, module: nn.Module, name: str, inner: nn.Module | None) -> None:
-        """Called by torch before a module is registered inside another."""
+        """Hook that torch calls before it registers a submodule."""
         self.modules += 1
         if self.modules > self.limits.modules:
             raise _too_large(self.what, f"more than {self.limits.modules:,} modules")
 
 
 class _Allocations(TorchDispatchMode):
-    """Stops an operation whose result would be larger than a tensor may be, before it runs."""
+    """Raises OptionError before an operation runs whose result would exceed `tensor_bytes`."""
 
     def __init__(self, limits: Limits, what: str) -> None:
         super().__init__()
@@ -95,15 +98,16 @@ class _Allocations(TorchDispatchMode):
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # Any: whatever the operation takes and gives
+    ) -> Any:  # Any: depends on the operation
         if _num_elements(args) * BYTES > self.limits.tensor_bytes:
             raise _too_large(self.what, f"a tensor of more than {self.limits.tensor_bytes:,} bytes")
         return func(*args, **(kwargs or {}))
 
 
 def _num_elements(args: tuple[Any, ...]) -> int:
-    """How many elements the result of an operation may have: its sizes where it is given some, else its
-    operands' broadcast shape.
+    """Upper bound on the number of elements of an operation's result.
+
+    Uses the sizes among the arguments if there are any, else the broadcast shape of the operands.
     """
     first = args[0] if args else None
     if isinstance(first, (list, tuple)) and all(isinstance(size, int) for size in first):
@@ -116,7 +120,7 @@ def _num_elements(args: tuple[Any, ...]) -> int:
 
 
 def _aligned_sizes(shapes: list[torch.Size]) -> Iterator[list[int]]:
-    """The sizes of each axis, counted from the last."""
+    """Yield the operands' sizes of each axis, from the last axis to the first."""
     for axis in range(1, max(map(len, shapes), default=0) + 1):
         yield [shape[-axis] for shape in shapes if len(shape) >= axis]
 

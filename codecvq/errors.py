@@ -1,6 +1,4 @@
-"""What can go wrong for a user, as exceptions that the command line prints in one line and leaves with exit
-2.
-"""
+"""Exceptions for user errors. The command line prints them as one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -32,37 +30,35 @@ __all__ = [
 
 
 class CodecvqError(Exception):
-    """A user's error: its text says what was given, what is needed and what to do."""
+    """Base class of user errors. The text says what was given, what is needed and what to do."""
 
 
 class PluginError(CodecvqError):
-    """A plugin did not load, two plugins offer one name, or a plugin offers what this codecvq does not
-    understand.
-    """
+    """A plugin did not load, two plugins register the same name, or a registration is invalid."""
 
 
 class UnknownName(CodecvqError):
-    """Nothing of that kind is registered under the name."""
+    """No plugin registers the name for this kind."""
 
 
 class OptionError(CodecvqError):
-    """An option of a quantizer, network or metric is unknown or has a value that cannot work."""
+    """An option of a quantizer, network or metric is unknown or has an invalid value."""
 
 
 class ShapeError(CodecvqError):
-    """A tensor has another shape, type or range than the call needs."""
+    """A tensor or argument has the wrong shape, type or range."""
 
 
 class NonFiniteError(CodecvqError):
-    """NaN or infinity where numbers are needed."""
+    """A tensor contains NaN or infinity where finite numbers are needed."""
 
 
 class RecipeError(CodecvqError):
-    """A recipe cannot be read, has a key that does not exist, or a value that cannot work."""
+    """A recipe cannot be read, has an unknown key, or an invalid value."""
 
 
 class CorpusError(CodecvqError):
-    """A corpus is missing, empty, or not what its manifest says."""
+    """A corpus is missing, empty, or does not match its manifest."""
 
 
 class AudioError(CodecvqError):
@@ -70,31 +66,31 @@ class AudioError(CodecvqError):
 
 
 class CodecError(CodecvqError):
-    """A codec folder is incomplete, of another version, or does not fit the codes or audio given."""
+    """A codec folder is incomplete, of another version, or does not fit the given codes or audio."""
 
 
 class RunError(CodecvqError):
-    """A run folder cannot be resumed, or a training had to stop."""
+    """A run folder cannot be resumed, or a training run had to stop."""
 
 
 class BitstreamError(CodecvqError):
-    """A .cvq file is damaged, truncated, or of another codec."""
+    """A .cvq file is damaged, truncated, or encoded by another codec."""
 
 
 class TokensError(CodecvqError):
-    """A token dataset is incomplete, or of another codec."""
+    """A token dataset is incomplete, or encoded by another codec."""
 
 
 class FolderInUse(CodecvqError):
-    """Another process writes into the folder."""
+    """Another process holds the lock of the folder."""
 
 
 class SymlinkError(CodecvqError):
-    """A part of a folder, where results are to be written, is a link to another place."""
+    """An output path inside a folder is a symbolic link."""
 
 
 class MissingExtra(CodecvqError):
-    """An optional dependency is needed and not installed."""
+    """A required optional dependency is not installed."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
@@ -104,7 +100,7 @@ class MissingExtra(CodecvqError):
 
 
 class MissingProgram(CodecvqError):
-    """A program of the system is needed and not installed."""
+    """A required system program is not installed."""
 
     def __init__(self, what: str, program: str, install: str) -> None:
         super().__init__(
@@ -113,16 +109,18 @@ class MissingProgram(CodecvqError):
 
 
 def install_advice(distribution: str) -> str:
-    """What to do to get a distribution that a file or a plugin names. The name is repeated as a command only
-    if it is one: in a text of a stranger it could be options of pip, or another command.
+    """Return how to install a distribution that a file or a plugin names.
+
+    The advice contains a `pip install` command only if the name is a valid distribution name: an untrusted
+    text could contain pip options or another command.
     """
     if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution, re.ASCII):
         return f"Install it with: pip install {distribution}"
-    return f"{distribution!r} is no name of a package: there is nothing to install"
+    return f"{distribution!r} is not a valid package name, so nothing can be installed"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the closest known word, or nothing: to be put behind a sentence."""
+    """Return `" Did you mean 'x'?"` for the closest known word, or "", to append to a sentence."""
     words = list(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) or [
         w for w in words if w.startswith(word)

@@ -1,4 +1,4 @@
-"""Text from files and plugins, made harmless for the place where it is shown. HTML uses `html.escape`."""
+"""Escapes untrusted text for terminals, JSON, CSV and Markdown. HTML uses `html.escape`."""
 
 from __future__ import annotations
 
@@ -7,46 +7,56 @@ import re
 import unicodedata
 from typing import Any
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes cells that begin with one of these
-#: an underscore between letters or digits is one, as in mel_distance
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates cells that begin with these
+#: markup characters; an underscore between letters or digits, as in mel_distance, is not markup
 _MARKDOWN = re.compile(r"([\\`*{}\[\]<>#|!~&]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text for a terminal or a log: every character that does not print, escape sequences and lone
-    surrogates among them, is shown as `\\x1b` or `\\ud800`; those in `keep`, as a newline, stay.
+    """Escape a text for a terminal or a log.
+
+    Non-printable characters, including escape sequences and lone surrogates, become `\\x1b` or `\\ud800`.
+    Characters in `keep`, such as a newline, stay.
     """
     if text.isprintable():
         return text
     return "".join(
-        sign if _prints(sign) or sign in keep else sign.encode("unicode_escape").decode() for sign in text
+        character
+        if _is_printable(character) or character in keep
+        else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 
 def json_text(value: Any) -> str:  # Any: JSON
-    """The JSON of a value for a terminal or a pipe: what does not print is escaped, so that it can be encoded
-    and sends no escape sequence; letters of all languages stay.
+    """Return a value as JSON for a terminal or a pipe.
+
+    Non-printable characters are escaped, so that the text can be encoded and contains no escape sequence.
+    Letters of all languages stay.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    if text.isascii():  # JSON has escaped the control characters
+    if text.isascii():  # json.dumps has escaped the control characters
         return text
-    return "".join(sign if _prints(sign) or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
+    return "".join(
+        character if _is_printable(character) or character == "\n" else json.dumps(character)[1:-1]
+        for character in text
+    )
 
 
 def csv_cell(text: str) -> str:
-    """The text for a cell of a CSV file: an apostrophe in front keeps a spreadsheet from computing it."""
+    """Escape a text for a CSV cell. A leading apostrophe keeps a spreadsheet from evaluating it."""
     shown = printable(text, keep="\n")
     return f"'{shown}" if shown.startswith(_FORMULA) and not _is_number(shown) else shown
 
 
 def markdown(text: str) -> str:
-    """The text for a line or a table cell of a Markdown file: shown as it is, without markup or HTML."""
+    """Escape a text for a line or a table cell of Markdown, so that it contains no markup or HTML."""
     return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
-def _prints(sign: str) -> bool:
-    """Whether it has a shape or is a space: Python calls only the ASCII space printable."""
-    return sign.isprintable() or unicodedata.category(sign) == "Zs"
+def _is_printable(character: str) -> bool:
+    """Whether a character is printable or a space; `str.isprintable` accepts only the ASCII space."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _is_number(text: str) -> bool:

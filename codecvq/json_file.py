@@ -1,7 +1,7 @@
-"""JSON files that may come from a stranger: read within limits, and checked against a pydantic model.
+"""Reads untrusted JSON files within limits, and validates them with pydantic models.
 
-A file is read only if it is a regular file of a bounded size. Its text is strict JSON: no key twice, no NaN
-or infinity, no number beyond 64 bits, a bounded depth, and no NUL or lone surrogate in a text.
+Only a regular file of a bounded size is read. Its text must be strict JSON: no duplicate key, no NaN or
+infinity, no number beyond 64 bits, a bounded depth, and no NUL or lone surrogate in a string.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from codecvq.errors import CodecvqError
 
-MOST_BYTES = 1 << 20  # of a file
-MOST_DEPTH = 50  # of lists and objects within each other
-MOST_DIGITS = 40  # of a number
-MOST_SHOWN = 60  # characters of a value that an error repeats
+MOST_BYTES = 1 << 20  # in a file
+MOST_DEPTH = 50  # nesting levels of lists and objects
+MOST_DIGITS = 40  # in a number
+MOST_SHOWN = 60  # characters of a value in an error message
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,10 +35,10 @@ def read_model(
     advice: str = "Copy it again.",
     most_bytes: int = MOST_BYTES,
 ) -> Model:
-    """The content of a JSON file as a `model`.
+    """Read a JSON file and return its content as a `model`.
 
-    Raises `error`, with the file and the key and `advice` behind it, for a file that is missing, too large,
-    not regular, not JSON, or not what the model says.
+    Raises `error` if the file is missing, too large, not regular, not JSON, or does not match the model. The
+    message names the file and the key, and ends with `advice`.
     """
     value = read_json(path, error=error, advice=advice, most_bytes=most_bytes)
     return validated(model, value, str(path), error=error, advice=advice)
@@ -51,7 +51,7 @@ def read_json(
     advice: str = "Copy it again.",
     most_bytes: int = MOST_BYTES,
 ) -> dict[str, Any]:  # Any: JSON
-    """The object in a JSON file; raises `error` as `read_model` does, but for what a model says."""
+    """Read a JSON file and return its object; raises `error` like `read_model`, without a model check."""
     content = read_bounded(path, most_bytes, error=error, advice=advice)
     return parse_json(content, str(path), error=error, advice=advice)
 
@@ -59,14 +59,16 @@ def read_json(
 def read_bounded(
     path: Path, most_bytes: int, *, error: type[CodecvqError] = CodecvqError, advice: str = ""
 ) -> bytes:
-    """The bytes of a regular file that has at most `most_bytes`; raises `error` for any other, at once."""
+    """Read a regular file of at most `most_bytes`. Raises `error` for any other path without blocking."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise error(f"{path} is not a regular file. {advice}".rstrip())
-            content = bytearray()  # in pieces: one read would reserve `most_bytes` for a file of any size
+            content = (
+                bytearray()
+            )  # in blocks: a single read would allocate `most_bytes` for a file of any size
             too_large = status.st_size > most_bytes
             while not too_large and (piece := os.read(descriptor, 1 << 20)):
                 content += piece
@@ -77,7 +79,7 @@ def read_bounded(
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
     if too_large:
-        raise error(f"{path} has more than the {most_bytes:,} bytes that are read of it. {advice}".rstrip())
+        raise error(f"{path} has more than the limit of {most_bytes:,} bytes. {advice}".rstrip())
     return bytes(content)
 
 
@@ -88,14 +90,14 @@ def parse_json(
     error: type[CodecvqError] = CodecvqError,
     advice: str = "Copy it again.",
 ) -> dict[str, Any]:  # Any: JSON
-    """The JSON object in a text; `origin` names the text in errors."""
+    """Parse a text and return its JSON object. Raises `error`, which names the text `origin`."""
     try:
         value = json.loads(
             text.decode("utf-8-sig") if isinstance(text, bytes) else text,
             object_pairs_hook=_object,
             parse_int=_integer,
             parse_float=_number,
-            parse_constant=_refuse,
+            parse_constant=_reject_constant,
         )
         if not isinstance(value, dict):
             raise ValueError("it is not an object")
@@ -115,8 +117,9 @@ def validated(
     error: type[CodecvqError] = CodecvqError,
     advice: str = "Copy it again.",
 ) -> Model:
-    """`value`, as `parse_json` gives it, as a `model`: without conversions between types. Raises `error` with
-    the first key that does not fit.
+    """Validate a `value` from `parse_json` and return it as a `model`. Types are not converted.
+
+    Raises `error` with the first key that does not match.
     """
     try:
         return model.model_validate_json(json.dumps(value), strict=True)
@@ -132,7 +135,7 @@ def _explained(key: str, kind: str, message: str, given: object) -> str:
     if kind == "missing":
         return f"{key} is missing."
     if kind == "extra_forbidden":
-        return f"{key} is not a key that is known."
+        return f"{key} is not a key of this format."
     shown = repr(given)
     shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
     message = message.removeprefix("Value error, ")
@@ -140,11 +143,11 @@ def _explained(key: str, kind: str, message: str, given: object) -> str:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice[:MOST_SHOWN]!r} is there twice")
-    return found
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        duplicate = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {duplicate[:MOST_SHOWN]!r} occurs twice")
+    return values
 
 
 def _integer(digits: str) -> int:
@@ -160,7 +163,7 @@ def _number(digits: str) -> float:
     return number
 
 
-def _refuse(word: str) -> NoReturn:
+def _reject_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number in JSON")
 
 
@@ -173,7 +176,7 @@ def _check_depth_and_texts(value: object) -> None:
     while level:
         for text in level:
             if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
-                raise ValueError(f"the text {text[:MOST_SHOWN]!r} has a NUL or half of a surrogate pair")
+                raise ValueError(f"the text {text[:MOST_SHOWN]!r} contains a NUL or a lone surrogate")
         lists = [item for item in level if isinstance(item, list)]
         objects = [item for item in level if isinstance(item, dict)]
         if depth == MOST_DEPTH and (lists or objects):

@@ -1,4 +1,4 @@
-"""Locks on folders that several processes could write at once."""
+"""Locks that prevent two processes from writing the same folder."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from codecvq.errors import FolderInUse
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes are not kept apart
+except ImportError:  # Windows: folders are not locked
     fcntl = None  # type: ignore[assignment]
 
-_MOST_BYTES = 1000  # that are read of a lock file
+_MOST_BYTES = 1000  # read from a lock file
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` for the length of the block; `what` names the job in errors.
+    """Context manager that holds a lock on the file `path`; `what` names the folder in errors.
 
-    The lock belongs to the process and ends with it, however it ends; forked workers do not inherit it. The
-    file stays and says who held it last. Raises FolderInUse, which names the holder, where another process
-    has the lock.
+    Raises FolderInUse, which names the holder, if another process has the lock. The lock belongs to the
+    process: the system releases it when the process ends, and forked workers do not inherit it. The file is
+    not removed and names the last holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path, flags, 0o666)
     try:
-        _take(descriptor, path, what)
+        _acquire(descriptor, path, what)
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path, what: str) -> None:
+def _acquire(descriptor: int, path: Path, what: str) -> None:
     if fcntl is None:
         return
     try:
@@ -57,7 +57,7 @@ def _take(descriptor: int, path: Path, what: str) -> None:
 
 def _holder(descriptor: int) -> str:
     try:
-        said = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
-        return f"process {int(said['pid'])} on {str(said['host'])!r} since {str(said['since'])[:19]!r}"
+        holder = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        return f"process {int(holder['pid'])} on {str(holder['host'])!r} since {str(holder['since'])[:19]!r}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

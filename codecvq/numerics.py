@@ -1,7 +1,7 @@
-"""Computing that does not depend on torch's global settings.
+"""Float32 computation that does not depend on torch's global settings.
 
-A codec gives the codes and samples that it was saved with, wherever it is called: inside autocast or
-inference mode, with another default dtype or device, with TF32 or bfloat16 matrix products allowed.
+A codec must return the same codes and samples wherever it is called: inside autocast or inference mode, with
+another default dtype or device, or with TF32 or bfloat16 matrix products allowed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 
 _lock = threading.Lock()
-#: what stands in for the caller's global settings while at least one thread is inside `plain_float32`
-_replaced: list[tuple[object, str, object]] = []
-_inside = 0  # threads, and nested calls
+#: the caller's global settings (owner, attribute, value), while a thread is inside `plain_float32`
+_saved_settings: list[tuple[object, str, object]] = []
+_active_blocks = 0  # in all threads, including nested ones
 
 
 @contextmanager
 def plain_float32(device: torch.device | str = "cpu") -> Iterator[None]:
-    """A block in which torch computes in float32 on `device`, without autocast, TF32 or bfloat16 products,
-    and in which new tensors are float32 tensors on the CPU.
+    """Context manager: torch computes in float32 on `device`, without autocast, TF32 or bfloat16 products.
 
-    Settings that torch has once for all threads are restored when the last thread leaves its block.
+    New tensors are float32 tensors on the CPU. Settings that torch shares between threads are restored when
+    the last thread leaves its block.
     """
-    if torch.compiler.is_compiling():  # a graph keeps the settings it was compiled with
+    if torch.compiler.is_compiling():  # a compiled graph uses the settings of its compilation
         yield
         return
     kind = torch.device(device).type
@@ -42,46 +42,44 @@ def plain_float32(device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def trainable_float32() -> Iterator[None]:
-    """`plain_float32` for building modules: what is made in the block can be trained, also where the caller
-    is in inference mode.
-    """
+    """`plain_float32` for building modules: their tensors can be trained even in inference mode."""
     with torch.inference_mode(False), plain_float32():
         yield
 
 
 def _enter() -> None:
-    global _inside
+    global _active_blocks
     with _lock:
-        _inside += 1
-        if _inside > 1:
+        _active_blocks += 1
+        if _active_blocks > 1:
             return
-        for owner, name, exact in _switches():
-            now = getattr(owner, name)
-            if now != exact:
-                _replaced.append((owner, name, now))
+        for owner, name, exact in _precision_settings():
+            value = getattr(owner, name)
+            if value != exact:
+                _saved_settings.append((owner, name, value))
                 setattr(owner, name, exact)
         if torch.get_default_dtype() != torch.float32:
-            _replaced.append((None, "default_dtype", torch.get_default_dtype()))
+            _saved_settings.append((None, "default_dtype", torch.get_default_dtype()))
             torch.set_default_dtype(torch.float32)
 
 
 def _leave() -> None:
-    global _inside
+    global _active_blocks
     with _lock:
-        _inside -= 1
-        if _inside:
+        _active_blocks -= 1
+        if _active_blocks:
             return
-        while _replaced:
-            owner, name, value = _replaced.pop()
+        while _saved_settings:
+            owner, name, value = _saved_settings.pop()
             if isinstance(value, torch.dtype):
                 torch.set_default_dtype(value)
             else:
                 setattr(owner, name, value)
 
 
-def _switches() -> list[tuple[object, str, object]]:
-    """Where torch allows less than float32 in products and convolutions: owner, attribute, exact value."""
-    backends: Any = torch.backends  # torch's stubs lack some of them
+def _precision_settings() -> list[tuple[object, str, object]]:
+    """Return torch's precision settings of products and convolutions: owner, attribute, float32 value."""
+    backends: Any = torch.backends  # torch's stubs lack some of these attributes
     if hasattr(backends.mkldnn, "matmul"):
         owners = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
         owners += [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]

@@ -1,4 +1,4 @@
-"""What the processor of this machine is. Linux says it in /proc/cpuinfo only."""
+"""Name and instruction sets of the CPU, read from /proc/cpuinfo on Linux."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """The processor's name, as "AMD EPYC 7763 64-Core"; elsewhere than on Linux what Python knows."""
+    """Return the CPU's name, for example "AMD EPYC 7763 64-Core"; outside Linux `platform.processor()`."""
     names = _values("model name")
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def processor_flags() -> set[str]:
-    """Names of sets of instructions that the processor has, as "amx_bf16"; empty where they are not known."""
+    """Return the CPU's instruction sets, for example "amx_bf16"; empty if they are unknown."""
     return {flag for value in (*_values("flags"), *_values("features")) for flag in value.split()}
 
 
 def _values(name: str) -> list[str]:
-    """The values of a field, one for each processor."""
+    """Return the values of a field of /proc/cpuinfo, one for each processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

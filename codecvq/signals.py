@@ -1,5 +1,7 @@
-"""SIGTERM and SIGHUP as an exception, so that a job that is stopped ends as one that fails: temporary files
-are removed, locks are released, and what is to be saved is saved.
+"""Turns SIGTERM and SIGHUP into an exception.
+
+A stopped job then cleans up like a failed one: it removes temporary files, releases locks and saves its
+state.
 """
 
 from __future__ import annotations
@@ -15,17 +17,19 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasat
 
 
 class Terminated(BaseException):
-    """The process got SIGTERM or SIGHUP. As with KeyboardInterrupt, `except Exception` lets it pass."""
+    """The process received SIGTERM or SIGHUP. `except Exception` does not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number  # what a shell reports for a process that the signal killed
+        self.exit_code = 128 + number  # the exit code that a shell reports for this signal
 
 
 @contextmanager
 def termination_raises() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP raise `Terminated` in the main thread. A signal that has a handler
-    already, or is ignored (nohup), keeps it; forked processes end at once.
+    """Context manager: SIGTERM and SIGHUP raise `Terminated` in the main thread.
+
+    A signal that already has a handler or is ignored (nohup) stays unchanged. Forked processes end
+    immediately.
     """
     owner = os.getpid()
 
@@ -35,12 +39,12 @@ def termination_raises() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
-    taken = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
+    main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
+    replaced = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in replaced:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in taken:
+        for number in replaced:
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Weights files (safetensors): written also where modules share tensors, read only where they fit."""
+"""Weights files (safetensors): written with tied weights, and validated before they are loaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from codecvq.construction import Limits
 from codecvq.errors import CodecError
 
-SLACK_BYTES = 256 << 20  # of buffers that a module computes and does not save
+SLACK_BYTES = 256 << 20  # for buffers that a module computes and does not save
 SLACK_TENSORS = 200
 
 
 def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The content of a safetensors file. Tensors that share memory, as tied weights, are written once each:
-    safetensors itself refuses them.
+    """Return the content of a safetensors file.
+
+    Tensors that share memory, such as tied weights, are copied, because safetensors rejects them.
     """
     from safetensors.torch import save
 
@@ -38,7 +39,7 @@ def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | N
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """An open weights file: what it holds is known, nothing is read yet."""
+    """An open weights file. Names and shapes are known; tensors are read by `load_into`."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
@@ -46,27 +47,29 @@ class WeightsFile:
 
     @property
     def limits(self) -> Limits:
-        """What a module that these weights fit may take."""
+        """Construction limits of a module that these weights fit."""
         count = sum(math.prod(shape) for shape in self.shapes.values())
         most = 8 * count + SLACK_BYTES
         return Limits(weights_bytes=most, tensors=2 * len(self.shapes) + SLACK_TENSORS, tensor_bytes=most)
 
     def load_into(self, module: nn.Module) -> None:
-        """Copy the weights into a module. Raises CodecError, before anything is copied, where names or shapes
-        differ, and for NaN and infinity.
+        """Copy the weights into a module.
+
+        Raises CodecError before it copies if names or shapes differ; also for non-finite values and another
+        kind of dtype.
         """
         own = module.state_dict()
         self._check_names(own)
         tensors = {*dict(module.named_parameters(remove_duplicate=False))}
         tensors |= {*dict(module.named_buffers(remove_duplicate=False))}
-        computed = {}  # what a module writes into its state dict without a tensor of that name
+        computed = {}  # state-dict entries that are neither parameters nor buffers
         with torch.no_grad():
             for name, tensor in own.items():
                 stored = self._get(name)
                 if stored.is_floating_point() != tensor.is_floating_point():
-                    raise self._unfit(f"{name} is {stored.dtype}, but {tensor.dtype} is needed")
+                    raise self._mismatch(f"{name} is {stored.dtype}, but {tensor.dtype} is needed")
                 if stored.is_floating_point() and not stored.isfinite().all():
-                    raise CodecError(f"{self.path} has NaN or infinity in {name}. Take another checkpoint.")
+                    raise CodecError(f"{self.path} has NaN or infinity in {name}. Use another checkpoint.")
                 if name in tensors:
                     tensor.copy_(stored)
                 else:
@@ -75,29 +78,31 @@ class WeightsFile:
             module.load_state_dict(computed, strict=False)
 
     def _check_names(self, own: Mapping[str, Tensor]) -> None:
-        missing, left = own.keys() - self.shapes.keys(), self.shapes.keys() - own.keys()
-        if missing or left:
-            what = f"{min(missing)} is missing" if missing else f"{min(left)} has no place"
-            raise self._unfit(f"{what}, and {len(missing) + len(left) - 1} more")
+        missing, unused = own.keys() - self.shapes.keys(), self.shapes.keys() - own.keys()
+        if missing or unused:
+            what = f"{min(missing)} is missing" if missing else f"{min(unused)} is unexpected"
+            raise self._mismatch(f"{what}, and {len(missing) + len(unused) - 1} more")
         for name, tensor in own.items():
             if tuple(tensor.shape) != self.shapes[name]:
-                raise self._unfit(f"{name} is {list(self.shapes[name])}, but {list(tensor.shape)} is needed")
+                raise self._mismatch(
+                    f"{name} is {list(self.shapes[name])}, but {list(tensor.shape)} is needed"
+                )
 
-    def _unfit(self, why: str) -> CodecError:
+    def _mismatch(self, why: str) -> CodecError:
         return CodecError(
-            f"{self.path} does not fit the configuration beside it: {why}. Copy the folder again."
+            f"{self.path} does not fit the configuration in its folder: {why}. Copy the folder again."
         )
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[WeightsFile]:
-    """The weights file at `path`. Raises CodecError where it is missing, damaged, or not a regular file."""
+    """Open the weights file at `path`. Raises CodecError if it is missing, damaged, or not regular."""
     from safetensors import SafetensorError, safe_open
 
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CodecError(f"{path} is not a regular file. Copy the folder again.")
-        file: Any = safe_open(path, framework="pt")  # safetensors carries no types
+        file: Any = safe_open(path, framework="pt")  # safetensors has no type annotations
     except (OSError, SafetensorError, ValueError) as error:
         raise CodecError(
             f"{path} cannot be read ({error}). The copy is incomplete: copy it again."

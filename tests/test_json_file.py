@@ -44,7 +44,7 @@ def test_what_is_right_comes_back(tmp_path: Path) -> None:
         ("", "Expecting value"),
         ("[]", "not an object"),
         ('{"a": 1', "delimiter"),
-        ('{"a": 1, "b": 2, "a": 1}', "key 'a' is there twice"),
+        ('{"a": 1, "b": 2, "a": 1}', "key 'a' occurs twice"),
         ('{"a": NaN}', "NaN is not a number"),
         ('{"a": -Infinity}', "-Infinity is not a number"),
         ('{"a": 1e999}', "1e999 is too large"),

@@ -182,8 +182,8 @@ def test_rows_without_a_usable_file_are_failures_that_say_why(folder: Path, path
         ("m.csv", "path,text,text\na.wav,b,c\n", "two columns are called 'text'"),
         ("m.jsonl", '{"path": "a.wav", "x": ' + "[" * 10000 + "]" * 10000 + "}", "nested too deeply"),
         ("m.jsonl", '{"path": "a.wav", "x": ' + "9" * 5000 + "}", "does not fit in 64 bits"),
-        ("m.jsonl", '{"path": "a.wav", "x": "\\ud800"}', "half of a surrogate pair"),
-        ("m.jsonl", '{"path": "a.wav", "path": "b.wav"}', "'path' is there twice"),
+        ("m.jsonl", '{"path": "a.wav", "x": "\\ud800"}', "lone surrogate"),
+        ("m.jsonl", '{"path": "a.wav", "path": "b.wav"}', "'path' occurs twice"),
     ],
     ids=["csv-twice", "deep", "digits", "surrogate", "key-twice"],
 )

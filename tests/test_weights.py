@@ -37,7 +37,7 @@ def test_tied_weights_are_written_and_come_back_tied(tmp_path: Path) -> None:
     ("module", "says"),
     [
         (nn.Linear(4, 5), r"weight is \[4, 4\], but \[5, 4\] is needed"),
-        (nn.Linear(4, 4, bias=False), "bias has no place"),
+        (nn.Linear(4, 4, bias=False), "bias is unexpected"),
         (nn.Sequential(nn.Linear(4, 4)), r"0\.bias is missing"),
     ],
     ids=["shape", "left over", "missing"],
