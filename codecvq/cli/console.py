@@ -34,10 +34,10 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 PLAIN_EVERY_S = 15.0  # between progress lines where stderr is not a terminal
 
 
-def _load_plugins(sources: list[str]) -> list[str]:
+def _load_plugins(sources: list[str] | None) -> list[str]:  # typer fails on a bare list[str] in Python 3.10
     for source in sources or []:
         load(source)
-    return sources
+    return sources or []
 
 
 Plugins = Annotated[
