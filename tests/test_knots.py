@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecvq.networks.voice.knots import LIGHT, knots
+from codecvq.networks.voice.knots import MIN_WEIGHT, knots
 from codecvq.networks.voice.source import interpolate
 
 
@@ -24,7 +24,7 @@ def test_knots_are_those_of_least_squares(times: int) -> None:
     found = knots(walks, counts, times)
     lines = interpolate(torch.eye(12), times).T.double()  # [T * n, T]
     for walk, count, knot in zip(walks, counts, found, strict=True):
-        root = torch.where(count, 1.0, LIGHT**0.5).double()[:, None]
+        root = torch.where(count, 1.0, MIN_WEIGHT**0.5).double()[:, None]
         expected = torch.linalg.lstsq(root * lines, root * walk.double()[:, None]).solution[:, 0]
         torch.testing.assert_close(knot.double(), expected, rtol=1e-4, atol=1e-4)
 

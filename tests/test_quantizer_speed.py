@@ -29,8 +29,8 @@ def test_metrics_by_histogram_and_by_sorting_are_those_of_counting(
     codes = torch.stack([torch.randint(0, size, (rows,), generator=generator()) for size in sizes], dim=1)
     found = []
     for bins in (10**9, 0):  # always a histogram, never one
-        monkeypatch.setattr(statistics, "HISTOGRAM", bins)
-        monkeypatch.setattr(statistics, "SMALL", bins)
+        monkeypatch.setattr(statistics, "MAX_BINS_PER_CODE", bins)
+        monkeypatch.setattr(statistics, "MAX_SMALL_HISTOGRAM", bins)
         found.append(statistics.code_metrics(codes, sizes))
     for metrics in found:
         for i, size in enumerate(sizes):

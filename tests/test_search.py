@@ -126,7 +126,7 @@ def test_kept_works_on_inference_tensors() -> None:
 @pytest.fixture
 def prefiltered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefilter, "has_fast_bfloat16", lambda: True)
-    monkeypatch.setattr(search, "WORTH", 0)
+    monkeypatch.setattr(search, "MIN_PREFILTER_SCORES", 0)
 
 
 def clumps(rows: int, dim: int, seed: int) -> Tensor:

@@ -180,7 +180,7 @@ def test_frames_without_a_written_pitch_leave_their_neighbours_alone() -> None:
     latents[:, 4, 5:8] = 0
     _, reading = decoder._read(latents, None)
     assert reading is not None
-    assert reading.there[0].tolist() == [True] * 4 + [False] + [True] * 4
+    assert reading.present[0].tolist() == [True] * 4 + [False] + [True] * 4
     torch.testing.assert_close(reading.position, reading.position[:, :1].expand(1, 9))
 
 

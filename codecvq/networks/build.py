@@ -19,18 +19,18 @@ def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: 
     Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
     a stranger are built within `codecvq.construction.limited`.
     """
-    made = _build(name, sample_rate, channels, options)
-    if not isinstance(made, Network):
+    network = _build(name, sample_rate, channels, options)
+    if not isinstance(network, Network):
         raise OptionError(f"network {name!r} is no encoder and decoder.{_others(NetworkSpec)}")
-    return made
+    return network
 
 
 def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **options: Any) -> Discriminator:
     """The discriminator registered under `name`. Raises as `build_network` does."""
-    made = _build(name, sample_rate, channels, options)
-    if not isinstance(made, Discriminator):
+    network = _build(name, sample_rate, channels, options)
+    if not isinstance(network, Discriminator):
         raise OptionError(f"network {name!r} is no discriminator.{_others(DiscriminatorSpec)}")
-    return made
+    return network
 
 
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:

@@ -75,24 +75,28 @@ def multiply_adds(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
         torch.ops.aten.mkldnn_rnn_layer: _recurrent_layer,
     }
     with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
-        made = call()
-    return made, counter.get_total_flops() / 2
+        result = call()
+    return result, counter.get_total_flops() / 2
 
 
 def _real_transform(
-    given: Sequence[int], dims: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+    input_shape: Sequence[int], dims: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
     """Operations of real transforms of n points, one way or the other: 5/2 n log2 n each, the usual count."""
-    points = max(given[dims[-1]], out_shape[dims[-1]])  # the real side has the more
-    transforms = math.prod(given) // given[dims[-1]]
+    points = max(input_shape[dims[-1]], out_shape[dims[-1]])  # the real side has the more
+    transforms = math.prod(input_shape) // input_shape[dims[-1]]
     return round(2.5 * points * math.log2(points)) * transforms
 
 
 def _recurrent_layer(
-    given: Sequence[int], ours: Sequence[int], before: Sequence[int], *_: Any, **__: Any
+    input_shape: Sequence[int],
+    input_weight: Sequence[int],
+    recurrent_weight: Sequence[int],
+    *_: Any,
+    **__: Any,
 ) -> int:
     """Operations of oneDNN's LSTM layer: `[T, B, X]`, and matrices for what comes in and for what was."""
-    return 2 * given[0] * given[1] * (math.prod(ours) + math.prod(before))
+    return 2 * input_shape[0] * input_shape[1] * (math.prod(input_weight) + math.prod(recurrent_weight))
 
 
 def _parameters(module: nn.Module) -> int:

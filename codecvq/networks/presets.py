@@ -34,11 +34,11 @@ def resolve_size(network: str, presets: Mapping[str, Size], preset: str, **given
     size = replace(presets[preset], **{name: value for name, value in given.items() if value is not None})
     for field in fields(size):
         value = getattr(size, field.name)
-        least = min(1, *(getattr(other, field.name) for other in presets.values()))
-        most = MAX_DEPTH if field.name.endswith(("_blocks", "_layers")) else MAX_WIDTH
-        if type(value) is not int or not least <= value <= most:
+        lowest = min(1, *(getattr(other, field.name) for other in presets.values()))
+        highest = MAX_DEPTH if field.name.endswith(("_blocks", "_layers")) else MAX_WIDTH
+        if type(value) is not int or not lowest <= value <= highest:
             raise OptionError(
                 f"{network}: {field.name} is {shortened(value)}; needed is a whole number from "
-                f"{least} to {most}."
+                f"{lowest} to {highest}."
             )
     return size

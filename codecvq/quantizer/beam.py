@@ -28,27 +28,28 @@ def beam_search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
 
 
 def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
-    rests = vectors[:, None]  # [M, sums, D]: what each partial sum leaves over
-    totals = torch.zeros_like(rests)  # [M, sums, D]
+    residuals = vectors[:, None]  # [M, sums, D]: what each partial sum leaves over
+    totals = torch.zeros_like(residuals)  # [M, sums, D]
     codes = vectors.new_zeros(len(vectors), 1, 0, dtype=torch.int64)  # [M, sums, stages so far]
     for n in range(stack.num_codebooks):
-        sums = rests.shape[1]
+        sums = residuals.shape[1]
         width = min(beam, stack.codebook_sizes[n])
-        flat, total = rests.flatten(0, 1), totals.flatten(0, 1)
+        flat, total = residuals.flatten(0, 1), totals.flatten(0, 1)
         stage, context = stack.stage(n), _context(total)
-        found = stage.candidates_with_context(
+        candidates = stage.candidates_with_context(
             stack.to_stage_space(n, flat), width, context
         )  # [M·sums, width]
         flat, total = (rows.repeat_interleave(width, dim=0) for rows in (flat, total))
-        value = stage.dequantize_with_context(found.reshape(-1, 1), _context(total))
+        value = stage.dequantize_with_context(candidates.reshape(-1, 1), _context(total))
         values = stack.from_stage_space(n, value)
-        rests, totals = ((flat - values), (total + values))
-        rests, totals = (rows.unflatten(0, (-1, sums * width)) for rows in (rests, totals))
-        longer = codes.repeat_interleave(width, dim=1)
-        codes = torch.cat([longer, found.view(len(vectors), sums * width, 1)], dim=2)
-        best = rests.square().sum(dim=2).topk(min(beam, sums * width), dim=1, largest=False).indices
-        rests, totals, codes = (
-            rows.gather(1, best[:, :, None].expand(-1, -1, rows.shape[2])) for rows in (rests, totals, codes)
+        residuals, totals = ((flat - values), (total + values))
+        residuals, totals = (rows.unflatten(0, (-1, sums * width)) for rows in (residuals, totals))
+        repeated = codes.repeat_interleave(width, dim=1)
+        codes = torch.cat([repeated, candidates.view(len(vectors), sums * width, 1)], dim=2)
+        best = residuals.square().sum(dim=2).topk(min(beam, sums * width), dim=1, largest=False).indices
+        residuals, totals, codes = (
+            rows.gather(1, best[:, :, None].expand(-1, -1, rows.shape[2]))
+            for rows in (residuals, totals, codes)
         )
     return codes[:, 0]
 

@@ -64,14 +64,16 @@ def quantizer_registrations(
     stand: "quantizer", "quantizer.semantic", "quantizer.of.0".
     """
     name, options = name_and_options(config)
-    found = {key: plain_registration(name)}
+    registrations = {key: plain_registration(name)}
     if plain_registration(name).spec.name in COMPOSITIONS:
         for part in ("of", "semantic", "acoustic"):
             inner = options.get(part, ())
             listed = enumerate(inner) if isinstance(inner, (list, tuple)) else [(None, inner)]
             for n, each in listed:
-                found |= quantizer_registrations(each, f"{key}.{part}" + ("" if n is None else f".{n}"))
-    return found
+                registrations |= quantizer_registrations(
+                    each, f"{key}.{part}" + ("" if n is None else f".{n}")
+                )
+    return registrations
 
 
 def quantizer_options(name: str) -> dict[str, Any]:

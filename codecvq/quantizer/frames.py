@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Latents of so few channels stay channel by channel in memory: an operation on rows of four numbers, as of
 # FSQ, takes longer to begin each row than to do it.
-FEW = 16
+FEW_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Blocks:
 def real_vectors(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Frames]:
     """Real frames of latents `[B, D, T]` as float32 vectors `[M, D]`, and which frames they are."""
     batch, _, frames = latents.shape
-    if latents.shape[1] <= FEW:
+    if latents.shape[1] <= FEW_CHANNELS:
         vectors = latents.transpose(0, 1).flatten(1).float().T
     else:
         vectors = _transposed(latents).flatten(0, 1)

@@ -121,15 +121,15 @@ class Grouped(Quantizer):
         self, steps: Sequence[Step], active: Sequence[Tensor | slice], count: int
     ) -> tuple[Tensor, ...] | None:
         """What each codebook adds, in the channels of its group: `[M, D]` each; None if a group has none."""
-        found, first = [], 0
+        contributions, first = [], 0
         for step, rows in zip(steps, active, strict=True):
             if step.parts is None:
                 return None
             width = step.values.shape[1]
             padding = (first, self.dim - first - width)
-            found += [F.pad(scatter_rows(rows, part, count), padding) for part in step.parts]
+            contributions += [F.pad(scatter_rows(rows, part, count), padding) for part in step.parts]
             first += width
-        return tuple(found)
+        return tuple(contributions)
 
     def _active_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
         """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""

@@ -57,10 +57,10 @@ def coarse_table(codewords: Tensor, half_norms: Tensor, size: int) -> CoarseTabl
     rounded = torch.empty(len(codewords), codewords.shape[1] + 2, dtype=torch.bfloat16)
     rounded[:, :-2], rounded[:, -2], rounded[:, -1] = codewords, -high, -low
     parts = zip(codewords.split(PART), rounded[:, :-2].split(PART), strict=True)
-    length, wrong_by, coarse_length = torch.cat([_lengths(*part) for part in parts], dim=1)
+    length, rounding_error, coarse_length = torch.cat([_lengths(*part) for part in parts], dim=1)
     sums = rounded.shape[1] * 2.0**-23
-    wrong_height = (heights - high.float() - low.float()).abs() + sums * (high.abs() + low.abs()).float()
-    bounds = torch.stack([length, wrong_by + sums * coarse_length, wrong_height])  # [3, K]
+    height_error = (heights - high.float() - low.float()).abs() + sums * (high.abs() + low.abs()).float()
+    bounds = torch.stack([length, rounding_error + sums * coarse_length, height_error])  # [3, K]
     error = bounds.unflatten(1, (-1, GROUP)).amax(dim=2)
     rounded[size:, -2] = -torch.inf
     return CoarseTable(rounded, error)
@@ -82,13 +82,13 @@ def candidate_groups(
     """
     coarse = vectors.bfloat16()
     greatest = _greatest_scores(torch.cat([coarse, coarse.new_ones(len(vectors), 2)], dim=1), table.codewords)
-    wrong_by, length = (vectors - coarse.float()).norm(dim=1), coarse.float().norm(dim=1)
-    factors = torch.stack([wrong_by, length, torch.ones_like(length)], dim=1)  # [R, 3]
+    rounding_error, length = (vectors - coarse.float()).norm(dim=1), coarse.float().norm(dim=1)
+    factors = torch.stack([rounding_error, length, torch.ones_like(length)], dim=1)  # [R, 3]
     error = torch.addmm(greatest, factors, table.error, beta=MARGIN * UNIT, alpha=MARGIN)  # [R, G]
     lower = (greatest - error).amax(dim=1, keepdim=True)
-    left_out = greatest.add_(error) < lower  # never so where a number has become NaN: then none is left out
-    row, group = left_out.logical_not_().nonzero(as_tuple=True)
-    if len(row) > max(2 * len(vectors), share * left_out.numel()):
+    excluded = greatest.add_(error) < lower  # never so where a number has become NaN: then none is left out
+    row, group = excluded.logical_not_().nonzero(as_tuple=True)
+    if len(row) > max(2 * len(vectors), share * excluded.numel()):
         return None
     group, order = group.sort(stable=True)
     return group, row[order]
@@ -99,13 +99,13 @@ def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
     rows = min(len(rounded), ROWS)
     buffer = rounded.new_empty(rows * PART)  # of at most 2 MB, it stays in the cache
     greatest = torch.empty(len(rounded), len(codewords) // GROUP, dtype=torch.int16)
-    for tile, found in zip(rounded.split(rows), greatest.split(rows), strict=True):
-        for part, place in zip(codewords.split(PART), found.split(PART // GROUP, dim=1), strict=True):
+    for tile, target in zip(rounded.split(rows), greatest.split(rows), strict=True):
+        for part, out in zip(codewords.split(PART), target.split(PART // GROUP, dim=1), strict=True):
             scores = buffer[: len(tile) * len(part)].view(len(tile), -1)
             torch.mm(tile, part.T, out=scores)
             # as integers, the bits of numbers from 0 up are ordered as the numbers are, and any is above
             # the bits of a negative one; torch compares integers six times as fast
-            torch.amax(scores.view(torch.int16).unflatten(1, (-1, GROUP)), dim=2, out=place)
+            torch.amax(scores.view(torch.int16).unflatten(1, (-1, GROUP)), dim=2, out=out)
     return greatest.clamp_(min=0).view(torch.bfloat16).float()
 
 
@@ -120,7 +120,7 @@ def nearest_in_groups(
         if len(rows):
             group_i = slice(i * GROUP, (i + 1) * GROUP)
             torch.addmm(half_norms[group_i], vectors[rows], codewords[group_i].T, alpha=-1, out=out)
-    least, place = scores.min(dim=1)
+    least, index = scores.min(dim=1)
     best = least.new_full((len(vectors),), torch.inf).scatter_reduce_(0, row, least, "amin")
-    codes = (group * GROUP + place).where(least == best[row], len(codewords))
+    codes = (group * GROUP + index).where(least == best[row], len(codewords))
     return codes.new_full((len(vectors),), len(codewords)).scatter_reduce_(0, row, codes, "amin")

@@ -103,12 +103,12 @@ class Residual(Quantizer):
         """The bound of a fixed grid, once around all stages; nothing where each stage has its own."""
         return self.stage(0).bound(vectors) if self.stage(0).refines else vectors
 
-    def to_stage_space(self, n: int, rest: Tensor) -> Tensor:
+    def to_stage_space(self, n: int, residual: Tensor) -> Tensor:
         """What is left, in the space and on the scale of stage n: `[M, D]` -> `[M, D of the stage]`."""
         return (
-            rest / self.stage(n).stage_scale(n)
+            residual / self.stage(n).stage_scale(n)
             if self.stage(n).refines
-            else self.stage(n).to_code_space(rest)
+            else self.stage(n).to_code_space(residual)
         )
 
     def from_stage_space(self, n: int, values: Tensor) -> Tensor:
@@ -140,18 +140,18 @@ class Residual(Quantizer):
         """
         if self.beam > 1 and not self.training:
             return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
-        codes, rest = [], vectors
+        codes, residual = [], vectors
         total = torch.zeros_like(vectors) if self.uses_partial_sum else vectors  # of no use otherwise
         for n, rows in enumerate([slice(None)] * depth if active is None else active):
             view = self._view(n, context, rows, total)
             values, code = self.stage(n).quantize_with_context(
-                self.to_stage_space(n, view.mean(rest)), view.context
+                self.to_stage_space(n, view.mean(residual)), view.context
             )
-            part = view.whole(self.from_stage_space(n, values))
-            rest = rest - part
+            part = view.scatter(self.from_stage_space(n, values))
+            residual = residual - part
             if self.uses_partial_sum:
                 total = total + part
-            codes.append(view.whole(code))
+            codes.append(view.scatter(code))
         return torch.cat(codes, dim=1)
 
     def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
@@ -160,7 +160,7 @@ class Residual(Quantizer):
         for n in range(codes.shape[1]):  # in the order of training: float addition is not associative
             view = self._view(n, context, slice(None), total)
             values = self.stage(n).dequantize_with_context(view.first_rows(codes[:, n : n + 1]), view.context)
-            part = view.whole(self.from_stage_space(n, values))
+            part = view.scatter(self.from_stage_space(n, values))
             total = (
                 total + part if self.uses_partial_sum else total.add_(part)
             )  # a stage may keep what it saw
@@ -178,29 +178,29 @@ class Residual(Quantizer):
         if not self._stages_give_values:
             with torch.no_grad():
                 codes = self.choose(entered.detach(), context, depth, active)
-        ends = self._ends(active, entered) if self.training_values_differ else None
-        total, chain, rest = torch.zeros_like(entered), entered, entered
-        made: list[_Made] = []
+        last_stages = self._last_stages(active, entered) if self.training_values_differ else None
+        total, chain, residual = torch.zeros_like(entered), entered, entered
+        results: list[_StageResult] = []
         for n, rows in enumerate(active):  # also where no row is left: other processes may have some
             view = self._view(n, context, rows, total)
             code = None if codes is None else view.first_rows(codes[:, n : n + 1])
-            last = None if ends is None else view.first_rows(ends == n)
-            left = view.mean(rest)
-            linked = view.mean(chain) if self._is_chained and chain is not rest else left
-            made.append(self._stage_step(n, view, linked, left, code, last).whole(view))
-            added = made[-1].added
-            total, rest = total + added, rest - added.detach()
+            last = None if last_stages is None else view.first_rows(last_stages == n)
+            stage_residual = view.mean(residual)
+            stage_chain = view.mean(chain) if self._is_chained and chain is not residual else stage_residual
+            results.append(self._stage_step(n, view, stage_chain, stage_residual, code, last).scatter(view))
+            added = results[-1].added
+            total, residual = total + added, residual - added.detach()
             if self._is_chained:
                 chain = chain - added
         if not self._is_chained:
             total = self.apply_estimator(entered, total)
         return Step(
             self.project_out(total),
-            torch.cat([each.codes for each in made], dim=1),
-            _mean_terms([each.terms for each in made], depth),
-            [update for each in made for update in each.updates],
+            torch.cat([each.codes for each in results], dim=1),
+            _mean_terms([each.terms for each in results], depth),
+            [update for each in results for update in each.updates],
             active_mask(active, len(entered)),
-            self._parts(made) if context.parts else None,
+            self._parts(results) if context.parts else None,
         )
 
     @property
@@ -216,18 +216,18 @@ class Residual(Quantizer):
     def _stage_step(
         self,
         n: int,
-        view: _View,
+        view: _StageView,
         chain: Tensor,
-        rest: Tensor,
+        residual: Tensor,
         codes: Tensor | None,
         last: Tensor | None,
-    ) -> _Made:
+    ) -> _StageResult:
         """Stage n on the vectors that it sees. `chain` and `rest` are equal in value, not in gradient;
         `codes` are chosen already, or None; `last` `[m, 1]` says which items end with this stage, or None.
         """
         stage, context = self.stage(n), view.context
-        seen = self.to_stage_space(n, rest)
-        entered = self.to_stage_space(n, chain) if self._is_chained and chain is not rest else seen
+        seen = self.to_stage_space(n, residual)
+        entered = self.to_stage_space(n, chain) if self._is_chained and chain is not residual else seen
         differs = self.training and stage.training_values_differ
         if stage.own_gradient or differs:
             values, codes = stage.quantize_with_context(entered if stage.own_gradient else seen, context)
@@ -245,26 +245,28 @@ class Residual(Quantizer):
             part = (
                 added if stage.own_gradient else self.from_stage_space(n, stage.apply_estimator(seen, values))
             )
-        return _Made(added, part, codes, terms, stage.updates_of(seen, codes))
+        return _StageResult(added, part, codes, terms, stage.updates_of(seen, codes))
 
-    def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _View:
+    def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _StageView:
         """What stage n sees: the vectors at `rows`, or the blocks of them."""
         part = (replace(context, partial_sum=total) if self.uses_partial_sum else context).select(rows)
         if self._strides[n] == 1:
-            return _View(part, rows, len(total), None)
+            return _StageView(part, rows, len(total), None)
         blocks = part.frames.blocks(self._strides[n])
         partial_sum = None if part.partial_sum is None else blocks.mean(part.partial_sum)
-        return _View(replace(part, frames=blocks.frames, partial_sum=partial_sum), rows, len(total), blocks)
+        return _StageView(
+            replace(part, frames=blocks.frames, partial_sum=partial_sum), rows, len(total), blocks
+        )
 
-    def _parts(self, made: Sequence[_Made]) -> tuple[Tensor, ...]:
+    def _parts(self, results: Sequence[_StageResult]) -> tuple[Tensor, ...]:
         """What each stage adds to the latents, the bias of the projection with the first: `[M, D]` each."""
-        parts = [each.part for each in made if each.part is not None]
+        parts = [each.part for each in results if each.part is not None]
         if not isinstance(self.project_out, nn.Linear):
             return tuple(parts)
         first, weight = self.project_out(parts[0]), self.project_out.weight
         return (first, *(F.linear(part, weight) for part in parts[1:]))
 
-    def _ends(self, active: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
+    def _last_stages(self, active: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
         """The last stage that each of the vectors `[M, D]` has: int64 `[M, 1]`."""
         matrix = active_mask(active, len(entered))
         if matrix is None:
@@ -283,7 +285,7 @@ class Residual(Quantizer):
 
 
 @dataclass(frozen=True)
-class _View:
+class _StageView:
     """The vectors that a stage sees of all M: those at `rows`, or their blocks."""
 
     context: Context
@@ -301,13 +303,13 @@ class _View:
         seen = rows if isinstance(self.rows, slice) else rows[self.rows]
         return seen if self.blocks is None else self.blocks.first_rows(seen)
 
-    def whole(self, rows: Tensor) -> Tensor:
+    def scatter(self, rows: Tensor) -> Tensor:
         """Rows of the stage in their places, 0 elsewhere: `[m, X]` -> `[M, X]`."""
         return scatter_rows(self.rows, rows if self.blocks is None else self.blocks.repeat(rows), self.count)
 
 
 @dataclass(frozen=True)
-class _Made:
+class _StageResult:
     """What a stage makes of the vectors that it sees."""
 
     added: Tensor  # [m, D] in the space of the stack
@@ -316,10 +318,10 @@ class _Made:
     terms: Terms
     updates: list[Update]
 
-    def whole(self, view: _View) -> _Made:
+    def scatter(self, view: _StageView) -> _StageResult:
         """The same for all M vectors, 0 where the stage does not see them."""
-        part = None if self.part is None else view.whole(self.part)
-        return replace(self, added=view.whole(self.added), part=part, codes=view.whole(self.codes))
+        part = None if self.part is None else view.scatter(self.part)
+        return replace(self, added=view.scatter(self.added), part=part, codes=view.scatter(self.codes))
 
 
 def _mean_terms(terms: list[Terms], depth: int) -> Terms:

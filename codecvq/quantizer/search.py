@@ -25,8 +25,8 @@ from codecvq.quantizer.prefilter import GROUP, CoarseTable
 ROWS = 1024  # vectors a tile, at most
 TILE = 2**20  # scores a tile on a CPU: 4 MB
 TILE_ON_GPU = 2**24  # where the launch of a kernel costs more than a cache saves
-FEWEST = 512  # codewords with a table in bfloat16
-WORTH = 2**21  # scores: with fewer, the prefilter's many small steps take longer than float32
+MIN_COARSE_CODEWORDS = 512  # codewords with a table in bfloat16
+MIN_PREFILTER_SCORES = 2**21  # scores: with fewer, the prefilter's many small steps take longer than float32
 INTERVALS = 2**21  # of the prefilter at a time: 8 MB
 
 
@@ -51,7 +51,7 @@ def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
         half_norms = F.pad(half_norms, (0, missing), value=torch.inf)
     if torch.compiler.is_compiling() or codebook.device.type != "cpu" or not prefilter.has_fast_bfloat16():
         coarse = None
-    elif len(codewords) < FEWEST or (vectors is not None and vectors < ROWS):
+    elif len(codewords) < MIN_COARSE_CODEWORDS or (vectors is not None and vectors < ROWS):
         coarse = None  # to make it would take longer than it saves
     else:
         coarse = prefilter.coarse_table(codewords, half_norms, len(codebook))
@@ -66,7 +66,11 @@ def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
     `search_table` where it is searched often and seldom changes.
     """
     table = codebook if isinstance(codebook, SearchTable) else search_table(codebook, len(vectors))
-    if table.coarse is None or len(vectors) * len(table.codewords) < WORTH or torch.compiler.is_compiling():
+    if (
+        table.coarse is None
+        or len(vectors) * len(table.codewords) < MIN_PREFILTER_SCORES
+        or torch.compiler.is_compiling()
+    ):
         return _nearest_by_tiles(vectors, table)
     codes: list[Tensor] = []
     parts = vectors.split(max(ROWS, INTERVALS // (len(table.codewords) // GROUP)))
@@ -93,10 +97,10 @@ def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
         for top in range(0, len(vectors), rows):
             tile = slice(top, top + rows)
             scores = _scores(vectors[tile] - table.center, codewords, half_norms, buffer)
-            least, where = _first_least(scores)
+            least, index = _first_least(scores)
             nearer = least < best[tile]  # never <=: the first of equals stays
             best[tile] = torch.where(nearer, least, best[tile])
-            codes[tile] = torch.where(nearer, where + first, codes[tile])
+            codes[tile] = torch.where(nearer, index + first, codes[tile])
     return codes
 
 
@@ -119,8 +123,8 @@ def _first_least(scores: Tensor) -> tuple[Tensor, Tensor]:
     groups = scores.unflatten(1, (-1, GROUP))  # [R, W / GROUP, GROUP]
     group = groups.amin(dim=2).argmin(dim=1)  # [R]
     candidates = groups[torch.arange(len(scores), device=scores.device), group]  # [R, GROUP]
-    least, place = candidates.min(dim=1)
-    return least, group * GROUP + place
+    least, index = candidates.min(dim=1)
+    return least, group * GROUP + index
 
 
 class TensorCache:
@@ -133,7 +137,7 @@ class TensorCache:
     def __init__(self) -> None:
         self._sources: tuple[Tensor, ...] = ()
         self._state: list[tuple[int, int]] = []
-        self._made: Any = None
+        self._value: Any = None
 
     def get(self, make: Callable[[], Any], *sources: Tensor) -> Any:
         """What `make` gives, made again where one of `sources`, of which it is made, has changed."""
@@ -141,13 +145,13 @@ class TensorCache:
             return make()  # neither counts its writes
         state = [(source.data_ptr(), source._version) for source in sources]
         if state != self._state or any(map(operator.is_not, sources, self._sources)):
-            self._made = make()
+            self._value = make()
             self._sources, self._state = sources, state
-        return self._made
+        return self._value
 
     def clear(self) -> None:
         """Keep nothing, and hold no memory."""
-        self._sources, self._state, self._made = (), [], None
+        self._sources, self._state, self._value = (), [], None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TensorCache:
         return TensorCache()

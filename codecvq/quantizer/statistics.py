@@ -10,7 +10,7 @@ from codecvq.transfer import to_device
 
 # A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many
 # bins a code.
-SMALL, HISTOGRAM = 4096, 8
+MAX_SMALL_HISTOGRAM, MAX_BINS_PER_CODE = 4096, 8
 
 
 def code_metrics(
@@ -24,7 +24,7 @@ def code_metrics(
     """
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
-    by_histogram = max(sizes) <= max(SMALL, HISTOGRAM * rows)
+    by_histogram = max(sizes) <= max(MAX_SMALL_HISTOGRAM, MAX_BINS_PER_CODE * rows)
     counts = (
         _by_histogram(codes, max(sizes), active) if by_histogram else _by_sorting(codes, active)
     )  # [n, bins]

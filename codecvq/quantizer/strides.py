@@ -42,8 +42,8 @@ def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> 
                 f"codebook {n} has {part.shape[-1]} codes; {frames} frames with stride {strides[n]} need "
                 f"{blocks(frames, strides[n])}."
             )
-    each = [part.repeat_interleave(strides[n], dim=-1)[..., :frames] for n, part in enumerate(parts)]
-    return torch.stack(each, dim=-2)
+    repeated = [part.repeat_interleave(strides[n], dim=-1)[..., :frames] for n, part in enumerate(parts)]
+    return torch.stack(repeated, dim=-2)
 
 
 def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = None) -> None:
@@ -55,12 +55,12 @@ def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = No
             continue
         own = codes[..., n, :]
         first = own[..., ::stride].repeat_interleave(stride, dim=-1)[..., : own.shape[-1]]
-        differ = own != first if mask is None else (own != first) & mask
-        raise_if(differ, partial(_changes, differ, n, stride))
+        changed = own != first if mask is None else (own != first) & mask
+        raise_if(changed, partial(_changes, changed, n, stride))
 
 
-def _changes(differ: Tensor, n: int, stride: int) -> ShapeError:
+def _changes(changed: Tensor, n: int, stride: int) -> ShapeError:
     return ShapeError(
-        f"codes of codebook {n} change at frame {int(differ.nonzero()[0, -1])}, but it has one code for "
+        f"codes of codebook {n} change at frame {int(changed.nonzero()[0, -1])}, but it has one code for "
         f"{stride} frames. codecvq.quantizer.join_codes repeats codes over their frames."
     )

@@ -18,12 +18,12 @@ def join_tables(members: Iterable[Quantizer]) -> CodeTables | None:
 
     A member without tables gets even ones. Raises OptionError where the `step` of the members differs.
     """
-    found = [(member, member.code_tables()) for member in members]
-    steps = [tables.step for _, tables in found if tables is not None]
+    tables_by_member = [(member, member.code_tables()) for member in members]
+    steps = [tables.step for _, tables in tables_by_member if tables is not None]
     if not steps:
         return None
     parts = []
-    for member, tables in found:
+    for member, tables in tables_by_member:
         even = (
             CodeTables.uniform((size,), levels=_levels(size), step=steps[0]) for size in member.codebook_sizes
         )

@@ -18,7 +18,7 @@ from codecvq.errors import OptionError
 from codecvq.networks.interface import Discriminator, DiscriminatorOutput
 
 SLOPE = 0.1
-SOFTEST = 1e-4  # magnitude below which compression is linear: its derivative at 0 would be infinite
+MIN_MAGNITUDE = 1e-4  # magnitude below which compression is linear: its derivative at 0 would be infinite
 
 
 def build_multi_band(
@@ -114,7 +114,7 @@ class Resolution(nn.Module):
         frames = padded.unfold(2, size, size // 4) * self.window  # [B, C, frames, W]
         spectra = torch.view_as_real(torch.fft.rfft(frames) / self.window.square().sum().sqrt())
         if self.power < 1:
-            squared = spectra.square().sum(dim=-1, keepdim=True) + SOFTEST**2
+            squared = spectra.square().sum(dim=-1, keepdim=True) + MIN_MAGNITUDE**2
             spectra = spectra * squared.pow((self.power - 1) / 2)
         return torch.cat([spectra[..., 0], spectra[..., 1]], dim=1)
 

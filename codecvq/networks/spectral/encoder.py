@@ -50,8 +50,8 @@ def _check_written_at(encoder: nn.Module, weights: Mapping[str, Tensor], prefix:
     """Weights fit where the pitch is written in the same channels. As torch calls what looks at weights
     before they are loaded; the last of `details` lists what does not fit.
     """
-    theirs, ours = weights.get(f"{prefix}written_at"), encoder.get_buffer("written_at")
-    if theirs is not None and theirs.tolist() != ours.tolist():
+    saved, own = weights.get(f"{prefix}written_at"), encoder.get_buffer("written_at")
+    if saved is not None and saved.tolist() != own.tolist():
         details[-1].append(
-            f"their pitch is written in channels {theirs.tolist()}, and pitch_channels are {ours.tolist()}"
+            f"their pitch is written in channels {saved.tolist()}, and pitch_channels are {own.tolist()}"
         )

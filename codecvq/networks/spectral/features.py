@@ -97,9 +97,11 @@ class DetailMel(FrontEnd):
     ) -> None:
         super().__init__()
         #: the least that divides the hop and lets windows overlap by half
-        times = (r for r in range(1, hop_length + 1) if hop_length % r == 0)
-        self.times = next((r for r in times if 2 * hop_length <= window_length * r), hop_length)
-        step = hop_length // self.times
+        divisors = (r for r in range(1, hop_length + 1) if hop_length % r == 0)
+        self.windows_per_frame = next(
+            (r for r in divisors if 2 * hop_length <= window_length * r), hop_length
+        )
+        step = hop_length // self.windows_per_frame
         if window_length < step or (after is None and (window_length - step) % 2):
             raise OptionError(
                 f"spectral: detail_window_length {window_length} does not fit hop_length {hop_length}: the "
@@ -107,12 +109,12 @@ class DetailMel(FrontEnd):
             )
         framing = Framing(window_length, step, None if after is None else min(after, window_length - step))
         self.log_mel = LogMel(framing, sample_rate, num_mels * window_length // (4 * hop_length))
-        self.num_features = self.times * self.log_mel.mel.shape[1]
+        self.num_features = self.windows_per_frame * self.log_mel.mel.shape[1]
         self.before, self.after = framing.before, framing.after
 
     def forward(self, wav: Tensor) -> Tensor:
         """Features of audio: `[B, 1, S]` -> `[B, T, R * F]`."""
-        return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.times)
+        return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.windows_per_frame)
 
 
 class ConcatFeatures(FrontEnd):

@@ -118,7 +118,7 @@ def parts_of(options: SpectralOptions) -> Parts:
         ("decoder_backbone", ("decoder_width", "decoder_blocks")),
     ):
         if getattr(options, given) is not None:
-            _leave_out(options, given, flat)
+            _reject_flat_options(options, given, flat)
     return Parts(
         _features(options),
         encoder if options.encoder_backbone is None else options.encoder_backbone,
@@ -129,7 +129,7 @@ def parts_of(options: SpectralOptions) -> Parts:
 
 def _features(options: SpectralOptions) -> Mapping[str, Any]:
     if not isinstance(options.features, str):
-        _leave_out(options, "features", ("window_length", "num_mels", "detail_window_length"))
+        _reject_flat_options(options, "features", ("window_length", "num_mels", "detail_window_length"))
         return options.features
     window = {"window_length": options.window_length}
     if options.features == "stft":
@@ -149,7 +149,7 @@ def _head(options: SpectralOptions) -> Mapping[str, Any]:
             "phase", "phase_iterations", "training_phase", "synthesis_hop_length", "synthesis_window_length",
             "pitch_channels", "refiner_width", "refiner_blocks",
         )  # fmt: skip
-        _leave_out(options, "head", flat)
+        _reject_flat_options(options, "head", flat)
         return options.head
     _check_phase(options)
     synthesis = {
@@ -165,13 +165,13 @@ def _head(options: SpectralOptions) -> Mapping[str, Any]:
     return {"name": "source", **synthesis, **own}
 
 
-def _leave_out(options: SpectralOptions, given: str, flat: Sequence[str]) -> None:
+def _reject_flat_options(options: SpectralOptions, given: str, flat: Sequence[str]) -> None:
     """Raise OptionError where an option of a built-in part is given beside another part in its place."""
     defaults = {field.name: field.default for field in fields(options)}
-    if beside := [name for name in flat if getattr(options, name) != defaults[name]]:
+    if conflicting := [name for name in flat if getattr(options, name) != defaults[name]]:
         raise OptionError(
-            f"spectral: {given} is a part with its own options, and {', '.join(beside)} is given beside it. "
-            f"Give the options inside {given}, as that part names them."
+            f"spectral: {given} is a part with its own options, and {', '.join(conflicting)} is given beside "
+            f"it. Give the options inside {given}, as that part names them."
         )
 
 
@@ -179,8 +179,8 @@ def _check_phase(options: SpectralOptions) -> None:
     phase = options.phase
     if phase not in ("predicted", "retrieved", "source"):
         raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
-    retrieving = (options.phase_iterations, options.training_phase)
-    if phase != "retrieved" and retrieving != (DEFAULT_ITERATIONS, "recorded"):
+    retrieval_options = (options.phase_iterations, options.training_phase)
+    if phase != "retrieved" and retrieval_options != (DEFAULT_ITERATIONS, "recorded"):
         raise OptionError(
             f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
             "Leave them out."

@@ -73,17 +73,19 @@ class PhaseRetrievalDecoder(Synthesis):
         reach = self.backbone.reach
         if reach.past is None:
             return
-        beside = phase_reach(framing, iterations) + framing.overlapping_frames
-        self.reach = Reach(self.codec_frames(reach.past + beside), self.codec_frames(reach.future + beside))
+        margin = phase_reach(framing, iterations) + framing.overlapping_frames
+        self.reach = Reach(self.codec_frames(reach.past + margin), self.codec_frames(reach.future + margin))
 
-    def forward(self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None) -> Tensor:
+    def forward(
+        self, latents: Tensor, mask: Tensor | None = None, target_wav: Tensor | None = None
+    ) -> Tensor:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
         mask = self.upsample_mask(mask)
         log_magnitudes = self.head(self.hidden(rearrange(latents, "b d t -> b t d"), mask))
         with torch.autocast(latents.device.type, enabled=False):
             magnitudes = log_magnitudes.float().clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
-            if recorded is not None:
-                phases = unit_phases(self.framing.spectra(recorded))
+            if target_wav is not None:
+                phases = unit_phases(self.framing.spectra(target_wav))
             else:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # too long a way
                     phases = retrieve_phases(self.framing, magnitudes, self.iterations, mask)

@@ -34,10 +34,10 @@ from codecvq.networks.voice.refiner import Refiner
 from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 
 WAVES, LONGEST = 6, 160.0  # a pitch as sines and cosines: their number, and the longest in steps of the grid
-MOST_ADDED = 4.0  # steps, to a pitch that was written
+MAX_CORRECTION = 4.0  # steps, to a pitch that was written
 BLUR = 1.0  # standard deviation in steps of the distribution that is learned where none was
-BESIDE = 3  # steps on either side of the likeliest, whose mean it is
-WRONG = 8.0  # steps: what is further off was another octave, and teaches nothing
+NEIGHBORS = 3  # steps on either side of the likeliest, whose mean it is
+MAX_PITCH_ERROR = 8.0  # steps: what is further off was another octave, and teaches nothing
 LEARNED_WEIGHT = 0.2  # of the pitch that was not written
 SECOND_NOISE_START = 1 << 40  # where in the series of noise that begins which is not the source's
 
@@ -46,7 +46,7 @@ class CodedPitch(NamedTuple):
     """The written pitch of codec frames `[B, T]`."""
 
     position: Tensor
-    there: Tensor  # bool: not where the codebook is left out
+    present: Tensor  # bool: not where the codebook is left out
 
 
 class SourceFilterDecoder(Synthesis):
@@ -80,57 +80,57 @@ class SourceFilterDecoder(Synthesis):
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
         self.refiner = None if refiner_size is None else Refiner(framing.bins, width, *refiner_size)
-        beside = (
-            2 * framing.overlapping_frames + 1
-        )  # of the source, of what is made of it, and to the next pitch
-        beside += 0 if self.refiner is None else self.refiner.reach
-        ahead = max(self.codec_frames(self.backbone.reach.future + beside), self.codec_frames(beside) + 1)
-        self.reach = Reach(None, ahead)  # where a period is depends on all those before
+        # overlap of the source's frames and of the output's, and one frame to the next pitch value
+        margin = 2 * framing.overlapping_frames + 1
+        margin += 0 if self.refiner is None else self.refiner.reach
+        future = max(self.codec_frames(self.backbone.reach.future + margin), self.codec_frames(margin) + 1)
+        self.reach = Reach(None, future)  # where a period is depends on all those before
 
     def forward(
-        self, latents: Tensor, mask: Tensor | None = None, recorded: Tensor | None = None
+        self, latents: Tensor, mask: Tensor | None = None, target_wav: Tensor | None = None
     ) -> Tensor | AudioWithLosses:
         """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`; with the recording `[B, 1, T * H]` losses too."""
-        features, reading = self._read(rearrange(latents, "b d t -> b t d"), mask)
+        features, coded_pitch = self._read(rearrange(latents, "b d t -> b t d"), mask)
         mask = self.upsample_mask(mask)
         hidden = self.hidden(features, mask)
-        log_filters, said = self.filters(hidden), self.pitch(hidden)
+        log_filters, pitch_output = self.filters(hidden), self.pitch(hidden)
         with torch.autocast(latents.device.type, enabled=False):
-            voicing, added, heights = said.float().split([1, 1, grid_size()], dim=2)
-            voicing, position = voicing[..., 0], expected_position(heights)
-            written = there = None
-            if reading is not None:
-                written = interpolate(reading.position, self.upsampling) + MOST_ADDED * added[..., 0].tanh()
-                there = reading.there.repeat_interleave(self.upsampling, dim=1)
-                position = torch.where(there, written, position)
-            start = _number_of(latents) if self.training else 0
+            voicing, added, pitch_logits = pitch_output.float().split([1, 1, grid_size()], dim=2)
+            voicing, position = voicing[..., 0], expected_position(pitch_logits)
+            corrected = present = None
+            if coded_pitch is not None:
+                correction = MAX_CORRECTION * added[..., 0].tanh()
+                corrected = interpolate(coded_pitch.position, self.upsampling) + correction
+                present = coded_pitch.present.repeat_interleave(self.upsampling, dim=1)
+                position = torch.where(present, corrected, position)
+            start = _noise_offset(latents) if self.training else 0
             sources = self._sources(Pitch(position, voicing > 0), mask, start)
-            let_through, beside = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
+            source_gain, noise_gain = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
             phases = [unit_phases(each) for each in sources]
-            spectra = scale_complex(phases[0], let_through) + scale_complex(phases[1], beside)
+            spectra = scale_complex(phases[0], source_gain) + scale_complex(phases[1], noise_gain)
         if self.refiner is not None:  # in the precision of the networks
             spectra = self.refiner(spectra, sources, hidden, mask)
         with torch.autocast(latents.device.type, enabled=False):
             wav = self.framing.overlap_add(spectra, mask)
-            if recorded is None:
+            if target_wav is None:
                 return wav
-            pitch = self.tracker(recorded, mask)
-            losses = voice_losses(voicing, heights, pitch, mask)
-            if written is not None and there is not None:
-                losses["added"] = added_loss(written, there, pitch)
+            pitch = self.tracker(target_wav, mask)
+            losses = voice_losses(voicing, pitch_logits, pitch, mask)
+            if corrected is not None and present is not None:
+                losses["added"] = added_loss(corrected, present, pitch)
             return AudioWithLosses(wav, losses)
 
     def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, CodedPitch | None]:
         """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
         if self.places is None:
             return latents, None
-        position, there = pitch_code.decode(latents.index_select(2, self.places).float())
-        position = hold_last(position, there if mask is None else there & mask)
+        position, present = pitch_code.decode(latents.index_select(2, self.places).float())
+        position = hold_last(position, present if mask is None else present & mask)
         turns = position[..., None] / LONGEST * 2.0 ** torch.arange(WAVES, device=latents.device)
         angles = 2 * torch.pi * turns
         waves = torch.cat([angles.sin(), angles.cos(), torch.ones_like(turns[..., :1])], dim=2)
         rest = latents.index_fill(2, self.places, 0.0)
-        return torch.cat([rest, waves * there[..., None]], dim=2), CodedPitch(position, there)
+        return torch.cat([rest, waves * present[..., None]], dim=2), CodedPitch(position, present)
 
     @torch.no_grad()
     def _sources(self, pitch: Pitch, mask: Tensor | None, start: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -140,50 +140,51 @@ class SourceFilterDecoder(Synthesis):
         hop, device = self.framing.hop_length, pitch.position.device
         hz, voice = hold_last(pitch.hz, mask), interpolate(hold_last(pitch.voiced.float(), mask), hop)
         samples = voice.shape[1]
-        breath, other = (noise(samples, begin, device)[None] for begin in (start, start + SECOND_NOISE_START))
-        source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * breath
+        starts = (start, start + SECOND_NOISE_START)
+        unvoiced_source, second_noise = (noise(samples, begin, device)[None] for begin in starts)
+        source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * unvoiced_source
         if mask is not None:  # there is nothing behind the end
             real = mask.repeat_interleave(hop, dim=1)
-            source, other = source * real, other * real
-        return self.framing.spectra(source[:, None]), self.framing.spectra(other[:, None])
+            source, second_noise = source * real, second_noise * real
+        return self.framing.spectra(source[:, None]), self.framing.spectra(second_noise[:, None])
 
 
-def _number_of(latents: Tensor) -> Tensor:
+def _noise_offset(latents: Tensor) -> Tensor:
     """A number that differs from batch to batch: where noise begins in training, else it would be learned by
     heart. Made of what is there, so that a resumed training hears the same.
     """
     return (latents.detach().double().square().sum() * 1e6).long() % SECOND_NOISE_START
 
 
-def expected_position(heights: Tensor) -> Tensor:
+def expected_position(pitch_logits: Tensor) -> Tensor:
     """The likeliest positions `[B, T]` by log likelihoods `[B, T, G]`, between steps by those beside it."""
-    top = heights.argmax(dim=2, keepdim=True)
-    near = top + torch.arange(-BESIDE, BESIDE + 1, device=heights.device)
-    near = near.clamp(0, heights.shape[2] - 1)
-    return (heights.gather(2, near).softmax(dim=2) * near).sum(dim=2)
+    best = pitch_logits.argmax(dim=2, keepdim=True)
+    neighbors = best + torch.arange(-NEIGHBORS, NEIGHBORS + 1, device=pitch_logits.device)
+    neighbors = neighbors.clamp(0, pitch_logits.shape[2] - 1)
+    return (pitch_logits.gather(2, neighbors).softmax(dim=2) * neighbors).sum(dim=2)
 
 
 def voice_losses(
-    voicing: Tensor, heights: Tensor, pitch: Pitch, mask: Tensor | None = None
+    voicing: Tensor, pitch_logits: Tensor, pitch: Pitch, mask: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Cross-entropies: of voicing, logits `[B, T]`, at frames that the mask `[B, T]` has, and of heights,
     logits `[B, T, G]`, where there is a voice.
     """
     real = torch.ones_like(voicing) if mask is None else mask.float()
     voiced = pitch.voiced.float()
-    steps = torch.arange(heights.shape[2], device=heights.device)
-    wanted = (-0.5 * ((steps - pitch.position[..., None]) / BLUR).square()).softmax(dim=2)
-    missed = -(wanted * heights.log_softmax(dim=2)).sum(dim=2)
+    steps = torch.arange(pitch_logits.shape[2], device=pitch_logits.device)
+    target = (-0.5 * ((steps - pitch.position[..., None]) / BLUR).square()).softmax(dim=2)
+    cross_entropy = -(target * pitch_logits.log_softmax(dim=2)).sum(dim=2)
     return {
         "voicing": F.binary_cross_entropy_with_logits(voicing, voiced, weight=real)
         * real.numel()
         / real.sum(),
-        "pitch": LEARNED_WEIGHT * (missed * voiced).sum() / voiced.sum().clamp(min=1),
+        "pitch": LEARNED_WEIGHT * (cross_entropy * voiced).sum() / voiced.sum().clamp(min=1),
     }
 
 
-def added_loss(written: Tensor, there: Tensor, pitch: Pitch) -> Tensor:
+def added_loss(corrected: Tensor, present: Tensor, pitch: Pitch) -> Tensor:
     """Mean distance in steps of positions `[B, T]` from the recording's, where both are in one octave."""
-    apart = (written - pitch.position).abs()
-    counts = (pitch.voiced & there & (apart < WRONG)).float()
-    return (apart * counts).sum() / counts.sum().clamp(min=1)
+    distance = (corrected - pitch.position).abs()
+    valid = (pitch.voiced & present & (distance < MAX_PITCH_ERROR)).float()
+    return (distance * valid).sum() / valid.sum().clamp(min=1)

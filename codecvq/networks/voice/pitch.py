@@ -24,13 +24,13 @@ NEAR = 4  # steps from the path where they look
 PERIODS = 3  # of the lowest frequency, within a window
 MAX_CORRELATION_HZ = 4000.0  # above it what is voiced is often noise too
 
-AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
+FRAMES_AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
 
 # Costs and thresholds as Boersma and Praat have them for frames of 10 ms, with correlations of at most 1.
 # They are costs of a frame whatever it lasts.
 VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
 OCTAVE_COST = 0.01  # an octave, so that of two equal periods the shorter one counts
-LEAP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change between voiced and unvoiced
+JUMP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change between voiced and unvoiced
 
 
 class Pitch(NamedTuple):
@@ -73,21 +73,21 @@ class Correlation(nn.Module):
         cosines = torch.cos(2 * torch.pi / self.size * bins[:, None] * lags)
         power = torch.fft.rfft(window.double(), n=self.size).abs().square()
         power[1:] *= 2  # bins stand for their mirror images too
-        heard = min(len(bins), round(MAX_CORRELATION_HZ / sample_rate * self.size) + 1)
+        num_bins = min(len(bins), round(MAX_CORRELATION_HZ / sample_rate * self.size) + 1)
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("cosines", cosines[:heard].float(), persistent=False)
+        self.register_buffer("cosines", cosines[:num_bins].float(), persistent=False)
         self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
 
     def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
         """Of audio `[B, S]`: correlations `[B, T, G]`, and the largest sample of each frame `[B, T]`."""
-        beside = (self.length - self.hop_length) // 2
-        if beside >= 0:
-            frames = F.pad(wav, (beside, beside)).unfold(1, self.length, self.hop_length)
+        margin = (self.length - self.hop_length) // 2
+        if margin >= 0:
+            frames = F.pad(wav, (margin, margin)).unfold(1, self.length, self.hop_length)
         else:
-            frames = wav.unfold(1, self.hop_length, self.hop_length)[..., -beside:beside]
-        parts = [self._part(part) for part in frames.split(AT_ONCE, dim=1)]
-        found, sizes = zip(*parts, strict=True)
-        return torch.cat(found, dim=1), torch.cat(sizes, dim=1)
+            frames = wav.unfold(1, self.hop_length, self.hop_length)[..., -margin:margin]
+        parts = [self._part(part) for part in frames.split(FRAMES_AT_ONCE, dim=1)]
+        strengths, sizes = zip(*parts, strict=True)
+        return torch.cat(strengths, dim=1), torch.cat(sizes, dim=1)
 
     def _part(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames - frames.mean(dim=2, keepdim=True)
@@ -116,9 +116,9 @@ class PitchTracker(nn.Module):
         """Pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop; what stands at frames that a mask `[B, T]` leaves
         out changes nothing at others. In float32, whatever autocast says.
         """
-        asked, self.cached_pitch = self.cached_pitch, None
-        if mask is None and asked is not None and asked[0] is wav and asked[1] == wav._version:
-            return asked[2]
+        cached, self.cached_pitch = self.cached_pitch, None
+        if mask is None and cached is not None and cached[0] is wav and cached[1] == wav._version:
+            return cached[2]
         with torch.autocast(wav.device.type, enabled=False):
             pitch = self._track(wav[:, 0].float(), mask)
         if self.training and mask is None and not wav.is_inference():  # those have no version
@@ -128,14 +128,14 @@ class PitchTracker(nn.Module):
     def _track(self, wav: Tensor, mask: Tensor | None) -> Pitch:
         if mask is not None:  # windows of the last frames, and the loudest sample, would hear it
             wav = wav * mask.repeat_interleave(self.long.hop_length, dim=1)
-        found, sizes = self.long(wav)
+        strengths, sizes = self.long(wav)
         loudest = sizes.amax(dim=1, keepdim=True).clamp(min=1e-9)
         silence = sizes / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
         higher = torch.arange(grid_size(), device=wav.device) / STEPS
         unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
-        path = best_path(torch.cat([found + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
+        path = best_path(torch.cat([strengths + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
         voiced = path < grid_size() if mask is None else mask & (path < grid_size())
-        position = _refined(found, path)
+        position = _refined(strengths, path)
         for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
             fine = _refined(correlation(wav)[0], path)
             position = torch.where(hz_of(position) > hz * 1.1, fine, position)
@@ -154,7 +154,7 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
 def best_path_on_device(strengths: Tensor, mask: Tensor | None) -> Tensor:
     """`best_path` in few kernels a frame, and without a transfer: every state is compared with all before."""
     steps = torch.arange(strengths.shape[2], device=strengths.device)
-    costs = (steps[:, None] - steps).abs() * (LEAP_COST / STEPS)  # to, from
+    costs = (steps[:, None] - steps).abs() * (JUMP_COST / STEPS)  # to, from
     unvoiced = steps == len(steps) - 1
     costs = torch.where(unvoiced[:, None] != unvoiced, VOICING_COST, costs)
     best, origins = strengths[:, 0], []
@@ -179,7 +179,7 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
     values = strengths.transpose(0, 1).float().numpy()
     frames, batch, states = values.shape
     real = None if mask is None else mask.T[..., None].numpy()
-    slope = np.arange(states - 1, dtype=np.float32) * np.float32(LEAP_COST / STEPS)
+    slope = np.arange(states - 1, dtype=np.float32) * np.float32(JUMP_COST / STEPS)
     best = np.empty_like(values)
     best[0] = values[0]
     for t in range(1, frames):

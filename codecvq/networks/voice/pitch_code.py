@@ -49,12 +49,12 @@ def check_preserved(quantizer: Quantizer, channels: Sequence[int]) -> None:
     latents = torch.zeros(1, quantizer.dim, NUM_VALUES)
     latents[0, places] = encode(position).T
     codes = quantizer.encode(latents)
-    near = (BASE // 2) * (HIGHEST - LOWEST) / (NUM_VALUES - 1)
+    tolerance = (BASE // 2) * (HIGHEST - LOWEST) / (NUM_VALUES - 1)
     for depth in range(1 if quantizer.prefix_decodable else len(codes[0]), len(codes[0]) + 1):
-        found, there = decode(quantizer.decode(codes[:, :depth])[0, places].T)
-        apart = float((found - position).abs().max()) if bool(there.all()) else float("inf")
-        whole = depth == len(codes[0])
-        if apart > (0 if whole else near) + 1e-3 and (whole or bool(there.any())):
+        decoded, present = decode(quantizer.decode(codes[:, :depth])[0, places].T)
+        error = float((decoded - position).abs().max()) if bool(present.all()) else float("inf")
+        complete = depth == len(codes[0])
+        if error > (0 if complete else tolerance) + 1e-3 and (complete or bool(present.any())):
             raise OptionError(
                 f"spectral: pitch_channels are {places}, but the quantizer does not keep what is written "
                 f"there. Take one that rounds each of them to {BASE} levels, the first two in one codebook, "

@@ -27,7 +27,7 @@ class PitchWriter(nn.Module):
 
     def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
         """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
-        finer = None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
-        pitch = self.tracker(wav, finer)
-        written = pitch_code.encode(knots(pitch.position, pitch.voiced, self.upsampling, mask))
-        return latents.index_copy(2, self.places, written.to(latents.dtype))
+        fine_mask = None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
+        pitch = self.tracker(wav, fine_mask)
+        code = pitch_code.encode(knots(pitch.position, pitch.voiced, self.upsampling, mask))
+        return latents.index_copy(2, self.places, code.to(latents.dtype))

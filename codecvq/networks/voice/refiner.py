@@ -52,16 +52,16 @@ class Refiner(nn.Module):
         """
         with torch.autocast(context.device.type, enabled=False):
             levels = _levels(spectra)
-            of_sources = [_levels(each).expand_as(levels) for each in sources]
-            apart = levels - local_mean(levels, NEAR)
-        features = torch.cat([context, levels, *of_sources], dim=2)
+            source_levels = [_levels(each).expand_as(levels) for each in sources]
+            deviation = levels - local_mean(levels, NEAR)
+        features = torch.cat([context, levels, *source_levels], dim=2)
         hidden = self.norm_in(self.embed(features))
         for block in self.blocks:
             hidden = block(hidden, mask)
-        added, turned = self.head(self.norm_out(hidden)).chunk(2, dim=2)
+        log_gain, phase = self.head(self.norm_out(hidden)).chunk(2, dim=2)
         with torch.autocast(context.device.type, enabled=False):
-            gain = self.spread * apart + LARGEST * (added.float() / LARGEST).tanh()
-            return spectra * torch.polar(gain.exp(), turned.float())
+            gain = self.spread * deviation + LARGEST * (log_gain.float() / LARGEST).tanh()
+            return spectra * torch.polar(gain.exp(), phase.float())
 
 
 def _levels(spectra: Tensor) -> Tensor:

@@ -18,13 +18,13 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     """
     rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
     cycles = rates.double().cumsum(dim=1)
-    at = (cycles - cycles.round()).float()  # -1/2 … 1/2
+    phase = (cycles - cycles.round()).float()  # -1/2 … 1/2
     harmonics = (0.5 / rates).floor().clamp(min=1)
     # Σ cos(2πka), k = 1 … K, is (sin((2K + 1)πa) / sin(πa) - 1) / 2
-    below = torch.sin(torch.pi * at)
-    top = below.abs() < 1e-5
-    ratio = torch.sin((2 * harmonics + 1) * torch.pi * at) / torch.where(top, 1.0, below)
-    return (torch.where(top, 2 * harmonics + 1, ratio) - 1) / (2 * harmonics).sqrt()
+    denominator = torch.sin(torch.pi * phase)
+    at_peak = denominator.abs() < 1e-5
+    ratio = torch.sin((2 * harmonics + 1) * torch.pi * phase) / torch.where(at_peak, 1.0, denominator)
+    return (torch.where(at_peak, 2 * harmonics + 1, ratio) - 1) / (2 * harmonics).sqrt()
 
 
 def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor:
