@@ -43,7 +43,11 @@ OPERATORS = (
     "repeat_interleave.Tensor",
 )
 QUEUED = "codecvq/transfer.py"  # what these functions do waits for nothing
-ON_THE_CPU = ("draw_depths", "rows_by_codebook", "code_metrics")  # make tensors on the CPU and queue a copy of them
+ON_THE_CPU = (
+    "draw_depths",
+    "rows_by_codebook",
+    "code_metrics",
+)  # make tensors on the CPU and queue a copy of them
 
 
 class Waits(TorchFunctionMode):
