@@ -125,7 +125,7 @@ def test_a_failed_shape_skips_what_needs_it() -> None:
         assert states.pop(f"{name}/shapes") == "broken"
         assert set(states.values()) == {"skipped"}
         check = next(each for each in quantizer_checks(name) if each.short_name == "round_trip")
-        with pytest.raises(CheckSkipped, match=f"since {name}/shapes failed"):
+        with pytest.raises(CheckSkipped, match=f"because {name}/shapes failed"):
             check.run()
     assert issubclass(CheckSkipped, unittest.SkipTest)  # so pytest skips the test
 

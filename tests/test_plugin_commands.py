@@ -88,7 +88,7 @@ def test_check_tells_in_words_in_json_and_by_its_exit_code(
     (tmp_path / "odd.py").write_text(ODD)
     code, out, _ = command_here("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
     assert code == 1
-    assert "\nframes_are_independent\n  promised: What becomes of a frame depends on no other frame" in out
+    assert "\nframes_are_independent\n  promised: Codes and values of a frame depend on no other frame" in out
     assert "  found in odd" in out
     assert ": values of frame 0 alone, compared with the whole: " in out
     assert "at odd.py:8, in quantize\n      def quantize(self, vectors):\n" in out
@@ -163,7 +163,7 @@ def test_a_wrong_shape_is_said_once_and_the_rest_is_skipped(
     assert out.count("found in") == 1
     assert (
         "of onecodetoofew, residual_onecodetoofew, multiscale_onecodetoofew, grouped_onecodetoofew skipped, "
-        "since onecodetoofew/shapes" in out
+        "because onecodetoofew/shapes" in out
     )
 
 
@@ -188,7 +188,7 @@ def test_check_stops_at_the_first_and_takes_forms_and_expectations(
     assert "frames_are_independent fails as expected in odd: it looks at the batch" in out
     code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected, "--expect", "one_frame=why not")
     assert code == 1
-    assert "it passes, and was expected to fail (why not)" in out
+    assert "it passes but is expected to fail (why not)" in out
 
 
 def test_check_says_what_the_task_loss_alone_reaches(check_odder: Callable[..., tuple[int, str]]) -> None:

@@ -1,5 +1,4 @@
-"""The conformance kit for plugin authors: what every quantizer, network and codec promises, as small named
-checks.
+"""Conformance kit for plugin authors: named checks of quantizers, networks, codecs and readers.
 
     import codecvq
     from codecvq.testing import parametrize_quantizer
@@ -10,9 +9,9 @@ checks.
     def test_my_vq(check):
         check.run()
 
-`parametrize_network` and `parametrize_codec` do the same for networks and codecs, `quantizer_checks`,
-`network_checks` and `codec_checks` give the checks by themselves. From the command line:
-`codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
+`parametrize_network` and `parametrize_codec` do the same for networks and codecs. `quantizer_checks`,
+`network_checks`, `codec_checks` and `reader_checks` return the checks without pytest. The command line runs
+them too: `codecvq plugins check my_vq --plugin ./my_vq.py dim=8`.
 """
 
 from codecvq.testing.check import Check, CheckFailed, CheckSkipped, FormUnsupported

@@ -1,6 +1,6 @@
-"""Checks of `candidates`, and of the beam search that is made of them.
+"""Checks of `candidates` and of the beam search that uses it.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from codecvq.quantizer import Context, Quantizer, Residual
 from codecvq.testing.case import QuantizerCase, block_length
 from codecvq.testing.check import about, expect, expect_close
 
-COUNT = 8  # candidates of each vector
+COUNT = 8  # candidates per vector
 BEAM = 4
 ROUNDING = 1e-5
 
@@ -19,7 +19,7 @@ ROUNDING = 1e-5
 @about("candidates")
 @torch.no_grad()
 def candidates(case: QuantizerCase) -> None:
-    """`candidates` lists each code once, the best first; the first is the code that `quantize` chooses."""
+    """`candidates` lists each code once, best first; the first one is the code that `quantize` selects."""
     quantizer = case.trained().eval()
     vectors = quantizer.to_code_space(case.latents().transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
@@ -49,7 +49,7 @@ def candidates(case: QuantizerCase) -> None:
 @about("candidates")
 @torch.no_grad()
 def beam(case: QuantizerCase) -> None:
-    """A beam search is not worse than none: the mean error with beam 4 is at most that with beam 1."""
+    """Beam search is never worse: the mean error with beam 4 is at most the mean error with beam 1."""
     case = case.without_dropout()
     errors = []
     for width in (1, BEAM):
@@ -63,7 +63,7 @@ def beam(case: QuantizerCase) -> None:
 
 
 def searches_beams(quantizer: Quantizer) -> bool:
-    """Whether it is a stack that can be asked for a beam, and measures errors in the space of the latents."""
+    """Whether the quantizer is a residual stack that supports `beam` and measures errors in latent space."""
     return (
         isinstance(quantizer, Residual)
         and quantizer.stage(0).lists_candidates

@@ -1,4 +1,4 @@
-"""`Check`, one promise that can be put to the test, and what checks compare with."""
+"""`Check`: one testable guarantee of a plugin, and the comparisons that checks use."""
 
 from __future__ import annotations
 
@@ -16,59 +16,55 @@ from torch import Tensor
 from codecvq.testing.source import PluginSource
 
 SEED = 20_26
-DEFAULT_METHODS = (
-    "forward",
-    "quantize",
-    "dequantize",
-)  # methods that a promise is about, unless its check says so
+#: The author's methods that a check concerns, unless the check names others with `about`.
+DEFAULT_METHODS = ("forward", "quantize", "dequantize")
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
 
 class CheckFailed(AssertionError):
-    """A promise that is not kept; the text says what was found."""
+    """The checked code breaks a guarantee. The message states what was observed."""
 
 
 class CheckSkipped(unittest.SkipTest):
-    """A check that says nothing here; the text says why. pytest shows the test as skipped."""
+    """A check that does not apply. The message states the reason; pytest reports the test as skipped."""
 
 
 class FormUnsupported(CheckSkipped):
-    """A residual or grouped form that cannot be built, by design; the text says why."""
+    """A residual, multiscale or grouped form that cannot be built by design; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of one quantizer, network or codec."""
+    """One guarantee of one quantizer, network, codec or reader."""
 
     name: str  # "residual_vq/prefix"
-    why: str  # the promise, as a sentence
-    test: Callable[[], str | None]  # raises where the promise is broken; may return a note
-    needs: tuple[Check, ...] = ()  # checks without which this one says nothing, the first that matters first
+    why: str  # the guarantee, as a sentence
+    test: Callable[[], str | None]  # raises if the guarantee is broken; may return a note
+    needs: tuple[Check, ...] = ()  # checks that must pass before this one is meaningful, in order
     source: PluginSource = field(default_factory=PluginSource, repr=False, compare=False)
-    methods: tuple[str, ...] = (
-        DEFAULT_METHODS  # names of methods that the promise is about, the likeliest first
-    )
+    methods: tuple[str, ...] = DEFAULT_METHODS  # methods that the guarantee concerns, the likeliest first
 
     @property
     def form(self) -> str:
-        """What is checked: "residual_vq"."""
+        """The checked form: "residual_vq"."""
         return self.name.rpartition("/")[0]
 
     @property
     def short_name(self) -> str:
-        """The promise alone: "prefix"."""
+        """The name without the form: "prefix"."""
         return self.name.rpartition("/")[2]
 
     def run(self) -> str:
-        """What the check reports, mostly nothing. Raises CheckFailed, or what the checked code itself raised,
-        if the promise is not kept; CheckSkipped where a check that this one needs has failed.
+        """Run the check and return its note, usually an empty string.
 
-        Random numbers are seeded inside and left outside as they were.
+        Raises CheckFailed, or whatever the checked code raises, if the guarantee is broken. Raises
+        CheckSkipped if a check listed in `needs` fails. Random numbers are seeded during the check and
+        restored afterwards.
         """
         for needed in self.needs:
             if not needed.passes:
-                raise CheckSkipped(f"since {needed.name} failed")
+                raise CheckSkipped(f"because {needed.name} failed")
         self.__dict__["passes"] = False
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(SEED)
@@ -78,29 +74,32 @@ class Check:
 
     @cached_property
     def passes(self) -> bool:
-        """Whether the promise was kept when the check ran, which happens now if it did not yet."""
+        """Whether the check passes. Runs the check if it has not run yet."""
         try:
             self.run()
-        except Exception:  # a stranger's code; whoever runs this check by itself sees it
+        except Exception:  # plugin code may raise anything; running this check directly shows the error
             return False
         return True
 
     def _tested(self) -> str | None:
-        """What the test returns; what it raises has a note with the source's line, which pytest shows."""
+        """Run the test and return its note.
+
+        An exception gets a note with the author's source line, which pytest shows.
+        """
         try:
             return self.test()
-        except Exception as error:  # a stranger's code
+        except Exception as error:  # plugin code may raise anything
             if sys.version_info >= (3, 11) and not isinstance(error, CheckSkipped):
                 error.add_note(f"at {self.place(error)}")
             raise
 
     def place(self, error: BaseException) -> str:
-        """File, line and source of the source's code that a failure is about; empty where it is not known."""
+        """File, line and source of the plugin code that an error concerns; empty if unknown."""
         return self.source.frame(error) or self.source.definition(self.methods)
 
 
 def about(*methods: str) -> Callable[[Test], Test]:
-    """A decorator of a check's function: the source's methods that its promise is about."""
+    """Decorate a check with the names of the author's methods that its guarantee concerns."""
 
     def marked(test: Test) -> Test:
         test.methods = methods  # type: ignore[attr-defined]
@@ -110,23 +109,27 @@ def about(*methods: str) -> Callable[[Test], Test]:
 
 
 def summary_of(test: Callable[..., object]) -> str:
-    """The first line of a check's docstring, which is what is shown of it."""
+    """The first line of a check's docstring: the guarantee as shown to users."""
     return (inspect.getdoc(test) or "").partition("\n")[0]
 
 
 def expect(condition: bool, found: str) -> None:
-    """Raise CheckFailed with what was found, unless the promise is kept."""
+    """Raise CheckFailed with the message `found` unless the condition holds."""
     if not condition:
         raise CheckFailed(found)
 
 
 def expect_equal(got: Tensor, needed: Tensor, what: str) -> None:
-    """Raise CheckFailed unless two tensors are equal bit for bit; NaN equals NaN."""
+    """Raise CheckFailed unless two tensors are bit-identical; NaN equals NaN."""
     expect_close(got, needed, what, tolerance=0.0)
 
 
 def expect_close(got: Tensor, needed: Tensor, what: str, tolerance: float = 1e-5) -> None:
-    """Raise CheckFailed unless shape, type and, within `tolerance` · (1 + |needed|), values are equal."""
+    """Raise CheckFailed unless shape, dtype and values agree.
+
+    Values agree if they differ by at most `tolerance` · (1 + |needed|). NaN equals NaN, infinity equals
+    infinity.
+    """
     expect(got.shape == needed.shape, f"{what}: shape {list(got.shape)}, not {list(needed.shape)}")
     expect(got.dtype == needed.dtype, f"{what}: {got.dtype}, not {needed.dtype}")
     if not got.numel():
@@ -146,12 +149,12 @@ def expect_close(got: Tensor, needed: Tensor, what: str, tolerance: float = 1e-5
 
 
 def expect_error(error: type[Exception], call: Callable[[], object], what: str) -> None:
-    """Raise CheckFailed unless the call raises this error, and with a text."""
+    """Raise CheckFailed unless the call raises this error with a message."""
     try:
         call()
     except error as raised:
-        expect(bool(str(raised)), f"{what}: {error.__name__} without a text")
+        expect(bool(str(raised)), f"{what}: {error.__name__} without a message")
     except Exception as other:
         raise CheckFailed(f"{what}: {type(other).__name__} ({other}), not {error.__name__}") from other
     else:
-        raise CheckFailed(f"{what}: no error, though {error.__name__} is needed")
+        raise CheckFailed(f"{what}: no error was raised; {error.__name__} is needed")

@@ -1,6 +1,6 @@
-"""Which checks a codec gets, and what they are: the promises of `AudioCodec`.
+"""Selects and defines the checks of a codec: the guarantees of `AudioCodec`.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from codecvq.testing.source import PluginSource
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-FRAMES = 5  # of audio whose length divides the hop
-TOLERANCE = 1e-4  # relative, of samples that another shape of the same batch may round otherwise
+FRAMES = 5  # length of test audio
+TOLERANCE = 1e-4  # relative; rounding may depend on the shape of the batch
 HASH_DIGITS = 64
-OTHER_RATES = (2, 1), (1, 2)  # of the codec's own sample rate
+OTHER_RATES = (2, 1), (1, 2)  # relative to the codec's sample rate
 
 
 @dataclass(frozen=True)
 class CodecCase:
-    """A codec, and audio for it."""
+    """A codec under test; makes audio for it."""
 
-    codec: Any  # an AudioCodec; Any: what it has beyond the protocol is looked up
+    codec: Any  # an AudioCodec; Any: optional attributes beyond the protocol are looked up
 
     def wav(self, samples: int, batch: int = 1, seed: int = 1) -> Tensor:
-        """Tones of falling level in some noise, at the level of speech: `[B, C, samples]`."""
+        """A harmonic tone with some noise at speech level: `[B, C, samples]`."""
         generator = torch.Generator().manual_seed(seed)
         time = torch.arange(samples) / self.codec.sample_rate
         pitches = 90.0 + 40.0 * torch.arange(batch)[:, None, None]
@@ -47,7 +47,7 @@ class CodecCase:
         return 0.1 * torch.stack(tones).sum(dim=0) + 0.01 * noise
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Three items of several lengths with noise behind their ends, and their lengths `[B]`."""
+        """Three items of different lengths with noise in their padding, and their lengths `[B]`."""
         hop = self.codec.hop_length
         lengths = torch.tensor([FRAMES * hop, 2 * hop + hop // 2, 3 * hop])
         wav = self.wav(FRAMES * hop, len(lengths))
@@ -56,9 +56,9 @@ class CodecCase:
 
 
 def codec_checks(codec: AudioCodec | str | Path) -> Iterator[Check]:
-    """Every check of a codec, or of the one that `codecvq.load` gives for a name or folder.
+    """Yield every check of a codec, given as an object or as a name or folder for `codecvq.load`.
 
-    Raises CodecError where there is none, or where it is a codec of others without codes.
+    Raises CodecError if there is no such codec, or if it is a third-party codec without codes.
     """
     if isinstance(codec, (str, Path)):
         from codecvq.codec import load
@@ -90,18 +90,20 @@ def _tests_for(codec: Any) -> list[Callable[[CodecCase], str | None]]:  # Any: a
 
 
 def codec_is_mono(codec: Any) -> bool:  # Any: as in CodecCase
-    """Whether it has one channel, as clips have."""
+    """Whether the codec has one channel, as clips have."""
     return bool(getattr(codec, "channels", 0) == 1)
 
 
 @about("__init__")
 def attributes(case: CodecCase) -> str:
-    """It says its rates, codebooks and identity, and they agree with each other."""
+    """Sample rate, frame rate, codebooks, bit rate and identity are reported and consistent."""
     codec = case.codec
     for what in ("sample_rate", "channels", "hop_length", "num_codebooks"):
         value = getattr(codec, what)
-        expect(type(value) is int and value >= 1, f"{what} is {value!r}, not a whole number from 1 up")
-    expect(bool(codec.name) and isinstance(codec.name, str), f"name is {codec.name!r}, not a text")
+        expect(type(value) is int and value >= 1, f"{what} is {value!r}, not an integer of at least 1")
+    expect(
+        bool(codec.name) and isinstance(codec.name, str), f"name is {codec.name!r}, not a non-empty string"
+    )
     rate = Fraction(codec.sample_rate, codec.hop_length)
     expect(
         isinstance(codec.frame_rate, Fraction) and codec.frame_rate == rate,
@@ -113,7 +115,7 @@ def attributes(case: CodecCase) -> str:
     )
     expect(
         len(strides) == len(sizes) and all(type(s) is int and s >= 1 for s in strides),
-        f"strides are {strides}; needed is a whole number from 1 up for each of {len(sizes)} codebooks",
+        f"strides are {strides}; each of the {len(sizes)} codebooks needs an integer of at least 1",
     )
     bits = float(rate) * sum(math.log2(k) / s for k, s in zip(sizes, strides, strict=True))
     expect(
@@ -126,17 +128,15 @@ def attributes(case: CodecCase) -> str:
             isinstance(digest, str) and len(digest) == HASH_DIGITS and set(digest) <= set("0123456789abcdef"),
             f"{what} is {digest!r}, not {HASH_DIGITS} hexadecimal digits",
         )
-        expect(getattr(codec, what) == digest, f"{what} is another when asked again")
-    expect(
-        codec.matches_codebooks(codec.codebooks_sha256), "matches_codebooks refuses its own codebooks_sha256"
-    )
-    expect(codec.matches_weights(codec.weights_sha256), "matches_weights refuses its own weights_sha256")
-    expect(not codec.matches_codebooks("0" * HASH_DIGITS), "matches_codebooks takes any hash")
+        expect(getattr(codec, what) == digest, f"{what} changes between two reads")
+    expect(codec.matches_codebooks(codec.codebooks_sha256), "matches_codebooks rejects codebooks_sha256")
+    expect(codec.matches_weights(codec.weights_sha256), "matches_weights rejects weights_sha256")
+    expect(not codec.matches_codebooks("0" * HASH_DIGITS), "matches_codebooks accepts any hash")
     return f"has {codec.bitrate:.0f} bit/s, {float(rate):g} frames/s, codebooks {sizes}"
 
 
 def shapes(case: CodecCase) -> None:
-    """T = ceil(S / hop) for audio of any length, also none: codes [B, N, T] int64, each in its codebook."""
+    """T = ceil(S / hop) for audio of any length, including 0; codes are [B, N, T] int64 and in range."""
     codec, hop = case.codec, case.codec.hop_length
     for samples in (3 * hop, 0, 1, hop - 1, hop, hop + 1, 3 * hop + 7):
         for batch in (1, 2):
@@ -146,7 +146,7 @@ def shapes(case: CodecCase) -> None:
 
 @about("decode", "decode_frames")
 def decode_length(case: CodecCase) -> None:
-    """Decoded audio has exactly the samples asked for, by default T · hop; all of it finite float32."""
+    """Decoded audio is finite float32 and has exactly `num_samples` samples, by default T · hop."""
     codec, hop = case.codec, case.codec.hop_length
     for samples in (0, 1, hop, 2 * hop + 3):
         codes = codec.encode(case.wav(samples))
@@ -156,38 +156,38 @@ def decode_length(case: CodecCase) -> None:
             what = f"audio of {codes.shape[2]} frames, num_samples={asked}"
             needed = (1, codec.channels, length)
             expect(tuple(wav.shape) == needed, f"{what}: {list(wav.shape)}, not {list(needed)}")
-            expect(wav.dtype == torch.float32 and bool(wav.isfinite().all()), f"{what}: not finite float32")
+            expect(wav.dtype == torch.float32 and bool(wav.isfinite().all()), f"{what} is not finite float32")
     codes = codec.encode(case.wav(2 * hop))
     expect_equal(
         codec.decode(codes, num_samples=hop + 1),
         codec.decode(codes)[:, :, : hop + 1],
-        "the first samples of the same codes",
+        "decoding of the same codes with a smaller num_samples",
     )
     expect_error(
-        ShapeError, lambda: codec.decode(codes, num_samples=2 * hop + 1), "more samples than frames hold"
+        ShapeError, lambda: codec.decode(codes, num_samples=2 * hop + 1), "num_samples beyond the last frame"
     )
 
 
 @about("decode", "encode", "decode_frames", "encode_frames")
 def deterministic(case: CodecCase) -> None:
-    """The same audio gives the same codes and samples, bit for bit, and draws no random numbers."""
+    """The same audio gives the same codes and samples bit for bit, and no random numbers are drawn."""
     codec = case.codec
     wav = case.wav(FRAMES * codec.hop_length + 1, 2)
-    kept, random, state = wav.clone(), torch.get_rng_state(), np.random.get_state(legacy=False)
+    original, random, state = wav.clone(), torch.get_rng_state(), np.random.get_state(legacy=False)
     codes = codec.encode(wav)
     decoded = codec.decode(codes)
     expect(
         torch.equal(torch.get_rng_state(), random) and str(np.random.get_state(legacy=False)) == str(state),
-        "encode or decode draws from the global random numbers",
+        "encode or decode draws from a global random generator",
     )
     torch.default_generator.manual_seed(1)
-    expect_equal(codec.encode(wav), codes, "codes of the same audio again")
-    expect_equal(codec.decode(codes), decoded, "audio of the same codes again")
-    expect_equal(wav, kept, "the audio given, after encode")
+    expect_equal(codec.encode(wav), codes, "second encoding of the same audio")
+    expect_equal(codec.decode(codes), decoded, "second decoding of the same codes")
+    expect_equal(wav, original, "the input audio, after encode")
 
 
 def padding(case: CodecCase) -> None:
-    """What stands behind an item's end changes no code; codes are 0 there, and decoded audio is silent."""
+    """The contents of padding change no code; at padding, codes are 0 and decoded audio is silent."""
     codec, (wav, lengths) = case.codec, case.batch()
     codes = codec.encode(wav, lengths=lengths)
     real = torch.arange(wav.shape[2]) < lengths[:, None, None]
@@ -196,13 +196,13 @@ def padding(case: CodecCase) -> None:
     )
     frames = -(-lengths // codec.hop_length)
     behind = torch.arange(codes.shape[2]) >= frames[:, None, None]
-    expect(not bool(codes[behind.expand_as(codes)].any()), "codes at frames of padding are not 0")
+    expect(not bool(codes[behind.expand_as(codes)].any()), "codes at padded frames are not 0")
     decoded = codec.decode(codes, lengths=lengths)
-    expect(not bool(decoded[(~real).expand_as(decoded)].any()), "decoded audio behind an item's end is not 0")
+    expect(not bool(decoded[(~real).expand_as(decoded)].any()), "decoded audio after an item's end is not 0")
 
 
 def items_are_independent(case: CodecCase) -> None:
-    """An item gets the codes and the audio that it gets alone, whatever else is in the batch."""
+    """A batch item gets the codes and the audio that it gets alone, whatever the other items."""
     codec, (wav, lengths) = case.codec, case.batch()
     codes = codec.encode(wav, lengths=lengths)
     decoded = codec.decode(codes, lengths=lengths)
@@ -216,14 +216,14 @@ def items_are_independent(case: CodecCase) -> None:
 
 
 def wrong_input(case: CodecCase) -> None:
-    """Audio or codes of another shape, type or range are a ShapeError, NaN in audio a NonFiniteError."""
+    """Audio or codes of the wrong shape, dtype or range raise ShapeError, NaN in audio NonFiniteError."""
     codec = case.codec
     wav = case.wav(2 * codec.hop_length)
     codes = codec.encode(wav)
     for what, wrong in {
         "audio [S]": wav[0, 0],
         "audio [C, S]": wav[0],
-        "audio of whole numbers": wav.long(),
+        "integer audio": wav.long(),
     }.items():
         expect_error(ShapeError, functools.partial(codec.encode, wrong), what)
     bad = wav.clone()
@@ -234,7 +234,7 @@ def wrong_input(case: CodecCase) -> None:
     high = codes.clone()
     high[:, -1] = codec.codebook_sizes[-1]
     for what, wrong in {
-        "codes of floats": codes.float(),
+        "float codes": codes.float(),
         "codes [N, T]": codes[0],
         "one codebook too many": torch.cat([codes, codes[:, :1]], dim=1),
         "a code that is K": high,
@@ -243,7 +243,7 @@ def wrong_input(case: CodecCase) -> None:
 
 
 def other_sample_rate(case: CodecCase) -> None:
-    """Audio at another sample rate is resampled: it has as many frames as at the codec's own, within one."""
+    """Audio at another sample rate is resampled: the number of frames is the same within one."""
     codec = case.codec
     frames = 8
     for up, down in OTHER_RATES:
@@ -252,13 +252,13 @@ def other_sample_rate(case: CodecCase) -> None:
         codes = codec.encode(case.wav(samples), sample_rate=rate)
         expect(
             abs(codes.shape[2] - frames) <= 1,
-            f"{samples} samples at {rate} Hz have {codes.shape[2]} frames, and {frames} are needed",
+            f"{samples} samples at {rate} Hz have {codes.shape[2]} frames; {frames} are needed",
         )
 
 
 @about("decode", "decode_frames")
 def prefix(case: CodecCase) -> None:
-    """The first n codebooks are a prefix of all N, and decode by themselves."""
+    """The codes of the first n codebooks are a prefix of all N codes and decode by themselves."""
     codec = case.codec
     wav = case.wav(3 * codec.hop_length)
     codes = codec.encode(wav)
@@ -270,11 +270,11 @@ def prefix(case: CodecCase) -> None:
             decoded.shape == wav.shape,
             f"audio of {n} codebooks: {list(decoded.shape)}, not {list(wav.shape)}",
         )
-        expect(bool(decoded.isfinite().all()), f"audio of {n} codebooks is not finite")
+        expect(bool(decoded.isfinite().all()), f"audio of {n} codebooks is non-finite")
 
 
 def cvq_file(case: CodecCase) -> str:
-    """Codes come back from a .cvq file as they went in, under each way of coding them."""
+    """Codes survive a round trip through a .cvq file, with each entropy coding mode."""
     from codecvq.bitstream import pack, unpack
 
     codec = case.codec
@@ -287,15 +287,15 @@ def cvq_file(case: CodecCase) -> str:
         found = torch.from_numpy(np.asarray(packet.codes).astype(np.int64))
         expect_equal(found, codes[0].cpu(), f"codes of the .cvq file, entropy={entropy}")
         expect(
-            packet.num_samples == samples, f"the .cvq file says {packet.num_samples} samples, not {samples}"
+            packet.num_samples == samples, f"the .cvq file has {packet.num_samples} samples, not {samples}"
         )
         sizes[packet.kind] = len(data)
     shown = ", ".join(f"{size} bytes {kind}" for kind, size in sizes.items())
-    return f"makes {shown} of {codes.shape[2]} frames"
+    return f"writes {shown} for {codes.shape[2]} frames"
 
 
 def token_dataset(case: CodecCase) -> None:
-    """Codes come back from a token dataset as they went in."""
+    """Codes survive a round trip through a token dataset."""
     from codecvq.audio import write_audio
     from codecvq.data.clip import Clip
     from codecvq.tokens import read_tokens, tokenize
@@ -320,7 +320,7 @@ def token_dataset(case: CodecCase) -> None:
 
 @about("encode_latents", "decode_latents")
 def latents(case: CodecCase) -> None:
-    """Latents [B, D, T] are those of the codes' frames, and decode to audio as codes do."""
+    """Latents [B, D, T] have one vector per frame and decode to audio of the right length."""
     codec = case.codec
     wav, lengths = case.batch()
     found = codec.encode_latents(wav, lengths=lengths)
@@ -338,12 +338,12 @@ def latents(case: CodecCase) -> None:
         )
     decoded = codec.decode_latents(found, lengths=lengths)
     expect(decoded.shape == wav.shape, f"audio of latents: {list(decoded.shape)}, not {list(wav.shape)}")
-    expect(bool(decoded.isfinite().all()), "audio of latents is not finite")
+    expect(bool(decoded.isfinite().all()), "audio of latents is non-finite")
 
 
 @about("save")
 def save_load(case: CodecCase) -> None:
-    """Saved to a folder and loaded with codecvq.load: the same identity, codes and samples."""
+    """Saved to a folder and loaded with codecvq.load: same identity, codes and samples."""
     from codecvq.codec import load
 
     codec = case.codec

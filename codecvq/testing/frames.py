@@ -1,6 +1,6 @@
-"""Checks of time: what an item, a piece of one, and a block of frames may depend on.
+"""Checks of dependence between frames: items of a batch, parts of an item, blocks of frames.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from codecvq.quantizer import Quantizer, join_codes, split_codes
 from codecvq.testing.case import QuantizerCase, block_length, comparable_modes, has_independent_frames
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
 
-LENGTHS = (8, 3, 0, 5)  # real frames of each item of a padded batch; the third is all padding
-MAX_TESTED_FRAMES = 512  # of context that is tested; a longer reach is tested as far as that
+LENGTHS = (8, 3, 0, 5)  # valid frames of each item of a padded batch; the third is all padding
+MAX_TESTED_FRAMES = 512  # of context; a longer reach is tested up to this length
 
 
 @about("quantize", "dequantize", "bound", "forward")
 def items_are_independent(case: QuantizerCase) -> None:
-    """An item gets the codes and values that it gets alone, whatever else and whatever padding is there."""
+    """A batch item gets the codes and values that it gets alone, whatever the other items and padding."""
     case = case.without_dropout()
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
-    scales = torch.tensor([1.0, 100.0, 1.0, 100.0])[:, None, None]  # so that a small leak is seen
+    scales = torch.tensor([1.0, 100.0, 1.0, 100.0])[:, None, None]  # makes small leaks between items visible
     latents = scales * case.latents(len(LENGTHS), max(LENGTHS))
     latents = torch.where(mask[:, None], latents, math.nan)
     for mode in comparable_modes(case.build()):
@@ -41,7 +41,7 @@ def items_are_independent(case: QuantizerCase) -> None:
         for b, length in enumerate(LENGTHS):
             item, what = latents[b : b + 1, :, :length], f"{'train' if mode else 'eval'}, item {b} alone"
             alone = copy.deepcopy(quantizer)(item).latents
-            # values, not codes: two codewords in one place are chosen between by how a sum was rounded
+            # Compare values, not codes: rounding decides between two identical codewords.
             expect_close(batch[b : b + 1, :, :length], alone, f"values of forward in a batch, and of {what}")
             alone = quantizer.decode(quantizer.encode(item))
             expect_close(
@@ -51,7 +51,7 @@ def items_are_independent(case: QuantizerCase) -> None:
 
 @about("quantize", "dequantize", "bound", "forward")
 def frames_are_independent(case: QuantizerCase) -> None:
-    """What becomes of a frame depends on no other frame: an utterance can be cut anywhere."""
+    """Codes and values of a frame depend on no other frame, so an utterance can be cut anywhere."""
     quantizer = case.trained().eval()
     latents = case.latents(2, 6)
     whole = quantizer.decode(quantizer.encode(latents))
@@ -62,12 +62,12 @@ def frames_are_independent(case: QuantizerCase) -> None:
 
 @about("quantize", "dequantize", "bound", "forward")
 def declared_reach(case: QuantizerCase) -> None:
-    """Frames beyond the declared `reach` change nothing: a piece with that much context gives the whole."""
+    """Frames beyond the declared `reach` change nothing: a part with that much context equals the whole."""
     quantizer = case.trained().eval()
     block, reach = block_length(quantizer), quantizer.reach
     past = None if reach.past is None else _round_up_to_blocks(min(reach.past, MAX_TESTED_FRAMES), block)
     future = _round_up_to_blocks(min(reach.future, MAX_TESTED_FRAMES), block)
-    # so long that each piece leaves some frames out
+    # Long enough that each part excludes some frames.
     latents = case.latents(2, _round_up_to_blocks((past or 0) + future + 4, block) + 2 * block)
     frames = latents.shape[2]
     codes = quantizer.encode(latents)
@@ -87,7 +87,7 @@ def declared_reach(case: QuantizerCase) -> None:
 
 @about("strides", "quantize", "dequantize")
 def strides(case: QuantizerCase) -> None:
-    """A codebook of stride s has one code for each block of s frames, also where s does not divide T."""
+    """A codebook of stride s has one code per block of s frames, also if s does not divide T."""
     quantizer = case.trained().eval()
     block = block_length(quantizer)
     for frames in sorted({1, block - 1, block, block + 1, 2 * block + 1} - {0}):
@@ -96,7 +96,7 @@ def strides(case: QuantizerCase) -> None:
             "encode": quantizer.encode(latents),
             "forward": quantizer(latents).codes,
         }.items():
-            parts = split_codes(codes, quantizer.strides)  # raises where codes change within a block
+            parts = split_codes(codes, quantizer.strides)  # raises if codes change within a block
             expect_equal(
                 join_codes(parts, quantizer.strides, frames), codes, f"codes of {what}, split and joined"
             )
@@ -109,18 +109,18 @@ def strides(case: QuantizerCase) -> None:
 
 
 def absent_codes(case: QuantizerCase) -> None:
-    """Absent codes are -1, always the last ones of a frame; decode takes them, and refuses any other gap."""
+    """Absent codes are -1 and end a frame's list of codes; decode accepts them and rejects any other gap."""
     quantizer = case.trained().eval()
     codes = quantizer.encode(case.latents())
     shorter = codes.clone()
-    shorter[:, -1, ::2] = -1  # a frame may end earlier than `encode` chose
+    shorter[:, -1, ::2] = -1  # a frame may have fewer codebooks than `encode` used
     for what, given in {
         "codes of encode": codes,
         "codes with fewer codebooks in some frames": shorter,
     }.items():
-        expect(not bool(_gaps(given).any()), f"{what}: a codebook is absent before one that is not")
+        expect(not bool(_gaps(given).any()), f"{what}: an absent codebook precedes a present one")
         values = quantizer.decode(given)
-        expect(bool(values.isfinite().all()), f"decode of {what} is not finite")
+        expect(bool(values.isfinite().all()), f"decode of {what} is non-finite")
     if quantizer.num_codebooks > 1:
         gap = codes.clamp(min=0)
         gap[:, 0, 1] = -1
@@ -128,7 +128,7 @@ def absent_codes(case: QuantizerCase) -> None:
 
 
 def tests_for(quantizer: Quantizer) -> list[Callable[[QuantizerCase], None]]:
-    """The checks of time that this quantizer needs."""
+    """The checks of this module that apply to a quantizer."""
     cut = frames_are_independent if has_independent_frames(quantizer) else declared_reach
     tests: list[Callable[[QuantizerCase], None]] = [items_are_independent, cut]
     if block_length(quantizer) > 1:
@@ -139,7 +139,7 @@ def tests_for(quantizer: Quantizer) -> list[Callable[[QuantizerCase], None]]:
 
 
 def _gaps(codes: Tensor) -> Tensor:
-    """Where a codebook is absent and the next one is not: bool `[B, N - 1, T]`."""
+    """True where a codebook is absent and the next one is present: bool `[B, N - 1, T]`."""
     absent = codes == -1
     return absent[:, :-1] & ~absent[:, 1:]
 

@@ -1,6 +1,6 @@
-"""Checks of gradients: what the task loss alone reaches, and who passes it on.
+"""Checks of the gradient of the task loss: what it reaches, and through which mechanism.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from codecvq.quantizer.build import quantizer_options
 from codecvq.testing.case import QuantizerCase
 from codecvq.testing.check import about, expect
 
-PROBE = "conformance_kit_probe"  # an estimator that turns every gradient around and halves it
+PROBE = "conformance_kit_probe"  # an estimator that multiplies gradients by -1/2
 
 
 @about("quantize", "bound")
 def task_gradient(case: QuantizerCase) -> str:
-    """The task loss alone, without the quantizer's own losses, reaches in each form what it reaches plain."""
+    """In each form, the task loss (without quantizer losses) reaches what it reaches in the plain form."""
     case = case.without_dropout()
     quantizer = case.trained()
     reached = _tensors_with_gradient(quantizer, case)
-    expect("latents" in reached, "the task loss alone reaches no latents: the encoder would not learn")
+    expect("latents" in reached, "the task loss alone does not reach the latents: the encoder cannot learn")
     if case.plain is not None:
         plain = case.plain.without_dropout().trained()
         needed = _tensors_with_gradient(plain, case.plain)
         lost = [name for name in _parameter_names_in_form(quantizer, plain, needed) if name not in reached]
         expect(
             not lost,
-            f"the task loss alone reaches {', '.join(sorted(needed))} of {case.plain.name}, and in this "
-            f"form not {', '.join(lost)}: the gradient of its values is dropped",
+            f"the task loss alone reaches {', '.join(sorted(needed))} of {case.plain.name}, but in this "
+            f"form it does not reach {', '.join(lost)}: the gradient of its values is dropped",
         )
     others = [name for name, _ in quantizer.named_parameters() if name not in reached]
     return f"reaches {', '.join(reached)}" + (f"; not {', '.join(others)}" if others else "")
@@ -43,7 +43,7 @@ def task_gradient(case: QuantizerCase) -> str:
 
 @about("quantize")
 def own_gradient(case: QuantizerCase) -> None:
-    """Values that carry a gradient to the vectors say so by `own_gradient`, and no others do."""
+    """Values of `quantize` carry a gradient to the vectors if and only if `own_gradient` is True."""
     quantizer = case.without_dropout().trained()
     vectors = case.latents().transpose(1, 2).flatten(0, 1)
     entered = quantizer.to_code_space(vectors).detach().requires_grad_()
@@ -56,20 +56,20 @@ def own_gradient(case: QuantizerCase) -> None:
         expect(
             has_gradient,
             "own_gradient is True, but the values of quantize carry no gradient to the vectors: they are "
-            "detached somewhere, and the encoder does not learn. Remove own_gradient to use an estimator.",
+            "detached, so the encoder does not learn. Remove own_gradient to use an estimator.",
         )
     else:
         expect(
             not has_gradient,
-            "the values of quantize carry a gradient to the vectors, which is dropped: the estimator "
-            f"{quantizer.estimator!r} takes its place. Declare own_gradient = True to keep it, or detach the "
-            "vectors.",
+            "the values of quantize carry a gradient to the vectors, but the estimator "
+            f"{quantizer.estimator!r} replaces it. Declare own_gradient = True to use this gradient, or "
+            "detach the vectors.",
         )
 
 
 @about("__init__")
 def estimator_is_used(case: QuantizerCase) -> None:
-    """The option `estimator` is used: the gradient of the latents is the one that the estimator gives."""
+    """The option `estimator` takes effect: it determines the gradient of the latents."""
     with _registered_probe():
         gradients = []
         for estimator in ("ste", PROBE):
@@ -80,24 +80,22 @@ def estimator_is_used(case: QuantizerCase) -> None:
             gradients.append(latents.grad)
             expect(
                 quantizer.estimator == estimator,
-                f"with estimator={estimator!r} its attribute `estimator` is {quantizer.estimator!r}. Pass it "
-                "on: super().__init__(…, estimator=estimator)",
+                f"with estimator={estimator!r} the attribute `estimator` is {quantizer.estimator!r}. Pass it "
+                "to the base class: super().__init__(…, estimator=estimator)",
             )
     expect(
         not torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6),
-        "another estimator gives the same gradient of the latents: the option `estimator` has no effect",
+        "a different estimator gives the same gradient of the latents: the option `estimator` has no effect",
     )
 
 
 def has_estimator(name: str, quantizer: Quantizer) -> bool:
-    """Whether there is an option `estimator` to be used."""
+    """Whether the quantizer has an option `estimator` that must take effect."""
     return not quantizer.own_gradient and "estimator" in quantizer_options(name)
 
 
 def _tensors_with_gradient(quantizer: Quantizer, case: QuantizerCase) -> list[str]:
-    """Names of the parameters that a loss of the latents alone gives a gradient; "latents" where these have
-    one.
-    """
+    """Names of the parameters that a loss of the latents reaches, and "latents" if it reaches them."""
     latents = case.latents().requires_grad_()
     loss = quantizer(latents).latents.square().mean()
     if loss.requires_grad:
@@ -107,7 +105,7 @@ def _tensors_with_gradient(quantizer: Quantizer, case: QuantizerCase) -> list[st
 
 
 def _parameter_names_in_form(form: Quantizer, plain: Quantizer, needed: list[str]) -> Iterator[str]:
-    """What these parameters of the plain quantizer are called in a form: one name for each stage or group."""
+    """The names of the plain quantizer's parameters in a derived form: one per stage or group."""
     names = dict(form.named_parameters())
     for prefix, member in form.named_modules():
         if type(member) is type(plain):
@@ -120,7 +118,7 @@ def _reversed(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
 
 @contextmanager
 def _registered_probe() -> Iterator[None]:
-    """A block in which the estimator `PROBE` is registered."""
+    """Context manager that registers the estimator `PROBE`."""
 
     class Plugin:
         @hookimpl
@@ -135,5 +133,5 @@ def _registered_probe() -> Iterator[None]:
 
 
 def _upstream_gradient(latents: Tensor) -> Tensor:
-    """A gradient as it might come from a decoder: normal random, the same for every call."""
+    """A standard normal gradient, as from a decoder; the same for every call."""
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))

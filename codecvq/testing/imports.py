@@ -1,4 +1,4 @@
-"""What importing a plugin costs: `codecvq plugins list` imports every plugin, and answers at once."""
+"""The cost of importing a plugin. `codecvq plugins list` imports every plugin and must stay fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 60
 
 
 def imports_no_torch(module: str) -> None:
-    """Importing the plugin's module imports no torch: its factory is named by string."""
+    """Importing the plugin's module does not import torch; the spec names its factory by string."""
     loaded = _heavy_modules(module)
     expect(
         loaded == "",
@@ -23,9 +23,9 @@ def imports_no_torch(module: str) -> None:
 
 @functools.cache
 def _heavy_modules(module: str) -> str:
-    """What a new process has imported of the heavy packages after importing `module`; "" for nothing."""
+    """The heavy packages that a new process loads when it imports `module`; "" if none."""
     program = (
-        "import sys; sys.path = [path for path in sys.path if path]; "  # not from the working folder
+        "import sys; sys.path = [path for path in sys.path if path]; "  # without the working folder
         f"import {module}; print(*(m for m in ('torch', 'librosa', 'matplotlib') if m in sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -37,7 +37,5 @@ def _heavy_modules(module: str) -> str:
         env=environment,
         check=False,
     )
-    expect(
-        done.returncode == 0, f"importing {module} in a process of its own gave {done.stderr.strip()[-500:]}"
-    )
+    expect(done.returncode == 0, f"importing {module} in a new process failed: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()

@@ -1,6 +1,6 @@
-"""Checks of what must make no difference: padding, eval, autocast, memory_layout, saving, copying.
+"""Checks of what must not affect results: padding, eval mode, autocast, memory layout, saving, copying.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from codecvq.testing.frames import LENGTHS
 
 
 def padding_values(case: QuantizerCase) -> None:
-    """What stands in the padding changes no value, no code and no metric; padding comes out as zero."""
+    """The contents of the padding affect no value, code or metric; outputs at padding are zero."""
     mask, real = _mask(), _mask().flatten()
     for mode in (True, False):
         for name, quantizer in case.without_dropout().new_and_trained():
@@ -47,7 +47,7 @@ def padding_values(case: QuantizerCase) -> None:
 
 @about("terms")
 def padding_losses(case: QuantizerCase) -> None:
-    """Losses are means over real frames: other padding, more padding or none gives the same."""
+    """Losses are means over valid frames: they are equal for any padding contents, more padding, or none."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch = _batch(case, quantizer)
         for mode in comparable_modes(quantizer):
@@ -59,12 +59,12 @@ def padding_losses(case: QuantizerCase) -> None:
             for loss, value in one.losses.items():
                 what = f"{name}, {'train' if mode else 'eval'}: loss {loss}"
                 expect_equal(other.losses[loss], value, f"{what} with other padding")
-                expect_close(value, unpadded.losses[loss], f"{what}, compared with no padding at all")
+                expect_close(value, unpadded.losses[loss], f"{what}, compared with an unpadded batch")
 
 
 @about("bound", "terms", "quantize")
 def padding_gradients(case: QuantizerCase) -> None:
-    """Gradients, of latents and of parameters, are those of the batch without padding; padding gets none."""
+    """Gradients of latents and parameters equal those of the unpadded batch; padding gets no gradient."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch, real = _batch(case, quantizer), _batch(case, quantizer).mask.flatten()
         padded, unpadded = _two_copies(quantizer.train(comparable_modes(quantizer)[0]))
@@ -78,12 +78,12 @@ def padding_gradients(case: QuantizerCase) -> None:
 
 @about("update", "quantize")
 def padding_state(case: QuantizerCase) -> None:
-    """Codebook state after a training step is that of the batch without padding."""
+    """Codebook state after a training step equals that of the unpadded batch."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch, pairs = _batch(case, quantizer), _two_copies(quantizer)
         one, other = (_state_after(copy_, batch.padded(fill), batch.mask) for copy_, fill in pairs)
         expect_same_state(one, other, f"{name}: after a batch with other padding")
-        if not quantizer.training_values_differ:  # the random numbers of other frames may be others
+        if not quantizer.training_values_differ:  # random numbers may differ if the frames differ
             unpadded = _state_after(quantizer, batch.unpadded, None)
             expect_same_state(
                 one, unpadded, f"{name}: after a padded batch, and one without padding", tolerance=1e-4
@@ -91,7 +91,7 @@ def padding_state(case: QuantizerCase) -> None:
 
 
 def padding_width(case: QuantizerCase) -> None:
-    """How far a batch is padded changes nothing, with dropout neither: values, losses, gradients, state."""
+    """The amount of padding affects nothing, even with dropout: values, losses, gradients, state."""
     mask, wide = _mask(), torch.nn.functional.pad(_mask(), (0, 4))
     latents = _latents_with_padding(case, math.nan)
     for name, quantizer in case.new_and_trained():
@@ -110,7 +110,7 @@ def padding_width(case: QuantizerCase) -> None:
 
 
 def all_padding(case: QuantizerCase) -> None:
-    """A batch that is all padding has losses of 0, finite gradients, and changes no state."""
+    """A batch that is all padding has losses of 0 and finite gradients, and changes no state."""
     for name, quantizer in case.new_and_trained():
         before = state_of(quantizer)
         latents = case.latents().requires_grad_()
@@ -122,7 +122,7 @@ def all_padding(case: QuantizerCase) -> None:
 
 
 def eval_changes_nothing(case: QuantizerCase) -> None:
-    """eval(), encode and decode change no parameter and no buffer; forward repeats itself."""
+    """In eval, forward, encode and decode change no parameter or buffer, and forward is repeatable."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
         before, latents = state_of(quantizer), case.latents()
@@ -130,13 +130,13 @@ def eval_changes_nothing(case: QuantizerCase) -> None:
         quantizer.decode(quantizer.encode(latents))
         second = quantizer(latents)
         expect_same_state(state_of(quantizer), before, f"{name}, in eval")
-        expect_equal(second.latents, first.latents, f"{name}, in eval: the same latents again")
+        expect_equal(second.latents, first.latents, f"{name}, in eval: second forward of the same latents")
         for loss, value in first.losses.items():
             expect(not value.requires_grad, f"{name}, in eval: loss {loss} is not detached")
 
 
 def encode_changes_nothing(case: QuantizerCase) -> None:
-    """encode and decode change no state in training mode either, and give the codes of eval."""
+    """In training mode, encode and decode change no state, and encode gives the codes of eval mode."""
     for name, quantizer in case.new_and_trained():
         before, latents = state_of(quantizer), case.latents()
         codes = quantizer.encode(latents)
@@ -148,16 +148,16 @@ def encode_changes_nothing(case: QuantizerCase) -> None:
 
 
 def input_unchanged(case: QuantizerCase) -> None:
-    """The latents given are not written to."""
+    """forward and encode do not modify the input latents."""
     quantizer, latents = case.trained(), case.latents()
-    kept = latents.clone()
+    original = latents.clone()
     quantizer(latents)
     quantizer.encode(latents)
-    expect_equal(latents, kept, "the latents, after forward and encode")
+    expect_equal(latents, original, "the latents, after forward and encode")
 
 
 def autocast(case: QuantizerCase) -> None:
-    """Inside autocast everything is computed in float32: the same codes, latents and losses."""
+    """Under autocast everything is computed in float32: codes, latents and losses are the same."""
     for mode in (True, False):
         inside, outside = (pair[0] for pair in _two_copies(case.trained().train(mode)))
         latents = case.latents()
@@ -175,7 +175,7 @@ def autocast(case: QuantizerCase) -> None:
 
 
 def half_precision(case: QuantizerCase) -> None:
-    """bfloat16, float16 and float64 latents keep their type, and get the codes of their float32 values."""
+    """bfloat16, float16 and float64 latents keep their dtype and get the codes of their float32 values."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         quantizer = case.trained().eval()
         latents = case.latents().to(dtype)
@@ -186,7 +186,7 @@ def half_precision(case: QuantizerCase) -> None:
 
 
 def dtype_conversion(case: QuantizerCase) -> None:
-    """A model's .bfloat16(), .half() and .double() leave weights and buffers as they are: the same codes."""
+    """.bfloat16(), .half() and .double() leave weights and buffers unchanged, and so the codes."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         quantizer, latents = case.trained().eval(), case.latents()
         before, codes = state_of(quantizer), quantizer.encode(latents)
@@ -198,12 +198,12 @@ def dtype_conversion(case: QuantizerCase) -> None:
 
 
 def memory_layout(case: QuantizerCase) -> None:
-    """Latents and codes that are not contiguous in memory give the same."""
+    """Non-contiguous latents and codes give the same results as contiguous ones."""
     quantizer, latents = case.trained().eval(), case.latents()
     needed = quantizer.encode(latents)
     for what, strided in {
-        "frames last but not adjacent": latents.transpose(1, 2).contiguous().transpose(1, 2),
-        "every second of a longer tensor": torch.stack([latents, latents + 1], dim=3).flatten(2)[:, :, ::2],
+        "transposed": latents.transpose(1, 2).contiguous().transpose(1, 2),
+        "every second frame of a tensor": torch.stack([latents, latents + 1], dim=3).flatten(2)[:, :, ::2],
     }.items():
         expect_equal(quantizer.encode(strided), needed, f"codes, {what}")
         expect_equal(quantizer(strided).latents, quantizer(latents).latents, f"latents, {what}")
@@ -212,10 +212,10 @@ def memory_layout(case: QuantizerCase) -> None:
 
 
 def save_load(case: QuantizerCase) -> None:
-    """Saved as safetensors and loaded into a new one: the same codes, latents and state."""
+    """Saved with safetensors and loaded into a new quantizer: same codes, latents and state."""
     quantizer, other = case.trained().eval(), case.build(seed=1).eval()
     latents = case.latents()
-    other(latents)  # so that whatever it keeps for eval is stale by the time of loading
+    other(latents)  # fills eval caches, which loading must invalidate
     content = safetensors.torch.save({name: t.contiguous() for name, t in quantizer.state_dict().items()})
     other.load_state_dict(safetensors.torch.load(content))
     expect_same_state(state_of(other), state_of(quantizer), "after loading")
@@ -224,7 +224,7 @@ def save_load(case: QuantizerCase) -> None:
 
 
 def deepcopy(case: QuantizerCase) -> None:
-    """A deep copy gives the same, and training the copy leaves the original as it was."""
+    """A deep copy gives the same results, and training the copy leaves the original unchanged."""
     quantizer = case.trained()
     quantizer.generator = torch.Generator().manual_seed(1)
     twin, before, latents = copy.deepcopy(quantizer), state_of(quantizer), case.latents()
@@ -233,15 +233,15 @@ def deepcopy(case: QuantizerCase) -> None:
         for parameter in twin.parameters():
             parameter.add_(0.1)
     twin(latents)
-    expect_same_state(state_of(quantizer), before, "the original, after its copy was trained")
+    expect_same_state(state_of(quantizer), before, "the original, after training its copy")
 
 
 def same_seed(case: QuantizerCase) -> None:
     """The same seed gives the same weights, the same training and the same codes."""
     first, second = case.trained(seed=3), case.trained(seed=3)
-    expect_same_state(state_of(second), state_of(first), f"two of one seed, after {TRAINING_STEPS} steps")
+    expect_same_state(state_of(second), state_of(first), f"same seed, after {TRAINING_STEPS} steps")
     latents = case.latents()
-    expect_equal(second.encode(latents), first.encode(latents), "codes of two of one seed")
+    expect_equal(second.encode(latents), first.encode(latents), "codes with the same seed")
 
 
 TESTS = (
@@ -269,32 +269,34 @@ def _mask() -> Tensor:
 
 
 def _latents_with_padding(case: QuantizerCase, fill: float) -> Tensor:
-    """Latents whose padding is `fill`."""
+    """Latents whose padding has the value `fill`."""
     latents = case.latents(len(LENGTHS), max(LENGTHS))
     return torch.where(_mask()[:, None], latents, fill)
 
 
 def _append_nan_frames(latents: Tensor, frames: int) -> Tensor:
-    """Latents with so many frames of NaN behind them."""
+    """Append `frames` frames of NaN to the latents."""
     return torch.nn.functional.pad(latents, (0, frames), value=math.nan)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A padded batch, and the same real frames without any padding, in the same order."""
+    """A padded batch, and the same valid frames in the same order without padding."""
 
     latents: Tensor  # [B, D, T]
     mask: Tensor  # [B, T]
     unpadded: Tensor  # [b, D, t]
 
     def padded(self, fill: float) -> Tensor:
-        """The latents with `fill` at padding."""
+        """The latents with the value `fill` at padding."""
         return torch.where(self.mask[:, None], self.latents, fill)
 
 
 def _batch(case: QuantizerCase, quantizer: Quantizer) -> _Batch:
-    """Items of several lengths, whose frames make one item without padding; items of one length where frames
-    depend on one another.
+    """A batch for comparing padded and unpadded input.
+
+    With independent frames: items of several lengths, whose valid frames form one unpadded item. Otherwise:
+    items of equal length, padded by a few frames.
     """
     if has_independent_frames(quantizer):
         latents, mask = _latents_with_padding(case, 0.0), _mask()
@@ -310,12 +312,12 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _two_copies(quantizer: Quantizer) -> list[tuple[Quantizer, float]]:
-    """Two copies, each with what its padding is filled with."""
+    """Two copies, each with a different padding value."""
     return [(copy.deepcopy(quantizer), 1e4), (copy.deepcopy(quantizer), math.nan)]
 
 
 def _forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> Quantized:
-    """The forward pass from the same random numbers every time."""
+    """Run forward with the same random numbers each time."""
     torch.default_generator.manual_seed(SEED)
     return quantizer(latents, mask)
 
@@ -329,7 +331,7 @@ def _state_after(quantizer: Quantizer, latents: Tensor, mask: Tensor | None) -> 
 def _gradients(
     quantizer: Quantizer, latents: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients of latents and parameters, of a loss that looks at real frames only."""
+    """Gradients of latents and parameters, of a loss over the outputs and all loss terms."""
     latents = latents.detach().requires_grad_()
     out = _forward(quantizer, latents, mask)
     total = out.latents.square().sum() + torch.stack([out.latents.sum(), *out.losses.values()]).sum()
@@ -338,9 +340,9 @@ def _gradients(
     mode = "training" if quantizer.training else "eval"
     expect(
         latents.grad is not None,
-        f"in {mode} no gradient reaches the latents. Values of a quantizer with own_gradient carry it in "
-        "eval too, as vectors + (values - vectors).detach().",
+        f"in {mode} mode no gradient reaches the latents. With own_gradient, values must carry a gradient in "
+        "eval mode too, as vectors + (values - vectors).detach().",
     )
-    assert latents.grad is not None, "as expected above"
+    assert latents.grad is not None, "checked above"
     parameters = {name: p.grad for name, p in quantizer.named_parameters() if p.grad is not None}
     return latents.grad, parameters

@@ -1,6 +1,6 @@
-"""Which checks a network gets, an encoder and a decoder that fit each other, and what they are.
+"""Selects and defines the checks of a network, that is, of a matching encoder and decoder.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from codecvq.testing.source import PluginSource
 
 SAMPLE_RATE = 16_000
 FRAMES = 6
-LENGTHS = (6, 2, 4)  # real frames of each item of a padded batch
-MAX_TESTED_FRAMES = 400  # of context that is tested; a longer reach is tested as far as that
-TOLERANCE = 1e-4  # relative, of values that another shape of the same batch may round otherwise
+LENGTHS = (6, 2, 4)  # valid frames of each item of a padded batch
+MAX_TESTED_FRAMES = 400  # of context; a longer reach is not tested
+TOLERANCE = 1e-4  # relative; rounding may depend on the shape of the batch
 
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """A network with options: how to make one, and what to feed it."""
+    """A network under test with its options; builds it and makes input for it."""
 
     name: str
-    options: Mapping[str, Any]  # Any: an option is whatever its plugin takes
+    options: Mapping[str, Any]  # Any: the plugin defines the types of its options
 
     @property
     def channels(self) -> int:
-        """C of the audio."""
+        """Number of audio channels C."""
         return int(self.options.get("channels", 1))
 
     def build(self, seed: int = 0) -> Network:
-        """A new one in eval mode, with weights from `seed`."""
+        """Build a new network in eval mode, with weights drawn from `seed`."""
         torch.default_generator.manual_seed(seed)
         network = build_network(self.name, **self.options)
         network.encoder.eval()
@@ -54,20 +54,20 @@ class NetworkCase:
         return network
 
     def wav(self, network: Network, batch: int = len(LENGTHS), frames: int = FRAMES, seed: int = 1) -> Tensor:
-        """Noise at the level of speech: `[B, C, frames * hop]`."""
+        """Noise at speech level: `[B, C, frames * hop]`."""
         generator = torch.Generator().manual_seed(seed)
         return 0.1 * torch.randn(batch, self.channels, frames * network.hop_length, generator=generator)
 
 
 def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any) -> Iterator[Check]:
-    """Every check of the network registered under `name`, made with these options.
+    """Yield every check of the registered network `name`, built with these options.
 
-    Raises UnknownName for an unknown name, and OptionError for a discriminator or for options with which it
-    cannot be made.
+    Raises UnknownName for an unknown name, and OptionError for a discriminator or for options that the
+    network rejects.
     """
     registration = registry().find("networks", name)
     if isinstance(registration.spec, DiscriminatorSpec):
-        raise OptionError(f"network {name!r} is a discriminator. There are checks of encoders and decoders.")
+        raise OptionError(f"network {name!r} is a discriminator. Only encoders and decoders have checks.")
     case = NetworkCase(name, {"sample_rate": sample_rate, **options})
     try:
         with torch.random.fork_rng(devices=[]):
@@ -89,10 +89,10 @@ def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any)
 
 
 def builds(case: NetworkCase) -> str:
-    """It can be made, and says its latent dimension, its hop, and how far encoder and decoder see."""
+    """It can be built and reports its latent dimension, hop length, and the reach of encoder and decoder."""
     network = case.build()
     for what, number in {"dim": network.dim, "hop_length": network.hop_length}.items():
-        expect(type(number) is int and number >= 1, f"{what} is {number!r}, not a whole number from 1 up")
+        expect(type(number) is int and number >= 1, f"{what} is {number!r}, not an integer of at least 1")
     reaches = {"encoder": network.encoder_reach, "decoder": network.decoder_reach}
     for what, reach in reaches.items():
         expect(reach is None or isinstance(reach, Reach), f"reach of the {what} is {reach!r}, not a Reach")
@@ -100,7 +100,7 @@ def builds(case: NetworkCase) -> str:
 
 
 def shapes(case: NetworkCase) -> None:
-    """Audio [B, C, T·H] becomes latents [B, D, T] and audio again, float32 and finite, from T = 1 on."""
+    """Audio [B, C, T·H] becomes latents [B, D, T] and audio again, float32 and finite, for T ≥ 1."""
     network = case.build()
     for batch, frames in ((2, FRAMES), (1, 1), (3, 2)):
         wav = case.wav(network, batch, frames)
@@ -112,7 +112,7 @@ def shapes(case: NetworkCase) -> None:
 
 @torch.no_grad()
 def padding(case: NetworkCase) -> None:
-    """With a mask, what stands at padded frames changes nothing at real ones, in encoder and decoder."""
+    """With a mask, the contents of padding do not affect valid frames, in encoder and decoder."""
     network, mask = case.build(), _mask()
     wav = case.wav(network)
     real = mask[:, None].repeat_interleave(network.hop_length, dim=2)  # [B, 1, T·H]
@@ -121,7 +121,7 @@ def padding(case: NetworkCase) -> None:
     wider = network.encoder(
         nn.functional.pad(silent, (0, 3 * network.hop_length)), nn.functional.pad(mask, (0, 3))
     )
-    _expect_close_where(wider[:, :, :FRAMES], latents, mask[:, None], "latents with more silence behind them")
+    _expect_close_where(wider[:, :, :FRAMES], latents, mask[:, None], "latents with more silence after them")
     decoded = network.decoder(torch.where(mask[:, None], latents, 0.0), mask)
     for fill in (1.0, -30.0):
         other = network.decoder(torch.where(mask[:, None], latents, fill), mask)
@@ -130,7 +130,7 @@ def padding(case: NetworkCase) -> None:
 
 @torch.no_grad()
 def items_are_independent(case: NetworkCase) -> None:
-    """An item gets the latents and the audio that it gets alone, whatever else is in the batch."""
+    """A batch item gets the latents and the audio that it gets alone, whatever the other items."""
     network, mask = case.build(), _mask()
     wav = case.wav(network)
     wav = torch.where(mask[:, None].repeat_interleave(network.hop_length, dim=2), wav, 0.0)
@@ -155,11 +155,11 @@ def encoder_reach(case: NetworkCase) -> str | None:
     network = case.build()
     reach = network.encoder_reach
     if reach is None:
-        return "the encoder declares no reach: it cannot stream"
+        return "the encoder declares no reach, so it cannot stream"
     hop = network.hop_length
     past, future = (_frames_of(samples, hop) for samples in (reach.past, reach.future))
     if max(past or 0, future or 0) > MAX_TESTED_FRAMES:
-        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames, and was not tested"
+        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames and was not tested"
     wav = case.wav(network, 1, (past or 0) + (future or 0) + 3)
     latents = network.encoder(wav, None)
     frame = (past or 0) + 1
@@ -174,13 +174,13 @@ def encoder_reach(case: NetworkCase) -> str | None:
 @about("reach", "forward", "__init__")
 @torch.no_grad()
 def decoder_reach(case: NetworkCase) -> str | None:
-    """Frames beyond the decoder's declared `reach` change no sample."""
+    """Frames beyond the decoder's declared `reach` change no samples."""
     network = case.build()
     reach = network.decoder_reach
     if reach is None:
-        return "the decoder declares no reach: it cannot stream"
+        return "the decoder declares no reach, so it cannot stream"
     if max(reach.past or 0, reach.future) > MAX_TESTED_FRAMES:
-        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames, and was not tested"
+        return f"{reach} is longer than {MAX_TESTED_FRAMES} frames and was not tested"
     frames = (reach.past or 0) + reach.future + 3
     latents = network.encoder(case.wav(network, 1, frames), None)
     decoded = network.decoder(latents, None).unflatten(2, (frames, -1)).transpose(2, 3).flatten(1, 2)
@@ -198,7 +198,7 @@ def decoder_reach(case: NetworkCase) -> str | None:
 
 
 def gradients(case: NetworkCase) -> None:
-    """A finite gradient of the audio reaches the audio given and every parameter that is trained."""
+    """A finite gradient of the output audio reaches the input audio and every trainable parameter."""
     network = case.build()
     wav = case.wav(network).requires_grad_()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder}).train()
@@ -209,46 +209,46 @@ def gradients(case: NetworkCase) -> None:
     audio = out.wav if isinstance(out, AudioWithLosses) else out
     upstream = torch.randn(audio.shape, generator=torch.Generator().manual_seed(7))
     torch.stack([(audio * upstream).sum(), *losses]).sum().backward()
-    expect(wav.grad is not None and bool(wav.grad.any()), "no gradient reaches the audio given")
+    expect(wav.grad is not None and bool(wav.grad.any()), "no gradient reaches the input audio")
     for name, parameter in modules.named_parameters():
         if parameter.requires_grad:
             expect(parameter.grad is not None, f"parameter {name} gets no gradient")
             expect(
                 parameter.grad is not None and bool(parameter.grad.isfinite().all()),
-                f"the gradient of {name} is not finite",
+                f"the gradient of {name} is non-finite",
             )
 
 
 @torch.no_grad()
 def eval_changes_nothing(case: NetworkCase) -> None:
-    """In eval the same audio gives the same, bit for bit, draws no random numbers and changes no state."""
+    """In eval, results are repeatable bit for bit, no random numbers are drawn and no state changes."""
     network = case.build()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder})
     before, wav, random = _state(modules), case.wav(network), torch.get_rng_state()
     latents = network.encoder(wav, None)
     decoded = network.decoder(latents, None)
-    expect_equal(network.encoder(wav, None), latents, "latents of the same audio again")
-    expect_equal(network.decoder(latents, None), decoded, "audio of the same latents again")
+    expect_equal(network.encoder(wav, None), latents, "second encoding of the same audio")
+    expect_equal(network.decoder(latents, None), decoded, "second decoding of the same latents")
     expect_same_state(_state(modules), before, "in eval")
-    expect(torch.equal(torch.get_rng_state(), random), "in eval it draws from torch's global random numbers")
+    expect(torch.equal(torch.get_rng_state(), random), "in eval it draws from torch's global generator")
 
 
 @torch.no_grad()
 def input_unchanged(case: NetworkCase) -> None:
-    """The audio and the latents given are not written to."""
+    """Encoder and decoder do not modify their input."""
     network, mask = case.build(), _mask()
     wav = case.wav(network)
-    kept = wav.clone()
+    original = wav.clone()
     latents = network.encoder(wav, mask)
     given = latents.clone()
     network.decoder(given, mask)
-    expect_equal(wav, kept, "the audio, after the encoder")
+    expect_equal(wav, original, "the audio, after the encoder")
     expect_equal(given, latents, "the latents, after the decoder")
 
 
 @torch.no_grad()
 def autocast(case: NetworkCase) -> None:
-    """Inside autocast shapes are the same and values stay finite."""
+    """Under autocast, shapes are the same and values stay finite."""
     network = case.build()
     wav = case.wav(network)
     with torch.autocast("cpu", torch.bfloat16):
@@ -260,12 +260,12 @@ def autocast(case: NetworkCase) -> None:
     )
     expect(decoded.shape == wav.shape, f"audio inside autocast: {list(decoded.shape)}, not {list(wav.shape)}")
     for what, tensor in {"latents": latents, "audio": decoded}.items():
-        expect(bool(tensor.isfinite().all()), f"{what} inside autocast: not finite")
+        expect(bool(tensor.isfinite().all()), f"{what} inside autocast: non-finite")
 
 
 @torch.no_grad()
 def save_load(case: NetworkCase) -> None:
-    """Saved as safetensors and loaded into one of another seed: the same latents and audio."""
+    """Saved with safetensors and loaded into a network of another seed: same latents and audio."""
     network, other = case.build(), case.build(seed=1)
     wav = case.wav(network)
     latents = network.encoder(wav, None)
@@ -283,7 +283,7 @@ def same_seed(case: NetworkCase) -> None:
     network, other = case.build(seed=3), case.build(seed=3)
     for what in ("encoder", "decoder"):
         expect_same_state(
-            _state(getattr(other, what)), _state(getattr(network, what)), f"{what} of two of one seed"
+            _state(getattr(other, what)), _state(getattr(network, what)), f"{what} with the same seed"
         )
     wav = case.wav(network)
     latents = network.encoder(wav, None)
@@ -341,7 +341,7 @@ def _frames_of(samples: int | None, hop: int) -> int | None:
 def _expect_tensor(got: Tensor, shape: tuple[int, ...], what: str) -> None:
     expect(tuple(got.shape) == shape, f"{what}: shape {list(got.shape)}, not {list(shape)}")
     expect(got.dtype == torch.float32, f"{what}: {got.dtype}, not float32")
-    expect(bool(got.isfinite().all()), f"{what}: not finite")
+    expect(bool(got.isfinite().all()), f"{what}: non-finite")
 
 
 def _expect_close_where(got: Tensor, needed: Tensor, real: Tensor, what: str) -> None:
@@ -356,9 +356,9 @@ def _expect_unaffected(
     beyond: slice,
     what: str,
 ) -> None:
-    """Check that frame `frame` of the module's output stays when the input at `beyond` is replaced."""
+    """Check that output frame `frame` stays the same when the input at `beyond` is replaced."""
     other = given.clone()
     noise = torch.randn(other[:, :, beyond].shape, generator=torch.Generator().manual_seed(9))
     other[:, :, beyond] = noise * given.std()
     got = module(other, None)[:, :, frame]
-    expect_close(got, needed[:, :, frame], f"frame {frame}, with other {what}", TOLERANCE)
+    expect_close(got, needed[:, :, frame], f"frame {frame}, with different {what}", TOLERANCE)

@@ -23,14 +23,14 @@ def parametrize_quantizer(
     *,
     forms: Collection[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
-    **options: Any,  # Any: an option is whatever its plugin takes
+    **options: Any,  # Any: the plugin defines the types of its options
 ) -> pytest.MarkDecorator:
-    """A decorator that gives a test every check of one or more quantizers, one by one, as argument `check`.
+    """Parametrize a test with every check of one or more quantizers, as the argument `check`.
 
-    `forms` and `options` are those of `quantizer_checks`. `expected_failures` maps checks to the reason why
-    they fail: "prefix" in all forms, or "residual_my_vq/prefix" in one. Such a check is run all the same, and
-    the test fails once it passes, so that the reason does not outlive its fault. A form that is refused, and
-    checks that a failed one leaves without meaning, are skipped.
+    `forms` and `options` are passed to `quantizer_checks`. `expected_failures` maps checks to the reason why
+    they fail: "prefix" applies to all forms, "residual_my_vq/prefix" to one. Such a check still runs, and the
+    test fails once the check passes, so that the list stays current. Unsupported forms are skipped, and so
+    are checks that depend on a failed one.
     """
     each = [names] if isinstance(names, str) else names
     return _parametrize(
@@ -46,7 +46,10 @@ def parametrize_network(
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,  # Any: as above
 ) -> pytest.MarkDecorator:
-    """As `parametrize_quantizer`, for networks; `sample_rate` and `options` are those of `network_checks`."""
+    """Parametrize a test with every check of one or more networks; see `parametrize_quantizer`.
+
+    `sample_rate` and `options` are passed to `network_checks`.
+    """
     each = [names] if isinstance(names, str) else names
     checks = [check for name in each for check in network_checks(name, sample_rate=sample_rate, **options)]
     return _parametrize(checks, expected_failures)
@@ -57,7 +60,10 @@ def parametrize_codec(
     *,
     expected_failures: Mapping[str, str] | None = None,
 ) -> pytest.MarkDecorator:
-    """As `parametrize_quantizer`, for codecs: objects, names or folders."""
+    """Parametrize a test with every check of one or more codecs (objects, names or folders).
+
+    See `parametrize_quantizer`.
+    """
     one = isinstance(codecs, (str, Path)) or not isinstance(codecs, Iterable)
     each: Iterable[Any] = [codecs] if one else codecs  # type: ignore[assignment]
     return _parametrize([check for codec in each for check in codec_checks(codec)], expected_failures)

@@ -1,4 +1,4 @@
-"""Which checks a quantizer gets: one list for its plain form and for the forms derived from it."""
+"""Selects the checks of a quantizer, for its plain form and for the forms derived from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from codecvq.testing.case import QuantizerCase, is_composition
 from codecvq.testing.check import DEFAULT_METHODS, Check, FormUnsupported, summary_of
 from codecvq.testing.source import PluginSource
 
-DIM = 8  # D where the options do not say
+DIM = 8  # D if the options do not set it
 STAGES, GROUPS = 3, 2  # of the residual and the grouped form
 STRIDES = (4, 2, 1)  # of the multiscale form
 FORMS = ("plain", "residual", "multiscale", "grouped")
@@ -39,17 +39,16 @@ Test = Callable[[QuantizerCase], str | None]
 
 
 def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **options: Any) -> Iterator[Check]:
-    """Every check of the quantizer registered under `name`, then of the forms derived from it.
+    """Yield every check of the registered quantizer `name`, then of the forms derived from it.
 
-    `forms` are those that are checked, of "plain" (the quantizer as it is named), "residual", "multiscale"
-    and "grouped"; by default all. `options` are those of `build_quantizer`; `dim` may be left out. Each check
-    takes well under a second on a CPU. A derived form that is refused when it is built has one check, which
-    says why. Raises UnknownName for an unknown name and OptionError for options with which it cannot be
-    made.
+    `forms` selects among "plain" (the quantizer itself), "residual", "multiscale" and "grouped"; the default
+    is all. `options` are those of `build_quantizer`; `dim` is optional. Each check takes well under a second
+    on a CPU. A derived form that cannot be built by design has one check, which reports the reason. Raises
+    UnknownName for an unknown name, and OptionError for options that the quantizer rejects.
     """
     wanted = FORMS if forms is None else validated_forms(forms)
     registration = plain_registration(name)
-    first: tuple[Check, ...] = ()  # `builds` and `shapes` of the quantizer as it is named
+    first: tuple[Check, ...] = ()  # `builds` and `shapes` of the plain form
     for form, case in _forms(name, {"dim": DIM, **options}):
         if form not in wanted:
             continue
@@ -63,27 +62,27 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
 
 
 def validated_forms(forms: Collection[str]) -> Collection[str]:
-    """The forms. Raises OptionError for one that does not exist."""
+    """Return the forms. Raises OptionError for an unknown one."""
     for form in forms:
         if form not in FORMS:
-            raise OptionError(f"forms is {', '.join(forms)}; each is one of {', '.join(FORMS)}.")
+            raise OptionError(f"forms is {', '.join(forms)}; each must be one of {', '.join(FORMS)}.")
     return forms
 
 
 @dataclass(frozen=True)
 class _Form:
-    """One form of a quantizer, and who wrote it."""
+    """One form of a quantizer and the factory that builds it."""
 
     case: QuantizerCase
     form: str
     factory: Callable[..., Any]
 
     def checks(self, first: tuple[Check, ...]) -> Iterator[Check]:
-        """The checks of the form; where it cannot be made, the one check that says so."""
+        """The checks of the form; a form that cannot be built has one check, which reports the reason."""
         try:
             with torch.random.fork_rng(devices=[]):
                 quantizer = build_quantizer(self.case.name, **self.case.options)
-        except CodecvqError as error:  # with a cause: what a stranger's constructor raised; `builds` shows it
+        except CodecvqError as error:  # with a cause: the plugin's constructor raised; `builds` shows it
             if self.form == "plain" and isinstance(error.__cause__, (TypeError, type(None))):
                 raise  # the user's options are wrong
             why = (
@@ -127,7 +126,7 @@ def _raise_unsupported(reason: str) -> None:
 
 
 def _tests_for(case: QuantizerCase, quantizer: Quantizer) -> Sequence[Test]:
-    # gradients first: where none arrives, many other checks fail with less to say
+    # Gradients first: if none arrives, many other checks fail with less specific messages.
     tests: list[Test] = [] if is_composition(quantizer) else [gradients.own_gradient]
     tests += [gradients.task_gradient, *values.TESTS, *frames.tests_for(quantizer), *invariance.TESTS]
     tests += [*training.TESTS, *random_numbers.TESTS, state.progress]
@@ -152,7 +151,7 @@ def _tests_for(case: QuantizerCase, quantizer: Quantizer) -> Sequence[Test]:
 
 
 def _forms(name: str, options: dict[str, Any]) -> Iterator[tuple[str, QuantizerCase]]:
-    """`name` itself, and the forms derived from it that are not registered as quantizers of their own."""
+    """The quantizer `name` and its derived forms, except forms that are registered quantizers themselves."""
     bare, registered = name.rpartition("/")[2], registry().registrations("quantizers")
     if bare.startswith("grouped_") and bare not in registered:
         options = {"num_groups": GROUPS, **options}

@@ -1,6 +1,6 @@
-"""Checks of randomness: a quantizer draws from its own generator and leaves the global ones alone.
+"""Checks of random numbers: a quantizer draws from its own generator and does not touch global state.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codecvq.testing.check import expect, expect_equal
 
 
 def generator_is_used(case: QuantizerCase) -> None:
-    """With `generator` set, all random numbers come from it, and no global random state changes."""
+    """With `generator` set, all random numbers come from it and no global random state changes."""
     for name, quantizer in case.new_and_trained():
         quantizer.generator = torch.Generator().manual_seed(1)
         for mode in (True, False):
@@ -26,16 +26,16 @@ def generator_is_used(case: QuantizerCase) -> None:
             for what, call in _calls(quantizer, case.latents()).items():
                 before = _global_states()
                 call()
-                changed = [of for of, state in _global_states().items() if state != before[of]]
+                changed = [name_ for name_, state in _global_states().items() if state != before[name_]]
                 expect(
                     not changed,
-                    f"{name}, {'train' if mode else 'eval'}: {what} changes the random numbers of "
-                    f"{', '.join(changed)}. Draw with generator=self.generator, and never seed.",
+                    f"{name}, {'train' if mode else 'eval'}: {what} changes the random state of "
+                    f"{', '.join(changed)}. Draw with generator=self.generator, and do not seed.",
                 )
 
 
 def global_seed_unchanged(case: QuantizerCase) -> None:
-    """Neither construction nor any call seeds torch's global random numbers."""
+    """Neither the constructor nor any call seeds torch's global generator."""
     after = []
     for seed in (11, 12):
         quantizer = case.build(seed)
@@ -47,13 +47,13 @@ def global_seed_unchanged(case: QuantizerCase) -> None:
     for what, state in after[0].items():
         expect(
             not torch.equal(state, after[1][what]),
-            f"{what} seeds torch's global random numbers: they are the same after it whatever they were "
-            "before. Use a torch.Generator of its own, or torch.random.fork_rng.",
+            f"{what} seeds torch's global generator: its state is the same afterwards for different initial "
+            "seeds. Use a separate torch.Generator, or torch.random.fork_rng.",
         )
 
 
 def equal_generators(case: QuantizerCase) -> None:
-    """Two with the same weights and equal generators train alike, whatever torch's global seed is."""
+    """Two quantizers with equal weights and generators train identically, whatever torch's global seed is."""
     quantizers = [case.build(seed=0), case.build(seed=0)]
     results: list[list[Tensor]] = []
     for seed, quantizer in enumerate(quantizers):
@@ -61,7 +61,7 @@ def equal_generators(case: QuantizerCase) -> None:
         torch.default_generator.manual_seed(seed)
         results.append([quantizer(case.latents(seed=step)).latents for step in range(3)])
     for step, (one, other) in enumerate(zip(*results, strict=True)):
-        expect_equal(other, one, f"latents of step {step}, with equal generators and another global seed")
+        expect_equal(other, one, f"latents of step {step}, with equal generators and a different global seed")
     expect_same_state(state_of(quantizers[1]), state_of(quantizers[0]), "after 3 steps, equal generators")
 
 
@@ -77,7 +77,7 @@ def _calls(quantizer: Quantizer, latents: Tensor) -> dict[str, Callable[[], obje
 
 
 def _global_states() -> dict[str, object]:
-    """What draws from the global generators change."""
+    """The global random states that a draw would change."""
     numpy = np.random.get_state(legacy=False)
     return {
         "torch (global)": torch.get_rng_state().numpy().tobytes(),

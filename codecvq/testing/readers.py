@@ -1,6 +1,6 @@
-"""Which checks a reader gets, and what they are: what a corpus needs of the clips that it is made of.
+"""Selects and defines the checks of a reader: what a corpus requires of clips.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from codecvq.plugins.registration import Registration
 from codecvq.testing.check import Check, CheckSkipped, expect, summary_of
 from codecvq.testing.source import PluginSource
 
-SAMPLED_CLIPS = 8  # clips whose audio is read
+SAMPLED_CLIPS = 8  # number of clips whose audio is read
 DURATION_TOLERANCE_S = 0.02
 INVALID_SOURCES = ("", "no such thing", "/no/such/folder/x.unknown", "a\0b", "\udcff", "unknown://host/x")
 
 
 @dataclass(frozen=True)
 class ReaderCase:
-    """A reader, and a source for it."""
+    """A reader under test and a source that it can read."""
 
     registration: Registration[ReaderSpec]
     source: str
-    options: dict[str, Any]  # Any: what the reader takes
+    options: dict[str, Any]  # Any: the reader defines the types of its options
 
     def read(self) -> ClipListing:
-        """What the reader finds now."""
+        """Read the source again."""
         return read_source(self.source, self.registration.qualified_name, self.options)
 
     @cached_property
     def listing(self) -> ClipListing:
-        """What the reader found."""
+        """The clips of the source, read once."""
         return self.read()
 
     @property
     def sampled(self) -> list[Clip]:
-        """A few clips, spread over all."""
+        """A few clips, spread evenly over the listing."""
         clips = self.listing.clips
         return (
             [clips[i * len(clips) // SAMPLED_CLIPS] for i in range(SAMPLED_CLIPS)]
@@ -58,7 +58,7 @@ class ReaderCase:
 
     @cached_property
     def readable(self) -> list[tuple[Clip, int]]:
-        """Those of `some` whose audio can be read, and its sample rate."""
+        """The clips of `sampled` whose audio can be read, with their sample rates."""
         found = []
         for clip in self.sampled:
             try:
@@ -69,8 +69,10 @@ class ReaderCase:
 
 
 def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
-    """Every check of a registered reader, made with a source that it can read: some clips, at least one of
-    which has audio. Raises UnknownName where no plugin offers the reader.
+    """Yield every check of a registered reader.
+
+    `source` must contain clips, at least one of them with audio. Raises UnknownName if no plugin registers
+    the reader.
     """
     registration = registry().find(ReaderSpec, name)
     case, factory = ReaderCase(registration, source, options), registration.load()
@@ -89,12 +91,12 @@ def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
 
 
 def clips(case: ReaderCase) -> None:
-    """It finds clips in the source, and says in a listed failure what it cannot use."""
+    """It finds clips in the source and lists unusable entries as failures."""
     expect(bool(case.listing.name), "the corpus has no name")
 
 
 def ids(case: ReaderCase) -> None:
-    """Each clip has an id of its own, which is not empty, and a split that is known or none."""
+    """Each clip has a unique, non-empty id and a known split or none."""
     corpus = Corpus("checked", case.listing.clips)
     if same := corpus.lazy_clips.duplicate_ids():
         one, other = (corpus[index] for index in same)
@@ -105,7 +107,7 @@ def ids(case: ReaderCase) -> None:
 
 
 def order(case: ReaderCase) -> None:
-    """Read again, a source has the same clips in the same order."""
+    """Reading a source twice gives the same clips in the same order."""
     again = case.read()
     expect(len(again.clips) == len(case.listing.clips), f"{len(case.listing.clips)}, then {len(again.clips)}")
     for index, (one, other) in enumerate(zip(case.listing.clips, again.clips, strict=True)):
@@ -113,41 +115,46 @@ def order(case: ReaderCase) -> None:
 
 
 def indexing(case: ReaderCase) -> None:
-    """A clip is the same each time it is taken, by its place and in turn."""
+    """Indexing and iteration give the same clips, each time."""
     for index, clip in enumerate(case.listing.clips):
         if index % max(1, len(case.listing.clips) // SAMPLED_CLIPS) == 0:
-            expect(clip == case.listing.clips[index], f"clip {index} differs by its place and in turn")
-            expect(case.listing.clips[index] == case.listing.clips[index], f"clip {index} changes")
+            expect(clip == case.listing.clips[index], f"clip {index} differs between indexing and iteration")
+            expect(
+                case.listing.clips[index] == case.listing.clips[index], f"clip {index} changes between reads"
+            )
 
 
 def pickling(case: ReaderCase) -> None:
-    """The clips go to other processes: they can be pickled, as a whole and one by one."""
+    """The clips can be pickled for other processes, as a whole and one by one."""
     there = pickle.loads(pickle.dumps(case.listing.clips))
-    expect(len(there) == len(case.listing.clips), f"{len(there)} clips arrive")
+    expect(
+        len(there) == len(case.listing.clips),
+        f"{len(there)} of {len(case.listing.clips)} clips are unpickled",
+    )
     for clip in case.sampled:
-        expect(pickle.loads(pickle.dumps(clip)) == clip, f"clip {clip.id!r} arrives as another")
+        expect(pickle.loads(pickle.dumps(clip)) == clip, f"clip {clip.id!r} differs after pickling")
         hash(clip.audio)
 
 
 def audio(case: ReaderCase) -> None:
-    """The audio of a clip is finite, or an AudioError or OSError says why it cannot be read."""
+    """The audio of a clip is finite, or reading it raises an AudioError or OSError with a message."""
     read = False
     for clip in case.sampled:
         try:
             samples = clip.read(16000)
         except (AudioError, OSError) as error:
-            expect(bool(str(error)), f"clip {clip.id!r}: {type(error).__name__} without a text")
+            expect(bool(str(error)), f"clip {clip.id!r}: {type(error).__name__} without a message")
             continue
         expect(samples.dtype == np.float32 and samples.ndim == 1, f"clip {clip.id!r}: {samples.dtype}")
         expect(
             samples.size > 0 and bool(np.isfinite(samples).all()), f"clip {clip.id!r} has no finite samples"
         )
         read = True
-    expect(read, "the audio of no clip can be read; check with a source that has some")
+    expect(read, "no clip has readable audio; use a source that has some")
 
 
 def partial_reads(case: ReaderCase) -> None:
-    """A part of a recording has the samples of that part of the whole."""
+    """A part of a recording has the same samples as that part of the whole."""
     _needs_audio(case)
     for clip, rate in case.readable:
         whole = clip.audio.read().samples
@@ -157,17 +164,17 @@ def partial_reads(case: ReaderCase) -> None:
         part = clip.audio.read(start_s=first / rate, duration_s=count / rate).samples
         needed = whole[:, first : first + count]
         expect(part.shape == needed.shape, f"clip {clip.id!r}: {list(part.shape)}, not {list(needed.shape)}")
-        expect(np.allclose(part, needed, atol=1e-4), f"clip {clip.id!r}: a part has other samples")
+        expect(np.allclose(part, needed, atol=1e-4), f"clip {clip.id!r}: a part has different samples")
 
 
 def durations(case: ReaderCase) -> None:
-    """The length that a recording is said to have is the length that is read."""
+    """The reported length of a recording is the length of the samples read."""
     _needs_audio(case)
     for clip, rate in case.readable:
         reported_s, read_s = clip.audio.length_s(), clip.audio.read().samples.shape[1] / rate
         expect(
             abs(reported_s - read_s) <= DURATION_TOLERANCE_S,
-            f"clip {clip.id!r}: {reported_s:.3f} s are said, {read_s:.3f} s are read",
+            f"clip {clip.id!r}: {reported_s:.3f} s are reported, {read_s:.3f} s are read",
         )
     measured = Corpus("checked", [clip for clip, _ in case.readable]).measured()
     for failure in measured.failures:
@@ -175,21 +182,24 @@ def durations(case: ReaderCase) -> None:
 
 
 def identity(case: ReaderCase) -> None:
-    """A recording is known again, whatever its clip is called, and told from others."""
+    """The identity of a recording does not depend on the clip's id and differs between recordings."""
     _needs_audio(case)
     clips_by_identity: dict[str, Clip] = {}
     for clip, _ in case.readable:
         digest = clip.identity()
-        expect(replace(clip, id="another").identity() == digest, f"clip {clip.id!r} is another by name")
+        expect(
+            replace(clip, id="another").identity() == digest,
+            f"the identity of clip {clip.id!r} has its id in it",
+        )
         other = clips_by_identity.setdefault(digest, clip)
         expect(
             other is clip or np.array_equal(other.read(16000), clip.read(16000)),
-            f"clips {other.id!r} and {clip.id!r} have one identity and other samples",
+            f"clips {other.id!r} and {clip.id!r} have the same identity but different samples",
         )
 
 
 def unknown_sources(case: ReaderCase) -> None:
-    """It knows no source that is none, and reading one that is not there is a CodecvqError."""
+    """It matches no invalid source, and reading a missing source raises a CodecvqError."""
     spec = case.registration.spec
     if spec.matches:
         matches = case.registration.import_field(spec.matches, "matches")
@@ -201,12 +211,12 @@ def unknown_sources(case: ReaderCase) -> None:
         except CodecvqError as error:
             expect(" failed with " not in str(error), f"{source!r}: {error}")
         else:
-            expect(False, f"it finds clips in {source!r}")
+            expect(False, f"reading {source!r} raises no error")
 
 
 def _needs_audio(case: ReaderCase) -> None:
     if not case.readable:
-        raise CheckSkipped("since the audio of no clip can be read")
+        raise CheckSkipped("because no clip has readable audio")
 
 
 TESTS: tuple[Callable[[ReaderCase], None], ...] = (

@@ -1,6 +1,6 @@
-"""Checks of quantizers whose first codebooks decode by themselves: any depth, quantizer dropout, finer grids.
+"""Checks of quantizers whose first codebooks decode by themselves: depth, quantizer dropout, refinement.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from codecvq.quantizer import Grouped, Quantized, Quantizer, Residual
 from codecvq.testing.case import QuantizerCase, expect_same_state, state_of
 from codecvq.testing.check import expect, expect_close, expect_equal, expect_error
 
-ITEMS = 64  # of a batch with quantizer dropout
-SEEDS = 4  # of the depth that one item draws
+ITEMS = 64  # batch size with quantizer dropout
+SEEDS = 4  # draws of the dropout depth of a single item
 
 
 def prefix(case: QuantizerCase) -> None:
-    """The first n codebooks are a prefix of all N: in encode, in decode and in forward."""
+    """The codes of the first n codebooks are a prefix of all N codes, in encode, decode and forward."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
         latents = case.latents()
@@ -38,7 +38,7 @@ def prefix(case: QuantizerCase) -> None:
 
 
 def depth_is_checked(case: QuantizerCase) -> None:
-    """A depth of 0, or beyond N, is a ShapeError."""
+    """A depth of 0 or above N raises ShapeError."""
     quantizer, latents = case.trained().eval(), case.latents()
     for n in (0, quantizer.num_codebooks + 1):
         expect_error(ShapeError, partial(quantizer.encode, latents, num_codebooks=n), f"encode with {n}")
@@ -46,11 +46,11 @@ def depth_is_checked(case: QuantizerCase) -> None:
 
 
 def training_depth(case: QuantizerCase) -> None:
-    """Training with fewer codebooks gives the values of those codebooks, and finite losses."""
+    """Training with fewer codebooks gives the values of those codebooks and finite losses."""
     case = case.without_dropout()
     for n in _supported_depths(case.build(dropout=1.0)):
         quantizer, before = case.trained(dropout=1.0), case.trained(dropout=1.0).eval()
-        # only now: groups have depths only where they are made with dropout
+        # Set only now: groups support depths only if they are built with dropout.
         quantizer.dropout = 0.0  # type: ignore[assignment]
         out = quantizer(case.latents(), num_codebooks=n)
         expect(out.codes.shape[1] == n, f"{n} codebooks in training: codes {list(out.codes.shape)}")
@@ -67,30 +67,30 @@ def training_depth(case: QuantizerCase) -> None:
 
 
 def dropout_per_item(case: QuantizerCase) -> None:
-    """With quantizer dropout each item keeps its own number of codebooks, one for all its frames."""
+    """With quantizer dropout, each item has its own depth, which is the same for all its frames."""
     quantizer, before = case.trained(dropout=1.0), case.trained(dropout=1.0).eval()
     latents = case.latents(ITEMS, 4)
     out = quantizer(latents)
     depths = [_active_depth(before, out, b) for b in range(ITEMS)]
     unknown = [b for b, depth in enumerate(depths) if depth == 0]
-    expect(not unknown, f"items {unknown[:5]} are no sum of their first codebooks")
+    expect(not unknown, f"the values of items {unknown[:5]} are not the sum of their first codebooks")
     for b, depth in enumerate(depths):
         expect(
             not bool(out.codes[b, depth:].any()),
-            f"item {b} keeps {depth} codebooks, and codes of the dropped ones are not 0",
+            f"item {b} has dropout depth {depth}, but codes of its dropped codebooks are not 0",
         )
-    active = sorted(set(depths))
+    drawn = sorted(set(depths))
     needed = sorted(set(getattr(quantizer, "dropout_depths", ()))) or _supported_depths(quantizer)
-    expect(active == needed, f"{ITEMS} items with dropout 1 keep {active} codebooks, not each of {needed}")
+    expect(drawn == needed, f"{ITEMS} items with dropout 1 have the depths {drawn}, not each of {needed}")
 
 
 def dropped_stages_untouched(case: QuantizerCase) -> None:
-    """A stage that no item keeps, for dropout or a smaller depth, learns nothing and has no gradient."""
+    """A stage that no item uses, through dropout or a smaller depth, changes no state and has no gradient."""
     for depth in (None, _supported_depths(case.build(dropout=1.0))[0]):
         for seed in range(SEEDS):
             quantizer = case.build(dropout=1.0)
             stages = _parts_by_first_codebook(quantizer)
-            quantizer(case.latents(ITEMS, 4))  # starts every codebook
+            quantizer(case.latents(ITEMS, 4))  # initializes every codebook
             quantizer.generator = torch.Generator().manual_seed(seed)
             before, states = copy.deepcopy(quantizer).eval(), [state_of(stage) for stage in stages.values()]
             out = quantizer(case.latents(1).requires_grad_(), num_codebooks=depth)
@@ -98,14 +98,14 @@ def dropped_stages_untouched(case: QuantizerCase) -> None:
             (out.latents.sum() + torch.stack([*out.losses.values(), torch.zeros(())]).sum()).backward()
             for (n, stage), state in zip(stages.items(), states, strict=True):
                 if n >= active:
-                    what = f"stage of codebook {n}, with {active} of {quantizer.num_codebooks} kept"
+                    what = f"stage of codebook {n}, with {active} of {quantizer.num_codebooks} active"
                     expect_same_state(state_of(stage), state, what)
-                    pulled = [name for name, p in stage.named_parameters() if _has_gradient(p)]
-                    expect(not pulled, f"{what}: {pulled} have a gradient")
+                    trained = [name for name, p in stage.named_parameters() if _has_gradient(p)]
+                    expect(not trained, f"{what}: {trained} have a gradient")
 
 
 def dropout_off_in_eval(case: QuantizerCase) -> None:
-    """Quantizer dropout changes nothing in eval, and encode always gives all codebooks."""
+    """Quantizer dropout has no effect in eval, and encode always returns all codebooks."""
     dropping, plain = case.build(dropout=1.0).eval(), case.build(dropout=0.0).eval()
     latents = case.latents()
     expect_equal(dropping(latents).codes, plain(latents).codes, "codes in eval, with and without dropout")
@@ -118,7 +118,7 @@ def dropout_off_in_eval(case: QuantizerCase) -> None:
 
 
 def refinement(case: QuantizerCase) -> None:
-    """Each stage of a is_refining grid (`refines`, `stage_scale`) comes closer to the bounded vector."""
+    """Each stage of a refining grid (`refines`, `stage_scale`) reduces the error to the bounded vector."""
     quantizer = case.trained().eval()
     vectors = case.latents(8, 32).transpose(1, 2).flatten(0, 1)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def refinement(case: QuantizerCase) -> None:
 
 
 def is_refining(quantizer: Quantizer) -> bool:
-    """Whether it is a stack of stages on ever finer grids."""
+    """Whether the quantizer is a residual stack of successively finer grids."""
     return isinstance(quantizer, Residual) and quantizer.stage(0).refines
 
 
@@ -145,7 +145,7 @@ DROPOUT_TESTS = (training_depth, dropout_per_item, dropped_stages_untouched, dro
 
 
 def _parts_by_first_codebook(quantizer: Quantizer) -> dict[int, Quantizer]:
-    """First codebook -> the stage or group that has it; nothing where one stage serves all."""
+    """Map the first codebook of each stage or group to it; empty if one stage serves all codebooks."""
     if isinstance(quantizer, Grouped):
         groups = [group for group in quantizer.groups if isinstance(group, Quantizer)]
         firsts = accumulate([group.num_codebooks for group in groups[:-1]], initial=0)
@@ -156,7 +156,7 @@ def _parts_by_first_codebook(quantizer: Quantizer) -> dict[int, Quantizer]:
 
 
 def _supported_depths(quantizer: Quantizer) -> list[int]:
-    """The numbers of codebooks that it can be asked for: groups cannot be cut."""
+    """The depths that the quantizer supports. Groups cannot be cut."""
     if isinstance(quantizer, Grouped):
         return [*list(_parts_by_first_codebook(quantizer))[1:], quantizer.num_codebooks]
     return list(range(1, quantizer.num_codebooks + 1))
@@ -167,8 +167,9 @@ def _has_gradient(parameter: Tensor) -> bool:
 
 
 def _active_depth(quantizer: Quantizer, out: Quantized, item: int) -> int:
-    """How many codebooks the values of an item are the sum of; the most that fit, 0 where none do. Where
-    training has values of its own, the number that `active` says.
+    """The number of codebooks that add up to an item's values; the largest match, 0 if none matches.
+
+    If training values differ from decoded ones, `out.active` gives the depth.
     """
     latents, codes = out.latents[item : item + 1], out.codes[item : item + 1]
     if quantizer.training_values_differ:

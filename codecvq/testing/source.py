@@ -1,4 +1,4 @@
-"""`PluginSource`: whose code is checked, so that a failure shows the line of theirs that it is about."""
+"""`PluginSource`: the plugin's code, so that a failure can point to the author's line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FunctionType
 
-LIBRARY_PACKAGES = ("codecvq", "torch", "builtins")  # packages whose code is not an author's
-#: what a method is called where it works over items, or with the sum so far
+LIBRARY_PACKAGES = ("codecvq", "torch", "builtins")  # packages that are not plugin code
+#: Suffixes of method names: plain, of a SequenceQuantizer, of a ConditionalQuantizer.
 METHOD_SUFFIXES = ("", "_items", "_given")
 
 
 class PluginSource:
-    """The files of the classes, functions or modules that a plugin brought."""
+    """The source files of the classes, functions or modules that a plugin provides."""
 
     def __init__(self, *brought: object) -> None:
         self._classes: list[type] = [each for each in brought if inspect.isclass(each)]
@@ -27,7 +27,7 @@ class PluginSource:
         self._files = frozenset(filter(None, map(_root_path, modules)))
 
     def frame(self, error: BaseException) -> str:
-        """The innermost line of theirs that an error went through, or one that caused it; empty for none."""
+        """The innermost plugin line in the traceback of an error or of its causes; empty if there is none."""
         found = ""
         for each in _causes(error):
             own = [
@@ -38,7 +38,7 @@ class PluginSource:
         return found
 
     def definition(self, names: Iterable[str]) -> str:
-        """Where the first of these methods that they wrote begins; else their class or function."""
+        """The first of these methods that the plugin overrides, else its class or function."""
         for name in names:
             for variant in METHOD_SUFFIXES:
                 for made in self._classes:
@@ -52,7 +52,7 @@ class PluginSource:
         for each in brought:
             try:
                 file, line = inspect.getsourcefile(each) or "", inspect.getsourcelines(each)[1]
-            except (OSError, TypeError):  # no source: of a notebook, or compiled
+            except (OSError, TypeError):  # no source: defined in a notebook, or compiled
                 continue
             if self._contains(file):
                 return _format_location(file, line, each.__qualname__)
@@ -63,7 +63,10 @@ class PluginSource:
 
 
 def _root_path(module_name: str) -> str:
-    """The folder of a stranger's package, or their one file; the module's own file of a built-in part."""
+    """The folder of a third-party package or its single file; of a bundled part, the file of its own module.
+
+    Empty for code that is not a plugin's.
+    """
     top = module_name.partition(".")[0]
     if not top or top in LIBRARY_PACKAGES[1:]:
         return ""
@@ -75,7 +78,7 @@ def _root_path(module_name: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, and so on."""
+    """The error and its chain of causes."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -83,7 +86,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _line_of_def(code: object) -> int:
-    """The line with `def`: code begins at its decorators."""
+    """The line with `def`. A code object starts at its decorators."""
     first, file = code.co_firstlineno, code.co_filename  # type: ignore[attr-defined]
     for line in range(first, first + 10):
         if linecache.getline(file, line).lstrip().startswith(("def ", "async def ", "lambda")):
@@ -92,7 +95,7 @@ def _line_of_def(code: object) -> int:
 
 
 def _format_location(file: str, line: int, name: str) -> str:
-    """A place as it is printed: file, line, function, and the source below."""
+    """Format a location for printing: file, line and function, then the source line."""
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     source = linecache.getline(file, line).strip()

@@ -1,6 +1,6 @@
-"""Checks of state that no gradient changes: `update` and `progress`.
+"""Checks of state that `update` and `set_progress` change, rather than gradients.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UPDATES = 3
 @about("update")
 @torch.no_grad()
 def update_without_vectors(case: QuantizerCase) -> None:
-    """`update` with no vector (M = 0), as a process of several may have, leaves all state finite."""
+    """`update` with M = 0 vectors, as one of several processes may have, leaves all state finite."""
     for name, quantizer in case.new_and_trained():
         for member in filter(_updates, _members(quantizer)):
             width = len(member.codebook_sizes)
@@ -28,8 +28,8 @@ def update_without_vectors(case: QuantizerCase) -> None:
         for tensor, value in quantizer.state_dict().items():
             expect(
                 not value.is_floating_point() or bool(value.isfinite().all()),
-                f"{name}: {tensor} has {int((~value.isfinite()).sum())} of {value.numel()} values that are "
-                f"not finite after {UPDATES} updates with M = 0. Does it divide by a count of 0?",
+                f"{name}: {int((~value.isfinite()).sum())} of {value.numel()} values of {tensor} are "
+                f"non-finite after {UPDATES} updates with M = 0. Check for a division by a count of 0.",
             )
 
 
@@ -40,7 +40,10 @@ def progress(case: QuantizerCase) -> None:
     for given in (Progress(3, 10), Progress(7, None)):
         quantizer.set_progress(given.step, given.steps)
         others = [n for n, each in enumerate(_members(quantizer)) if each.progress != given]
-        expect(not others, f"after set_progress({given.step}, {given.steps}) members {others} have another")
+        expect(
+            not others,
+            f"after set_progress({given.step}, {given.steps}) members {others} have a different progress",
+        )
         for prefix, member in quantizer.named_modules():
             if isinstance(member, Quantizer):
                 _expect_saved(quantizer, f"{prefix}." if prefix else "", member, given)
@@ -53,7 +56,7 @@ def progress(case: QuantizerCase) -> None:
 
 @about("progress", "quantize")
 def undeclared_progress(case: QuantizerCase) -> None:
-    """Without `uses_progress` the same step gives the same at every `progress`, since it is not saved."""
+    """Without `uses_progress`, a step gives the same result at every `progress`, because it is not saved."""
     quantizer = case.without_dropout().trained()
     results = []
     for step in (0, 50, 100):
@@ -67,12 +70,12 @@ def undeclared_progress(case: QuantizerCase) -> None:
         pairs += [(value, first.losses[name]) for name, value in out.losses.items()]
         expect(
             all(torch.equal(one, other) for one, other in pairs),
-            "what it does depends on progress, which is not saved with it. Declare uses_progress = True.",
+            "results depend on `progress`, which is not saved. Declare uses_progress = True.",
         )
 
 
 def has_update(quantizer: Quantizer) -> bool:
-    """Whether it, or a stage of it, has state that `update` changes."""
+    """Whether the quantizer or one of its stages overrides `update`."""
     return any(map(_updates, _members(quantizer)))
 
 
@@ -82,7 +85,7 @@ def _expect_saved(quantizer: Quantizer, prefix: str, member: Quantizer, given: P
         steps = -1 if given.steps is None else given.steps
         expect(
             saved is not None and saved.tolist() == [given.step, steps],
-            f"uses_progress is True, and {prefix}progress in the state dict is {saved}, not "
+            f"uses_progress is True, but {prefix}progress in the state dict is {saved}, not "
             f"[{given.step}, {steps}]",
         )
 

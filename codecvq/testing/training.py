@@ -1,6 +1,6 @@
-"""Checks of training: gradients, losses, and what a broken batch may do.
+"""Checks of training: gradients, losses, and the effect of non-finite input.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from codecvq.testing.case import (
 )
 from codecvq.testing.check import about, expect, expect_close
 
-MAX_GAIN = 1000.0  # how much longer a gradient may come back than it came in, whatever the latents
+MAX_GAIN = 1000.0  # limit of |input gradient| / |output gradient|, whatever the latents
 
 
 @about("bound", "quantize", "terms")
 def gradient(case: QuantizerCase) -> None:
-    """A gradient reaches the latents and every parameter, and all of it is finite."""
+    """A finite gradient reaches the latents and every parameter."""
     for name, quantizer in case.new_and_trained():
         latents = case.latents().requires_grad_()
         out = quantizer(latents)
@@ -36,15 +36,15 @@ def gradient(case: QuantizerCase) -> None:
         expect(
             latents.grad is not None and bool(latents.grad.any()), f"{name}: no gradient reaches the latents"
         )
-        expect(bool(latents.grad.isfinite().all()), f"{name}: the gradient of the latents is not finite")  # type: ignore[union-attr]
+        expect(bool(latents.grad.isfinite().all()), f"{name}: the gradient of the latents is non-finite")  # type: ignore[union-attr]
         for parameter, value in quantizer.named_parameters():
             expect(value.grad is not None, f"{name}: parameter {parameter} gets no gradient")
-            expect(bool(value.grad.isfinite().all()), f"{name}: the gradient of {parameter} is not finite")  # type: ignore[union-attr]
+            expect(bool(value.grad.isfinite().all()), f"{name}: the gradient of {parameter} is non-finite")  # type: ignore[union-attr]
 
 
 @about("bound", "quantize")
 def gradient_at_edges(case: QuantizerCase) -> None:
-    """The gradient stays finite and bounded for latents of zero, of any size, and on a codeword."""
+    """The gradient stays finite and bounded for zero, tiny and huge latents and for latents on codewords."""
     quantizer = case.trained()
     latents = case.latents()
     on_codewords = quantizer.decode(quantizer.encode(latents)).detach()
@@ -59,17 +59,18 @@ def gradient_at_edges(case: QuantizerCase) -> None:
         out = quantizer(edge)
         upstream = _upstream_gradient(edge)
         (got,) = torch.autograd.grad((out.latents * upstream).sum(), edge)
-        expect(bool(got.isfinite().all()), f"latents {what}: the gradient is not finite")
+        expect(bool(got.isfinite().all()), f"latents {what}: the gradient is non-finite")
         gain = float((got.norm(dim=1) / upstream.norm(dim=1)).max())
         expect(
             gain <= MAX_GAIN,
-            f"latents {what}: the gradient is {gain:g} times as long as what came in, more than {MAX_GAIN:g}",
+            f"latents {what}: the input gradient is {gain:g} times as long as the output gradient, more than "
+            f"{MAX_GAIN:g}",
         )
 
 
 def gradient_gain(case: QuantizerCase) -> None:
-    """With straight-through, the gradient is as if every choice were the identity: once, not N times."""
-    case = case.without_dropout()  # the gradient of dropped stages is not there to be compared
+    """With straight-through, the gradient is that of an identity in place of each choice, not a multiple."""
+    case = case.without_dropout()  # dropped stages have no gradient to compare
     quantizer, before = case.trained(), case.trained()
     latents = case.latents(2, 5).requires_grad_()
     upstream = _upstream_gradient(latents)
@@ -84,7 +85,7 @@ def gradient_gain(case: QuantizerCase) -> None:
 
 @about("terms")
 def loss_names(case: QuantizerCase) -> None:
-    """In training, losses keep their names from step to step, and those of eval are the same ones."""
+    """Loss names are the same in every training step and in eval."""
     quantizer = case.build()
     names = [sorted(quantizer(case.latents(seed=seed)).losses) for seed in range(3)]
     names.append(sorted(quantizer.eval()(case.latents()).losses))
@@ -93,27 +94,27 @@ def loss_names(case: QuantizerCase) -> None:
 
 @about("terms")
 def losses_are_means(case: QuantizerCase) -> None:
-    """Losses are means over vectors, not sums: a batch with each item twice has the same losses."""
+    """Losses are means over vectors, not sums: repeating each item leaves them unchanged."""
     quantizer = case.without_dropout().trained()
     for mode in comparable_modes(quantizer):
         once, twice = copy.deepcopy(quantizer.train(mode)), copy.deepcopy(quantizer)
         latents = case.latents()
         needed, got = once(latents).losses, twice(torch.cat([latents, latents])).losses
         for loss, value in needed.items():
-            what = f"{'train' if mode else 'eval'}: loss {loss} of a batch with each item twice"
+            what = f"{'train' if mode else 'eval'}: loss {loss} of a batch that has each item twice"
             expect_close(got[loss], value, what, tolerance=1e-4)
 
 
 @about("terms")
 def metrics_are_detached(case: QuantizerCase) -> None:
-    """Metrics carry no gradient, so that keeping them keeps no graph."""
+    """Metrics carry no gradient, so that storing them does not keep the graph alive."""
     out = case.trained()(case.latents().requires_grad_())
-    kept = [name for name, value in out.metrics.items() if value.requires_grad]
-    expect(not kept, f"metrics {kept} carry a gradient")
+    attached = [name for name, value in out.metrics.items() if value.requires_grad]
+    expect(not attached, f"metrics {attached} carry a gradient")
 
 
 def non_finite_training(case: QuantizerCase) -> None:
-    """A NaN or infinite frame shows in the latents or losses, changes no state, and harms no other frame."""
+    """A non-finite frame shows in latents or losses, changes no state and affects no other frame."""
     for bad in (math.nan, math.inf):
         for name, quantizer in case.new_and_trained():
             before, latents = state_of(quantizer), case.latents()
@@ -122,7 +123,7 @@ def non_finite_training(case: QuantizerCase) -> None:
             shown = not bool(out.latents[0, :, 2].isfinite().any()) or any(
                 not bool(v.isfinite()) for v in out.losses.values()
             )
-            expect(shown, f"{name}: a frame of {bad} gives finite latents and losses")
+            expect(shown, f"{name}: a frame of {bad} gives finite latents and losses, which hides it")
             others = [*out.latents[1:]]
             if has_independent_frames(quantizer):
                 others += [out.latents[0, :, :2], out.latents[0, :, 3:]]
@@ -131,7 +132,7 @@ def non_finite_training(case: QuantizerCase) -> None:
                 f"{name}: a frame of {bad} makes other frames non-finite",
             )
             expect_same_state(state_of(quantizer), before, f"{name}: a frame of {bad}, in training")
-            expect(quantizer.training, f"{name}: a frame of {bad} leaves it in eval")
+            expect(quantizer.training, f"{name}: a frame of {bad} leaves the quantizer in eval mode")
 
 
 TESTS = (
@@ -145,12 +146,12 @@ TESTS = (
 
 
 def _upstream_gradient(latents: Tensor) -> Tensor:
-    """A gradient as it might come from a decoder: normal random, the same for every call."""
+    """A standard normal gradient, as from a decoder; the same for every call."""
     return torch.randn(latents.shape, generator=torch.Generator().manual_seed(7))
 
 
 def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) -> Tensor:
-    """Vectors with the gradient left when every choice is the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
+    """Vectors whose gradient treats every choice as the identity: `[M, D]`, `[M, N]` -> `[M, D]`."""
     if isinstance(quantizer, Grouped):
         members = [group for group in quantizer.groups if isinstance(group, Quantizer)]
         slices = vectors.split([group.dim for group in members], dim=1)
@@ -159,7 +160,7 @@ def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) 
         return torch.cat([_with_identity_choice(*part) for part in parts], dim=1)
     if not isinstance(quantizer, Residual) or not quantizer.stages_project:
         return quantizer.project_out(quantizer.to_code_space(vectors))
-    rest = vectors  # each stage projects: one chain through them all
+    rest = vectors  # each stage has a projection, so the gradient passes through all of them in a chain
     for n in range(quantizer.num_codebooks):
         stage = quantizer.stage(n)
         entered = stage.to_code_space(rest)
@@ -169,8 +170,10 @@ def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) 
 
 
 def has_known_gain(quantizer: Quantizer) -> bool:
-    """Whether `gradient_gain` can tell what the gradient is: straight-through, frame by frame, in a stack of
-    stages that see nothing but what is left over.
+    """Whether `gradient_gain` can compute the expected gradient.
+
+    It needs straight-through, independent frames, and residual or grouped stages that depend on nothing but
+    their residual.
     """
     known = all(isinstance(each, (Grouped, Residual)) for each in _compositions(quantizer))
     return (
@@ -182,6 +185,6 @@ def has_known_gain(quantizer: Quantizer) -> bool:
 
 
 def _compositions(quantizer: Quantizer) -> list[Quantizer]:
-    """Itself and the quantizers inside that are made of others."""
+    """The quantizer and its members that contain other quantizers."""
     members = [each for each in quantizer.modules() if isinstance(each, Quantizer)]
     return [each for each in members if any(isinstance(m, Quantizer) for m in [*each.modules()][1:])]

@@ -1,6 +1,6 @@
-"""Checks of what comes out: shapes, types, codes, and the way there and back.
+"""Checks of outputs: shapes, dtypes, code ranges, and the round trip from latents to codes and back.
 
-The first line of each says the promise.
+The first line of each docstring states the guarantee.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from codecvq.quantizer import Context, Quantizer
 from codecvq.testing.case import QuantizerCase, block_length, is_composition
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
 
-SEEDS = 4  # batches in which training values may differ from decoded ones
-ALL_CODES = 4096  # codes of one codebook that are all decoded; of larger ones, a sample
+SEEDS = 4  # batches tried to find training values that differ from decoded ones
+ALL_CODES = 4096  # codebooks up to this size are decoded completely, larger ones are sampled
 
 
 @about("__init__")
 def builds(case: QuantizerCase) -> None:
-    """It can be made, and says dim, codebook sizes and bits per frame."""
+    """It can be built and reports consistent `dim`, `codebook_sizes`, `strides` and `bits_per_frame`."""
     quantizer = case.build()
     sizes = quantizer.codebook_sizes
     expect(quantizer.dim == case.options["dim"], f"dim is {quantizer.dim}, not {case.options['dim']}")
@@ -33,7 +33,7 @@ def builds(case: QuantizerCase) -> None:
     )
     expect(
         len(quantizer.strides) == len(sizes) and min(quantizer.strides) >= 1,
-        f"strides are {quantizer.strides}; needed is one number from 1 up for each of {len(sizes)} codebooks",
+        f"strides are {quantizer.strides}; each of the {len(sizes)} codebooks needs a stride of at least 1",
     )
     bits = sum(math.log2(size) / stride for size, stride in zip(sizes, quantizer.strides, strict=True))
     expect(
@@ -43,7 +43,7 @@ def builds(case: QuantizerCase) -> None:
 
 
 def shapes(case: QuantizerCase) -> None:
-    """Latents [B, D, T] of the input's type, codes [B, N, T] int64, losses and metrics 0-d and finite."""
+    """Latents are [B, D, T] in the input dtype, codes [B, N, T] int64, losses and metrics 0-d and finite."""
     if not is_composition(case.build()):
         _expect_method_shapes(case.build().eval(), case.latents())
     for name, quantizer in case.new_and_trained():
@@ -56,7 +56,7 @@ def shapes(case: QuantizerCase) -> None:
                 f"{what}: latents {list(out.latents.shape)} for {list(latents.shape)}",
             )
             expect(out.latents.dtype == latents.dtype, f"{what}: latents are {out.latents.dtype}")
-            expect(bool(out.latents.isfinite().all()), f"{what}: latents are not finite")
+            expect(bool(out.latents.isfinite().all()), f"{what}: latents are non-finite")
             _expect_codes(quantizer, out.codes, latents, what)
             _expect_scalars(out.losses, f"{what}: loss")
             _expect_scalars(out.metrics, f"{what}: metric")
@@ -68,16 +68,16 @@ def shapes(case: QuantizerCase) -> None:
 
 
 def codes_in_range(case: QuantizerCase) -> None:
-    """Codes lie in 0 … K - 1 and values are finite for latents of any size."""
+    """Codes are in 0 … K - 1 and values are finite, whatever the scale of the latents."""
     quantizer = case.trained().eval()
     for scale in (0.0, 1e-20, 1e-3, 1.0, 30.0, 1e4, 1e15):
         out = quantizer(case.latents() * scale)
         _expect_codes(quantizer, out.codes, out.latents, f"latents times {scale:g}")
-        expect(bool(out.latents.isfinite().all()), f"latents times {scale:g}: values are not finite")
+        expect(bool(out.latents.isfinite().all()), f"latents times {scale:g}: values are non-finite")
 
 
 def round_trip(case: QuantizerCase) -> None:
-    """decode(encode(z)) equals the latents of forward(z) in eval, bit for bit, and so do the codes."""
+    """In eval, decode(encode(z)) is bit-identical to the latents of forward(z), and the codes are equal."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
         latents = case.latents()
@@ -93,7 +93,7 @@ def round_trip(case: QuantizerCase) -> None:
 
 @about("quantize", "dequantize")
 def training_values(case: QuantizerCase) -> None:
-    """What training sees is what decoding gives: latents of forward in training are those of its codes."""
+    """In training, forward returns the values that decode gives for its codes."""
     case = case.without_dropout()
     training, before = case.trained(), case.trained().eval()
     out = training(case.latents())
@@ -101,13 +101,13 @@ def training_values(case: QuantizerCase) -> None:
         out.latents,
         before.decode(out.codes),
         "latents in training, compared with decode of their codes (declare training_values_differ = True "
-        "where that is the method)",
+        "if the method needs this)",
     )
 
 
 @about("quantize")
 def training_values_differ(case: QuantizerCase) -> None:
-    """Training values differ from decoded ones as `training_values_differ` says; in eval they are equal."""
+    """With `training_values_differ`, training values differ from decoded ones; in eval they are equal."""
     case = case.without_dropout()
     same = True
     for seed in range(SEEDS):
@@ -117,7 +117,7 @@ def training_values_differ(case: QuantizerCase) -> None:
         same = same and torch.allclose(out.latents, before.decode(out.codes), rtol=1e-5, atol=1e-6)
     expect(
         not same,
-        f"training_values_differ is True, but {SEEDS} batches in training have the values that decode gives. "
+        f"training_values_differ is True, but in {SEEDS} training batches the values equal those of decode. "
         "Remove it.",
     )
     out = before(latents)
@@ -127,15 +127,15 @@ def training_values_differ(case: QuantizerCase) -> None:
 @about("dequantize", "quantize")
 @torch.no_grad()
 def dequantize_matches_quantize(case: QuantizerCase) -> None:
-    """dequantize gives the values that quantize gave with these codes, and codes_only gives the codes."""
+    """`dequantize` returns the values that `quantize` gives for its codes; `codes_only` returns the codes."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
         vectors = quantizer.to_code_space(case.latents().transpose(1, 2).flatten(0, 1))
         frames = Context.of_one_item(len(vectors), vectors.device)
-        partial_sum = case.latents(seed=2).transpose(1, 2).flatten(0, 1)  # of a stage that sees the sum
+        partial_sum = case.latents(seed=2).transpose(1, 2).flatten(0, 1)  # for conditional stages
         for what, context in {
             "": frames,
-            ", with a sum so far": replace(frames, partial_sum=partial_sum),
+            ", with a partial sum": replace(frames, partial_sum=partial_sum),
         }.items():
             values, codes = quantizer.quantize_with_context(vectors, context)
             decoded = quantizer.dequantize_with_context(codes, context)
@@ -145,7 +145,7 @@ def dequantize_matches_quantize(case: QuantizerCase) -> None:
 
 @about("dequantize")
 def every_code_decodes(case: QuantizerCase) -> None:
-    """Every code of every codebook decodes to finite values, the same each time."""
+    """Every code of every codebook decodes to finite values, identically each time."""
     quantizer = case.trained().eval()
     smallest = min(quantizer.codebook_sizes)
     count = min(ALL_CODES, max(quantizer.codebook_sizes))
@@ -159,13 +159,14 @@ def every_code_decodes(case: QuantizerCase) -> None:
         f"decode of {list(codes.shape)} gave {list(values.shape)}",
     )
     expect(
-        bool(values.isfinite().all()), f"values of some code are not finite (smallest codebook {smallest})"
+        bool(values.isfinite().all()),
+        f"some codes decode to non-finite values (smallest codebook {smallest})",
     )
-    expect_equal(quantizer.decode(codes), values, "decode a second time")
+    expect_equal(quantizer.decode(codes), values, "second decode of the same codes")
 
 
 def empty_input(case: QuantizerCase) -> None:
-    """T = 0 and B = 0 work, in training and in eval; nothing is learned from them and losses are 0."""
+    """T = 0 and B = 0 work, in training and in eval; losses are 0 and the state does not change."""
     for batch, frames in ((2, 0), (0, 5)):
         for name, quantizer in case.new_and_trained():
             for mode in (True, False):
@@ -183,39 +184,39 @@ def empty_input(case: QuantizerCase) -> None:
 
 
 def one_frame(case: QuantizerCase) -> None:
-    """T = 1 and B = 1 work, in training and in eval, also on the very first batch."""
+    """T = 1 and B = 1 work, in training and in eval, even in the first batch."""
     for name, quantizer in case.new_and_trained():
         for mode in (True, False):
             latents = case.latents(1, 1)
             out = quantizer.train(mode)(latents)
             what = f"{name}, {'train' if mode else 'eval'}, one frame"
             _expect_codes(quantizer, out.codes, latents, what)
-            expect(bool(out.latents.isfinite().all()), f"{what}: values are not finite")
+            expect(bool(out.latents.isfinite().all()), f"{what}: values are non-finite")
 
 
 def wrong_latents(case: QuantizerCase) -> None:
-    """Latents or masks of another shape or type are a ShapeError."""
+    """Latents or masks of the wrong shape or dtype raise ShapeError."""
     quantizer = case.build()
     latents = case.latents(2, quantizer.dim + 1)
     mask = torch.ones(2, quantizer.dim + 1, dtype=torch.bool)
     for what, wrong in {
         "[B, T, D] for [B, D, T]": latents.transpose(1, 2),
         "latents [D, T]": latents[0],
-        "latents of whole numbers": latents.long(),
+        "integer latents": latents.long(),
     }.items():
         expect_error(ShapeError, partial(quantizer, wrong), what)
         expect_error(ShapeError, partial(quantizer.encode, wrong), f"encode of {what}")
     for what, wrong in {
         "mask [B, 1, T]": mask[:, None],
-        "mask of floats": mask.float(),
-        "mask too short": mask[:, 1:],
+        "float mask": mask.float(),
+        "mask one frame too short": mask[:, 1:],
     }.items():
         expect_error(ShapeError, partial(quantizer, latents, wrong), what)
 
 
 @about("decode", "dequantize")
 def wrong_codes(case: QuantizerCase) -> None:
-    """Codes out of range, of another shape or type, are a ShapeError: never a value."""
+    """Codes out of range, of the wrong shape or dtype, raise ShapeError instead of decoding."""
     quantizer = case.trained().eval()
     codes = quantizer.encode(case.latents(2, 3))
     for n, size in enumerate(quantizer.codebook_sizes):
@@ -227,7 +228,7 @@ def wrong_codes(case: QuantizerCase) -> None:
                 partial(quantizer.decode, wrong),
                 f"code {bad} in codebook {n} of {size}",
             )
-    expect_error(ShapeError, partial(quantizer.decode, codes.float()), "codes of floats")
+    expect_error(ShapeError, partial(quantizer.decode, codes.float()), "float codes")
     expect_error(ShapeError, partial(quantizer.decode, codes[0]), "codes [N, T]")
     expect_error(
         ShapeError,
@@ -238,7 +239,7 @@ def wrong_codes(case: QuantizerCase) -> None:
 
 @about("encode", "quantize")
 def non_finite_encode(case: QuantizerCase) -> None:
-    """NaN or infinity in the latents is a NonFiniteError of encode."""
+    """`encode` raises NonFiniteError for NaN or infinity in the latents."""
     quantizer = case.trained().eval()
     for bad in (math.nan, math.inf, -math.inf):
         latents = case.latents(2, 3)
@@ -260,7 +261,7 @@ TESTS = (
 
 @torch.no_grad()
 def _expect_method_shapes(quantizer: Quantizer, latents: Tensor) -> None:
-    """Check what the author's functions return, before anything else depends on it."""
+    """Check what the author's methods return, before anything else depends on it."""
     vectors = quantizer.to_code_space(latents.transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     expect(
@@ -307,7 +308,7 @@ def _expect_scalars(scalars: dict[str, Tensor], what: str) -> None:
 
 
 def _spread_codes(steps: Tensor, size: int, count: int) -> Tensor:
-    """`count` codes from 0 to K - 1, all of them where there are no more."""
+    """`count` codes from 0 to K - 1; all of them if K is at most `count`."""
     if size <= count:
         return steps % size
     return torch.tensor([int(step) * (size - 1) // (count - 1) for step in steps])
