@@ -8,6 +8,8 @@ Fenced blocks of a page run in order, in a folder that holds `runs/quickstart` (
 - `python`, `yaml`, `toml` and `json` that begin with a comment `# path/file.ext`: written as that file;
 - other `yaml`, `toml`, `json`: parsed; `text`: output, not run.
 
+A line `# include: PATH` in a block is replaced by that file of the repository.
+
 Comments in the line before a block change this:
 
 - `<!-- not run: REASON -->` with a reason of `REASONS`;
@@ -28,6 +30,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import get_args
 
 import pytest
@@ -39,6 +42,7 @@ from codecvq.data.corpus import open_corpus
 from codecvq.plugins import PROJECT
 from codecvq.training.recipe import Recipe
 from recipes import write_recipe
+from scripts.docs.generated import filled, included
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -88,7 +92,7 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     found = []
-    for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+    for match in FENCE.finditer(included(page.read_text(encoding="utf-8"))):
         indent = match["indent"]
         text = re.sub(rf"^{indent}", "", match["text"], flags=re.MULTILINE) if indent else match["text"]
         found.append(Block(match["language"], text, tuple(COMMENT.findall(match[1]))))
@@ -263,7 +267,6 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     import typer
 
     from codecvq.cli.app import app
-    from scripts.docs.generated import filled
 
     text = filled((DOCS / "reference/commands.md").read_text(encoding="utf-8"))
 
@@ -319,8 +322,6 @@ def test_formulas_become_mathml() -> None:
 
 
 def test_generated_parts_are_known() -> None:
-    from scripts.docs.generated import filled
-
     for page in PAGES:
         assert "<!-- generated:" not in filled(page.read_text(encoding="utf-8"))
     with pytest.raises(KeyError):
@@ -361,3 +362,9 @@ def test_every_key_of_a_recipe_is_in_the_reference_with_its_default() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \|", text, re.MULTILINE)
     assert dict(rows) == dict(recipe_keys(Recipe))
     assert len(rows) == len(dict(rows)) > 60
+
+
+def test_reference_pages_name_objects_that_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert resolve_name(name) is not None, f"{relative(page)}: {name}"

@@ -2,7 +2,8 @@
 
 - `commands`: every command of `codecvq` with its arguments and options;
 - `plugins KIND`: a table of the built-in plugins of a kind (`quantizers`, `losses`, ...);
-- `options KIND NAME`: a table of the options of a registered plugin, with their defaults.
+
+A line `# include: path/of/file.py` in a code block becomes that file of the repository.
 """
 
 from __future__ import annotations
@@ -10,14 +11,22 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
+INCLUDE = re.compile(r"^# include: (\S+)$", re.MULTILINE)
 MARK = re.compile(r"^<!-- generated: ([^>]+?) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Return the page with its generated parts."""
-    return filled(markdown)
+    """Return the page with its generated parts and included files."""
+    return included(filled(markdown))
+
+
+def included(markdown: str) -> str:
+    """Return `markdown` with the text of included files. Raises OSError for a file that does not exist."""
+    return INCLUDE.sub(lambda line: (ROOT / line[1]).read_text(encoding="utf-8").rstrip(), markdown)
 
 
 def filled(markdown: str) -> str:
