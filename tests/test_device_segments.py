@@ -144,5 +144,5 @@ def test_a_training_from_the_device_goes_on_as_one_that_was_not_stopped(
 
 def test_workers_have_nothing_to_cut_on_a_device(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", corpus={"cache": "device"}, training={"workers": 2})
-    with pytest.raises(RecipeError, match="workers is 2, but with corpus"):
+    with pytest.raises(RecipeError, match="workers is 2, but corpus"):
         load_recipe(path)

@@ -87,8 +87,8 @@ def test_a_frozen_codebook_does_not_begin_with_the_data() -> None:
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"freeze": ["encoder"]}, "init_from does not name"),
-        ({"freeze": ["encoder", "decoder"], "init_from": "speech-16k"}, "nothing is left that learns"),
+        ({"freeze": ["encoder"]}, "init_from is not set"),
+        ({"freeze": ["encoder", "decoder"], "init_from": "speech-16k"}, "there is nothing to train"),
         ({"freeze": ["decodr"], "init_from": "speech-16k"}, r"training\.freeze"),
     ],
 )

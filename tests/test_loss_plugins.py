@@ -305,9 +305,9 @@ def test_a_module_that_is_no_subclass_works(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("vector", r"loss 'vector' gave a tensor \[4\]; needed is a 0-d tensor"),
-        ("keeping", r"loss 'keeping' holds weights of the codec as its own"),
-        ("commitment", r"'commitment' is a loss of the recipe and one of the quantizer's"),
+        ("vector", r"loss 'vector' returned a tensor \[4\]; a 0-d tensor is needed"),
+        ("keeping", r"loss 'keeping' contains parameters of the codec"),
+        ("commitment", r"'commitment' is both a loss of the recipe and a loss of the quantizer"),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_refused(tmp_path: Path, name: str, says: str) -> None:

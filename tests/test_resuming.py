@@ -90,7 +90,7 @@ def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path) -> None:
     rate = rows(tmp_path / "run")[-1]["optimizer/learning_rate"]
     needed = [learning_rate(more.optimizer, step, 10) for step in (8, 9)]
     assert rate == pytest.approx(sum(needed) / 2, rel=1e-4), "it falls to the new end"
-    with pytest.raises(RunError, match=r"has 10 steps already, and training\.steps is 4"):
+    with pytest.raises(RunError, match=r"already has 10 steps, but training\.steps is 4"):
         loop.train(load_recipe(path, ["training.steps=4"]), tmp_path / "run")
     assert load_recipe(tmp_path / "run" / "recipe.yaml").training.steps == 10, "the run stays as it is"
 
@@ -111,7 +111,7 @@ def test_a_corpus_may_move_and_another_is_refused(tmp_path: Path) -> None:
     assert loop.train(moved, tmp_path / "run").steps == 3
     shutil.move(there / "3.ogg" if (there / "3.ogg").exists() else next(there.iterdir()), tmp_path)
     again = load_recipe(path, [f"corpus.folder={tmp_path / 'there'}/../there", "training.steps=4"])
-    with pytest.raises(RunError, match=r"run on other clips \(corpus.folder: .*1 of its 24 are not"):
+    with pytest.raises(RunError, match=r"run on other clips \(corpus.folder: .*1 of its 24 clips are not"):
         loop.train(again, tmp_path / "run")
 
 
@@ -190,7 +190,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint(tmp_path: Path, number: int,
     assert process.returncode == code, told
     last = last_checkpoint(tmp_path / "run" / "checkpoints")
     assert last is not None
-    assert f"stopped after {last.step} steps. The same command goes on after step {last.step}." in told
+    assert f"stopped after {last.step} steps. The same command resumes after step {last.step}." in told
     assert "Traceback" not in told
 
 
@@ -239,7 +239,7 @@ def test_two_processes_stop_together_with_a_checkpoint(tmp_path: Path) -> None:
     _, told = process.communicate(timeout=90)
     last = last_checkpoint(tmp_path / "run" / "checkpoints")
     assert last is not None
-    assert f"goes on after step {last.step}." in told
+    assert f"resumes after step {last.step}." in told
     assert "2 processes on" in told
 
 
@@ -315,4 +315,4 @@ def test_an_edited_plugin_is_another_run_and_the_same_file_elsewhere_is_not(tmp_
     (said,) = differences(old, edited)
     assert "sha256 111111111111…" in said
     assert "sha256 222222222222…" in said
-    assert "bring the files back" in said
+    assert "restore the files" in said

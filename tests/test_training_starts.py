@@ -43,7 +43,7 @@ def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
     recipe = recipe_at(tmp_path / "third.yaml", quantizer=other, training={**start, "init_partial": True})
     with caplog.at_level(logging.WARNING):
         loop.train(recipe, tmp_path / "strict")  # the refusal left nothing behind
-    assert "begin anew" in caplog.text
+    assert "start from new random weights" in caplog.text
 
 
 def test_weights_for_another_sample_rate_are_refused_and_its_filterbank_is_never_taken(

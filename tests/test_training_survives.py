@@ -43,7 +43,7 @@ def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
     assert last is not None
     assert last.step == 12
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
-    with pytest.raises(RunError, match=r"step 10 could not be saved.*Make room"):
+    with pytest.raises(RunError, match=r"step 10 could not be saved.*Free some space"):
         loop.train(recipe, tmp_path / "short")
     full[0] = False
     assert loop.train(recipe, tmp_path / "short").resumed_at == 5
@@ -60,7 +60,7 @@ def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(Segments, "cut_batch", lost_at_seven)
-        with pytest.raises(RunError, match=r"in 7 steps is saved.*same command"):
+        with pytest.raises(RunError, match=r"of step 7 was saved.*same command"):
             loop.train(recipe, tmp_path / "run")
         assert loop.last_checkpoint(tmp_path / "run/checkpoints").step == 7
     assert loop.train(recipe, tmp_path / "run").resumed_at == 7
@@ -75,7 +75,7 @@ def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
         raise CorpusError("corpus 'prompts': none of its clips can be read.")
 
     monkeypatch.setattr(Segments, "cut_batch", lost)
-    with pytest.raises(RunError, match=r"none of its clips can be read\. Nothing was learned yet"):
+    with pytest.raises(RunError, match=r"none of its clips can be read\. No step was completed"):
         loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
     assert loop.last_checkpoint(tmp_path / "run/checkpoints") is None
 
@@ -105,7 +105,7 @@ def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_pat
     command += ["--plugin", str(tmp_path / "losing.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
-    assert "the disk of this node is gone. What was learned in 7 steps is saved" in done.stderr
+    assert "the disk of this node is gone. A checkpoint of step 7 was saved" in done.stderr
     last = last_checkpoint(tmp_path / "run" / "checkpoints")
     assert last is not None
     assert last.step == 7
@@ -141,7 +141,7 @@ def test_a_full_disk_at_the_end_keeps_the_checkpoint_and_the_same_command_writes
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 5})
     with monkeypatch.context() as patch:
         patch.setattr(Codec, "save", no_space)
-        with pytest.raises(RunError, match=r"codec could not be written.*of step 5 is whole. Make room"):
+        with pytest.raises(RunError, match=r"codec could not be written.*of step 5 is valid. Free"):
             loop.train(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "codec").exists()
     assert loop.train(recipe, tmp_path / "run").resumed_at == 5
@@ -200,7 +200,7 @@ def test_a_disk_that_gives_errors_is_not_taken_for_damage(
     loop.train(recipe, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_sha256", no_space)
-        with pytest.raises(RunError, match="may be whole: see to the disk"):
+        with pytest.raises(RunError, match="may be intact: check the disk"):
             loop.train(recipe, tmp_path / "run")
     assert loop.train(recipe, tmp_path / "run").resumed_at == 5
 

@@ -44,7 +44,7 @@ def test_nan_in_training_and_validation_clips_is_told(
     ]
     assert [text[:30] for text in sorted(told)] == [
         "clip 1 is left out: " + str(tmp_path)[:10],
-        "validation goes without clip 6",
+        "validation skips clip 6",
     ]
 
 

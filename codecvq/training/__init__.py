@@ -1,1 +1,1 @@
-"""Recipes, corpora, losses, the loop and its run folder: from a YAML file to a trained codec."""
+"""Training of codecs: recipes, losses, the training loop and the run folder."""

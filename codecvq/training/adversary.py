@@ -1,15 +1,15 @@
-"""The adversarial part of a training: discriminators, how they learn, and what they tell the codec.
+"""Adversarial training: the discriminators, their losses, and their loss terms for the codec.
 
-With judgements of recorded audio x and decoded audio x̂, scores s and inner layers f, means over everything:
+For recorded audio x, decoded audio x̂, scores s and feature maps f, with means over all elements:
 
     hinge          discriminator  mean max(0, 1 - s(x)) + mean max(0, 1 + s(x̂))     codec  -mean s(x̂)
     least squares  discriminator  mean (1 - s(x))² + mean s(x̂)²                     codec  mean (1 - s(x̂))²
     features       codec  mean over layers of  mean |f(x̂) - f(x)| / mean |f(x)|     (arXiv:2210.13438 eq. 2)
 
-Each is a mean over the parts of all discriminators. The ratio of the last is taken for each item by itself:
-so it does not depend on what else is in the batch, nor on how a batch is spread over processes. Recorded and
-decoded audio pass through a discriminator once in a step, and both sides learn from these judgements: the
-codec from discriminators as they are before they learn from the same step.
+Each loss is a mean over the parts of all discriminators. Feature matching divides separately for each batch
+item. It therefore depends neither on the other items nor on how a batch is distributed over processes.
+A step passes recorded and decoded audio through each discriminator once. Both sides use these outputs: the
+codec's terms come from the discriminators before their update in the same step.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ logger = logging.getLogger(PROJECT)
 
 
 @dataclass(frozen=True)
-class DiscriminatorOutputs:
-    """What one discriminator makes of recorded audio, and of the same audio decoded."""
+class DiscriminatorResult:
+    """Outputs of one discriminator for recorded audio and for the same audio decoded."""
 
     recorded: list[DiscriminatorOutput]
     decoded: list[DiscriminatorOutput]
 
     def pairs(self) -> list[tuple[DiscriminatorOutput, DiscriminatorOutput]]:
-        """Recorded and decoded, a part of the discriminator each."""
+        """Recorded and decoded outputs, one pair for each part of the discriminator."""
         return list(zip(self.recorded, self.decoded, strict=True))
 
 
 class Adversary:
-    """The discriminators of a recipe with their optimizer, in one process."""
+    """The discriminators of a recipe and their optimizer, in one process."""
 
     def __init__(self, recipe: Recipe, section: DiscriminatorSection, accelerator: Accelerator) -> None:
         self.recipe, self.section, self.accelerator = recipe, section, accelerator
         if section.start_step >= recipe.training.steps:
             logger.warning(
-                "the discriminators start at step %d, and training.steps is %d: nobody will hear them. Set "
-                "discriminator.start_step below it.",
+                "discriminator.start_step is %d, but training.steps is %d: the discriminators are never "
+                "used. Lower discriminator.start_step.",
                 section.start_step,
                 recipe.training.steps,
             )
-        with torch.random.fork_rng():  # the codec's random numbers do not hang on whether it has an adversary
+        with torch.random.fork_rng():  # the codec's random numbers are the same with and without an adversary
             torch.manual_seed(recipe.training.seed)
             self.networks = nn.ModuleList(
                 _build_discriminator(recipe, options) for options in section.networks
@@ -74,19 +74,19 @@ class Adversary:
             weight_decay=section.optimizer.weight_decay,
             fused=True,
         )
-        # each is wrapped by itself: with in_turn the others have no gradient to wait for
+        # DDP wraps each network separately: with in_turn, only one of them has gradients in a step
         self.wrapped: list[nn.Module] = [accelerator.prepare(network) for network in self.networks]
         self.optimizer = accelerator.prepare(optimizer)
 
     def is_active(self, step: int) -> bool:
-        """Whether the codec hears the discriminators in this step, and they learn from it."""
+        """Whether the discriminators are used and updated in this step."""
         return (
             step >= self.section.start_step
             and (step - self.section.start_step) % self.section.every_step == 0
         )
 
     def begin_step(self, step: int, steps: int) -> None:
-        """Forget the gradients of the step before, and take the learning rate of this one of `steps`."""
+        """Clear the gradients and set the learning rate of step `step` of `steps`."""
         first = self.section.start_step
         rate = learning_rate(self.section.optimizer, max(0, step - first), steps - first)
         for group in self.optimizer.param_groups:
@@ -94,23 +94,25 @@ class Adversary:
         self.optimizer.zero_grad(set_to_none=True)
 
     def select_items(self, audio: Tensor) -> Tensor:
-        """The items `[b, C, S]` of a batch `[B, C, S]` that the discriminators are shown."""
+        """Return the items `[b, C, S]` of a batch `[B, C, S]` that the discriminators process."""
         return audio[:: self.section.every_item]
 
-    def discriminate(self, step: int, decoded: Tensor, recorded: Tensor) -> list[DiscriminatorOutputs]:
-        """Verdicts on audio `[b, C, S]` of the discriminators whose turn it is, with a gradient to them and
-        to the decoded audio.
+    def discriminate(self, step: int, decoded: Tensor, recorded: Tensor) -> list[DiscriminatorResult]:
+        """Outputs of this step's discriminators for audio `[b, C, S]`.
+
+        Gradients flow to the discriminators and to the decoded audio.
         """
         with self.accelerator.autocast():
-            # recorded first: DDP may write buffers when a forward begins, and the decoded pass needs them
+            # recorded audio first: DDP may write buffers at the start of a forward pass, and the backward
+            # pass through the decoded audio needs these buffers unchanged
             return [
-                DiscriminatorOutputs(network(recorded), network(decoded))
+                DiscriminatorResult(network(recorded), network(decoded))
                 for network in self._active_networks(step)
             ]
 
-    def backward(self, outputs: Sequence[DiscriminatorOutputs], share: float) -> dict[str, Tensor]:
-        """Scalars of the discriminators. Accumulates their gradients, times `share`, and no others."""
-        pairs = [pair for verdict in outputs for pair in verdict.pairs()]
+    def backward(self, outputs: Sequence[DiscriminatorResult], share: float) -> dict[str, Tensor]:
+        """Accumulate the discriminators' gradients, times `share`, and return their scalars."""
+        pairs = [pair for output in outputs for pair in output.pairs()]
         form = self.section.loss
         losses = [discriminator_loss(form, real.scores, fake.scores) for real, fake in pairs]
         loss = torch.stack(losses).mean()
@@ -119,26 +121,26 @@ class Adversary:
         return {"loss": loss.detach(), "win_rate": torch.stack(wins).mean()}
 
     def clip_gradients(self) -> GradientStats:
-        """The gradients of all passes of a step, which the optimizer may use now."""
+        """Clip the gradients of all passes of a step, ready for the optimizer."""
         limit = self.section.optimizer.max_grad_norm
         return clip_gradients(self.accelerator, self.optimizer, self.parameters, limit)
 
     def codec_losses(
-        self, outputs: Sequence[DiscriminatorOutputs], names: Collection[str]
+        self, outputs: Sequence[DiscriminatorResult], names: Collection[str]
     ) -> dict[str, Tensor]:
-        """Those of `adversarial` and `feature_matching` that are wanted, for the codec, 0-d, unweighted."""
-        pairs = [pair for verdict in outputs for pair in verdict.pairs()]
+        """Codec losses `adversarial` and `feature_matching`, if in `names`: 0-d, unweighted."""
+        pairs = [pair for output in outputs for pair in output.pairs()]
         parts = {"adversarial": [codec_loss(self.section.loss, fake.scores) for _, fake in pairs]}
         if "feature_matching" in names:
             parts["feature_matching"] = [feature_distance(real, fake) for real, fake in pairs]
         return {name: torch.stack(losses).mean() for name, losses in parts.items() if name in names}
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"networks": self.networks.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave."""
+        """Load a state returned by `state`."""
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -150,7 +152,7 @@ class Adversary:
 
 
 def discriminator_loss(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
-    """0-d loss of scores of recorded and of decoded audio."""
+    """Discriminator loss of the scores of recorded and decoded audio, 0-d."""
     recorded, decoded = recorded.float(), decoded.float()
     if form == "hinge":
         return F.relu(1 - recorded).mean() + F.relu(1 + decoded).mean()
@@ -158,12 +160,12 @@ def discriminator_loss(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
 
 
 def codec_loss(form: str, decoded: Tensor) -> Tensor:
-    """0-d loss of the codec from scores of what it decoded."""
+    """Codec loss of the scores of decoded audio, 0-d."""
     return -decoded.float().mean() if form == "hinge" else (1 - decoded.float()).square().mean()
 
 
 def feature_distance(recorded: DiscriminatorOutput, decoded: DiscriminatorOutput) -> Tensor:
-    """0-d distance of the inner layers, mean over layers and items; without a gradient to `recorded`."""
+    """Distance of the feature maps, mean over layers and items, 0-d; no gradient to `recorded`."""
     distances = []
     for real, fake in zip(recorded.features, decoded.features, strict=True):
         real, fake = real.detach().float().flatten(1), fake.float().flatten(1)
@@ -174,7 +176,7 @@ def feature_distance(recorded: DiscriminatorOutput, decoded: DiscriminatorOutput
 
 @torch.no_grad()
 def win_rate(form: str, recorded: Tensor, decoded: Tensor) -> Tensor:
-    """Share of scores on the right side of the middle, 0-d: .5 is a guess, 1 a discriminator that wins."""
+    """Fraction of scores on the correct side of the threshold, 0-d: 0.5 is chance, 1 is perfect."""
     middle = 0.0 if form == "hinge" else 0.5
     return ((recorded > middle).float().mean() + (decoded <= middle).float().mean()) / 2
 
@@ -185,6 +187,6 @@ def _build_discriminator(recipe: Recipe, options: Mapping[str, Any]) -> Discrimi
         discriminator = build_discriminator(
             options.pop("name"), sample_rate=recipe.sample_rate, channels=recipe.channels, **options
         )
-    # now, and not at the first step that it hears
+    # raise now instead of at the first step that uses the discriminator
     discriminator.check_length(round(recipe.corpus.segment_s * recipe.sample_rate))
     return discriminator

@@ -1,4 +1,4 @@
-"""Moving average of the weights (Polyak averaging): what is validated, evaluated and shipped."""
+"""Moving average of the weights (Polyak averaging), used for validation, evaluation and saved codecs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """a <- d a + (1 - d) w after every step, d rising from 1/10 to `decay` as (1 + n) / (10 + n).
+    """Average a <- d a + (1 - d) w after every step n, with d = min(`decay`, (1 + n) / (10 + n)).
 
-    Only parameters that learn are averaged. Buffers, as the codebooks that are averages themselves, stay as
-    they are.
+    Averages only trainable parameters. Buffers are unchanged; EMA codebooks, for instance, are averages
+    already.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -24,7 +24,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, counts: Tensor) -> None:
-        """Include the weights as they are now, where the step `counts` (0-d bool)."""
+        """Add the current weights to the average if the step `counts` (0-d bool)."""
         self.steps += counts
         rising = (1 + self.steps) / (10 + self.steps)
         share = (1 - rising.clamp(max=self.decay)) * counts
@@ -33,7 +33,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While it lasts, the module has the averaged weights."""
+        """Context in which the module has the averaged weights."""
         self._swap()
         try:
             yield
@@ -41,11 +41,11 @@ class WeightAverage:
             self._swap()
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"steps": int(self.steps), "weights": self.weights}
 
     def load(self, state: Mapping[str, object]) -> None:
-        """What `state` gave."""
+        """Load a state returned by `state`."""
         assert isinstance(state["steps"], int)
         assert isinstance(state["weights"], dict)
         self.steps.fill_(state["steps"])

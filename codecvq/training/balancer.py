@@ -1,12 +1,12 @@
-"""The gradient balancer (arXiv:2210.13438 §3.4): weights that mean shares of the gradient.
+"""The gradient balancer (arXiv:2210.13438 §3.4): loss weights as shares of the gradient.
 
-With g_i = ∂L_i/∂x̂ at the decoded audio x̂, |g_i| its norm averaged over steps and items, and weights w_i,
-what goes on into the decoder is
+Let g_i = ∂L_i/∂x̂ at the decoded audio x̂, |g_i| its norm averaged over steps and items, and w_i the weights.
+The gradient passed to the decoder is
 
     Σ_i  R · w_i / Σ_j w_j · g_i / |g_i|
 
-so that a loss of weight 4 beside one of weight 1 moves the weights four times as much, whatever their scales.
-Losses that do not pass through the audio, those of quantizer and decoder, are added as they are.
+A loss of weight 4 thus contributes four times the gradient of a loss of weight 1, independent of their
+scales. Losses of quantizer and decoder do not depend on the decoded audio. They are added without balancing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-EPS = 1e-12  # of a norm that is divided by
+EPS = 1e-12  # smallest norm to divide by
 
 
 class Balancer:
-    """Shares of the gradient for weighted losses of one tensor.
+    """Balanced gradient of weighted losses with respect to one tensor.
 
-    Args: `weights` by name; `total_norm` R, of each item's gradient; `decay` of the moving average of the
-    norms a step, without bias at the start; `mean` of a tensor over all processes.
+    Args: `weights` by loss name; `total_norm` R of each item's gradient; `decay` per step of the moving
+    average of the norms, which is bias-corrected; `mean` computes the mean of a tensor over all processes.
     """
 
     def __init__(
@@ -35,11 +35,13 @@ class Balancer:
     ) -> None:
         self.weights, self.total_norm, self.decay = dict(weights), total_norm, decay
         self._mean = mean
-        self.averages: dict[str, Tensor] = {}  # decaying sums of norms and of ones, [2] float64
+        self.averages: dict[str, Tensor] = {}  # decaying sums of norms and of ones: [2], float64
 
     def gradient(self, losses: Mapping[str, Tensor], output: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """What to go on with at `output` `[B, …]`, for unweighted `losses`; an item's share does not depend
-        on how many there are. On their way through the losses gradients are `scale` times as large, for fp16.
+        """Balanced gradient at `output` `[B, …]` of unweighted `losses`.
+
+        An item's share does not depend on the batch size. Backward passes through the losses are scaled by
+        `scale`, for fp16; the returned gradient is not.
         """
         named = list(losses)
         precise = torch.promote_types(output.dtype, torch.float32)  # the scale is larger than float16 holds
@@ -54,26 +56,26 @@ class Balancer:
         return balanced
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return dict(self.averages)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` gave."""
+        """Load a state returned by `state`."""
         self.averages = {name: torch.as_tensor(sums, dtype=torch.float64) for name, sums in state.items()}
 
     def _update_average(self, name: str, norm: Tensor) -> Tensor:
-        """The average norm of a loss, with this step's: 0-d float64."""
+        """Update the average norm of a loss with this step's norm and return it: 0-d float64."""
         previous = self.averages.get(name, torch.zeros(2, dtype=torch.float64)).to(norm.device)
         updated = self.decay * previous + torch.stack(
             [norm.double(), torch.ones_like(norm, dtype=torch.float64)]
         )
-        is_finite = norm.isfinite()  # a step that will be skipped must not be remembered
+        is_finite = norm.isfinite()  # exclude steps that will be skipped
         self.averages[name] = torch.where(is_finite, updated, previous)
         return torch.where(is_finite, updated[0] / updated[1], 1.0)
 
 
 def _gradient(loss: Tensor, output: Tensor) -> Tensor:
-    """∂loss/∂output; zeros where the loss is a constant, as one that begins at a later step."""
+    """∂loss/∂output; zeros for a constant loss, such as one that starts at a later step."""
     if not loss.requires_grad:
         return torch.zeros_like(output)
     (gradient,) = torch.autograd.grad(
@@ -83,8 +85,8 @@ def _gradient(loss: Tensor, output: Tensor) -> Tensor:
 
 
 def _norm_of_items(gradient: Tensor) -> Tensor:
-    """Mean over items of the norms of the gradients of their own losses: `[B, …]` -> 0-d.
+    """Mean norm of the gradients of each item's loss: `[B, …]` -> 0-d.
 
-    The loss is a mean over B items, so the gradient of an item's own loss is B times what stands here.
+    The loss is a mean over B items, so the gradient of one item's loss is B times its part of `gradient`.
     """
     return gradient.flatten(1).norm(dim=1).mean() * len(gradient)

@@ -1,6 +1,4 @@
-"""Writes the scalars of a training as TensorBoard events, and its validation clips as audio and spectrograms:
-a plugin like any other.
-"""
+"""Plugin that logs training scalars, validation audio and spectrograms to TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ if TYPE_CHECKING:
 
     from codecvq.api.training import TrainRun, ValidationSample
 
-WINDOW, HOP = 512, 128  # samples, of the spectrograms
+WINDOW, HOP = 512, 128  # of the spectrograms, in samples
 RANGE_DB = 80.0
 
 
 @hookimpl
 def codecvq_train_start(run: TrainRun) -> None:
-    """Open the event file; a resumed run hides what came after its checkpoint."""
+    """Open the event file. In a resumed run, events after the checkpoint are hidden."""
     from torch.utils.tensorboard import SummaryWriter
 
     run.state["board"] = SummaryWriter(str(run.folder.path / "tensorboard"), purge_step=run.first_step)
@@ -29,7 +27,7 @@ def codecvq_train_start(run: TrainRun) -> None:
 
 @hookimpl
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Add every scalar, and what validation has just decoded; the originals once."""
+    """Write all scalars and the latest validation samples; the originals only once."""
     writer = run.state["board"]
     for name, value in scalars.items():
         writer.add_scalar(name, value, step)
@@ -50,7 +48,7 @@ def _add_clip(writer: Any, sample: ValidationSample, step: int, with_original: b
 
 
 def spectrogram(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A picture of samples `[S]`, `[257, frames]` from 0 to 1 over 80 dB, the highest frequency on top."""
+    """Spectrogram image of samples `[S]`: `[257, frames]`, 0 to 1 over 80 dB, highest frequency on top."""
     import numpy as np
 
     padded = np.pad(samples, (WINDOW // 2, WINDOW))

@@ -1,4 +1,4 @@
-"""What a recipe describes, made: the codec, the corpus, and the segments of it."""
+"""Functions that build codec, corpus and training segments from a recipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from codecvq.data.split_file import SPLIT_FILE, read_split
 from codecvq.errors import RecipeError
 from codecvq.training.recipe import CorpusSection, Recipe
 
-LIMITS = Limits(weights_bytes=8 * GIB, tensor_bytes=2 * GIB)  # two thousand million weights
+LIMITS = Limits(weights_bytes=8 * GIB, tensor_bytes=2 * GIB)  # 2 billion weights
 
 
 def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
-    """A new codec as the recipe describes it, seeded by it. Raises OptionError for options that cannot work,
-    and for a codec that is too large.
+    """Build a new codec, initialized with the recipe's seed.
+
+    Raises OptionError for invalid options and for a codec larger than `LIMITS`.
     """
     torch.manual_seed(recipe.training.seed)
     with construction_limits(LIMITS, "the codec of the recipe"):
@@ -32,7 +33,7 @@ def build_codec(recipe: Recipe, name: str = "codec") -> Codec:
 
 
 def recipe_corpus(section: CorpusSection) -> Corpus:
-    """The corpus that a recipe names."""
+    """Open the corpus of a recipe."""
     return open_corpus(
         section.name,
         source=section.source,
@@ -48,15 +49,16 @@ def recipe_corpus(section: CorpusSection) -> Corpus:
 
 
 def run_corpus(recipe: Recipe, folder: Path) -> Corpus:
-    """The corpus of a run, in the splits that the run folder has written down, where it has."""
+    """Open the corpus of a run, with the splits stored in the run folder, if any."""
     corpus = recipe_corpus(recipe.corpus)
     file = folder / SPLIT_FILE
     return read_split(file).apply(corpus) if file.is_file() else corpus
 
 
 def recipe_segments(recipe: Recipe, corpus: Corpus, hop_length: int) -> Segments:
-    """What the codec learns from: pieces of the corpus's training clips. Raises RecipeError where they are no
-    whole frames of `hop_length` samples.
+    """Build the training segments of a corpus.
+
+    Raises RecipeError if a segment is not a whole number of frames of `hop_length` samples.
     """
     whole = recipe.corpus.segment_s * recipe.sample_rate / hop_length
     if abs(whole - round(whole)) > 1e-6:

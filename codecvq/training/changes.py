@@ -1,8 +1,7 @@
-"""What may change in the recipe of a run that goes on, and what may not.
+"""Which recipe keys may change when a run is resumed.
 
-A run is defined by everything that changes what a step computes, apart from the number of steps: a run that
-goes on with other keys of that kind would be none that can be made again. The others say how long, how fast,
-on how many threads, and what is written down.
+A run is defined by all keys that change what a step computes, except the number of steps. If one of these
+changed, the run could not be reproduced. The other keys set duration, speed, threads and logging.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from codecvq.plugins.declarations import DeclaredPlugin, same_plugins
 from codecvq.training.recipe import Recipe
 
-#: keys, or sections with all their keys, by whether they define a run; every key of a recipe is below one
+#: Keys, or sections with all their keys. Every key of a recipe is in exactly one of these three tables.
 FIXED_KEYS = (
     "sample_rate", "channels", "network", "quantizer", "losses", "discriminator", "optimizer", "plugins",
     "corpus.name", "corpus.reader", "corpus.options", "corpus.split_by", "corpus.speakers",
@@ -30,14 +29,15 @@ CHANGEABLE_KEYS = (
     "training.validate_every", "training.validation_clips", "training.validation_metrics",
     "training.keep_best", "training.max_bad_steps",
 )  # fmt: skip
-#: where the recordings are: may change if the clips are the same, see `RunFolder.check_clips`
+#: Location of the audio. May change if the clips stay the same, see `RunFolder.check_clips`.
 LOCATION_KEYS = ("corpus.source", "corpus.folder", "corpus.manifest", "corpus.root")
-PATH_KEYS = ("training.init_from",)  # the same file or folder may be written as another path
+PATH_KEYS = ("training.init_from",)  # different paths of the same file or folder are equal
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` for every key that defines a run and differs between two recipes. "auto" in the new
-    one agrees with anything.
+    """`key: old -> new` for every key that defines a run and differs between two recipes.
+
+    A precision of "auto" in the new recipe matches any precision.
     """
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     changed = [
@@ -53,12 +53,12 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
         files = " -> ".join(
             ", ".join(map(_short_plugin, each)) or "none" for each in (old.plugins, new.plugins)
         )
-        changed.append(f"plugins: {files}: bring the files back that the run was made with")
+        changed.append(f"plugins: {files}: restore the files that the run was started with")
     return changed
 
 
 def location_changes(old: Recipe, new: Recipe) -> list[str]:
-    """`key: old -> new` for what says where the recordings are, where it differs."""
+    """`key: old -> new` for every key with a location of the audio that differs."""
     before, after = old.corpus.model_dump(), new.corpus.model_dump()
     names = [place.removeprefix("corpus.") for place in LOCATION_KEYS]
     return [
@@ -67,12 +67,12 @@ def location_changes(old: Recipe, new: Recipe) -> list[str]:
 
 
 def is_within(key: str, keys: tuple[str, ...]) -> bool:
-    """Whether a key is one of `keys`, or in a section that is."""
+    """Whether `key` or a section that contains it is in `keys`."""
     return any(key == each or key.startswith(f"{each}.") for each in keys)
 
 
 def _short_plugin(plugin: str) -> str:
-    """An entry of `plugins` as an error shows it."""
+    """An entry of `plugins` for an error message."""
     entry = DeclaredPlugin.parse(plugin)
     return f"{entry.source} (sha256 {entry.sha256[:12]}…)" if entry.sha256 else entry.source
 

@@ -1,6 +1,4 @@
-"""Checkpoints: a folder that is whole or not there, with everything that a training needs to go on as if
-never stopped.
-"""
+"""Checkpoints: folders written atomically, with the complete state of a training."""
 
 from __future__ import annotations
 
@@ -30,23 +28,25 @@ WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "checkpoint.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training after `step` steps."""
+    """State of a training after `step` steps."""
 
     step: int
     weights: Mapping[str, Tensor]
-    state: Mapping[str, Any]  # optimizer, random numbers: tensors and plain values only
+    state: Mapping[str, Any]  # of optimizers, averages and counters: tensors and plain values only
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """The path `folder/step-XXXXXXXX`, written under another name, synced, renamed; all but the newest `keep`
-    are removed.
+    """Write `folder/step-XXXXXXXX`, delete all but the newest `keep` checkpoints, and return the path.
 
-    Raises OSError when it cannot be written, as on a full disk; nothing half written stays.
+    The folder is written under a temporary name, synced to disk and renamed. Raises OSError if it cannot be
+    written, for example on a full disk; no partial checkpoint remains.
     """
     final = folder / _folder_name(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    state = io.BytesIO()  # torch and safetensors have errors of their own for a full disk: bytes have OSError
+    state = (
+        io.BytesIO()
+    )  # torch and safetensors raise other errors on a full disk; writing bytes raises OSError
     torch.save(dict(checkpoint.state), state)
     content = {
         WEIGHTS: weights_bytes(checkpoint.weights),
@@ -73,25 +73,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is told and the one before is taken. None where no
-    checkpoint can be read. Raises RunError where the disk gives an error: it may be back in a moment.
+    """The newest checkpoint that can be loaded, or None if there is none.
+
+    Logs a warning for a damaged checkpoint and tries the one before it. Raises RunError for a disk error,
+    which may be temporary.
     """
     for path in checkpoint_paths(folder):
         try:
             return _load(path)
         except OSError as error:
             raise RunError(
-                f"checkpoint {path} cannot be read ({error.strerror}). It may be whole: see to the disk, and "
-                "give the same command."
+                f"checkpoint {path} cannot be read ({error.strerror}). It may be intact: check the disk, "
+                "then run the same command again."
             ) from error
-        except Exception as error:  # whatever a damaged file gives
-            logger.warning("checkpoint %s is damaged (%s): looking for the one before", path, error)
+        except Exception as error:  # damaged files raise many types of errors
+            logger.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
     return None
 
 
 def clean_up_checkpoints(folder: Path, step: int) -> None:
-    """Remove what a killed process left half written. Checkpoints of later steps than `step`, which are
-    damaged, are called `damaged-step-XXXXXXXX` now: they would be kept in place of those that are to come.
+    """Delete partial checkpoints of killed processes, and rename damaged ones.
+
+    Checkpoints of steps after `step` are damaged. They become `damaged-step-XXXXXXXX`, since otherwise they
+    would count as the newest.
     """
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -100,7 +104,7 @@ def clean_up_checkpoints(folder: Path, step: int) -> None:
             renamed = folder / f"damaged-{path.name}"
             shutil.rmtree(renamed, ignore_errors=True)
             path.replace(renamed)
-            logger.warning("checkpoint %s, which is damaged, is %s now", path, renamed.name)
+            logger.warning("damaged checkpoint %s was renamed to %s", path, renamed.name)
 
 
 def _load(path: Path) -> Checkpoint:
@@ -108,11 +112,11 @@ def _load(path: Path) -> Checkpoint:
 
     missing = [name for name in (MANIFEST, WEIGHTS, STATE) if not (path / name).is_file()]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} not there")
+        raise ValueError(f"missing {' and '.join(missing)}")
     manifest = json.loads((path / MANIFEST).read_text())
     for name, digest in manifest["sha256"].items():
         if _sha256(path / name) != digest:
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"the SHA-256 of {name} differs")
     state = torch.load(path / STATE, weights_only=True, map_location="cpu")
     return Checkpoint(manifest["step"], load_file(path / WEIGHTS), state)
 
@@ -122,7 +126,7 @@ def _folder_name(step: int) -> str:
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """All checkpoints of a run, newest first, whole or damaged."""
+    """Paths of all checkpoints of a run, newest first, including damaged ones."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""What the machine at hand can do: the precision and the threads that `auto` stands for."""
+"""Precision and number of threads chosen for this machine by `auto`."""
 
 from __future__ import annotations
 
@@ -20,37 +20,40 @@ MATRIX_BF16 = {
 
 
 def resolve_auto(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
-    """The recipe with `auto` precision and threads made definite: those of the run where it exists, else of
-    this machine. Raises RunError for fp16 without a GPU.
+    """Replace `auto` precision and threads in a recipe.
+
+    Takes the values of the run if it exists, else those of this machine. Raises RunError for fp16 without a
+    GPU.
     """
     earlier = folder.recipe().training if folder.recipe_file.is_file() else None
     precision: str = recipe.training.precision
     threads = recipe.training.threads
     if precision == "auto":
         precision = earlier.precision if earlier else best_precision()
-    if threads is None:  # those of the run, as sums depend on them, unless they are not there any more
+    if threads is None:  # those of the run, since sums depend on them, limited to those available now
         threads = min(usable_threads(), earlier.threads if earlier and earlier.threads else sys.maxsize)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise RunError(
-            "training.precision is fp16, which needs a GPU. Take bf16, fp32, or auto for the faster of them."
+            "training.precision is fp16, which needs a GPU. Use bf16, fp32, or auto for the faster of them."
         )
     training = recipe.training.model_copy(update={"precision": precision, "threads": threads})
     return recipe.model_copy(update={"training": training}), folder
 
 
 def best_precision() -> str:
-    """ "bf16" where the hardware multiplies bfloat16, else "fp32"."""
+    """ "bf16" if the hardware multiplies bfloat16, else "fp32"."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if MATRIX_BF16 & processor_flags() else "fp32"
 
 
 def usable_threads() -> int:
-    """How many threads this process may use: OMP_NUM_THREADS where the user set it, else the processors that
-    the process may use, divided by the processes that a launcher started on this machine.
+    """Number of threads that this process may use.
 
-    torchrun sets OMP_NUM_THREADS to 1 for several processes, which leaves most processors idle. So under it 1
-    counts as not set; `training.threads` 1 is one thread everywhere.
+    This is OMP_NUM_THREADS if the user set it. Otherwise it is the number of processors available, divided by
+    the number of processes that a launcher started on this machine. torchrun sets OMP_NUM_THREADS to 1 for
+    several processes, which leaves most processors idle; under torchrun, 1 therefore counts as not set. Set
+    `training.threads` to 1 for one thread in all cases.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = _positive_int("LOCAL_WORLD_SIZE") or 1
@@ -61,6 +64,8 @@ def usable_threads() -> int:
 
 
 def _positive_int(variable: str) -> int | None:
-    """A whole number above 0 in the environment; None for anything else."""
-    first = os.environ.get(variable, "").partition(",")[0].strip()  # OMP_NUM_THREADS: one number a level
+    """Positive integer in an environment variable; None for any other value."""
+    first = (
+        os.environ.get(variable, "").partition(",")[0].strip()
+    )  # OMP_NUM_THREADS may have one number per nesting level
     return int(first) if first.isascii() and first.isdigit() and 0 < int(first) < 4096 else None

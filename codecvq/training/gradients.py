@@ -1,11 +1,11 @@
-"""Gradients between the backward passes of a step and the optimizers that use them.
+"""Gradient clipping, loss scaling and optimizer steps.
 
-Nothing here reads a number from the device. Whether a step has NaN or infinity is known there: the optimizers
-leave their weights and moments as they are where `found_inf` is 1, as they do for torch's gradient scaler.
+No function here synchronizes with the GPU. Whether gradients are finite stays on the device: optimizers
+leave their weights and moments unchanged if `found_inf` is 1, as they do for torch's gradient scaler.
 
-In fp16 the loss is scaled so that small gradients are not lost, by one scale for the codec and its
-discriminators. Each one's gradients are unscaled once, each optimizer makes its step, and then the scale is
-changed, once: lower where something overflowed, higher after many steps without.
+In fp16 one loss scale, shared by codec and discriminators, keeps small gradients from underflowing. A step
+unscales the gradients of each optimizer once, steps each optimizer, and then updates the scale once: it
+falls after an overflow and rises after many steps without one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class GradientStats:
-    """What is known of the gradients of an optimizer's parameters, on the device."""
+    """Statistics of the gradients of an optimizer's parameters, on the device."""
 
-    norm: Tensor  # 0-d, before clipping; NaN or infinite where a gradient is
+    norm: Tensor  # 0-d, before clipping; non-finite if any gradient is
     first_nonfinite: Tensor  # 0-d int64: index in `names` of the first non-finite gradient; -1 for none
     names: Sequence[str]  # of the parameters that have a gradient
 
     @property
     def finite(self) -> Tensor:
-        """Whether the step counts: 0-d bool."""
+        """Whether all gradients are finite: 0-d bool."""
         return self.norm.isfinite()
 
 
@@ -39,9 +39,7 @@ def clip_gradients(
     parameters: Mapping[str, nn.Parameter],
     max_norm: float,
 ) -> GradientStats:
-    """The gradients of an optimizer's `parameters`, unscaled, and scaled down to `max_norm` where their norm
-    is larger.
-    """
+    """Unscale the gradients of `parameters` in place and clip their total norm to `max_norm`."""
     if accelerator.scaler is not None:
         accelerator.scaler.unscale_(optimizer.optimizer)
     gradients = {name: each.grad for name, each in parameters.items() if each.grad is not None}
@@ -56,11 +54,12 @@ def clip_gradients(
 def step_optimizers(
     accelerator: Accelerator, parts: Sequence[tuple[AcceleratedOptimizer, GradientStats]]
 ) -> Tensor | None:
-    """A step of each optimizer whose gradients are finite; then the loss scale is the next step's, which is
-    returned (0-d), None without one.
+    """Step each optimizer that has finite gradients, then update the loss scale.
+
+    Returns the new loss scale (0-d), or None without one.
     """
     for optimizer, stats in parts:
-        fused = optimizer.optimizer  # torch's own: it looks for these two attributes
+        fused = optimizer.optimizer  # torch's fused optimizer reads the following two attributes
         fused.grad_scale, fused.found_inf = None, (~stats.finite).float()
         fused.step()
     if accelerator.scaler is None:
@@ -70,6 +69,6 @@ def step_optimizers(
 
 
 def loss_scale(accelerator: Accelerator) -> Tensor:
-    """The scale of the loss in fp16, 1 without one: 0-d, on the device."""
+    """Loss scale in fp16, 1 otherwise: 0-d, on the device."""
     one = torch.ones((), device=accelerator.device)
     return one if accelerator.scaler is None else accelerator.scaler.scale(one)

@@ -1,4 +1,4 @@
-"""Weights to begin a training with: those of a finished codec or of another run."""
+"""Initial weights of a training, from a saved codec or another run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger(PROJECT)
 
 
 def load_initial_weights(recipe: Recipe, codec: Codec, adversary: Adversary | None) -> None:
-    """Give the codec, and the discriminators where the run has some, the weights of `training.init_from`;
-    nothing where that is not set.
+    """Load the weights of `training.init_from`, if set, into the codec and the discriminators.
 
-    Raises RunError, which lists what does not fit, unless `training.init_partial`.
+    Discriminators are loaded if `init_from` is a run that has them. Raises RunError with a list of mismatches
+    unless `training.init_partial` is true.
     """
     source = recipe.training.init_from
     if source is None:
@@ -32,7 +32,7 @@ def load_initial_weights(recipe: Recipe, codec: Codec, adversary: Adversary | No
     if not isinstance(donor, Codec):
         raise RunError(
             f"training.init_from is {source}, a {type(donor).__name__}, whose weights fit no recipe. Give a "
-            "run, or a codec that codecvq trained."
+            "run folder or a codec that codecvq trained."
         )
     weights = donor.state_dict()
     mismatches = _attribute_mismatches(codec, donor) + _weight_mismatches(codec, weights)
@@ -44,14 +44,14 @@ def load_initial_weights(recipe: Recipe, codec: Codec, adversary: Adversary | No
     if adversary and checkpoint and "adversary" in checkpoint.state:
         weights = checkpoint.state["adversary"]["networks"]
         mismatches = _weight_mismatches(adversary.networks, weights)
-        without = f" To begin without them, give {source}/codec."
+        without = f" To start without them, give {source}/codec."
         _load_matching(
             adversary.networks, weights, f"the discriminators of {source}", mismatches, partial, without
         )
 
 
 def _attribute_mismatches(codec: Codec, donor: Codec) -> list[str]:
-    """What is another in `donor` than in `codec` and shows in no shape of a weight, a phrase each."""
+    """Attributes that differ between the codecs and do not change weight shapes, one phrase each."""
     return [
         f"{name} is {getattr(donor, name)} instead of {getattr(codec, name)}"
         for name in ("sample_rate", "channels", "hop_length")
@@ -60,7 +60,7 @@ def _attribute_mismatches(codec: Codec, donor: Codec) -> list[str]:
 
 
 def _fixed_buffers(codec: Codec) -> set[str]:
-    """Names of what encoder and decoder hold and do not learn, as filterbanks."""
+    """Names of floating-point buffers of encoder and decoder, such as filterbanks."""
     return {
         f"{part}.{name}"
         for part in ("encoder", "decoder")
@@ -77,12 +77,15 @@ def _load_matching(
     partial: bool,
     advice: str = "",
 ) -> None:
-    """Give `module` those of `weights` that fit; `mismatches` are told, or refused unless `partial`."""
+    """Load those `weights` that fit into `module`.
+
+    Raises RunError for `mismatches`; logs a warning instead if `partial`.
+    """
     shown = "; ".join(mismatches[:8]) + (f"; and {len(mismatches) - 8} more" if len(mismatches) > 8 else "")
     if mismatches and not partial:
         raise RunError(
             f"{what} do not fit this recipe: {shown}. Use the recipe that made them, or set "
-            f"training.init_partial=true (--init-partial) to take what fits.{advice}"
+            f"training.init_partial=true (--init-partial) to load only what fits.{advice}"
         )
     own = module.state_dict()
     matching = {
@@ -90,12 +93,12 @@ def _load_matching(
     }
     try:
         module.load_state_dict(matching, strict=False)
-    except RuntimeError as error:  # what a network finds out itself, behind a line of torch's
+    except RuntimeError as error:  # an error of the network's loading hook, after a line of torch
         reason = "; ".join(line.strip() for line in str(error).splitlines()[1:])
         raise RunError(f"{what} do not fit this recipe: {reason}.") from error
     if mismatches:
         logger.warning(
-            "%s do not all fit, and %d of %d tensors begin anew: %s",
+            "%s do not all fit; %d of %d tensors start from new random weights: %s",
             what,
             len(own) - len(matching),
             len(own),
@@ -104,10 +107,10 @@ def _load_matching(
 
 
 def _weight_mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `weights` from fitting, a phrase each."""
+    """Missing, unexpected and differently shaped tensors of `weights`, one phrase each."""
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} has no place in it" for name in weights if name not in own]
+    problems += [f"{name} is not in the model" for name in weights if name not in own]
     return problems + [
         f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
         for name in own

@@ -1,4 +1,4 @@
-"""What learns: the codec with its optimizer, discriminators, average and balancer, one step after another."""
+"""One training step: forward and backward passes, optimizers, weight average and balancer."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ from codecvq.training.usage import CodebookUsage, active_codes
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Of the random numbers that a process draws in a step, as quantizer dropout does: different for all, and
-    the same whenever the step is made.
+    """Random seed of a step in a process, used for instance by quantizer dropout.
+
+    The seed differs between steps and ranks. It is the same when a resumed run repeats the step.
     """
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "big") >> 1
 
 
 class Learner:
-    """What learns in one process of a training. After each step all have the same weights.
+    """The codec and its training state in one process. All processes have equal weights after each step.
 
-    No step waits for the device. Its losses and metrics are added to `outcomes`, which reads them later.
+    A step does not synchronize with the GPU. `step_metrics` stores its losses and metrics on the device and
+    reads them later.
     """
 
     def __init__(self, recipe: Recipe, name: str, accelerator: Accelerator) -> None:
@@ -60,9 +62,9 @@ class Learner:
             lr=recipe.optimizer.learning_rate,
             betas=recipe.optimizer.betas,
             weight_decay=recipe.optimizer.weight_decay,
-            fused=True,  # a quarter of the time of a step of the plain one on a CPU
+            fused=True,  # a quarter of the time of the default implementation on a CPU
         )
-        if self.config.compile:  # not the quantizer: its rows differ in number from step to step
+        if self.config.compile:  # not the quantizer: its number of vectors changes from step to step
             self.codec.encoder.compile()
             self.codec.decoder.compile()
         self.model, self.optimizer = accelerator.prepare(self.codec, optimizer)
@@ -79,7 +81,7 @@ class Learner:
         )
 
     def _freeze(self) -> None:
-        """Parts in `training.freeze` have no gradient, and codebooks there no updates."""
+        """Disable gradients of the parts in `training.freeze`, and codebook updates of a frozen quantizer."""
         for part in self.config.freeze:
             if part == "quantizer":
                 self.codec.quantizer.freeze()
@@ -87,9 +89,10 @@ class Learner:
                 self.codec.get_submodule(part).requires_grad_(False)
 
     def _set_train_mode(self) -> None:
-        """Set training mode, and eval mode for frozen networks. A frozen quantizer keeps its dropout.
+        """Set training mode, and eval mode for frozen networks.
 
-        Parts that learn are set last, since parts may share a module.
+        A frozen quantizer stays in training mode, with its dropout. Trainable parts are set last, since parts
+        may share a module.
         """
         self.model.train()
         for part in {"encoder", "decoder"} & set(self.config.freeze):
@@ -99,8 +102,9 @@ class Learner:
         self.losses.train()
 
     def step(self, step: int, wav: Tensor, clips: Sequence[Clip] = ()) -> None:
-        """One step on audio `[B, C, S]` of these clips. Codec and discriminators stay as they are where their
-        own gradients have NaN or infinity; EMA codebooks where their input has.
+        """Run one step on audio `[B, C, S]` of these clips.
+
+        Codec and discriminators skip updates with non-finite gradients. EMA codebooks skip non-finite input.
         """
         rate = learning_rate(self.recipe.optimizer, step, self.step_budget.steps)
         for group in self.optimizer.param_groups:
@@ -148,13 +152,13 @@ class Learner:
     def _forward_backward(
         self, step: int, wav: Tensor, clips: Sequence[Clip], adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Reconstruction]:
-        """Forward and backward of audio `[b, C, S]`, a part of a step: scalars, and what came out."""
+        """Run forward and backward pass of audio `[b, C, S]`, a part of a step."""
         out: Reconstruction = self.model(wav, parts=self.losses.use_parts)
         losses = self.losses(self._inputs(out, wav, clips))
         if duplicates := losses.keys() & out.losses.keys():
             raise OptionError(
-                f"{min(duplicates)!r} is a loss of the recipe and one of the quantizer's or decoder's own, "
-                "and terms have one name each. Name the recipe's as its plugin, PLUGIN/NAME."
+                f"{min(duplicates)!r} is both a loss of the recipe and a loss of the quantizer or decoder; "
+                "names of loss terms must differ. Use the qualified name PLUGIN/NAME in the recipe."
             )
         share = 1 / self.config.accumulate
         scalars: dict[str, Tensor] = {}
@@ -170,7 +174,7 @@ class Learner:
         objective = total
         if self.balancer:
             objective = self._balanced(losses, terms, out.wav, share)
-        # gradients pass through the discriminators, and none may stay in them
+        # gradients flow through the discriminators, but must not accumulate in their parameters
         inputs = {"inputs": list(self.parameters.values())} if adversary else {}
         self.accelerator.backward(share * objective, **inputs)
         scalars |= {f"loss/{name}": term for name, term in terms.items()} | {"loss/total": total}
@@ -179,15 +183,17 @@ class Learner:
     def _balanced(
         self, losses: Mapping[str, Tensor], terms: Mapping[str, Tensor], wav: Tensor, share: float
     ) -> Tensor:
-        """The goal of a pass with balanced gradients at the decoded audio: 0-d. Terms that do not go through
-        it are added as they are; modules of those that do have the gradient of their own term.
+        """Objective of a pass with balanced gradients at the decoded audio: 0-d.
+
+        Terms that do not depend on the decoded audio are added without balancing. Parameters of loss modules
+        get the unbalanced gradient of their loss.
         """
         audio = self.losses.of_audio | (losses.keys() - self.losses.modules.keys())
         balanced = {name: loss for name, loss in losses.items() if name in audio}
         others = [term.float() for name, term in terms.items() if name not in audio]
         if not balanced:
             return torch.stack(others).sum()
-        assert self.balancer is not None, "asked with losses.balance alone"
+        assert self.balancer is not None, "requires losses.balance"
         gradient = self.balancer.gradient(balanced, wav, loss_scale(self.accelerator))
         if parameters := self.losses.trainable_parameters(self.losses.of_audio):
             total = torch.stack([terms[name].float() for name in self.losses.of_audio]).sum()
@@ -195,7 +201,7 @@ class Learner:
         return torch.stack([(wav.float() * gradient).sum(), *others]).sum()
 
     def _inputs(self, out: Reconstruction, wav: Tensor, clips: Sequence[Clip]) -> LossInputs:
-        """What losses are given of a pass; floats are float32, whatever the networks compute in."""
+        """Inputs of the losses. Floating-point tensors are float32 at any precision of the networks."""
         parts = out.quantized.parts
         return LossInputs(
             decoded=out.wav.float(),
@@ -212,26 +218,26 @@ class Learner:
         )
 
     def _no_sync(self, adversary: Adversary | None) -> ExitStack:
-        """While it lasts, backward passes add up without talking to other processes."""
+        """Context in which backward passes accumulate without synchronizing the processes."""
         stack = ExitStack()
         for module in (self.model, *(adversary.wrapped if adversary else ())):
             stack.enter_context(self.accelerator.no_sync(module))
         return stack
 
     def averaged(self) -> AbstractContextManager[None]:
-        """While it lasts, the codec has the weights that are evaluated and shipped."""
+        """Context in which the codec has the averaged weights, used for evaluation and saved codecs."""
         return self.average.applied() if self.average else nullcontext()
 
-    # what outlives the process
+    # checkpoints
 
     def load_initial_weights(self) -> None:
-        """Take the weights of `training.init_from`, where it is set."""
+        """Load the weights of `training.init_from`, if set."""
         load_initial_weights(self.recipe, self.codec, self.adversary)
         if self.average:
             self.average = WeightAverage(self.codec, self.config.average)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint, beside the codec's weights."""
+        """State for a checkpoint, without the codec's weights."""
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "usage": self.usage.counts,
@@ -245,7 +251,7 @@ class Learner:
         return state
 
     def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """The codec's weights, and what `state` gave."""
+        """Load the codec's weights and a state returned by `state`."""
         self.codec.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.usage.load(state["usage"])
@@ -258,7 +264,7 @@ class Learner:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _state_parts(self) -> dict[str, Any]:
-        """What is there besides the codec and its optimizer, with `state` and `load`."""
+        """Parts with `state` and `load`, by their key in a checkpoint."""
         losses = self.losses if self.losses.state() else None
         parts = {
             "adversary": self.adversary,
@@ -270,12 +276,13 @@ class Learner:
 
 
 def _is_method_metric(metric: str) -> bool:
-    """Whether a metric is of the method: perplexity and usage of one batch are logged as `codebook/…` over
-    many.
+    """Whether a metric is specific to the quantizer's method.
+
+    Perplexity and usage are not: `codebook/…` has them over many batches.
     """
     return not metric.startswith(("perplexity", "usage"))
 
 
 def _mean_of(values: Sequence[Tensor]) -> Tensor:
-    """Of 0-d tensors; of one, itself."""
+    """Mean of 0-d tensors; a single tensor is returned unchanged."""
     return values[0] if len(values) == 1 else torch.stack([value.float() for value in values]).mean()

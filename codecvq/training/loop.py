@@ -1,8 +1,8 @@
-"""The training, read from top to bottom: prepare, resume, then step after step.
+"""The training loop: prepare, resume, then run the steps.
 
-Everything that a step hangs on is either in the checkpoint (weights, optimizers) or a function of its number
-(batch, learning rate, random numbers). So a training that was killed and resumed ends with the weights of one
-that was not, bit for bit, given the same processor and number of threads.
+All inputs of a step are either in the checkpoint (weights, optimizers) or a function of the step number
+(batch, learning rate, random numbers). A run that was killed and resumed therefore ends with the same
+weights as an uninterrupted run, bit for bit, on the same processor and number of threads.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ ProgressCallback = Callable[["TrainingProgress"], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended."""
+    """Result of a training in one process."""
 
     folder: RunFolder
     steps: int
-    resumed_at: int  # step; 0 for one that was not resumed
+    resumed_at: int  # step; 0 for a new run
     seconds: float  # of this process
-    skipped: int  # steps with NaN or infinity
+    skipped: int  # steps skipped for non-finite gradients
     failures: tuple[ClipFailure, ...]  # clips that could not be read
-    is_main: bool  # whether this is the process of the training that writes and prints
+    is_main: bool  # whether this is the main process, which writes and prints
 
 
 def train(
@@ -65,28 +65,32 @@ def train(
     announce: Callable[[str], None] | None = None,
     corpus: Corpus | None = None,
 ) -> TrainingResult:
-    """Train `recipe` into the run folder `path`, going on from its last checkpoint if there is one.
+    """Train `recipe` into the run folder `path`, resuming from its last checkpoint if there is one.
 
-    Sets the number of torch's threads. `announce` is given a line or two when the training begins, `corpus`
-    takes the place of the one that the recipe names. Raises PluginError when a plugin that the recipe
-    declares is not loaded; RunError when the folder is of another recipe or cannot be written, when its
-    checkpoints are damaged, or when too many steps in a row give NaN or infinity; FolderInUse when another
-    process trains into it; Stopped after Ctrl-C or SIGTERM, with a checkpoint of the step that was under way.
+    Sets the number of torch threads. `report` is called after every step, `announce` with each line that is
+    printed at the start. `corpus` replaces the corpus of the recipe.
+
+    Raises:
+        PluginError: a plugin declared by the recipe is not loaded.
+        RunError: the folder belongs to another recipe or cannot be written, its checkpoints are damaged, or
+            too many consecutive steps have non-finite gradients.
+        FolderInUse: another process trains into the folder.
+        TrainingStopped: after Ctrl-C or SIGTERM; the current step is completed and saved in a checkpoint.
     """
     started = time.monotonic()
     recipe, folder = resolve_auto(with_loaded_plugins(recipe), RunFolder(Path(path)))
     folder.check(recipe)
     check_trackers(recipe.training.trackers)
     torch.set_num_threads(recipe.training.threads or 1)
-    # accelerate holds a process to its first precision: a notebook trains again
+    # accelerate fixes the precision of a process at first use; reset it for repeated trainings in a notebook
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or processes without a GPU do not find each other
+        cpu=not torch.accelerator.is_available(),  # otherwise processes without a GPU do not connect
         mixed_precision={"fp32": "no"}.get(recipe.training.precision, recipe.training.precision),
         log_with=list(recipe.training.trackers) or None,
         project_dir=folder.path,
     )
-    # before the folder is made: a missing corpus, or weights that do not fit, leave nothing behind
+    # before the folder is created, so that a missing corpus or unsuitable weights leave no folder
     trainer = Trainer(recipe, folder, accelerator, corpus)
     with folder.lock() if accelerator.is_main_process else nullcontext():
         first = trainer.prepare()
@@ -94,7 +98,7 @@ def train(
             for line in startup_lines(recipe.training, accelerator, trainer.corpus):
                 announce(line)
             if first:
-                announce(f"goes on after step {first}")
+                announce(f"resuming after step {first}")
         accelerator.wait_for_everyone()
         if not trainer.step_budget.is_finished(first):
             trainer.run(first, report or (lambda progress: None))
@@ -127,22 +131,22 @@ class Trainer:
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
-        """Clips that could not be read so far, each once."""
+        """Clips that could not be read until now, each listed once."""
         return tuple(
             {failure.id: failure for failure in (*self.corpus.failures, *self.segments.failures)}.values()
         )
 
     def prepare(self) -> int:
-        """The step to go on from, with its weights loaded and the run folder made ready for it."""
-        if self.accelerator.is_main_process:  # again, now that no other process can make it its own
+        """Load the last checkpoint, prepare the run folder, and return the step to resume from."""
+        if self.accelerator.is_main_process:  # repeat the check, now with the lock of the folder
             self.folder.check(self.recipe)
             self.folder.check_clips(self.recipe, (clip.id for clip in self.corpus))
         first = self.resume()
         self.check_same_step(first)
         if self.config.minutes is None and self.config.steps < first:
             raise RunError(
-                f"{self.folder.path} has {first} steps already, and training.steps is {self.config.steps}. "
-                f"Give {first} or more, or another folder with --run."
+                f"{self.folder.path} already has {first} steps, but training.steps is {self.config.steps}. "
+                f"Set training.steps to {first} or more, or choose another folder with --run."
             )
         if self.accelerator.is_main_process:
             try:
@@ -150,13 +154,14 @@ class Trainer:
                 write_split(self.corpus, self.folder.split_file)
             except OSError as error:
                 raise self.folder.write_error(error) from error
-            if first:  # a kill between a checkpoint and its codec left an older one
+            if first:  # the codec is outdated if the process was killed between writing checkpoint and codec
                 self.save_codec(first, required=self.step_budget.is_finished(first))
         return first
 
     def run(self, first: int, report: ProgressCallback) -> None:
-        """Steps `first` … the last, with logging, validation and checkpoints. Raises Stopped where a signal
-        asks for an end.
+        """Run the steps from `first` to the last, with logging, validation and checkpoints.
+
+        Raises TrainingStopped after a signal to stop.
         """
         with self.stop_signal.watch():
             self._run(first, report)
@@ -192,28 +197,33 @@ class Trainer:
                 timer.restart()
             if last:
                 break
-        self.accelerator.wait_for_everyone()  # the main process still saves
+        self.accelerator.wait_for_everyone()  # the main process may still be saving
         self.accelerator.end_training()
 
     def _phase(self, step: int) -> int:
-        """1 from the step on at which discriminators come in, 0 before: steps then take longer."""
+        """Phase of a step for `StepTimer`: 1 from `discriminator.start_step` on, 0 before."""
         section = self.recipe.discriminator
         return int(section is not None and step >= section.start_step)
 
     def _synchronize(self, done: int, timer: StepTimer) -> bool:
-        """Wait for the steps so far and judge them; whether step `done` is the last, for all processes."""
+        """Synchronize with the GPU and check the steps until now; return whether `done` steps are all.
+
+        The result is the same in all processes.
+        """
         self.learner.step_metrics.read()
         timer.record()
         self.step_budget.fit(done)
         if self.config.minutes is not None and self.accelerator.num_processes > 1:
             steps = torch.tensor([self.step_budget.steps], device=self.accelerator.device)
-            # by the clock of the main process
+            # all processes use the clock of the main process
             self.step_budget.steps = int(self.accelerator.gather(steps)[0])
         return self.step_budget.is_finished(done)
 
     def _batches(self, first: int) -> Iterator[tuple[int, Batch]]:
-        """Steps from `first` on with their batches. Where the data are gone for any process, all stop at the
-        same step, and what was learned is saved first.
+        """Yield steps from `first` on with their batches.
+
+        If any process cannot read its data, all processes save a checkpoint and raise RunError at the same
+        step.
         """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         segments: Segments | DeviceSegments = self.segments
@@ -232,18 +242,18 @@ class Trainer:
             if any_stop and not any_lost:
                 self._stop(step, first)
             if any_lost:
-                outcome = f"What was learned in {step} steps is saved" if step else "Nothing was learned yet"
+                outcome = f"A checkpoint of step {step} was saved" if step else "No step was completed"
                 if step > first and not self.save(step):
-                    outcome = f"What was learned since step {self.saved} could not be saved"
-                self.accelerator.wait_for_everyone()  # where one ends in an error, the others are ended too
-                why = corpus_error or "Another process cannot read its data, and says why."
+                    outcome = f"The steps after step {self.saved} could not be saved"
+                self.accelerator.wait_for_everyone()  # the launcher ends all processes when one raises
+                why = corpus_error or "Another process cannot read its data; see its message."
                 raise RunError(
-                    f"{why} {outcome}: bring the data back and give the same command."
+                    f"{why} {outcome}. Restore the data and run the same command again."
                 ) from corpus_error
             yield step, batch
 
     def _stop(self, step: int, first: int) -> None:
-        """Save what was learned in `step` steps and raise Stopped, in all processes."""
+        """Save a checkpoint of `step` steps and raise TrainingStopped, in all processes."""
         if step > self.saved and step > first:
             self.save(step)
         self.accelerator.wait_for_everyone()
@@ -252,7 +262,7 @@ class Trainer:
         raise TrainingStopped(number, step, self.saved, self.accelerator.is_main_process)
 
     def _any_rank(self, *local: bool) -> list[bool]:
-        """Whether each happened in any process; all have to call it."""
+        """Whether each flag is true on any rank. Every rank must call this."""
         if self.accelerator.num_processes == 1:
             return list(local)
         flags = torch.tensor(local, dtype=torch.float32, device=self.accelerator.device)
@@ -273,13 +283,15 @@ class Trainer:
         self.accelerator.log(scalars, step=done)
         return scalars
 
-    # what outlives the process
+    # checkpoints
 
     def save(self, step: int, required: bool = False) -> bool:
-        """Write a checkpoint and the codec as it is now, in the main process: all have the same weights.
-        False where there is no room for the checkpoint, which is told, and survived unless `required`.
+        """Write a checkpoint and the codec, in the main process: all processes have the same weights.
+
+        Returns False and logs a warning if the checkpoint cannot be written, for example on a full disk.
+        Raises RunError instead if `required`.
         """
-        self.learner.step_metrics.read()  # with all processes
+        self.learner.step_metrics.read()  # every process must call this
         if not self.accelerator.is_main_process:
             return True
         checkpoint = Checkpoint(step, self.codec.state_dict(), self.learner.state())
@@ -287,39 +299,41 @@ class Trainer:
             save_checkpoint(self.folder.checkpoints, checkpoint, self.config.keep_checkpoints)
         except OSError as error:
             text = f"step {step} could not be saved in {self.folder.path} ({error.strerror})."
-            _report_save_error(f"{text} The last whole checkpoint is of step {self.saved}.", error, required)
+            _report_save_error(f"{text} The last valid checkpoint is of step {self.saved}.", error, required)
             return False
         self.saved = step
         self.save_codec(step, required)
         return True
 
     def save_codec(self, step: int, required: bool = False) -> None:
-        """Write the codec as it is after `step` steps, of which there is a checkpoint."""
+        """Write the codec after `step` steps. A checkpoint of this step exists."""
         try:
             with self.learner.averaged():
                 self.codec.save(self.folder.codec)
         except OSError as error:
             text = f"the codec could not be written to {self.folder.codec} ({error.strerror})."
-            _report_save_error(f"{text} The checkpoint of step {step} is whole.", error, required)
+            _report_save_error(f"{text} The checkpoint of step {step} is valid.", error, required)
 
     def check_same_step(self, first: int) -> None:
-        """Raise RunError unless all processes have found the same step to go on from."""
+        """Raise RunError unless all processes resume from the same step."""
         found = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
         if len(set(found)) > 1:
             raise RunError(
-                f"the processes found checkpoints of different steps in {self.folder.path}: {found}. Give "
-                "--run a folder on a disk that all nodes share."
+                f"the processes found checkpoints of different steps in {self.folder.path}: {found}. Choose "
+                "a folder with --run that is on a disk shared by all nodes."
             )
 
     def resume(self) -> int:
-        """The step to go on from: that of the last whole checkpoint, now loaded; 0 where there is none, with
-        the weights of `init_from` where it is set. Raises RunError where all there are are damaged.
+        """Load the last valid checkpoint and return its step.
+
+        Without checkpoints, loads the weights of `training.init_from`, if set, and returns 0. Raises RunError
+        if all checkpoints are damaged.
         """
         checkpoint = last_checkpoint(self.folder.checkpoints)
         if checkpoint is None and self.folder.has_checkpoints():
             raise RunError(
-                f"none of the checkpoints in {self.folder.checkpoints} can be read. Bring one back from a "
-                "copy, or delete them to begin from nothing."
+                f"none of the checkpoints in {self.folder.checkpoints} can be read. Restore one from a "
+                "backup, or delete them all to start again from step 0."
             )
         if checkpoint is None:
             self.learner.load_initial_weights()
@@ -331,5 +345,5 @@ class Trainer:
 
 def _report_save_error(text: str, error: OSError, required: bool) -> None:
     if required:
-        raise RunError(f"{text} Make room and give the same command.") from error
-    logger.warning("%s The training goes on and tries again. Make room.", text)
+        raise RunError(f"{text} Free some space and run the same command again.") from error
+    logger.warning("%s The training continues and will try again. Free some space.", text)

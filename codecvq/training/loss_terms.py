@@ -1,4 +1,4 @@
-"""The losses of a recipe in one process of a training, and what of them learns."""
+"""The registered losses of a recipe and their trainable parameters."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from codecvq.training.recipe import Recipe
 
 
 class LossTerms:
-    """The registered losses that a recipe gives a weight, by name; adversarial ones are in `adversary`.
+    """The registered losses with a weight in a recipe, by name. Adversarial losses are in `adversary`.
 
-    Modules of losses that learn begin with the recipe's seed, have the same weights in all processes, and
-    change no random number of the codec.
+    Trainable modules of losses are initialized with the recipe's seed and have equal weights in all
+    processes. Building them does not change the codec's random numbers.
     """
 
     def __init__(self, recipe: Recipe, codec: Codec, accelerator: Accelerator) -> None:
@@ -37,15 +37,15 @@ class LossTerms:
             loss.to(accelerator.device)
             if any(id(weight) in own for weight in loss.parameters()):
                 raise OptionError(
-                    f"loss {name!r} holds weights of the codec as its own. Let its setup(codec) read sizes "
-                    "from the codec and keep no module of it."
+                    f"loss {name!r} contains parameters of the codec. In setup(codec), read sizes from the "
+                    "codec and store none of its modules."
                 )
         for name, loss in self.modules.items():
             if getattr(loss, "uses_parts", False):
                 _check_parts(name, codec)
         self.of_audio = {name for name, loss in self.modules.items() if getattr(loss, "of_audio", False)}
         self.use_parts = any(getattr(loss, "uses_parts", False) for loss in self.modules.values())
-        #: parameters that learn, by name
+        #: trainable parameters by name
         self.parameters = {
             f"losses.{name}.{each}": weight
             for name, loss in self.modules.items()
@@ -55,12 +55,14 @@ class LossTerms:
         self._broadcast_weights()
 
     def __call__(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Each loss of a batch by name, 0-d, without its weight."""
+        """Compute each loss of a batch: 0-d, unweighted, by name."""
         losses = {name: loss(inputs) for name, loss in self.modules.items()}
         for name, value in losses.items():
             if not isinstance(value, Tensor) or value.ndim:
                 kind = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise OptionError(f"loss {name!r} gave {kind}; needed is a 0-d tensor, as a mean over items.")
+                raise OptionError(
+                    f"loss {name!r} returned {kind}; a 0-d tensor is needed. Return a mean over items."
+                )
         return losses
 
     def train(self) -> None:
@@ -69,7 +71,7 @@ class LossTerms:
             loss.train()
 
     def trainable_parameters(self, names: set[str]) -> list[nn.Parameter]:
-        """Parameters that learn of the losses of these names."""
+        """Trainable parameters of the losses with these names."""
         return [
             weight
             for name in sorted(names)
@@ -78,8 +80,9 @@ class LossTerms:
         ]
 
     def average_gradients(self) -> None:
-        """Give the parameters that learn the mean of their gradients over all processes, which call this
-        together; one without a gradient counts as 0.
+        """Average the gradients of the trainable parameters over all processes. Every rank must call this.
+
+        A missing gradient counts as 0.
         """
         if self.accelerator.num_processes == 1 or not self.parameters:
             return
@@ -90,7 +93,7 @@ class LossTerms:
             weight.grad = mean.view_as(weight)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint: weights and buffers, but those of teachers."""
+        """State for a checkpoint: parameters and buffers, excluding teachers."""
         return {
             f"{name}.{key}": value
             for name, loss in self.modules.items()
@@ -99,7 +102,7 @@ class LossTerms:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """What `state` gave."""
+        """Load a state returned by `state`."""
         for name, loss in self.modules.items():
             own = {key: state[f"{name}.{key}"] for key in loss.state_dict() if f"{name}.{key}" in state}
             missing = loss.load_state_dict(own, strict=False).missing_keys
@@ -107,7 +110,7 @@ class LossTerms:
             assert not not_loaded, f"the checkpoint lacks {not_loaded} of loss {name!r}"
 
     def _broadcast_weights(self) -> None:
-        """Give all processes the weights of the first."""
+        """Copy the parameters of the first process to all processes."""
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
 
@@ -125,21 +128,21 @@ def _build_loss(name: str, options: Mapping[str, Any], recipe: Recipe, codec: Co
 
 
 def _check_parts(name: str, codec: Codec) -> None:
-    """Raise OptionError where a loss needs the latents of each codebook and the quantizer has none."""
+    """Raise OptionError if the quantizer has no latents of single codebooks, which this loss needs."""
     quantizer, training = codec.quantizer, codec.quantizer.training
     with torch.no_grad():
         parts = quantizer.eval()(torch.zeros(1, quantizer.dim, 8, device=codec.device), parts=True).parts
     quantizer.train(training)
     if parts is None:
         raise OptionError(
-            f"loss {name!r} needs what each codebook adds to the latents, and the codebooks of "
-            f"{codec.quantizer_config['name']!r} do not add up. Take a residual quantizer, as residual_vq; "
-            "distillation takes all codebooks together with codebook: null."
+            f"loss {name!r} needs the contribution of each codebook to the latents, and the codebooks of "
+            f"{codec.quantizer_config['name']!r} are not additive. Use a residual quantizer such as "
+            "residual_vq. For distillation of all codebooks together, set codebook: null."
         )
 
 
 def _teacher_prefixes(loss: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the state of teachers in a loss; a loss that is one itself has the prefix of all."""
+    """State-dict prefixes of the teachers in a loss; "" if the loss itself is a teacher."""
     return tuple(
         f"{path}." if path else "" for path, module in loss.named_modules() if isinstance(module, Teacher)
     )

@@ -1,5 +1,7 @@
-"""The section `losses` of a recipe: a key for each registered loss, its weight or a mapping of weight and
-options, and the keys of adversarial training and of the balancer.
+"""The `losses` section of a recipe.
+
+It has one key for each registered loss, with a weight or a mapping of weight and options, and the keys of
+adversarial training and of the gradient balancer.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from codecvq.plugins import registry
 from codecvq.plugins.options import check_options, option_defaults, shortened
 
 WEIGHT = "weight"
-MEL_WEIGHT = 15.0  # of mel, where the section does not say: there is always a distance from the recording
-#: keys of version 0.1.0 -> the losses that have them as an option now, and its name
+MEL_WEIGHT = 15.0  # default weight of mel: every recipe has a reconstruction loss unless it sets mel to 0
+#: Key in version 0.1.0 -> the losses that have it as an option now, and the name of this option.
 RENAMED_KEYS = {
     "mel_windows": (("mel",), "windows"),
     "mel_bands": (("mel",), "bands"),
@@ -27,11 +29,11 @@ RENAMED_KEYS = {
 
 
 class LossesSection(BaseModel):
-    """Weights of the terms of a training; a term of weight 0 is not computed.
+    """Weights of the loss terms of a training. A term of weight 0 is not computed.
 
-    Registered losses are further keys, each `{weight: W, …}` with the options of that loss; a recipe may
-    write the weight alone. With `balance` the weights are shares of the gradient at the decoded audio (see
-    `balancer`), and `balance_norm` is what they share out.
+    Registered losses are additional keys: `{weight: W, …}` with the options of the loss, or only the weight.
+    With `balance`, the weights are shares of the gradient at the decoded audio (see `balancer`), and
+    `balance_norm` is the total norm of this gradient.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -51,32 +53,30 @@ class LossesSection(BaseModel):
             losses, option = RENAMED_KEYS[old[0]]
             example = f"{losses[0]}: {{weight: 15.0, {option}: …}}"
             raise RecipeError(
-                f"losses.{old[0]} is now the option {option} of {' and '.join(losses)}: write losses: "
-                f"{{{example}}}, or as an override losses.{losses[0]}.{option}=…"
+                f"losses.{old[0]} is now the option {option} of {' and '.join(losses)}. Write losses: "
+                f"{{{example}}}, or use the override losses.{losses[0]}.{option}=…"
             )
         known = cls.model_fields
         found = {key: value if key in known else parse_entry(key, value) for key, value in given.items()}
         found.setdefault("mel", {WEIGHT: MEL_WEIGHT})
-        # mel stays where it is 0: without the key it would have its weight
+        # keep mel even if its weight is 0: a missing key means the default weight
         return {key: value for key, value in found.items() if key in known or value[WEIGHT] or key == "mel"}
 
     @model_validator(mode="after")
     def _check_weights(self) -> LossesSection:
         for name, weight in self._all_weights().items():
             if not 0 <= weight < math.inf:
-                raise OptionError(f"losses.{name} is {weight}; a weight must be 0, for none, or more.")
+                raise OptionError(f"losses.{name} is {weight}; a weight must be 0 (disabled) or more.")
         if not 0 < self.balance_norm < math.inf:
             raise OptionError(f"losses.balance_norm is {self.balance_norm}; it must be above 0.")
         return self
 
     def weights(self) -> dict[str, float]:
-        """The weights that are not 0, by the name of their term: mel, the other registered losses by name,
-        the adversarial ones.
-        """
+        """Nonzero weights by term: mel, the other registered losses by name, adversarial losses."""
         return {name: weight for name, weight in self._all_weights().items() if weight}
 
     def options(self) -> dict[str, dict[str, Any]]:
-        """The options of each registered loss whose weight is not 0, in the order of `weights`."""
+        """Options of each registered loss with nonzero weight, in the order of `weights`."""
         entries = self.__pydantic_extra__
         return {
             name: {key: value for key, value in entries[name].items() if key != WEIGHT}
@@ -85,7 +85,7 @@ class LossesSection(BaseModel):
         }
 
     def resolved(self) -> LossesSection:
-        """The section with the defaults of all options of losses that are loaded."""
+        """Return the section with all defaults of the options of loaded losses filled in."""
         entries = {
             name: {WEIGHT: options[WEIGHT], **_defaults(name), **options}
             for name, options in self.__pydantic_extra__.items()
@@ -93,9 +93,7 @@ class LossesSection(BaseModel):
         return type(self).model_validate({**self.model_dump(), **entries})
 
     def check(self) -> None:
-        """Raise RecipeError for a loss that no plugin offers, and OptionError for options that it does not
-        have, or of a wrong type.
-        """
+        """Raise RecipeError for an unregistered loss, OptionError for unknown or wrongly typed options."""
         for name, options in self.options().items():
             registrations = registry().registrations(LossSpec)
             if name.rpartition("/")[2] not in registrations:
@@ -113,35 +111,36 @@ class LossesSection(BaseModel):
 
 
 def parse_entry(name: object, value: object) -> dict[str, Any]:
-    """A loss's key of a recipe as a mapping with `weight`. Raises OptionError for what is neither a number
-    nor such a mapping.
+    """Convert the value of a loss's key to a mapping with `weight`.
+
+    Raises OptionError for a value that is neither a number nor such a mapping.
     """
     given = {WEIGHT: value} if _is_number(value) else value
     if name == "mel" and isinstance(given, Mapping):
         given = {WEIGHT: MEL_WEIGHT, **given}
     if not isinstance(given, Mapping) or not _is_number(given.get(WEIGHT)):
         raise OptionError(
-            f"losses.{name} is {shortened(value)}; needed is a weight, as {name}: 1.0, or a mapping of "
-            f"weight and options, as {name}: {{weight: 1.0}}."
+            f"losses.{name} is {shortened(value)}; needed is a weight, such as {name}: 1.0, or a mapping "
+            f"with a weight and options, such as {name}: {{weight: 1.0}}."
         )
     return {**{str(key): option for key, option in given.items()}, WEIGHT: float(given[WEIGHT])}
 
 
 def expand_weights(losses: Mapping[str, Any]) -> dict[str, Any]:
-    """The section as it stands in a file with `{weight: W}` for W, so that overrides find a place."""
+    """Replace each weight W of a section by `{weight: W}`, so that overrides can set options."""
     found = {key: merge_weight(key, None, value) for key, value in losses.items()}
     return {"mel": {WEIGHT: MEL_WEIGHT}, **found}
 
 
 def merge_weight(key: object, before: object, value: object) -> object:
-    """The new value of a key of the section: of a loss that is given a number, the weight alone changes."""
+    """New value of a key of the section. A number replaces only the weight of a loss."""
     if not _is_number(value) or key in (*LossesSection.model_fields, *RENAMED_KEYS):
         return value
     return {**(before if isinstance(before, Mapping) else {}), WEIGHT: value}
 
 
 def migrate_0_1_0(losses: Mapping[str, Any]) -> dict[str, Any]:
-    """The section of a run of version 0.1.0, with the keys that are options now where they belong."""
+    """Convert the section of a run of version 0.1.0: move `RENAMED_KEYS` to the options of their losses."""
     found = {key: value for key, value in losses.items() if key not in RENAMED_KEYS}
     for key in RENAMED_KEYS.keys() & losses.keys():
         names, option = RENAMED_KEYS[key]
@@ -156,12 +155,12 @@ def _is_number(value: object) -> bool:
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    """Option -> default of a loss; empty where it is not loaded."""
+    """Defaults of the options of a loss; empty if the loss is not loaded."""
     try:
         defaults = option_defaults(registry().find(LossSpec, name))
     except (CodecvqError, ValueError, TypeError):  # raised again when the loss is built
         return {}
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
-    plain = (type(None), bool, int, float, str, list, dict)  # what a recipe can hold
-    own = found.keys() - {"sample_rate", WEIGHT}  # these two are not the options of a recipe
+    plain = (type(None), bool, int, float, str, list, dict)  # types that a recipe can contain
+    own = found.keys() - {"sample_rate", WEIGHT}  # these two are not options in a recipe
     return {key: value for key, value in found.items() if key in own and isinstance(value, plain)}

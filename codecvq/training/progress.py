@@ -1,4 +1,4 @@
-"""Where a training is and how fast it goes."""
+"""Progress and speed of a training."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from statistics import median
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training is: for a progress line."""
+    """Progress of a training, for a progress line."""
 
-    step: int  # steps done
-    steps: int  # of all
-    scalars: Mapping[str, float]  # the last ones logged
+    step: int  # completed steps
+    steps: int  # total
+    scalars: Mapping[str, float]  # logged last
     seconds_left: float | None
 
 
 class StepTimer:
-    """How long a step takes lately, checkpoints and validation left out.
+    """Recent duration of a step, excluding checkpoints and validation.
 
-    A step returns before a GPU has made it. So the clock is read where the processor has waited for the
-    device, and the time is shared out over the steps since it was last read. When a training enters another
-    phase, as that with discriminators, what was read before says nothing any more and is dropped.
+    A step returns before a GPU has finished it. The clock is therefore read only after synchronizing with the
+    GPU, and the time is divided by the number of steps since the last reading. A new phase, such as the start
+    of adversarial training, discards earlier readings.
     """
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=10)  # seconds a step, of the last logs of this phase
+        self._times: deque[float] = deque(maxlen=10)  # seconds per step: the last readings of this phase
         self._since = time.monotonic()
         self._steps = self._phase = 0
 
     def tick(self, phase: int = 0) -> None:
-        """A step of that phase has been queued. The first of a phase, which is slower, is not counted."""
+        """Count a queued step of `phase`. The first step of a new phase is slower and does not count."""
         if phase != self._phase:
             self._phase = phase
             self._times.clear()
@@ -42,15 +42,15 @@ class StepTimer:
             self._steps += 1
 
     def record(self) -> None:
-        """All steps so far have been made."""
+        """Record the time per step. Call this when all queued steps are complete."""
         if self._steps:
             self._times.append((time.monotonic() - self._since) / self._steps)
 
     def restart(self) -> None:
-        """The next step begins now, and none is under way."""
+        """Restart the clock. Call this when no step is running and the next one starts now."""
         self._since, self._steps = time.monotonic(), 0
 
     @property
     def step_s(self) -> float | None:
-        """Seconds a step, the median of the last readings; None before the first of a phase."""
+        """Seconds per step, the median of the last readings; None before the first one of a phase."""
         return median(self._times) if self._times else None

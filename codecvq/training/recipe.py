@@ -1,4 +1,4 @@
-"""`Recipe`: everything that a training is, read from a YAML file and checked before anything runs."""
+"""`Recipe`: the complete configuration of a training, read from a YAML file and validated."""
 
 from __future__ import annotations
 
@@ -30,30 +30,32 @@ from codecvq.yaml_file import dump_yaml, parse_assignment, read_yaml
 
 
 class Section(BaseModel):
-    """A part of a recipe: no key but those named, nothing changed after reading."""
+    """Base class of the sections of a recipe: unknown keys are errors, instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CorpusSection(Section):
-    """What to train on: one of `source`, `name`, `folder` and `manifest`; how it is cut. `name`, `folder` and
-    `manifest` are short for a source with the reader `corpus`, `folder` or `manifest`.
+    """The training corpus and its segments.
+
+    Exactly one of `source`, `name`, `folder` and `manifest` is needed. The last three are short forms of a
+    source with the reader `corpus`, `folder` or `manifest`.
     """
 
-    source: str | None = None  # a path or an address
-    reader: str | None = None  # that reads the source; None: the one that knows it
+    source: str | None = None  # path or URL
+    reader: str | None = None  # name of the reader of the source; None: detected
     options: dict[str, Any] = {}  # of the reader
-    name: str | list[str] | None = None  # of registered corpora; several: all their clips together
+    name: str | list[str] | None = None  # of a registered corpus, or of several to combine
     folder: str | None = None
     manifest: str | None = None
-    root: str | None = None  # where registered corpora are, if not where they are usually installed
+    root: str | None = None  # folder of registered corpora; None: the usual location
     split_by: Literal["clip", "speaker"] = "clip"
-    speakers: list[str] | None = None  # only these
+    speakers: list[str] | None = None  # train on these only; None: all
     exclude_speakers: list[str] = []
     segment_s: float = Field(1.0, gt=0, le=3600)
-    balance: float = Field(0.0, ge=0, le=1)  # 0: every second is as likely; 1: every speaker is
-    cache: Literal["memory", "device"] = "memory"  # device: all speech on the GPU, and segments cut there
-    cache_gb: float = Field(2.0, ge=0, le=1e6)  # decoded audio kept in memory, a process
+    balance: float = Field(0.0, ge=0, le=1)  # 0: sample seconds uniformly; 1: sample speakers uniformly
+    cache: Literal["memory", "device"] = "memory"  # device: store all audio on the GPU and cut segments there
+    cache_gb: float = Field(2.0, ge=0, le=1e6)  # decoded audio cached in memory, per process
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -61,7 +63,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSection(Section):
-    """AdamW, linear warm-up, then a cosine to `final_ratio` of the learning rate."""
+    """AdamW with linear warm-up and cosine decay to `final_ratio` of the learning rate."""
 
     learning_rate: float = Field(1e-3, gt=0)
     betas: tuple[Beta, Beta] = (0.8, 0.99)
@@ -72,14 +74,14 @@ class OptimizerSection(Section):
 
 
 class DiscriminatorSection(Section):
-    """Who judges the decoded audio in adversarial training, from which step on, and how they learn."""
+    """Discriminators of adversarial training, their schedule and their optimizer."""
 
-    networks: list[dict[str, Any]] = Field(min_length=1)  # each `name` and options of a discriminator
+    networks: list[dict[str, Any]] = Field(min_length=1)  # `name` and options of each discriminator
     loss: Literal["hinge", "least_squares"] = "hinge"
     start_step: int = Field(0, ge=0)
-    every_step: int = Field(1, gt=0)  # they learn, and are heard, in each n-th step
-    every_item: int = Field(1, gt=0)  # they are shown each n-th item of a process's batch
-    in_turn: bool = False  # one of the networks a step, instead of all
+    every_step: int = Field(1, gt=0)  # use and update them in every n-th step
+    every_item: int = Field(1, gt=0)  # pass every n-th batch item of a process to them
+    in_turn: bool = False  # one network per step, in turn, instead of all
     optimizer: OptimizerSection = OptimizerSection(
         learning_rate=3e-4, betas=(0.8, 0.99), warmup_steps=0, max_grad_norm=10.0
     )
@@ -90,69 +92,71 @@ class DiscriminatorSection(Section):
         for options in networks:
             check_part_options("network", options)
             if not isinstance(options.get("name"), str):
-                raise ValueError(f"{shortened(options)} has no name. Set it, as in {{name: multi_band}}")
+                raise ValueError(
+                    f"{shortened(options)} has no name. Set one, for example {{name: multi_band}}"
+                )
         return networks
 
 
 class TrainingSection(Section):
-    """How long, how much at a time, how precisely, and when to save and look."""
+    """Duration, batch size, precision, checkpoints and validation of a training."""
 
     steps: int = Field(gt=0, le=10**9)
-    minutes: float | None = Field(None, gt=0)  # of wall time: as many steps as fit, in place of `steps`
-    batch_size: int = Field(16, gt=0, le=10**5)  # items a process, at a time
-    accumulate: int = Field(1, gt=0, le=10**5)  # batches that make a step; codebooks are updated with each
-    average: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights, as 0.999; 0: none
-    compile: bool = False  # encoder and decoder by torch.compile
-    init_from: str | None = None  # weights to begin with: a run, a codec's folder, or a registered codec
-    init_partial: bool = False  # whether what does not fit is left out instead of refused
-    freeze: list[Literal["encoder", "quantizer", "decoder"]] = []  # parts that stay as `init_from` has them
-    workers: int = Field(0, ge=0, le=1000)  # processes that cut segments; 0: a thread of this one
-    trackers: list[str] = []  # of accelerate, beside TensorBoard: wandb, trackio
+    minutes: float | None = Field(None, gt=0)  # wall time: replaces `steps` by as many as fit
+    batch_size: int = Field(16, gt=0, le=10**5)  # items per process in one pass
+    accumulate: int = Field(1, gt=0, le=10**5)  # batches per step; each one updates the codebooks
+    average: float = Field(0.0, ge=0, lt=1)  # decay of the weight average, e.g. 0.999; 0: no average
+    compile: bool = False  # use torch.compile for encoder and decoder
+    init_from: str | None = None  # initial weights: a run folder, codec folder or registered codec
+    init_partial: bool = False  # skip weights that do not fit instead of raising
+    freeze: list[Literal["encoder", "quantizer", "decoder"]] = []  # parts that are not trained
+    workers: int = Field(0, ge=0, le=1000)  # processes that cut segments; 0: a thread of this process
+    trackers: list[str] = []  # of accelerate, in addition to TensorBoard: wandb, trackio
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = (
         "auto"  # of the networks; quantizers and losses are float32
     )
-    threads: int | None = Field(None, gt=0, le=4096)  # of the processor; None: see `training.device`
+    threads: int | None = Field(None, gt=0, le=4096)  # CPU threads; None: see `training.device`
     log_every: int = Field(10, gt=0)  # steps
     checkpoint_every: int = Field(500, gt=0)  # steps
     keep_checkpoints: int = Field(2, gt=0)
     validate_every: int = Field(500, gt=0)  # steps
     validation_clips: int = Field(16, ge=0)
-    validation_metrics: list[str] = []  # registered ones, as stoi, beside the mel loss
-    keep_best: str = "validation/mel"  # by which the codec in best/ is chosen; a metric is validation/NAME
-    max_bad_steps: int = Field(10, gt=0)  # skipped in a row (NaN or infinity) before the training stops
+    validation_metrics: list[str] = []  # registered metrics such as stoi, in addition to the mel loss
+    keep_best: str = "validation/mel"  # selects the codec in best/; validation/NAME for a metric
+    max_bad_steps: int = Field(10, gt=0)  # consecutive skipped steps (NaN or infinity) that end the training
 
 
 class EvaluationSection(Section):
-    """What `codecvq evaluate RUN` does when it is told nothing else."""
+    """Defaults of `codecvq evaluate RUN`."""
 
-    metrics: list[str] | None = None  # None: all default ones that are installed
+    metrics: list[str] | None = None  # None: all default metrics that are installed
     max_clips: int | None = Field(None, gt=0)
 
 
 class Recipe(Section):
-    """A codec, what it learns from, and how."""
+    """Configuration of a codec and its training."""
 
     description: str = ""
     sample_rate: int = Field(ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])  # Hz
-    channels: int = Field(1, gt=0)  # 1: training is mono
+    channels: int = Field(1, gt=0)  # training is mono
     network: dict[str, Any]  # `name` and the network's options
-    quantizer: dict[str, Any]  # `name` and the quantizer's options; `dim` is the network's
+    quantizer: dict[str, Any]  # `name` and the quantizer's options; the network sets `dim`
     corpus: CorpusSection
     losses: LossesSection = LossesSection()
     discriminator: DiscriminatorSection | None = None
     optimizer: OptimizerSection = OptimizerSection()
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
-    plugins: list[str] = []  # files (relative to the recipe) or modules that must be loaded, see `declared`
+    plugins: list[str] = []  # required plugin files (relative to the recipe) or modules
 
     @field_validator("channels")
     @classmethod
     def _check_mono(cls, channels: int) -> int:
         if channels != 1:
             raise ValueError(
-                "recordings are mixed to mono for training. Set channels to 1, and encode the channels of a "
-                "recording one by one"
+                "training audio is mixed to mono. Set channels to 1, and encode the channels of "
+                "multichannel audio separately"
             )
         return channels
 
@@ -166,8 +170,8 @@ class Recipe(Section):
     def _check_codec_losses(self) -> Recipe:
         if set(self.losses.weights()) <= {"adversarial", "feature_matching"}:
             raise ValueError(
-                "no loss compares what is decoded with what was recorded: all weights in losses but those of "
-                "discriminators are 0. Set one, as losses.mel to 15"
+                "there is no reconstruction loss: all weights in losses except the adversarial ones are 0. "
+                "Set one, for example losses.mel to 15"
             )
         return self
 
@@ -176,13 +180,13 @@ class Recipe(Section):
         uses_discriminator = self.losses.adversarial or self.losses.feature_matching
         if uses_discriminator and self.discriminator is None:
             raise ValueError(
-                "losses.adversarial and losses.feature_matching need a discriminator, and there is none. Add "
-                "discriminator: {networks: [{name: multi_band}]}, or set both weights to 0"
+                "losses.adversarial and losses.feature_matching need a discriminator, but the recipe has "
+                "none. Add discriminator: {networks: [{name: multi_band}]}, or set both weights to 0"
             )
         if self.discriminator is not None and not uses_discriminator:
             raise ValueError(
-                "a discriminator is there, but losses.adversarial and losses.feature_matching are 0: nobody "
-                "would hear it. Set them, as to 1.0 and 2.0, or remove discriminator"
+                "the recipe has a discriminator, but losses.adversarial and losses.feature_matching are 0, "
+                "so it is never used. Set them, for example to 1.0 and 2.0, or remove discriminator"
             )
         return self
 
@@ -190,8 +194,8 @@ class Recipe(Section):
     def _check_workers(self) -> Recipe:
         if self.corpus.cache == "device" and self.training.workers:
             raise ValueError(
-                f"training.workers is {self.training.workers}, but with corpus.cache device no worker cuts "
-                "segments. Set training.workers to 0, or corpus.cache to memory"
+                f"training.workers is {self.training.workers}, but corpus.cache is device, which uses no "
+                "workers. Set training.workers to 0, or corpus.cache to memory"
             )
         return self
 
@@ -199,23 +203,25 @@ class Recipe(Section):
     def _check_freeze(self) -> Recipe:
         if self.training.freeze and self.training.init_from is None:
             raise ValueError(
-                f"training.freeze is {self.training.freeze}, but training.init_from does not name the codec "
-                "whose weights stay. Set it, as to speech-16k, or give --init-from"
+                f"training.freeze is {self.training.freeze}, but training.init_from is not set. Set it to a "
+                "codec with weights to freeze, for example speech-16k, or use --init-from"
             )
         if {"encoder", "decoder"} <= set(self.training.freeze):
-            raise ValueError("training.freeze names encoder and decoder: nothing is left that learns")
+            raise ValueError(
+                "training.freeze contains encoder and decoder, so there is nothing to train. Remove one"
+            )
         return self
 
     def to_yaml(self) -> str:
-        """The recipe with every default written out."""
+        """Return the recipe as YAML, with all defaults."""
         return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file or registered under a name, with `key.key=value` overrides. Plugins that it
-    declares are not loaded: `pinned_plugins` says which are missing.
+    """Load a recipe from a YAML file or a registered name, with `key.key=value` overrides.
 
-    Raises RecipeError, which names the file, the key and the nearest valid key.
+    Does not load the plugins that the recipe declares; `missing_plugins` lists those that are not loaded.
+    Raises RecipeError with the file, the key and the closest valid key.
     """
     path = find_recipe(source)
     tree = _read_tree(path)
@@ -230,21 +236,22 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def with_loaded_plugins(recipe: Recipe, named: Sequence[Origin] = ()) -> Recipe:
-    """The recipe with the hashes of its plugins, and with those that the user has `named` besides. Raises
-    PluginError for one that the recipe declares and that is not loaded.
+    """Return the recipe with hashes of its plugins, and with the plugins `named` by the user added.
+
+    Raises PluginError if a plugin declared by the recipe is not loaded.
     """
     return recipe.model_copy(update={"plugins": pinned_plugins(recipe.plugins, named)})
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file of a recipe: `source` if it looks like a path, else the one registered under that name."""
+    """Path of a recipe: `source` if it looks like a path, else the file registered under this name."""
     text = str(source)
     if isinstance(source, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         if Path(text).is_file():
             return Path(text)
         if "/" not in text or text.endswith((".yaml", ".yml")):
             raise RecipeError(
-                f"recipe {text} does not exist. Give a YAML file, or a name from: codecvq recipes list"
+                f"recipe {text} does not exist. Give a YAML file, or a name listed by: codecvq recipes list"
             )
     try:
         return registry().find(RecipeSpec, text).path()
@@ -253,8 +260,9 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def load_run_recipe(path: Path) -> Recipe:
-    """The recipe that a run folder holds, of this version or an earlier one. Losses of plugins that are not
-    there are no error: the codec that was trained needs none.
+    """Load the recipe of a run folder, of this version or an earlier one.
+
+    Losses of plugins that are not loaded are accepted: the trained codec does not need them.
     """
     tree = _read_tree(path)
     if isinstance(tree.get("losses"), dict):
@@ -266,28 +274,29 @@ def _read_tree(path: Path) -> dict[str, Any]:
     tree = read_yaml(path, error=RecipeError)
     if not isinstance(tree, dict):
         raise RecipeError(
-            f"recipe {path} holds {type(tree).__name__}, not keys with values. See: codecvq recipes show "
-            "quickstart"
+            f"recipe {path} contains {type(tree).__name__}, not a mapping of keys and values. For an "
+            "example, see: codecvq recipes show quickstart"
         )
     return tree
 
 
 def _build_recipe(tree: Mapping[str, Any], path: Path) -> Recipe:
-    """The recipe of a file's tree, with absolute paths of plugins and all options of known losses."""
+    """Build the recipe of a file, with absolute plugin paths and all options of registered losses."""
     recipe = _validate(tree, str(path))
     plugins = [str(DeclaredPlugin.parse(plugin).resolved(path.parent)) for plugin in recipe.plugins]
     return recipe.model_copy(update={"plugins": plugins, "losses": recipe.losses.resolved()})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b=value`, the value read as YAML, or remove `~a.b`, so that its default holds. A key that is
-    known and not set may be removed too.
+    """Apply an override: `a.b=value` sets a key to a YAML value, `~a.b` resets it to its default.
+
+    Removing a valid key that is not set is allowed.
     """
     removed = override.startswith("~")
     if override in ("", "~") or ("=" in override) == removed:
         raise RecipeError(
-            f"override {shortened(override)} is not key=value, as in training.steps=1000, nor ~key, which "
-            "removes a key, as in ~discriminator"
+            f"override {shortened(override)} is neither key=value (such as training.steps=1000) nor ~key, "
+            "which removes a key (such as ~discriminator)"
         )
     key, value = override[1:], None
     if not removed:
@@ -297,7 +306,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         child = node.get(section, {}) if removed else node.setdefault(section, {})
         if not isinstance(child, dict):
-            why = "not there" if child is None else f"{shortened(child)}, which has no keys of its own"
+            why = "not set" if child is None else f"{shortened(child)}, which has no keys"
             raise RecipeError(f"override {shortened(override)}: {section!r} is {why}")
         node = child
     if not removed:
@@ -321,7 +330,7 @@ def _validate(tree: Mapping[str, Any], origin: str) -> Recipe:
 
 
 def _describe_problem(problem: Mapping[str, Any]) -> str:
-    """One pydantic problem as a sentence that says what to do."""
+    """Convert a pydantic error to a sentence with advice."""
     location, key = problem["loc"], _dotted(problem["loc"])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(location[:-1])
@@ -329,10 +338,10 @@ def _describe_problem(problem: Mapping[str, Any]) -> str:
         hint = nearest(str(location[-1]), known)
         return f"{key} is not a key of a recipe.{hint} Keys of {where}: {', '.join(known)}."
     if problem["type"] == "missing":
-        return f"{key} is missing. Set it, as the recipes do that come along: codecvq recipes show quickstart"
+        return f"{key} is missing. For an example, see: codecvq recipes show quickstart"
     given = problem["input"]
     shown = f" is {shortened(given)}" if isinstance(given, (str, int, float, bool, list, tuple)) else ""
-    where = f"{key}{shown}: " if key else ""  # of the whole recipe
+    where = f"{key}{shown}: " if key else ""  # no key: an error of the whole recipe
     return f"{where}{problem['msg'].removeprefix('Value error, ')}."
 
 
@@ -341,11 +350,11 @@ def _dotted(location: Sequence[str | int]) -> str:
 
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """Keys of the section at `location`."""
+    """Valid keys of the section at `location`."""
     section: Any = Recipe
     for part in location:
         field = section.model_fields.get(part) if issubclass(section, BaseModel) else None
-        if field is None:  # options of a plugin, or no key at all
+        if field is None:  # options of a plugin, or an unknown key
             return []
         annotation = field.annotation
         section = next(

@@ -1,4 +1,6 @@
-"""The run folder, and what hooks are told of a run.
+"""The folder of a training run.
+
+It contains:
 
 recipe.yaml  metrics.jsonl  split.jsonl  .lock  tensorboard/  checkpoints/  codec/  best/  report/
 """
@@ -27,62 +29,64 @@ logger = logging.getLogger(PROJECT)
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that belongs to one training."""
+    """The folder of one training run."""
 
     path: Path
 
     @property
     def recipe_file(self) -> Path:
-        """The recipe as resolved."""
+        """File with the recipe, with all defaults."""
         return self.path / "recipe.yaml"
 
     @property
     def metrics_file(self) -> Path:
-        """One JSON object a line, with "step"."""
+        """File with logged scalars: one JSON object per line, with "step"."""
         return self.path / "metrics.jsonl"
 
     @property
     def split_file(self) -> Path:
-        """One JSON object a line: a clip and its split."""
+        """File with the split of each clip: one JSON object per line."""
         return self.path / SPLIT_FILE
 
     @property
     def lock_file(self) -> Path:
-        """Held by the process that trains."""
+        """File locked by the training process."""
         return self.path / ".lock"
 
     @property
     def checkpoints(self) -> Path:
-        """A folder a checkpoint."""
+        """Folder with one subfolder per checkpoint."""
         return self.path / "checkpoints"
 
     @property
     def codec(self) -> Path:
-        """The codec as of the last checkpoint."""
+        """Folder of the codec at the last checkpoint."""
         return self.path / "codec"
 
     @property
     def best(self) -> Path:
-        """The codec that validation liked best, and best.json, which says when."""
+        """Folder of the codec with the best validation score, and best.json with its step and score."""
         return self.path / "best"
 
     def recipe(self) -> Recipe:
-        """The recipe of this run. Raises RunError where there is none."""
+        """Load the recipe of this run. Raises RunError if there is none."""
         if not self.recipe_file.is_file():
             raise RunError(
-                f"{self.path} is not a run folder: there is no recipe.yaml in it. Give one written by "
+                f"{self.path} is not a run folder: it has no recipe.yaml. Give a folder written by "
                 "codecvq train."
             )
         return load_run_recipe(self.recipe_file)
 
     def has_checkpoints(self) -> bool:
-        """Whether there are checkpoints, whole or damaged."""
+        """Whether there are checkpoints, including damaged ones."""
         return bool(checkpoint_paths(self.checkpoints))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """A block in which no other process trains into the folder. A folder that is new, and that the block
-        does not make a run, is removed. Raises FolderInUse, and RunError where the lock cannot be written.
+        """Context in which no other process can train into the folder.
+
+        Deletes a new folder at the end if it has not become a run. Raises FolderInUse if another process has
+        the lock, and RunError if the lock file cannot be written.
         """
         new = not self.path.exists()
         try:
@@ -100,15 +104,17 @@ class RunFolder:
                         self.path.rmdir()
 
     def write_error(self, error: OSError) -> RunError:
-        """The error of a folder that cannot be written."""
+        """Return the error for a folder that cannot be written."""
         return RunError(
-            f"the run folder {self.path} cannot be written ({error.strerror}). Make room, or give another "
-            "one with --run."
+            f"the run folder {self.path} cannot be written ({error.strerror}). Free some space, or choose "
+            "another folder with --run."
         )
 
     def check(self, recipe: Recipe) -> None:
-        """Raise RunError where the folder is a run of another recipe, or somebody else's, and SymlinkError
-        where a part of it is a link.
+        """Check that the folder is new or a run of `recipe`.
+
+        Raises RunError if it is a run of another recipe or contains other files, and SymlinkError if one of
+        its files or subfolders is a link.
         """
         for part in (self.recipe_file, self.metrics_file, self.checkpoints, self.codec, self.best):
             path_without_links(self.path, part.name)
@@ -118,22 +124,21 @@ class RunFolder:
             if changed:
                 shown = "; ".join(changed[:4]) + (" …" if len(changed) > 4 else "")
                 raise RunError(
-                    f"{self.path} is a run of another recipe ({shown}). Give another folder with --run, or "
-                    "the same recipe to go on. Steps, logging, validation, checkpoints, threads and places "
-                    "of the data may change."
+                    f"{self.path} is a run of another recipe ({shown}). Choose another folder with --run, or "
+                    "use the same recipe to resume. Only steps, logging, validation, checkpoints, threads "
+                    "and data locations may change."
                 )
         elif self.path.is_dir() and {*self.path.iterdir()} - {
             self.lock_file,
             *stale_temporary_files(self.recipe_file),
         }:
             raise RunError(
-                f"{self.path} holds other files and no recipe.yaml. Give an empty or new folder with --run."
+                f"{self.path} contains other files and no recipe.yaml. Choose an empty or new folder "
+                "with --run."
             )
 
     def check_clips(self, recipe: Recipe, ids: Iterable[str]) -> None:
-        """Raise RunError where the recipe gives another place of the data than the run has, and the clips
-        there have other `ids` than those of the run.
-        """
+        """Raise RunError if the data location has changed and the clips have other `ids` than the run."""
         if not self.recipe_file.is_file() or not self.split_file.is_file():
             return
         changed_locations = location_changes(self.recipe(), recipe)
@@ -143,15 +148,17 @@ class RunFolder:
         if before != now:
             raise RunError(
                 f"{self.path} is a run on other clips ({'; '.join(changed_locations)}): "
-                f"{before.missing_in(now)} of its {len(before)} are not among the {len(now)} that "
-                "are there now. Give the place of the same recordings, or another folder with --run."
+                f"{before.missing_in(now)} of its {len(before)} clips are not among the {len(now)} found "
+                "now. Set the location of the same clips, or choose another folder with --run."
             )
 
     def prepare(self, recipe: Recipe, step: int) -> None:
-        """Make the folder a run of `recipe` that goes on after `first` steps: what a kill left half written,
-        and what is of later steps, goes out of the way. Raises OSError where it cannot be written.
+        """Prepare the folder for a run of `recipe` that starts or resumes after `step` steps.
+
+        Deletes partial files of killed processes and metrics of later steps, and renames damaged checkpoints.
+        Raises OSError if the folder cannot be written.
         """
-        # the first that is written: without it the folder is nobody's; later, where what may change did
+        # write the recipe first: it makes the folder a run; write it again if changeable keys have changed
         if not self.recipe_file.is_file() or self.recipe() != recipe:
             write_atomically(self.recipe_file, recipe.to_yaml())
         for path in stale_temporary_files(self.recipe_file):
@@ -161,18 +168,16 @@ class RunFolder:
         self._truncate_metrics(step)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line of scalars to metrics.jsonl."""
         line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in scalars.items()}})
         try:
             with self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        except OSError as error:  # a full disk costs a line of the curves, not the training
+        except OSError as error:  # on a full disk, skip the line and continue the training
             logger.warning("step %d was not logged in %s (%s)", step, self.metrics_file, error.strerror)
 
     def _truncate_metrics(self, step: int) -> None:
-        """Drop the lines of steps after `step`, which are about to be made again, and one that a kill cut
-        short.
-        """
+        """Delete the lines of steps after `step`, which will be repeated, and a partial last line."""
         if not self.metrics_file.is_file():
             return
         kept = [

@@ -1,6 +1,4 @@
-"""Three steps of a recipe, to see that its parts fit: before a long training, and in a test of every recipe
-that ships.
-"""
+"""Smoke test of a recipe: three training steps that check whether its parts fit together."""
 
 from __future__ import annotations
 
@@ -28,18 +26,18 @@ logger = logging.getLogger(PROJECT)
 
 STEPS = 3
 CLIPS = 4  # of each split
-SEGMENT_S = 0.25  # segments, or what the discriminators need
-SMALL = {"filters": 4, "max_filters": 32}  # of discriminators, where they have such options and more
+SEGMENT_S = 0.25  # length of segments, or longer if the discriminators need it
+SMALL = {"filters": 4, "max_filters": 32}  # values for discriminators that have these options
 
 
 @dataclass(frozen=True)
 class SmokeResult:
-    """How a smoke test went."""
+    """Result of a smoke test."""
 
     trained: TrainingResult
-    seconds_of_audio: float  # that the saved codec was given, and gave back
+    seconds_of_audio: float  # encoded and decoded by the saved codec
     bitrate_bps: float
-    corpus: str  # name of the corpus that the clips are of
+    corpus: str  # name of the corpus of the clips
 
 
 def smoke_test(
@@ -48,18 +46,18 @@ def smoke_test(
     report: Callable[[TrainingProgress], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> SmokeResult | None:
-    """Train `smoke_recipe(recipe)` into the run folder on a few clips of its corpus, load the codec that was
-    saved, and run it once; None in the other processes of a training, which have no folder to load from.
+    """Train `smoke_recipe(recipe)` on a few clips of its corpus, then load and run the saved codec.
 
-    Raises what a training raises, also CorpusError for a folder or manifest that is not there; RunError where
-    a step was skipped, or the codec does not give audio back.
+    Returns None in all processes except the main one. Raises the errors of a training, CorpusError for a
+    missing folder or manifest, and RunError if a step was skipped or the codec does not return finite audio
+    of the same shape.
     """
     recipe = smoke_recipe(recipe)
     recipe, corpus = _some_clips(recipe)
     trained = train(recipe, folder, report, announce, corpus)
     if trained.skipped:
         raise RunError(
-            f"{trained.skipped} of {STEPS} steps gave NaN or infinity, in {folder}. Lower "
+            f"{trained.skipped} of {STEPS} steps in {folder} had NaN or infinity. Lower "
             "optimizer.learning_rate, or set training.precision=fp32."
         )
     if not trained.is_main:
@@ -69,17 +67,17 @@ def smoke_test(
     decoded = codec.decode(codec.encode(wav), num_samples=wav.shape[2])
     if decoded.shape != wav.shape or not bool(decoded.isfinite().all()):
         raise RunError(
-            f"the codec in {trained.folder.codec} made {list(decoded.shape)} of audio {list(wav.shape)}, or "
-            "numbers that are not finite. Its network or its quantizer is at fault: codecvq plugins check."
+            f"the codec in {trained.folder.codec} decoded audio {list(wav.shape)} to {list(decoded.shape)}, "
+            "or to numbers that are not finite. Check its network and quantizer with: codecvq plugins check"
         )
     return SmokeResult(trained, wav.shape[2] / codec.sample_rate, codec.bitrate, corpus.name)
 
 
 def smoke_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with its own network, quantizer and losses, and everything else as small as it goes.
+    """Return the recipe with the same network, quantizer and losses, and everything else minimal.
 
-    It trains on short segments, with narrow discriminators from step 1 on, and validates and saves after the
-    last. So it needs little memory, and seconds on one core.
+    It trains on short segments with small discriminators from step 1 on, and validates and saves after the
+    last step. It needs little memory and takes seconds on one core.
     """
     section, updates = recipe.discriminator, dict[str, Any]()
     needed = 0  # samples
@@ -112,8 +110,9 @@ def smoke_recipe(recipe: Recipe) -> Recipe:
 
 
 def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
-    """The recipe, and a few clips of each split of its corpus: of the speech in the box, with a warning,
-    where a registered corpus is not installed.
+    """The recipe and a few clips of each split of its corpus.
+
+    Uses the bundled corpus, with a warning, if a registered corpus is not installed.
     """
     section = recipe.corpus
     try:
@@ -121,7 +120,7 @@ def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
     except CorpusError as error:
         if section.name is None or section.root is not None:
             raise
-        logger.warning("the smoke test takes the speech in the box: %s", error)
+        logger.warning("the smoke test uses the bundled corpus: %s", error)
         names: dict[str, Any] = {
             "name": "prompts",
             "split_by": "clip",
@@ -135,7 +134,7 @@ def _some_clips(recipe: Recipe) -> tuple[Recipe, Corpus]:
 
 
 def _shrink(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A discriminator's options with few channels, where it has them under the usual names."""
+    """A discriminator's options with few channels, if it has options of the usual names."""
     known = option_defaults(registry().find(NetworkSpec, options["name"]))
     return {**options, **{name: width for name, width in SMALL.items() if name in known}}
 
@@ -150,7 +149,7 @@ def _min_samples(recipe: Recipe, options: Mapping[str, Any]) -> int:
 
 
 def _segment_s(recipe: Recipe, needed: int) -> float:
-    """A short segment in whole frames, in seconds; the recipe's own where that is shorter."""
+    """Length in seconds of a short segment of whole frames; at most the recipe's segment length."""
     options = dict(recipe.network)
     with torch.random.fork_rng():
         network = build_network(

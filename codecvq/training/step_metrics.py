@@ -1,9 +1,9 @@
-"""What steps gave, kept on the device until it is looked at.
+"""Scalars of training steps, buffered on the device.
 
-A step adds one row of numbers and waits for nothing. `read` brings all rows to the processor in one transfer
-and judges them in order: a step whose gradients have NaN or infinity counts as skipped, its cause is logged,
-and many in a row end the training. The step itself has changed no weight, no average and no count by then
-(see `gradients`), however late it is judged.
+A step adds one row of numbers without synchronizing with the GPU. `StepMetrics.read` copies all rows to the
+host in one transfer and checks them in order. A step with non-finite gradients counts as skipped and its
+cause is logged; many consecutive ones end the training. Skipped steps have changed no weights, averages or
+counts (see `gradients`), however late they are read.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _StepRow:
     step: int
     names: tuple[str, ...]
     values: Tensor  # [n], on the device
-    host_scalars: Mapping[str, float]  # scalars that the processor has
-    parameters: Sequence[str]  # which FIRST_BAD counts
+    host_scalars: Mapping[str, float]  # scalars that are already on the host
+    parameters: Sequence[str]  # indexed by FIRST_NONFINITE
 
 
 class StepMetrics:
-    """The scalars of steps, and how many were skipped.
+    """Scalars of steps and the number of skipped steps.
 
-    Args: `max_bad_steps` in a row after which the training ends.
+    Args: `max_bad_steps` is the number of consecutive skipped steps that ends the training.
     """
 
     def __init__(self, accelerator: Accelerator, max_bad_steps: int) -> None:
@@ -55,15 +55,15 @@ class StepMetrics:
         gradients: GradientStats,
         host_scalars: Mapping[str, float],
     ) -> None:
-        """Add the 0-d tensors of a step, what is known of its gradients, and plain numbers."""
+        """Add the 0-d tensors, gradient statistics and host scalars of a step."""
         named = {**scalars, NORM: gradients.norm, FIRST_NONFINITE: gradients.first_nonfinite}
         values = torch.stack([value.detach().float() for value in named.values()])
         self._rows.append(_StepRow(step, tuple(named), values, host_scalars, gradients.names))
 
     def read(self) -> None:
-        """Judge the steps since the last look. Under several processes all call it together.
+        """Read and check the steps since the last call. Every rank must call this.
 
-        Raises RunError after `max_bad_steps` skipped steps in a row.
+        Raises RunError after `max_bad_steps` consecutive skipped steps.
         """
         if not self._rows:
             return
@@ -80,7 +80,7 @@ class StepMetrics:
                 self._count_skipped(row, scalars)
 
     def take_means(self) -> dict[str, float]:
-        """Means of the scalars of the steps since they were last taken, without those skipped."""
+        """Return means of the scalars since the last call, excluding skipped steps, and reset them."""
         self.read()
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values = {}
@@ -92,13 +92,13 @@ class StepMetrics:
         if not math.isfinite(scalars.get(DISCRIMINATOR_NORM, 0.0)):
             del scalars[DISCRIMINATOR_NORM]
             if not _overflowed(scalars, finite=True):
-                text = "step %d: the discriminators skip it, as their gradients are not finite"
+                text = "step %d: discriminators not updated, their gradients are not finite"
                 logger.warning(text, row.step)
         for name, value in {**scalars, **row.host_scalars}.items():
             self._values.setdefault(name, []).append(value)
 
     def _count_skipped(self, row: _StepRow, scalars: dict[str, float]) -> None:
-        """Count a step with NaN or infinity; what fp16 takes to find its scale does not count."""
+        """Count a step with non-finite gradients. Overflows of fp16 do not count: its loss scale adapts."""
         losses = {name.removeprefix("loss/"): v for name, v in scalars.items() if name.startswith("loss/")}
         nonfinite = {name: value for name, value in losses.items() if not math.isfinite(value)}
         if _overflowed(scalars, finite=not nonfinite):
@@ -106,24 +106,25 @@ class StepMetrics:
         self.skipped += 1
         self.consecutive_skipped += 1
         cause = _describe_cause(nonfinite, row.parameters, round(scalars[FIRST_NONFINITE]))
-        logger.warning("step %d skipped: %s (%d skipped so far)", row.step, cause, self.skipped)
+        logger.warning("step %d skipped: %s (%d skipped in total)", row.step, cause, self.skipped)
         if self.consecutive_skipped >= self.max_bad_steps:
             raise RunError(
-                f"{self.consecutive_skipped} steps in a row gave NaN or infinity, the last in {cause}. Lower "
-                "optimizer.learning_rate, or set training.precision=fp32. The last checkpoint of the run is "
-                "whole."
+                f"{self.consecutive_skipped} consecutive steps had NaN or infinity; in the last one, "
+                f"{cause}. Lower optimizer.learning_rate, or set training.precision=fp32. The last "
+                "checkpoint of the run is valid."
             )
 
 
 def _overflowed(scalars: Mapping[str, float], finite: bool) -> bool:
-    """Whether infinite gradients are an overflow of fp16, which a lower scale mends: the losses are `finite`,
-    and the scale is not at its end.
+    """Whether non-finite gradients are an fp16 overflow, which a lower loss scale corrects.
+
+    This is so if the losses are `finite` and the scale can still fall.
     """
     return finite and scalars.get(SCALE, 0.0) >= 1.0
 
 
 def _describe_cause(nonfinite: Mapping[str, float], parameters: Sequence[str], first: int) -> str:
-    """The first loss, or else the first parameter's gradient, that is NaN or infinite."""
+    """Describe the first non-finite loss, or else the first parameter with a non-finite gradient."""
     for name, value in nonfinite.items():
         return f"loss {name!r} is {value}"
     return (

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a training: it ends after the step that it is in, with a checkpoint."""
+"""Handling of Ctrl-C and SIGTERM: the training completes the current step and saves a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """A training ended early, since its process was asked to. `saved` is the step of its last checkpoint."""
+    """Raised when a signal ends a training early. `saved` is the step of its last checkpoint."""
 
     def __init__(self, number: int, step: int, saved: int, is_main: bool) -> None:
-        next_run = f"goes on after step {saved}" if saved else "begins again: no step was saved"
+        next_run = f"resumes after step {saved}" if saved else "starts again, since no checkpoint was saved"
         super().__init__(f"stopped after {step} steps. The same command {next_run}.")
-        self.exit_code = 128 + number  # what a shell reports for a process that the signal killed
-        self.is_main = is_main  # whether this is the process of the training that prints
+        self.exit_code = 128 + number  # the exit code that a shell reports for a process killed by the signal
+        self.is_main = is_main  # whether this is the main process, which prints
 
 
 class StopSignal:
-    """Which signal asked for an end, if any."""
+    """The signal received by the process, if any."""
 
     def __init__(self) -> None:
-        self.number = 0  # none so far
+        self.number = 0  # 0: none
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """A block in which the first signal is noted, and a second one does what it did before the block.
+        """Context that records the first signal. A second signal calls the earlier handler.
 
-        Signals that are ignored (nohup) stay so. Only the main thread may watch; others note nothing.
+        Ignored signals (nohup) stay ignored. Works only in the main thread; has no effect in other threads.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        owner, before = os.getpid(), dict[int, Any]()  # Any: what `signal` calls a handler
+        owner, before = os.getpid(), dict[int, Any]()  # Any: handlers of the signal module
 
         def handle(number: int, frame: FrameType | None) -> None:
             if os.getpid() == owner and not self.number:
                 self.number = number
                 return
             again = before[number]
-            if os.getpid() != owner:  # a worker process: Ctrl-C comes to it too, and its end is not its own
+            if os.getpid() != owner:  # in a worker process: ignore Ctrl-C, the parent ends the worker
                 again = signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, again)
             os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""What a training says of itself when it begins."""
+"""The lines that a training prints at its start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codecvq.training.recipe import TrainingSection
 
 
 def startup_lines(config: TrainingSection, accelerator: Accelerator, corpus: Corpus) -> list[str]:
-    """A line on the processes and a line on the speech in each split."""
+    """Return one line about the processes and one about the amount of speech in each split."""
     count, threads = accelerator.num_processes, config.threads or 1
     processes = "1 process" if count == 1 else f"{count} processes"
     line = f"{processes} on {accelerator.device.type}, {config.precision}, {threads} thread"

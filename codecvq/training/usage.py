@@ -1,4 +1,4 @@
-"""How much of each codebook a training uses lately."""
+"""Recent usage and perplexity of each codebook in a training."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from codecvq.code_entropy import entropy_nats
 from codecvq.quantizer import Quantized
 
-DECAY = 0.98  # a step; what was chosen once is forgotten after some 300 steps
+DECAY = 0.98  # per step; a code used once counts as unused after about 300 steps
 USED_THRESHOLD = DECAY**300
-MAX_CODEBOOK_SIZE = 2**20  # codebooks beyond are not counted: no training sees enough vectors to fill them
+MAX_CODEBOOK_SIZE = 2**20  # larger codebooks are not counted: a training has too few vectors to fill them
 
 
 def active_codes(quantized: Quantized) -> Tensor:
-    """The codes `[B, N, T]`, -1 where quantizer dropout left a codebook out: the 0 there is a placeholder."""
+    """Codes `[B, N, T]` with -1 for codebooks disabled by quantizer dropout, whose 0 is a placeholder."""
     if quantized.active is None:
         return quantized.codes
     return quantized.codes.masked_fill(~quantized.active, -1)
 
 
 class CodebookUsage:
-    """Decaying counts of the codes chosen, a codebook each, on the device."""
+    """Decaying counts of the codes of each codebook, on the device."""
 
     def __init__(self, codebook_sizes: tuple[int, ...], device: torch.device) -> None:
         self.counts = {
@@ -34,7 +34,7 @@ class CodebookUsage:
 
     @torch.no_grad()
     def add(self, codes: Tensor, counts: Tensor) -> None:
-        """Count the codes `[B, N, T]` of a step but those below 0, where the step `counts` (0-d bool)."""
+        """Count the nonnegative codes `[B, N, T]` of a step if the step `counts` (0-d bool)."""
         keep = torch.where(counts, DECAY, 1.0)
         for n, used in self.counts.items():
             used.mul_(keep)
@@ -43,8 +43,9 @@ class CodebookUsage:
                 used.index_add_(0, column.clamp(min=0), ((column >= 0) & counts).float())
 
     def scalars(self) -> dict[str, float]:
-        """Usage (share of a codebook chosen lately) and perplexity, means over codebooks and of each; empty
-        before the first step.
+        """Usage (fraction of recently used codes) and perplexity: for each codebook, and their means.
+
+        Empty before the first step.
         """
         if not self.counts:
             return {}
@@ -62,7 +63,7 @@ class CodebookUsage:
         return found
 
     def load(self, counts: Mapping[int, Tensor]) -> None:
-        """Counts of a checkpoint."""
+        """Load the counts of a checkpoint."""
         for n, used in self.counts.items():
             used.copy_(counts[n])
 

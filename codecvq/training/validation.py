@@ -1,4 +1,4 @@
-"""How a codec does on clips that it does not learn from, in passing."""
+"""Validation of a codec on held-out clips during training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from codecvq.training.run import RunFolder
 
 logger = logging.getLogger(PROJECT)
 
-MAX_CLIP_S = 5.0  # of a clip: validation is a glance, `codecvq evaluate` is the measure
-MAX_SAMPLES = 4  # clips that are kept to listen to
+MAX_CLIP_S = 5.0  # longer clips are cut: validation is a quick check, `codecvq evaluate` measures in full
+MAX_SAMPLES = 4  # clips stored for listening
 
 
 class Validation:
-    """The fixed validation clips of a training and what is measured on them."""
+    """The fixed validation clips of a training and their metrics."""
 
     def __init__(
         self, recipe: Recipe, corpus: Corpus, codec: Codec, losses: Mapping[str, nn.Module], folder: RunFolder
@@ -44,9 +44,9 @@ class Validation:
         self.clips = _spread_clips(corpus.split("validation"), config.validation_clips)
         if config.validation_clips and not self.clips:
             logger.warning(
-                "no clip of the corpus is for validation: one in twenty is, by a hash, and there are %d. "
-                "Nothing will be kept in best/, and nothing to listen to. Add recordings, or give a manifest "
-                "with a column split.",
+                "the corpus has no validation clips: a hash selects one clip in twenty, and there are %d. "
+                "The run will have no best/ folder and no audio samples. Add clips, or use a manifest with a "
+                "split column.",
                 len(corpus),
             )
         self.mel = losses.get("mel")
@@ -55,10 +55,10 @@ class Validation:
         self.metrics = _available_metrics(config.validation_metrics, self.best_by)
         self.lower_is_better = self._lower_is_better()
         self._samples: list[ValidationSample] = []
-        self._warned_ids: set[str] = set()  # ids of clips that were told of
+        self._warned_ids: set[str] = set()  # ids of unreadable clips that have been reported
 
     def run(self, step: int) -> dict[str, float]:
-        """Means over the clips, `validation/NAME`; the codec is kept in `best/` if it is the best so far."""
+        """Return means over the clips as `validation/NAME`; save the codec to `best/` if it has improved."""
         found = self._measure()
         value = found.get(self.best_by)
         if value is not None:
@@ -66,13 +66,13 @@ class Validation:
         return found
 
     def take_samples(self) -> list[ValidationSample]:
-        """What the last look decoded, to listen to; nothing where it was taken before."""
+        """Return and clear the samples decoded by the last validation."""
         samples, self._samples = self._samples, []
         return samples
 
     @torch.no_grad()
     def _measure(self) -> dict[str, float]:
-        """The clips through codes and back, as users would get them. The mode is put back."""
+        """Encode and decode the clips and compute the means of all metrics. Restores the training mode."""
         training = self.codec.training
         self.codec.eval()
         values: dict[str, list[float]] = {}
@@ -83,9 +83,7 @@ class Validation:
             except AudioError as error:
                 if clip.id not in self._warned_ids:
                     self._warned_ids.add(clip.id)
-                    logger.warning(
-                        "validation goes without clip %s: %s", printable(clip.id), printable(str(error))
-                    )
+                    logger.warning("validation skips clip %s: %s", printable(clip.id), printable(str(error)))
                 continue
             wav = torch.from_numpy(samples)[None, None].to(self.codec.device)
             with self._eager():
@@ -102,7 +100,7 @@ class Validation:
         return {f"validation/{name}": sum(each) / len(each) for name, each in values.items()}
 
     def _eager(self) -> AbstractContextManager[object]:
-        """A block without compiled networks: clips differ in length, and each would be compiled anew."""
+        """Context without compiled networks: clips differ in length, and each would be compiled again."""
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _save_if_best(self, step: int, value: float) -> None:
@@ -114,8 +112,8 @@ class Validation:
         try:
             self.codec.eval().save(self.folder.best)
             write_atomically(file, json.dumps({"step": step, "by": self.best_by, "value": value}) + "\n")
-        except OSError as error:  # a full disk costs a candidate, not the training
-            logger.warning("the best codec so far was not kept in %s (%s)", self.folder.best, error.strerror)
+        except OSError as error:  # on a full disk, continue the training without this codec
+            logger.warning("the best codec could not be saved in %s (%s)", self.folder.best, error.strerror)
         finally:
             self.codec.train(training)
 
@@ -128,33 +126,34 @@ class Validation:
         known = {"validation/mel": True, **columns}
         if self.best_by == "validation/mel" and self.mel is None:
             logger.warning(
-                "training.keep_best is validation/mel, and losses.mel is 0: no best/ will be kept. Set "
-                "keep_best to one of training.validation_metrics, as validation/stoi."
+                "training.keep_best is validation/mel, but losses.mel is 0: the run will have no best/ "
+                "folder. Set keep_best to one of training.validation_metrics, such as validation/stoi."
             )
         if self.best_by not in known:
             raise RecipeError(
-                f"training.keep_best is {self.best_by!r}, which is not measured."
-                f"{nearest(self.best_by, known)} Take one of {', '.join(known)}, or name the metric in "
+                f"training.keep_best is {self.best_by!r}, which is not computed."
+                f"{nearest(self.best_by, known)} Use one of {', '.join(known)}, or add the metric to "
                 "training.validation_metrics."
             )
         return known[self.best_by]
 
 
 def _saved_value(file: Path, best_by: str) -> float | None:
-    """What the codec in `best/` scored; None where there is none, or it was chosen by something else."""
+    """Score of the codec in `best/`; None if there is none or `best_by` has changed."""
     if not file.is_file():
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return float(found["value"]) if found.get("by", best_by) == best_by else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s): the next codec is taken for the best", file, error)
+        logger.warning("%s cannot be read (%s); the next validation replaces the codec in best/", file, error)
         return None
 
 
 def _available_metrics(names: Sequence[str], best_by: str) -> list[Metric]:
-    """The metrics of those names that can be used here; one whose packages are not installed is told and left
-    out, unless the best codec is chosen by it.
+    """The metrics of these names whose packages are installed.
+
+    Logs a warning for each of the others. Raises MissingExtra if `best_by` needs one of them.
     """
     ready: list[Metric] = []
     for name in names:
@@ -164,7 +163,7 @@ def _available_metrics(names: Sequence[str], best_by: str) -> list[Metric]:
             spec = registry().find(MetricSpec, name).spec
             if best_by in {f"validation/{column}" for column in spec.columns}:
                 raise
-            logger.warning("validation goes without %s: %s", name, error)
+            logger.warning("validation skips metric %s: %s", name, error)
     return ready
 
 
@@ -179,11 +178,11 @@ def _scores(
         try:
             found |= metric.measure(reference, decoded, sample_rate)
         except MetricUndefined:
-            continue  # too short or silent: the others count
+            continue  # too short or silent for this metric
     return found
 
 
 def _spread_clips(clips: Corpus, most: int) -> list[Clip]:
-    """At most `most` clips, evenly over the corpus: neighbours are of one speaker."""
+    """At most `most` clips, spread evenly over the corpus, since adjacent clips often share a speaker."""
     count = min(most, len(clips))
     return [clips[i * len(clips) // count] for i in range(count)]

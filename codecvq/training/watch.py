@@ -1,6 +1,4 @@
-"""Watches a training and warns, loudly, when a codebook collapses or discriminators win or give up: a plugin
-like any other.
-"""
+"""Plugin that warns of codebook collapse and of discriminators that are too strong or too weak."""
 
 from __future__ import annotations
 
@@ -16,25 +14,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(PROJECT)
 
-MIN_USAGE = 0.05  # of the evenly used codebook's perplexity, in nats' exponent: below it is collapse
-REPEAT_AFTER = 500  # steps until the same codebook is warned about again
-SKIPPED_STEPS = 20  # steps at the start
-WINNING, GUESSING = 0.98, 0.51  # win rates of discriminators from which the codec learns nothing
-WINDOW = 10  # times logged in a row
+MIN_USAGE = 0.05  # fraction of used codes; see `is_collapsed`
+REPEAT_AFTER = 500  # steps until the warning is repeated for the same codebook
+SKIPPED_STEPS = 20  # steps at the start without warnings
+WINNING, GUESSING = 0.98, 0.51  # win rates above or below which discriminators give no useful gradient
+WINDOW = 10  # consecutive logged win rates
 
 
 @hookimpl
 def codecvq_train_start(run: TrainRun) -> None:
-    """Remember nothing yet."""
+    """Initialize the state of this plugin."""
     run.state["codebook_watch"] = {}
     run.state["discriminator_watch"] = []
 
 
 @hookimpl
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Warn about each codebook of which, lately, hardly any code is chosen, and about discriminators that
-    have won or given up.
-    """
+    """Warn of codebooks with few used codes, and of discriminators with extreme win rates."""
     _check_discriminators(run.state["discriminator_watch"], step, scalars)
     warned: dict[str, int] = run.state["codebook_watch"]
     for name, perplexity in scalars.items():
@@ -46,10 +42,8 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
             continue
         warned[n] = step
         logger.warning(
-            "CODEBOOK COLLAPSE at step %d: codebook %s uses %.1f %% of its codes, perplexity %.2f. The codec "
-            "is losing this "
-            "codebook. Lower the learning rate or the commitment weight, switch dead-code replacement on, or "
-            "take fsq.",
+            "CODEBOOK COLLAPSE at step %d: codebook %s uses %.1f %% of its codes, perplexity %.2f. Lower the "
+            "learning rate or the commitment weight, enable dead-code replacement, or use fsq.",
             step,
             n,
             100 * usage,
@@ -58,12 +52,12 @@ def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float])
 
 
 def is_collapsed(perplexity: float, usage: float) -> bool:
-    """Whether a codebook carries next to nothing: one code only, or few of those there are, unevenly."""
+    """Whether a codebook carries little information: only one code, or a few codes used unevenly."""
     return perplexity < 1.05 or (usage < MIN_USAGE and perplexity < math.e**2)
 
 
 def _check_discriminators(rates: list[float], step: int, scalars: Mapping[str, float]) -> None:
-    """Warn when the last `WINDOW` win rates all say the same; then begin to count anew."""
+    """Warn if the last `WINDOW` win rates are all too high or all too low; then reset the window."""
     if "discriminator/win_rate" not in scalars:
         return
     rates.append(scalars["discriminator/win_rate"])
@@ -72,16 +66,16 @@ def _check_discriminators(rates: list[float], step: int, scalars: Mapping[str, f
         return
     if min(rates) > WINNING:
         text = (
-            "DISCRIMINATORS WIN at step %d: for long they have told recorded from decoded audio in more than "
-            "%.0f %% of cases, so their gradient says little. Lower discriminator.optimizer.learning_rate, "
-            "or raise discriminator.every_step."
+            "DISCRIMINATORS WIN at step %d: they have distinguished recorded from decoded audio in more than "
+            "%.0f %% of cases for a long time, so their gradient has little information. Lower "
+            "discriminator.optimizer.learning_rate, or raise discriminator.every_step."
         )
         logger.warning(text, step, 100 * WINNING)
         rates.clear()
     elif max(rates) < GUESSING:
         text = (
-            "DISCRIMINATORS GUESS at step %d: for long their win rate has been below %.0f %%, so they teach "
-            "the codec nothing. Raise discriminator.optimizer.learning_rate, or give them more filters."
+            "DISCRIMINATORS GUESS at step %d: their win rate has been below %.0f %% for a long time, so "
+            "their gradient is not useful. Raise discriminator.optimizer.learning_rate, or use more filters."
         )
         logger.warning(text, step, 100 * GUESSING)
         rates.clear()
