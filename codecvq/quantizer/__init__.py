@@ -1,5 +1,5 @@
-"""The one interface of every quantizer: what authors write against, and what turns any of them into residual
-and grouped ones.
+"""Quantizers: the base classes for plugin authors, and the compositions (residual, grouped, split) of any
+quantizer.
 """
 
 from codecvq.api.code_tables import CodeTables

@@ -1,16 +1,26 @@
-"""`Quantizer`, the page of an author.
+"""The `Quantizer` base class, which plugin authors subclass.
 
-An author writes two functions over plain vectors: `quantize`, vectors `[M, D]` to values `[M, D]` and codes
-`[M, N]`, and `dequantize`, codes back to values. The engine does the rest: layout, masks, float32 under
-autocast, projection to the code's own dimension, the gradient estimator, metrics, checks. Where a method
-has them, the author adds `bound` (a differentiable map before the choice, as tanh in FSQ), `terms` (losses
-and metrics), `update` (state that is not learned by gradient) and `stage_scale` (how much finer the grid of
-residual stage n is). Attributes declare what the engine has to know, as `own_gradient`. A method over whole
-items subclasses `SequenceQuantizer`, and a residual stage that depends on the stages before it
-`ConditionalQuantizer`.
+A quantizer is two functions over plain vectors. `quantize` maps vectors `[M, D]` to values `[M, D]` and codes
+`[M, N]`. `dequantize` maps codes back to values. The engine (`codecvq.quantizer.engine`) does the rest:
+layout, padding masks, float32 under autocast, projection to the code dimension, the gradient estimator,
+metrics, and input checks.
 
-Letters: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (the real frames of a
-batch, in a row).
+Optional methods, each with a default:
+
+- `bound`: a differentiable map before quantization, such as tanh in FSQ.
+- `terms`: losses and metrics.
+- `update`: changes to state that is not learned by gradient, such as EMA codebooks.
+- `stage_scale`: the grid step of residual stage n, for quantizers on a fixed grid.
+- `codes_only`: codes without values, for `encode`.
+- `candidates`: the best codes of a vector, for beam search.
+- `code_tables`: learned code frequencies, for the entropy coder.
+
+Class attributes such as `own_gradient` declare properties that the engine needs. Subclass `SequenceQuantizer`
+for a method that needs whole sequences, and `ConditionalQuantizer` for a residual stage that depends on the
+earlier stages.
+
+Letters in shapes: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (all real
+frames of a batch, one after another).
 """
 
 from __future__ import annotations
@@ -37,36 +47,46 @@ from codecvq.quantizer.strides import check_blocks
 
 
 class Quantizer(QuantizerBase):
-    """Base class of every quantizer, and its public face.
+    """Base class of all quantizers.
 
-    Args of the constructor: `dim` is D of the latents; `codebook_sizes` one K per codebook; `code_dim` the
-    dimension in which vectors are quantized, with a learned linear projection in and out where it differs
-    from `dim`; `estimator` the registered name of a gradient estimator, "ste" by default.
+    Call a quantizer on latents `[B, D, T]` to quantize them; `encode` and `decode` convert between latents
+    and codes. Subclasses implement `quantize` and `dequantize`.
+
+    Args:
+        dim: Number of latent channels D.
+        codebook_sizes: Size K of each codebook.
+        code_dim: Number of channels in which vectors are quantized. If it differs from `dim`, learned linear
+            layers project in and out. The default is `dim`.
+        estimator: Registered name of a gradient estimator. The default is "ste" (straight-through). With
+            `own_gradient`, it must be None.
+
+    Raises OptionError for values that are out of range.
     """
 
-    #: True where any first n codebooks decode to something by themselves (residual quantizers)
+    #: True if the first n codebooks can be decoded alone, for every n (residual quantizers).
     prefix_decodable: bool = False
-    #: True where a residual form refines one vector on ever finer grids (`stage_scale`): one projection, one
-    #: bound around all stages. False where each stage learns a codebook: each has a projection of its own.
+    #: True if residual stages share one fixed grid, which `stage_scale` makes finer from stage to stage. One
+    #: projection and one `bound` then enclose all stages. False if each stage learns a codebook and has its
+    #: own projection.
     refines: ClassVar[bool] = False
-    #: True where `terms` sums over the processes of a training: then every process calls it, also one that
-    #: has no vectors, so it must do with M = 0. False: it is called with vectors only.
+    #: True if `terms` uses collective operations of distributed training. Every process then calls it, so it
+    #: must accept M = 0. If False, the engine calls it only with M of at least 1.
     collective: ClassVar[bool] = False
-    #: True where the values of `quantize` carry the gradient to vectors and codebook themselves, as those of
-    #: Gumbel-softmax, IBQ and NSVQ: they are passed on as they are, and no estimator is used
+    #: True if the values of `quantize` are differentiable with respect to vectors and codebook, as in
+    #: Gumbel-softmax, IBQ and NSVQ. The engine then returns them unchanged, without a gradient estimator.
     own_gradient: bool = False
-    #: True where `quantize` gives other values in training than `dequantize` gives for its codes, as with
-    #: noise substitution. In a residual form only the last stage that an item keeps gives its training
-    #: values.
+    #: True if, in training mode, `quantize` returns other values than `dequantize` returns for its codes, as
+    #: in noise substitution. In a residual stack only the last active stage of an item returns its training
+    #: values; the earlier stages return decoded values.
     training_values_differ: bool = False
-    #: True where `progress` changes what the quantizer does; it is saved with the weights then
+    #: True if results depend on `progress`. Then `progress` is part of the state dict.
     uses_progress: bool = False
-    #: True where the number of codebooks may differ from frame to frame: absent codes are -1, the last ones
-    #: of a frame
+    #: True if the number of codebooks may differ from frame to frame. Absent codes are -1, and only the last
+    #: codes of a frame may be absent.
     variable_depth: bool = False
-    #: True where a residual stage depends on the sum of the stages before it, see `ConditionalQuantizer`
+    #: True if a residual stage depends on the partial sum of earlier stages; see `ConditionalQuantizer`.
     uses_partial_sum: bool = False
-    #: in frames: how far a frame's code and value depend on other frames
+    #: Left context and lookahead in frames: the other frames on which a frame's code and value depend.
     reach: Reach = Reach(0, 0)
 
     def __init__(
@@ -90,88 +110,122 @@ class Quantizer(QuantizerBase):
         if self.own_gradient and estimator is not None:
             raise OptionError(
                 f"estimator is {estimator!r}, but the values of {type(self).__name__} carry their own "
-                "gradient, so it would do nothing. Leave it out."
+                "gradient, so it would have no effect. Remove the option."
             )
         self.dim = dim
         self.code_dim = code_dim
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
-        self.config: dict[str, Any] = {}  # name and options, as build_quantizer was given them
+        self.config: dict[str, Any] = {}  # name and options, as passed to build_quantizer
         self.project_in: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(dim, code_dim)
         self.project_out: nn.Module = nn.Identity() if dim == code_dim else nn.Linear(code_dim, dim)
-        #: the name of its gradient estimator; None where the values carry their own gradient
+        #: Name of the gradient estimator; None with `own_gradient`.
         self.estimator = None if self.own_gradient else estimator or "ste"
         self._estimator = None if self.estimator is None else find_estimator(self.estimator)
         self._monitor = GainMonitor(self.estimator or "")
 
-    # What an author writes
+    # Methods that subclasses implement
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and codes: `[M, D]`, finite float32, after `bound` -> `[M, D]` and int64 `[M, N]`. M may be
-        0.
+        """Quantize vectors: `[M, D]` -> values `[M, D]` and codes int64 `[M, N]`.
 
-        In training the values carry a gradient to the codebook where it is learned by gradient, which serves
-        the losses of `terms`; with `own_gradient` it serves the task too.
+        The input is finite float32, after `project_in` and `bound`; D is `code_dim`. M may be 0.
+
+        Do not add a straight-through step: the engine applies the gradient estimator. If a codebook is
+        learned by gradient, the values must be differentiable with respect to it, for the losses of `terms`.
+        With `own_gradient`, the values also carry the gradient of all other losses to vectors and codebook.
         """
         raise NotImplementedError(f"{type(self).__name__} must define quantize(vectors) -> (values, codes)")
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Values of codes: int64 `[M, N]`, in range -> `[M, D]`, the same values that `quantize` gives with
-        these codes.
+        """Look up the values of codes: int64 `[M, N]`, in range -> `[M, D]`.
+
+        The values must equal those that `quantize` returns together with these codes. Only quantizers with
+        `training_values_differ` may return other values from `quantize`, in training mode.
         """
         raise NotImplementedError(f"{type(self).__name__} must define dequantize(codes) -> values")
 
     def codes_only(self, vectors: Tensor) -> Tensor:
-        """The codes of `quantize`, for `encode`; define it where values take long: `[M, D]` -> `[M, N]`."""
+        """Return only the codes of `quantize`: `[M, D]` -> int64 `[M, N]`. `encode` calls it.
+
+        Override it if codes are cheaper to compute than values. The default calls `quantize`.
+        """
         return self.quantize(vectors)[1]
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """A differentiable map of `[M, D]` before the choice; the gradient estimator works behind it."""
+        """Map vectors `[M, D]` differentiably before quantization, for example by tanh. The default is the
+        identity.
+
+        The gradient estimator acts after this map: gradients flow through `bound` in the usual way.
+        """
         return vectors
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """Losses and metrics of real vectors after `bound`; M is at least 1 unless it is `collective`."""
+        """Return losses and metrics of real vectors after `bound`. The default returns none.
+
+        Losses are weighted 0-d tensors that training adds up. M is at least 1, except with `collective`.
+
+        Args:
+            vectors: Input of `quantize`, `[M, D]`, with gradient.
+            values: Output of `quantize` or `dequantize`, `[M, D]`, before the gradient estimator.
+            codes: int64 `[M, N]`.
+        """
         return Terms()
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """Change state that no gradient changes: once for each forward pass in training, so `accumulate`
-        times an optimizer step; not called for a batch with NaN or infinity.
+        """Update state that is not learned by gradient, such as EMA codebooks. The default does nothing.
 
-        Under several processes all call it together; M may be 0 on some, never on all.
+        The engine calls it without gradient, once per forward pass in training mode. With gradient
+        accumulation, that is several times per optimizer step. It skips the call for a batch with NaN or
+        infinity and for a frozen quantizer. In distributed training all processes call it together; M may be
+        0 on some of them, but not on all.
+
+        Args:
+            vectors: Detached input of `quantize`, `[M, D]`.
+            codes: int64 `[M, N]`.
         """
 
     def stage_scale(self, stage: int) -> Tensor | float:
-        """Factor by which the grid of residual stage `stage` is finer (below 1), a number or `[D]`."""
+        """Return the grid step of residual stage `stage`, relative to the first: a number or `[D]`, below 1
+        for finer grids.
+
+        Used only with `refines`.
+        """
         return 1.0
 
     def candidates(self, vectors: Tensor, count: int) -> Tensor:
-        """Codes of the `count` best values for each vector, best first: `[M, D]` -> `[M, count]`. Only the
-        beam search of a residual form asks; `count` is at most K.
+        """Return the codes of the `count` best values of each vector, best first: `[M, D]` -> int64 `[M,
+        count]`.
+
+        Override it to support beam search in residual stacks. `count` is at most K.
         """
-        raise NotImplementedError(f"{type(self).__name__} lists no candidates: it has no beam search")
+        raise NotImplementedError(f"{type(self).__name__} lists no candidates, so it has no beam search")
 
     def code_tables(self) -> CodeTables | None:
-        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none.
+        """Return learned frequencies of the codes for the entropy coder of `.cvq` files, or None if there are
+        none.
 
-        They are integers of its buffers, so that they are saved with it; see `CodeTables`.
+        Store the frequencies as integer buffers, so that they are saved with the weights; see `CodeTables`.
         """
         return None
 
-    # What users call
+    # Methods that users call
 
     @property
     def bits_per_frame(self) -> float:
-        """The sum of log2 K over the codebooks, each divided by its stride."""
+        """Bits per frame before entropy coding: the sum of log2 K over the codebooks, each divided by its
+        stride.
+        """
         sizes = zip(self.codebook_sizes, self.strides, strict=True)
         return sum(math.log2(size) / stride for size, stride in sizes)
 
     @property
     def num_codebooks(self) -> int:
-        """N."""
+        """Number of codebooks, N."""
         return len(self.codebook_sizes)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many frames one code of each codebook stands for; see `codecvq.quantizer.strides`."""
+        """Number of frames per code, for each codebook; see `codecvq.quantizer.strides`."""
         return (1,) * self.num_codebooks
 
     def forward(
@@ -181,30 +235,47 @@ class Quantizer(QuantizerBase):
         num_codebooks: int | None = None,
         parts: bool = False,
     ) -> Quantized:
-        """Quantized latents with codes, losses and metrics; updates codebook state in training mode.
+        """Quantize latents, and update the codebook state in training mode.
 
-        Shapes: latents `[B, D, T]` of any float type, mask `[B, T]` bool with True for real frames -> see
-        `Quantized`. Padding changes nothing at real frames, neither values nor losses nor state. A non-finite
-        frame comes out as NaN, so that the loss shows it, and changes no state. The codes belong to the
-        values returned, which an update of the codebook in this same call has not touched yet. With `parts`
-        the result has what each codebook adds.
+        Padding affects neither the values at real frames nor losses, metrics or state. A non-finite frame is
+        returned as NaN, so that the loss becomes NaN, and changes no state. Codes and values are computed
+        before the update of this call.
+
+        Args:
+            latents: `[B, D, T]` of any floating-point type; computation is in float32.
+            mask: Padding mask, bool `[B, T]`, True at real frames.
+            num_codebooks: Number of first codebooks to use; all by default. Needs `prefix_decodable`.
+            parts: Whether to return what each codebook adds, in `Quantized.parts`.
+
+        Returns a `Quantized`; its latents have the dtype of the input. Raises ShapeError for inputs of other
+        shapes or types.
         """
         depth = self._check(latents, mask, num_codebooks)
         return engine.forward(self, latents, mask, depth, parts)
 
     def encode(self, latents: Tensor, num_codebooks: int | None = None, mask: Tensor | None = None) -> Tensor:
-        """Codes alone: latents `[B, D, T]`, mask `[B, T]` -> int64 `[B, n, T]`, 0 at padding. Raises
-        NonFiniteError for NaN or infinity, naming the first frame.
+        """Return only the codes of latents: `[B, D, T]` -> int64 `[B, n, T]`, 0 at padding.
 
-        Learns nothing and draws nothing in training mode either. The mask matters to quantizers that see
-        neighbouring frames.
+        In training mode, too, it changes no state and draws no random numbers. Raises NonFiniteError for NaN
+        or infinity, with the first such frame.
+
+        Args:
+            latents: `[B, D, T]` of any floating-point type.
+            num_codebooks: Number of first codebooks n; all by default. Needs `prefix_decodable`.
+            mask: Padding mask, bool `[B, T]`. It matters if frames depend on neighboring frames.
         """
         depth = self._check(latents, mask, num_codebooks)
         return engine.encode(self, latents, depth, mask)
 
     def decode(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Latents of codes: int `[B, n, T]`, mask `[B, T]` -> float32 `[B, D, T]`, 0 at padding; n is N, or
-        less where the first codebooks decode by themselves.
+        """Return the latents of codes: integers `[B, n, T]` -> float32 `[B, D, T]`, 0 at padding.
+
+        n is N, or less if the quantizer is `prefix_decodable`. Raises ShapeError for codes that are out of
+        range or of another shape, and for codes that change within the block of a stride.
+
+        Args:
+            codes: `[B, n, T]`.
+            mask: Padding mask, bool `[B, T]`.
         """
         codes = checked_codes(codes, self.num_codebooks)
         self._depth(codes.shape[1])
@@ -214,14 +285,14 @@ class Quantizer(QuantizerBase):
             check_blocks(codes, self.strides, mask)
         return engine.decode(self, codes, mask)
 
-    # What compositions override and call, see `codecvq.quantizer.engine`
+    # Methods that compositions override and call; see `codecvq.quantizer.engine`
 
     def to_code_space(self, vectors: Tensor) -> Tensor:
-        """Vectors in the code's own space: `[M, D]` -> `[M, code_dim]`."""
+        """Project and bound vectors: `[M, D]` -> `[M, code_dim]`, the input of `quantize`."""
         return self.bound(self.project_in(vectors))
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """What `forward` makes of vectors `[M, D]` with the first `depth` codebooks."""
+        """Quantize vectors `[M, D]` with the first `depth` codebooks, for `forward`."""
         entered = self.to_code_space(vectors)
         values, codes = self.quantize_with_context(entered, context)
         terms = self.terms_of(entered, values, codes)
@@ -230,42 +301,45 @@ class Quantizer(QuantizerBase):
         return Step(passed, codes, terms, self.updates_of(entered, codes), parts=parts)
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
-        """The codes of `encode`: `[M, D]` -> int64 `[M, depth]`."""
+        """Return the codes of vectors, for `encode`: `[M, D]` -> int64 `[M, depth]`."""
         return self.codes_with_context(self.to_code_space(vectors), context)
 
     def codes_to_vectors(self, codes: Tensor, context: Context) -> Tensor:
-        """The values of `decode`: int64 `[M, n]` -> `[M, D]`."""
+        """Return the values of codes, for `decode`: int64 `[M, n]` -> `[M, D]`."""
         return self.project_out(self.dequantize_with_context(codes, context))
 
     def quantize_with_context(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """`quantize` for vectors of which a context is known; what quantizers that depend on one override."""
+        """Call `quantize`. Quantizers that use the context (frames, partial sum) override it."""
         return self.quantize(vectors)
 
     def codes_with_context(self, vectors: Tensor, context: Context) -> Tensor:
-        """`codes_only` with a context."""
+        """Call `codes_only`, with a context."""
         return self.codes_only(vectors)
 
     def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
-        """`dequantize` with a context."""
+        """Call `dequantize`, with a context."""
         return self.dequantize(codes)
 
     def candidates_with_context(self, vectors: Tensor, count: int, context: Context) -> Tensor:
-        """`candidates` with a context."""
+        """Call `candidates`, with a context."""
         return self.candidates(vectors, count)
 
     @property
     def lists_candidates(self) -> bool:
-        """Whether a residual form can search a beam."""
+        """Whether the quantizer implements `candidates`, so that residual stacks can use beam search."""
         return type(self).candidates is not Quantizer.candidates
 
     def apply_estimator(self, vectors: Tensor, values: Tensor) -> Tensor:
-        """Values with the gradient of the estimator to vectors, or with their own: `[M, D]` -> `[M, D]`."""
+        """Attach the estimator's gradient from `values` to `vectors`: `[M, D]` -> `[M, D]`.
+
+        Returns `values` unchanged with `own_gradient`.
+        """
         if self._estimator is None:
             return values
         return estimate(self._estimator, vectors, values, self._monitor if self.training else None)
 
     def terms_of(self, entered: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """The terms of a step, also where M is 0: zeros then, under the same names."""
+        """Return the terms of a step. If M is 0, returns zeros under the usual names, unless `collective`."""
         if len(entered) or self.collective:
             return self.terms(entered, values, codes)
         nothing = codes.new_zeros(1, codes.shape[1])
@@ -278,21 +352,22 @@ class Quantizer(QuantizerBase):
         )
 
     def updates_of(self, entered: Tensor, codes: Tensor) -> list[Update]:
-        """The update of this step, to be made once it is known that all vectors are finite; none where there
-        is no state.
+        """Return the pending update of this step, or an empty list if the quantizer has no `update`.
+
+        The engine runs it after the check that all vectors are finite.
         """
         return [(self, entered.detach(), codes)] if self.has_update else []
 
     def quantizers(self) -> list[Quantizer]:
-        """Itself and every quantizer inside."""
+        """Return this quantizer and every quantizer inside it."""
         return [member for member in self.modules() if isinstance(member, Quantizer)]
 
     @property
     def has_update(self) -> bool:
-        """Whether it changes state by `update` itself."""
+        """Whether this quantizer itself overrides `update`."""
         return type(self).update is not Quantizer.update
 
-    # Input, checked once
+    # Input checks
 
     def _depth(self, num_codebooks: int | None) -> int:
         if num_codebooks is None or as_integer(num_codebooks) == self.num_codebooks:
@@ -312,7 +387,7 @@ class Quantizer(QuantizerBase):
         if latents.ndim != 3 or latents.shape[1] != self.dim or not latents.is_floating_point():
             raise ShapeError(
                 f"latents are {latents.dtype} {list(latents.shape)}; needed are floats [B, D, T] with "
-                f"D={self.dim}. For [..., D] there is codecvq.quantizer.ChannelsLast."
+                f"D={self.dim}. For [..., D] use codecvq.quantizer.ChannelsLast."
             )
         self._check_mask(mask, latents)
         return self._depth(num_codebooks)

@@ -1,6 +1,4 @@
-"""`QuantizerBase`: what the quantizers of a tree, its stages and groups, have in common: the random
-generator, progress, freezing, and how they are moved and saved.
-"""
+"""`QuantizerBase`, the state shared by all quantizers of a composition: generator, progress, freezing."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from codecvq.quantizer.results import Progress
 
 
 class QuantizerBase(nn.Module):
-    """Base class of `Quantizer`. What is set on one is set on all quantizers inside it."""
+    """Base class of `Quantizer`. Setting a property sets it on all quantizers inside, too."""
 
-    #: see `Quantizer`
+    #: See `Quantizer.uses_progress`.
     uses_progress: bool = False
 
     def __init__(self) -> None:
@@ -26,17 +24,19 @@ class QuantizerBase(nn.Module):
         self._generator: torch.Generator | None = None
 
     def members(self) -> list[QuantizerBase]:
-        """Itself and every quantizer inside."""
+        """Return this quantizer and every quantizer inside it."""
         return [member for member in self.modules() if isinstance(member, QuantizerBase)]
 
     @property
     def has_update(self) -> bool:
-        """Whether it changes state by `update` itself."""
+        """Whether this quantizer itself changes state in `update`."""
         return False
 
     @property
     def generator(self) -> torch.Generator | None:
-        """What dropout and codebook starts draw from, in all stages and groups; None: torch's own."""
+        """Random generator of dropout and codebook initialization in all stages and groups; None: torch's
+        default.
+        """
         return self._generator
 
     @generator.setter
@@ -50,8 +50,10 @@ class QuantizerBase(nn.Module):
         return self._frozen
 
     def freeze(self) -> None:
-        """Keep all weights and codebooks as they are, also in training mode: no parameter has a gradient and
-        `update` is not called. Quantizer dropout and the gradient to the latents stay.
+        """Freeze all weights and codebooks, in training mode too.
+
+        No parameter requires a gradient, and the engine does not call `update`. Quantizer dropout and the
+        gradient to the latents stay.
         """
         self.requires_grad_(False)
         for member in self.members():
@@ -59,22 +61,23 @@ class QuantizerBase(nn.Module):
 
     @property
     def progress(self) -> Progress:
-        """How far the training is: what `set_progress` was last called with."""
+        """Training progress of the last call of `set_progress`."""
         return self._progress
 
     def set_progress(self, step: int, steps: int | None = None) -> None:
-        """Set `progress` in all stages and groups; a training loop calls it once an optimizer step."""
+        """Set `progress` in all stages and groups. A training loop calls it once per optimizer step."""
         for member in self.members():
             member._progress = Progress(step, steps)
 
     @property
     def has_state(self) -> bool:
-        """Whether anything in it changes by `update`."""
+        """Whether this quantizer or one inside it changes state in `update`."""
         return any(member.has_update for member in self.members())
 
     def state_tensors(self) -> list[Tensor]:
-        """What `update` and the start of a codebook may change: buffers and parameters of the quantizers that
-        have an `update`.
+        """Return all buffers and parameters of quantizers that have an `update`.
+
+        `update` and the initialization of codebooks may change these tensors.
         """
         learners = (member for member in self.members() if member.has_update)
         return list(
@@ -82,8 +85,10 @@ class QuantizerBase(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizerBase:
-        """What `.to()`, `.half()` and `.bfloat16()` call: all it has may move to another device, but stays in
-        float32, since rounded codewords and projections would give other codes.
+        """Move tensors to another device, but keep their dtype.
+
+        torch calls it for `.to()`, `.half()` and `.bfloat16()`. Weights stay in float32, since rounded
+        codewords and projections would give other codes.
         """
         return super()._apply(lambda tensor: _in_its_type(fn(tensor), tensor), recurse)
 

@@ -1,7 +1,7 @@
-"""Beam search through the stages of a residual quantizer: not only the nearest partial sum is kept.
+"""Beam search through the stages of a residual quantizer.
 
-The nearest codeword at each stage need not lead to the nearest sum. Here the `beam` best partial sums go on,
-each with its `beam` best next codewords; where `beam` covers all sums the result is the best of all.
+The nearest codeword at each stage need not lead to the nearest sum. Beam search extends the `beam` best
+partial sums by their `beam` best next codewords each. If `beam` covers all sums, the result is optimal.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from codecvq.quantizer.frames import Frames
 if TYPE_CHECKING:
     from codecvq.quantizer.residual import Residual
 
-FLOATS = 2**22  # of partial sums in memory at a time: 16 MB
+FLOATS = 2**22  # elements of partial sums in memory at a time: 16 MB
 
 
 @torch.no_grad()
 def beam_search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
-    """Codes of all stages: `[M, D]` after `bound` -> int64 `[M, N]`."""
+    """Return the codes of all stages: `[M, D]` after `bound` -> int64 `[M, N]`."""
     rows = max(1, FLOATS // (beam * beam * max(1, vectors.shape[1])))
     return torch.cat([_search(stack, tile, beam) for tile in vectors.split(rows)])
 
 
 def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
-    residuals = vectors[:, None]  # [M, sums, D]: what each partial sum leaves over
+    residuals = vectors[:, None]  # [M, sums, D]: residual of each partial sum
     totals = torch.zeros_like(residuals)  # [M, sums, D]
-    codes = vectors.new_zeros(len(vectors), 1, 0, dtype=torch.int64)  # [M, sums, stages so far]
+    codes = vectors.new_zeros(len(vectors), 1, 0, dtype=torch.int64)  # [M, sums, stages done]
     for n in range(stack.num_codebooks):
         sums = residuals.shape[1]
         width = min(beam, stack.codebook_sizes[n])
@@ -60,8 +60,10 @@ def _context(partial_sum: Tensor) -> Context:
 
 @torch.no_grad()
 def nearest_candidates(vectors: Tensor, codebook: Tensor, count: int) -> Tensor:
-    """The `count` nearest codewords of each vector, in order: `[M, D]`, `[K, D]` -> int64 `[M, count]`."""
-    center = codebook.mean(dim=0)  # centred as in `nearest_codes`, for the same reason
+    """Return the `count` nearest codewords of each vector, nearest first: `[M, D]`, `[K, D]` -> int64 `[M,
+    count]`.
+    """
+    center = codebook.mean(dim=0)  # subtracted for precision, as in `nearest_codes`
     centered = codebook - center
     half_norms = centered.square().sum(dim=1) / 2
     tiles = (vectors - center).split(max(1, FLOATS // len(codebook)))

@@ -1,5 +1,5 @@
-"""Quantizers by name: any registered one, and the short spellings `residual_X`, `multiscale_X` and
-`grouped_X` of the compositions in `compose`.
+"""Quantizers by name: registered ones, and the short names `residual_X`, `multiscale_X` and `grouped_X` of
+compositions.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.compose import name_and_options
 
 COMPOSITIONS = ("residual", "multiscale", "grouped", "split")
-FORMS = ("residual_", "multiscale_", "grouped_")  # short spellings
+FORMS = ("residual_", "multiscale_", "grouped_")  # prefixes of short names
 
 
 def build_quantizer(name: str, **options: Any) -> Quantizer:
-    """The quantizer registered under `name`, made with `dim` and its options as keywords.
+    """Build the quantizer registered under `name`.
 
-    `residual_X` is short for the composition `residual` with `of: {name: X, ...}`: it takes the options of
-    the composition (see `codecvq.quantizer.compose`) beside X's own. `multiscale_X` and `grouped_X` are the
-    same for theirs. In `grouped_X`, `num_codebooks` counts groups unless `num_groups` is given, as in
-    grouped_residual_vq, and `dropout` makes the groups nested, unless X has such an option itself. Raises
-    UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of a
-    stranger are built within `codecvq.construction.limited`.
+    `residual_X` is short for the composition `residual` with `of: {name: X, ...}`. It takes the options of
+    the composition (see `codecvq.quantizer.compose`) and those of X. `multiscale_X` and `grouped_X` work
+    alike. In `grouped_X`, `num_codebooks` is the number of groups unless `num_groups` is given, as in
+    grouped_residual_vq. `dropout` makes the groups nested, unless X itself has an option of this name.
+
+    Raises UnknownName, with similar names, and OptionError for unknown options or values of a wrong type. To
+    build options from an untrusted source, use `codecvq.construction.limited`.
+
+    Args:
+        name: Registered name or short name, optionally after its distribution: "distribution/name".
+        options: `dim`, the number of latent channels, and the options of the quantizer.
     """
     for key in ("num_codebooks", "num_groups"):
         if options.get(key) is not None:
@@ -41,7 +46,7 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
 
 
 def quantizer_names() -> list[str]:
-    """Every name that `build_quantizer` knows."""
+    """Return all names that `build_quantizer` accepts, sorted."""
     names = registry().all(QuantizerSpec)
     plain = [name for name in names if not name.startswith(FORMS) and name not in COMPOSITIONS]
     derived = [
@@ -51,7 +56,9 @@ def quantizer_names() -> list[str]:
 
 
 def plain_registration(name: str) -> Registration[QuantizerSpec]:
-    """The plugin's offer behind `name`: that of X for residual_X, unless residual_X itself is registered."""
+    """Return the registration behind `name`: that of X for residual_X, unless a plugin registers residual_X
+    itself.
+    """
     loaded = registry()
     form = _derived_form(loaded, name)
     return plain_registration(_without_prefix(form, name)) if form else _lookup(loaded, name)
@@ -60,8 +67,9 @@ def plain_registration(name: str) -> Registration[QuantizerSpec]:
 def quantizer_registrations(
     config: Mapping[str, Any], key: str = "quantizer"
 ) -> dict[str, Registration[QuantizerSpec]]:
-    """The offers behind a quantizer `{name: …, options}` and behind every quantizer inside it, by where they
-    stand: "quantizer", "quantizer.semantic", "quantizer.of.0".
+    """Return the registrations of a quantizer `{name: …, options}` and of all quantizers inside it.
+
+    Keys are their places in the config: "quantizer", "quantizer.semantic", "quantizer.of.0".
     """
     name, options = name_and_options(config)
     registrations = {key: plain_registration(name)}
@@ -77,7 +85,7 @@ def quantizer_registrations(
 
 
 def quantizer_options(name: str) -> dict[str, Any]:
-    """Option -> default (`inspect.Parameter.empty` where there is none) of a quantizer by name."""
+    """Return option -> default of a quantizer; `inspect.Parameter.empty` marks options without a default."""
     form = _derived_form(registry(), name)
     if not form:
         return option_defaults(plain_registration(name))
@@ -90,8 +98,9 @@ def quantizer_options(name: str) -> dict[str, Any]:
 
 
 def shorten_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The one way in which a quantizer's `{name: …, options}` is written down: short where there is a short
-    spelling. So two spellings of a codec have one identity.
+    """Return the canonical form of a quantizer's `{name: …, options}`: with a short name if there is one.
+
+    Two spellings of the same quantizer thus give codecs the same identity.
     """
     name, options = name_and_options(config)
     form = f"{name}_"
@@ -111,7 +120,7 @@ def shorten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expand_name(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options of the composition that a name such as residual_X is short for."""
+    """Return name and options of the composition that a short name such as residual_X stands for."""
     form = _derived_form(registry(), name)
     inner, own = _without_prefix(form, name), dict(options)
     theirs = _form_options(form)
@@ -129,7 +138,7 @@ def expand_name(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 
 def _form_options(form: str) -> dict[str, Any]:
-    """Option -> default of a composition, but for what it is made of."""
+    """Return option -> default of a composition, except `dim` and `of`."""
     options = option_defaults(_lookup(registry(), form[:-1]))
     return {key: default for key, default in options.items() if key not in ("dim", "of")}
 
@@ -155,7 +164,7 @@ def _build(loaded: Registry, name: str, options: Mapping[str, Any]) -> Quantizer
 
 
 def _derived_form(loaded: Registry, name: str) -> str:
-    """The short form that the name begins with, as "residual_"; "" if it has none or is registered itself."""
+    """Return the prefix of a short name, such as "residual_"; "" for other names and for registered ones."""
     bare = name.rpartition("/")[2]
     form = next((form for form in FORMS if bare.startswith(form)), "")
     return "" if form and bare in loaded.registrations(QuantizerSpec) else form

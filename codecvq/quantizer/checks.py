@@ -1,4 +1,4 @@
-"""What latents and codes must be, asked in one pass over them, and said where they are not."""
+"""Checks of latents and codes, in one pass over them, with errors that name the first wrong element."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def check_finite(latents: Tensor) -> None:
 
 
 def check_in_range(codes: Tensor, sizes: tuple[int, ...], variable_depth: bool = False) -> None:
-    """Raise ShapeError for codes `[B, n, T]` that are negative or beyond their codebook. With
-    `variable_depth` the last codes of a frame may be -1.
+    """Raise ShapeError for codes `[B, n, T]` that are negative or not below their codebook size.
+
+    With `variable_depth`, the last codes of a frame may be -1.
     """
     if variable_depth:
         absent = codes == -1
@@ -28,8 +29,10 @@ def check_in_range(codes: Tensor, sizes: tuple[int, ...], variable_depth: bool =
 
 
 def raise_if(wrong: Tensor, error: Callable[[], Exception]) -> None:
-    """Raise what `error` makes where any of `wrong` is True; inside torch.compile a RuntimeError, as a graph
-    can raise no other.
+    """Raise the exception that `error` returns if any element of `wrong` is True.
+
+    Inside torch.compile it asserts instead, which raises a RuntimeError: a compiled graph supports no other
+    exception.
     """
     if torch.compiler.is_compiling():
         torch._assert_async(~wrong.any(), "codecvq: NaN or infinite latents, or codes out of range")
@@ -46,7 +49,7 @@ def _not_finite(latents: Tensor) -> NonFiniteError:
 
 
 def _outside(codes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Whether any code `[B, n, T]` is negative or beyond its codebook: bool, of any shape."""
+    """Whether codes `[B, n, T]` are negative or not below their codebook size: bool, of any shape."""
     if codes.numel() and len(set(sizes)) == 1:
         least, greatest = codes.aminmax()
         return (least < 0) | (greatest >= sizes[0])
@@ -68,5 +71,5 @@ def _out_of_range(codes: Tensor, sizes: tuple[int, ...]) -> ShapeError:
     b, n, t = (int(i) for i in ((codes < 0) | (codes >= high)).nonzero()[0])
     return ShapeError(
         f"code {int(codes[b, n, t])} of item {b}, codebook {n}, frame {t} is not in 0 … {sizes[n] - 1}. "
-        f"The codes are of another codec, or still carry a language model's offsets."
+        "The codes belong to another codec, or still have the token offsets of a language model."
     )

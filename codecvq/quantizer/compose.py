@@ -1,12 +1,13 @@
-"""The compositions as quantizers with a name: `residual`, `multiscale`, `grouped` and `split`.
+"""The compositions `residual`, `multiscale`, `grouped` and `split`, as quantizers with a name.
 
-Their members are given as a name, as a mapping with `name` and options, or, where members differ in kind, as
-a list of these. In a recipe:
+Members are given as a name, as a mapping with `name` and options, or, if they differ in kind, as a list of
+these. In a recipe:
 
     quantizer: {name: residual, of: {name: simvq, codebook_size: 1024}, num_codebooks: 8}
     quantizer: {name: split, semantic: {name: vq}, acoustic: {name: residual, of: vq, num_codebooks: 7}}
 
-`build` has the short spelling of the first: `{name: residual_simvq, codebook_size: 1024, num_codebooks: 8}`.
+The short form of the first is `{name: residual_simvq, codebook_size: 1024, num_codebooks: 8}`; see
+`build_quantizer`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from codecvq.quantizer.grouped import Grouped
 from codecvq.quantizer.residual import Residual
 from codecvq.quantizer.split import Split
 
-#: a quantizer inside another: its name, or `name` and its options. Any: what a plugin takes
+#: A quantizer inside a composition: its name, or a mapping with `name` and options.
 MemberConfig: TypeAlias = "str | Mapping[str, Any]"
 
 
@@ -41,10 +42,17 @@ def residual(
     dropout_depths: Sequence[int] = (),
     beam: int = 1,
 ) -> Quantizer:
-    """A residual stack: `num_codebooks` stages of one kind, or a list `of` stages.
+    """Build a residual stack: `num_codebooks` stages of one kind, or the stages listed in `of`.
 
-    Options: `stages` what each stage has over the options of all, as `[{codebook_size: 1024}, {}, {}]`;
-    `shared` one codebook for all stages; `dropout`, `dropout_depths` and `beam` as of `Residual`.
+    Args:
+        dim: Number of latent channels D.
+        of: The quantizer of all stages, or a list with one per stage.
+        num_codebooks: Number of stages.
+        stages: Options of single stages that override the common ones, as `[{codebook_size: 1024}, {}, {}]`.
+        shared: Whether all stages share one codebook.
+        dropout: As in `Residual`.
+        dropout_depths: As in `Residual`.
+        beam: As in `Residual`.
     """
     return _stack("residual", dim, of, num_codebooks, stages, shared, dropout=dropout,
                   dropout_depths=dropout_depths, beam=beam)  # fmt: skip
@@ -60,7 +68,9 @@ def multiscale(
     dropout: float = 0.0,
     dropout_depths: Sequence[int] = (),
 ) -> Quantizer:
-    """A residual stack whose stage n has one code for `strides[n]` frames, as SNAC (arXiv:2410.14411)."""
+    """Build a residual stack whose stage n has one code per `strides[n]` frames, as in SNAC
+    (arXiv:2410.14411).
+    """
     if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
         raise OptionError(
             f"multiscale: strides is {shortened(strides)}; needed is a list with the frames that one code of "
@@ -79,10 +89,15 @@ def grouped(
     dropout: float = 0.0,
     dropout_depths: Sequence[int] = (),
 ) -> Quantizer:
-    """Quantizers side by side: `num_groups` of one kind, or a list `of` groups.
+    """Build quantizers on slices of the channels: `num_groups` of one kind, or the groups listed in `of`.
 
-    Options: `dims` the channels of each group, by default `dim` in equal parts; `dropout` and
-    `dropout_depths` as of `Grouped`.
+    Args:
+        dim: Number of latent channels D.
+        of: The quantizer of all groups, or a list with one per group.
+        num_groups: Number of groups.
+        dims: Number of channels of each group; by default `dim` is divided equally.
+        dropout: As in `Grouped`.
+        dropout_depths: As in `Grouped`.
     """
     members = _members("grouped", of, "num_groups", num_groups if dims is None else len(dims))
     widths = [dim // len(members)] * len(members) if dims is None else list(dims)
@@ -90,7 +105,7 @@ def grouped(
         advice = "" if dims is None else f" dims is {shortened(dims)}."
         raise OptionError(
             f"quantizer 'grouped': dim is {dim}, which {len(members)} groups do not divide.{advice} Change "
-            "one of the two."
+            "one of them."
         )
     if num_groups is not None and num_groups != len(members):
         raise OptionError(f"quantizer 'grouped': num_groups is {num_groups}, and dims has {len(members)}")
@@ -104,22 +119,22 @@ def grouped(
 
 
 def split(dim: int, semantic: str | Mapping[str, Any], acoustic: str | Mapping[str, Any]) -> Quantizer:
-    """A semantic quantizer beside an acoustic one on the same latents, as in Mimi (arXiv:2410.00037)."""
+    """Build a semantic and an acoustic quantizer for the same latents, as in Mimi (arXiv:2410.00037)."""
     return Split(build_member(semantic, dim), build_member(acoustic, dim))
 
 
 def build_member(part: MemberConfig, dim: int) -> Quantizer:
-    """The quantizer that a part of a composition describes. Raises OptionError and UnknownName."""
-    from codecvq.quantizer.build import build_quantizer  # which builds compositions
+    """Build a member of a composition. Raises OptionError and UnknownName."""
+    from codecvq.quantizer.build import build_quantizer  # circular: it builds compositions
 
     name, options = name_and_options(part)
     if "dim" in options:
-        raise OptionError(f"quantizer {name!r}: dim is that of the composition around it. Remove it.")
+        raise OptionError(f"quantizer {name!r}: dim is set by the enclosing composition. Remove it.")
     return build_quantizer(name, dim=dim, **options)
 
 
 def name_and_options(part: object) -> tuple[str, dict[str, Any]]:
-    """Name and options of a part of a composition. Raises OptionError where it is none."""
+    """Return name and options of a member. Raises OptionError if it is not a `MemberConfig`."""
     if isinstance(part, str):
         return part, {}
     if not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
@@ -132,7 +147,7 @@ def name_and_options(part: object) -> tuple[str, dict[str, Any]]:
 
 
 def copy_member(part: MemberConfig) -> MemberConfig:
-    """A part for one more stage or group: modules among its options are copied, so that none is shared."""
+    """Copy a member config for one more stage or group, so that modules among its options are not shared."""
     if isinstance(part, str):
         return part
     return {
@@ -164,9 +179,9 @@ def _stack(
     if one and (any(overrides) or isinstance(of, (list, tuple))):
         raise OptionError(
             f"quantizer '{form}_{name}': stages is {shortened(stages or of)}, but all its stages share one "
-            f"{'grid' if first.refines else 'codebook'}. Give the options beside `stages`, once."
+            f"{'grid' if first.refines else 'codebook'}. Give the options once, outside `stages`."
         )
-    if first.refines:  # one grid serves all stages; its projection is the stack's
+    if first.refines:  # all stages share one grid, and the stack has the projection
         first = build_member({"name": name, **own}, first.code_dim)
         return Residual(dim, [first], num_codebooks=len(members), **options)
     rest = [] if one else [
@@ -182,11 +197,11 @@ def _with_options(member: MemberConfig, override: Mapping[str, Any]) -> MemberCo
 
 
 def _members(form: str, of: object, key: str, count: int | None) -> list[MemberConfig]:
-    """What each stage or group is."""
+    """Return the config of each stage or group."""
     if isinstance(of, (list, tuple)):
         if not of or count not in (None, len(of)):
             raise OptionError(
-                f"quantizer {form!r}: of lists {len(of)} quantizers, and {key} is {count}. Leave {key} out."
+                f"quantizer {form!r}: of lists {len(of)} quantizers, but {key} is {count}. Remove {key}."
             )
         return list(of)
     name_and_options(of)
@@ -200,7 +215,7 @@ def _members(form: str, of: object, key: str, count: int | None) -> list[MemberC
 
 
 def _check_overrides(form: str, stages: object) -> None:
-    """Raise OptionError unless `stages` lists options of each stage, or is None."""
+    """Raise OptionError unless `stages` is None or a list with options of each stage."""
     if stages is None:
         return
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
@@ -209,7 +224,7 @@ def _check_overrides(form: str, stages: object) -> None:
             "stage that differ, as [{codebook_size: 1024}, {}, {}]"
         )
     if any("dim" in stage for stage in stages):
-        raise OptionError(f"quantizer {form!r}: all stages have the same dim. Give it beside `stages`.")
+        raise OptionError(f"quantizer {form!r}: all stages have the same dim. Give it outside `stages`.")
 
 
 def _check_count(form: str, count: int) -> None:

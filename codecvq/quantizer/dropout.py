@@ -1,4 +1,4 @@
-"""Quantizer dropout: each item of a batch keeps its first n codebooks, so that one set of weights serves all
+"""Quantizer dropout: each batch item uses only its first n codebooks, so that one model serves several bit
 rates.
 """
 
@@ -15,24 +15,26 @@ from codecvq.transfer import to_device
 
 
 def check_dropout(dropout: float, depths: Sequence[int], count: int) -> None:
-    """Raise OptionError where `dropout` is no probability, or `depths` are not of a stack of `count`."""
+    """Raise OptionError if `dropout` is not a probability or `depths` are not within 1 … `count`."""
     if not 0.0 <= dropout <= 1.0:
         raise OptionError(f"dropout is {dropout}; it is a probability, 0 to 1")
     if isinstance(depths, (str, int)) or any(not isinstance(n, int) or not 1 <= n <= count for n in depths):
         raise OptionError(
             f"dropout_depths is {depths!r}; needed is a list of whole numbers from 1 to {count}, as "
-            f"{list(range(1, count + 1))}, where one that is listed twice is drawn twice as often"
+            f"{list(range(1, count + 1))}; a number listed twice is drawn twice as often"
         )
 
 
 def draw_depths(
     count: int, depth: int, dropout: float, depths: Sequence[int], generator: torch.Generator | None
 ) -> Tensor:
-    """How many of `depth` codebooks each of `count` items keeps, `[B]`: all, or with probability `dropout` n
-    of them, n uniform in `depths`, or in 1 … depth where that is empty; at most `depth`.
+    """Draw the dropout depth of each of `count` batch items: int64 `[B]`.
 
-    Drawn on the generator's device, by default the CPU: then the number of rows of each codebook is known
-    without waiting for a GPU.
+    It is `depth`, or with probability `dropout` uniform in `depths`, at most `depth`. Empty `depths` stand
+    for 1 … depth.
+
+    The device is that of the generator, by default the CPU. The number of vectors of each codebook is then
+    known without synchronizing with the GPU.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     choices = torch.tensor([*depths] or range(1, depth + 1), device=device).clamp(max=depth)
@@ -42,18 +44,21 @@ def draw_depths(
 
 
 def rows_by_codebook(depths: Tensor, frames: Frames, depth: int) -> list[Tensor | slice]:
-    """Which vectors each of the first `depth` codebooks sees, of the depths `[B]` of the items."""
+    """Return the vectors on which each of the first `depth` codebooks is active, from the items' dropout
+    depths `[B]`.
+    """
     if not frames.is_complete:
         of_vectors = to_device(depths, frames.device)[frames.items]  # [M]
         return [(of_vectors > n).nonzero()[:, 0] for n in range(depth)]
-    depths, order = depths.cpu(), torch.arange(frames.length)  # on the CPU already, unless a generator is not
+    depths, order = depths.cpu(), torch.arange(frames.length)  # on the CPU, except with a generator on a GPU
     rows = [((depths > n).nonzero() * frames.length + order).flatten() for n in range(depth)]
     return list(to_device(torch.cat(rows), frames.device).split([len(part) for part in rows]))
 
 
 def active_mask(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
-    """Which codebooks each of `count` vectors has, of the `rows` that each codebook sees: bool `[count, n]`;
-    None where all have all.
+    """Return which codebooks are active for each of `count` vectors: bool `[count, n]`; None: all.
+
+    `rows` are the vectors on which each codebook is active.
     """
     devices = [seen.device for seen in rows if isinstance(seen, Tensor)]
     if not devices:
@@ -68,7 +73,7 @@ def active_mask(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
 
 
 def scatter_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:
-    """`part` in the rows of `[count, X]` that it is of, 0 in the others; a slice is all of them."""
+    """Scatter `part` `[m, X]` into `rows` of `[count, X]`, zeros elsewhere. A slice stands for all rows."""
     if isinstance(rows, slice):
         return part
     return part.new_zeros(count, part.shape[1]).index_copy(0, rows, part)

@@ -1,8 +1,8 @@
-"""The engine: from latents `[B, D, T]` to vectors, through a quantizer, and back.
+"""The engine, which runs quantizers on batches: it converts latents `[B, D, T]` to vectors and back.
 
-Every quantizer runs in it, plain or composed. A composition (residual, grouped, split, a stranger's)
-overrides four methods of `Quantizer`: `step`, `vectors_to_codes`, `codes_to_vectors`, and `updates_of`
-where it has any state. It gives its members a `Context` for the vectors that they see, and joins their
+All quantizers run in it, single ones and compositions. A composition (residual, grouped, split, or a
+third-party one) overrides four methods of `Quantizer`: `step`, `vectors_to_codes`, `codes_to_vectors`, and,
+if it has state of its own, `updates_of`. It passes its members a `Context` for their vectors, and joins their
 `Step`s.
 """
 
@@ -26,25 +26,25 @@ from codecvq.transfer import reads_without_sync
 if TYPE_CHECKING:
     from codecvq.quantizer.author import Quantizer
 
-#: the quantizer to update, with its vectors and codes
+#: A pending update: the quantizer, its vectors `[M, D]` and its codes `[M, N]`.
 Update: TypeAlias = "tuple[Quantizer, Tensor, Tensor]"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of M vectors besides their values."""
+    """Information about M vectors in addition to their values."""
 
-    frames: Frames  # which item and frame each of them is
-    partial_sum: Tensor | None = None  # [M, D] in a residual form: the sum of the stages before
-    parts: bool = False  # whether `Step.parts` are asked for
+    frames: Frames  # batch item and frame of each vector
+    partial_sum: Tensor | None = None  # [M, D], in residual stacks: sum of the earlier stages
+    parts: bool = False  # whether the step returns `Step.parts`
 
     @classmethod
     def of_one_item(cls, count: int, device: torch.device) -> Context:
-        """`count` vectors as the frames of one item."""
+        """Return the context of `count` vectors that are the frames of one batch item."""
         return cls(Frames(1, count, None, device))
 
     def select(self, rows: Tensor | slice) -> Context:
-        """The context of the vectors at `rows`, int64 `[m]`; a slice is all of them."""
+        """Return the context of the vectors at `rows`, int64 `[m]`. A slice stands for all vectors."""
         if isinstance(rows, slice):
             return self
         partial_sum = None if self.partial_sum is None else self.partial_sum[rows]
@@ -53,18 +53,18 @@ class Context:
 
 @dataclass(frozen=True)
 class Step:
-    """What a quantizer makes of vectors in `forward`."""
+    """Result of a quantizer for M vectors in `forward`."""
 
-    values: Tensor  # [M, D], with the gradient
+    values: Tensor  # [M, D], with gradient
     codes: Tensor  # [M, n]
     terms: Terms
     updates: list[Update]
-    active: Tensor | None = None  # [M, n] bool: which codes were chosen, not 0 by dropout; None: all were
-    parts: tuple[Tensor, ...] | None = None  # [M, D] each: what each codebook adds, if asked for
+    active: Tensor | None = None  # [M, n] bool: False where dropout set a code to 0; None: all active
+    parts: tuple[Tensor, ...] | None = None  # [M, D] each: what each codebook adds, if requested
 
 
 def forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None, depth: int, parts: bool) -> Quantized:
-    """See `Quantizer.forward`."""
+    """Implement `Quantizer.forward`; inputs are checked."""
     with without_autocast(latents.device):
         vectors, frames = real_vectors(latents, mask)
         finite = finite_frames(latents).flatten()[:, None]
@@ -92,7 +92,7 @@ def forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None, depth: i
 
 @torch.no_grad()
 def encode(quantizer: Quantizer, latents: Tensor, depth: int, mask: Tensor | None) -> Tensor:
-    """See `Quantizer.encode`."""
+    """Implement `Quantizer.encode`; inputs are checked."""
     quiet = eval_mode(quantizer) if quantizer.training else nullcontext()
     with quiet, without_autocast(latents.device):
         if mask is not None:
@@ -104,7 +104,7 @@ def encode(quantizer: Quantizer, latents: Tensor, depth: int, mask: Tensor | Non
 
 
 def decode(quantizer: Quantizer, codes: Tensor, mask: Tensor | None) -> Tensor:
-    """See `Quantizer.decode`."""
+    """Implement `Quantizer.decode`; inputs are checked."""
     with without_autocast(codes.device):
         real = None if mask is None else mask.flatten()
         rows = codes.transpose(1, 2).flatten(0, 1)
@@ -116,8 +116,10 @@ def decode(quantizer: Quantizer, codes: Tensor, mask: Tensor | None) -> Tensor:
 def _training_step(
     quantizer: Quantizer, vectors: Tensor, finite: Tensor, context: Context, depth: int
 ) -> Step:
-    """A step with the updates of codebook state, which stay undone where the batch has non-finite vectors
-    `[M, 1]` or none at all, on all processes together.
+    """Run a step and its updates of codebook state.
+
+    The state does not change if the batch has no vectors, or has non-finite ones, on any process. `finite` is
+    bool `[M, 1]`.
     """
     counts = sum_over_ranks(torch.stack([finite.sum(), (~finite).sum()]))
     learns = (counts[0] > 0) & (counts[1] == 0)
@@ -130,27 +132,30 @@ def _training_step(
     before = [(tensor, tensor._version, tensor.detach().clone()) for tensor in quantizer.state_tensors()]
     step = quantizer.step(vectors, context, depth)
     _run_updates(step.updates)
-    with torch.no_grad():  # undone on the device: to read `learns` here would wait for it
+    with torch.no_grad():  # restore on the device: reading `learns` here would synchronize with the GPU
         for tensor, version, old in before:
             result = torch.where(learns, tensor.detach(), old)
-            # a write that counts only where there was one: a pending backward, or a cache, goes by it
+            # Increase the version counter only if the step did, since autograd and caches depend on it.
             (tensor if tensor._version != version else tensor.data).copy_(result)
     return step
 
 
 def _as_decoded(quantizer: Quantizer, step: Step, context: Context) -> Step:
-    """The step as eval gives it: losses detached, and values those that `decode` gives."""
+    """Return the step for eval mode: detached losses, and the values that `decode` returns."""
     losses = {name: loss.detach() for name, loss in step.terms.losses.items()}
     with torch.no_grad():
         decoded = quantizer.codes_to_vectors(step.codes, replace(context, parts=False))
-    values = decoded + (step.values - step.values.detach())  # the bracket is 0, and carries the gradient
+    values = decoded + (step.values - step.values.detach())  # adds 0, which carries the gradient
     return replace(step, values=values, terms=Terms(losses, step.terms.metrics), updates=[])
 
 
 def _run_updates(updates: list[Update]) -> None:
-    """Make the updates of a step: one for each quantizer, of all its vectors, where any process has some."""
+    """Run the updates of a step, one per quantizer with all its vectors.
+
+    Skips quantizers without vectors on all processes.
+    """
     merged: dict[Quantizer, list[tuple[Tensor, Tensor]]] = {}
-    for quantizer, vectors, codes in updates:  # a quantizer that serves several stages comes several times
+    for quantizer, vectors, codes in updates:  # a quantizer that several stages share occurs repeatedly
         merged.setdefault(quantizer, []).append((vectors, codes))
     counts = counts_over_ranks([sum(len(codes) for _, codes in parts) for parts in merged.values()])
     for (quantizer, parts), count in zip(merged.items(), counts, strict=True):
@@ -164,7 +169,9 @@ def _run_updates(updates: list[Update]) -> None:
 
 @contextmanager
 def eval_mode(quantizer: Quantizer) -> Iterator[None]:
-    """A block in which the quantizer is in eval: no codebook starts from data, nothing is dropped."""
+    """Context manager that sets the quantizer to eval: no codebook is initialized from data, and nothing is
+    dropped.
+    """
     training = [module for module in quantizer.modules() if module.training]
     for module in training:
         module.training = False
@@ -176,12 +183,16 @@ def eval_mode(quantizer: Quantizer) -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A block without autocast. To enter one takes as long as to decode a few codes: only where it is on."""
+    """Return a context manager that disables autocast.
+
+    Returns a null context if autocast is off: entering `torch.autocast` takes as long as decoding a few
+    codes.
+    """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def _known_finite(finite: Tensor) -> bool:
-    """Whether all frames are finite, where the answer costs nothing."""
+    """Whether all frames are finite; False if reading the answer would synchronize with the GPU."""
     return reads_without_sync(finite.device) and bool(finite.all())

@@ -1,13 +1,12 @@
-"""Gradient estimators: how the gradient passes a step that has none.
+"""Gradient estimators, which define a gradient for the quantization step.
 
-Every estimator here is a choice of a linear map G, made of the input z and the chosen value q, both without
-gradient:
+Each estimator is a linear map G that depends on the input z and the quantized value q, both detached:
 
     z_q = sg[G] z + sg[q - G z]        (forward exactly q; backward Gᵀ of the gradient of z_q)
 
-Straight-through is G = I (arXiv:1308.3432), the rotation trick G = (|q|/|z|) R with R the smallest rotation
-of z onto q (arXiv:2410.06424). A plugin offers a G as a function `(x, z, q) -> G x`; what is here is the
-rest.
+Straight-through is G = I (arXiv:1308.3432). The rotation trick is G = (|q|/|z|) R with R the smallest
+rotation of z onto q (arXiv:2410.06424). A plugin registers G as a function `(x, z, q) -> G x`; this module
+does the rest.
 """
 
 from __future__ import annotations
@@ -26,38 +25,40 @@ from codecvq.transfer import AsyncScalar
 
 logger = logging.getLogger(PROJECT)
 
-#: (x, z, q), each [M, D], z and q without gradient -> G x [M, D]
+#: A function `(x, z, q) -> G x`, all `[M, D]`; z and q are detached.
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def find_estimator(name: str) -> Estimator:
-    """The estimator registered under `name`."""
+    """Return the estimator registered under `name`. Raises UnknownName."""
     return registry().find(EstimatorSpec, name).load()
 
 
 def straight_through(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
-    """`x` itself, so G = I (arXiv:1308.3432): the estimator "ste", which the library offers itself."""
+    """Return `x`, so that G = I (arXiv:1308.3432): the built-in estimator "ste"."""
     return x
 
 
 def estimate(estimator: Estimator, z: Tensor, q: Tensor, monitor: GainMonitor | None = None) -> Tensor:
-    """`q`, bit for bit, with the gradient that `estimator` sends to `z`; none goes to `q`.
+    """Return `q`, bit for bit, with the gradient that `estimator` defines for `z`. `q` gets no gradient.
 
-    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`. `monitor` warns if G scales gradients much.
+    Shapes: z `[M, D]`, q `[M, D]` -> `[M, D]`. `monitor` logs a warning if G scales gradients strongly.
     """
     moved = estimator(z, z.detach(), q.detach())
     if monitor is not None and moved is not z and not torch.compiler.is_compiling():
         monitor.observe(z.detach(), moved.detach())
-    # the bracket is 0 forward: q + 0 is q exactly, z + (q - z) is not
+    # the term in parentheses is 0 in the forward pass: q + 0 equals q exactly, z + (q - z) does not
     return q.detach() + (moved - moved.detach())
 
 
 class GainMonitor:
-    """Warns, once, where |G z|/|z| stays outside [0.1, 10]: G z is q for the rotation, so that codewords much
-    shorter or longer than latents scale the gradient of the encoder away, or blow it up.
+    """Logs a warning, once, if the gain |G z|/|z| of an estimator stays outside of [0.1, 10].
 
-    It looks at every 50th step only, and needs 4 looks in a row. On a GPU a gain is read at the look after
-    its own, so that no step waits for it.
+    For the rotation trick G z is q. Codewords much shorter or longer than latents then scale the gradient of
+    the encoder down or up by that factor.
+
+    It checks every `STEPS` steps and needs `CHECKS` consecutive results. On a GPU it reads each result at the
+    next check, so that no step synchronizes with the GPU.
     """
 
     LOWEST, HIGHEST = 0.1, 10.0
@@ -69,7 +70,7 @@ class GainMonitor:
         self._gains: deque[AsyncScalar] = deque()
 
     def observe(self, z: Tensor, moved: Tensor) -> None:
-        """One training step: z and G z, `[M, D]`."""
+        """Count one training step with z and G z, `[M, D]` each."""
         self._steps += 1
         if self._steps % self.STEPS or not len(z) or self._outside >= self.CHECKS:
             return
@@ -79,12 +80,12 @@ class GainMonitor:
             self._count(gain)
 
     def _count(self, gain: float) -> None:
-        # G may bound its scale at just HIGHEST, so that counts as beyond
+        # An estimator may clamp its gain to exactly HIGHEST, which counts as outside.
         self._outside = 0 if self.LOWEST <= gain < 0.99 * self.HIGHEST else self._outside + 1
         if self._outside == self.CHECKS:
             logger.warning(
-                "estimator %s: for %d steps codewords have been about %.3g times as long as latents, and "
-                "gradients are scaled by as much. Use init: kmeans, dead_code_threshold above 0, or "
+                "estimator %s: for %d steps codewords have been about %.3g times as long as latents, which "
+                "scales gradients by the same factor. Use init: kmeans, dead_code_threshold above 0, or "
                 "estimator: rotation_unscaled.",
                 self.name,
                 self.CHECKS * self.STEPS,

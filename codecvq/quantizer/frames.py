@@ -1,4 +1,4 @@
-"""Frames as vectors: latents `[B, D, T]` to vectors `[M, D]` of the real frames, and back."""
+"""Conversion between latents `[B, D, T]` and vectors `[M, D]` of their real frames."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# Latents of so few channels stay channel by channel in memory: an operation on rows of four numbers, as of
-# FSQ, takes longer to begin each row than to do it.
+# Up to this number of channels, vectors keep the memory layout of latents, channel by channel. Operations on
+# very short rows, as in FSQ, spend most of their time on the overhead of each row.
 FEW_CHANNELS = 16
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Which item and frame each of M vectors is.
+    """Batch item and frame of each of M vectors.
 
-    Vectors of a batch are its real frames, item after item; `select` gives those of some of them.
+    The vectors of a batch are its real frames, item after item. `select` returns the `Frames` of a subset.
     """
 
-    count: int  # B, also where the last items have no real frame
+    count: int  # B, including items without a real frame
     length: int  # T
-    real: Tensor | None  # [B·T] bool; None: all
+    real: Tensor | None  # [B·T] bool: the real frames; None: all frames
     device: torch.device
-    rows: Tensor | None = None  # [M] which of the real frames these are; None: all
+    rows: Tensor | None = None  # [M] indices into the real frames; None: all real frames
 
     @property
     def positions(self) -> Tensor:
-        """b·T + t of each vector, int64 `[M]`."""
+        """Position b·T + t of each vector, int64 `[M]`."""
         if self.real is None:
             every = torch.arange(self.count * self.length, device=self.device)
         else:
@@ -36,24 +36,26 @@ class Frames:
 
     @property
     def items(self) -> Tensor:
-        """The item of each vector, int64 `[M]`; computed on each call."""
+        """Batch item of each vector, int64 `[M]`; computed on each access."""
         index = torch.arange(self.count, device=self.device).repeat_interleave(self.length)
         index = index if self.real is None else index[self.real]
         return index if self.rows is None else index[self.rows]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every frame of the batch is among them."""
+        """Whether the vectors are all frames of the batch, without padding or selection."""
         return self.real is None and self.rows is None
 
     def select(self, rows: Tensor | slice) -> Frames:
-        """Those of the vectors at `rows`, int64 `[m]`; a slice is all of them."""
+        """Return the `Frames` of the vectors at `rows`, int64 `[m]`. A slice stands for all vectors."""
         if isinstance(rows, slice):
             return self
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
     def to_items(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors `[M, X]` as items `[B, X, T]`, zero elsewhere, and the mask `[B, T]` of these."""
+        """Scatter vectors `[M, X]` to items `[B, X, T]`, zeros elsewhere, and return their mask bool `[B,
+        T]`, too.
+        """
         shape = (self.count, self.length)
         if self.is_complete:
             mask = torch.ones(shape, dtype=torch.bool, device=self.device)
@@ -64,19 +66,19 @@ class Frames:
         return full.unflatten(0, shape).transpose(1, 2), mask.view(shape)
 
     def to_vectors(self, items: Tensor) -> Tensor:
-        """The inverse of `to_items`: items `[B, X, T]` -> vectors `[M, X]`."""
+        """Gather vectors from items: `[B, X, T]` -> `[M, X]`, the inverse of `to_items`."""
         rows = items.transpose(1, 2).flatten(0, 1)
         return rows if self.is_complete else rows[self.positions]
 
     def blocks(self, stride: int) -> Blocks:
-        """The blocks of `stride` frames that these vectors are in."""
+        """Return the blocks of `stride` frames that contain these vectors."""
         per_item = -(-self.length // stride)
         positions = self.positions
         index = positions // self.length * per_item + positions % self.length // stride  # [M]
         total = self.count * per_item
         if self.is_complete:
             frames = Frames(self.count, per_item, None, self.device)
-        else:  # number those that have a frame
+        else:  # number only the blocks that contain a vector
             present = torch.zeros(total, dtype=torch.bool, device=self.device).index_fill_(0, index, True)
             index = (present.cumsum(0) - 1)[index]
             frames = Frames(self.count, per_item, present, self.device)
@@ -88,29 +90,29 @@ class Frames:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of frames as vectors of their own, P of them."""
+    """P blocks of consecutive frames, each of which is quantized as one vector."""
 
-    frames: Frames  # of the blocks
-    index: Tensor  # [M] int64, the block of each vector
-    first: Tensor  # [P] int64, the first vector of each block
+    frames: Frames  # batch item and position of each block
+    index: Tensor  # [M] int64: block of each vector
+    first: Tensor  # [P] int64: first vector of each block
 
     def mean(self, vectors: Tensor) -> Tensor:
-        """The mean over the vectors of each block: `[M, D]` -> `[P, D]`."""
+        """Average the vectors of each block: `[M, D]` -> `[P, D]`."""
         sums = vectors.new_zeros(len(self.first), vectors.shape[1]).index_add(0, self.index, vectors)
         ones = torch.ones(len(vectors), dtype=vectors.dtype, device=vectors.device)
         return sums / vectors.new_zeros(len(self.first)).index_add(0, self.index, ones)[:, None]
 
     def repeat(self, rows: Tensor) -> Tensor:
-        """The row of its block for each vector: `[P, X]` -> `[M, X]`."""
+        """Repeat the row of each block for all its vectors: `[P, X]` -> `[M, X]`."""
         return rows[self.index]
 
     def first_rows(self, rows: Tensor) -> Tensor:
-        """The row of the first vector of each block: `[M, X]` -> `[P, X]`."""
+        """Select the row of the first vector of each block: `[M, X]` -> `[P, X]`."""
         return rows[self.first]
 
 
 def real_vectors(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Frames]:
-    """Real frames of latents `[B, D, T]` as float32 vectors `[M, D]`, and which frames they are."""
+    """Return the real frames of latents `[B, D, T]` as float32 vectors `[M, D]`, and their `Frames`."""
     batch, _, frames = latents.shape
     if latents.shape[1] <= FEW_CHANNELS:
         vectors = latents.transpose(0, 1).flatten(1).float().T
@@ -122,7 +124,7 @@ def real_vectors(latents: Tensor, mask: Tensor | None) -> tuple[Tensor, Frames]:
 
 
 def _transposed(latents: Tensor) -> Tensor:
-    """`[B, D, T]` -> float32 `[B, T, D]`."""
+    """Transpose `[B, D, T]` to float32 `[B, T, D]`."""
     if latents.is_cuda or latents.requires_grad or torch.compiler.is_compiling():
         return latents.transpose(1, 2).float()
     batch, dim, frames = latents.shape
@@ -133,10 +135,10 @@ def _transposed(latents: Tensor) -> Tensor:
 
 
 def finite_frames(latents: Tensor) -> Tensor:
-    """Which frames are free of NaN and infinity: `[B, D, T]` -> bool `[B, T]`.
+    """Return which frames contain no NaN or infinity: `[B, D, T]` -> bool `[B, T]`.
 
-    The greatest magnitude of a frame tells, and is found many times faster than each number is asked. NaN is
-    greater than any, and below nothing.
+    It compares the greatest magnitude of each frame, which is many times faster than `isfinite` on every
+    element. NaN propagates through `amax`, and no comparison with NaN is True.
     """
     return latents.detach().abs().amax(dim=1).float() < torch.inf
 
@@ -150,7 +152,7 @@ def all_finite(latents: Tensor) -> Tensor:
 
 
 def to_batch(rows: Tensor, frames: Frames) -> Tensor:
-    """Rows `[M, X]` of a whole batch in their places, zero elsewhere: `[B, X, T]`."""
+    """Scatter rows `[M, X]` of the real frames of a whole batch: `[B, X, T]`, zeros at padding."""
     if frames.real is not None:
         full = rows.new_zeros(frames.count * frames.length, rows.shape[1])
         rows = full.masked_scatter(frames.real[:, None], rows)

@@ -1,8 +1,8 @@
-"""`Grouped`: any quantizer side by side, each on its own slice of the latent channels (arXiv:2305.02765).
+"""`Grouped`, which applies quantizers to slices of the latent channels (arXiv:2305.02765).
 
-With quantizer dropout the groups are nested: an item in training keeps its first n, the others leave zeros in
-their channels. So the first channels learn what matters most, and the first n codebooks decode by themselves,
-as those of a residual quantizer do.
+With quantizer dropout the groups are nested: in training, each batch item uses its first n groups, and the
+channels of the others are zero. The first channels thus learn the most important information, and the first n
+codebooks can be decoded alone, as in a residual quantizer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from codecvq.quantizer.tables import join_tables
 
 
 class Grouped(Quantizer):
-    """`groups` side by side: the latent channels are cut into equal slices, codebooks follow one another
-    group by group.
+    """Quantizers on consecutive slices of the latent channels. Codebooks are in the order of the groups.
 
-    Args: `dropout` the probability that an item in training keeps only its first n groups, n uniform in
-    `dropout_depths`, by default 1 to all; where it is above 0, the first n groups are all that
-    `num_codebooks` and `decode` need.
+    Args:
+        groups: The quantizers; their `dim`s add up to D.
+        dropout: Probability that a batch item uses only its first n groups in training. If it is above 0,
+            `num_codebooks` and `decode` accept the codebooks of any first n groups.
+        dropout_depths: n is drawn uniformly from these numbers, by default from 1 to all.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class Grouped(Quantizer):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Those of all groups, one after another."""
+        """Strides of all groups, one after another."""
         return tuple(stride for group in self._members() for stride in group.strides)
 
     def code_tables(self) -> CodeTables | None:
-        """Those of all groups."""
+        """Return the tables of all groups, one after another."""
         return join_tables(self._members())
 
     def _members(self) -> list[Quantizer]:
@@ -64,7 +65,7 @@ class Grouped(Quantizer):
         return vectors.split([group.dim for group in self._members()], dim=1)
 
     def _first(self, depth: int) -> list[Quantizer]:
-        """The groups that the first `depth` codebooks are of."""
+        """Return the groups that contain the first `depth` codebooks."""
         members, count = [], 0
         for group in self._members():
             if count < depth:
@@ -72,30 +73,32 @@ class Grouped(Quantizer):
                 count += group.num_codebooks
         if count != depth:
             raise ShapeError(
-                f"{depth} codebooks end inside a group; each has {self._members()[0].num_codebooks}. Take a "
-                "multiple of that."
+                f"{depth} codebooks end inside a group; each has {self._members()[0].num_codebooks}. Use a "
+                "multiple of that number."
             )
         return members
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
-        """Codes of the groups that the first `depth` codebooks are of: `[M, D]` -> `[M, depth]`."""
+        """Return the codes of the groups that contain the first `depth` codebooks: `[M, D]`
+        -> `[M, depth]`.
+        """
         parts = zip(self._first(depth), self._slices(vectors), strict=False)
         codes = [group.vectors_to_codes(part, context, group.num_codebooks) for group, part in parts]
         return torch.cat(codes, dim=1)
 
     def codes_to_vectors(self, codes: Tensor, context: Context) -> Tensor:
-        """Values of the first groups, side by side, and zeros for the others: `[M, n]` -> `[M, D]`."""
+        """Return the values of the first groups and zeros for the others: `[M, n]` -> `[M, D]`."""
         groups = self._first(codes.shape[1])
         parts = codes.split([group.num_codebooks for group in groups], dim=1)
         values = [group.codes_to_vectors(part, context) for group, part in zip(groups, parts, strict=True)]
         return self._filled(torch.cat(values, dim=1))
 
     def _filled(self, values: Tensor) -> Tensor:
-        """Values `[M, D of the first groups]` with zeros for the groups that are not there: `[M, D]`."""
+        """Pad the values of the first groups with zeros for the others: `[M, channels]` -> `[M, D]`."""
         return F.pad(values, (0, self.dim - values.shape[1]))
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """The steps of the groups that the first `depth` codebooks are of, side by side."""
+        """Run the steps of the groups that contain the first `depth` codebooks, and join them."""
         groups = self._first(depth)
         active = self._active_rows(context.frames, len(groups))
         parts = zip(groups, self._slices(vectors), active, strict=False)
@@ -120,7 +123,9 @@ class Grouped(Quantizer):
     def _parts(
         self, steps: Sequence[Step], active: Sequence[Tensor | slice], count: int
     ) -> tuple[Tensor, ...] | None:
-        """What each codebook adds, in the channels of its group: `[M, D]` each; None if a group has none."""
+        """Return what each codebook adds, in the channels of its group: `[M, D]` each; None if a group has
+        none.
+        """
         contributions, first = [], 0
         for step, rows in zip(steps, active, strict=True):
             if step.parts is None:
@@ -132,7 +137,9 @@ class Grouped(Quantizer):
         return tuple(contributions)
 
     def _active_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
-        """Which vectors each of the first `count` groups sees: all, but for quantizer dropout."""
+        """Return the vectors on which each of the first `count` groups is active: all without quantizer
+        dropout.
+        """
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
         depths = draw_depths(frames.count, count, self.dropout, self.dropout_depths, self.generator)
@@ -140,20 +147,20 @@ class Grouped(Quantizer):
 
 
 def reject_variable_depth(members: Sequence[Quantizer]) -> None:
-    """Raise OptionError for members whose number of codebooks varies by frame: only the last codebooks of a
-    frame may be absent, and those of the first members are not the last.
+    """Raise OptionError for members with `variable_depth`.
+
+    Only the last codebooks of a frame may be absent, but codebooks of the first members are not the last.
     """
     for member in members:
         if member.variable_depth:
             raise OptionError(
                 f"{type(member).__name__} has a number of codebooks that varies from frame to frame, which "
-                "works plain only: side by side, codebooks in the middle would be absent. Leave the "
-                "composition out."
+                "works only without a composition: codebooks in the middle would be absent. Use it alone."
             )
 
 
 def active_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
-    """Which codes of `count` vectors were chosen, bool `[count, n]`; None: all."""
+    """Return which codes of `count` vectors are active: bool `[count, n]`; None: all."""
     if all(step.active is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
         return None
     chosen = [
@@ -166,10 +173,10 @@ def active_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: i
 
 
 def _joined(groups: Sequence[Quantizer], steps: Sequence[Step]) -> Terms:
-    """The mean of the groups' losses, and their metrics under the number of the codebook that they are of."""
+    """Average the losses of the groups, and name their metrics by the number of the codebook."""
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
-    first = 0  # codebook of a group's metric "name" or "name/n"
+    first = 0  # codebook of a group's metric "name" or "name/0"
     for group, step in zip(groups, steps, strict=True):
         for name, loss in step.terms.losses.items():
             losses[name] = losses.get(name, 0.0) + loss / len(steps)

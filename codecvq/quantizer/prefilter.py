@@ -1,21 +1,21 @@
-"""Which codewords can be the nearest at all, by scores in bfloat16 whose error has a proven bound.
+"""Prefilter for nearest-codeword search: scores in bfloat16 whose error has a proven bound.
 
-The nearest codeword has the greatest score s = z·c - h, where h is |c|²/2 less its mean over the codebook. A
-processor with instructions for bfloat16, numbers of 8 bits, multiplies such matrices more than twice as fast
-as float32. Let z̃ and c̃ be the rounded vectors and h̃ the height rounded to the sum of two such numbers. By the
-inequalities of the triangle and of Cauchy, the score s̃ made of them by a sum of n = D + 2 products in float32
-has
+The nearest codeword has the greatest score s = z·c - h, where h is |c|²/2 minus its mean over the codebook. A
+processor with instructions for bfloat16 (8 significant bits) multiplies such matrices more than twice as fast
+as float32. Let z̃ and c̃ be the rounded vectors, and h̃ the height rounded to the sum of two bfloat16
+numbers. By the triangle and Cauchy-Schwarz inequalities, the score s̃, a float32 sum of n = D + 2 products,
+satisfies
 
     |s - s̃|  <=  |z - z̃| |c|  +  |z̃| |c - c̃|  +  |h - h̃|  +  n 2^-23 (|z̃| |c̃| + |h̃|)
 
-and writing it in bfloat16 adds at most 2^-8 |s̃|. (Unless products are so small that float32 itself runs out
-of digits.) So the greatest s̃ of a group of codewords gives an interval that holds its greatest s. Only groups
-whose interval reaches the best of the lower ends are scored again, in float32; in practice one or two. Where
-bfloat16 cannot tell the codewords apart, many groups are left, and the caller searches without it: it costs
-time and never a code.
+Storing it in bfloat16 adds at most 2^-8 |s̃|. (This assumes that products do not underflow in float32.) The
+greatest s̃ of a group of codewords thus gives an interval that contains its greatest s. Only groups whose
+interval reaches the greatest lower end are scored again in float32; in practice one or two. If bfloat16
+cannot separate the codewords, many groups remain, and the caller searches without the prefilter. That costs
+time but never changes a code.
 
-Codewords are centred, so the mean of s over the codebook is 0 and the greatest s is not below: a group whose
-scores are all negative may count as 0.
+Codewords are centered, so the mean of s over the codebook is 0, and the greatest s is at least 0. A group
+whose scores are all negative may therefore count as 0.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP = 64  # codewords that are kept or left out together
-ROWS = 1024  # vectors a tile
-PART = 1024  # codewords a tile, and whose lengths are measured at a time: no second copy of a large codebook
-SCORED_AGAIN = 1 / 4  # of all groups, at most: beyond, float32 alone is as fast
-UNIT = 2.0**-8  # the greatest relative error of a number in bfloat16
-MARGIN = 1.01  # for the rounding of the bound itself, some hundred times as much as it needs
+GROUP = 64  # codewords that are selected or excluded together
+ROWS = 1024  # vectors per tile
+PART = 1024  # codewords per tile, and whose norms are computed at a time (avoids a copy of a large codebook)
+SCORED_AGAIN = 1 / 4  # greatest fraction of groups to score again: above it, float32 alone is as fast
+UNIT = 2.0**-8  # greatest relative error of a bfloat16 number
+MARGIN = 1.01  # for rounding errors of the bound itself, which are about a hundred times smaller
 
 
 class CoarseTable(NamedTuple):
-    """A codebook in bfloat16; the last codewords of the last group may be none, at height infinity."""
+    """A codebook in bfloat16. The last group may be padded with codewords at height infinity."""
 
     codewords: Tensor  # [K, D + 2] bfloat16: c̃ and the two parts of -h̃
-    error: Tensor  # [3, K / GROUP]: what the bound has beside |z - z̃|, |z̃| and 1, the greatest of each group
+    error: Tensor  # [3, K / GROUP]: factors of |z - z̃|, |z̃| and 1 in the bound, maxima per group
 
 
 @lru_cache(maxsize=1)
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 by instructions of its own."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it yet
+    """Whether this processor has instructions for bfloat16 matrix products."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public API for it
     return bool(known and known())
 
 
 def coarse_table(codewords: Tensor, half_norms: Tensor, size: int) -> CoarseTable:
-    """The table of centred codewords `[K, D]` with |c|²/2 `[K]`, of which the first `size` are real."""
+    """Return the table of centered codewords `[K, D]` with |c|²/2 `[K]`; the first `size` are not padding."""
     heights = half_norms - half_norms[:size].mean()
     heights[size:] = 0
     high = heights.bfloat16()
@@ -67,7 +67,7 @@ def coarse_table(codewords: Tensor, half_norms: Tensor, size: int) -> CoarseTabl
 
 
 def _lengths(codewords: Tensor, rounded: Tensor) -> Tensor:
-    """|c|, |c - c̃| and |c̃|: `[K, D]`, `[K, D]` -> `[3, K]`."""
+    """Return |c|, |c - c̃| and |c̃|: `[K, D]`, `[K, D]` -> `[3, K]`."""
     coarse = rounded.float()
     return torch.stack([codewords.norm(dim=1), (codewords - coarse).norm(dim=1), coarse.norm(dim=1)])
 
@@ -75,10 +75,12 @@ def _lengths(codewords: Tensor, rounded: Tensor) -> Tensor:
 def candidate_groups(
     vectors: Tensor, table: CoarseTable, share: float = SCORED_AGAIN
 ) -> tuple[Tensor, Tensor] | None:
-    """Pairs (group of codewords, vector) that can hold the vector's nearest codeword, by rising group; None
-    where they are more than that share of all.
+    """Return pairs (group of codewords, vector) that may contain the vector's nearest codeword, in order of
+    groups.
 
-    Shapes: centred float32 vectors `[R, D]` -> int64 `[P]`, `[P]`.
+    Returns None if there are more pairs than the fraction `share` of all.
+
+    Shapes: centered float32 vectors `[R, D]` -> int64 `[P]`, `[P]`.
     """
     coarse = vectors.bfloat16()
     greatest = _greatest_scores(torch.cat([coarse, coarse.new_ones(len(vectors), 2)], dim=1), table.codewords)
@@ -86,7 +88,7 @@ def candidate_groups(
     factors = torch.stack([rounding_error, length, torch.ones_like(length)], dim=1)  # [R, 3]
     error = torch.addmm(greatest, factors, table.error, beta=MARGIN * UNIT, alpha=MARGIN)  # [R, G]
     lower = (greatest - error).amax(dim=1, keepdim=True)
-    excluded = greatest.add_(error) < lower  # never so where a number has become NaN: then none is left out
+    excluded = greatest.add_(error) < lower  # False for NaN, so that no group is excluded
     row, group = excluded.logical_not_().nonzero(as_tuple=True)
     if len(row) > max(2 * len(vectors), share * excluded.numel()):
         return None
@@ -95,16 +97,18 @@ def candidate_groups(
 
 
 def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
-    """The greatest score of each group, 0 where it is negative: bfloat16 `[R, D + 2]` -> float32 `[R, G]`."""
+    """Return the greatest score of each group, 0 if it is negative: bfloat16 `[R, D + 2]` -> float32 `[R,
+    G]`.
+    """
     rows = min(len(rounded), ROWS)
-    buffer = rounded.new_empty(rows * PART)  # of at most 2 MB, it stays in the cache
+    buffer = rounded.new_empty(rows * PART)  # at most 2 MB, which fits into the cache
     greatest = torch.empty(len(rounded), len(codewords) // GROUP, dtype=torch.int16)
     for tile, target in zip(rounded.split(rows), greatest.split(rows), strict=True):
         for part, out in zip(codewords.split(PART), target.split(PART // GROUP, dim=1), strict=True):
             scores = buffer[: len(tile) * len(part)].view(len(tile), -1)
             torch.mm(tile, part.T, out=scores)
-            # as integers, the bits of numbers from 0 up are ordered as the numbers are, and any is above
-            # the bits of a negative one; torch compares integers six times as fast
+            # Interpreted as integers, non-negative bfloat16 numbers keep their order and are above negative
+            # ones. torch compares integers six times as fast.
             torch.amax(scores.view(torch.int16).unflatten(1, (-1, GROUP)), dim=2, out=out)
     return greatest.clamp_(min=0).view(torch.bfloat16).float()
 
@@ -112,7 +116,9 @@ def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
 def nearest_in_groups(
     pairs: tuple[Tensor, Tensor], vectors: Tensor, codewords: Tensor, half_norms: Tensor
 ) -> Tensor:
-    """The nearest codeword among the groups left to each vector, the lowest of equals: `[R, D]` -> `[R]`."""
+    """Return the nearest codeword within each vector's groups, the lowest index of equals:
+    `[R, D]` -> `[R]`.
+    """
     group, row = pairs
     scores = vectors.new_empty(len(row), GROUP)
     counts = group.bincount(minlength=len(codewords) // GROUP).tolist()

@@ -1,5 +1,6 @@
-"""Statistics over all processes of a training, asked for at run time: a module may be built before or after
-the process group.
+"""Statistics over all processes of distributed training.
+
+Functions look up the process group when they are called: a module may be built before the group exists.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without a process group."""
+    """Number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all processes, with a gradient; `tensor` itself when there is one process.
+    """Return the sum of `tensor` over all processes, with gradient. With one process, returns `tensor`
+    itself.
 
-    Every rank must call it, also one that has nothing to add: give zeros.
+    Every rank must call it; a rank without data passes zeros.
     """
     if world_size() == 1:
         return tensor
@@ -27,14 +29,17 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def counts_over_ranks(counts: list[int]) -> list[int]:
-    """Numbers of vectors, each summed over all processes; as they are, without a copy, for one process."""
+    """Sum each number of vectors over all processes. With one process, returns `counts` itself."""
     if world_size() == 1 or not counts:
         return counts
     return _sum_without_gradient(torch.tensor(counts, device=_device_of_ranks())).tolist()
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes one after another, without gradient: `[M, D]` -> `[sum of all M, D]`."""
+    """Concatenate the rows of all processes, without gradient: `[M, D]` -> `[sum of all M, D]`.
+
+    Every rank must call it.
+    """
     world = world_size()
     if world == 1:
         return rows.detach()
@@ -49,8 +54,9 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:
-    """The tensor that the first process has, on every process: for random draws that must be equal
-    everywhere.
+    """Return the tensor of the first process on every process, for random draws that must be equal.
+
+    Every rank must call it.
     """
     if world_size() == 1:
         return tensor
@@ -60,7 +66,7 @@ def from_first_rank(tensor: Tensor) -> Tensor:
 
 
 def _device_of_ranks(tensor: Tensor | None = None) -> torch.device:
-    """Where a tensor must be to be sent; NCCL sends from GPUs only."""
+    """Return the device from which a tensor can be sent; NCCL sends only from GPUs."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu") if tensor is None else tensor.device

@@ -1,4 +1,6 @@
-"""What quantizers give: `Quantized` to their users, `Terms` to the engine; and `Progress`, which they get."""
+"""Results of quantizers (`Quantized`, `Terms`), and the training progress that quantizers may read
+(`Progress`).
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of latents."""
+    """Output of a quantizer for latents `[B, D, T]`."""
 
-    latents: Tensor  # [B, D, T], carries the gradient; zero at padding
-    codes: Tensor  # [B, n, T] int64; zero at padding
-    losses: dict[str, Tensor]  # name -> weighted 0-d tensor to add; detached in eval
-    metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" is that of codebook 1
-    active: Tensor | None = None  # [B, n, T] bool: what dropout kept, False at padding; None: it kept all
-    #: what each codebook adds to the latents, `[B, D, T]`, where `forward` is asked for them and the
-    #: quantizer is a sum over its codebooks; None elsewhere. Each has the gradient that it has alone.
+    latents: Tensor  # [B, D, T], with gradient; 0 at padding
+    codes: Tensor  # [B, n, T] int64; 0 at padding
+    losses: dict[str, Tensor]  # name -> weighted 0-d tensor; detached in eval mode
+    metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" belongs to codebook 1
+    active: Tensor | None = (
+        None  # [B, n, T] bool: False at padding and where dropout removed a code; None: all active
+    )
+    #: What each codebook adds to the latents, `[B, D, T]` each, with its own gradient. None unless `forward`
+    #: is called with `parts=True` and the quantizer is a sum over its codebooks.
     parts: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Losses (0-d, weighted) and metrics (0-d) of one batch of vectors."""
+    """Losses (weighted 0-d tensors) and metrics (0-d tensors) of one batch of vectors."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -31,12 +35,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is."""
+    """Training progress in optimizer steps."""
 
-    step: int = 0  # optimizer steps made so far
-    steps: int | None = None  # in all; None: not known
+    step: int = 0  # optimizer steps done
+    steps: int | None = None  # total number; None: unknown
 
     @property
     def fraction(self) -> float:
-        """From 0 at the first step to 1 at the last; 0 where the number of steps is not known."""
+        """Progress from 0 at the first step to 1 at the last; 0 if the number of steps is unknown."""
         return min(1.0, self.step / self.steps) if self.steps else 0.0

@@ -1,12 +1,12 @@
 """Nearest-codeword search, exact and in bounded memory.
 
-|z - c|² = |z|² + |c|² - 2 z·c, and |z|² is the same for all c, so the score |c|²/2 - z·c decides. Vectors and
-codewords are centred on the codebook's mean first: far from the origin the two terms would cancel each
-other's digits away.
+The score |c|²/2 - z·c decides, since |z - c|² = |z|² + |c|² - 2 z·c and |z|² is the same for all c. The mean
+of the codebook is subtracted from vectors and codewords first: far from the origin, the two terms would
+cancel and lose precision.
 
-Scores are made tile by tile, some vectors against some codewords, in one buffer that stays in the cache: a
-table of all scores `[M, K]` would be written to memory and read back, which takes longer than making it.
-On processors with bfloat16 a prefilter first tells which codewords can be the nearest at all.
+Scores are computed in tiles, some vectors by some codewords, in one buffer that fits into the cache. Writing
+the scores `[M, K]` to memory and reading them back would take longer than computing them. On processors with
+bfloat16, a prefilter first selects the codewords that can be nearest.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ from torch.nn import functional as F
 from codecvq.quantizer import prefilter
 from codecvq.quantizer.prefilter import GROUP, CoarseTable
 
-ROWS = 1024  # vectors a tile, at most
-TILE = 2**20  # scores a tile on a CPU: 4 MB
-TILE_ON_GPU = 2**24  # where the launch of a kernel costs more than a cache saves
-MIN_COARSE_CODEWORDS = 512  # codewords with a table in bfloat16
-MIN_PREFILTER_SCORES = 2**21  # scores: with fewer, the prefilter's many small steps take longer than float32
-INTERVALS = 2**21  # of the prefilter at a time: 8 MB
+ROWS = 1024  # vectors per tile, at most
+TILE = 2**20  # scores per tile on a CPU: 4 MB
+TILE_ON_GPU = 2**24  # scores per tile on a GPU, where launching a kernel costs more than the cache saves
+MIN_COARSE_CODEWORDS = 512  # smallest codebook with a bfloat16 table
+MIN_PREFILTER_SCORES = 2**21  # with fewer scores, the prefilter is slower than float32 alone
+INTERVALS = 2**21  # intervals of the prefilter in memory at a time: 8 MB
 
 
 class SearchTable(NamedTuple):
-    """What a search needs of a codebook; K is rounded up to whole groups with codewords at infinity."""
+    """Precomputed data of a codebook; K is padded to whole groups with codewords at infinity."""
 
-    codewords: Tensor  # [K, D], less the centre
+    codewords: Tensor  # [K, D], minus the center
     half_norms: Tensor  # [K], |c|²/2
     center: Tensor  # [D]
-    coarse: CoarseTable | None  # the same in bfloat16, where that is of use
+    coarse: CoarseTable | None  # the codewords in bfloat16, if that speeds up the search
 
 
 @torch.no_grad()
 def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
-    """The table of a codebook `[K, D]`, to search that many vectors in it; None: many, time and again."""
+    """Return the search table of a codebook `[K, D]`.
+
+    `vectors` is the number of vectors to search for; None means many. For few vectors, it omits the bfloat16
+    table.
+    """
     center = codebook.mean(dim=0)
     codewords = codebook - center
     half_norms = torch.cat([part.square().sum(dim=1) for part in codewords.split(prefilter.PART)]) / 2
@@ -52,7 +56,7 @@ def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
     if torch.compiler.is_compiling() or codebook.device.type != "cpu" or not prefilter.has_fast_bfloat16():
         coarse = None
     elif len(codewords) < MIN_COARSE_CODEWORDS or (vectors is not None and vectors < ROWS):
-        coarse = None  # to make it would take longer than it saves
+        coarse = None  # computing it would take longer than it saves
     else:
         coarse = prefilter.coarse_table(codewords, half_norms, len(codebook))
     return SearchTable(codewords, half_norms, center, coarse)
@@ -60,10 +64,10 @@ def search_table(codebook: Tensor, vectors: int | None = None) -> SearchTable:
 
 @torch.no_grad()
 def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
-    """Index of the closest codeword of each vector (Euclidean); ties go to the lowest index.
+    """Return the index of the nearest codeword (Euclidean) of each vector; ties go to the lowest index.
 
-    Shapes: vectors `[M, D]`, codebook `[K, D]`, both float32 and finite -> int64 `[M]`. Give the codebook's
-    `search_table` where it is searched often and seldom changes.
+    Shapes: vectors `[M, D]`, codebook `[K, D]`, both float32 and finite -> int64 `[M]`. For a codebook that
+    is searched often and seldom changes, pass its `search_table`.
     """
     table = codebook if isinstance(codebook, SearchTable) else search_table(codebook, len(vectors))
     if (
@@ -77,20 +81,20 @@ def nearest_codes(vectors: Tensor, codebook: Tensor | SearchTable) -> Tensor:
     for i, part in enumerate(parts):
         centered = part - table.center
         pairs = prefilter.candidate_groups(centered, table.coarse)
-        if pairs is None:  # codewords are too near each other for bfloat16: it is no use for the rest either
+        if pairs is None:  # bfloat16 cannot separate the codewords: skip it for the remaining vectors, too
             return torch.cat([*codes, _nearest_by_tiles(torch.cat(parts[i:]), table)])
         codes.append(prefilter.nearest_in_groups(pairs, centered, table.codewords, table.half_norms))
     return torch.cat(codes)
 
 
 def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
-    """All scores, in float32."""
+    """Search with all scores in float32."""
     rows = max(1, min(ROWS, len(vectors)))
     width = max(GROUP, (TILE_ON_GPU if vectors.is_cuda else TILE) // rows // GROUP * GROUP)
     buffer = vectors.new_empty(rows * width)
     best = vectors.new_full((len(vectors),), torch.inf)
     codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-    # codewords outside, vectors inside: so a part of the codebook stays in the cache
+    # outer loop over codewords, so that a part of the codebook stays in the cache
     for first in range(0, len(table.codewords), width):
         part = slice(first, first + width)
         codewords, half_norms = table.codewords[part], table.half_norms[part]
@@ -98,25 +102,25 @@ def _nearest_by_tiles(vectors: Tensor, table: SearchTable) -> Tensor:
             tile = slice(top, top + rows)
             scores = _scores(vectors[tile] - table.center, codewords, half_norms, buffer)
             least, index = _first_least(scores)
-            nearer = least < best[tile]  # never <=: the first of equals stays
+            nearer = least < best[tile]  # strict, so that the first of equals wins
             best[tile] = torch.where(nearer, least, best[tile])
             codes[tile] = torch.where(nearer, index + first, codes[tile])
     return codes
 
 
 def _scores(rows: Tensor, codewords: Tensor, half_norms: Tensor, buffer: Tensor) -> Tensor:
-    """|c|²/2 - z·c, in the buffer: centred vectors `[R, D]` and W codewords -> `[R, W]`."""
-    if torch.compiler.is_compiling():  # the compiler plans memory by itself
+    """Compute |c|²/2 - z·c in the buffer: centered vectors `[R, D]` and W codewords -> `[R, W]`."""
+    if torch.compiler.is_compiling():  # the compiler plans memory itself
         return torch.addmm(half_norms, rows, codewords.T, alpha=-1)
     out = buffer[: len(rows) * len(codewords)].view(len(rows), -1)
     return torch.addmm(half_norms, rows, codewords.T, alpha=-1, out=out)
 
 
 def _first_least(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The least score of each row and where it is first: `[R, W]` -> `[R]`, `[R]`.
+    """Return the least score of each row and its first index: `[R, W]` -> `[R]`, `[R]`.
 
-    torch finds a minimum several times faster than its place, so the place is looked for only in the first
-    group that has the minimum.
+    torch computes a minimum several times faster than its index, so the index is searched only in the first
+    group that contains the minimum.
     """
     if scores.shape[1] <= GROUP:
         return scores.min(dim=1)
@@ -128,10 +132,10 @@ def _first_least(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TensorCache:
-    """What was made of some tensors, kept for as long as they do not change.
+    """Caches a value computed from tensors until one of them changes.
 
-    A change is another tensor, another place in memory (`module.to`), or a write that autograd counts; a
-    write through `.data` is none. A copy of it starts empty.
+    A change is another tensor, another memory address (`module.to`), or a write that autograd counts. Writes
+    through `.data` are not detected. A copy of the cache is empty.
     """
 
     def __init__(self) -> None:
@@ -140,9 +144,9 @@ class TensorCache:
         self._value: Any = None
 
     def get(self, make: Callable[[], Any], *sources: Tensor) -> Any:
-        """What `make` gives, made again where one of `sources`, of which it is made, has changed."""
+        """Return the cached value; calls `make` if one of its `sources` has changed."""
         if torch.compiler.is_compiling() or any(source.is_inference() for source in sources):
-            return make()  # neither counts its writes
+            return make()  # these do not count writes
         state = [(source.data_ptr(), source._version) for source in sources]
         if state != self._state or any(map(operator.is_not, sources, self._sources)):
             self._value = make()
@@ -150,7 +154,7 @@ class TensorCache:
         return self._value
 
     def clear(self) -> None:
-        """Keep nothing, and hold no memory."""
+        """Discard the value, and release its memory."""
         self._sources, self._state, self._value = (), [], None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TensorCache:

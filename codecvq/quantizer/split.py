@@ -1,8 +1,7 @@
-"""`Split`: a semantic quantizer beside an acoustic one on the same latents (Mimi, arXiv:2410.00037 §3.3.2).
+"""`Split`, a semantic and an acoustic quantizer for the same latents (Mimi, arXiv:2410.00037 §3.3.2).
 
-Both quantize the latents themselves, not what the other leaves over, and their values add up. So the semantic
-codebook is free of the task of reconstruction, and a distillation loss can have it alone. Its codes come
-first.
+Both quantize the latents themselves instead of a residual, and their values add up. The semantic codebook
+thus need not reconstruct the signal, and a distillation loss can train it alone. Its codes come first.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from codecvq.quantizer.tables import join_tables
 
 
 class Split(Quantizer):
-    """`semantic` beside `acoustic`, both of the same `dim`.
+    """Semantic and acoustic quantizer of the same `dim`, whose values add up.
 
-    The first n codebooks decode by themselves where the acoustic part is prefix decodable; quantizer
-    dropout is the acoustic part's, so the semantic codebooks are always kept. Losses are means over all
-    codebooks.
+    The first n codebooks can be decoded alone if the acoustic quantizer is prefix decodable. Quantizer
+    dropout belongs to the acoustic quantizer, so the semantic codebooks are always active. Losses are means
+    over all codebooks.
     """
 
     def __init__(self, semantic: Quantizer, acoustic: Quantizer) -> None:
         parts = (semantic, acoustic)
         if semantic.dim != acoustic.dim:
             raise OptionError(
-                f"split: the semantic part has dim {semantic.dim} and the acoustic one {acoustic.dim}; both "
-                "quantize the same latents."
+                f"split: the semantic part has dim {semantic.dim} and the acoustic part {acoustic.dim}; they "
+                "must be equal."
             )
         reject_variable_depth(parts)
         self.own_gradient = any(part.own_gradient for part in parts)
@@ -46,27 +45,27 @@ class Split(Quantizer):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Those of the semantic part, then those of the acoustic one."""
+        """Strides of the semantic codebooks, then of the acoustic ones."""
         return (*self.semantic.strides, *self.acoustic.strides)
 
     def code_tables(self) -> CodeTables | None:
-        """Those of the semantic part, then those of the acoustic one."""
+        """Return the tables of the semantic codebooks, then of the acoustic ones."""
         return join_tables((self.semantic, self.acoustic))
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
-        """Codes of both parts: `[M, D]` -> `[M, depth]`."""
+        """Return the codes of both parts: `[M, D]` -> `[M, depth]`."""
         parts = self._parts_of(depth)
         return torch.cat([part.vectors_to_codes(vectors, context, count) for part, count in parts], dim=1)
 
     def codes_to_vectors(self, codes: Tensor, context: Context) -> Tensor:
-        """The sum of both parts' values: `[M, n]` -> `[M, D]`."""
+        """Return the sum of both parts' values: `[M, n]` -> `[M, D]`."""
         parts = self._parts_of(codes.shape[1])
         chosen = codes.split([count for _, count in parts], dim=1)
         values = [part.codes_to_vectors(own, context) for (part, _), own in zip(parts, chosen, strict=True)]
         return values[0] + values[1] if len(values) == 2 else values[0]
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """Both parts on the same vectors; values add up."""
+        """Run the steps of both parts on the same vectors, and add their values."""
         parts = self._parts_of(depth)
         steps = [part.step(vectors, context, count) for part, count in parts]
         values = steps[0].values + steps[1].values if len(steps) == 2 else steps[0].values
@@ -83,11 +82,11 @@ class Split(Quantizer):
         )
 
     def _parts_of(self, depth: int) -> list[tuple[Quantizer, int]]:
-        """The parts that the first `depth` codebooks are of, and how many of each."""
+        """Return the parts that contain the first `depth` codebooks, with the number of codebooks of each."""
         semantic = self.semantic.num_codebooks
         if depth < semantic and not self.semantic.prefix_decodable:
             raise ShapeError(
-                f"num_codebooks is {depth}, but the semantic part always has its {semantic} codebooks."
+                f"num_codebooks is {depth}, but the semantic part always has {semantic} codebooks."
             )
         if depth <= semantic:
             return [(self.semantic, depth)]
@@ -95,7 +94,7 @@ class Split(Quantizer):
 
 
 def _joined(counts: list[int], steps: list[Step]) -> Terms:
-    """Means of losses over codebooks, as in Mimi; metrics under the number of their codebook."""
+    """Average the losses over codebooks, as in Mimi, and name metrics by the number of the codebook."""
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     first = 0

@@ -1,4 +1,4 @@
-"""What the stages of a residual quantizer must be, and how far they reach together."""
+"""Checks of the stages of a residual quantizer, and their combined reach."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from codecvq.quantizer.author import Quantizer
 
 
 def check_stages(stages: Sequence[Quantizer]) -> None:
-    """Raise OptionError for stages that have several codebooks each, or different grids."""
+    """Raise OptionError for stages with several codebooks, or with different grids."""
     counts = [stage.num_codebooks for stage in stages]
     if any(each != 1 for each in counts):
         raise OptionError(
-            f"a residual stage has one codebook, and these have {counts}. "
-            "Take stages of one codebook each, and put groups outside: grouped_residual_X."
+            f"a residual stage has one codebook, but these have {counts}. "
+            "Use stages with one codebook each. For groups of residual stacks use grouped_residual_X."
         )
     grids = [stage for stage in stages if stage.refines]
     if grids and any(stage is not stages[0] for stage in stages):
         raise OptionError(
-            f"stages of {type(grids[0]).__name__} refine one grid, so one stage serves them all, and "
+            f"stages of {type(grids[0]).__name__} refine one grid and share one quantizer, but "
             f"{len(stages)} are given."
         )
 
 
 def check_strides(strides: Sequence[int], count: int) -> None:
-    """Raise OptionError unless `strides` is empty, or has one positive number for each of `count` stages."""
+    """Raise OptionError unless `strides` is empty or has one positive number per stage."""
     if strides and (len(strides) != count or any(not isinstance(s, int) or s < 1 for s in strides)):
         raise OptionError(
-            f"strides is {list(strides)!r}; needed are {count} whole numbers from 1 up, one a codebook, as "
+            f"strides is {list(strides)!r}; needed are {count} whole numbers from 1 up, one per codebook, as "
             f"{[2 ** (count - 1 - n) for n in range(count)]}"
         )
 
 
 def check_beam(beam: int, stages: Sequence[Quantizer], strides: Sequence[int]) -> None:
-    """Raise OptionError for a beam that these stages cannot search."""
+    """Raise OptionError if these stages cannot search a beam of this width."""
     if not isinstance(beam, int) or beam < 1:
         raise OptionError(f"beam is {beam!r}; needed is a whole number from 1 up")
     if beam == 1:
@@ -43,20 +43,20 @@ def check_beam(beam: int, stages: Sequence[Quantizer], strides: Sequence[int]) -
     first = type(stages[0]).__name__
     if not all(stage.lists_candidates for stage in stages):
         raise OptionError(
-            f"beam is {beam}, and {first} lists no candidates to search. "
-            "Leave beam at 1, or define candidates(vectors, count)."
+            f"beam is {beam}, but {first} lists no candidates to search. "
+            "Set beam: 1, or define candidates(vectors, count)."
         )
     if any(stride > 1 for stride in strides):
-        raise OptionError(f"beam is {beam}, but stages with strides have no beam search. Leave beam at 1.")
+        raise OptionError(f"beam is {beam}, but stages with strides have no beam search. Set beam: 1.")
     if any(stage.own_gradient for stage in stages):
         raise OptionError(
-            f"beam is {beam}, but the values of {first} carry their own gradient, and those that a beam "
-            "search chooses would have none. Leave beam at 1."
+            f"beam is {beam}, but the values of {first} carry their own gradient, which a beam search would "
+            "drop. Set beam: 1."
         )
 
 
 def combined_reach(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
-    """That of all stages one after another, each within the blocks of its stride."""
+    """Return the reach of all stages in sequence, each of which works on the blocks of its stride."""
     past: int | None = 0
     future = 0
     for reach, stride in zip(reaches, strides, strict=True):

@@ -1,4 +1,4 @@
-"""How much of a codebook a batch of codes uses."""
+"""Perplexity and usage of codebooks in a batch of codes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from codecvq.code_entropy import entropy_nats
 from codecvq.transfer import to_device
 
-# A histogram of the codebook costs less than sorting the codes while it has at most so many bins, or so many
-# bins a code.
+# A histogram of the codebook is faster than sorting the codes up to this number of bins, or of bins per code.
 MAX_SMALL_HISTOGRAM, MAX_BINS_PER_CODE = 4096, 8
 
 
 def code_metrics(
     codes: Tensor, codebook_sizes: tuple[int, ...], active: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Perplexity (exp of the entropy of the codes) and usage (share of the codebook seen) of a batch.
+    """Return perplexity (exp of the entropy of the codes) and usage (fraction of the codebook in use) of a
+    batch.
 
-    Shapes: codes `[M, n]`, `kept` bool `[M, n]`, which of them were chosen (None: all) -> 0-d tensors
-    `perplexity` and `usage`, means over the n codebooks, and `perplexity/i`, `usage/i` for each where there
-    are several. K may be 2^60, and no shape depends on the values of the codes.
+    Shapes: codes `[M, n]`, `active` bool `[M, n]`, False at codes to ignore (None: count all) -> 0-d tensors
+    `perplexity` and `usage`, means over the n codebooks. With several codebooks also `perplexity/i` and
+    `usage/i` for each. K may be 2^60; no shape depends on the values of the codes.
     """
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
@@ -38,22 +38,22 @@ def code_metrics(
 
 
 def _by_histogram(codes: Tensor, size: int, active: Tensor | None) -> Tensor:
-    """How often each column has each code: `[M, n]` -> `[n, size]`."""
-    columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; a wrong code is for the checks to tell
+    """Count each code in each column: `[M, n]` -> `[n, size]`."""
+    columns = codes.T.clamp(0, size - 1).contiguous()  # [n, M]; checks elsewhere report codes out of range
     bins = torch.zeros(codes.shape[1], size, device=codes.device)
     return bins.scatter_add_(1, columns, _weights(columns, None if active is None else active.T))
 
 
 def _by_sorting(codes: Tensor, active: Tensor | None) -> Tensor:
-    """The same for any codebook size, of the codes that are there: equal ones are neighbours once sorted."""
+    """Count the codes that occur, for any codebook size; sorting puts equal codes next to each other."""
     ordered, places = codes.sort(dim=0)  # [M, n]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
-    runs = starts.cumsum(dim=0) - 1  # [M, n]: which distinct code a row holds
+    runs = starts.cumsum(dim=0) - 1  # [M, n]: index of the distinct code
     weights = _weights(codes, None if active is None else active.gather(0, places))
-    return torch.zeros_like(weights).scatter_add_(0, runs, weights).T  # of the first, second … code, then 0
+    return torch.zeros_like(weights).scatter_add_(0, runs, weights).T  # counts of the distinct codes, then 0
 
 
 def _weights(codes: Tensor, active: Tensor | None) -> Tensor:
-    """1 for each code, 0 for one that was not chosen."""
+    """Return 1 for each active code and 0 for the others."""
     return torch.ones(codes.shape, device=codes.device) if active is None else active.float()

@@ -1,8 +1,9 @@
-"""Codebooks at different frame rates: codes with one frame axis, and one array for each codebook.
+"""Codebooks at different frame rates: conversion between codes with one frame axis and one array per
+codebook.
 
-In memory codes are rectangular, `[..., N, T]`: a codebook of stride s has one code for a block of s frames,
-and repeats it over them. Frame t belongs to block t // s, so T frames have ceil(T / s) blocks and the last
-one may be short. Files and datasets store one code for each block.
+In memory, codes are rectangular, `[..., N, T]`. A codebook of stride s has one code per block of s frames,
+repeated over the block. Frame t belongs to block t // s, so T frames have ceil(T / s) blocks, and the last
+one may be short. Files and datasets store one code per block.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from codecvq.quantizer.checks import raise_if
 
 
 def blocks(frames: int, stride: int) -> int:
-    """How many blocks of `stride` frames cover `frames` frames: ceil(frames / stride)."""
+    """Return the number of blocks that cover `frames` frames: ceil(frames / stride)."""
     return -(-frames // stride)
 
 
 def split_codes(codes: Tensor, strides: Sequence[int]) -> list[Tensor]:
-    """One tensor for each codebook, `[..., T_n]` with T_n = ceil(T / strides[n]): codes `[..., N, T]`.
+    """Split codes `[..., N, T]` into one tensor per codebook: `[..., T_n]` with T_n = ceil(T / strides[n]).
 
-    N may be less than `len(strides)`. Raises ShapeError where codes change within a block.
+    N may be less than `len(strides)`. Raises ShapeError if codes change within a block.
     """
     check_blocks(codes, strides)
     return [codes[..., n, :: strides[n]] for n in range(codes.shape[-2])]
 
 
 def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> Tensor:
-    """The inverse of `split_codes`: parts `[..., T_n]` -> codes `[..., N, T]` with T = `frames`.
+    """Join one tensor per codebook: `[..., T_n]` -> codes `[..., N, T]` with T = `frames`; the inverse of
+    `split_codes`.
 
-    Raises ShapeError for a part of another length than ceil(T / strides[n]).
+    Raises ShapeError for a tensor whose length is not ceil(T / strides[n]).
     """
     for n, part in enumerate(parts):
         if part.shape[-1] != blocks(frames, strides[n]):
@@ -47,8 +49,9 @@ def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> 
 
 
 def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = None) -> None:
-    """Raise ShapeError where codes `[..., N, T]` change within a block of their codebook; what stands at
-    padded frames, False in `mask` `[..., T]`, does not matter.
+    """Raise ShapeError if codes `[..., N, T]` change within a block of their codebook.
+
+    Ignores padded frames, where `mask` `[..., T]` is False.
     """
     for n, stride in enumerate(strides[: codes.shape[-2]]):
         if stride == 1:
@@ -62,5 +65,5 @@ def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = No
 def _changes(changed: Tensor, n: int, stride: int) -> ShapeError:
     return ShapeError(
         f"codes of codebook {n} change at frame {int(changed.nonzero()[0, -1])}, but it has one code for "
-        f"{stride} frames. codecvq.quantizer.join_codes repeats codes over their frames."
+        f"{stride} frames. Use codecvq.quantizer.join_codes to repeat codes over their frames."
     )

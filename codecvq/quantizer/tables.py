@@ -1,4 +1,4 @@
-"""The learned tables of a composition: those of its members, one after another."""
+"""Learned code tables of compositions, joined from their members."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from codecvq.api.code_tables import LARGEST_RADIX, CodeTables
 if TYPE_CHECKING:
     from codecvq.quantizer.author import Quantizer
 
-DIGIT = 64  # radix of the lower digits of codebooks that are too large for one table
+DIGIT = 64  # radix of the lower digits of codes whose codebook is too large for one table
 
 
 def join_tables(members: Iterable[Quantizer]) -> CodeTables | None:
-    """The tables of the members' codebooks, in order; None where no member has any.
+    """Join the tables of the members' codebooks, in order; None if no member has tables.
 
-    A member without tables gets even ones. Raises OptionError where the `step` of the members differs.
+    A member without tables gets uniform ones. Raises OptionError if the `step` of the members differs.
     """
     tables_by_member = [(member, member.code_tables()) for member in members]
     steps = [tables.step for _, tables in tables_by_member if tables is not None]
