@@ -223,7 +223,7 @@ def test_an_unknown_part_is_told_with_those_that_are_known() -> None:
 
 
 def test_a_part_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"is of kind 'tail'; it is features, backbone, head"):
+    with pytest.raises(ValueError, match=r"is of kind 'tail'; known kinds are features, backbone, head"):
         NetworkPartSpec(name="x", kind="tail", factory="x:y")
 
 

@@ -1,1 +1,1 @@
-"""What plugins are written against: the hooks and the specs that they yield."""
+"""The API for plugins: hooks, specs, and the protocols of codecs."""

@@ -1,11 +1,11 @@
-"""`CodeTables`: how frequent each code is, learned in training, for the entropy coder of `.cvq` files.
+"""`CodeTables`: learned frequencies of codes, for the entropy coder of `.cvq` files.
 
-A table is an array `[contexts, radix]` of whole numbers: for each context how often each value of a symbol
-occurs. A symbol is a code, or one digit of a code. The coder begins with these counts and adds `step` for
-each symbol that it codes, so a row whose sum is large against `step` changes little within a file.
+A table is an integer array `[contexts, radix]`: the frequency of each value of a symbol in each context. A
+symbol is a code, or one digit of a code. The coder starts with these frequencies and adds `step` for each
+symbol that it codes, so a row with a sum much larger than `step` changes little within a file.
 
-No floating point is used when a file is written or read, so that every machine decodes it. A quantizer keeps
-the frequencies in a buffer: they are saved with the codec and are part of its `codebooks_sha256`.
+Files are written and read with integer arithmetic only, so that every machine decodes them. A quantizer
+stores the frequencies in a buffer: they are saved with the codec and are part of its `codebooks_sha256`.
 
 Letters: N codebooks, K codebook size, T frames, R radix of a symbol, C contexts of a symbol.
 """
@@ -24,7 +24,7 @@ from codecvq.errors import OptionError
 
 Integers = npt.NDArray[np.int64]
 
-LARGEST_RADIX = 4096  # of a symbol: the alphabets of the range coder
+LARGEST_RADIX = 4096  # of a symbol: the largest alphabet of the range coder
 LARGEST_ROW = 1 << 24  # sum of a row
 LARGEST_STEP = 1 << 12
 MOST_ENTRIES = 1 << 26  # of all tables of a codec
@@ -33,11 +33,11 @@ CONTEXTS = ("previous", "below", "digit")
 
 @dataclass(frozen=True, eq=False)
 class SymbolContext:
-    """What the frequencies of a symbol depend on: the value of another symbol."""
+    """Another symbol on whose value the frequencies of a symbol depend."""
 
-    symbol: int  # its place in `CodeTables.symbols`
-    lag: int  # 0: at the same frame; 1: at the frame before
-    classes: Integers | None = None  # [R], the class of each value; None: each is its own
+    symbol: int  # index in `CodeTables.symbols`
+    lag: int  # 0: the same frame; 1: the previous frame
+    classes: Integers | None = None  # [R], the class of each value; None: one class per value
 
     def __post_init__(self) -> None:
         if self.classes is None:
@@ -50,7 +50,7 @@ class SymbolContext:
 
 @dataclass(frozen=True)
 class Symbol:
-    """A digit of a codebook's codes, `code // place % radix`; the whole code where `radix` is K."""
+    """One digit of the codes of a codebook, `code // place % radix`. With place 1 and radix K: the code."""
 
     codebook: int
     place: int
@@ -61,22 +61,23 @@ class Symbol:
         if not 1 <= self.radix <= LARGEST_RADIX:
             raise OptionError(
                 f"a symbol of codebook {self.codebook} has {self.radix} values; 1 to {LARGEST_RADIX} are "
-                "possible. Take larger codes apart with levels."
+                "possible. Split larger codes with levels."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class CodeTables:
-    """Frequencies of the codes of some codebooks. `even`, `counted`, `filled` and `join` make them.
+    """Frequencies of the codes of one or more codebooks.
 
-    Raises OptionError for frequencies below 1, a row whose sum is above 2^24, a table of another shape than
-    its symbol has, and contexts that a decoder does not know yet.
+    Create tables with `uniform` and `join`, and set frequencies with `with_counts` or `with_frequencies`.
+    Raises OptionError for frequencies below 1, row sums above 2^24, tables that do not match the shape of
+    their symbol, and contexts that are decoded after their symbol.
     """
 
     codebook_sizes: tuple[int, ...]
-    symbols: tuple[Symbol, ...]  # by codebook, lowest digit first
+    symbols: tuple[Symbol, ...]  # by codebook, least significant digit first
     frequencies: tuple[Integers, ...]  # [C, R] of each symbol
-    step: int = 64  # what each occurrence in a file adds to the frequency of its symbol
+    step: int = 64  # added to a frequency for each occurrence in a file
 
     @classmethod
     def uniform(
@@ -88,16 +89,16 @@ class CodeTables:
         classes: Sequence[Any] | None = None,  # Any: an array or a tensor
         step: int = 64,
     ) -> CodeTables:
-        """Tables in which every frequency is 1.
+        """Return tables in which every frequency is 1.
 
-        `levels` takes each code apart into digits of these radices, the first one least significant, as FSQ
-        numbers its codes; their product is at least K. Without it a code is one symbol, and K at most 4096.
+        `levels` splits each code into digits of these radices, least significant first, as in FSQ. Their
+        product must be at least K. Without `levels` a code is one symbol, and K is at most 4096.
 
-        `contexts` may name "previous", the same symbol at the frame before; "below", the same symbol of the
-        codebook before at the same frame; "digit", the digit before in the same code. Rows multiply: each
-        context of radix R has R values and one more for its absence (as at the first frame). `classes` holds
-        for each codebook an array `[K]` with the class of each code, 0 to A - 1; a context of whole codes
-        then has A + 1 values.
+        `contexts` can contain "previous", the same symbol of the previous frame; "below", the same symbol of
+        the previous codebook in the same frame; and "digit", the previous digit of the same code. The number
+        of rows is the product over the contexts: a context of radix R has R + 1 values, one of them for its
+        absence (for example at the first frame). `classes` has for each codebook an array `[K]` with the
+        class of each code, 0 to A - 1. A context of whole codes then has A + 1 values.
         """
         sizes = tuple(int(size) for size in codebook_sizes)
         symbols = tuple(_symbols(sizes, levels, contexts, classes))
@@ -105,10 +106,10 @@ class CodeTables:
 
     @classmethod
     def join(cls, parts: Sequence[CodeTables]) -> CodeTables:
-        """The tables of codebooks one after the other, as those of residual stages; parts have one `step`."""
+        """Concatenate the tables of codebooks, for example of residual stages. `step` must be equal."""
         if not parts or len({part.step for part in parts}) > 1:
             raise OptionError(
-                f"steps of the tables are {[part.step for part in parts]}; one and the same is needed"
+                f"steps of the tables are {[part.step for part in parts]}; equal steps are needed"
             )
         sizes: tuple[int, ...] = ()
         symbols: list[Symbol] = []
@@ -141,16 +142,16 @@ class CodeTables:
 
     @property
     def entries(self) -> int:
-        """How many frequencies there are."""
+        """Number of frequencies in all tables."""
         return sum(table.size for table in self.frequencies)
 
     @property
     def flat(self) -> npt.NDArray[np.int32]:
-        """All frequencies as one array `[entries]`, for a buffer."""
+        """All frequencies as one int32 array `[entries]`, for a buffer."""
         return np.concatenate([table.reshape(-1) for table in self.frequencies]).astype(np.int32)
 
     def with_frequencies(self, flat: Any) -> CodeTables:  # Any: an array or a tensor
-        """The same symbols and contexts with other frequencies: `[entries]`, as `flat` gives them."""
+        """Return tables with the same symbols and contexts, and frequencies `[entries]` in `flat` order."""
         values = _integers(flat, "frequencies")
         if values.shape != (self.entries,):
             raise OptionError(f"frequencies have shape {list(values.shape)}; [{self.entries}] is needed")
@@ -161,11 +162,11 @@ class CodeTables:
     def with_counts(
         self, clips: Iterable[Any], *, total: int = 1 << 16, strides: Sequence[int] | None = None
     ) -> CodeTables:
-        """The same symbols and contexts with the frequencies of these clips' codes: each `[N, T]`, an array
-        or a tensor, -1 where a code is absent.
+        """Return tables with the same symbols and contexts and the frequencies of the codes of `clips`.
 
-        Every row has a sum of about `total`. A context that occurs seldom has nearly the frequencies of its
-        symbol without context. `strides` are those of the codebooks: a code counts once for its block.
+        Each clip is an array or tensor `[N, T]`; absent codes are -1. The sum of every row is about `total`.
+        A rare context gets nearly the frequencies of its symbol without context. `strides` are the strides of
+        the codebooks: a code is counted once per block of frames.
         """
         if not 1 <= total <= LARGEST_ROW // 2:
             raise OptionError(f"total is {total}; 1 to {LARGEST_ROW // 2} is possible")
@@ -176,17 +177,17 @@ class CodeTables:
         return replace(self, frequencies=tuple(_frequencies(count, total) for count in counts))
 
     def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
-        """Add the symbols of one clip `[N, T]` to the counts."""
+        """Add the symbols of one clip `[N, T]` to `counts`, in place."""
         values = [symbol_values(codes, symbol) for symbol in self.symbols]
         for symbol, own, count in zip(self.symbols, values, counts, strict=True):
             row = np.zeros(codes.shape[1], dtype=np.int64)
             for context in symbol.contexts:
-                seen = values[context.symbol]
+                known = values[context.symbol]
                 if context.lag:
-                    seen = np.concatenate([[self.symbols[context.symbol].radix], seen[:-1]])[: len(seen)]
+                    known = np.concatenate([[self.symbols[context.symbol].radix], known[:-1]])[: len(known)]
                 row = (
                     row * num_context_values(context, self.symbols)
-                    + context_values(context, self.symbols)[seen]
+                    + context_values(context, self.symbols)[known]
                 )
             there = own < symbol.radix
             there[np.arange(len(there)) % strides[symbol.codebook] != 0] = False
@@ -194,26 +195,26 @@ class CodeTables:
 
 
 def num_context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> int:
-    """How many values a context has, the one for absence included."""
+    """Return the number of values of a context, including the one for absence."""
     if context.classes is None:
         return symbols[context.symbol].radix + 1
     return int(context.classes.max()) + 2
 
 
 def num_contexts(symbol: Symbol, symbols: Sequence[Symbol]) -> int:
-    """C: how many contexts a symbol has."""
+    """Return C, the number of rows in the table of a symbol."""
     return math.prod(num_context_values(context, symbols) for context in symbol.contexts)
 
 
 def context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> Integers:
-    """The value of a context for each value of its symbol, and last for its absence: `[R + 1]`."""
+    """Return the context value of each symbol value, and of its absence at the end: `[R + 1]`."""
     if context.classes is None:
         return np.arange(symbols[context.symbol].radix + 1)
     return np.append(context.classes, context.classes.max() + 1)
 
 
 def symbol_values(codes: Integers, symbol: Symbol) -> Integers:
-    """The digits `[T]` of codes `[N, T]`; R where a code is absent."""
+    """Return the values `[T]` of a symbol in codes `[N, T]`; R for absent codes."""
     own = codes[symbol.codebook]
     return np.where(own < 0, symbol.radix, own // symbol.place % symbol.radix)
 
@@ -225,7 +226,7 @@ def _symbols(
     if unknown:
         raise OptionError(f"context {unknown[0]!r} is none of {', '.join(CONTEXTS)}")
     if classes is not None and (levels is not None or len(classes) != len(sizes)):
-        raise OptionError("classes are those of whole codes, an array [K] for each codebook, without levels")
+        raise OptionError("classes are for whole codes: give an array [K] for each codebook, and no levels")
     digits = 1 if levels is None else len(levels)
     for codebook, size in enumerate(sizes):
         radices = [size] if levels is None else [int(level) for level in levels]
@@ -236,12 +237,12 @@ def _symbols(
         place = 1
         for digit, radix in enumerate(radices):
             at = codebook * digits + digit
-            found = [("previous", at, 1)]
-            found += [("below", at - digits, 0)] if codebook else []
-            found += [("digit", at - 1, 0)] if digit else []
+            available = [("previous", at, 1)]
+            available += [("below", at - digits, 0)] if codebook else []
+            available += [("digit", at - 1, 0)] if digit else []
             chosen = tuple(
                 SymbolContext(other, lag, None if classes is None else classes[other])
-                for name, other, lag in found
+                for name, other, lag in available
                 if name in contexts
             )
             yield Symbol(codebook, place, radix, chosen)
@@ -264,11 +265,11 @@ def _moved(symbol: Symbol, codebooks: int, symbols: int) -> Symbol:
 
 
 def _check_symbols(symbols: Sequence[Symbol], sizes: Sequence[int]) -> None:
-    """Raise OptionError where symbols do not make up the codes, or depend on what is decoded after them."""
+    """Raise OptionError if symbols do not compose the codes, or depend on symbols decoded after them."""
     places = dict.fromkeys(range(len(sizes)), 1)
     for at, symbol in enumerate(symbols):
         if places.get(symbol.codebook) != symbol.place or (at and symbol.codebook < symbols[at - 1].codebook):
-            raise OptionError(f"symbol {at} is no digit that follows in the codes of a codebook: {symbol}")
+            raise OptionError(f"symbol {at} is not the next digit of the codes of its codebook: {symbol}")
         places[symbol.codebook] *= symbol.radix
         for context in symbol.contexts:
             _check_context(context, at, symbols)
@@ -284,9 +285,9 @@ def _check_context(context: SymbolContext, at: int, symbols: Sequence[Symbol]) -
         known = symbols[other].codebook <= symbols[at].codebook
     if not known or (context.lag == 0 and other >= at):
         raise OptionError(
-            f"symbol {at} depends on symbol {other} at lag {context.lag}, which a decoder does not know yet. "
-            "A context is an earlier symbol of the same frame (lag 0), or one of this codebook or of those "
-            "before it at the frame before (lag 1)."
+            f"symbol {at} cannot depend on symbol {other} at lag {context.lag}. "
+            "A context is an earlier symbol of the same frame (lag 0), or a symbol of the same or an earlier "
+            "codebook in the previous frame (lag 1)."
         )
     classes = context.classes
     if classes is not None and len(classes) != symbols[other].radix:
@@ -295,7 +296,7 @@ def _check_context(context: SymbolContext, at: int, symbols: Sequence[Symbol]) -
         )
 
 
-def _integers(values: Any, what: str) -> Integers:  # Any: an author's array or tensor
+def _integers(values: Any, what: str) -> Integers:  # Any: an array or tensor
     array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if array.dtype.kind not in "iu":
         raise OptionError(f"{what} are {array.dtype}; integers are needed")
@@ -312,10 +313,10 @@ def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `coun
 
 
 def _frequencies(counts: Integers, total: int) -> Integers:
-    """Whole frequencies `[C, R]` of about `total` a row.
+    """Return integer frequencies `[C, R]` with a row sum of about `total`.
 
-    The counts of a row are mixed with R / 4 occurrences that are spread as the symbol is without context, and
-    every value has a frequency of at least 1.
+    R / 4 occurrences with the distribution of the symbol without context are added to each row. Every
+    frequency is at least 1.
     """
     radix = counts.shape[1]
     alone = counts.sum(axis=0) + 0.5

@@ -1,7 +1,7 @@
-"""`AudioCodec`: what files, token datasets, evaluation and the command line use of a codec.
+"""`AudioCodec`: the interface of codecs for files, token datasets, evaluation and the command line.
 
-`codecvq.Codec` implements it. So does a subclass of `codecvq.WrappedCodec`, which wraps a codec that exists.
-Optional abilities are protocols of their own: `LatentCodec`, `SavableCodec`.
+`codecvq.Codec` implements it, and so do subclasses of `codecvq.WrappedCodec`, which wrap an existing codec.
+Optional features have separate protocols: `LatentCodec` and `SavableCodec`.
 
 Letters: B batch, C channels, S samples, N codebooks, T frames, D latent dimension.
 """
@@ -23,45 +23,45 @@ if TYPE_CHECKING:
 class AudioCodec(Protocol):
     """A codec with codes: audio `[B, C, S]` to integers `[B, N, T]` and back."""
 
-    # what it is
+    # properties
 
     @property
     def name(self) -> str:
-        """What reports and token datasets call it."""
+        """Name in reports and token datasets."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes. `encode` and `decode` take tensors on any device and return them here."""
+        """Device of the computation. Inputs may be on any device; outputs are on this one."""
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second of the audio that it codes, in Hz."""
+        """Sample rate of the audio, in Hz."""
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Number of audio channels C."""
 
     @property
     def hop_length(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames a second, exactly: sample rate / hop length."""
+        """Exact frames per second: sample rate / hop length."""
 
-    # what its codes are
+    # codes
 
     @property
     def num_codebooks(self) -> int:
-        """N."""
+        """Number of codebooks N."""
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each codebook: codes are 0 … K - 1."""
+        """Size K of each codebook. Codes are in 0 … K - 1."""
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many frames one code of each codebook stands for; in `[B, N, T]` it repeats over them."""
+        """Frames per code of each codebook. In codes `[B, N, T]` a code is repeated over its frames."""
 
     @property
     def prefix_decodable(self) -> bool:
@@ -69,42 +69,45 @@ class AudioCodec(Protocol):
 
     @property
     def variable_depth(self) -> bool:
-        """Whether the number of codes may differ from frame to frame; absent codes are -1."""
+        """Whether the number of codes per frame varies. Absent codes are -1."""
 
     def code_tables(self) -> CodeTables | None:
-        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none.
-        Codecs with equal `codebooks_sha256` have equal ones.
+        """Return the learned code frequencies for the entropy coder of `.cvq` files, or None.
+
+        Codecs with equal `codebooks_sha256` must return equal tables.
         """
 
     @property
     def bitrate(self) -> float:
-        """Nominal bits a second: frame rate times the sum of log2 K / stride."""
+        """Nominal bits per second: frame rate times the sum of log2(K) / stride."""
 
-    # which one it is
+    # identity
 
     @property
     def weights_sha256(self) -> str:
-        """A hash of all that changes codes or samples: codecs with equal ones give equal codes and samples.
-        64 hexadecimal digits.
+        """Hash of everything that affects codes or samples; 64 hexadecimal digits.
+
+        Codecs with equal hashes return equal codes and samples.
         """
 
     @property
     def codebooks_sha256(self) -> str:
-        """A hash of what gives codes their meaning: codecs with equal ones decode each other's codes. 64
-        hexadecimal digits.
+        """Hash of everything that defines the meaning of codes; 64 hexadecimal digits.
+
+        Codecs with equal hashes can decode each other's codes.
         """
 
     def matches_codebooks(self, digest: str) -> bool:
-        """Whether it decodes the codes of a codec whose `codebooks_sha256` is or begins with `digest`."""
+        """Whether it can decode codes of a codec whose `codebooks_sha256` equals or starts with `digest`."""
 
     def matches_weights(self, digest: str) -> bool:
-        """Whether it gives the samples of a codec whose `weights_sha256` is or begins with `digest`."""
+        """Whether it returns the samples of a codec whose `weights_sha256` equals or starts with `digest`."""
 
     @property
     def quantizer_info(self) -> Mapping[str, Any]:  # Any: JSON
-        """What datasets record of the quantizer: name, plugin, version, api."""
+        """Quantizer metadata that datasets record: name, plugin, version, api."""
 
-    # what it does
+    # encoding and decoding
 
     def encode(
         self,
@@ -113,51 +116,52 @@ class AudioCodec(Protocol):
         lengths: Tensor | None = None,
         num_codebooks: int | None = None,
     ) -> Tensor:
-        """Codes of audio: `[B, C, S]` -> int64 `[B, n, T]`, T = ceil(S / hop).
+        """Encode audio `[B, C, S]` to codes, int64 `[B, n, T]`, T = ceil(S / hop).
 
-        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the real samples of each item
-        of a padded batch; an item gets the codes that it gets alone, and 0 at frames of padding.
-        `num_codebooks` is n, by default N. Raises ShapeError for arguments of another type, shape or range.
+        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the valid samples of each item
+        in a padded batch: an item has the same codes as without padding, and 0 in padding frames.
+        `num_codebooks` is n, by default N. Raises ShapeError for arguments of the wrong type, shape or range.
         """
 
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
-        """Audio of codes: integers `[B, n, T]` -> float32 `[B, C, num_samples]`, by default T * hop samples.
+        """Decode codes, integers `[B, n, T]`, to audio, float32 `[B, C, num_samples]`.
 
-        `lengths` `[B]` are the real samples of each item of a padded batch; what follows them is 0. Raises
-        ShapeError for arguments of another type, shape or range.
+        `num_samples` is T * hop by default. `lengths` `[B]` are the valid samples of each item in a padded
+        batch; later samples are 0. Raises ShapeError for arguments of the wrong type, shape or range.
         """
 
 
 class LatentCodec(AudioCodec, Protocol):
-    """A codec whose continuous latents are public: those in front of its quantizer, and the way back.
+    """A codec with access to its continuous latents, before the quantizer.
 
-    Latents have neither mean 0 nor variance 1, and channels differ in scale: a model of them, such as a
-    diffusion model, needs them normalized by the mean and standard deviation of each channel over its
-    training data. The decoder was trained on quantized latents, so latents that are near a codeword decode
-    best.
+    Latents are not normalized, and channels differ in scale. A model of latents, such as a diffusion model,
+    should normalize each channel by its mean and standard deviation over the training data. The decoder was
+    trained on quantized latents, so latents close to a codeword decode best.
     """
 
     @property
     def latent_dim(self) -> int:
-        """D."""
+        """Latent dimension D."""
 
     def encode_latents(
         self, wav: Tensor, sample_rate: int | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Latents of audio, not quantized: `[B, C, S]` -> float32 `[B, D, T]`, 0 at frames of padding; the
-        arguments are those of `encode`. Without gradient.
+        """Encode audio `[B, C, S]` to latents before quantization, float32 `[B, D, T]`.
+
+        The arguments are the same as for `encode`. Padding frames are 0. No gradient is computed.
         """
 
     def decode_latents(
         self, latents: Tensor, num_samples: int | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Audio of latents, quantized or not: `[B, D, T]` -> float32 `[B, C, num_samples]`; the other
-        arguments are those of `decode`. Without gradient.
+        """Decode latents `[B, D, T]`, quantized or not, to audio, float32 `[B, C, num_samples]`.
+
+        The other arguments are the same as for `decode`. No gradient is computed.
         """
 
 
 class SavableCodec(AudioCodec, Protocol):
-    """A codec that can be written to a folder, from which `codecvq.load` reads it."""
+    """A codec that can be saved to a folder and loaded with `codecvq.load`."""
 
     def save(self, folder: str | Path) -> Path:
-        """The folder, now with the codec in it."""
+        """Save the codec to `folder` and return the folder."""

@@ -1,8 +1,8 @@
-"""The plugin API: what a plugin can offer (frozen dataclasses) and the hooks it offers them through.
+"""The plugin API: the specs that a plugin registers (frozen dataclasses) and the hooks that yield them.
 
-A hook implementation *yields specs*; it is called without arguments, so that a plugin is tested by calling a
-function and looking at what it yields. A spec names its factory by string (`"package.module:Name"`), which is
-imported on first use: so listing plugins costs no torch. This module imports none either.
+A registration hook takes no arguments and *yields specs*, so a test can call it and check the specs. A spec
+names its factory by a string, `"package.module:Name"`, which is imported on first use. Listing plugins
+therefore does not import torch; this module does not import it either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from codecvq.api.training import TrainRun
 
 PROJECT = "codecvq"
-API_VERSION = 1  # of the specs below; a spec written for a newer one is refused with the version to install
+API_VERSION = 1  # of the specs below; a spec for a newer version is rejected
 
 PART_KINDS = ("features", "backbone", "head")  # of `NetworkPartSpec`
 
@@ -27,142 +27,161 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What every offer has: a name that recipes say, a factory, and a line for `codecvq plugins list`."""
+    """Base class of specs: a name for recipes, a factory, and a summary for `codecvq plugins list`."""
 
-    name: str  # lower case letters, digits and underscores, hyphens between them; begins with a letter
-    # "module:attribute", or the thing itself. Any: what a factory makes depends on the kind
+    name: str  # lowercase letters, digits, underscores and inner hyphens; starts with a letter
+    # "module:attribute", or the callable itself. Any: the result depends on the kind
     factory: str | Callable[..., Any]
-    # what declares the options that the factory takes as `**options`: the name of another offer of the same
-    # kind, whose options they are ("vq"); "module:attribute"; or a function, dataclass or pydantic model
+    # declares the options that the factory accepts as `**options`: the name of another registration of the
+    # same kind that has these options ("vq"); "module:attribute"; or a function, dataclass or pydantic model
     options: str | Callable[..., Any] = ""
     summary: str = ""  # one line
-    reference: str = ""  # arXiv id, DOI or address of where the method comes from
-    api: int = API_VERSION  # the version of this API that the plugin was written for
+    reference: str = ""  # arXiv id, DOI or URL of the method
+    api: int = API_VERSION  # API version that the plugin was written for
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerSpec(Spec):
-    """A quantizer: the factory is a subclass of `codecvq.Quantizer`, called with `dim` and its options as
-    keywords.
+    """A quantizer.
+
+    The factory is a subclass of `codecvq.Quantizer`. It is called with `dim` and its options as keywords.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorSpec(Spec):
-    """A gradient estimator: the factory is `(x, z, q) -> G x`, see `codecvq.quantizer.estimators`."""
+    """A gradient estimator. The factory is `(x, z, q) -> G x`, see `codecvq.quantizer.estimators`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Spec):
-    """An encoder and decoder: the factory is called with `sample_rate`, `channels` and its options, and makes
-    a `Network`.
+    """An encoder and decoder.
+
+    The factory is called with `sample_rate`, `channels` and its options, and returns a `Network`.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorSpec(NetworkSpec):
-    """A network that judges audio in adversarial training: the factory is called with `sample_rate`,
-    `channels` and its options, and makes a `Discriminator`. Offered through the hook of networks.
+    """A discriminator for adversarial training, yielded by the hook `codecvq_networks`.
+
+    The factory is called with `sample_rate`, `channels` and its options, and returns a `Discriminator`.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPartSpec(Spec):
-    """A part of the network `spectral`, of a `kind`: what its factory makes and is called with, beside its
-    options.
+    """A part of the network `spectral`.
 
-    - "features": a `codecvq.networks.FrontEnd`, from `sample_rate`, `hop_length`, `causal`,
+    The `kind` determines what the factory returns and, in addition to its options, its arguments:
+
+    - "features": returns a `codecvq.networks.FrontEnd`; arguments `sample_rate`, `hop_length`, `causal`,
       `lookahead_frames`;
-    - "backbone": a `codecvq.networks.FrameNetwork`, from `features` (their number) and `causal`;
-    - "head": a `codecvq.networks.Head`, from `sample_rate`, `hop_length`, `causal`, `dim` and `backbone`, a
-      function from a number of features to the decoder's backbone.
+    - "backbone": returns a `codecvq.networks.FrameNetwork`; arguments `features` (their number) and `causal`;
+    - "head": returns a `codecvq.networks.Head`; arguments `sample_rate`, `hop_length`, `causal`, `dim` and
+      `backbone`, a function that takes the number of features and returns the decoder's backbone.
+
+    Raises ValueError for another kind.
     """
 
     kind: str
 
     def __post_init__(self) -> None:
         if self.kind not in PART_KINDS:
-            raise ValueError(f"part {self.name!r} is of kind {self.kind!r}; it is {', '.join(PART_KINDS)}")
+            raise ValueError(
+                f"part {self.name!r} is of kind {self.kind!r}; known kinds are {', '.join(PART_KINDS)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec(Spec):
-    """A loss of a training: the factory is called with `sample_rate` and its options as keywords, and makes a
-    `codecvq.losses.Loss`, or another module that is called with `LossInputs` and gives a 0-d tensor.
+    """A training loss.
+
+    The factory is called with `sample_rate` and its options as keywords. It returns a `codecvq.losses.Loss`,
+    or another module that takes `LossInputs` and returns a 0-d tensor.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec(Spec):
-    """A frozen network for losses of features: the factory is called with `sample_rate` and its options as
-    keywords, and makes a `codecvq.losses.Teacher`.
+    """A frozen network for feature losses.
+
+    The factory is called with `sample_rate` and its options as keywords, and returns a
+    `codecvq.losses.Teacher`.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """A measure of a reconstruction: the factory is called without arguments and makes a function `(reference
-    [S], decoded [S], sample_rate) -> {column: value}` over float32 numpy arrays of equal length.
+    """A metric of reconstructed audio.
+
+    The factory takes no arguments and returns a function `(reference [S], decoded [S], sample_rate) ->
+    {column: value}` of float32 numpy arrays of equal length.
     """
 
-    columns: tuple[str, ...]  # the names of the values, in the order in which reports show them
+    columns: tuple[str, ...]  # names of the values, in the order of reports
     unit: str = ""  # "dB", "MOS-LQO" …; empty for a plain number
     higher_is_better: bool = True
-    default: bool = True  # part of an evaluation that names no metrics
-    extra: str = ""  # the extra of codecvq that brings its packages; empty when the base install does
-    requires: tuple[str, ...] = ()  # import names of packages that must be there
+    default: bool = True  # whether it is computed if an evaluation names no metrics
+    extra: str = ""  # the extra of codecvq that installs its packages; empty: the base install
+    requires: tuple[str, ...] = ()  # import names of required packages
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSpec(Spec):
-    """A codec that is ready for use: what `codecvq.load(NAME)` gives, and `codecvq compare NAME` measures.
+    """A pretrained codec, for `codecvq.load(NAME)` and `codecvq compare NAME`.
 
-    Either `folder`, which `Codec.save` wrote and which travels in the plugin's wheel; or `factory`, called
-    with `device`, which makes an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around a model that
-    exists. The factory of a `foreign` codec, one without codes, is called without arguments and makes a
-    `codecvq.evaluation.transmission.Transmitter`: samples go in, samples come out.
+    Set one of two fields. `folder` is a folder that `Codec.save` wrote, bundled with the plugin. `factory` is
+    called with `device` and returns an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around an
+    existing model. A `foreign` codec has no codes, such as Opus. Its factory takes no arguments and returns a
+    `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
+
+    Raises ValueError if none or both fields are set, or if a `foreign` codec has a `folder`.
     """
 
     factory: str | Callable[..., Any] = ""
-    folder: str = ""  # relative to the plugin's own module file
-    foreign: bool = False
-    licence: str = ""  # of the weights, and of the data behind them where that asks for it
-    card: str = ""  # the model card, a file relative to the plugin's own module file
+    folder: str = ""  # path relative to the plugin's module file
+    foreign: bool = False  # whether the codec has no codes
+    licence: str = ""  # license of the weights, and of the training data if required
+    card: str = ""  # path of the model card, relative to the plugin's module file
 
     def __post_init__(self) -> None:
         if bool(self.factory) == bool(self.folder) or (self.foreign and self.folder):
             raise ValueError(
                 f"codec {self.name!r} has factory {self.factory!r} and folder {self.folder!r}; one of them "
-                "is needed, and a foreign codec has a factory"
+                "is needed, and a foreign codec needs a factory"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec(Spec):
-    """A corpus: the factory is called with `root` (a folder, or None for where it is usually installed) and
-    yields `Clip`s.
+    """A corpus.
+
+    The factory is called with `root`, a folder or None for the usual location, and yields `Clip`s.
     """
 
     licence: str = ""
-    install: str = ""  # what to do to get it, as a sentence or a command: shown when it is not found
+    install: str = ""  # how to install the corpus, a sentence or command; shown if it is missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderSpec(Spec):
-    """A reader of speech: the factory is called with `source`, a path or an address as text, and with its
-    options as keywords. It yields `Clip`s, and a `ClipFailure` for each that cannot be used; or it gives a
-    `codecvq.data.ClipListing` of a sequence that makes a clip when it is taken.
+    """A reader of speech data.
+
+    The factory is called with `source`, a path or URL as text, and its options as keywords. It yields a
+    `Clip` for each clip and a `ClipFailure` for each unusable one; or it returns a `codecvq.data.ClipListing`
+    of a sequence that creates clips on access.
     """
 
-    #: `(source) -> bool`, or "module:attribute": whether the reader knows a source. It is quick: it looks at
-    #: a name, and at most at the first lines of a file. "": the reader is only used by its name.
+    #: `(source) -> bool`, or "module:attribute": whether the reader supports a source. It must be fast: check
+    #: the name, and at most the first lines of a file. "": the reader is used only if named explicitly.
     matches: str | Callable[[str], bool] = ""
-    general: bool = False  # whether it gives way to other readers that match
+    general: bool = False  # whether other matching readers take precedence
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSpec(Spec):
-    """A recipe: the factory is the path of its YAML file, relative to the plugin's own module file."""
+    """A recipe. The factory is the path of its YAML file, relative to the plugin's module file."""
 
 
 @hookspec
@@ -173,75 +192,73 @@ def codecvq_quantizers() -> Iterable[QuantizerSpec]:
 
 @hookspec
 def codecvq_estimators() -> Iterable[EstimatorSpec]:
-    """Gradient estimators, what the option `estimator` of a quantizer names."""
+    """Gradient estimators, for the option `estimator` of a quantizer."""
     return ()
 
 
 @hookspec
 def codecvq_networks() -> Iterable[NetworkSpec]:
-    """Encoder and decoder pairs, what `network.name` in a recipe names; and discriminators, what
-    `discriminator.networks` names.
+    """Encoder and decoder pairs, for `network.name` in a recipe; and discriminators, for
+    `discriminator.networks`.
     """
     return ()
 
 
 @hookspec
 def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
-    """Parts of the network `spectral`, what `network.features`, `encoder_backbone`, `decoder_backbone` and
-    `head` in a recipe name.
+    """Parts of the network `spectral`, for `network.features`, `encoder_backbone`, `decoder_backbone` and
+    `head` in a recipe.
     """
     return ()
 
 
 @hookspec
 def codecvq_losses() -> Iterable[LossSpec]:
-    """Losses, what keys of `losses` in a recipe name."""
+    """Losses, for the keys of `losses` in a recipe."""
     return ()
 
 
 @hookspec
 def codecvq_teachers() -> Iterable[TeacherSpec]:
-    """Teachers, what the option `teacher` of a loss names."""
+    """Teachers, for the option `teacher` of a loss."""
     return ()
 
 
 @hookspec
 def codecvq_metrics() -> Iterable[MetricSpec]:
-    """Measures for `codecvq evaluate`."""
+    """Metrics for `codecvq evaluate`."""
     return ()
 
 
 @hookspec
 def codecvq_codecs() -> Iterable[CodecSpec]:
-    """Codecs that are trained already, what `codecvq.load` finds by name; and codecs without codes, to
-    compare.
-    """
+    """Pretrained codecs, for `codecvq.load`; and codecs without codes, for `codecvq compare`."""
     return ()
 
 
 @hookspec
 def codecvq_corpora() -> Iterable[CorpusSpec]:
-    """Speech to train on, what `corpus.name` in a recipe names."""
+    """Corpora, for `corpus.name` in a recipe."""
     return ()
 
 
 @hookspec
 def codecvq_readers() -> Iterable[ReaderSpec]:
-    """Readers of speech, what `corpus.reader` in a recipe names, or finds by `corpus.source`."""
+    """Readers of speech data, for `corpus.reader` in a recipe; by default `corpus.source` selects one."""
     return ()
 
 
 @hookspec
 def codecvq_recipes() -> Iterable[RecipeSpec]:
-    """Recipes, what `codecvq train NAME` finds."""
+    """Recipes, for `codecvq train NAME`."""
     return ()
 
 
 @hookspec
 def codecvq_train_start(run: TrainRun) -> None:
-    """Called in the main process before the first step; a plugin keeps what it needs in `run.state`."""
+    """Called in the main process before the first step. A plugin can store data in `run.state`."""
 
 
 @hookspec
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Called in the main process whenever scalars have been written to metrics.jsonl."""
+    """Called in the main process after scalars are written to metrics.jsonl."""

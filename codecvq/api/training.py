@@ -1,4 +1,4 @@
-"""What the hooks of training get."""
+"""Arguments of the training hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSample:
-    """A validation clip and what the codec made of it."""
+    """A validation clip and its reconstruction by the codec."""
 
     id: str
     sample_rate: int  # Hz
@@ -26,20 +26,20 @@ class Folder(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it is; a plugin may write files of its own there."""
+        """Path of the folder. A plugin may write its own files there."""
 
     @property
     def metrics_file(self) -> Path:
-        """The scalars of the training: one JSON object a line, with "step"."""
+        """Path of the training scalars: one JSON object per line, with "step"."""
 
 
 @dataclass
 class TrainRun:
-    """A training, for the hooks `codecvq_train_start` and `codecvq_train_logged`."""
+    """A training run, as passed to the hooks `codecvq_train_start` and `codecvq_train_logged`."""
 
     folder: Folder
-    recipe: Any  # the `codecvq.training.recipe.Recipe`, which is of a higher room
-    first_step: int  # 0, or where a resumed training goes on
+    recipe: Any  # a `codecvq.training.recipe.Recipe`, which this package cannot import
+    first_step: int  # 0, or the step at which a run resumes
     last_step: int
     validation_samples: list[ValidationSample] = field(default_factory=list)  # of the step logged now
-    state: dict[str, Any] = field(default_factory=dict)  # a plugin's own things, under its own name
+    state: dict[str, Any] = field(default_factory=dict)  # plugins' own data, each under its own key
