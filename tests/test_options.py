@@ -113,7 +113,7 @@ def test_a_network_that_is_too_large_is_refused_at_once(options: dict[str, int])
             "quantizer.dim cannot be set, since it is the dim of the net",
         ),
         ("network", {"name": "seanet", "sample_rate": 8}, "network.sample_rate cannot be set"),
-        ("quantizer", {"name": "vq", 5: 8}, "quantizer has the key 5; needed is text"),
+        ("quantizer", {"name": "vq", 5: 8}, "quantizer has the key 5; needed is a string"),
     ],
 )
 def test_options_that_the_codec_sets_itself_are_refused(

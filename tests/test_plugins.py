@@ -103,7 +103,7 @@ def test_two_distributions_with_one_entry_point_name_are_both_loaded(site: Path)
 def test_a_stranger_cannot_take_a_built_in_name_silently(site: Path) -> None:
     distribution(site, "own-mel", ONE_FILE.format(name="mel_distance"))
     registry = loaded()
-    with pytest.raises(PluginError, match=r"offered by codecvq .* and by own-mel"):
+    with pytest.raises(PluginError, match=r"registered by codecvq .* and by own-mel"):
         registry.find("metrics", "mel_distance")
     assert registry.find("metrics", "codecvq/mel_distance").origin.distribution == "codecvq"
 

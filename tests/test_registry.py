@@ -244,9 +244,9 @@ def test_options_declared_in_a_circle_or_by_nothing_are_an_error() -> None:
 
     origin = registry().register(plugin(codecvq_quantizers=hookimpl(specs)), "circle")
     try:
-        with pytest.raises(PluginError, match="in a circle"):
+        with pytest.raises(PluginError, match="which is a cycle"):
             option_defaults(registry().find(QuantizerSpec, "one_way"))
-        with pytest.raises(PluginError, match=r"its options 'no_module:x' gave ModuleNotFoundError"):
+        with pytest.raises(PluginError, match=r"its options 'no_module:x' raised ModuleNotFoundError"):
             option_defaults(registry().find(QuantizerSpec, "lost"))
     finally:
         registry().unregister(origin)

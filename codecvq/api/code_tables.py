@@ -189,9 +189,9 @@ class CodeTables:
                     row * num_context_values(context, self.symbols)
                     + context_values(context, self.symbols)[known]
                 )
-            there = own < symbol.radix
-            there[np.arange(len(there)) % strides[symbol.codebook] != 0] = False
-            np.add.at(count, (row[there], own[there]), 1)
+            present = own < symbol.radix
+            present[np.arange(len(present)) % strides[symbol.codebook] != 0] = False
+            np.add.at(count, (row[present], own[present]), 1)
 
 
 def num_context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> int:

@@ -46,7 +46,7 @@ def read_source(
             raise CorpusError(f"root ({root}) says where a named corpus lies; for {source} leave it out.")
         options["root"] = expand_home(root)
     what, factory = f"reader {registration.spec.name!r}", registration.load()
-    check_options(what, registration, options, given=("source",))
+    check_options(what, registration, options, supplied=("source",))
     try:
         with contained():  # a generator runs here
             listing = to_listing(factory(text, **options))

@@ -1,4 +1,4 @@
-"""Plugins: finding them, loading them, and what they offer."""
+"""Loads plugins and looks up their registrations."""
 
 from codecvq.api.hookspecs import PROJECT
 from codecvq.plugins.host import KINDS, Registry, load, registry

@@ -1,8 +1,8 @@
-"""Plugins that a recipe says it needs. They are compared with those that are loaded, and never loaded here: a
-recipe may be a stranger's, and a plugin is code.
+"""Plugins that a recipe declares. They are compared with the loaded plugins and never loaded from here:
+a recipe may be untrusted, and a plugin is code.
 
-An entry is a module, or the path of a file, with `#sha256=…` behind it where the file is pinned. The recipe
-in a run folder pins those that the training used.
+An entry is a module, or the path of a file. `#sha256=…` after the path pins the file. The recipe in a run
+folder pins the files that the training used.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from codecvq.plugins.registration import Origin
 
 _PINNED = re.compile(r"(.+)#sha256=([0-9a-f]{64})", re.DOTALL)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_MOST_BYTES = 10 << 20  # of a plugin file that is hashed to show what it is
+_MOST_BYTES = 10 << 20  # of a plugin file that is hashed for an error message
 
 
 @dataclass(frozen=True)
 class DeclaredPlugin:
     """One entry of a recipe's `plugins`."""
 
-    source: str  # the path of a file, or a module
-    sha256: str = ""  # of the file, where it is pinned
+    source: str  # path of a file, or name of a module
+    sha256: str = ""  # of a pinned file
 
     @classmethod
     def parse(cls, text: str) -> DeclaredPlugin:
-        """The entry as it stands in a recipe."""
+        """Parse an entry of a recipe."""
         pinned = _PINNED.fullmatch(text)
         return cls(pinned[1], pinned[2]) if pinned else cls(text)
 
@@ -43,36 +43,41 @@ class DeclaredPlugin:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file rather than a module."""
+        """Whether the entry is a file; otherwise it is a module."""
         return self.source.endswith(".py") or "/" in self.source
 
     def resolved(self, folder: Path) -> DeclaredPlugin:
-        """The entry with the absolute path of its file, which is relative to the recipe's `folder`."""
+        """Return the entry with an absolute path; relative paths start at `folder`, the recipe's folder.
+
+        Raises PluginError for an invalid path.
+        """
         if not self.is_file:
             return self
         try:
             path = (folder / Path(self.source).expanduser()).resolve()
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; ~nobody; a NUL
-            raise PluginError(f"plugins: {self.source!r} is no path ({error}). Correct it.") from error
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; an unknown ~user; a NUL
+            raise PluginError(
+                f"plugins: {self.source!r} is not a valid path ({error}). Correct it."
+            ) from error
         return DeclaredPlugin(str(path), self.sha256)
 
     def loaded_origin(self) -> Origin | None:
-        """The origin of the loaded plugin that is meant: a file is found by hash, path or name."""
+        """Return the origin of the matching loaded plugin, or None. Files match by hash, path or name."""
         if not self.is_file:
             return registry().origin_of_module(self.source)
         files = [origin for origin in registry().origins.values() if origin.file]
         path = Path(self.source)
-        for same in (
+        for matches in (
             [origin for origin in files if origin.sha256 == self.sha256],
             [origin for origin in files if origin.file == path],
             [origin for origin in files if origin.distribution == path.stem],
         ):
-            if same:
-                return same[0]
+            if matches:
+                return matches[0]
         return None
 
     def load_hint(self) -> str:
-        """What is needed, for an error, and how to load it."""
+        """Return the needed plugin and how to load it, for an error message."""
         if not self.is_file:
             flag = f": --plugin {self.source}" if _MODULE.fullmatch(self.source) else " with --plugin"
             return f"the module {self.source!r}. If you trust it, name it{flag}"
@@ -81,24 +86,22 @@ class DeclaredPlugin:
             content = read_bounded(Path(self.source), _MOST_BYTES, error=PluginError)
         except PluginError:
             pinned = f", sha256 {self.sha256[:12]}…" if self.sha256 else ""
-            return (
-                f"the file {self.source} (not found{pinned}). Name the place where you have it with --plugin"
-            )
+            return f"the file {self.source} (not found{pinned}). Give its path with --plugin"
         digest = hashlib.sha256(content).hexdigest()
         return f"the file {self.source} (sha256 {digest[:12]}…). If you trust it, name it: {flag}"
 
 
 def pinned_plugins(entries: Sequence[str], named: Sequence[Origin] = ()) -> list[str]:
-    """The entries with the hashes of the files that are loaded, and those of `named` that are not among them.
+    """Return the entries with the hashes of the loaded files, followed by the other plugins of `named`.
 
-    Raises PluginError for one that is not loaded, and for one whose file is not the one that is pinned.
+    Raises PluginError if a plugin is not loaded, or if the loaded file is not the pinned one.
     """
-    found: dict[str, None] = {}
+    pinned: dict[str, None] = {}
     for entry in map(DeclaredPlugin.parse, entries):
         origin = entry.loaded_origin()
         if origin is None:
             raise PluginError(
-                "the recipe needs a plugin, which is code and is not loaded because a recipe says so: "
+                "the recipe needs a plugin; plugins are code, so a recipe does not load them by itself: "
                 f"{entry.load_hint()}"
             )
         if entry.sha256 and origin.sha256 != entry.sha256:
@@ -107,13 +110,14 @@ def pinned_plugins(entries: Sequence[str], named: Sequence[Origin] = ()) -> list
                 f"{origin.file}, which is loaded, has {origin.sha256[:12]}…. Give the file that the recipe "
                 "names, or remove its '#sha256=' from the recipe to use this one."
             )
-        found[_entry_of(origin) if origin.file else str(entry)] = None
-    return list(found | dict.fromkeys(map(_entry_of, named)))
+        pinned[_entry_of(origin) if origin.file else str(entry)] = None
+    return list(pinned | dict.fromkeys(map(_entry_of, named)))
 
 
 def same_plugins(before: Sequence[str], after: Sequence[str]) -> bool:
-    """Whether two recipes need the same plugins: files count as the same by their hash, or by their name
-    where one has no hash.
+    """Whether two recipes need the same plugins.
+
+    Files are compared by hash, or by name if one of them has no hash.
     """
     old, new = (sorted(map(DeclaredPlugin.parse, entries), key=_key) for entries in (before, after))
     return len(old) == len(new) and all(map(_same, old, new))
@@ -121,7 +125,7 @@ def same_plugins(before: Sequence[str], after: Sequence[str]) -> bool:
 
 @contextmanager
 def explain_missing_plugins(entries: Sequence[str]) -> Iterator[None]:
-    """Add to an UnknownName of the block which plugins the recipe declares that are not loaded."""
+    """Context manager: adds the first declared plugin that is not loaded to the text of an UnknownName."""
     try:
         yield
     except UnknownName as error:
@@ -132,7 +136,7 @@ def explain_missing_plugins(entries: Sequence[str]) -> Iterator[None]:
 
 
 def missing_plugins(entries: Sequence[str]) -> list[str]:
-    """Which of the entries are not loaded, and how to load them."""
+    """Return the load hints of the entries that are not loaded."""
     return [
         entry.load_hint() for entry in map(DeclaredPlugin.parse, entries) if entry.loaded_origin() is None
     ]

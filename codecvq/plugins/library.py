@@ -1,6 +1,4 @@
-"""What the library itself offers, whatever plugins are disabled: the estimator that is every default, and the
-compositions of quantizers.
-"""
+"""Built-in registrations that cannot be disabled: the default estimator and quantizer compositions."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from codecvq.api.hookspecs import EstimatorSpec, QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_estimators() -> Iterable[EstimatorSpec]:
-    """Offer `ste`."""
+    """Register `ste`."""
     yield EstimatorSpec(
         name="ste",
         factory="codecvq.quantizer.estimators:straight_through",
@@ -22,12 +20,16 @@ def codecvq_estimators() -> Iterable[EstimatorSpec]:
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `residual`, `multiscale`, `grouped` and `split`."""
+    """Register `residual`, `multiscale`, `grouped` and `split`."""
     for name, summary, reference in (
-        ("residual", "a quantizer in stages, each for what the ones before left over", "arXiv:2107.03312"),
+        (
+            "residual",
+            "quantizer stages, each quantizes the residual of the previous stages",
+            "arXiv:2107.03312",
+        ),
         ("multiscale", "residual, with codebooks at different frame rates", "arXiv:2410.14411"),
-        ("grouped", "quantizers side by side, each on its own channels", "arXiv:2305.02765"),
-        ("split", "a semantic quantizer beside an acoustic one", "arXiv:2410.00037"),
+        ("grouped", "parallel quantizers, each on its own channels", "arXiv:2305.02765"),
+        ("split", "a semantic and an acoustic quantizer in parallel", "arXiv:2410.00037"),
     ):
         yield QuantizerSpec(
             name=name, factory=f"codecvq.quantizer.compose:{name}", summary=summary, reference=reference

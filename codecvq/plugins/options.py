@@ -1,6 +1,4 @@
-"""Options of what plugins make: checked against the signature of the factory, or against what its spec
-declares, in one place for all kinds.
-"""
+"""Checks options of registrations against the signature of the factory or the options its spec declares."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ from codecvq.errors import CodecvqError, OptionError, PluginError, nearest
 from codecvq.plugins.host import registry
 from codecvq.plugins.registration import Registration
 
-MOST_SHOWN = 80  # characters of a value that an error repeats
-MOST_WHOLE = 2**63  # whole numbers are below it, so that tensors can hold them
-#: part of a codec -> options of it that are not the user's -> where they come from
+MOST_SHOWN = 80  # characters of a value in an error message
+MAX_INTEGER = 2**63  # integers are below it, so that tensors can store them
+#: part of a codec -> options that a user cannot set -> their source
 RESERVED_OPTIONS: dict[str, dict[str, str]] = {
     "network": {"sample_rate": "sample_rate of the codec", "channels": "channels of the codec"},
     "quantizer": {"dim": "dim of the network"},
@@ -30,43 +28,44 @@ RESERVED_OPTIONS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class AcceptedOptions:
-    """The options that something takes."""
+    """The options that a factory accepts."""
 
     parameters: dict[str, inspect.Parameter]
-    types: dict[str, TypeAdapter[Any]]  # of those whose annotation can be read
-    any_name: bool  # whether it takes names that are declared nowhere, as `**options`
+    types: dict[str, TypeAdapter[Any]]  # for parameters with a usable annotation
+    any_name: bool  # whether it accepts undeclared names as `**options`
 
 
-def accepted_options(taker: Registration[Any] | Callable[..., object]) -> AcceptedOptions:
-    """What a function or class takes by its signature; of an offer what its factory takes, and, where that is
-    `**options`, what `Spec.options` declares.
+def accepted_options(factory: Registration[Any] | Callable[..., object]) -> AcceptedOptions:
+    """Return the options of a function, class or registration.
 
-    Raises PluginError where `Spec.options` names nothing that can be loaded, or leads back to itself.
+    For a function or class they come from its signature. For a registration they come from its factory and,
+    if the factory takes `**options`, from `Spec.options`. Raises PluginError if `Spec.options` cannot be
+    loaded or refers to itself.
     """
-    return _accepted_of_registration(taker, ()) if isinstance(taker, Registration) else _accepted(taker)
+    return _accepted_of_registration(factory, ()) if isinstance(factory, Registration) else _accepted(factory)
 
 
-def option_defaults(taker: Registration[Any] | Callable[..., object]) -> dict[str, Any]:
-    """Option -> default, `inspect.Parameter.empty` where there is none."""
-    return {key: parameter.default for key, parameter in accepted_options(taker).parameters.items()}
+def option_defaults(factory: Registration[Any] | Callable[..., object]) -> dict[str, Any]:
+    """Return option -> default; `inspect.Parameter.empty` for required options."""
+    return {key: parameter.default for key, parameter in accepted_options(factory).parameters.items()}
 
 
 def check_options(
     what: str,
-    taker: Registration[Any] | Callable[..., object],
+    factory: Registration[Any] | Callable[..., object],
     options: Mapping[str, object],
-    given: Collection[str] = (),
+    supplied: Collection[str] = (),
 ) -> None:
-    """Raise OptionError for an option that the offer or function does not have, does not get and needs, or
-    that has another type than its annotation says; and for numbers that are not finite or fit in no tensor.
+    """Raise OptionError for options that are unknown, missing, or do not match their type annotation.
 
-    `given` are arguments that do not come from the options. `what` names the thing that is made.
+    Numbers must also be finite and fit in 64 bits. `supplied` are arguments that codecvq passes in addition
+    to the options. `what` names the object in errors.
     """
-    accepted = accepted_options(taker)
+    accepted = accepted_options(factory)
     parameters = accepted.parameters
-    known = [key for key in parameters if key not in given]
+    known = [key for key in parameters if key not in supplied]
     for key in options:
-        if key in given or (key not in known and not accepted.any_name):
+        if key in supplied or (key not in known and not accepted.any_name):
             raise OptionError(
                 f"{what} has no option {key!r}; it has {', '.join(known)}.{nearest(str(key), known)}"
             )
@@ -79,34 +78,36 @@ def check_options(
         )
     for key, value in options.items():
         for number in _numbers(value):
-            if not abs(number) < (math.inf if isinstance(number, float) else MOST_WHOLE):
+            if not abs(number) < (math.inf if isinstance(number, float) else MAX_INTEGER):
                 raise OptionError(f"{what}: {key} is {shortened(value)}; needed are numbers up to 2^63.")
         if key in accepted.types and value is not parameters[key].default:
             _check_type(f"{what}: {key}", value, accepted.types[key])
 
 
 def build_from_options(what: str, factory: Callable[..., object], options: Mapping[str, object]) -> object:
-    """What the factory makes of the options. What it raises is an OptionError that repeats it; documented
-    errors pass.
+    """Call the factory with the options and return the result.
+
+    A CodecvqError passes unchanged. Any other exception is raised as OptionError with its text.
     """
     try:
         return factory(**options)
     except CodecvqError:
         raise
-    except Exception as error:  # a stranger's code, which may not check what it is given
+    except Exception as error:  # third-party code may not validate its arguments
         detail = shortened(str(error), quoted=False)
         raise OptionError(
-            f"{what} cannot be made with {shortened(dict(options))}: {type(error).__name__}: {detail}"
+            f"{what} cannot be built with {shortened(dict(options))}: {type(error).__name__}: {detail}"
         ) from error
 
 
 def check_part_options(part: str, options: Mapping[str, object]) -> None:
-    """Raise OptionError where the options of a codec's `part`, "network" or "quantizer", have a key that is
-    no text, or one that is not the user's.
+    """Raise OptionError if the options of a codec's `part` have a non-string key or a reserved key.
+
+    `part` is "network" or "quantizer".
     """
     for key in options:
         if not isinstance(key, str):
-            raise OptionError(f"{part} has the key {shortened(key)}; needed is text.")
+            raise OptionError(f"{part} has the key {shortened(key)}; needed is a string.")
         if key in RESERVED_OPTIONS[part]:
             raise OptionError(
                 f"{part}.{key} cannot be set, since it is the {RESERVED_OPTIONS[part][key]}. Remove it."
@@ -114,10 +115,10 @@ def check_part_options(part: str, options: Mapping[str, object]) -> None:
 
 
 def shortened(value: object, quoted: bool = True) -> str:
-    """A value as an error repeats it, in one line."""
+    """Return a value as a short single line for an error message."""
     try:
         text = repr(value) if quoted else " ".join(str(value).split())
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
 
@@ -125,7 +126,7 @@ def shortened(value: object, quoted: bool = True) -> str:
 def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
     try:
         text = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):  # a module, say; `Codec` takes what JSON can hold
+    except (TypeError, ValueError, RecursionError):  # not JSON, for example a module; `Codec` checks this
         return
     try:
         adapter.validate_json(text, strict=True)
@@ -136,26 +137,27 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
         raise OptionError(f"{what}{inner} is {shortened(problem['input'])}; {message}.") from None
 
 
-def _accepted_of_registration(registration: Registration[Any], inside: tuple[str, ...]) -> AcceptedOptions:
+def _accepted_of_registration(registration: Registration[Any], visited: tuple[str, ...]) -> AcceptedOptions:
     own = _accepted(registration.load())
     if not own.any_name or not registration.spec.options:
         return own
-    if registration.qualified_name in inside:
+    if registration.qualified_name in visited:
         raise PluginError(
-            f"{registration.spec.name!r} of {registration.origin}: its options are those of "
-            f"{' of '.join([*inside[1:], inside[0]])} and so on in a circle. Name the offer that has them."
+            f"{registration.spec.name!r} of {registration.origin}: its options refer to "
+            f"{' -> '.join([*visited[1:], visited[0]])}, which is a cycle. "
+            "Name the registration that declares them."
         )
-    declared = _declared_options(registration, (*inside, registration.qualified_name))
+    declared = _declared_options(registration, (*visited, registration.qualified_name))
     return AcceptedOptions(
         {**declared.parameters, **own.parameters}, {**declared.types, **own.types}, declared.any_name
     )
 
 
-def _declared_options(registration: Registration[Any], inside: tuple[str, ...]) -> AcceptedOptions:
-    """What `Spec.options` declares: a function's or class's own, or those of another offer of the kind."""
+def _declared_options(registration: Registration[Any], visited: tuple[str, ...]) -> AcceptedOptions:
+    """Return the options that `Spec.options` declares: of a callable, or of another registration."""
     declared = registration.spec.options
     if isinstance(declared, str) and ":" not in declared:
-        return _accepted_of_registration(registry().find(type(registration.spec), declared), inside)
+        return _accepted_of_registration(registry().find(type(registration.spec), declared), visited)
     return _accepted(registration.import_field(declared, "options"))
 
 
@@ -163,7 +165,7 @@ def _declared_options(registration: Registration[Any], inside: tuple[str, ...]) 
 def _accepted(function: Callable[..., object]) -> AcceptedOptions:
     try:
         parameters = inspect.signature(function, eval_str=True).parameters
-    except Exception:  # an annotation whose name is imported for type checkers alone
+    except Exception:  # an annotation that is imported only for type checkers
         parameters = inspect.signature(function).parameters
     kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
     named = {key: parameter for key, parameter in parameters.items() if parameter.kind not in kinds}
@@ -172,7 +174,7 @@ def _accepted(function: Callable[..., object]) -> AcceptedOptions:
 
 
 def _types(parameters: Mapping[str, inspect.Parameter]) -> dict[str, TypeAdapter[Any]]:
-    """Parameter -> what its annotation takes; those without one that can be read are left out."""
+    """Return parameter -> type adapter, for parameters with a usable annotation."""
     adapters = {}
     for name, parameter in parameters.items():
         hint = parameter.annotation
@@ -186,7 +188,7 @@ def _types(parameters: Mapping[str, inspect.Parameter]) -> dict[str, TypeAdapter
 
 
 def _numbers(value: object) -> Iterator[int | float]:
-    """All numbers in lists and mappings."""
+    """Yield all numbers in a value, including those in lists and mappings."""
     if isinstance(value, (int, float)):
         yield value
     elif isinstance(value, (list, tuple)):

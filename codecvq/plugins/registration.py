@@ -1,4 +1,4 @@
-"""What a plugin offers, where it came from, and why it could not be used."""
+"""Registrations of plugins, their origin, and failures of plugins."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from codecvq.plugins.third_party import contained
 
 S = TypeVar("S", bound=Spec, covariant=True)
 
-LONGEST_REASON = 200  # characters of an error in a warning or a list
+LONGEST_REASON = 200  # characters of an error in a warning or listing
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a plugin came from: an entry point of a distribution, or a file that the user named."""
+    """Where a plugin comes from: an entry point of a distribution, or a file or module named by the user."""
 
-    distribution: str  # "codecvq", "codecvq-ternary"; the stem for a file, the module's name for a module
+    distribution: str  # "codecvq", "codecvq-ternary"; the stem of a file; the name of a module
     version: str  # of the distribution; empty for a file or module
     entry_point: str  # empty for a file or module
     file: Path | None = None
@@ -40,7 +40,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class PluginFailure:
-    """A plugin, or one offer of a plugin, that could not be used."""
+    """An error of a plugin or of one of its registrations."""
 
     origin: Origin
     error: BaseException
@@ -50,24 +50,26 @@ class PluginFailure:
 
     @property
     def reason(self) -> str:
-        """The error in one short line."""
+        """The error as one short line."""
         kind = "" if isinstance(self.error, PluginError) else f"{type(self.error).__name__}: "
         text = f"{kind}{' '.join(_text_of(self.error).split())}"
         return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
 
     def details(self) -> str:
-        """The traceback from the plugin's own code on, for `codecvq plugins doctor`."""
+        """Return the traceback from the plugin's own code on, for `codecvq plugins doctor`."""
         error = self.error
-        if isinstance(error, PluginError) and error.__cause__ is not None:  # of `contained`
+        if isinstance(error, PluginError) and error.__cause__ is not None:  # from `contained`
             error = error.__cause__
-        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-        lines = ["Traceback:\n", *traceback.format_list(own)] if own else []
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if not _is_internal(frame.filename)
+        ]
+        lines = ["Traceback:\n", *traceback.format_list(frames)] if frames else []
         return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
 
 
 @dataclass(frozen=True)
 class Registration(Generic[S]):
-    """One thing that one plugin offers: `Registration[QuantizerSpec]`, say."""
+    """One spec that a plugin registers, with its origin, for example `Registration[QuantizerSpec]`."""
 
     spec: S
     origin: Origin
@@ -75,60 +77,63 @@ class Registration(Generic[S]):
 
     @property
     def qualified_name(self) -> str:
-        """`distribution/name`, which no other plugin can take."""
+        """`distribution/name`, unique to this plugin."""
         return f"{self.origin.distribution}/{self.spec.name}"
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a checkpoint records of the plugin: never its code."""
+        """Metadata of the plugin for checkpoints: name, distribution, version, and file with hash."""
         record = {"name": self.spec.name, "plugin": self.origin.distribution, "version": self.origin.version}
         if self.origin.file:
             record |= {"file": str(self.origin.file), "sha256": self.origin.sha256}
         return record
 
     def load(self) -> Callable[..., Any]:
-        """The factory, imported now if the spec names it by string."""
+        """Return the factory; imports it if the spec names it by a string."""
         return self.import_field(self.spec.factory, "factory")
 
     def import_field(self, named: str | Callable[..., Any], field: str) -> Callable[..., Any]:
-        """What a `field` of the spec names, imported now if it is a string "module:attribute". A string
-        ":attribute" is in the plugin's own module. Raises PluginError where it cannot be imported.
+        """Return the object that a `field` of the spec names; imports it if it is a string.
+
+        The string is "module:attribute", or ":attribute" in the plugin's own module. Raises PluginError if
+        the import fails.
         """
         if not isinstance(named, str):
             return named
         module_name, _, attribute = named.partition(":")
         try:
             with contained():
-                found: Any = importlib.import_module(module_name) if module_name else self.module
+                target: Any = importlib.import_module(module_name) if module_name else self.module
                 for part in attribute.split("."):
-                    found = getattr(found, part)
-            return found
-        except Exception as error:  # a stranger's module may raise anything when it is imported
+                    target = getattr(target, part)
+            return target
+        except Exception as error:  # importing third-party code may raise anything
             raise PluginError(
-                f"{self.spec.name!r} of {self.origin} did not load: its {field} {named!r} gave "
+                f"{self.spec.name!r} of {self.origin} did not load: its {field} {named!r} raised "
                 f"{type(error).__name__}: {error}. Reinstall or update that plugin."
             ) from error
 
-    def make(self, **arguments: Any) -> Any:  # Any: what a factory takes and makes depends on the kind
-        """What the factory makes. What it prints goes to stderr; raises PluginError if it ends the process,
-        and whatever else a stranger's function raises.
+    def make(self, **arguments: Any) -> Any:  # Any: depends on the kind
+        """Call the factory and return its result. Its stdout is redirected to stderr.
+
+        Raises PluginError if the factory tries to end the process; any other exception passes unchanged.
         """
         factory = self.load()
         with contained():
             return factory(**arguments)
 
     def path(self) -> Path:
-        """The file that a recipe's spec names, beside the plugin's module."""
+        """Return the path of a recipe's file, relative to the plugin's module."""
         return self.bundled_path(str(self.spec.factory))
 
     def bundled_path(self, name: str) -> Path:
-        """A file or folder that comes with the plugin, by its path from the plugin's module."""
+        """Return the path of a bundled file or folder, given relative to the plugin's module."""
         module = getattr(self.module, "__file__", None) or "."
         return Path(module).resolve().parent / name
 
 
-def _is_ours(file: str) -> bool:
-    """Whether a frame of a traceback is of codecvq, or of Python's import."""
+def _is_internal(file: str) -> bool:
+    """Whether a file in a traceback belongs to codecvq or to Python's import system."""
     return file.startswith(
         (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
     )
@@ -137,5 +142,5 @@ def _is_ours(file: str) -> bool:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a stranger's exception
+    except Exception:  # `__str__` of a third-party exception may raise
         return "(an error without a text)"

@@ -1,4 +1,4 @@
-"""What hooks of plugins give, checked: specs of the right kind with usable fields and names."""
+"""Validates the specs that plugin hooks yield: their type, fields and names."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from codecvq.errors import PluginError
 from codecvq.plugins.third_party import contained
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
-MAX_SPECS_PER_HOOK = 1000  # that one hook of one plugin may yield
-#: types that fields of specs are annotated with; those that are not here are not checked
+MAX_SPECS_PER_HOOK = 1000  # of one plugin; further specs are discarded
+#: annotation of a spec field -> type to check; fields with other annotations are not checked
 FIELD_TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "tuple[str, ...]": tuple}
 
 
 def collect_specs(
     hook: Callable[[], Iterable[Spec]], name: str, spec_type: type[Spec]
 ) -> tuple[list[Spec], Exception | None]:
-    """What the hook `name` of a plugin offers, as far as it can be used; and the first thing that is wrong
-    with it.
-    """
-    offered: list[Spec] = []
+    """Call the hook `name` of a plugin. Returns its valid specs, and the first error or None."""
+    yielded: list[Spec] = []
     specs: dict[str, Spec] = {}
-    wrong: Exception | None = None
+    first_error: Exception | None = None
     try:
         with contained():
-            given = hook()
-            if isinstance(given, str) or not isinstance(given, Iterable):
-                raise PluginError(f"its hook {name} returned {reprlib.repr(given)}; it has to yield specs")
-            offered.extend(itertools.islice(given, MAX_SPECS_PER_HOOK))
-            if len(offered) == MAX_SPECS_PER_HOOK:
+            result = hook()
+            if isinstance(result, str) or not isinstance(result, Iterable):
+                raise PluginError(f"its hook {name} returned {reprlib.repr(result)}; it must yield specs")
+            yielded.extend(itertools.islice(result, MAX_SPECS_PER_HOOK))
+            if len(yielded) == MAX_SPECS_PER_HOOK:
                 raise PluginError(
-                    f"its hook {name} yields {MAX_SPECS_PER_HOOK} specs or more; the rest is left out"
+                    f"its hook {name} yields {MAX_SPECS_PER_HOOK} specs or more; the rest is discarded"
                 )
-    except Exception as error:  # a stranger's function
-        wrong = error
-    for spec in offered:
+    except Exception as error:  # third-party code
+        first_error = error
+    for spec in yielded:
         try:
             check_spec(spec, spec_type)
             if spec.name in specs:
                 raise PluginError(f"its hook {name} yields the name {spec.name!r} twice")
             specs[spec.name] = spec
-        except Exception as error:  # a stranger's object, which has a stranger's attributes
-            wrong = wrong or error
-    return list(specs.values()), wrong
+        except Exception as error:  # a third-party object: its attributes may raise
+            first_error = first_error or error
+    return list(specs.values()), first_error
 
 
 def check_spec(spec: object, spec_type: type[Spec]) -> None:
-    """Raise PluginError for what is no spec of the type, or one with unusable fields."""
+    """Raise PluginError if `spec` is not of `spec_type`, or has invalid fields."""
     if not isinstance(spec, spec_type):
-        raise PluginError(f"it yields {reprlib.repr(spec)}; this hook takes {spec_type.__name__} objects")
+        raise PluginError(
+            f"it yields {reprlib.repr(spec)}; this hook must yield {spec_type.__name__} objects"
+        )
     for field in dataclasses.fields(spec):
         value, needed = getattr(spec, field.name), FIELD_TYPES.get(str(field.type))
         if needed and not isinstance(value, needed):
             raise PluginError(
-                f"{spec.name!r}: {field.name} is {reprlib.repr(value)}; it has to be of type {field.type}"
+                f"{spec.name!r}: {field.name} is {reprlib.repr(value)}; it must be of type {field.type}"
             )
     if not NAME.fullmatch(spec.name):
         raise PluginError(
-            f"it offers the name {spec.name!r}; names are lower case letters, digits and underscores, as in "
-            "'my_vq', and hyphens between them, as in 'speech-16k'"
+            f"it registers the name {spec.name!r}; names consist of lowercase letters, digits and "
+            "underscores, as in 'my_vq', with hyphens between them, as in 'speech-16k'"
         )
     if spec.api > API_VERSION:
         raise PluginError(

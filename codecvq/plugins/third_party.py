@@ -1,4 +1,4 @@
-"""Runs code of plugins so that it neither ends the process nor writes into a verb's results."""
+"""Runs third-party code so that it cannot end the process or write to stdout."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from codecvq.signals import Terminated
 
 _lock = threading.Lock()
 _redirected = contextlib.ExitStack()  # restores stdout
-_inside = 0  # blocks that are entered, in all threads
+_active_blocks = 0  # active blocks in all threads
 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Run a plugin's code in the block: what it prints goes to stderr, and an attempt to end the process is a
-    PluginError.
+    """Context manager for third-party code: redirects stdout to stderr.
 
-    An Exception passes as it is; so do KeyboardInterrupt and Terminated, which are the user's.
+    Raises PluginError if the code tries to end the process. Any `Exception` passes unchanged, and so do
+    KeyboardInterrupt and Terminated, which come from the user.
     """
     try:
         with _printing_to_stderr():
@@ -31,27 +31,27 @@ def contained() -> Iterator[None]:
         raise
     except SystemExit as error:
         raise PluginError(f"it tried to end the process (SystemExit: {error.code})") from error
-    except BaseException as error:  # neither an Exception nor the user's interrupt: a plugin's own class
+    except BaseException as error:  # a direct subclass of BaseException
         raise PluginError(f"it raised {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def _printing_to_stderr() -> Iterator[None]:
-    """Send prints to stderr, those of C code and of child processes as well, where stdout is the process's
-    own. The first block that is entered redirects, and the last one that is left restores: there is one
-    stdout for all threads.
+    """Redirect stdout to stderr. If stdout is file descriptor 1, this includes C code and child processes.
+
+    All threads share one stdout: the first active block redirects it, and the last one restores it.
     """
-    global _inside
+    global _active_blocks
     with _lock:
-        if _inside == 0:
+        if _active_blocks == 0:
             _redirect()
-        _inside += 1
+        _active_blocks += 1
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
+            _active_blocks -= 1
+            if _active_blocks == 0:
                 _redirected.close()
 
 
@@ -68,6 +68,6 @@ def _redirect() -> None:
 
 def _is_descriptor(stream: object, number: int) -> bool:
     try:
-        return stream.fileno() == number  # type: ignore[attr-defined]  # where it has none, the except
-    except (AttributeError, OSError, ValueError):  # None, a notebook's, a closed one
+        return stream.fileno() == number  # type: ignore[attr-defined]  # AttributeError is handled below
+    except (AttributeError, OSError, ValueError):  # None, a notebook's stream, a closed stream
         return False
