@@ -401,7 +401,7 @@ def test_torch_codes_are_taken_as_they_come():
         (np.array([[0, 5], [0, 0]]), 0, "code 5 of codebook 0 at frame 1"),
         (np.array([[0, -1], [0, 0]]), 0, "code -1"),
         (np.array([[0, 2**64 - 1], [0, 0]], dtype=np.uint64), 0, "at frame 1"),
-        (np.zeros((2, 3), int), 961, "takes 4 frames"),
+        (np.zeros((2, 3), int), 961, "needs 4 frames"),
         (np.zeros((2, 3), int), -1, "num_samples is -1"),
         (np.zeros((2, 3), int), 900.0, "num_samples is a float"),
         (np.zeros((2, 3), int), None, "num_samples is a NoneType"),
@@ -465,9 +465,9 @@ def test_more_codebooks_than_a_file_holds_are_not_written():
 
 def test_a_file_too_large_to_be_read_is_not_written(monkeypatch):
     monkeypatch.setattr("codecvq.bitstream.format.MAX_FILE_BYTES", 100)
-    with pytest.raises(BitstreamError, match="more than the 100 that are read"):
+    with pytest.raises(BitstreamError, match="more than the limit of 100"):
         pack(Sizes((1024,)), random_codes((1024,), 100), 0)
-    with pytest.raises(BitstreamError, match="more than the 100 that are read"):
+    with pytest.raises(BitstreamError, match="more than the limit of 100"):
         unpack(bytes(101))
 
 
@@ -521,5 +521,5 @@ def test_audio_longer_than_is_decoded_at_once_is_refused_before_its_codes_are_de
     monkeypatch.setattr(
         "codecvq.bitstream.format.read_payload", lambda *arguments: pytest.fail("was decoded")
     )
-    with pytest.raises(BitstreamError, match=r"stands for 1\.0 hours of audio, more than the 1 that"):
+    with pytest.raises(BitstreamError, match=r"holds 1\.0 hours of audio, but at most 1 are"):
         unpack(data, codec, longest_s=3600)

@@ -314,7 +314,7 @@ def test_damage_is_found(tmp_path, clips):
         read_tokens(folder)
     first.write_bytes(second.read_bytes())
     problems = "\n".join(check(folder).problems)
-    assert "clip 'set/clip3' is there twice" in problems
+    assert "clip 'set/clip3' occurs twice" in problems
     first.write_bytes(kept)
     tokenize(LevelCodec(name="other"), clips, tmp_path / "other", shard_clips=3)
     second.write_bytes((tmp_path / "other" / "data" / second.name).read_bytes())

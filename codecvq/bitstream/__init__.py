@@ -1,4 +1,4 @@
-"""Codes in as few bytes as they need: the `.cvq` file."""
+"""The `.cvq` file format: compact storage of codec codes."""
 
 from codecvq.bitstream.format import Packet, pack, read_cvq, unpack, write_cvq
 

@@ -1,4 +1,4 @@
-"""Codes as a caller gives them, checked against the codec that they are of."""
+"""Validation of codes that a caller passes to the `.cvq` writer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from codecvq.limits import MAX_CODEBOOKS
 
 
 def checked_codes(codes: Any, identity: Identity, variable_depth: bool) -> tuple[Codes, Layout]:
-    """Codes `[N, T]` as int64, and which of them a file holds (Any: numpy, torch or nested lists).
+    """Return codes `[N, T]` as int64, and the layout of the codes that a file stores.
 
-    Raises BitstreamError for another type or shape, a code beyond its codebook, codes that change within a
-    block, and, without `variable_depth` or in front of another code of the frame, absent ones.
+    `codes` may be a numpy array, a torch tensor or nested lists. An absent code is -1; it requires
+    `variable_depth`, and only the last codebooks of a frame may be absent.
+
+    Raises BitstreamError for another type or shape, for a code outside its codebook, for a code that changes
+    within a block of its stride, and for an absent code that is not allowed.
     """
     values = _integers(codes, identity.sizes)
     sizes, strides = identity.sizes[: len(values)], identity.strides[: len(values)]
@@ -43,27 +46,27 @@ def checked_codes(codes: Any, identity: Identity, variable_depth: bool) -> tuple
     gaps = np.argwhere((values < 0) != (np.arange(len(values))[:, None] >= depths))
     if len(gaps):
         raise BitstreamError(
-            f"a code of frame {gaps[0, 1]} is absent (-1) in front of one that is there. Only the last "
-            "codebooks of a frame may be absent."
+            f"a code of frame {gaps[0, 1]} is absent (-1), but a later codebook of that frame has a code. "
+            "Only the last codebooks of a frame may be absent."
         )
     return values, layout.with_depths(depths)
 
 
-def _integers(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: see `checked_codes`
+def _integers(codes: Any, sizes: tuple[int, ...]) -> Codes:  # Any: array, tensor or lists
     try:
         values = np.asarray(codes.detach().cpu() if hasattr(codes, "detach") else codes)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, types that numpy does not have
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, dtypes without a numpy equivalent
         raise BitstreamError(
             f"codes cannot be read ({error}). Give integers [N, T] of one clip: an array, a tensor or lists."
         ) from error
     most = min(len(sizes), MAX_CODEBOOKS)
     if values.ndim != 2 or not 0 < len(values) <= most:
         raise BitstreamError(
-            f"codes have shape {list(values.shape)}, but one clip's [N, T] with N from 1 to {most} "
-            "is needed. A batch [B, N, T] is packed clip by clip."
+            f"codes have shape {list(values.shape)}, but [N, T] of one clip with N from 1 to {most} is "
+            "needed. Pack a batch [B, N, T] clip by clip."
         )
-    if values.dtype.kind not in "iu" and values.size:  # an empty list has no type
+    if values.dtype.kind not in "iu" and values.size:  # an empty list has dtype float64
         raise BitstreamError(f"codes are {values.dtype}, but integers are needed.")
     if values.dtype.kind == "u":
-        values = np.minimum(values, np.iinfo(np.int64).max)  # what is beyond int64 is beyond every codebook
+        values = np.minimum(values, np.iinfo(np.int64).max)  # larger values exceed every codebook size
     return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""How much work the codes of a file are, known from its header alone."""
+"""Cost of decoding a `.cvq` file, estimated from its header before the payload is decoded."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.model import MAX_ALPHABET, TRANSITION_ALPHABET, plane_slices, planes
 from codecvq.codec.blocks import block_count
 
-# Measured, in steps of about 10 ns on one core; memory stays below 1 byte for each 8 steps.
-STEPS_PER_CODE = 64  # or of a counter: 8 bytes of memory
+# Measured. One step takes about 10 ns on one core; memory use stays below 1 byte per 8 steps.
+STEPS_PER_CODE = 64  # also per counter; each takes 8 bytes of memory
 STEPS_PER_DIGIT = 8
-STEPS_PER_CALL = 3000  # of the range coder, at least one for each frame
-STEPS_PER_SLICE = 20  # for each frame, coded there or not, where blocks or depths differ
-COPIES = 4  # of the codes, where blocks or depths differ
+STEPS_PER_CALL = 3000  # one call of the range coder; there is at least one per frame
+STEPS_PER_SLICE = 20  # per frame, coded or not, if strides or depths vary
+COPIES = 4  # number of copies of the codes if strides or depths vary
 
 
 def decoding_steps(layout: Layout, split_above: int | None, with_depths: bool = False) -> int:
-    """Steps that `entropy_decode` takes with `split_above`, or `unpack_codes` where that is None;
-    `with_depths` those of the depths too.
+    """Return the steps that `entropy_decode` takes with `split_above`.
+
+    With `split_above=None`, returns the steps of `unpack_codes`. `with_depths` adds the steps that decode the
+    depths.
     """
     total = _cell_steps(layout, with_depths)
     if with_depths:
@@ -43,7 +45,7 @@ def decoding_steps(layout: Layout, split_above: int | None, with_depths: bool = 
 
 
 def learned_decoding_steps(layout: Layout, tables: CodeTables, with_depths: bool) -> int:
-    """Steps that `learned_decode` takes at most, and those of the depths."""
+    """Return the maximum number of steps of `learned_decode`, including the depths if there are any."""
     symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
     calls = sum(
         block_count(layout.frames, layout.strides[symbol.codebook]) * (2 * STEPS_PER_CALL + symbol.radix)

@@ -1,26 +1,30 @@
-"""Codes through a range coder. Integers decide every bit: any machine decodes any file.
+"""Entropy coding of codes with an adaptive model and a range coder.
 
-The coder is constriction's, under a model that both sides learn while they go through the frames, see
-`FrameModel`. Counts were chosen over frequency tables in the file by measurement: codes of real speech
-(96 held-out telephone prompts in five languages) from two stand-in codecs, 12 scalar codebooks of 5 at 50 Hz
-and 8 k-means codebooks of 1024 at 75 Hz; bits against the nominal N T log2 K, for clips of 1.2 s / 2.8 s /
-5.8 s on average:
+All model arithmetic uses integers, so every machine decodes every file to the same codes. The range coder is
+that of the package constriction. Encoder and decoder update the same `FrameModel` after each frame.
+
+The adaptive model was chosen over frequency tables in the file by measurement. The data are codes of real
+speech (96 held-out telephone prompts in five languages) from two stand-in codecs: 12 scalar codebooks of 5
+entries at 50 Hz, and 8 k-means codebooks of 1024 entries at 75 Hz. The table gives bits relative to the
+nominal N T log2 K, for clips of 1.2 s / 2.8 s / 5.8 s on average:
 
     | model                                        | 12 x 5            | 8 x 1024           |
     | tables in the file, Elias-gamma coded        | 1.13 / 1.09 / .87 | 1.87 / 1.36 / 1.01 |
-    | tables in the file, the shortest conceivable | .95 / .98 / .82   | .97 / .98 / .87    |
-    | counts                                       | .95 / .97 / .83   | .96 / .98 / .84    |
-    | and what followed the frame before (this)    | .79 / .81 / .66   | .94 / .96 / .83    |
-    | the same on the same frames, shuffled        | .98 / 1.00 / .83  | .96 / .98 / .84    |
+    | tables in the file, shortest possible code   | .95 / .98 / .82   | .97 / .98 / .87    |
+    | adaptive counts                              | .95 / .97 / .83   | .96 / .98 / .84    |
+    | counts and transitions (this module)         | .79 / .81 / .66   | .94 / .96 / .83    |
+    | this module, frames shuffled                 | .98 / 1.00 / .83  | .96 / .98 / .84    |
 
-Quantizers whose codes are made of levels have a variant that takes them apart, `digits`: as 3 codebooks of
-5^4, the codes of the left column take .92 / .96 / .82 whole and .79 / .81 / .66 in digits; the 1024 of the
-right one, taken for ten bits, 1.01 / 1.01 / .90. A writer tries both.
+Some quantizers build a code from several levels. For these the kind `digits` splits each code into digits:
+packed as 3 codebooks of 5^4, the codes of the left column take .92 / .96 / .82 as whole codes and
+.79 / .81 / .66 as digits. The codes of 1024, split into ten bits, take 1.01 / 1.01 / .90. The writer tries
+both and stores the shorter one.
 
-A table in the file cannot win: sent in the shortest conceivable way (the index of the histogram among all of
-its size) it costs exactly what counts that begin at 1 cost, and it cannot follow from one frame to the next.
-Tables that the codec brings along cost a file nothing, and win: see `learned`. How much following gives
-depends on the codec; where there is nothing to follow it costs next to nothing.
+A table in the file cannot be shorter than adaptive counts. Its shortest code, the index of the histogram
+among all histograms of that size, costs exactly as much as counts that start at 1. It also cannot model
+transitions between frames. Tables that are stored in the codec add no bytes to the file and are shorter, see
+`learned`. The gain from transitions depends on the codec; without dependence between frames they cost almost
+nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +44,10 @@ from codecvq.errors import BitstreamError
 
 
 def entropy_encode(codes: Codes, layout: Layout, split_above: int = MAX_ALPHABET) -> bytes:
-    """Bytes of codes `[N, T]`: raw digits packed, then the range coder's bytes, which end where zeros can
-    stand for the rest.
+    """Encode codes `[N, T]` to bytes: packed raw digits, then the output of the range coder.
+
+    Codebooks larger than `split_above` are split into digits. Trailing zero bytes are dropped; the decoder
+    reads missing bytes as zeros.
     """
     raw, modeled = _raw_and_modeled(layout, split_above)
     low = pack_codes(_digits(codes, raw), [plane.radix for plane in raw], _stored_planes(layout, raw))
@@ -56,14 +62,15 @@ def entropy_encode(codes: Codes, layout: Layout, split_above: int = MAX_ALPHABET
 
 
 def entropy_decode(data: bytes, layout: Layout, split_above: int = MAX_ALPHABET) -> Codes:
-    """Codes `[N, T]` from what `entropy_encode` wrote, 0 where none is stored; raises BitstreamError where
-    the bytes are none of its making.
+    """Decode the output of `entropy_encode` to codes `[N, T]`; codes that are not stored are 0.
+
+    Raises BitstreamError for invalid bytes.
     """
     raw, modeled = _raw_and_modeled(layout, split_above)
     low_bytes = -(-_raw_bits(layout, raw) // 8)
     if len(data) < low_bytes:
         raise BitstreamError(
-            f"the payload has {len(data)} bytes, but the low digits of its codes alone take {low_bytes}."
+            f"the payload has {len(data)} bytes, but the low digits of its codes alone need {low_bytes}."
         )
     codes = np.zeros((len(layout.sizes), layout.frames), dtype=np.int64)
     radices = [plane.radix for plane in raw]
@@ -73,23 +80,23 @@ def entropy_decode(data: bytes, layout: Layout, split_above: int = MAX_ALPHABET)
     if modeled and layout.frames:
         books = np.array([plane.codebook for plane in modeled])
         places = np.array([plane.place for plane in modeled])
-        firsts = np.flatnonzero(np.diff(books, prepend=-1))  # where the planes of a codebook begin
+        firsts = np.flatnonzero(np.diff(books, prepend=-1))  # first plane of each codebook
         for frame, digits in enumerate(_decode_frames(data[low_bytes:], modeled, layout)):
             codes[books[firsts], frame] += np.add.reduceat(digits * places, firsts)
     if (codes >= np.array(layout.sizes, dtype=np.int64)[:, None]).any():
-        raise BitstreamError("the entropy-coded payload holds a code beyond its codebook.")
+        raise BitstreamError("the entropy-coded payload has a code outside its codebook.")
     return codes
 
 
 def max_entropy_bytes(layout: Layout, split_above: int = MAX_ALPHABET) -> int:
-    """Bytes that `entropy_encode` never exceeds: a modelled digit takes at most a word."""
+    """Return an upper bound on the bytes of `entropy_encode`: at most one 4-byte word per modeled digit."""
     raw, modeled = _raw_and_modeled(layout, split_above)
     digits = sum(layout.counts[plane.codebook] for plane in modeled)
     return -(-_raw_bits(layout, raw) // 8) + 4 * (digits + 2)
 
 
 def _decode_frames(data: bytes, modeled: list[Plane], layout: Layout) -> Iterator[npt.NDArray[np.int64]]:
-    """The modelled digits `[P]` of each frame; 0 for those that are not stored."""
+    """Yield the modeled digits `[P]` of each frame; digits that are not stored are 0."""
     coder = RangeDecoder(data)
     limits = np.array([plane.radix for plane in modeled])
     for frame in _frame_models(modeled, layout):
@@ -101,7 +108,7 @@ def _decode_frames(data: bytes, modeled: list[Plane], layout: Layout) -> Iterato
 
 
 class _PlaneSlice(NamedTuple):
-    """Planes of one stride that one model holds, by codebook."""
+    """Consecutive planes of one stride that share a model, sorted by codebook."""
 
     stride: int
     span: slice
@@ -110,9 +117,10 @@ class _PlaneSlice(NamedTuple):
 
 
 def _frame_models(modeled: list[Plane], layout: Layout) -> Iterator[list[tuple[slice, FrameModel]]]:
-    """For each frame the planes that it codes, in order and in parts, and the model of each part.
+    """Yield for each frame the slices of planes that it codes, in order, each with its model.
 
-    The planes that a frame has of a part are the first ones: absent codebooks are the last ones.
+    If codebooks are absent, a frame has only the first planes of a slice, because absent codebooks are always
+    the last ones.
     """
     slices = list(_plane_slices(modeled, layout))
     all_slices = [(part.span, part.model) for part in slices]
@@ -142,7 +150,7 @@ def _plane_slices(modeled: list[Plane], layout: Layout) -> Iterator[_PlaneSlice]
 
 
 def _raw_and_modeled(layout: Layout, split_above: int) -> tuple[list[Plane], list[Plane]]:
-    """Raw planes, and modelled planes by stride."""
+    """Return the raw planes, and the modeled planes sorted by stride."""
     all_planes = planes(layout.sizes, split_above)
     modeled = sorted(
         (plane for plane in all_planes if not plane.raw), key=lambda p: layout.strides[p.codebook]
@@ -160,7 +168,7 @@ def _stored_planes(layout: Layout, of_planes: list[Plane]) -> Stored | None:
 
 
 def _digits(codes: Codes, of_planes: list[Plane]) -> Codes:
-    """Digits `[P, T]` of codes `[N, T]`."""
+    """Return the digits `[P, T]` of codes `[N, T]`."""
     digits = np.empty((len(of_planes), codes.shape[1]), dtype=np.int64)
     for row, plane in enumerate(of_planes):
         digits[row] = codes[plane.codebook] // plane.place % plane.radix

@@ -1,32 +1,34 @@
-"""The `.cvq` file: one clip's codes, which codec they are of, and exactly how many samples they stand for.
+"""Reading and writing of `.cvq` files: codes of one clip, identity of its codec, and exact length.
 
-    magic            4 bytes   b"CVQ" and the version: 1, or 2 for what version 1 has no room for
+Layout of a file:
+
+    magic            4 bytes   b"CVQ" and the version, 1 or 2
     kind             1 byte    0 packed, see `packed`; 1 entropy or 2 digits, see `entropy`
                                version 2: 3 learned, see `learned`; + 64: with strides; + 128: with depths
-    codebooks hash  16 bytes   of the codec's `codebooks_sha256`: whether the codes can be decoded
-    weights hash     4 bytes   of its `weights_sha256`: whether the sound will be the same
-    numbers          varints   sample rate, hop, samples, frames, payload bytes
-    codebooks        varints   how many runs of equal sizes, and for each run its codebooks and their size
-    strides          varints   where there are any but 1: runs, as those of sizes
-    depths           varint    where codes are absent: bytes of the payload that say how many each frame has
+    codebooks hash  16 bytes   start of the codec's `codebooks_sha256`; decides whether a codec can decode it
+    weights hash     4 bytes   start of its `weights_sha256`; decides whether the audio will be identical
+    numbers          varints   sample rate, hop length, samples, frames, payload bytes
+    codebooks        varints   number of runs of equal sizes; for each run its number of codebooks and size
+    strides          varints   only if a stride is not 1: runs in the same form as the sizes
+    depths           varint    only if codes are absent: payload bytes that store the codes per frame
     payload
-    CRC-32           4 bytes   of all before, little-endian
+    CRC-32           4 bytes   of everything before it, little-endian
 
-A codebook of stride s has one code for a block of s frames. Files of codecs whose strides are all 1, in which
-no code is absent and that need no learned tables are of version 1.
+A codebook of stride s has one code per block of s frames. A file has version 1 if all strides are 1, no code
+is absent and the kind is not `learned`; otherwise it has version 2.
 
-That is 44 bytes around the payload for a second of speech. A varint is little-endian base 128, shortest form
-only, at most 63 bits.
+Header and checksum take 44 bytes for one second of speech. A varint is little-endian base 128, in its
+shortest form only, with at most 63 bits.
 
-What a stranger's file can cost is bounded by its size:
+The cost of reading an untrusted file is bounded by its size:
 
-- Lengths, checksum and numbers are checked first, then the codec's identity; the payload is decoded last.
-- A file has at least one byte of payload for every 256 codes `[N, T]`, repeated and absent ones included
-  (the writer fills up with zeros, which no kind minds). Decoding takes time and memory in proportion to these
-  codes and to the sum of their alphabets.
-- A reader without a codec, which would decode any codebooks, has a budget. It grows with the file, and speech
-  stays far below it; what can exceed it is long digital silence, or a thousand large codebooks.
-- Files above 256 MiB are neither written nor read.
+- Lengths, checksum and numbers are checked first, then the codec identity. The payload is decoded last.
+- A file has at least one byte of payload per 256 codes `[N, T]`, counting repeated and absent codes. The
+  writer pads the payload with zeros, which every kind ignores. Time and memory of decoding are proportional
+  to the number of codes and to the sum of the alphabet sizes.
+- A reader without a codec accepts any codebooks, so it has a budget that grows with the file size. Speech
+  stays far below it. Long digital silence or a thousand large codebooks can exceed it.
+- Files larger than 256 MiB are neither written nor read.
 """
 
 from __future__ import annotations
@@ -52,48 +54,49 @@ if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
 MAX_FILE_BYTES = 1 << 28
-BUDGET = 1 << 28  # steps for a reader without a codec, some 3 s
-BUDGET_PER_BYTE = 1 << 13  # and for each byte of the file, 80 us
+BUDGET = 1 << 28  # steps for a reader without a codec, about 3 s
+BUDGET_PER_BYTE = 1 << 13  # additional steps per byte of the file, about 80 us
 
 
 @dataclass(frozen=True)
 class Packet:
-    """What a `.cvq` file holds: codes `[N, T]` int64, and all that is needed to know what they are.
+    """The content of a `.cvq` file: codes `[N, T]` int64 and the header fields that describe them.
 
-    Codes of a codebook with a stride above 1 are repeated over the frames of their block; absent ones are -1.
+    Codes of a codebook with a stride above 1 repeat over the frames of their block. Absent codes are -1.
     """
 
     codes: Codes  # [N, T]
     num_samples: int
     sample_rate: int  # Hz
-    hop_length: int  # samples a frame
+    hop_length: int  # samples per frame
     codebook_sizes: tuple[int, ...]
-    strides: tuple[int, ...]  # frames that a code of each codebook stands for
+    strides: tuple[int, ...]  # frames per code, of each codebook
     codebooks_id: str  # the first 32 hexadecimal digits of the codec's codebooks_sha256
     weights_id: str  # the first 8 of its weights_sha256
     kind: str  # packed, entropy, digits or learned
-    payload_bits: int  # of the codes alone, and of depths: what a measured bitrate counts
-    file_bytes: int  # with header and checksum
+    payload_bits: int  # codes and depths without padding: what a measured bit rate counts
+    file_bytes: int  # including header and checksum
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames a second."""
+        """Frames per second."""
         return Fraction(self.sample_rate, self.hop_length)
 
 
 def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "auto") -> bytes:
-    """The bytes of a `.cvq` file that holds the codes `[N, T]` of one clip (Any: numpy, torch or nested lists
-    of integers).
+    """Return the bytes of a `.cvq` file with the codes `[N, T]` of one clip.
 
-    `codes` may be those of the first N codebooks; where the codec has `variable_depth`, absent ones are -1.
-    `entropy`: True codes them under the adaptive model or the codec's own tables, False packs them, "auto"
-    takes what is smaller. Raises BitstreamError for codes or lengths that do not fit the codec, and for a
-    codec that has what a file cannot hold.
+    `codes` is a numpy array, a torch tensor or nested lists of integers, for the first N codebooks of the
+    codec. With a codec that has `variable_depth`, absent codes are -1. `entropy=True` uses the adaptive model
+    or the codec's own tables, `False` packs the codes, and `"auto"` takes the shortest result.
+
+    Raises BitstreamError if codes or length do not match the codec, or if the format cannot store a property
+    of the codec.
     """
     identity = Identity.from_codec(codec)
     values, layout = checked_codes(codes, identity, codec.variable_depth)
@@ -102,7 +105,7 @@ def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "au
     needed = -(-num_samples // identity.hop_length)
     if frames < needed:
         raise BitstreamError(
-            f"num_samples is {num_samples}, which takes {needed} frames of {identity.hop_length} samples, "
+            f"num_samples is {num_samples}, which needs {needed} frames of {identity.hop_length} samples, "
             f"but the codes have {frames}. Give the length of the clip that was encoded."
         )
     tables = checked_code_tables(codec, identity.sizes) if entropy else None
@@ -113,8 +116,8 @@ def pack(codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "au
     ).to_bytes(payload)  # fmt: skip
     if len(data) > MAX_FILE_BYTES:
         raise BitstreamError(
-            f"the file would have {len(data):,} bytes, more than the {MAX_FILE_BYTES:,} that are read. Cut "
-            "the clip into several files."
+            f"the file would have {len(data):,} bytes, more than the limit of {MAX_FILE_BYTES:,}. Cut the "
+            "clip into several files."
         )
     return data
 
@@ -127,16 +130,18 @@ def unpack(
     budget: int | None = None,
     longest_s: float | None = None,
 ) -> Packet:
-    """What the bytes of a `.cvq` file hold; raises BitstreamError for a damaged or truncated one.
+    """Decode the bytes of a `.cvq` file.
 
-    With `codec`, its codebooks must be those that the file was written with; `force` lets others of the same
-    sizes pass. Other weights around the same codebooks (a decoder trained further) give a warning. This is
-    compared before the codes are decoded.
+    With `codec`, its codebooks must be those that the file was written with; `force` also accepts other
+    codebooks of the same sizes. The same codebooks with other weights (a decoder that was trained further)
+    issue a UserWarning. These checks run before the codes are decoded.
 
-    `budget` is the work that decoding may take, in steps of about 10 ns and, at most, an eighth of a byte of
-    memory. A file that needs more is refused. The default is 2^28 and 2^13 for each byte of the file without
-    `codec`, and no limit with it. A file that stands for more than `longest_s` seconds of audio is refused
-    too, before its codes are decoded.
+    `budget` limits the work of decoding. It is counted in steps of about 10 ns, each with at most 1/8 byte of
+    memory. The default is 2^28 steps plus 2^13 per byte of the file without `codec`, and no limit with
+    `codec`. `longest_s` limits the duration of the audio in seconds.
+
+    Raises BitstreamError for a damaged or truncated file, for another codec, and for a file above one of the
+    limits.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise BitstreamError(
@@ -150,8 +155,8 @@ def unpack(
     seconds = header.frames * header.hop_length / header.sample_rate
     if longest_s is not None and seconds > longest_s + header.hop_length / header.sample_rate:
         raise BitstreamError(
-            f"it stands for {seconds / 3600:.1f} hours of audio, more than the {longest_s / 3600:g} that are "
-            "decoded at once. Encode the recording in parts."
+            f"it holds {seconds / 3600:.1f} hours of audio, but at most {longest_s / 3600:g} are decoded at "
+            "once. Encode the recording in parts."
         )
     if budget is None and codec is None:
         budget = BUDGET + BUDGET_PER_BYTE * len(data)
@@ -171,7 +176,7 @@ def unpack(
 def write_cvq(
     path: str | os.PathLike[str], codec: AudioCodec, codes: Any, num_samples: int, entropy: Entropy = "auto"
 ) -> int:
-    """Bytes written to the file, which appears whole or not at all; see `pack`."""
+    """Write a `.cvq` file atomically and return its size in bytes. For the arguments see `pack`."""
     data = pack(codec, codes, num_samples, entropy)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +192,7 @@ def read_cvq(
     budget: int | None = None,
     longest_s: float | None = None,
 ) -> Packet:
-    """What a `.cvq` file holds; see `unpack`. Errors name the file."""
+    """Read a `.cvq` file. For arguments and errors see `unpack`; errors include the path."""
     path = Path(path)
     data = read_bounded(path, MAX_FILE_BYTES, error=BitstreamError, advice="Give the path of a .cvq file.")
     try:
@@ -197,7 +202,7 @@ def read_cvq(
 
 
 def _check_budget(header: Header, tables: CodeTables | None, budget: int | None) -> None:
-    """Raise BitstreamError where decoding takes more than the budget."""
+    """Raise BitstreamError if decoding needs more steps than the budget."""
     with_depths = header.depth_bytes is not None
     if tables is None:
         needed = decoding_steps(header.layout, SPLIT_ABOVE.get(header.kind), with_depths)
@@ -214,5 +219,5 @@ def _check_budget(header: Header, tables: CodeTables | None, budget: int | None)
 def _check_size(length: int) -> None:
     if length > MAX_FILE_BYTES:
         raise BitstreamError(
-            f"it has {length:,} bytes, more than the {MAX_FILE_BYTES:,} that are read. Take another copy."
+            f"it has {length:,} bytes, more than the limit of {MAX_FILE_BYTES:,}. Use another copy."
         )

@@ -1,4 +1,4 @@
-"""What stands around the codes in a `.cvq` file: see `format` for the layout."""
+"""Header and checksum of a `.cvq` file; `format` documents the layout."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ from codecvq.errors import BitstreamError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 
 MAGIC = b"CVQ"
-VERSIONS = (1, 2)  # 2 where 1 has no room: strides, depths, learned tables
+VERSIONS = (1, 2)  # 2 only with strides, depths or learned tables
 KINDS = ("packed", "entropy", "digits", "learned")
 WITH_STRIDES, WITH_DEPTHS = 0x40, 0x80  # bits of the kind byte in version 2
 CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
 FIXED_BYTES = len(MAGIC) + 2 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
-CODES_PER_BYTE = 256  # at most, so that a few bytes cannot claim a day of silence
-MAX_RATE = 2**32 - 1  # Hz, and samples a frame
-MAX_NUMBER = 2**63 - 1  # that a varint holds
+CODES_PER_BYTE = 256  # maximum; a few bytes must not claim a day of silence
+MAX_RATE = 2**32 - 1  # Hz; also the maximum hop length in samples
+MAX_NUMBER = 2**63 - 1  # largest value of a varint
 MAX_STRIDE = 2**32 - 1  # frames
 
 
 @dataclass(frozen=True)
 class Header:
-    """All that a file says about its codes."""
+    """The header fields of a file."""
 
     kind: str  # one of KINDS
     codebooks_id: str  # the first 32 hexadecimal digits of the codec's codebooks_sha256
     weights_id: str  # the first 8 of its weights_sha256
     sample_rate: int  # Hz
-    hop_length: int  # samples a frame
+    hop_length: int  # samples per frame
     num_samples: int
     frames: int
     sizes: tuple[int, ...]  # K of each codebook
-    strides: tuple[int, ...]  # frames that a code of each codebook stands for
-    depth_bytes: int | None = None  # of the payload, at its begin: how many codes each frame has; None: all
+    strides: tuple[int, ...]  # frames per code, of each codebook
+    depth_bytes: int | None = (
+        None  # leading payload bytes that store the codes per frame; None: no code is absent
+    )
 
     @property
     def version(self) -> int:
-        """The format's version: the earliest that has room for what the file holds."""
+        """The format version: the earliest that can store this header."""
         return 2 if self.kind_byte >= KINDS.index("learned") else 1
 
     @property
     def kind_byte(self) -> int:
-        """The kind, and whether strides and depths follow."""
+        """The kind, with the flags for strides and depths."""
         strides = WITH_STRIDES * any(stride != 1 for stride in self.strides)
         return KINDS.index(self.kind) | strides | WITH_DEPTHS * (self.depth_bytes is not None)
 
     @property
     def layout(self) -> Layout:
-        """Which codes there are, as far as the header says it."""
+        """The layout of the codes, without depths: these are in the payload."""
         return Layout(self.sizes, self.strides, self.frames)
 
     def to_bytes(self, payload: bytes) -> bytes:
-        """The bytes of the file with this payload, which is filled up to the least that a reader takes."""
+        """Return the bytes of the file; a short payload is padded with zeros to `min_payload_bytes`."""
         payload += bytes(max(0, self.min_payload_bytes - len(payload)))
         fields = (self.sample_rate, self.hop_length, self.num_samples, self.frames, len(payload))
         strides = _runs(self.strides) if self.kind_byte & WITH_STRIDES else []
@@ -69,14 +71,15 @@ class Header:
 
     @property
     def min_payload_bytes(self) -> int:
-        """Bytes of payload that these codes have at least."""
+        """The minimum number of payload bytes for these codes."""
         return len(self.sizes) * self.frames // CODES_PER_BYTE
 
 
 def parse_file(data: bytes) -> tuple[Header, bytes]:
-    """Header and payload of a file; raises BitstreamError where a length, the checksum or a number is wrong.
+    """Split a file into header and payload.
 
-    Takes time and memory of the size of `data`, whatever the numbers are.
+    Time and memory are proportional to the size of `data`, for any values in the header. Raises
+    BitstreamError if a length, the checksum or a number is wrong.
     """
     fields = _FieldReader(data)
     numbers = fields.numbers(5)
@@ -99,7 +102,7 @@ def parse_file(data: bytes) -> tuple[Header, bytes]:
 
 
 def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) -> None:
-    """Raise BitstreamError for numbers that contradict each other."""
+    """Raise BitstreamError if header fields contradict each other."""
     sizes, frames, hop_length = header.sizes, header.frames, header.hop_length
     if not (0 < header.sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
         raise malformed(f"sample rate {header.sample_rate} and hop {hop_length}")
@@ -107,8 +110,8 @@ def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) ->
         raise malformed(f"{header.num_samples} samples in {frames} frames of {hop_length}")
     if len(header.strides) != len(sizes):
         raise malformed(f"{len(header.strides)} strides of {len(sizes)} codebooks")
-    if (header.version, header.kind_byte) != kind:  # equal packets are equal bytes
-        raise malformed(f"version {kind[0]} and kind {kind[1]} for what others hold")
+    if (header.version, header.kind_byte) != kind:  # one encoding per header: equal packets have equal bytes
+        raise malformed(f"version {kind[0]} and kind {kind[1]} for fields that need others")
     if (header.depth_bytes or 0) > len(payload):
         raise malformed(f"{header.depth_bytes} bytes of depths in a payload of {len(payload)}")
     if len(payload) < header.min_payload_bytes:
@@ -116,16 +119,16 @@ def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) ->
 
 
 class _FieldReader:
-    """A reader that goes through a file, checking each field as it comes."""
+    """Reads the fields of a file in order and checks each one."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         if not data.startswith(MAGIC):
-            raise BitstreamError(f"it begins with {bytes(data[:4])!r}, not with {MAGIC!r}: not a .cvq file.")
+            raise BitstreamError(f"it starts with {bytes(data[:4])!r}, not {MAGIC!r}: it is not a .cvq file.")
         if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
             raise BitstreamError(
-                f"it is of version {data[len(MAGIC)]}, and this codecvq reads versions "
-                f"{' and '.join(map(str, VERSIONS))}. Install a newer one."
+                f"it has format version {data[len(MAGIC)]}, but this codecvq reads versions "
+                f"{' and '.join(map(str, VERSIONS))}. Install a newer codecvq."
             )
         if len(data) < FIXED_BYTES:
             raise _truncated(len(data), "its header")
@@ -135,7 +138,7 @@ class _FieldReader:
         return [self._varint() for _ in range(count)]
 
     def runs(self, what: str, most: int) -> tuple[int, ...]:
-        """A number for each codebook, from 1 to `most`, as `_runs` writes them."""
+        """Read one number per codebook, from 1 to `most`, in the form that `_runs` writes."""
         values: list[int] = []
         for _ in range(self._varint()):
             count, value = self._varint(), self._varint()
@@ -152,12 +155,12 @@ class _FieldReader:
             raise _truncated(len(data), f"{end + CRC_BYTES}")
         if len(data) > end + CRC_BYTES:
             raise BitstreamError(
-                f"it has {len(data) - end - CRC_BYTES} bytes more than its header says. Read one file at a "
+                f"it has {len(data) - end - CRC_BYTES} bytes more than its header claims. Read one file at a "
                 "time."
             )
         if zlib.crc32(memoryview(data)[:end]) != int.from_bytes(data[end:], "little"):
             raise BitstreamError(
-                "its checksum does not fit: the file is damaged. Take another copy, or encode the audio "
+                "its checksum does not match: the file is damaged. Use another copy, or encode the audio "
                 "again."
             )
         return data[self.offset : end]
@@ -172,23 +175,24 @@ class _FieldReader:
             value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 if byte == 0 and place > 0:
-                    break  # a shorter form exists; every number has one, so equal packets are equal bytes
+                    break  # not the shortest form: equal packets must have equal bytes
                 return value
-        raise malformed("a number in its header has no end")
+        raise malformed("a number in its header does not end")
 
 
 def malformed(what: str) -> BitstreamError:
-    """The error for numbers that no writer writes."""
-    return BitstreamError(f"its header makes no sense ({what}): the file is damaged. Take another copy.")
+    """Return the error for header values that the writer never produces."""
+    return BitstreamError(f"its header is invalid ({what}): the file is damaged. Use another copy.")
 
 
 def _truncated(have: int, need: str) -> BitstreamError:
-    return BitstreamError(f"it ends after {have} bytes of {need}: the file is truncated. Take another copy.")
+    return BitstreamError(f"it ends after {have} bytes of {need}: the file is truncated. Use another copy.")
 
 
 def _runs(values: Sequence[int]) -> list[int]:
-    """Number of runs of equal values, then length and value of each: 3 bytes for any number of codebooks of
-    5.
+    """Return the number of runs of equal values, then length and value of each run.
+
+    Any number of codebooks of 5 entries takes 3 bytes.
     """
     runs = [(len(list(group)), value) for value, group in groupby(values)]
     return [len(runs), *(number for run in runs for number in run)]

@@ -1,4 +1,4 @@
-"""Which codec a `.cvq` file is of: taken from the codec that writes, compared by the one that reads."""
+"""The identity of a codec in a `.cvq` file: stored by the writer, compared by the reader."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file keeps of the codec that its codes are of."""
+    """The codec properties that a file stores."""
 
     name: str
     sizes: tuple[int, ...]  # K of each codebook
-    strides: tuple[int, ...]  # frames that a code of each codebook stands for
+    strides: tuple[int, ...]  # frames per code, of each codebook
     sample_rate: int  # Hz
-    hop_length: int  # samples a frame
+    hop_length: int  # samples per frame
     codebooks_id: str
     weights_id: str
 
     @classmethod
     def from_codec(cls, codec: AudioCodec) -> Identity:
-        """Of a codec; raises BitstreamError where it has values that a file cannot hold."""
+        """Return the identity of a codec; raises BitstreamError for values that a file cannot store."""
         try:
             name, sizes = str(codec.name), tuple(codec.codebook_sizes)
             strides = tuple(codec.strides)
@@ -40,11 +40,13 @@ class Identity:
             codebooks_sha256, weights_sha256 = codec.codebooks_sha256, codec.weights_sha256
         except AttributeError as error:
             raise BitstreamError(
-                f"codec is a {type(codec).__name__} ({error}). Give what codecvq.load returns."
+                f"codec is a {type(codec).__name__} ({error}). Pass the result of codecvq.load."
             ) from error
         suffix = f"of codec {name!r}"
         if len(strides) != len(sizes):
-            raise BitstreamError(f"{len(strides)} strides {suffix} are given for its {len(sizes)} codebooks.")
+            raise BitstreamError(
+                f"{len(strides)} strides {suffix} are given, but it has {len(sizes)} codebooks."
+            )
         return cls(
             name,
             tuple(whole_number(size, f"a codebook size {suffix}", 1, MAX_CODEBOOK_SIZE) for size in sizes),
@@ -57,14 +59,15 @@ class Identity:
 
 
 def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
-    """Raises BitstreamError where a file is of other codebooks, or, with `force`, of other sizes; warns where
-    it is of other weights.
+    """Raise BitstreamError if the file was written with other codebooks than those of `codec`.
+
+    With `force`, only other sizes raise. Issues a UserWarning for the same codebooks with other weights.
     """
     ours = Identity.from_codec(codec)
     if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):
         raise BitstreamError(
-            f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, and codec "
-            f"{ours.name!r} has other ones. Only the codec that wrote it reads its codes, force or not."
+            f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, but codec "
+            f"{ours.name!r} has other tables. Read it with the codec that wrote it; force has no effect here."
         )
     origin = Origin(
         "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
@@ -74,10 +77,10 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
 
 
 def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a caller's value
-    """The value as an int; raises BitstreamError where it is none, or not from `least` to `most`."""
+    """Return the value as an int; raises BitstreamError unless it is an integer from `least` to `most`."""
     try:
         number = operator.index(value)
-    except (TypeError, RuntimeError):  # RuntimeError: a tensor that is not a number
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor with several elements
         raise BitstreamError(f"{what} is a {type(value).__name__}, but an integer is needed.") from None
     if not least <= number <= most:
         given = number if abs(number) < 2**64 else f"a number of {number.bit_length()} bits"
@@ -86,25 +89,26 @@ def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a
 
 
 def checked_code_tables(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables | None:
-    """The learned tables of a codec, None where it has none; raises BitstreamError where they are not those
-    of its codebooks.
+    """Return the learned tables of a codec, or None if it has no tables.
+
+    Raises BitstreamError if the tables do not match the codebooks.
     """
     try:
         tables = codec.code_tables()
-    except OptionError as error:  # frequencies in a codec's weights may be anything
+    except OptionError as error:  # the weights of a codec may hold invalid frequencies
         raise BitstreamError(f"code_tables of codec {str(codec.name)!r}: {error}.") from error
     if tables is None:
         return None
     if not isinstance(tables, CodeTables) or tables.codebook_sizes != tuple(sizes):
         given = tables.codebook_sizes if isinstance(tables, CodeTables) else f"a {type(tables).__name__}"
         raise BitstreamError(
-            f"code_tables of codec {str(codec.name)!r} gives {given}, but CodeTables of its codebooks "
+            f"code_tables of codec {str(codec.name)!r} returns {given}, but CodeTables for its codebooks "
             f"{short_runs(sizes)} are needed."
         )
     return tables
 
 
-def _id_prefix(sha256: Any, length: int, what: str) -> str:  # Any: a stranger's codec
+def _id_prefix(sha256: Any, length: int, what: str) -> str:  # Any: from a third-party codec
     if not isinstance(sha256, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * length},}}", sha256):
         raise BitstreamError(
             f"{what} is {sha256!r:.80}, but {2 * length} or more hexadecimal digits are needed."

@@ -1,4 +1,4 @@
-"""Which codes of `[N, T]` a file holds: one for each block of a codebook, and none where one is absent."""
+"""The layout of codes `[N, T]` in a file: one code per block, without absent codes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from codecvq.codec.blocks import block_count, join_blocks, split_blocks
 
 @dataclass(frozen=True)
 class Layout:
-    """Codebooks, frames, and which codes are stored."""
+    """Codebook sizes, strides, frames and depths; together they determine which codes are stored."""
 
     sizes: tuple[int, ...]  # K of each codebook
-    strides: tuple[int, ...]  # frames of a block
+    strides: tuple[int, ...]  # frames per block
     frames: int  # T
-    depths: Codes | None = None  # [T], codebooks of each frame; None: all
+    depths: Codes | None = None  # [T], number of codes of each frame; None: all codebooks
 
     @classmethod
     def full(cls, sizes: Sequence[int], frames: int) -> Layout:
-        """Every codebook has a code at every frame."""
+        """Return the layout with a code of every codebook at every frame."""
         return cls(tuple(sizes), (1,) * len(sizes), frames)
 
     @property
@@ -34,7 +34,7 @@ class Layout:
 
     @cached_property
     def stored(self) -> npt.NDArray[np.bool_]:
-        """`[N, T]`, True where a code is stored."""
+        """`[N, T]`, True at the stored codes."""
         stored = np.zeros((len(self.sizes), self.frames), dtype=bool)
         for book, stride in enumerate(self.strides):
             stored[book, ::stride] = True
@@ -42,23 +42,24 @@ class Layout:
 
     @property
     def counts(self) -> list[int]:
-        """How many codes of each codebook are stored."""
+        """The number of stored codes of each codebook."""
         if self.depths is None:
             return [block_count(self.frames, stride) for stride in self.strides]
         return [int(count) for count in self.stored.sum(axis=1)]
 
     @property
     def depths_layout(self) -> Layout:
-        """The depth of each frame as one codebook with the values 0 to N."""
+        """The layout of the depths: one codebook with the values 0 to N, one code per frame."""
         return Layout.full((len(self.sizes) + 1,), self.frames)
 
     def with_depths(self, depths: Codes | None) -> Layout:
-        """The same with these depths `[T]`."""
+        """Return a copy with these depths `[T]`."""
         return replace(self, depths=depths)
 
     def expand(self, codes: Codes) -> Codes | None:
-        """Codes `[N, T]` as they are in memory, from those that are stored: repeated over their blocks, and
-        -1 where a code is absent. None where depths change within a block of a codebook.
+        """Return codes `[N, T]` as in memory: stored codes repeat over their blocks, absent codes are -1.
+
+        Returns None if a depth changes within a block of a codebook.
         """
         if self.is_full:
             return codes

@@ -1,13 +1,14 @@
-"""Codes through the range coder under a codec's own frequencies, see `codecvq.api.code_tables`.
+"""Entropy coding of codes with the frequency tables of a codec, see `codecvq.api.code_tables`.
 
-The coder begins with the frequencies of the tables, each symbol in its context, and adds `step` to what
-occurs. Symbols that depend on others of the same frame are coded after these. Integers decide every bit.
+The model starts with the frequencies of the tables, one row per symbol and context. It adds `step` to each
+value that occurs. A symbol that depends on another symbol of the same frame is coded after it. All model
+arithmetic uses integers.
 
-Measured on held-out clips of `prompts`, codes of `speech-16k` (6 codebooks of 1000 at 50 Hz), bytes against
-those of the adaptive model of `entropy`: digits of the codes after the digit of the frame before take 0.918
-with tables of 972 integers that were counted on 6 minutes of the same speakers, 0.938 with those of 77
-minutes of others; whole codes without a context take as many bytes as without tables, 0.996 and 1.028. See
-`benchmarks/learned_rate.py`.
+Measured on held-out clips of the corpus `prompts` with codes of `speech-16k` (6 codebooks of 1000 at 50 Hz).
+Bytes are relative to the adaptive model of `entropy`. Digits conditioned on the digit of the previous frame
+take 0.918 with tables of 972 integers, counted on 6 minutes of the same speakers, and 0.938 with tables of
+77 minutes of other speakers. Whole codes without a context take about as many bytes as without tables, 0.996
+and 1.028. See `benchmarks/learned_rate.py`.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.range_coder import RangeDecoder, RangeEncoder, Weights, scale_counts
 from codecvq.errors import BitstreamError
 
-MAX_STEPS = 1 << 38  # sum of a row that 64 bits hold, scaled to the range coder's 24
+MAX_STEPS = 1 << 38  # maximum row sum: 64 bits hold it scaled to the 24 bits of the range coder
 
 
 def counts_fit(layout: Layout, tables: CodeTables) -> bool:
-    """Whether there are few enough frames for the counts of the tables."""
+    """Return whether the counts stay within 64 bits for this number of frames."""
     return layout.frames * tables.step < MAX_STEPS
 
 
 def learned_encode(codes: Codes, layout: Layout, tables: CodeTables) -> bytes:
-    """Bytes of codes `[N, T]` under the tables of a codec with at least N codebooks."""
+    """Encode codes `[N, T]` with the tables of a codec that has at least N codebooks."""
     model = _Model(layout, tables)
     coder = RangeEncoder()
     digits = np.stack([symbol_values(codes, symbol) for symbol in model.symbols])
@@ -52,8 +53,9 @@ def learned_encode(codes: Codes, layout: Layout, tables: CodeTables) -> bytes:
 
 
 def learned_decode(data: bytes, layout: Layout, tables: CodeTables) -> Codes:
-    """Codes `[N, T]` from what `learned_encode` wrote, 0 where none is stored; raises BitstreamError where
-    the bytes are none of its making.
+    """Decode the output of `learned_encode` to codes `[N, T]`; codes that are not stored are 0.
+
+    Raises BitstreamError for invalid bytes.
     """
     model = _Model(layout, tables)
     coder = RangeDecoder(data)
@@ -64,30 +66,30 @@ def learned_decode(data: bytes, layout: Layout, tables: CodeTables) -> Codes:
             group.update(values, model)
             np.add.at(codes[:, frame], group.books[:count], values * group.places[:count])
     if (codes >= np.array(layout.sizes, dtype=np.int64)[:, None]).any():
-        raise BitstreamError("the entropy-coded payload holds a code beyond its codebook.")
+        raise BitstreamError("the entropy-coded payload has a code outside its codebook.")
     return codes
 
 
 def max_learned_bytes(layout: Layout, tables: CodeTables) -> int:
-    """Bytes that `learned_encode` never exceeds: a symbol takes at most a word."""
+    """Return an upper bound on the bytes of `learned_encode`: at most one 4-byte word per symbol."""
     counts = layout.counts
     symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
     return 4 * (sum(counts[symbol.codebook] for symbol in symbols) + 2)
 
 
 class _Model:
-    """The symbols of a layout's codebooks, their values so far, and the groups in which they are coded."""
+    """The symbols of a layout, their values in this frame and the previous one, and their coding groups."""
 
     def __init__(self, layout: Layout, tables: CodeTables) -> None:
         self.layout = layout
         self.symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
         self.radices = np.array([symbol.radix for symbol in self.symbols])
-        self.current = self.radices.copy()  # [S], the value of each symbol; its radix where it is absent
-        self.previous = self.current  # [S], at the frame before
+        self.current = self.radices.copy()  # [S], the value of each symbol; the radix if it is absent
+        self.previous = self.current  # [S], the values of the previous frame
         self.groups = list(_groups(self.symbols, layout, tables))
 
     def frame(self, frame: int) -> Iterator[tuple[_Group, int]]:
-        """The groups that a frame codes, in order, and how many of their symbols it has: the first ones."""
+        """Yield the groups that a frame codes, in order, each with the number of symbols to code."""
         depths = self.layout.depths
         depth = len(self.layout.sizes) if depths is None else depths[frame]
         self.previous = self.current.copy()
@@ -102,21 +104,21 @@ class _Model:
 
 
 class _Group:
-    """Symbols that are coded together: of one stride and radix, and none depends on another of them."""
+    """Symbols that are coded in one call: same stride, same radix, independent of each other."""
 
     def __init__(self, at: list[int], stride: int, symbols: list[Symbol], tables: CodeTables) -> None:
         members = [symbols[index] for index in at]
         self.stride, self.radix, self.step = stride, members[0].radix, tables.step
-        self.at = np.array(at)  # [P], by codebook
+        self.at = np.array(at)  # [P], sorted by codebook
         self.books = np.array([symbol.codebook for symbol in members])  # [P]
         self.places = np.array([symbol.place for symbol in members])  # [P]
         found = [tables.frequencies[index] for index in at]
         self.counts = np.concatenate(found)  # [rows of all tables, R]
         self.first_rows = np.cumsum([0, *map(len, found)])[:-1]  # [P]
-        self.rows = self.first_rows  # [P], of the symbols that are being coded
+        self.rows = self.first_rows  # [P], the rows in `counts` of the symbols that are being coded
         most = max(len(symbol.contexts) for symbol in members)
-        #: for each symbol and context where its value is in [before, now], the place of its rows, and where
-        #: its lookup begins; a symbol with fewer contexts has some of factor 0
+        #: For each symbol and context: the index of its value in [previous, current], the factor of its rows,
+        #: and the start of its lookup. A symbol with fewer contexts has factor 0 for the rest.
         self.source = np.zeros((len(members), most), dtype=np.int64)
         self.factor, self.start = np.zeros_like(self.source), np.zeros_like(self.source)
         lookups = [np.zeros(1 + max(symbol.radix for symbol in symbols), dtype=np.int64)]
@@ -130,20 +132,20 @@ class _Group:
         self.lookup = np.concatenate(lookups)
 
     def weights(self, count: int, model: _Model) -> Weights:
-        """Weights `[P, R]` of the first `count` symbols at this frame."""
+        """Return the weights `[P, R]` of the first `count` symbols in this frame."""
         known_values = np.concatenate([model.previous, model.current])[self.source[:count]]  # [P, contexts]
         context_values = self.lookup[self.start[:count] + known_values]
         self.rows = self.first_rows[:count] + (self.factor[:count] * context_values).sum(axis=1)
         return scale_counts(self.counts[self.rows], self.radix).astype(np.float64)
 
     def update(self, values: Integers, model: _Model) -> None:
-        """Count the values `[P]` that were coded with the last weights."""
+        """Add the values `[P]`, which were coded with the last weights, to the counts."""
         self.counts[self.rows, values] += self.step
         model.current[self.at[: len(values)]] = values
 
 
 def _groups(symbols: list[Symbol], layout: Layout, tables: CodeTables) -> Iterator[_Group]:
-    """The groups in the order in which they are coded."""
+    """Yield the groups in coding order."""
     keys: list[tuple[int, int, int]] = []
     for symbol in symbols:
         ranks = [keys[context.symbol][0] + 1 for context in symbol.contexts if context.lag == 0]

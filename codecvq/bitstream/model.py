@@ -1,5 +1,6 @@
-"""What both sides of the entropy coder know: the digits that codes are taken apart into, and how frequent
-each digit is after the frames so far.
+"""The adaptive model of the entropy coder: codes split into digits, and the frequency of each digit.
+
+Encoder and decoder run the same model.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import numpy.typing as npt
 
 from codecvq.bitstream.range_coder import scale_counts
 
-MAX_ALPHABET = 4096  # a digit of the model; larger codebooks are taken apart, see `planes`
-TRANSITION_ALPHABET = 64  # up to here the model counts what follows what: R x R counters
-SEEN_WEIGHT = 4  # weight of: seen before
-TRANSITION_WEIGHT = 32  # seen after the digit before
-REPEAT_WEIGHT = 32  # being the digit before
+MAX_ALPHABET = 4096  # largest radix of a modeled digit; `planes` splits larger codebooks
+TRANSITION_ALPHABET = 64  # largest radix with transition counts: R x R counters
+SEEN_WEIGHT = 4  # weight per occurrence of a digit
+TRANSITION_WEIGHT = 32  # weight per occurrence after the previous digit
+REPEAT_WEIGHT = 32  # weight of repeating the previous digit
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
-MAX_SLICE_CELLS = 1 << 17  # of its [P, R] weights, so that they stay in the cache
-PADDING_CELLS, PADDING_PAIRS = 1 << 12, 1 << 13  # that padding may add in any case: a part more costs as much
+MAX_SLICE_CELLS = 1 << 17  # of the [P, R] weights of a slice: they should fit into the CPU cache
+# Padding that is always accepted: another slice costs as much.
+PADDING_CELLS, PADDING_PAIRS = 1 << 12, 1 << 13
 
 
 class Plane(NamedTuple):
-    """One digit of a codebook's codes: `code // place % radix`. A raw one is written as it is, the others are
-    modelled.
+    """One digit of the codes of a codebook: `code // place % radix`.
+
+    A raw digit is packed without a model; the others are entropy-coded.
     """
 
     codebook: int
@@ -34,13 +37,12 @@ class Plane(NamedTuple):
 
 
 def planes(sizes: Sequence[int], split_above: int) -> list[Plane]:
-    """The digits in which codes are modelled: one a codebook of up to `split_above` entries, several above
-    that, none for K = 1.
+    """Return the digits of the codes: one per codebook of up to `split_above` entries, several if larger.
 
-    A larger size is taken apart into its prime factors up to 31, smallest first: FSQ, LFQ and BSQ number
-    their codes digit by digit with the first level least significant, so 5^12 or 8*8*8*5*5*5 comes apart at
-    the levels (an 8 as three bits) and every digit is learnt quickly. What is left and above 4,096 loses its
-    low bits, which are written as they are.
+    A codebook of one entry has no digit. A larger size is split into its prime factors up to 31, smallest
+    first. FSQ, LFQ and BSQ number their codes digit by digit with the first level least significant, so 5^12
+    or 8*8*8*5*5*5 splits at the levels (an 8 into three bits) and the model adapts quickly to every digit. A
+    remaining factor above 4,096 is split again, and its low bits are raw.
     """
     all_planes = []
     for codebook, size in enumerate(sizes):
@@ -59,16 +61,15 @@ def planes(sizes: Sequence[int], split_above: int) -> list[Plane]:
 
 
 class FrameModel:
-    """Frequencies of the next frame's digits, learnt from the frames so far; the same on both sides, all in
-    integers.
+    """Integer frequencies of the digits of the next frame, estimated from the previous frames.
 
-    A digit weighs 4 for each time it was seen in its plane, 32 for each time it was seen right after the
-    digit of the frame before (alphabets up to 64), 32 once for being that digit again (speech dwells), and a
-    little from the start, so that everything can happen.
+    The weight of a digit is the sum of: 4 per occurrence in its plane; 32 per occurrence directly after the
+    digit of the previous frame (alphabets up to 64); 32 if it repeats the previous digit, because speech
+    often stays at one value; and a small initial value, so that no digit has weight 0.
 
-    `alphabet` is the size that each plane's frequencies are made for: the largest radix of all planes of the
-    file. Where that is more than the radices given here, one column R stands for the rest, which nothing
-    uses: the frequencies of the digits are those of a model with `alphabet` columns.
+    `alphabet` is the number of columns of the frequencies: the largest radix of all planes of the file. If it
+    exceeds the radices given here, one extra column R represents the unused rest. The frequencies of the
+    digits then equal those of a model with `alphabet` columns.
     """
 
     def __init__(self, radices: Sequence[int], alphabet: int | None = None) -> None:
@@ -83,13 +84,14 @@ class FrameModel:
         self.small = np.flatnonzero(self.radices <= TRANSITION_ALPHABET)
         width = int(self.radices[self.small].max(initial=0))
         self.transitions = np.zeros((len(self.small), width, width), dtype=np.int64)
-        self.previous = np.zeros(len(radices), dtype=np.int64)  # the last digit of each plane
-        self.num_started = 0  # how many planes have had a digit: the first ones
+        self.previous = np.zeros(len(radices), dtype=np.int64)  # the previous digit of each plane
+        self.num_started = 0  # number of planes that have a previous digit; always the first ones
 
     def weights(self, count: int | None = None) -> npt.NDArray[np.float64]:
-        """Weights of the digits `[P, R]` of the first `count` planes, by default of all, or `[P, R + 1]` with
-        the rest, whole numbers; every row's sum is 2^24 less its columns, see
-        `codecvq.bitstream.range_coder`.
+        """Return the weights `[P, R]` of the digits of the first `count` planes, by default of all planes.
+
+        With an unused rest the shape is `[P, R + 1]`. The weights are integers; each row sums to 2^24 minus
+        `alphabet`, see `codecvq.bitstream.range_coder`.
         """
         count = len(self.radices) if count is None else count
         weights = self.counts[:count].copy()
@@ -102,11 +104,13 @@ class FrameModel:
         scaled = scale_counts(weights, self.alphabet)
         if self.alphabet == self.columns:
             return scaled.astype(np.float64)
-        rest = np.full((len(scaled), 1), self.alphabet - self.columns - 1)  # + 1 as every frequency
+        rest = np.full(
+            (len(scaled), 1), self.alphabet - self.columns - 1
+        )  # the range coder adds 1 to every frequency
         return np.concatenate([scaled, rest], axis=1, dtype=np.float64)
 
     def update(self, digits: npt.NDArray[np.int64]) -> None:
-        """Counts the digits `[P]` of the first planes, which were coded with the last weights."""
+        """Add the digits `[P]` of the first planes, which were coded with the last weights, to the counts."""
         count = len(digits)
         self.counts[self.rows[:count], digits] += SEEN_WEIGHT
         if num_started := min(count, self.num_started):
@@ -117,18 +121,18 @@ class FrameModel:
         self.num_started = max(self.num_started, count)
 
     def _small_planes(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Those of the first `count` planes that have a small alphabet, and their rows in `transitions`."""
+        """Return the small-alphabet planes among the first `count`, and their rows in `transitions`."""
         small = self.small if count == len(self.radices) else self.small[self.small < count]
         return small, self.rows[: len(small)]
 
 
 class _SliceSize(NamedTuple):
-    """Planes in one model, and what it pads them to."""
+    """Size of a slice of planes, with and without padding."""
 
     planes: int = 0
     columns: int = 0  # the largest radix
     cells: int = 0  # sum of the radices
-    followed: int = 0  # planes with a small alphabet
+    followed: int = 0  # planes with transition counts
     width: int = 0  # the largest radix of these
     pairs: int = 0  # sum of the squares of these
 
@@ -150,11 +154,11 @@ class _SliceSize(NamedTuple):
 
 
 def plane_slices(radices: Sequence[int]) -> Iterator[slice]:
-    """Runs of planes that one `FrameModel` holds.
+    """Yield slices of consecutive planes, one per `FrameModel`.
 
-    A model pads its planes to the largest radix, in its weights and in its counts of what follows. Runs end
-    where that would add more than the planes themselves have, so that memory and time go with the sum over
-    the planes.
+    A model pads its planes to the largest radix, in the weights and in the transition counts. A slice ends
+    before padding would more than double its size. So memory and time are proportional to the sum over the
+    planes.
     """
     first, slice_size = 0, _SliceSize()
     for at, radix in enumerate(radices):

@@ -1,7 +1,8 @@
-"""Codes in mixed radix: each code takes log2 K bits, or at most 1.1 % more.
+"""Packing of codes in mixed radix: each code takes log2 K bits, plus at most 1.1 %.
 
-For each size K, m codes are one number below K^m, written with ceil(log2 K^m) bits; m is the best one below
-64 bits (27 codes of K = 5 take 63 bits: 2.333 a code, where log2 5 is 2.322 and whole bits would be 3).
+For each size K, m codes form one number below K^m, written with ceil(log2 K^m) bits. m is the number of codes
+with the fewest bits per code, up to 64 bits. Example: 27 codes of K = 5 take 63 bits. That is 2.333 bits per
+code, compared with log2 5 = 2.322, and 3 with whole bits.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from codecvq.errors import BitstreamError
 Codes = npt.NDArray[np.int64]
 Stored = npt.NDArray[np.bool_]
 
-BLOCK_ROWS = 1 << 14  # numbers that are unpacked at once
+BLOCK_ROWS = 1 << 14  # numbers per unpacked block
 
 
 def packed_bits(sizes: Sequence[int], counts: Sequence[int]) -> int:
-    """Bits that `pack_codes` writes for codebooks of these sizes that have so many codes each, before they
-    are filled up to whole bytes.
+    """Return the bits of `pack_codes` before padding to whole bytes.
+
+    `counts` is the number of codes of each codebook.
     """
     return sum(_stream_bits(size, _count(sizes, counts, size)) for size in dict.fromkeys(sizes))
 
 
 def pack_codes(codes: Codes, sizes: Sequence[int], stored: Stored | None = None) -> bytes:
-    """Bytes of codes `[N, T]` in mixed radix, `ceil(packed_bits / 8)` of them: of all codes, or of those that
-    are True in `stored` `[N, T]`.
+    """Pack codes `[N, T]` into `ceil(packed_bits / 8)` bytes: all codes, or those that are True in `stored`.
 
-    Codebooks of one size are one stream, frame by frame; the streams follow each other in the order of the
-    first such codebook.
+    Codebooks of equal size form one stream, frame by frame. Streams are in the order of their first codebook.
+    Shape of `stored`: `[N, T]`.
     """
     bits = []
     for size in dict.fromkeys(sizes):
@@ -43,8 +44,9 @@ def pack_codes(codes: Codes, sizes: Sequence[int], stored: Stored | None = None)
 
 
 def unpack_codes(data: bytes, sizes: Sequence[int], frames: int, stored: Stored | None = None) -> Codes:
-    """Codes `[N, T]` from what `pack_codes` wrote, 0 where none is stored; raises BitstreamError where a
-    number is too large for its codebook.
+    """Unpack the output of `pack_codes` to codes `[N, T]`; codes that are not stored are 0.
+
+    Raises BitstreamError if a number is too large for its codebook.
     """
     octets = np.frombuffer(data, dtype=np.uint8)
     codes = np.zeros((len(sizes), frames), dtype=np.int64)
@@ -73,15 +75,17 @@ def _count(sizes: Sequence[int], counts: Sequence[int], size: int) -> int:
 
 
 def _number_bits(size: int, count: int) -> int:
-    """Bits of the largest number that `count` codes of one size make: ceil(log2 size^count), exact at any
-    size.
+    """Return the bits of the largest number of `count` codes of one size.
+
+    That is ceil(log2 size^count), computed with exact integers.
     """
     return int(size**count - 1).bit_length()
 
 
 def _codes_per_number(size: int) -> int:
-    """How many codes of one size share a number of at most 64 bits: the fewest bits a code; of equals the
-    most codes.
+    """Return how many codes of one size form one number of at most 64 bits.
+
+    Minimizes the bits per code; the largest number of codes wins a tie.
     """
     fitting = takewhile(lambda count: _number_bits(size, count) <= 64, range(1, 65))
     return min(fitting, key=lambda count: (_number_bits(size, count) / count, -count))
@@ -102,7 +106,10 @@ def _stream_to_bits(stream: Codes, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _bits_to_stream(octets: npt.NDArray[np.uint8], at: int, size: int, count: int) -> Codes:
-    """`count` codes from the bits that begin at bit `at`, in blocks: bits take eight times their memory."""
+    """Return `count` codes from the bits that start at bit `at`.
+
+    Works in blocks, because unpacked bits take eight times the memory.
+    """
     group = _codes_per_number(size)
     bits = _number_bits(size, group)
     stream = np.empty(count, dtype=np.int64)
@@ -122,7 +129,7 @@ def _bits(octets: npt.NDArray[np.uint8], at: int, length: int) -> npt.NDArray[np
 
 
 def _digits_to_bits(digits: Codes, size: int) -> npt.NDArray[np.uint8]:
-    """Numbers `[G, m]` in base `size`, least significant first, as bits, most significant first."""
+    """Convert digits `[G, m]` in base `size`, least significant first, to bits, most significant first."""
     numbers = np.zeros(len(digits), dtype=np.uint64)
     for column in reversed(range(digits.shape[1])):
         numbers = numbers * np.uint64(size) + digits[:, column].astype(np.uint64)
@@ -140,6 +147,6 @@ def _bits_to_digits(bits: npt.NDArray[np.uint8], size: int, rows: int, columns: 
         numbers = numbers // np.uint64(size)
     if numbers.any():
         raise BitstreamError(
-            f"the packed codes hold a number too large for {columns} codes of a codebook of {size}."
+            f"the packed codes have a number too large for {columns} codes of a codebook of {size}."
         )
     return digits

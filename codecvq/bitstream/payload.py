@@ -1,7 +1,7 @@
-"""The payload of a `.cvq` file: the smallest of the kinds that a writer may choose, and back to codes.
+"""The payload of a `.cvq` file: written in the shortest kind, and read back to codes.
 
-Where codebooks are absent from some frames, the payload begins with the number of codes of each frame, 0 to
-N: packed where the codes are packed, else entropy-coded as one codebook of N + 1.
+If codes are absent, the payload starts with the depths: the number of codes of each frame, 0 to N. Depths are
+packed if the codes are packed, else entropy-coded as one codebook of N + 1 entries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from codecvq.bitstream.model import MAX_ALPHABET, TRANSITION_ALPHABET, planes
 from codecvq.bitstream.packed import Codes, pack_codes, packed_bits, unpack_codes
 from codecvq.errors import BitstreamError
 
-SPLIT_ABOVE = {"entropy": MAX_ALPHABET, "digits": TRANSITION_ALPHABET}  # largest codebook coded as one digit
+SPLIT_ABOVE = {
+    "entropy": MAX_ALPHABET,
+    "digits": TRANSITION_ALPHABET,
+}  # kind -> largest size coded as one digit
 
 Entropy = Literal["auto"] | bool
 
@@ -27,8 +30,9 @@ Entropy = Literal["auto"] | bool
 def write_payload(
     codes: Codes, layout: Layout, entropy: Entropy, tables: CodeTables | None
 ) -> tuple[str, int | None, bytes]:
-    """The kind of the smallest payload of codes `[N, T]`, its bytes of depths (None: no depths), and the
-    payload.
+    """Return the shortest payload of codes `[N, T]` as (kind, bytes of depths, payload).
+
+    The bytes of depths are None if there are no depths.
     """
     if not (isinstance(entropy, bool) or (isinstance(entropy, str) and entropy == "auto")):
         raise BitstreamError(f"entropy is {entropy!r}, but True, False or 'auto' is needed.")
@@ -43,15 +47,17 @@ def write_payload(
             candidates["digits"] = depths, entropy_encode(codes, layout, SPLIT_ABOVE["digits"])
         if tables is not None and counts_fit(layout, tables):
             candidates["learned"] = depths, learned_encode(codes, layout, tables)
-    kind = min(candidates, key=lambda kind: sum(map(len, candidates[kind])))  # of equals the simplest
+    kind = min(
+        candidates, key=lambda kind: sum(map(len, candidates[kind]))
+    )  # a tie selects the simplest kind
     depths, payload = candidates[kind]
     return kind, None if layout.depths is None else len(depths), depths + payload
 
 
 def read_payload(header: Header, payload: bytes, tables: CodeTables | None) -> tuple[Codes, int]:
-    """The codes `[N, T]` of a file, and how many bits they take in it, depths included.
+    """Return the codes `[N, T]` of a file, and the bits that they take, including depths.
 
-    Raises BitstreamError where the payload has another length than its codes need, or is damaged.
+    Raises BitstreamError if the payload is damaged or its length does not match the codes.
     """
     layout, min_bytes = header.layout, header.min_payload_bytes
     if header.depth_bytes is not None:
@@ -80,8 +86,8 @@ def _decode_codes(
         max_bytes = max_entropy_bytes(layout, SPLIT_ABOVE[kind])
     elif tables is None:
         raise BitstreamError(
-            "its codes are coded with learned tables, which are in the codec that wrote it. Read it with "
-            "that codec."
+            "its codes are coded with learned tables, which are stored in the codec that wrote it. Read it "
+            "with that codec."
         )
     elif not counts_fit(layout, tables):
         raise malformed(f"{layout.frames} frames under learned tables")
@@ -96,7 +102,7 @@ def _decode_codes(
 
 
 def _encode_depths(layout: Layout, packed: bool) -> bytes:
-    """The bytes of the depths; none where all codebooks have a code at every frame."""
+    """Encode the depths of a layout; empty if no code is absent."""
     if layout.depths is None:
         return b""
     depths, depths_layout = layout.depths[None], layout.depths_layout

@@ -1,9 +1,9 @@
-"""The range coder, which is constriction's: digits to bytes and back under integer weights.
+"""Range coding of digits with integer weights, by the package constriction.
 
-No rounding decides. constriction takes floats, scales them by (2^24 - R) / their sum, R being the alphabet,
-and adds 1 to each so that none is 0. The weights given to it are whole numbers whose sum *is* 2^24 - R: the
-factor is 1.0, every step exact, and the frequency of digit i is its weight + 1 on any processor. A test
-decodes with a plain integer range decoder to hold it to that.
+The result does not depend on floating-point rounding. constriction takes floats, scales them by
+(2^24 - R) / sum for an alphabet of size R, and adds 1 to each so that none is 0. The weights passed to it
+here are integers that sum to exactly 2^24 - R. So the factor is 1.0, every step is exact, and the frequency
+of digit i is its weight + 1 on every processor. A test verifies this with a plain integer range decoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Weights = npt.NDArray[np.float64]
 
 
 class RangeEncoder:
-    """Collects digits and gives the bytes that they take."""
+    """Encodes digits to bytes."""
 
     def __init__(self) -> None:
         from constriction import stream
@@ -28,16 +28,16 @@ class RangeEncoder:
         self._family, self._coder = stream.model.Categorical(perfect=False), stream.queue.RangeEncoder()
 
     def encode(self, digits: Integers, weights: Weights) -> None:
-        """Append digits `[P]` under weights `[P, R]` of `scale_counts`."""
+        """Append digits `[P]` with weights `[P, R]` from `scale_counts`."""
         self._coder.encode(digits.astype(np.int32), self._family, weights)
 
     def to_bytes(self) -> bytes:
-        """The bytes of all digits, which end where zeros can stand for the rest."""
+        """Return the bytes of all digits, without trailing zero bytes."""
         return _shortest(self._coder.get_compressed(), *self._coder.pos())
 
 
 class RangeDecoder:
-    """Reads the digits from what a `RangeEncoder` gave, given the same weights."""
+    """Decodes the bytes of a `RangeEncoder`, with the same weights."""
 
     def __init__(self, data: bytes) -> None:
         from constriction import stream
@@ -46,20 +46,21 @@ class RangeDecoder:
         self._family, self._coder = stream.model.Categorical(perfect=False), stream.queue.RangeDecoder(words)
 
     def decode(self, weights: Weights, limits: Integers | int) -> Integers:
-        """The next digits `[P]`, each below its limit. Raises BitstreamError for bytes that no encoder
-        writes.
+        """Return the next digits `[P]`, each below its limit.
+
+        Raises BitstreamError for bytes that no encoder produces.
         """
         try:
             digits = self._coder.decode(self._family, weights).astype(np.int64)
-        except (AssertionError, ValueError) as error:  # how constriction refuses bytes of no encoder
+        except (AssertionError, ValueError) as error:  # constriction raises these for invalid bytes
             raise BitstreamError(f"the entropy-coded payload cannot be decoded ({error}).") from error
         if (digits >= limits).any():
-            raise BitstreamError("the entropy-coded payload holds a digit beyond its alphabet.")
+            raise BitstreamError("the entropy-coded payload has a digit outside its alphabet.")
         return digits
 
 
 def scale_counts(counts: Integers, columns: int) -> Integers:
-    """Counts `[P, R]` scaled so that the sum of each row is 2^24 less `columns`."""
+    """Scale counts `[P, R]` so that each row sums to 2^24 minus `columns`."""
     scaled = np.cumsum(counts, axis=1)
     scaled = scaled * ((1 << PRECISION) - columns) // scaled[:, -1:]
     scaled[:, 1:] -= scaled[:, :-1].copy()
@@ -67,14 +68,14 @@ def scale_counts(counts: Integers, columns: int) -> Integers:
 
 
 def _shortest(words: npt.NDArray[np.uint32], position: int, state: tuple[int, int]) -> bytes:
-    """The fewest bytes, zeros understood behind them, that lie in the encoder's last interval; constriction
-    ends on whole words.
+    """Return the fewest bytes that, followed by zeros, lie in the last interval of the encoder.
 
-    `state` is (lower, range), 64 bits that begin at word `position`. Some number in the interval is what the
-    words say, so its distance from `lower` (mod 2^64) gives the interval's begin with all carries done.
+    constriction itself ends on whole words. `state` is (lower, range): 64 bits that start at word `position`.
+    The number of the words lies in the interval, so its distance from `lower` (mod 2^64) gives the start of
+    the interval with all carries applied.
     """
     lower, width = state
-    total = 32 * (position + 2)  # bits up to which lower is known
+    total = 32 * (position + 2)  # number of bits up to the end of `lower`
     number = int.from_bytes(words.astype(">u4").tobytes(), "big") << total - 32 * len(words)
     begin = number - ((number - lower) & 0xFFFF_FFFF_FFFF_FFFF)
     for length in range(4 * max(0, position - 1), total // 8 + 1):

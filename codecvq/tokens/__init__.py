@@ -1,6 +1,4 @@
-"""Token datasets: a corpus as codes in Parquet, for language models, and back. Layouts are views on it and
-live beside it.
-"""
+"""Token datasets: the codes of a corpus in Parquet files, for language models."""
 
 from codecvq.tokens.card import Card, read_card
 from codecvq.tokens.check import CheckResult, check

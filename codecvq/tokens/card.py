@@ -1,8 +1,8 @@
-"""What stands beside the shards of a token dataset: `codec.json`, `stats.json`, `README.md`.
+"""The metadata files of a token dataset: `codec.json`, `stats.json` and `README.md`.
 
-`codec.json` says which codec the codes are of, and which job wrote them; a copy lies in the footer of every
-shard, so that a shard on its own still knows. `codebooks_sha256` alone decides whether codes can be decoded,
-`weights_sha256` whether to the same samples.
+`codec.json`, the card, describes the codec of the codes and the job that wrote them. The footer of every
+shard has a copy, so a single shard is self-describing. `codebooks_sha256` alone decides whether a codec can
+decode the codes; `weights_sha256` decides whether it decodes them to the same samples.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
 FORMAT = "codecvq.tokens/1"
-STRIDED_FORMAT = "codecvq.tokens/2"  # with strides, which readers of 1 do not know
+STRIDED_FORMAT = "codecvq.tokens/2"  # with strides, which readers of format 1 do not support
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
-MAX_HISTOGRAM_SIZE = 65_536  # entries; a larger codebook's is counted sparsely and not written
-LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639: Hugging Face refuses a page with another
+MAX_HISTOGRAM_SIZE = 65_536  # entries; a larger codebook is counted sparsely, without a histogram in the file
+LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639; Hugging Face rejects other codes
 MAX_CARD_BYTES = 1 << 20
 ADVICE = "Restore it, or tokenize again."
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-#: a part of file names and of the front matter of README.md
+#: used in file names and in the front matter of README.md
 SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Job(BaseModel):
-    """What a dataset was made of: a folder takes shards of one job only."""
+    """The input and the limits of a tokenize job. All shards of a folder belong to one job."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clips: Annotated[int, Field(ge=0, lt=2**40)]  # rows and failures that there will be
-    clips_sha256: Sha256  # of ids, splits, places in the files, texts and columns, in order
+    clips: Annotated[int, Field(ge=0, lt=2**40)]  # rows plus failures of the complete dataset
+    clips_sha256: Sha256  # hash of ids, splits, positions in the files, texts and columns, in order
     shards: dict[SplitName, Positive]  # split -> number of files
     shard_clips: Annotated[int, Field(gt=0)]
     shard_seconds: Annotated[float, Field(gt=0)]
 
 
 class Card(BaseModel):
-    """What `codec.json` holds."""
+    """The content of `codec.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,14 +66,14 @@ class Card(BaseModel):
     codebooks_sha256: Sha256
     quantizer: dict[str, Any]  # name, plugin, version, api
     sample_rate: Positive  # Hz
-    hop_length: Positive  # samples a frame
-    codebook_sizes: Annotated[  # of the codebooks that were kept
+    hop_length: Positive  # samples per frame
+    codebook_sizes: Annotated[  # of the stored codebooks
         tuple[Annotated[int, Field(gt=0, le=MAX_CODEBOOK_SIZE)], ...],
         Field(min_length=1, max_length=MAX_CODEBOOKS),
     ]
-    #: frames that a code of each codebook stands for; None: all 1, as in datasets without the key
+    #: frames per code, of each codebook; None: all 1, as in datasets without the key
     strides: Annotated[tuple[Positive, ...] | None, Field(max_length=MAX_CODEBOOKS)] = None
-    codec_codebooks: Positive  # that the codec has
+    codec_codebooks: Positive  # number of codebooks of the codec
     channels: Positive
     codecvq: str
     job: Job
@@ -87,21 +87,21 @@ class Card(BaseModel):
         if self.strides is not None and len(self.strides) != len(self.codebook_sizes):
             raise ValueError(f"{len(self.strides)} strides for {len(self.codebook_sizes)} codebook_sizes")
         if self.strides is not None and max(self.strides) == 1:
-            raise ValueError("strides that are all 1 are left out")
+            raise ValueError("all strides are 1; omit the key")
         return self
 
     @property
     def frames_per_code(self) -> tuple[int, ...]:
-        """The stride of each codebook that was kept."""
+        """The stride of each stored codebook."""
         return self.strides or (1,) * len(self.codebook_sizes)
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames a second."""
+        """Frames per second."""
         return Fraction(self.sample_rate, self.hop_length)
 
     def to_json(self) -> str:
-        """The text of `codec.json`."""
+        """Return the text of `codec.json`."""
         rate = self.frame_rate
         own = self.model_dump(exclude={"strides"} if self.strides is None else None)
         name = FORMAT if self.strides is None else STRIDED_FORMAT
@@ -110,7 +110,7 @@ class Card(BaseModel):
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Card:
-        """The card in a text; `origin` names it in errors. Raises TokensError with the key that is wrong."""
+        """Parse a card; raises TokensError with the invalid key. `origin` names the text in errors."""
         fields = parse_json(text, origin, error=TokensError, advice=ADVICE)
         format_name, rate = fields.pop("format", None), fields.pop("frame_rate", None)
         if format_name != (STRIDED_FORMAT if fields.get("strides") is not None else FORMAT):
@@ -130,17 +130,20 @@ class Card(BaseModel):
 
 
 def make_card(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
-    """The card of a job's codes: of the codec's first `num_codebooks` codebooks, or of all."""
+    """Return the card of a job, for the first `num_codebooks` codebooks of the codec, or all of them.
+
+    Raises TokensError if a card cannot describe the codec.
+    """
     from codecvq import __version__
 
     kept = checked_num_codebooks(num_codebooks, codec, TokensError)
     if codec.variable_depth:
         raise TokensError(
-            f"codec {codec.name!r} has a variable number of codes a frame, which a token dataset cannot "
-            "hold. Write .cvq files, or use a codec with a fixed number."
+            f"codec {codec.name!r} has a variable number of codes per frame, which a token dataset cannot "
+            "store. Write .cvq files, or use a codec with a fixed number."
         )
     strides = tuple(codec.strides)[:kept]
-    fields: dict[str, Any] = {  # Any: pydantic checks them
+    fields: dict[str, Any] = {  # Any: pydantic validates them
         "codec": codec.name,
         "weights_sha256": codec.weights_sha256,
         "codebooks_sha256": codec.codebooks_sha256,
@@ -155,27 +158,27 @@ def make_card(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
         "job": job,
     }
     try:
-        return Card.from_json(Card(**fields).to_json(), "the card")  # as it will be read
+        return Card.from_json(Card(**fields).to_json(), "the card")  # round trip: it must be readable
     except (ValueError, TypeError, TokensError) as error:
         text = " ".join(str(error).split())
         raise TokensError(
-            f"what codec {codec.name!r} says of itself cannot be kept in {CARD_NAME} ({text})."
+            f"the properties of codec {codec.name!r} cannot be stored in {CARD_NAME} ({text})."
         ) from error
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a token dataset."""
+    """Read the card of a token dataset; raises TokensError if it is missing or invalid."""
     path = folder / CARD_NAME
     if not os.path.lexists(path):
         raise TokensError(
-            f"{folder} has no {CARD_NAME}, so it is no token dataset. Give the folder that tokenize wrote."
+            f"{folder} has no {CARD_NAME}, so it is not a token dataset. Give the folder that tokenize wrote."
         )
     return Card.from_json(read_bounded(path, MAX_CARD_BYTES, error=TokensError, advice=ADVICE), str(path))
 
 
 def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec) -> None:
-    """Raises TokensError where the folder holds, or has begun, another job than this one of `codec`."""
-    # the stored hash may be an earlier one
+    """Raise TokensError if the stored card belongs to another job than the current one of `codec`."""
+    # The stored hash may be of an earlier kind that the codec still matches.
     books = stored if codec.matches_codebooks(stored.codebooks_sha256) else current
     weights = stored if codec.matches_weights(stored.weights_sha256) else current
     comparisons = [
@@ -190,22 +193,22 @@ def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec)
     for what, old, new in comparisons:
         if old != new:
             raise TokensError(
-                f"{folder} holds tokens of another job: its {what} is {old}, now it is {new}. "
-                "Give another folder, or remove this one to begin anew."
+                f"{folder} holds tokens of another job: its {what} is {old}, but now it is {new}. "
+                "Give another folder, or remove this one to start again."
             )
 
 
 class Histogram:
-    """How often each code of one codebook occurs, gathered shard by shard."""
+    """Counts of each code of one codebook, accumulated over shards."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.dense = np.zeros(size if size <= MAX_HISTOGRAM_SIZE else 0, dtype=np.int64)
         self.sparse: dict[int, int] = {}
-        self.total = 0  # codes counted
+        self.total = 0  # number of codes
 
     def add(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        """Counts codes `[M]`."""
+        """Add codes `[M]`."""
         self.total += len(codes)
         if len(self.dense):
             self.dense += np.bincount(codes, minlength=self.size)
@@ -216,7 +219,7 @@ class Histogram:
             self.sparse[code] = self.sparse.get(code, 0) + count
 
     def summary(self) -> dict[str, Any]:
-        """Size, used entries, entropy in bits, and the counts themselves unless the codebook is huge."""
+        """Return size, number of used entries, entropy in bits, and for smaller codebooks the histogram."""
         counts = (
             self.dense[self.dense > 0]
             if len(self.dense)
@@ -238,12 +241,13 @@ def dataset_stats(
     frames: int,
     failures: int,
 ) -> dict[str, Any]:
-    """What `stats.json` holds. The entropy is of each codebook on its own, over the whole dataset.
+    """Return the content of `stats.json`.
 
-    `clips` are the rows of each split.
+    The entropy is computed for each codebook separately, over the whole dataset. `clips` maps each split to
+    its number of rows.
     """
     books = [histogram.summary() for histogram in histograms]
-    rates = [float(card.frame_rate) / stride for stride in card.frames_per_code]  # codes a second
+    rates = [float(card.frame_rate) / stride for stride in card.frames_per_code]  # codes per second
     return {
         "clips": sum(clips.values()),
         "splits": dict(clips),
@@ -265,17 +269,18 @@ def _strides_note(card: Card) -> str:
     strides = ", ".join(map(str, card.strides))
     return f"""
 
-The codebooks have one code for blocks of {strides} frames: `codes` has these, and `read_tokens` repeats each
-over the frames of its block."""
+The codebooks have one code per block of {strides} frames. `codes` has one value per block; `read_tokens`
+repeats it over the frames of its block."""
 
 
 def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licenses: Iterable[str]) -> str:
-    """The dataset's README with the front matter from which `datasets.load_dataset(folder)` learns the
-    splits.
+    """Return the text of the dataset's README.
+
+    `datasets.load_dataset(folder)` reads the splits from its front matter.
     """
     front = ["---", "configs:", "- config_name: default", "  data_files:"]
     for split in (name for name, clips in stats["splits"].items() if clips):
-        path = json.dumps(f"data/{split}-*.parquet")  # JSON's texts are YAML's
+        path = json.dumps(f"data/{split}-*.parquet")  # a JSON string is a valid YAML string
         front += [f"  - split: {json.dumps(split)}", f"    path: {path}"]
     codes = {language.split("-")[0].lower() for language in languages}
     tags = sorted(filter(LANGUAGE.fullmatch, codes))
@@ -287,12 +292,12 @@ def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licen
 # Speech tokens of {markdown(card.codec)}
 
 {stats["clips"]:,} clips, {stats["hours"]:.2f} hours, {stats["tokens"]:,} tokens: {len(sizes)} codebooks of
-{", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames a second ({stats["nominal_bps"] / 1000:.2f}
-kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} by entropy). {stats["failures"]} clips could not be read,
-see `{FAILURES_NAME}`.
+{", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames per second ({stats["nominal_bps"] / 1000:.2f}
+kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} kbit/s entropy).
+{stats["failures"]} clips could not be tokenized, see `{FAILURES_NAME}`.
 
-`codes` is `[codebook][frame]`, raw: no offsets, no special tokens. `num_samples` is the exact length at
-{card.sample_rate} Hz.{_strides_note(card)}
+`codes` is `[codebook][frame]` with raw codes: no offsets, no special tokens. `num_samples` is the exact
+length at {card.sample_rate} Hz.{_strides_note(card)}
 
 ```python
 import codecvq
@@ -303,9 +308,9 @@ for row in read_tokens("."):
 detokenize(codecvq.load("CODEC"), ".", "wavs")      # {printable(card.codec)}, codebooks {codebooks}
 ```
 
-Or `datasets.load_dataset("THIS FOLDER")`. Which codec made the codes is in `{CARD_NAME}`, what they look like
-in `{STATS_NAME}`.
+Or use `datasets.load_dataset("THIS FOLDER")`. `{CARD_NAME}` describes the codec of the codes; `{STATS_NAME}`
+has statistics of the codes.
 """
     if licenses:
-        body += "\nLicences of the speech: " + ", ".join(map(markdown, licenses)) + ".\n"
+        body += "\nLicenses of the speech: " + ", ".join(map(markdown, licenses)) + ".\n"
     return "\n".join(front) + "\n" + body

@@ -1,4 +1,4 @@
-"""The check of a whole token dataset: every row is read, and all that is wrong is listed."""
+"""Validation of a whole token dataset: reads every row and lists all problems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codecvq.tokens.dataset import TokenDataset, read_tokens
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `check` found; without problems the dataset is as it should be."""
+    """The result of `check`; the dataset is valid if `problems` is empty."""
 
     rows: int
     failures: int
@@ -21,8 +21,9 @@ class CheckResult:
 
 
 def check(folder: str | Path) -> CheckResult:
-    """The result of reading every row of a dataset and checking what must hold of each. Raises TokensError
-    where it has no card, or one that cannot be read.
+    """Read and validate every row of a dataset.
+
+    Raises TokensError only if the card is missing or cannot be read; other problems are in the result.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -43,17 +44,17 @@ def check(folder: str | Path) -> CheckResult:
                 continue
             problems += [f"{shard.path.name}: {problem}" for problem in group.problems.values()]
             for id in group.ids:
-                problems += [f"{shard.path.name}: clip {id!r} is there twice"] if id in seen else []
+                problems += [f"{shard.path.name}: clip {id!r} occurs twice"] if id in seen else []
                 seen.add(id)
             rows, samples = rows + len(group), samples + sum(row.num_samples for row in found)
     failures = len(dataset.failures)
     if rows + failures != card.job.clips:
-        problems.append(f"{rows} rows and {failures} failures are not the {card.job.clips} clips of the job")
+        problems.append(f"{rows} rows and {failures} failures, but the job has {card.job.clips} clips")
     return CheckResult(rows, failures, samples / card.sample_rate / 3600, tuple(problems))
 
 
 def _unexpected_files(dataset: TokenDataset) -> list[str]:
-    """Files that lie among the shards and are none."""
+    """Return a problem for each Parquet file in `data` that is not a shard of this dataset."""
     known = {shard.path.name for shard in dataset.shards}
     files = {path.name for path in (dataset.folder / "data").glob("[!.]*.parquet")}
-    return [f"data/{name!r} is no shard of this dataset" for name in sorted(files - known)]
+    return [f"data/{name!r} is not a shard of this dataset" for name in sorted(files - known)]

@@ -1,5 +1,6 @@
-"""A checksum of what is in a batch of rows, whatever its encoding: the checksums of pages do not cover the
-headers that say how pages are read.
+"""A checksum of the values of a batch of rows, independent of their encoding in Parquet.
+
+The page checksums of Parquet do not cover the page headers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def batch_checksum(batch: pa.RecordBatch) -> int:
-    """CRC-32 of the names and values of all columns. The types are those of `storable_type`."""
+    """Return the CRC-32 of names and values of all columns. Column types must be those of `storable_type`."""
     crc = zlib.crc32(json.dumps(batch.schema.names).encode())
     for column in batch.columns:
         crc = _add(crc, column)

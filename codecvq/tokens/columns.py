@@ -1,6 +1,6 @@
-"""A manifest's columns in a token dataset: the values as they can be written, and the type of each column.
+"""Manifest columns of a token dataset: values in a writable form, and the type of each column.
 
-All values are tried before the first clip is read, so that none stops a job after hours.
+All values are checked before the first clip is read, so that an invalid one cannot stop a job after hours.
 """
 
 from __future__ import annotations
@@ -19,26 +19,34 @@ if TYPE_CHECKING:
 
     from codecvq.data.corpus import Clip
 
-CLIP_COLUMNS = ("text", "speaker", "language", "licence")  # a clip's own; a column each when any clip has it
+CLIP_COLUMNS = (
+    "text",
+    "speaker",
+    "language",
+    "licence",
+)  # clip attributes; each becomes a column if any clip has it
 MAX_COLUMNS = 1000
-MAX_CHARACTERS = 100_000  # of a text
-BLOCK_CLIPS = 100_000  # clips whose values are in memory at a time
-MAX_DEPTH = 20  # of lists and objects within each other
+MAX_CHARACTERS = 100_000  # per string
+BLOCK_CLIPS = 100_000  # clips per block; the values of one block are in memory
+MAX_DEPTH = 20  # nesting of lists and objects
 
 
 def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
-    """What a clip brings to its row: the manifest's columns, and its own text, speaker, language, licence
-    where it has them. Raises TokensError where it is nested too deeply.
+    """Return the extra columns of a clip's row.
+
+    These are the manifest columns, and text, speaker, language and licence if the clip has them. Raises
+    TokensError for a value that is too long or nested too deeply.
     """
     own = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
     return {utf8_safe(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
 
 
 def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
-    """The columns that the clips bring and the type of each, from all of its values. The clips are gone
-    through a second time if there are many and their types differ.
+    """Return the extra columns of the clips, each with the common type of all its values.
 
-    Raises TokensError, with the column and the clip, for values that have no common type.
+    Iterates over the clips a second time if there are several blocks with different types.
+
+    Raises TokensError, with column and clip, for values that have no common type.
     """
     import pyarrow as pa
 
@@ -51,13 +59,13 @@ def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
     kinds = {name: _column_type(name, kind, blocks[-1]) for name, kind in types.items()}
     for block in _blocks(clips) if differ else blocks:
         for name, kind in kinds.items():
-            block.to_array(name, kind)  # a large integer among decimals, say
+            block.to_array(name, kind)  # may fail, for example for a large integer in a float column
     return kinds
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some clips, and what they bring to their rows."""
+    """Some clips, and the extra columns of their rows."""
 
     clips: Sequence[Clip]
     rows: Sequence[Mapping[str, Any]]
@@ -70,7 +78,7 @@ class _Block:
         return [row.get(name) for row in self.rows]
 
     def to_array(self, name: str, kind: pa.DataType | None = None) -> pa.Array:
-        """The values of a column. Raises TokensError where they have no type, or not this one."""
+        """Return the values of a column; raises TokensError if they do not have one type, or `kind`."""
         import pyarrow as pa
 
         try:
@@ -86,7 +94,7 @@ def _blocks(clips: Iterable[Clip]) -> Iterator[_Block]:
 
 
 def _common_type(name: str, earlier_type: pa.DataType, block: _Block) -> pa.DataType:
-    """The type that the values of a block have with those before them, of another type."""
+    """Return the common type of the values of a block and of the earlier values."""
     import pyarrow as pa
 
     kind = block.to_array(name).type
@@ -96,8 +104,8 @@ def _common_type(name: str, earlier_type: pa.DataType, block: _Block) -> pa.Data
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise TokensError(
             f"the manifest's column {name!r} mixes types: {earlier_type} in clips before "
-            f"{block.clips[0].id!r}, and {kind} from there on. Give all of its values one type, or leave it "
-            "out."
+            f"{block.clips[0].id!r}, and {kind} from there on. Give all of its values one type, or remove "
+            "the column."
         ) from error
 
 
@@ -111,30 +119,30 @@ def _column_type(name: str, kind: pa.DataType, block: _Block) -> pa.DataType:
 def _check_names(names: Sequence[str]) -> None:
     if len(names) > MAX_COLUMNS:
         raise TokensError(
-            f"the manifest has {len(names)} columns; a token dataset has at most {MAX_COLUMNS}. Leave some "
-            "out, or give what differs from row to row as one column of text."
+            f"the manifest has {len(names)} columns; a token dataset has at most {MAX_COLUMNS}. Remove some, "
+            "or put the data that differs from row to row into one text column."
         )
     for name in names:
         if name in DATASET_COLUMNS:
             raise TokensError(
-                f"the manifest has a column {name!r}, which a token dataset has already. Rename it, to "
-                f"'source_{name}' say."
+                f"the manifest has a column {name!r}, but a token dataset already has one. Rename it, for "
+                f"example to 'source_{name}'."
             )
 
 
 def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
-    """The value with all of its texts writable."""
+    """Return the value with all of its strings in a writable form."""
     if isinstance(value, str):
         if len(value) > MAX_CHARACTERS:
             raise TokensError(
                 f"clip {clip.id!r}: {column!r} has a text of {len(value)} characters; a token dataset takes "
-                f"{MAX_CHARACTERS} at most. Leave it out."
+                f"at most {MAX_CHARACTERS}. Remove it."
             )
         return utf8_safe(value)
     if depth > MAX_DEPTH:
         raise TokensError(
             f"clip {clip.id!r}: {column!r} is nested deeper than {MAX_DEPTH} levels. "
-            "Leave it out, or make it a text."
+            "Remove it, or store it as text."
         )
     if isinstance(value, Mapping):
         return {
@@ -147,7 +155,10 @@ def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
 
 
 def storable_type(kind: pa.DataType) -> pa.DataType:
-    """The type with text in the place of what has no values. Raises TypeError for one that is not JSON's."""
+    """Return the type with strings in place of null types.
+
+    Raises TypeError for a type that JSON does not have.
+    """
     import pyarrow as pa
 
     if pa.types.is_null(kind):
@@ -166,7 +177,7 @@ def storable_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _mismatch_message(name: str, values: Sequence[Any], clips: Sequence[Clip], error: Exception) -> str:
-    """Which clip's value does not fit, and why. The first values that fail together end in it."""
+    """Return an error message with the first value that does not fit the values before it."""
     first = next((i for i, value in enumerate(values) if value is not None), 0)
     low, high = first, len(values) - 1
     while low < high:
@@ -178,9 +189,9 @@ def _mismatch_message(name: str, values: Sequence[Any], clips: Sequence[Clip], e
     found = shown[0] if low == first else f"{shown[0]}, but {shown[1]}"
     reason = " ".join(str(error).split())[:200]
     return (
-        f"the manifest's column {name!r} mixes types, or has values that a token dataset cannot hold: it is "
+        f"the manifest's column {name!r} mixes types, or has values that a token dataset cannot store: it is "
         f"{found} ({reason}). Give all of its values one type (text, a number, true or false, a list or an "
-        "object of these), or leave it out."
+        "object of these), or remove the column."
     )
 
 

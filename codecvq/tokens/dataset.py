@@ -1,9 +1,8 @@
-"""The token dataset: rows of codes in Parquet shards, read back as numpy.
+"""Reading of token datasets: rows of codes in Parquet shards, returned as numpy arrays.
 
-A row is `id`, `codes` (`list<list<uint16>>`, [N][T]; wider integers where a codebook needs them),
-`num_frames`, `num_samples`, `sample_rate`, `source`, `codec`, and the manifest's own columns. A codebook of
-stride s has ceil(T / s) codes in the file; a row that was read has each repeated over the frames of its
-block.
+The columns of a row are `id`, `codes` (`list<list<uint16>>`, [N][T]; wider integers for larger codebooks),
+`num_frames`, `num_samples`, `sample_rate`, `source`, `codec`, and the manifest columns. A codebook of stride
+s has ceil(T / s) codes in the file. When a row is read, each code is repeated over the frames of its block.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from codecvq.tokens.shard import SHARD_NAME, Shard, shard_name
 
 
 class TokenDataset:
-    """The rows of a token dataset, in order: to iterate, to count, and to fetch by id."""
+    """The rows of a token dataset, in order. Supports iteration, `len`, and access by id."""
 
     def __init__(self, folder: str | Path, shards: Sequence[Shard], card: Card) -> None:
         self.folder = Path(folder)
@@ -39,7 +38,7 @@ class TokenDataset:
         return id in self._index
 
     def __getitem__(self, id: str) -> TokenRow:
-        """The row of a clip. Raises TokensError for an unknown id, and for a damaged row."""
+        """Return the row of a clip; raises TokensError for an unknown id or a damaged row."""
         self.require(id)
         shard, position = self._index[id]
         starts = [0, *accumulate(shard.group_sizes)]
@@ -48,11 +47,11 @@ class TokenDataset:
             self._cached_group = ((shard.path, group), shard.group(group))
         row = self._cached_group[1][position - starts[group]]
         if row.id != id:
-            raise TokensError(f"{shard.path} is damaged: clip {id!r} is not where it was. Tokenize again.")
+            raise TokensError(f"{shard.path} is damaged: clip {id!r} is not at its position. Tokenize again.")
         return row
 
     def require(self, id: str) -> None:
-        """Raises TokensError where there is no row for a clip."""
+        """Raise TokensError if there is no row with this id."""
         if id not in self._index:
             raise TokensError(f"{self.folder} has no clip {id!r}.{nearest(id, self._index)}")
 
@@ -63,7 +62,7 @@ class TokenDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that there are."""
+        """The names of the splits."""
         return tuple(dict.fromkeys(shard.split for shard in self.shards))
 
     @property
@@ -72,7 +71,7 @@ class TokenDataset:
         return [failure for shard in self.shards for failure in shard.failures]
 
     def split(self, name: str) -> TokenDataset:
-        """The rows of one split."""
+        """Return the rows of one split; raises TokensError for an unknown split."""
         if name not in self.splits:
             raise TokensError(
                 f"{self.folder} has no split {name!r}, only "
@@ -87,22 +86,23 @@ class TokenDataset:
             for shard in self.shards:
                 for position, id in enumerate(shard.ids()):
                     if id in positions:
-                        raise TokensError(f"{shard.path}: clip {id!r} is there twice. Tokenize again.")
+                        raise TokensError(f"{shard.path}: clip {id!r} occurs twice. Tokenize again.")
                     positions[id] = (shard, position)
             self._positions = positions
         return self._positions
 
 
 def expected_shards(folder: Path, card: Card) -> Iterator[Path]:
-    """The shard files that a complete dataset has, in order."""
+    """Yield the paths of all shards of the complete dataset, in order."""
     for split, count in card.job.shards.items():
         for index in range(count):
             yield folder / "data" / shard_name(split, index, count)
 
 
 def missing_shards(folder: Path, card: Card) -> int:
-    """How many of the expected shards are not there. The time depends on the files that are, not on what the
-    card says.
+    """Return the number of shards that are missing.
+
+    The time depends on the number of files in the folder, not on the number of shards in the card.
     """
     present = 0
     for path in (folder / "data").glob("[!.]*.parquet"):
@@ -114,7 +114,7 @@ def missing_shards(folder: Path, card: Card) -> int:
 
 
 def read_tokens(folder: str | Path) -> TokenDataset:
-    """The token dataset in a folder; raises TokensError where shards are missing or of another codec."""
+    """Open the token dataset in a folder; raises TokensError if shards are missing or of another codec."""
     folder = Path(folder)
     card = read_card(folder)
     missing = missing_shards(folder, card)
@@ -122,18 +122,18 @@ def read_tokens(folder: str | Path) -> TokenDataset:
         first = next(path for path in expected_shards(folder, card) if not path.exists())
         raise TokensError(
             f"{folder} is incomplete: {missing} of {sum(card.job.shards.values())} shards are missing, the "
-            f"first is {first.name}. Run the same tokenize command again: it makes what is missing."
+            f"first is {first.name}. Run the same tokenize command again to complete it."
         )
     return TokenDataset(folder, [open_shard(path, card) for path in expected_shards(folder, card)], card)
 
 
 def open_shard(path: Path, card: Card) -> Shard:
-    """A shard of the dataset with this card; raises TokensError for one of another."""
+    """Open a shard of the dataset with this card; raises TokensError for a shard of another dataset."""
     shard = Shard.open(path)
     if shard.card != card:
         raise TokensError(
             f"{shard.path} is of codec {shard.card.codec!r}, codebooks {shard.card.codebooks_sha256[:12]}, "
             f"or of another job; the dataset is of {card.codec!r}, {card.codebooks_sha256[:12]}. Move the "
-            "shard out and tokenize again."
+            "shard to another folder and tokenize again."
         )
     return shard

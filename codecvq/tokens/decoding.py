@@ -1,4 +1,4 @@
-"""From a token dataset back to audio files, each of exactly the length it had."""
+"""Decoding of a token dataset to audio files with the exact length of the original clips."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from codecvq.tokens.rows import TokenFailure, TokenRow
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file could be written either
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # later files could not be written either
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What `detokenize` wrote."""
+    """The result of `detokenize`."""
 
     folder: Path
     files: tuple[Path, ...]
     audio_s: float
-    failures: tuple[TokenFailure, ...] = ()  # rows that are damaged, or could not be decoded or written
-    not_tried: int = 0  # rows left when the disk was full or read-only
-    stopped: str = ""  # the error that said so
+    failures: tuple[TokenFailure, ...] = ()  # rows that are damaged or could not be decoded or written
+    not_tried: int = 0  # rows that remained when the disk was full or read-only
+    stopped: str = ""  # the error of that disk
 
 
 def detokenize(
@@ -48,13 +48,14 @@ def detokenize(
     suffix: str = ".flac",
     progress: Callable[[int, int], None] | None = None,
 ) -> Decoded:
-    """The audio files written: one a row, or for the `ids` only, under the clip's id with `suffix` (".flac"
-    or ".wav").
+    """Decode all rows of a token dataset, or the rows of `ids`, to one audio file per row.
 
-    A row that is damaged, or that cannot be decoded or written, is one of the `failures`, and the rest goes
-    on; a full or read-only disk ends it. Raises TokensError for an unknown id and where the codes are of
-    other codebooks than the codec's; other weights around the same codebooks give a warning. `progress` gets
-    the files done and in all.
+    A file is named after the id of the clip, with `suffix` (".flac" or ".wav"). A row that is damaged or
+    cannot be decoded or written becomes one of the `failures`, and the job continues. A full or read-only
+    disk ends the job. `progress` is called with the number of processed rows and the total.
+
+    Raises TokensError for an unknown id, and if the codes belong to other codebooks than those of `codec`.
+    Issues a UserWarning for the same codebooks with other weights.
     """
     if suffix.lower() not in WRITTEN_FORMATS:
         raise TokensError(f"suffix is {suffix!r}, but {' or '.join(WRITTEN_FORMATS)} is needed.")
@@ -69,7 +70,7 @@ def detokenize(
     for done, row in rows:
         try:
             failure = row if isinstance(row, TokenFailure) else _write(codec, row, out, suffix, files)
-        except OSError as error:  # of the disk
+        except OSError as error:  # disk full or read-only
             failure = TokenFailure(row.id, "", _one_line(error))
             remaining = total - done
             return Decoded(out, tuple(files), audio_s, (*failures, failure), remaining, failure.error)
@@ -83,7 +84,7 @@ def detokenize(
 
 
 def _every_row(dataset: TokenDataset) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
-    """Each row, or what is wrong with it or with its row group, and how many rows that makes."""
+    """Yield each row, or the failure of a row or of its row group, with the number of rows so far."""
     done = 0
     for shard in dataset.shards:
         for index, size in enumerate(shard.group_sizes):
@@ -100,8 +101,9 @@ def _every_row(dataset: TokenDataset) -> Iterator[tuple[int, TokenRow | TokenFai
 
 
 def _chosen_rows(dataset: TokenDataset, ids: Sequence[str]) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
-    """The rows of these ids, or what is wrong with them, and how many that makes. Raises TokensError for an
-    unknown id before the first row.
+    """Return the rows of these ids, or their failures, each with the number of rows so far.
+
+    Raises TokensError for an unknown id before the first row.
     """
     for id in ids:
         dataset.require(id)
@@ -118,15 +120,16 @@ def _row_or_failure(dataset: TokenDataset, id: str) -> TokenRow | TokenFailure:
 def _write(
     codec: AudioCodec, row: TokenRow, out: Path, suffix: str, files: dict[Path, str]
 ) -> TokenFailure | None:
-    """Writes a row's audio and notes its path in `files`; returns why not where it cannot be done. Raises
-    OSError where no other row could be written either.
+    """Write the audio of a row and add its path to `files`; returns a failure if that is not possible.
+
+    Raises OSError if the disk is full or read-only.
     """
     path = path_inside(out, row.id, suffix)
     try:
         if path in files:
-            raise TokensError(f"{path} has been written for clip {files[path]!r}. Decode this one alone.")
+            raise TokensError(f"{path} was already written for clip {files[path]!r}. Decode this clip alone.")
         write_audio(path, _decode(codec, row), codec.sample_rate)
-    except Exception as error:  # a stranger's codec, or no memory for this row, or a name that is refused
+    except Exception as error:  # a third-party codec, out of memory, or an invalid file name
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         return TokenFailure(row.id, str(row.source["path"]), _one_line(error))
@@ -140,8 +143,9 @@ def _one_line(error: Exception) -> str:
 
 
 def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
-    """Raises TokensError where the codec cannot decode the dataset's codes, and warns where it does it with
-    other weights.
+    """Raise TokensError if the codec cannot decode the codes of the dataset.
+
+    Issues a UserWarning if its codebooks are the same but its weights are not.
     """
     origin = Origin(
         str(folder), card.sample_rate, card.hop_length, card.codebook_sizes, card.frames_per_code,
@@ -151,13 +155,13 @@ def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
 
 
 def _decode(codec: AudioCodec, row: TokenRow) -> npt.NDArray[np.float32]:
-    """The samples `[C, S]` of a row. Raises TokensError where it is too long to be decoded at once."""
+    """Return the samples `[C, S]` of a row; raises TokensError if it is too long to be decoded at once."""
     import torch
 
     if row.num_samples > LONGEST_S * codec.sample_rate:
         raise TokensError(
-            f"it stands for {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, more than the "
-            f"{LONGEST_S / 3600:g} that are decoded at once."
+            f"it holds {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, but at most "
+            f"{LONGEST_S / 3600:g} are decoded at once."
         )
     codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]
     with contained(), torch.inference_mode():
