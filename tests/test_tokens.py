@@ -221,8 +221,8 @@ def test_a_second_run_does_nothing_and_a_lost_shard_comes_back(tmp_path, clips):
     [
         (LevelCodec(name="other"), {}, 10, "codebooks"),
         (LevelCodec(weights="b"), {}, 10, "codec weights"),
-        (LevelCodec(), {"num_codebooks": 1}, 10, "number of codebooks is 2, now it is 1"),
-        (LevelCodec(), {}, 9, "number of clips is 10, now it is 9"),
+        (LevelCodec(), {"num_codebooks": 1}, 10, "number of codebooks is 2, but now it is 1"),
+        (LevelCodec(), {}, 9, "number of clips is 10, but now it is 9"),
         (LevelCodec(), {"shard_clips": 5}, 10, "shard_clips"),
     ],
     ids=["codec", "weights", "codebooks", "clips", "shards"],
@@ -323,7 +323,7 @@ def test_damage_is_found(tmp_path, clips):
     (folder / "codec.json").write_text("{}")
     with pytest.raises(TokensError, match=r"codec\.json: format is 'None'"):
         read_card(folder)
-    with pytest.raises(TokensError, match="no token dataset"):
+    with pytest.raises(TokensError, match="not a token dataset"):
         check(tmp_path)
 
 

@@ -78,7 +78,7 @@ SPOILT_ROWS = {
     "one codebook": ("codes", lambda p: with_codes(p, lambda c: c[:1]), "has 1 codebooks, not 2"),
     "three codebooks": ("codes", lambda p: with_codes(p, lambda c: [*c, c[0]]), "has 3 codebooks, not 2"),
     "no codebooks": ("codes", lambda p: with_codes(p, lambda c: []), "has 0 codebooks, not 2"),
-    "beyond": ("codes", lambda p: with_codes(p, lambda c: [c[0], [*c[1][:-1], 256]]), "beyond its codebook"),
+    "beyond": ("codes", lambda p: with_codes(p, lambda c: [c[0], [*c[1][:-1], 256]]), "outside its codebook"),
     "null code": ("codes", lambda p: with_codes(p, lambda c: [[None, *c[0][1:]], c[1]]), "null among"),
     "null codebook": ("codes", lambda p: with_codes(p, lambda c: [None, c[1]]), "null among"),
     "null codes": ("codes", lambda p: with_codes(p, lambda c: None), "has no codes"),
@@ -176,7 +176,7 @@ def test_other_content_under_the_same_checksums_is_refused(dataset):
         (b"codecvq.failures", b"[{}]", r"failures\.0\.id is missing"),
         (b"codecvq.failures", b'[{"id": 1, "source": "", "error": ""}]', r"failures\.0\.id is 1"),
         (CHECKSUMS, b"{}", "groups is missing"),
-        (CHECKSUMS, b'{"groups": [], "failures": 0}', "checksums do not fit"),
+        (CHECKSUMS, b'{"groups": [], "failures": 0}', "checksums do not match"),
         (b"codecvq.checksumt", b"", "unknown key"),
     ],
     ids=range(8),
@@ -280,8 +280,8 @@ class Wrong(LevelCodec):
     ("spoil", "what"),
     [
         (lambda codes: codes.float() + 0.5, "type float32"),
-        (lambda codes: -codes - 1, "beyond the 256 entries"),
-        (lambda codes: codes + 256, "beyond the 256 entries"),
+        (lambda codes: -codes - 1, "outside the 256 entries"),
+        (lambda codes: codes + 256, "outside the 256 entries"),
         (lambda codes: codes[:, :, :-1], r"shape \[2, 7\] for 1280 samples, not \[2, 8\]"),
         (lambda codes: codes[:, :1], "shape"),
     ],
@@ -401,6 +401,6 @@ def test_whatever_a_codec_raises_about_a_clip_is_its_failure(tmp_path, error):
 )
 def test_a_codec_that_could_not_be_recorded_is_refused_first(tmp_path, name, value):
     codec = type("Odd", (LevelCodec,), {name: property(lambda _: value, lambda *_: None)})()
-    with pytest.raises(TokensError, match=r"cannot be kept in codec\.json"):
+    with pytest.raises(TokensError, match=r"cannot be stored in codec\.json"):
         tokenize(codec, [Clip(id="a", path=tmp_path)], tmp_path / "t")
     assert not (tmp_path / "t").exists()

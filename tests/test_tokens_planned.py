@@ -113,7 +113,7 @@ def test_what_the_corpus_could_not_use_is_a_failure_of_the_job(tmp_path, wav):
     found = check(folder)
     assert (found.rows, found.failures, found.problems) == (5, 1, ())
     assert json.loads((folder / "codec.json").read_text())["job"]["clips"] == 6
-    with pytest.raises(TokensError, match="another job: its number of clips is 6, now it is 5"):
+    with pytest.raises(TokensError, match="another job: its number of clips is 6, but now it is 5"):
         tokenize(LevelCodec(), corpus.clips, folder, shard_clips=2)
 
 

@@ -58,7 +58,7 @@ def test_parts_are_done_side_by_side_and_each_once(tmp_path, audio):
         for part in ((0, 1), (2, 4), (1, 3)):  # these have shards in common with 0/2
             with pytest.raises(FolderInUse, match=f"process {first.pid}"):
                 tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=part)
-        with pytest.raises(TokensError, match="another job: its number of clips is 4, now it is 3"):
+        with pytest.raises(TokensError, match="another job: its number of clips is 4, but now it is 3"):
             tokenize(LevelCodec(), clips[:3], folder, shard_clips=1, shard=(1, 2))
         other = tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=(1, 2))
         assert (other.shards_written, other.complete) == (2, False)

@@ -81,7 +81,7 @@ def test_rates_count_one_code_a_block(made):
     assert sum(stats["codebooks"][0]["histogram"]) == sum(coarse)
     books = [book["entropy_bits"] for book in stats["codebooks"]]
     assert stats["entropy_bps"] == pytest.approx(100 / 3 * books[0] + 100 * books[1])
-    assert "one code for blocks of 3, 1 frames" in (folder / "README.md").read_text()
+    assert "the block lengths are 3, 1" in (folder / "README.md").read_text()
 
 
 def test_the_card_records_strides_only_where_there_are_some(made, tmp_path):
@@ -132,7 +132,7 @@ def test_codes_that_change_within_a_block_are_a_failure(made, tmp_path):
 
     summary = tokenize(Wrong(), made[0], tmp_path / "t", batch_seconds=0.001)
     assert {failure.id for failure in summary.failures} == {f"clip{i}" for i in range(2, len(LENGTHS))}
-    assert all("codebook 0 that change within a block, at frame 1" in one.error for one in summary.failures)
+    assert all("codebook 0 that change in a block at frame 1" in one.error for one in summary.failures)
 
 
 def test_a_codec_of_variable_depth_is_refused(made, tmp_path):
@@ -140,7 +140,7 @@ def test_a_codec_of_variable_depth_is_refused(made, tmp_path):
         variable_depth = True
 
     with pytest.raises(
-        TokensError, match=r"'level' has a variable number of codes a frame.*Write \.cvq files"
+        TokensError, match=r"'level' has a variable number of codes per frame.*Write \.cvq files"
     ):
         tokenize(Variable(), made[0], tmp_path / "t")
     assert not (tmp_path / "t").exists()
@@ -159,7 +159,7 @@ def spoilt(path: Path, change) -> pa.Array:
         (lambda c: [c[1], c[1]], "codebooks of 7, 7 codes"),
         (lambda c: c[:1], "has 1 codebooks, not 2"),
         (lambda c: [*c, c[1]], "has 3 codebooks, not 2"),
-        (lambda c: [[256, *c[0][1:]], c[1]], "beyond its codebook"),
+        (lambda c: [[256, *c[0][1:]], c[1]], "outside its codebook"),
     ],
 )
 def test_a_row_that_is_not_right_is_named(dataset, change, what):
@@ -182,7 +182,7 @@ def test_few_bytes_cannot_claim_many_codes(dataset):
         metadata={b"codecvq.codec": json.dumps(card).encode()},
     )
     problems = check(dataset).problems
-    assert f"a row group of {2 * frames * len(LENGTHS):,} codes, repeated ones included" in problems[0]
+    assert f"a row group of {2 * frames * len(LENGTHS):,} codes, including repeated codes" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_few_bytes_cannot_claim_many_codes(dataset):
     [
         ({"strides": [3]}, "1 strides for 2 codebook_sizes"),
         ({"strides": [0, 1]}, "strides"),
-        ({"strides": [1, 1]}, "all 1 are left out"),
+        ({"strides": [1, 1]}, "all strides are 1"),
         ({"strides": None}, "format is 'codecvq.tokens/2'"),
         ({"format": "codecvq.tokens/1"}, "format is 'codecvq.tokens/1'"),
     ],

@@ -269,8 +269,8 @@ def _strides_note(card: Card) -> str:
     strides = ", ".join(map(str, card.strides))
     return f"""
 
-The codebooks have one code per block of {strides} frames. `codes` has one value per block; `read_tokens`
-repeats it over the frames of its block."""
+The codebooks have one code per block of frames; the block lengths are {strides}. `codes` has one value per
+block; `read_tokens` repeats it over the frames of its block."""
 
 
 def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licenses: Iterable[str]) -> str:
@@ -292,8 +292,8 @@ def readme(card: Card, stats: Mapping[str, Any], languages: Iterable[str], licen
 # Speech tokens of {markdown(card.codec)}
 
 {stats["clips"]:,} clips, {stats["hours"]:.2f} hours, {stats["tokens"]:,} tokens: {len(sizes)} codebooks of
-{", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames per second ({stats["nominal_bps"] / 1000:.2f}
-kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} kbit/s entropy).
+{", ".join(map(str, sorted(set(sizes))))} entries at {rate} frames per second
+({stats["nominal_bps"] / 1000:.2f} kbit/s nominal, {stats["entropy_bps"] / 1000:.2f} kbit/s entropy).
 {stats["failures"]} clips could not be tokenized, see `{FAILURES_NAME}`.
 
 `codes` is `[codebook][frame]` with raw codes: no offsets, no special tokens. `num_samples` is the exact

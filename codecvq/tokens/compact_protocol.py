@@ -1,4 +1,4 @@
-"""A reader of Thrift's compact protocol, in which Parquet has its headers and footers."""
+"""A reader for Thrift's compact protocol, the encoding of Parquet headers and footers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 _MAX_DEPTH = 12
 
-I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12  # kinds of a value
+I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12  # type ids of values
 
-#: The fields of a struct by number and kind: a known number with another kind is passed over, as by any
-#: reader of Thrift. Any: a number, bytes, a struct, or a list of such.
+#: The fields of a struct by (number, kind). A lookup with another kind has no result: Thrift readers skip
+#: such fields. Any: a number, bytes, a struct, or a list of these.
 Fields = dict[tuple[int, int], Any]
 
 
 class CompactReader:
-    """Reads values from `data`. Raises ValueError, or IndexError at the end of the data."""
+    """Reads values from `data`; raises ValueError for invalid data and IndexError at its end."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.offset = data, 0
 
     def struct(self, depth: int = 0) -> Fields:
-        """The fields of a struct."""
+        """Read a struct; returns its fields."""
         if depth > _MAX_DEPTH:
             raise ValueError("its structs are nested too deeply")
         fields: Fields = {}
@@ -47,11 +47,11 @@ class CompactReader:
         raise ValueError(f"it has a value of kind {kind}")
 
     def _list(self, depth: int) -> tuple[int, list[Any]]:
-        """The kind of a list's items, and the items."""
+        """Read a list; returns the kind of its items, and the items."""
         head = self._byte()
         count = self._varint() if head >> 4 == 15 else head >> 4
-        if count > len(self.data) - self.offset:  # each item has a byte
-            raise ValueError("it ends in a list")
+        if count > len(self.data) - self.offset:  # each item has at least one byte
+            raise ValueError("it ends within a list")
         return head & 15, [self._value(head & 15, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
@@ -60,7 +60,7 @@ class CompactReader:
 
     def _bytes(self, count: int) -> bytes:
         if count > len(self.data) - self.offset:
-            raise ValueError("it ends in a text")
+            raise ValueError("it ends within a text")
         self.offset += count
         return self.data[self.offset - count : self.offset]
 
@@ -73,7 +73,7 @@ class CompactReader:
             if byte < 128:
                 return value
             if shift > 63:
-                raise ValueError("it has too long a number")
+                raise ValueError("it has a number of too many bytes")
 
     def _integer(self) -> int:
         value = self._varint()

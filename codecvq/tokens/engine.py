@@ -1,13 +1,11 @@
-"""From clips to a token dataset: read ahead, in batches of similar lengths, shard by shard.
+"""Tokenization of clips to a token dataset: read ahead, in batches of similar lengths, shard by shard.
 
-A shard is written when all of its clips are encoded, under its final name or not at all; a later run skips
-the shards that are there. So a process killed at any moment loses the shard in work and nothing else, and
-several processes may share a job: each takes every n-th shard (`shard=(i, n)`), and whichever finds the last
-one there writes the README, statistics and failures.
+A shard is written atomically after all of its clips are encoded, and a later run skips existing shards. So a
+process that is killed loses only its current shard. Several processes can share a job: each takes every n-th
+shard (`shard=(i, n)`). The process that completes the dataset writes the README, statistics and failures.
 
-Codes don't depend on what a clip is batched with, as far as the codec's masks are right and the arithmetic is
-the same; kernels may differ between batch sizes, so a code whose frame lies on the border of two codewords
-may too.
+Codes do not depend on the other clips of a batch if the codec handles masks correctly. Kernels may round
+differently between batch sizes, so a frame at equal distance from two codewords may get another code.
 """
 
 from __future__ import annotations
@@ -43,16 +41,16 @@ if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
-READ_THREADS = 4  # threads; decoding audio releases the interpreter's lock
+READ_THREADS = 4  # decoding of audio releases the GIL
 READ_AHEAD = 32  # clips
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. Shards that an earlier run wrote count as done, but not as audio of this run."""
+    """Progress of a job. Shards of earlier runs count as done, but their audio is not included."""
 
     clips_done: int
-    clips_total: int  # of this process
+    clips_total: int  # clips of this process
     failures: int
     audio_s: float
     elapsed_s: float
@@ -60,22 +58,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a call of `tokenize` did, and whether the dataset is complete now."""
+    """The result of `tokenize`."""
 
     folder: Path
-    clips: int  # rows written in this run
-    clips_there: int  # rows of this process's shards that earlier runs wrote
-    failures: tuple[TokenFailure, ...]  # in this process's shards, those of earlier runs and the corpus's too
+    clips: int  # rows that this run wrote
+    clips_there: int  # rows that earlier runs wrote, in the shards of this process
+    failures: tuple[TokenFailure, ...]  # in the shards of this process, including earlier runs and the corpus
     shards_written: int
-    shards_skipped: int  # that were there already
-    complete: bool  # False while other processes' shards are missing
+    shards_skipped: int  # existing shards
+    complete: bool  # False while shards of other processes are missing
     audio_s: float
     elapsed_s: float
 
 
 @dataclass
 class _Counters:
-    """The counters of a run."""
+    """Counters of a run."""
 
     total: int
     report: Callable[[Progress], None] | None
@@ -106,18 +104,21 @@ def tokenize(
     shard: tuple[int, int] = (0, 1),
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
-    """What was done to bring the folder to a complete token dataset of these clips; see
-    `codecvq.tokens.dataset` for its form.
+    """Encode clips and write a token dataset to `folder`; see `codecvq.tokens.dataset` for its format.
 
-    Called again, it goes on where it was. A clip that cannot be read or encoded, or that the corpus could not
-    use, is a line in `failures.jsonl` and holds up nothing. `batch_seconds` bounds a batch, padding counted.
-    Raises TokensError where the folder holds another job's tokens, and where not a single clip could be
-    tokenized; FolderInUse where another process works on the same shards.
+    A repeated call resumes the job. A clip that cannot be read or encoded, or that the corpus lists as
+    unusable, becomes a line in `failures.jsonl`, and the job continues. `batch_seconds` limits the audio of a
+    batch, including padding. `shard=(i, n)` processes every n-th shard, starting at i.
+
+    Raises TokensError if the folder holds tokens of another job, and if no clip could be tokenized.
+    Raises FolderInUse if another process works on the same shards.
     """
     folder = Path(folder)
     index, processes = shard
     if not 0 <= index < processes:
-        raise TokensError(f"shard is {index}/{processes}, but i/n with 0 <= i < n is needed, as 0/4.")
+        raise TokensError(
+            f"shard is {index}/{processes}, but i/n with 0 <= i < n is needed, for example 0/4."
+        )
     plan = plan_job(clips, shard_clips, shard_seconds)
     card = cards.make_card(codec, num_codebooks, plan.job)
     check_columns(card, plan)
@@ -158,8 +159,9 @@ def _run(
 
 
 def _prepare_folder(folder: Path, card: Card, codec: AudioCodec) -> Card:
-    """The card that the folder goes by: the one that is there if it is of the same job, else this one,
-    written first of all.
+    """Return the card of the folder: the stored one, or `card` after writing it to a new folder.
+
+    Raises TokensError if the stored card belongs to another job, or if there are shards without a card.
     """
     if os.path.lexists(folder / cards.CARD_NAME):
         existing = cards.read_card(folder)
@@ -167,7 +169,7 @@ def _prepare_folder(folder: Path, card: Card, codec: AudioCodec) -> Card:
         return existing
     if any((folder / "data").glob("[!.]*.parquet")):
         raise TokensError(
-            f"{folder}/data holds shards, but there is no {cards.CARD_NAME} beside it. Give another folder."
+            f"{folder}/data holds shards, but {folder} has no {cards.CARD_NAME}. Give another folder."
         )
     (folder / "data").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / cards.CARD_NAME, card.to_json())
@@ -205,10 +207,10 @@ def _tokenize_shard(
 def _batches(
     clips: Sequence[Clip], sample_rate: int, batch_seconds: float, failures: dict[str, TokenFailure]
 ) -> Iterator[list[tuple[Clip, npt.NDArray[np.float32]]]]:
-    """Clips with their samples `[S]`, grouped so that `count * longest` stays below the bound; unreadable
-    ones go to `failures`.
+    """Yield batches of clips with their samples `[S]`; `count * longest` stays within `batch_seconds`.
 
-    Longest first, so that a batch too large for the memory shows at the beginning and not after hours.
+    Clips that cannot be read are added to `failures`. The longest clips come first, so that a batch that
+    exceeds the memory fails at the start and not after hours.
     """
     batch: list[tuple[Clip, npt.NDArray[np.float32]]] = []
     longest = 0
@@ -228,8 +230,9 @@ def _batches(
 def _read_ahead(
     clips: Sequence[Clip], sample_rate: int
 ) -> Iterator[tuple[Clip, npt.NDArray[np.float32] | Exception]]:
-    """Each clip with its samples or what came instead, in order; a bounded number of them is read while the
-    codec works.
+    """Yield each clip with its samples or the exception of reading, in order.
+
+    Threads read up to `READ_AHEAD` clips while the codec encodes.
     """
     waiting: deque[tuple[Clip, Future[npt.NDArray[np.float32]]]] = deque()
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="codecvq-read") as pool:
@@ -250,9 +253,7 @@ def _result(
 ) -> tuple[Clip, npt.NDArray[np.float32] | Exception]:
     try:
         samples = future.result()
-    except (
-        Exception
-    ) as error:  # whatever a stranger's file does to a library: it is recorded, and the rest goes on
+    except Exception as error:  # untrusted files can cause any error; record it and continue
         return clip, error
     return clip, samples if samples.size else TokensError("it has no samples")
 
@@ -260,12 +261,13 @@ def _result(
 def _encode_clips(
     codec: AudioCodec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
 ) -> Iterator[tuple[Clip, int, npt.NDArray[np.integer[Any]] | Exception]]:
-    """Each clip of the batch with its length and its codes `[N, T]`, or with what the codec raised about
-    it.
+    """Yield each clip of the batch with its length and its codes `[N, T]`, or with an exception.
+
+    If the batch fails, encodes each clip separately.
     """
     try:
         codes = _encode_batch(codec, card, [samples for _, samples in batch])
-    except Exception as error:  # a stranger's codec; too much memory, a NaN in one clip: try each on its own
+    except Exception as error:  # for example out of memory, or NaN in one clip
         if len(batch) == 1:
             yield batch[0][0], 0, error
             return
@@ -281,7 +283,7 @@ def _encode_clips(
 def _encode_batch(
     codec: AudioCodec, card: Card, waves: Sequence[npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.integer[Any]]:
-    """Codes `[B, N, T]` of waves `[S]` of any lengths; a codec of several channels gets the same in each."""
+    """Return codes `[B, N, T]` of mono waveforms `[S]`, copied to all channels of the codec."""
     import torch
 
     lengths = [wave.size for wave in waves]
@@ -303,7 +305,7 @@ def _failure(clip: Clip, error: Exception) -> TokenFailure:
 
 
 def _finish(folder: Path, card: Card, plan: Plan) -> None:
-    """Writes what is said about the whole: the failures, the statistics, and last the README."""
+    """Write the files about the whole dataset: failures, statistics, and last the README."""
     histograms = [Histogram(size) for size in card.codebook_sizes]
     samples = frames = 0
     rows = dict.fromkeys(card.job.shards, 0)
@@ -321,8 +323,8 @@ def _finish(folder: Path, card: Card, plan: Plan) -> None:
     write_atomically(folder / cards.FAILURES_NAME, "".join(lines))
     if not any(rows.values()):
         raise TokensError(
-            f"none of the {card.job.clips} clips could be tokenized; the first: {failures[0].error} "
-            f"All are in {folder / cards.FAILURES_NAME}; remove the folder and begin anew."
+            f"none of the {card.job.clips} clips could be tokenized; first error: {failures[0].error} "
+            f"All errors are in {folder / cards.FAILURES_NAME}; remove the folder and start again."
         )
     stats = cards.dataset_stats(card, histograms, rows, samples, frames, len(failures))
     write_atomically(folder / cards.STATS_NAME, json.dumps(stats, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""What the footer of a Parquet file says of its row groups: read here, since pyarrow ends the process for
-some damaged footers when it is asked for a column of a row group.
+"""A reader for the row groups in the footer of a Parquet file.
 
-The numbers of the fields are those of `parquet.thrift` of the format's specification.
+For some damaged footers, pyarrow terminates the process when a column of a row group is accessed. This reader
+raises ValueError instead. Field numbers are those of `parquet.thrift` in the Parquet specification.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ MAX_FOOTER_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class ColumnChunk:
-    """A column of a row group."""
+    """One column of a row group."""
 
-    path: str  # names of the schema, dots between
+    path: str  # schema names joined by dots
     physical_type: int
-    codec: int  # of the compression
+    codec: int  # compression codec
     num_values: int
-    compressed: int  # bytes in the file, headers included
+    compressed: int  # bytes in the file, including page headers
     uncompressed: int  # bytes
-    start: int  # of its first page in the file
+    start: int  # offset of the first page in the file
 
 
 @dataclass(frozen=True)
 class RowGroupMetadata:
-    """A row group."""
+    """Row count and columns of one row group."""
 
     num_rows: int
     columns: tuple[ColumnChunk, ...]
 
 
 def read_groups(file: BinaryIO) -> tuple[RowGroupMetadata, ...]:
-    """The row groups of a Parquet file. Raises ValueError where the footer cannot be read."""
+    """Read the row groups of a Parquet file; raises ValueError if the footer is invalid."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 8))
     tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] != _MAGIC or length > min(size - 8, MAX_FOOTER_BYTES):
-        raise ValueError("it does not end as a Parquet file of bounded size")
+        raise ValueError("it does not end like a Parquet file, or its footer is too large")
     file.seek(size - 8 - length)
     try:
         fields = CompactReader(file.read(length)).struct()
@@ -53,18 +53,18 @@ def read_groups(file: BinaryIO) -> tuple[RowGroupMetadata, ...]:
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError("its footer cannot be read") from error
     if sum(group.num_rows for group in groups) != rows:
-        raise ValueError(f"its footer claims {rows} rows, and its row groups others")
+        raise ValueError(f"its footer claims {rows} rows, but its row groups have another number")
     for column in (column for group in groups for column in group.columns):
         least = min(column.num_values, column.compressed, column.uncompressed, column.start)
         if least < 0 or column.start + column.compressed > size - 8 - length:
-            raise ValueError(f"its column {column.path[:60]!r} lies outside of the file")
+            raise ValueError(f"its column {column.path[:60]!r} lies outside the file")
     return groups
 
 
 def _structs(fields: Fields, number: int) -> list[Fields]:
     kind, items = fields[number, LIST]
     if items and kind != STRUCT:
-        raise ValueError("its footer has a list of another kind")
+        raise ValueError("its footer has a list of an unexpected kind")
     return list(items)
 
 
@@ -75,9 +75,9 @@ def _group(fields: Fields) -> RowGroupMetadata:
 def _column(fields: Fields) -> ColumnChunk:
     kind, names = fields[3, LIST]
     if kind != BINARY:
-        raise ValueError("its footer has a path of another kind")
+        raise ValueError("its footer has a path of an unexpected kind")
     pages: int = fields[9, I64]
-    dictionary: Any = fields.get((11, I64))  # Any: a number, where there is one
+    dictionary: Any = fields.get((11, I64))  # Any: a number or None
     return ColumnChunk(
         path=b".".join(names).decode(),
         physical_type=fields[1, I32],

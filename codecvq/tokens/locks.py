@@ -1,6 +1,7 @@
-"""Locks by which processes share the work on one dataset folder.
+"""File locks for processes that share the work on one dataset folder.
 
-Each process holds a file for its part (`shard=(i, n)`) while it works; files stay, hidden, in the folder.
+Each process locks a file for its part (`shard=(i, n)`) while it works. The lock files are hidden and remain
+in the folder.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from codecvq.errors import FolderInUse
 from codecvq.lock import locked
 
 LOCK_NAME = re.compile(r"\.lock-(?P<index>[0-9]{1,9})-of-(?P<count>[1-9][0-9]{0,8})")
-BEGIN_TIMEOUT_S = 30.0  # that a process waits for others to begin
+BEGIN_TIMEOUT_S = 30.0  # how long a process waits for the initialization by others
 
 Result = TypeVar("Result")
 
 
 @contextmanager
 def locked_part(folder: Path, index: int, count: int, initialize: Callable[[], Result]) -> Iterator[Result]:
-    """Hold every `count`-th shard from `index` on for the length of the block; gives what `initialize`
-    returns, which no two processes call at the same time.
+    """Lock every `count`-th shard, starting at `index`, for the duration of the block.
 
-    Raises FolderInUse where another process holds a part that has shards in common with this one.
+    Yields the result of `initialize`, which only one process calls at a time. Raises FolderInUse if another
+    process has locked a part with some of the same shards.
     """
     own_lock = folder / f".lock-{index}-of-{count}"
     with locked(own_lock, "dataset"):
@@ -40,7 +41,7 @@ def locked_part(folder: Path, index: int, count: int, initialize: Callable[[], R
 
 
 def _overlap(index: int, count: int, other_index: int, other_count: int) -> bool:
-    """Whether a number is `index` modulo `count` and `other_index` modulo `other_count`."""
+    """Return whether some number is both `index` modulo `count` and `other_index` modulo `other_count`."""
     return (index - other_index) % math.gcd(count, other_count) == 0
 
 

@@ -1,10 +1,10 @@
-"""The page headers of Parquet columns, read before pyarrow reads the pages.
+"""Validation of Parquet page headers before pyarrow reads the pages.
 
-A header of a few bytes may claim 2^31 values, which run-length encoding unpacks to gigabytes; pyarrow does
-not hold it against the footer. So the claims are summed here and compared with what the footer says, which
-`codecvq.tokens.shard` bounds by the size of the file.
+A header of a few bytes may claim 2^31 values, which run-length decoding expands to gigabytes. pyarrow does
+not compare it with the footer. This module adds up the values and sizes of all page headers and compares them
+with the footer; `codecvq.tokens.shard` limits the footer by the size of the file.
 
-Headers are structs in Thrift's compact protocol, as in `parquet.thrift` of the format's specification.
+Headers are structs in Thrift's compact protocol, see `parquet.thrift` in the Parquet specification.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import BinaryIO
 from codecvq.tokens.compact_protocol import I32, STRUCT, CompactReader
 from codecvq.tokens.footer import ColumnChunk
 
-MAX_TEXT_BYTES = 1 << 29  # of a row group's column, when all its values are the longest text
+MAX_TEXT_BYTES = 1 << 29  # limit for a column of a row group if every value were the longest text
 _MAX_HEADER_BYTES = 1 << 16  # bytes
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_2 = 0, 2, 3
-_KIND_FIELD = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7, _DATA_PAGE_2: 8}  # field of a page header
-_NUM_VALUES, _ENCODING = 1, {_DATA_PAGE: 2, _DICTIONARY_PAGE: 2, _DATA_PAGE_2: 4}  # fields of these parts
-_ENCODINGS = (0, 2, 3, 8)  # plain, dictionaries, run lengths: none that repeats parts of earlier texts
+_KIND_FIELD = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7, _DATA_PAGE_2: 8}  # page kind -> field of the page header
+_NUM_VALUES, _ENCODING = 1, {_DATA_PAGE: 2, _DICTIONARY_PAGE: 2, _DATA_PAGE_2: 4}  # fields of these structs
+_ENCODINGS = (0, 2, 3, 8)  # plain, dictionary, run length; excludes delta encodings of texts
 _TEXT = 6  # physical type
 _CODECS = ("", "snappy", "gzip", "", "brotli", "", "zstd", "lz4_raw")  # pyarrow's names
 
 
 def column_problem(file: BinaryIO, column: ColumnChunk) -> str:
-    """What the pages of a column of a row group claim beyond what its footer says, or nothing. Raises
-    ValueError where their headers cannot be read.
+    """Return how the page headers of a column contradict the footer, or "".
+
+    Raises ValueError if a page header is invalid.
     """
     at, end, pages = column.start, column.start + column.compressed, []
     while at < end:
@@ -38,14 +39,14 @@ def column_problem(file: BinaryIO, column: ColumnChunk) -> str:
     values = sum(page.values for page in pages if page.kind != _DICTIONARY_PAGE)
     if at != end or values != column.num_values:
         found = f"{values:,} values in {at - column.start:,} bytes"
-        return f"its pages have {found}, its footer says {column.num_values:,} in {column.compressed:,}"
+        return f"its pages have {found}, its footer claims {column.num_values:,} in {column.compressed:,}"
     if sum(page.uncompressed for page in pages) > column.uncompressed:
-        return "its pages are larger than its footer says"
+        return "its pages are larger than its footer claims"
     return _text_problem(file, column, pages) if column.physical_type == _TEXT else ""
 
 
 def _text_problem(file: BinaryIO, column: ColumnChunk, pages: list[_Page]) -> str:
-    """Whether few texts in a dictionary make many bytes."""
+    """Return a problem if the texts of a dictionary could expand to too many bytes, or ""."""
     for page in pages:
         if page.kind == _DICTIONARY_PAGE and page.uncompressed * column.num_values > MAX_TEXT_BYTES:
             longest = _longest_text(_content(file, column, page))
@@ -75,14 +76,17 @@ def _longest_text(plain: bytes) -> int:
 @dataclass(frozen=True)
 class _Page:
     kind: int
-    start: int  # of its content in the file
+    start: int  # offset of its content in the file
     compressed: int  # bytes
     uncompressed: int
     values: int
 
     @classmethod
     def parse(cls, data: bytes, at: int) -> _Page:
-        """The page whose header begins `data`, which lies at `at` in the file. Raises ValueError."""
+        """Parse the page header at the start of `data`, which is at offset `at` in the file.
+
+        Raises ValueError if it is invalid.
+        """
         reader = CompactReader(data)
         try:
             fields = reader.struct()

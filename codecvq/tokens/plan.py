@@ -1,8 +1,7 @@
-"""What a tokenize job will write, fixed before its first clip is read: which clips go in which shard, with
-which columns.
+"""The plan of a tokenize job: which clips go into which shard, and with which columns.
 
-The plan depends on nothing but the clips and the shard limits, so that every process and every later run
-comes to the same one.
+The plan is made before the first clip is read. It depends only on the clips and the shard limits, so every
+process and every later run makes the same plan.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # a part of file names; as `Job.shards` has it
+SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # used in file names; same pattern as in `Job.shards`
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One file to be written, and the clips that belong in it."""
+    """One shard file and its clips."""
 
     name: str
     clips: Sequence[Clip]
-    failures: tuple[TokenFailure, ...] = ()  # of the corpus: in the first shard
+    failures: tuple[TokenFailure, ...] = ()  # failures of the corpus; only in the first shard
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All files of a job, and the columns that the clips bring."""
+    """All shards of a job, and the extra columns of the clips."""
 
     job: Job
     shards: tuple[PlannedShard, ...]
@@ -53,16 +52,20 @@ class Plan:
 
 
 def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> Plan:
-    """The plan for these clips, in their order, split by split.
+    """Return the plan for these clips, in their order, split by split.
 
-    A shard is closed at `shard_clips` clips or `shard_seconds` of audio, whichever comes first; clips of
-    unknown length count as no audio. Splits are the corpus's, where `clips` is one; else what each clip says,
-    "train" by default. What the corpus could not use is among the failures of the first shard.
+    A shard ends after `shard_clips` clips or `shard_seconds` of audio, whichever comes first. Clips of
+    unknown duration count as 0 seconds. If `clips` is a corpus, it determines the splits; otherwise
+    `clip.split` does, with the default "train". Clips that the corpus lists as unusable are failures of the
+    first shard.
+
+    Raises TokensError for invalid limits, no clips, repeated ids, invalid split names, and columns without a
+    common type.
     """
     if shard_clips < 1 or not shard_seconds > 0:
         raise TokensError(
-            f"shard_clips={shard_clips} and shard_seconds={shard_seconds:g} leave no room. Give numbers "
-            "above 0."
+            f"shard_clips={shard_clips} and shard_seconds={shard_seconds:g} leave no space for clips. Give "
+            "numbers above 0."
         )
     splits = _splits(clips)
     if not splits:
@@ -87,7 +90,7 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
 
 
 def check_columns(card: Card, plan: Plan) -> None:
-    """Raises TokensError where a shard with the columns of the plan could not be written and read again."""
+    """Raise TokensError if a shard with the columns of the plan cannot be written and read back."""
     import pyarrow as pa
 
     all_clips = (clip for shard in plan.shards for clip in shard.clips)
@@ -101,25 +104,25 @@ def check_columns(card: Card, plan: Plan) -> None:
         Shard.read(sink, Path("a shard"), "train").group(0)
     except (TokensError, pa.ArrowException, ValueError) as error:
         raise TokensError(
-            f"the columns {', '.join(map(repr, plan.columns))[:200]} of the manifest cannot be kept in "
-            f"Parquet ({error}). Rename them, or leave them out."
+            f"the columns {', '.join(map(repr, plan.columns))[:200]} of the manifest cannot be stored in "
+            f"Parquet ({error}). Rename or remove them."
         ) from error
 
 
 def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
-    """The clips of each split, in order."""
+    """Return the clips of each split, in order."""
     split_of = getattr(given, "split_of", None) or (lambda clip: clip.split or "train")
     clips = given.lazy_clips if isinstance(given, Corpus) else Clips.from_clips(given)
     if duplicates := clips.duplicate_ids():
         id_ = clips[duplicates[0]].id
-        raise TokensError(f"two clips have the id {id_!r}. Ids name the rows, so each must occur once.")
+        raise TokensError(f"two clips have the id {id_!r}. Ids identify rows, so each must be unique.")
     splits: dict[str, array[int]] = {}
     for index, clip in enumerate(clips):
         split = str(split_of(clip))
         if not SPLIT_NAME.fullmatch(split):
             raise TokensError(
-                f"clip {clip.id!r} has the split {split[:100]!r}, but letters, digits, '_', '-' and '.' are "
-                "needed: it is a part of file names."
+                f"clip {clip.id!r} has the split {split[:100]!r}, but only letters, digits, '_', '-' and '.' "
+                "are allowed: the split is part of file names."
             )
         splits.setdefault(split, array("q")).append(index)
     return {split: clips.select(np.frombuffer(rows, np.int64)) for split, rows in splits.items()}
@@ -127,7 +130,7 @@ def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
 
 @dataclass(frozen=True)
 class _ChainedClips:
-    """The clips of all splits, which can be gone through again."""
+    """The clips of all splits, as an iterable that can be iterated repeatedly."""
 
     groups: tuple[Clips, ...]
 
@@ -156,8 +159,9 @@ def _parts(clips: Clips, shard_clips: int, shard_seconds: float) -> list[Clips]:
 def _digest(
     splits: Mapping[str, Sequence[Clip]], columns: Mapping[str, pa.DataType], failures: Iterable[TokenFailure]
 ) -> str:
-    """A hash of all that decides what the rows will be, but for the samples. Folders may move, so they are
-    left out.
+    """Return a hash of everything that determines the rows except the samples.
+
+    Excludes folders, so that audio files can be moved.
     """
     digest = hashlib.sha256(json.dumps({name: str(kind) for name, kind in columns.items()}).encode())
     for split, clips in splits.items():

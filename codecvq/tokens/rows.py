@@ -1,7 +1,7 @@
-"""The rows of a token dataset: as arrow batches, and what must hold of each.
+"""Rows of a token dataset: conversion to and from Arrow batches, and validation.
 
-`RowGroup` is the one place where rows that were read are checked: types, nulls, shape, range, lengths,
-`sample_rate` and `codec` against the card. It works on arrow's offsets, so that a group is checked at once.
+`RowGroup` validates all rows that are read: types, nulls, shape, range, lengths, and `sample_rate` and
+`codec` against the card. It works on Arrow offsets, so it checks a whole group at once.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DATASET_COLUMNS = ("id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec")
-MAX_CODES = 1 << 25  # of one row: what a reader can be sure to have memory for
-CODEC_DIGITS = 12  # of the hash in the column `codec`
-REWRITE_ADVICE = "Remove the file and run the same tokenize command again: it makes only this shard anew."
+MAX_CODES = 1 << 25  # per row, to limit the memory of a reader
+CODEC_DIGITS = 12  # hexadecimal digits of the hash in the column `codec`
+REWRITE_ADVICE = "Remove the file and run the same tokenize command again: it writes only this shard."
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One clip's codes `[N, T]`, how many samples they stand for, and the manifest's columns.
+    """The codes `[N, T]` of one clip, its length in samples, and the manifest columns.
 
-    Codes of a codebook with a stride above 1 are repeated over the frames of their block.
+    Codes of a codebook with a stride above 1 repeat over the frames of their block.
     """
 
     id: str
-    codes: npt.NDArray[np.integer[Any]]  # unsigned as read
+    codes: npt.NDArray[np.integer[Any]]  # unsigned if read from a file
     num_samples: int
     source: Mapping[str, Any]  # path, start_s
-    columns: Mapping[str, Any] = field(default_factory=dict)  # Any: whatever the manifest had
+    columns: Mapping[str, Any] = field(default_factory=dict)  # Any: manifest values
 
     @property
     def num_frames(self) -> int:
-        """T."""
+        """The number of frames T."""
         return self.codes.shape[1]
 
 
 @dataclass(frozen=True)
 class TokenFailure:
-    """A clip that has no row, and why."""
+    """A clip without a row, and the error."""
 
     id: str
     source: str
@@ -57,7 +57,7 @@ class TokenFailure:
 
 
 def codes_dtype(sizes: Sequence[int]) -> type[np.unsignedinteger[Any]]:
-    """The smallest of uint16, uint32 and uint64 that holds the codes of every codebook."""
+    """Return the smallest of uint16, uint32 and uint64 that fits the codes of all codebooks."""
     largest = max(sizes) - 1
     if largest < 2**16:
         return np.uint16
@@ -65,7 +65,7 @@ def codes_dtype(sizes: Sequence[int]) -> type[np.unsignedinteger[Any]]:
 
 
 def schema_of(card: Card, columns: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The shards' schema: our columns, then the manifest's."""
+    """Return the schema of the shards: the dataset columns, then the manifest columns."""
     import pyarrow as pa
 
     dataset_columns: list[tuple[str, pa.DataType]] = [
@@ -81,10 +81,10 @@ def schema_of(card: Card, columns: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 def schema_problem(schema: pa.Schema, card: Card) -> str:
-    """What is wrong with the columns of a shard that was read, or nothing."""
+    """Return what is wrong with the columns of a shard, or ""."""
     names = schema.names
     if len(set(names)) < len(names):
-        return "two columns have one name"
+        return "two columns have the same name"
     for own in schema_of(card, {}):
         if own.name not in names:
             return f"it has no column {own.name!r}"
@@ -95,7 +95,7 @@ def schema_problem(schema: pa.Schema, card: Card) -> str:
 
 
 def rows_to_batch(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence[TokenRow]) -> pa.RecordBatch:
-    """The rows as a batch of `schema_of`."""
+    """Return the rows as a batch with the schema of `schema_of`."""
     import pyarrow as pa
 
     schema = schema_of(card, columns)
@@ -120,28 +120,27 @@ def rows_to_batch(card: Card, columns: Mapping[str, pa.DataType], rows: Sequence
 
 
 def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
-    """What keeps codes that a codec made from being a row `[N, T]`, or nothing."""
+    """Return why the output of a codec is not valid for a row `[N, T]`, or ""."""
     books, frames = len(card.codebook_sizes), -(-num_samples // card.hop_length)
     if not np.issubdtype(codes.dtype, np.integer):
-        return f"the codec gave codes of type {codes.dtype}, not integers"
+        return f"the codec returned codes of type {codes.dtype}, not integers"
     if codes.shape != (books, frames):
         shape = list(codes.shape)
-        return f"the codec gave codes of shape {shape} for {num_samples} samples, not {[books, frames]}"
+        return f"the codec returned shape {shape} for {num_samples} samples, not {[books, frames]}"
     if codes.size > MAX_CODES:
-        return f"{codes.size:,} codes are more than the {MAX_CODES:,} of a row. Cut the recording"
+        return f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Cut the recording"
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
-            return f"the codec gave a code beyond the {size} entries of codebook {book}"
+            return f"the codec returned a code outside the {size} entries of codebook {book}"
     if change := first_change(codes, card.frames_per_code):
-        return (
-            f"the codec gave codes of codebook {change[0]} that change within a block, at frame {change[1]}"
-        )
+        return f"the codec returned codes of codebook {change[0]} that change in a block at frame {change[1]}"
     return ""
 
 
 def _list_array(rows: Sequence[Sequence[npt.NDArray[Any]]], dtype: type[np.unsignedinteger[Any]]) -> pa.Array:
-    """The codes `[T_n]` of every codebook of every row as list<list<dtype>>, without a Python object for
-    each.
+    """Return the codes `[T_n]` of all codebooks of all rows as list<list<dtype>>.
+
+    Does not create a Python object per code.
     """
     import pyarrow as pa
 
@@ -155,7 +154,10 @@ def _list_array(rows: Sequence[Sequence[npt.NDArray[Any]]], dtype: type[np.unsig
 
 
 def to_batch(table: pa.Table) -> pa.RecordBatch:
-    """The table in one piece, without a copy where it is. Raises pyarrow's errors."""
+    """Return the table as one batch, without a copy if its columns have one chunk.
+
+    Raises the errors of pyarrow.
+    """
     import pyarrow as pa
 
     arrays = []
@@ -167,26 +169,26 @@ def to_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 class RowGroup:
-    """The rows of one batch, checked against the card; a row with a problem cannot be fetched.
+    """The rows of one batch, validated against the card; access to an invalid row raises TokensError.
 
-    Raises TokensError where the batch as a whole cannot be read. `origin` names the file in errors.
+    Raises TokensError if the whole batch cannot be read. `origin` names the file in errors.
     """
 
     def __init__(self, batch: pa.RecordBatch, card: Card, origin: str) -> None:
         import pyarrow as pa
 
         try:
-            batch.validate(full=True)  # offsets, and texts that are not UTF-8
+            batch.validate(full=True)  # checks offsets and UTF-8
         except (pa.ArrowException, ValueError) as error:
             raise TokensError(f"{origin} is damaged ({error}). {REWRITE_ADVICE}") from error
         self.batch, self.card, self.origin = batch, card, origin
         self._codes = _Codes(batch.column("codes"), card, _numpy(batch.column("num_frames"), -1))
         if self._codes.cells > MAX_CODES and card.strides is not None:
             raise TokensError(
-                f"{origin} is damaged (a row group of {self._codes.cells:,} codes, repeated ones included; "
+                f"{origin} is damaged (a row group of {self._codes.cells:,} codes, including repeated codes; "
                 f"at most {MAX_CODES:,} are read). {REWRITE_ADVICE}"
             )
-        #: position -> what is wrong with the row
+        #: row index -> what is wrong with the row
         self.problems = self._problems()
 
     def __len__(self) -> int:
@@ -196,7 +198,7 @@ class RowGroup:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> TokenRow:
-        """A row; raises TokensError where it is not as it must be."""
+        """Return a row; raises TokensError if it is invalid."""
         if index in self.problems:
             raise TokensError(f"{self.origin}: {self.problems[index]}. {REWRITE_ADVICE}")
         samples, sources, columns = self._values
@@ -206,12 +208,12 @@ class RowGroup:
 
     @cached_property
     def ids(self) -> list[str]:
-        """The ids of the rows; an empty text for a null."""
+        """The ids of the rows; "" for a null."""
         return [id or "" for id in self.batch.column("id").to_pylist()]
 
     @cached_property
     def _values(self) -> tuple[list[int], list[dict[str, Any]], list[dict[str, Any]]]:
-        """`num_samples`, `source` and the manifest's columns of every row, as Python values."""
+        """`num_samples`, `source` and the manifest columns of all rows, as Python values."""
         import pyarrow as pa
 
         names = [name for name in self.batch.schema.names if name not in DATASET_COLUMNS]
@@ -223,7 +225,7 @@ class RowGroup:
             OverflowError,
             TypeError,
             LookupError,
-        ) as error:  # dates, zones
+        ) as error:  # for example invalid dates or time zones
             raise TokensError(
                 f"{self.origin} holds values that cannot be read ({error}). {REWRITE_ADVICE}"
             ) from error
@@ -237,7 +239,7 @@ class RowGroup:
         return bad
 
     def _rules(self) -> Iterator[tuple[npt.NDArray[np.bool_], Callable[[int], str]]]:
-        """For each rule the rows `[R]` that break it, and the words for one of them."""
+        """Yield for each rule the mask `[R]` of violating rows, and a function that describes one row."""
         columns = dict(zip(self.batch.schema.names, self.batch.columns, strict=True))
         card, codes = self.card, self._codes
         for name in DATASET_COLUMNS:
@@ -253,7 +255,7 @@ class RowGroup:
             codes.ragged,
             lambda i: f"has codebooks of {codes.lengths_of(i)} codes, but num_frames is {frames[i]}",
         )
-        yield codes.out_of_range(card.codebook_sizes), lambda _: "has a code beyond its codebook"
+        yield codes.out_of_range(card.codebook_sizes), lambda _: "has a code outside its codebook"
         yield (
             (samples < 0) | (frames != -(-samples // card.hop_length)),
             (lambda i: f"has {frames[i]} frames for {samples[i]} samples"),
@@ -270,9 +272,9 @@ def _missing_message(name: str, row: int) -> str:
 
 
 class _Codes:
-    """A column of codes: list of lists of integers, as numpy, for `R` rows, `M` codebooks of them all.
+    """A column of codes (list of lists of integers) as numpy arrays: `R` rows with `M` codebooks in total.
 
-    `frames` `[R]` are those that the rows claim to have.
+    `frames` `[R]` is the column `num_frames`, not yet validated.
     """
 
     def __init__(self, column: pa.Array, card: Card, frames: npt.NDArray[np.int64]) -> None:
@@ -289,11 +291,11 @@ class _Codes:
 
     @property
     def cells(self) -> int:
-        """How many codes the rows have in memory, repeated ones included."""
+        """The number of codes of all rows in memory, including repeated codes."""
         return sum(map(operator.mul, self.books.tolist(), self._frames.clip(0).tolist()))
 
     def row(self, index: int) -> npt.NDArray[Any]:
-        """The codes `[N, T]` of a row without problems."""
+        """Return the codes `[N, T]` of a valid row."""
         first, last = self._outer[index], self._outer[index + 1]
         if max(self._strides) == 1:
             return self._values[self._inner[first] : self._inner[last]].reshape(last - first, -1)
@@ -301,13 +303,13 @@ class _Codes:
         return join_blocks(parts, self._strides, int(self._frames[index]))
 
     def lengths_of(self, index: int) -> str:
-        """The lengths of a row's codebooks, for an error."""
+        """Return the numbers of codes per codebook of a row, as text for an error."""
         lengths = self._lengths[self._outer[index] : self._outer[index + 1]].tolist()
         return ", ".join(map(str, lengths[:8])) + (", …" if len(lengths) > 8 else "")
 
     @property
     def has_null(self) -> npt.NDArray[np.bool_]:
-        """Rows `[R]` with a null in the place of a codebook or of a code."""
+        """Mask `[R]` of rows with a null codebook or a null code."""
         lists = _numpy(self._lists.is_null())
         values = self._lists.values
         if values.null_count:
@@ -318,12 +320,12 @@ class _Codes:
 
     @property
     def ragged(self) -> npt.NDArray[np.bool_]:
-        """Rows `[R]` with a codebook that has not one code for each of its blocks of the row's frames."""
+        """Mask `[R]` of rows with a codebook whose number of codes does not match the frames."""
         strides = np.array(self._strides)[np.minimum(self._book_of, len(self._strides) - 1)]
         return self._rows_with(self._lengths != -(-self._frames[self._row_of] // strides))
 
     def out_of_range(self, sizes: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Rows `[R]` with a code that their codebook does not have."""
+        """Return the mask `[R]` of rows with a code outside its codebook."""
         filled = np.flatnonzero(self._lengths)
         largest = (
             np.maximum.reduceat(self._values[: self._inner[-1]], self._inner[filled]) if len(filled) else 0
@@ -335,7 +337,7 @@ class _Codes:
         return self._rows_with(out_of_range)
 
     def _rows_with(self, lists: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Rows `[R]` that have one of the codebooks `[M]`."""
+        """Return the mask `[R]` of rows with a codebook in the mask `lists` `[M]`."""
         return np.bincount(self._row_of[lists], minlength=len(self.books)) > 0
 
 

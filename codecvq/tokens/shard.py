@@ -1,12 +1,12 @@
-"""A shard of a token dataset: a Parquet file, written whole or not at all, and read within limits.
+"""A shard of a token dataset: a Parquet file, written atomically and read within memory limits.
 
-A shard is the unit of work: its rows, the card of its codec and the clips of it that failed are in the one
-file, so that there is nothing that a process killed between two writes could leave in contradiction. Codes
-are plain lists: fixed-size ones are ten times slower to read through Hugging Face, and binary ones lose
-trailing zero bytes.
+A shard is the unit of work. Its rows, the card of its codec and its failed clips are in one file, so a
+process that is killed between two writes cannot leave an inconsistent dataset. Codes are plain lists.
+Fixed-size lists are ten times slower to read with Hugging Face `datasets`, and binary values lose trailing
+zero bytes.
 
-The footer also has a checksum of every row group's content and of the failures. Shards written before there
-were checksums have none of it and are read without.
+The footer also has a checksum of each row group and of the failures. Older shards without checksums are read
+without this check.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ if TYPE_CHECKING:
 
 CARD_KEY, FAILURES_KEY, CHECKSUMS_KEY = b"codecvq.codec", b"codecvq.failures", b"codecvq.checksums"
 _ARROW_KEY = b"ARROW:schema"
-ROW_GROUP = 1000  # rows at most: what reading a single one costs
-GROUP_CODES = 1 << 22  # codes in a row group of several rows, about
+ROW_GROUP = 1000  # maximum rows per group; reading one row reads its whole group
+GROUP_CODES = 1 << 22  # approximate limit of codes per row group of several rows
 SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.parquet")
 
-#: what the columns of a row group may hold: a fixed number, and more in proportion to their bytes in the file
+#: Limits for the columns of a row group: a fixed number, plus a number per byte in the file.
 BASE_CODES, BASE_VALUES, VALUES_PER_BYTE = MAX_CODES, 1 << 22, 16
 BASE_BYTES, UNPACKED_PER_BYTE = 1 << 28, 64
-MAX_FOOTER_ELEMENTS = 100_000  # elements of a list; columns, row groups
+MAX_FOOTER_ELEMENTS = 100_000  # elements of one list: columns or row groups
 
 
 class _Checksums(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    groups: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...]  # of each row group's content
+    groups: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...]  # of each row group
     failures: Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -79,7 +79,7 @@ class _Failures(BaseModel):
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """The file name of a shard, in the form that Hugging Face uses."""
+    """Return the file name of a shard, in the pattern of Hugging Face."""
     return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
@@ -90,9 +90,9 @@ def write_shard(
     rows: Sequence[TokenRow],
     failures: Sequence[TokenFailure],
 ) -> None:
-    """Writes a shard: the rows as they come, the card, the failures and the checksums in its footer.
+    """Write a shard: the rows in the given order; the card, failures and checksums in the footer.
 
-    Raises TokensError for a row that could not be read again.
+    Raises TokensError for an invalid row.
     """
     with atomic_file(path) as temporary:
         write_parquet(temporary, card, columns, rows, failures, str(path))
@@ -101,14 +101,14 @@ def write_shard(
 
 
 def write_parquet(
-    sink: Any,  # a path or a file, as pyarrow takes it
+    sink: Any,  # a path or a file object
     card: Card,
     columns: Mapping[str, pa.DataType],
     rows: Sequence[TokenRow],
     failures: Sequence[TokenFailure],
     origin: str,
 ) -> None:
-    """Writes the Parquet file of a shard to `sink`; `origin` names it in errors."""
+    """Write the Parquet file of a shard to `sink`; `origin` names it in errors."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -128,13 +128,13 @@ def write_parquet(
     }
     labelled = schema_of(card, columns).with_metadata(footer)
     with pq.ParquetWriter(sink, labelled, compression="zstd", write_page_checksum=True) as writer:
-        for group in groups:  # none where all clips failed: an empty one stops Hugging Face's reader
+        for group in groups:  # no group if all clips failed: the Hugging Face reader fails on an empty one
             table = pa.Table.from_batches([group]).replace_schema_metadata(footer)
             writer.write_table(table, row_group_size=len(table))
 
 
 def _group_sizes(rows: Sequence[TokenRow]) -> Iterator[int]:
-    """How many rows go in each row group."""
+    """Yield the number of rows of each row group."""
     count = codes = 0
     for row in rows:
         if count and (count == ROW_GROUP or codes + row.codes.size > GROUP_CODES):
@@ -147,25 +147,25 @@ def _group_sizes(rows: Sequence[TokenRow]) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a dataset, its footer read."""
+    """One shard file, with its footer already read."""
 
     path: Path
     split: str
     card: Card
-    failures: tuple[TokenFailure, ...]  # clips of this shard that have no row
-    checksums: tuple[int, ...] | None  # of each row group; None in shards that were written without
+    failures: tuple[TokenFailure, ...]  # clips of this shard without a row
+    checksums: tuple[int, ...] | None  # of each row group; None in older shards
     metadata: pq.FileMetaData
     groups: tuple[RowGroupMetadata, ...]
-    source: Any  # a path or a file, as pyarrow takes it
+    source: Any  # a path or a file object
 
     @classmethod
     def open(cls, path: Path) -> Shard:
-        """The shard in a file; raises TokensError where it cannot be read."""
+        """Open a shard file; raises TokensError if it cannot be read."""
         name = SHARD_NAME.fullmatch(path.name)
         if name is None:
             raise TokensError(
-                f"{path} is not named like a shard (split-00000-of-00001.parquet). Move it out of the data "
-                "folder."
+                f"{path} does not have the name of a shard (split-00000-of-00001.parquet). Move it out of "
+                "the data folder."
             )
         if not path.is_file():
             raise TokensError(f"{path} is not a regular file. {REWRITE_ADVICE}")
@@ -173,7 +173,7 @@ class Shard:
 
     @classmethod
     def read(cls, source: Any, path: Path, split: str) -> Shard:
-        """The shard in `source`, a path or a file; `path` names it in errors."""
+        """Read the footer of the shard in `source`, a path or a file; `path` names it in errors."""
         try:
             with _open(source) as stream:
                 groups = read_groups(stream)
@@ -195,18 +195,16 @@ class Shard:
 
     @property
     def group_sizes(self) -> list[int]:
-        """Rows in each row group."""
+        """The number of rows of each row group."""
         return [group.num_rows for group in self.groups]
 
     def rows(self) -> Iterator[TokenRow]:
-        """Every row, in order; raises TokensError at the first that is damaged."""
+        """Yield every row, in order; raises TokensError at the first damaged row."""
         for index in range(len(self.groups)):
             yield from self.group(index)
 
     def group(self, index: int) -> RowGroup:
-        """The rows of one row group. Raises TokensError where it cannot be read, or is not what was
-        written.
-        """
+        """Read one row group; raises TokensError if it is damaged."""
         batch = self._read(index)
         if batch.num_rows != self.group_sizes[index]:
             raise _damaged_error(self.path, f"row group {index} has {batch.num_rows} rows")
@@ -216,7 +214,7 @@ class Shard:
         return group
 
     def ids(self) -> list[str]:
-        """The ids of all rows, in order."""
+        """Read the ids of all rows, in order."""
         found = []
         for index in range(len(self.groups)):
             batch = self._read(index, ["id"])
@@ -261,7 +259,7 @@ def _parquet_file(source: Any, metadata: pq.FileMetaData | None = None) -> pq.Pa
 
 
 def _read_errors() -> tuple[type[Exception], ...]:
-    """What pyarrow raises about a damaged file."""
+    """Return the exceptions that pyarrow raises for a damaged file."""
     import pyarrow as pa
 
     return (pa.ArrowException, OSError, ValueError, OverflowError, TypeError)
@@ -273,7 +271,7 @@ def _damaged_error(path: Path, what: object) -> TokensError:
 
 
 def _groups_problem(groups: Sequence[RowGroupMetadata]) -> str:
-    """What in the row groups is not as this module writes it, or would take more memory than the file may."""
+    """Return the first row group with an invalid number of rows or too much memory use, or ""."""
     for index, group in enumerate(groups):
         if not 0 < group.num_rows <= ROW_GROUP:
             return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
@@ -307,7 +305,7 @@ def _schema_problem(schema: pa.Schema, card: Card, texts: Mapping[bytes, bytes])
 def _footer(
     path: Path, texts: Mapping[bytes, bytes], groups: int
 ) -> tuple[tuple[TokenFailure, ...], tuple[int, ...] | None]:
-    """The failures and the checksums in a footer."""
+    """Return the failures and the checksums in a footer."""
     failed = texts.get(FAILURES_KEY, b"null")
     whole = parse_json(
         b'{"failures": ' + failed + b"}", f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
@@ -321,5 +319,5 @@ def _footer(
     fields = parse_json(texts[CHECKSUMS_KEY], f"{path}, checksums", error=TokensError, advice=REWRITE_ADVICE)
     sums = validated(_Checksums, fields, f"{path}, checksums", error=TokensError, advice=REWRITE_ADVICE)
     if sums.failures != zlib.crc32(failed) or len(sums.groups) != groups:
-        raise _damaged_error(path, "the checksums do not fit")
+        raise _damaged_error(path, "the checksums do not match")
     return failures, sums.groups
