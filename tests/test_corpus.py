@@ -236,7 +236,7 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
         (
             "m.jsonl",
             '{"path": "gone.wav"}\n',
-            "none of its 1 files can be used, the first: line 1 of m.jsonl: the file",
+            "none of its 1 files can be used. The first error: line 1 of m.jsonl: the file",
         ),
         ("m.csv", "path,text\na.wav\n", "line 2: it has fewer columns"),
         ("m.csv", 'path,text\na.wav,"open\n', "Repair the quotes"),
@@ -272,13 +272,13 @@ def test_speakers_are_kept_and_dropped_by_name(tmp_path):
     assert open_corpus(manifest=manifest, exclude_speakers=["bob"]).speakers == ("ann", "cy")
     with pytest.raises(CorpusError, match=r"no speaker 'anne'. Did you mean 'ann'"):
         open_corpus(manifest=manifest, speakers=["anne"])
-    with pytest.raises(CorpusError, match="keeps no clips"):
+    with pytest.raises(CorpusError, match="has no clips left"):
         open_corpus(manifest=manifest, exclude_speakers=["ann", "bob", "cy"])
 
 
 def test_without_speakers_there_is_no_split_by_speaker(tmp_path):
     write_noise(tmp_path / "a.wav")
-    with pytest.raises(CorpusError, match="names no speaker"):
+    with pytest.raises(CorpusError, match="has no speaker"):
         open_corpus(folder=tmp_path, split_by="speaker")
     with pytest.raises(CorpusError, match="name no speaker"):
         open_corpus(folder=tmp_path, exclude_speakers=["ann"])
@@ -339,7 +339,7 @@ def test_several_names_are_one_corpus_and_each_is_named_once(registered):
         registered.unregister(origin)
     assert corpus.name == "good+more"
     assert [clip.id for clip in corpus] == [open_corpus("good")[0].id, "b"]
-    with pytest.raises(CorpusError, match="named twice"):
+    with pytest.raises(CorpusError, match="contain a duplicate"):
         open_corpus(["good", "good"])
     with pytest.raises(CorpusError, match="exactly one of"):
         open_corpus(["good", "more"], folder="/somewhere")

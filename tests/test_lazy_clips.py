@@ -135,7 +135,7 @@ def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) 
     assert not path.exists()
     with pytest.raises(CorpusError, match="clip 'o' cannot be stored"):
         collect_clips([Own(id="o", path=folder)])  # of a class that no other process can find
-    with pytest.raises(CorpusError, match="gives str where a Clip is needed"):
+    with pytest.raises(CorpusError, match="returned str, but a Clip is needed"):
         collect_clips([*clips, "clip"])  # type: ignore[list-item]
 
 

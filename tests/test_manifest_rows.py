@@ -71,15 +71,15 @@ def test_an_end_alone_cuts_and_a_start_alone_goes_to_the_end(folder: Path) -> No
     [
         ({"start": 1.0, "end": 0.5}, "ends at 0.5 s, which is not behind its start, 1 s"),
         ({"start": 0.5, "end": 1.0, "duration": 2.0}, "contradict each other"),
-        ({"start": 0.5, "offset": 1.0}, "start 0.5 and offset 1.0, which mean the same"),
+        ({"start": 0.5, "offset": 1.0}, "start 0.5 and offset 1.0, which have the same meaning"),
         ({"end": "last"}, "end is 'last', but seconds from 0 up"),
         ({"start": True}, "start is True, but seconds"),
         ({"duration": "nan"}, "duration is 'nan', but seconds"),
         ({"start": 1e300}, "start is 1e+300, but seconds"),
-        ({"start_ms": 500}, "'start_ms' is not understood. Give seconds as 'start'"),
-        ({"end_ms": 500}, "'end_ms' is not understood"),
-        ({"start_sample": 500}, "'start_sample' is not understood"),
-        ({"channels": [0]}, "'channels' is not understood"),
+        ({"start_ms": 500}, "'start_ms' is not supported. Give seconds as 'start'"),
+        ({"end_ms": 500}, "'end_ms' is not supported"),
+        ({"start_sample": 500}, "'start_sample' is not supported"),
+        ({"channels": [0]}, "'channels' is not supported"),
         ({"channel": "left"}, "channel is 'left', but the number of a channel"),
         ({"channel": -1}, "channel is -1, but"),
         ({"id": {"a": 1}}, "id is {'a': 1}, but text is needed"),
@@ -134,7 +134,7 @@ def test_a_wrong_duration_cuts_nothing_and_is_told(folder: Path, caplog: pytest.
     assert [clip.read(RATE).size for clip in measured] == [2 * RATE] * 4
     assert [record.getMessage() for record in caplog.records] == [
         "corpus m: 2 clips are not as long as it says; the lengths of their files are used. The first is 1: "
-        "2000 s are said, and its file has 2.000 s."
+        "its stated duration is 2000 s, but its file has 2.000 s."
     ]
     assert measured.measured() is measured
 
@@ -179,7 +179,7 @@ def test_rows_without_a_usable_file_are_failures_that_say_why(folder: Path, path
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("m.csv", "path,text,text\na.wav,b,c\n", "two columns are called 'text'"),
+        ("m.csv", "path,text,text\na.wav,b,c\n", "two columns are named 'text'"),
         ("m.jsonl", '{"path": "a.wav", "x": ' + "[" * 10000 + "]" * 10000 + "}", "nested too deeply"),
         ("m.jsonl", '{"path": "a.wav", "x": ' + "9" * 5000 + "}", "does not fit in 64 bits"),
         ("m.jsonl", '{"path": "a.wav", "x": "\\ud800"}', "lone surrogate"),

@@ -150,7 +150,7 @@ def test_files_outside_of_an_audio_folder_are_not_read(audio_folder: Path) -> No
 def test_another_metadata_file_makes_no_metadata_of_a_folder(audio_folder: Path, content: str) -> None:
     (audio_folder / "metadata.csv").write_text(content)
     assert [clip.id for clip in open_corpus(source=audio_folder)] == [f"data/{n}" for n in range(4)]
-    with pytest.raises(CorpusError, match="of a known form"):
+    with pytest.raises(CorpusError, match="with a supported layout"):
         open_corpus(source=audio_folder, reader="metadata")
 
 
@@ -179,7 +179,7 @@ def test_a_source_finds_its_reader(ljspeech: Path, tmp_path: Path) -> None:
         open_corpus(source=ljspeech / "wavs" / "LJ001.wav")
     with pytest.raises(CorpusError, match=r"does not exist\. Give a folder of audio"):
         open_corpus(source=tmp_path / "nowhere" / "x")
-    with pytest.raises(CorpusError, match=r"root .* says where a named corpus lies"):
+    with pytest.raises(CorpusError, match=r"root .* is the location of a registered corpus"):
         open_corpus(source=ljspeech, root=tmp_path)
     with pytest.raises(CorpusError, match="there is no source"):
         open_corpus(folder=ljspeech, reader="metadata")
@@ -243,7 +243,7 @@ def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
     for name, why in {
         "broken": "failed with .*KeyError",
         "text": "'clips' where clips are needed",
-        "numbers": "gives int where a Clip is needed",
+        "numbers": "returned int, but a Clip is needed",
         "nothing": "found no clips in .*The first failure: a: why",
         "twice": "two clips have the id 'a'",
     }.items():

@@ -272,7 +272,7 @@ def test_clips_that_cannot_be_read_are_logged_once_when_they_are_met(tmp_path, c
     with caplog.at_level(logging.WARNING):
         list(load_batches(segments, 0, 30))
     assert [record.getMessage()[:32] for record in caplog.records] == [
-        "clip 2 is left out: " + str(tmp_path)[:12]
+        "clip 2 is skipped: " + str(tmp_path)[:12]
     ]
     assert "NaN or infinite samples" in caplog.text
 

@@ -111,7 +111,7 @@ def test_a_recorded_split_is_kept_and_says_so(folder: Path, caplog: pytest.LogCa
         kept = read_split(file).apply(corpus)
     assert [kept.split_of(clip) for clip in kept][:30] == [row["split"] for row in rows[:30]]
     assert [kept.split_of(clip) for clip in kept][30:] == [corpus.split_of(clip) for clip in corpus][30:]
-    assert "7 of 60 clips of corpus wavs would be in another split today" in caplog.text
+    assert "7 of 60 clips of corpus wavs would be in another split now" in caplog.text
 
 
 def test_a_run_goes_on_with_the_split_it_began_with(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(t
 )
 def test_a_damaged_split_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "split.jsonl").write_bytes(content)
-    with pytest.raises(CorpusError, match=r"split\.jsonl.*delete it to have the clips split anew"):
+    with pytest.raises(CorpusError, match=r"split\.jsonl.*delete it to split the clips again"):
         read_split(tmp_path / "split.jsonl")
 
 

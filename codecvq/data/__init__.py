@@ -1,6 +1,7 @@
-"""Data: clips, what reads them (hook `codecvq_readers`), corpora, and the segments that training takes.
+"""Clips, readers (hook `codecvq_readers`), corpora, and training segments.
 
-What is exported here is what users and plugin authors import; it needs no torch, and is loaded on first use.
+Exports the names for users and plugin authors. Each is imported on first use, so that importing this package
+does not import torch.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ __all__ = [
     "split_of",
 ]
 
-_PLACES = {
+_MODULES = {
     "codecvq.audio": ("Audio", "find_audio_files", "read_audio"),
     "codecvq.data.audio_source": ("AudioFile", "AudioSource"),
     "codecvq.data.clip": ("Clip", "ClipFailure"),
@@ -53,10 +54,10 @@ _PLACES = {
     "codecvq.data.manifest": ("read_manifest",),
     "codecvq.data.segments": ("AugmentConfig", "Segments"),
 }
-_LAZY = {name: module for module, names in _PLACES.items() for name in names}
+_LAZY = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+def __getattr__(name: str) -> Any:  # Any: every exported name
     if name not in _LAZY:
         raise AttributeError(f"module 'codecvq.data' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

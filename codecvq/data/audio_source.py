@@ -1,4 +1,4 @@
-"""Where the audio of a clip is: a file, or what a plugin reads it from, as a member of an archive."""
+"""Sources of a clip's audio: a file, or anything that a plugin can read, such as a member of an archive."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from codecvq.limits import LONGEST_S
 
 
 class AudioSource(Protocol):
-    """A recording. It is immutable, hashable and small, and can be pickled: it goes with its clip to other
-    processes. Each method raises AudioError or OSError where the recording cannot be read.
+    """A recording: the interface that plugins implement to read audio from other places than files.
+
+    Implementations are immutable, hashable, small and picklable, because a source is sent with its clip to
+    other processes. Each method raises AudioError or OSError if the recording cannot be read.
     """
 
     def read(
         self, *, start_s: float = 0.0, duration_s: float | None = None, longest_s: float = LONGEST_S
     ) -> Audio:
-        """The samples `[C, S]` at the recording's own rate; of the part, if it is given. Audio that ends
-        before the part is shorter; more than `longest_s` seconds is an error.
+        """Read samples `[C, S]` at the sample rate of the recording.
+
+        `start_s` and `duration_s` select a part. The result is shorter if the recording ends before the part
+        does. Raises AudioError for more than `longest_s` seconds.
         """
 
     def length_s(self) -> float:
-        """Seconds of the whole recording."""
+        """Duration of the whole recording in seconds."""
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that tell the recording from others, whatever it is called."""
+        """32 hexadecimal digits that identify the recording, independent of its name."""
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file of its own."""
+    """An audio file."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""A clip: one utterance, where it lies, and what is known about it."""
+"""`Clip`: one utterance with its location and metadata."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.limits import LONGEST_S
 
-ROUNDING_S = 0.1  # by which a part may end behind its file: what rounding does to numbers in a manifest
+ROUNDING_S = 0.1  # a part may end this much after its file: times in manifests are often rounded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One utterance: a file, or a part of one, and what is known about it.
+    """One utterance: a file or a part of a file, with its metadata.
 
-    Ids and texts that UTF-8 cannot hold (a file name of other bytes, a lone surrogate) are written out, as
-    `caf\\xe9~0b5f7a2c`.
+    Ids and texts that UTF-8 cannot encode (file names with other bytes, lone surrogates) are escaped, for
+    example `caf\\xe9~0b5f7a2c`.
     """
 
     id: str
@@ -34,16 +34,16 @@ class Clip:
     speaker: str = ""
     language: str = ""  # BCP 47, like "en-US"
     licence: str = ""
-    split: str = ""  # "train", "validation" or "test" where the corpus fixes it; empty for "by the hash"
-    split_key: str = ""  # what the hash is taken of, where not the id: clips that say the same share one
+    split: str = ""  # "train", "validation" or "test" if the corpus fixes it; "": the hash decides
+    split_key: str = ""  # hashed in place of the id, if not empty: clips with equal keys share a split
     start_s: float = 0.0
-    duration_s: float | None = None  # None: to the end of the file, wherever that is
-    open_end: bool = False  # `duration_s` only tells, perhaps rounded; the clip goes to the end of its file
+    duration_s: float | None = None  # None: to the end of the file
+    open_end: bool = False  # `duration_s` is informative, perhaps rounded; the clip ends with its file
     channel: int | None = None  # from 0; None: the mean of all channels
-    #: A manifest's own columns, untouched; Any: JSON values.
+    #: The other columns of a manifest, unchanged; Any: JSON values.
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    measured: bool = field(default=False, compare=False)  # `duration_s` has been compared with the file
-    #: The audio, where it is no file of its own: a reader's. `path` then only names it, in lists and errors.
+    measured: bool = field(default=False, compare=False)  # `duration_s` was compared with the file
+    #: The audio, if it is not a file. `path` then only names the clip in lists and errors.
     source: AudioSource | None = None
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class Clip:
             object.__setattr__(self, name, utf8_safe(getattr(self, name)))
 
     def read(self, sample_rate: int, *, longest_s: float = LONGEST_S) -> npt.NDArray[np.float32]:
-        """The clip's samples `[S]`, mono, at that rate.
+        """Read the mono samples `[S]` of the clip, resampled to `sample_rate`.
 
-        Raises AudioError where the file cannot be read, is longer than `longest_s`, or ends before the clip.
+        Raises AudioError if the file cannot be read, is longer than `longest_s`, or ends before the clip.
         """
         limit_s = None if self.open_end else self.duration_s
         audio = self.audio.read(start_s=self.start_s, duration_s=limit_s, longest_s=longest_s)
@@ -63,49 +63,54 @@ class Clip:
         return resample(self.mono(audio), audio.sample_rate, sample_rate)
 
     def mono(self, audio: Audio) -> npt.NDArray[np.float32]:
-        """The clip's channel `[S]` of its file's audio, or the mean of all. Raises AudioError."""
+        """Return the channel `[S]` that the clip selects, or the mean of all channels. Raises AudioError."""
         if self.channel is None:
             return to_mono(audio.samples, printable(str(self.path)))
         if self.channel >= len(audio.samples):
             raise AudioError(
-                f"{printable(str(self.path))} has {len(audio.samples)} channels, and clip "
-                f"{printable(self.id)} is of channel {self.channel} (0 is the first). Correct the manifest."
+                f"{printable(str(self.path))} has {len(audio.samples)} channels, but clip "
+                f"{printable(self.id)} selects channel {self.channel} (0 is the first). Correct the manifest."
             )
         return audio.samples[self.channel]
 
     def duration_error(self, available_s: float) -> str:
-        """Return why the file, with `available_s` seconds from the clip on, is too short; "" if not."""
+        """Return an error message if the clip is longer than `available_s`, or "".
+
+        `available_s` is the number of seconds from the start of the clip to the end of its file.
+        """
         if self.duration_s is None or self.duration_s <= available_s + ROUNDING_S:
             return ""
         end_s = self.start_s + self.duration_s
         return (
             f"{printable(str(self.path))} ends at {self.start_s + available_s:.3f} s, but clip "
             f"{printable(self.id)} is the part from {self.start_s:g} to {end_s:g} s. Correct the manifest "
-            "(its times are seconds)."
+            "(its times are in seconds)."
         )
 
     @property
     def audio(self) -> AudioSource:
-        """The recording that the clip is, or is a part of."""
+        """The recording that contains the clip."""
         return self.source or AudioFile(self.path)
 
     @property
     def part_suffix(self) -> str:
-        """What tells parts of one file apart, `@12.5` or `@12.5#1`; empty for a whole file."""
+        """Suffix that distinguishes parts of one file: `@12.5` or `@12.5#1`; "" for a whole file."""
         is_whole = self.start_s == 0 and (self.open_end or self.duration_s is None)
         start = "" if is_whole else f"@{self.start_s:.10g}"
         return start if self.channel is None else f"{start}#{self.channel}"
 
     def identity(self) -> str:
-        """What tells the recording from others, whatever it is called and wherever it lies: the file's
-        `fingerprint` and the clip's `part_suffix`. Raises AudioError or OSError if it cannot be read.
+        """Identify the recording, independent of its name and location.
+
+        Returns the `fingerprint` of the file followed by `part_suffix`. Raises AudioError or OSError if the
+        file cannot be read.
         """
         return f"{self.audio.fingerprint()}{self.part_suffix}"
 
 
 @dataclass(frozen=True)
 class ClipFailure:
-    """A clip that cannot be used, and why."""
+    """A clip that cannot be used, with the error message."""
 
     id: str
     path: Path

@@ -1,4 +1,4 @@
-"""`Clips`: clips that are made when they are used."""
+"""`Clips`: a sequence whose clips are created on access."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ Rows = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ClipListing:
-    """What a reader found: clips, of which each is made when it is taken, and what cannot be used."""
+    """The result of a reader: clips, possibly created on access, and the clips that cannot be used."""
 
     clips: Sequence[Clip]
     failures: tuple[ClipFailure, ...] = ()
-    name: str = ""  # of the corpus; "": that of the file or folder
+    name: str = ""  # of the corpus; "": the name of the file or folder
 
 
 class Clips(Sequence[Clip]):
-    """Rows of a source, in an order of their own. A clip is made when it is taken, and not kept.
+    """A selection of the rows of a source, in any order. Clips are created on access and not cached.
 
-    `source[row]` makes a clip: a tuple of clips, or a sequence that reads a file. What is needed of all clips
-    at once is in `columns`, which also hold what a corpus knows better than the source: splits that a run has
-    written down, and lengths that were measured.
+    `source[row]` returns a clip; a source is a tuple of clips or a sequence that reads a file. `columns`
+    holds the values that are needed for all clips at once. Splits that a run recorded and measured durations
+    in it override the values of the source.
     """
 
-    MAX_IN_MEMORY = 20_000  # up to so many clips of a source, a reader keeps them as they are
+    MAX_IN_MEMORY = 20_000  # readers hold up to this many clips of a source in memory
 
     def __init__(self, source: Sequence[Clip], columns: Columns, rows: SharedArray | None = None) -> None:
-        self._source, self._columns, self._rows = source, columns, rows  # rows None: all of them
+        self._source, self._columns, self._rows = source, columns, rows  # rows None: all rows
 
     @classmethod
     def from_clips(cls, clips: Iterable[Clip]) -> Clips:
-        """The clips of a sequence, which is kept, or of an iterator, which ends up in memory. Each clip is
-        looked at once.
+        """Create `Clips` from a sequence (becomes the source) or an iterator (is read into memory).
+
+        Reads each clip once.
         """
         if isinstance(clips, Clips):
             return clips
@@ -80,21 +81,21 @@ class Clips(Sequence[Clip]):
     def __repr__(self) -> str:
         return f"Clips({len(self)} of {type(self._source).__name__})"
 
-    # all clips at once
+    # values of all clips
 
     @property
     def durations_s(self) -> npt.NDArray[np.float64]:
-        """Seconds of each clip, NaN where they are not known."""
+        """Duration of each clip in seconds; NaN if unknown."""
         return self._column(self._columns.duration_s)
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
-        """Whether the duration of each clip has been compared with its file."""
+        """Whether the duration of each clip was compared with its file."""
         return self._column(self._columns.measured)
 
     @property
     def explicit_splits(self) -> npt.NDArray[np.uint8]:
-        """The `split_code` of the split that each clip states."""
+        """The `split_code` of the split that each clip specifies."""
         return self._column(self._columns.explicit_split)
 
     @property
@@ -104,16 +105,16 @@ class Clips(Sequence[Clip]):
 
     @property
     def speaker_codes(self) -> npt.NDArray[np.int32]:
-        """The speaker of each clip, as an index in `speakers`."""
+        """The speaker of each clip, as an index into `speakers`."""
         return self._column(self._columns.speaker)
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """The speakers that `speaker_codes` count; "" is no speaker. Some may have no clip here."""
+        """The speakers that `speaker_codes` indexes; "" means none. Some may have no clip here."""
         return self._columns.speakers
 
     def splits(self, split_by: SplitBy) -> npt.NDArray[np.uint8]:
-        """The `split_code` of the split of each clip: its own, or that of the hash of its key or speaker."""
+        """The `split_code` of each clip: its explicit split, or the hash of its key or speaker."""
         explicit = self.explicit_splits
         if split_by == "speaker":
             codes = np.array([split_code(split_of(name)) for name in self.speakers] or [NONE], np.uint8)
@@ -123,7 +124,7 @@ class Clips(Sequence[Clip]):
         return np.where(explicit == NONE, hashed, explicit)
 
     def duplicate_ids(self) -> tuple[int, int] | None:
-        """The first two clips that have the same id; None where all ids differ."""
+        """Indices of the first two clips with the same id; None if all ids differ."""
         hashes = self.id_hashes
         ordered = np.sort(hashes)
         if not (equal := ordered[1:] == ordered[:-1]).any():
@@ -136,21 +137,21 @@ class Clips(Sequence[Clip]):
                 return other, index
         return None
 
-    # other clips of the same source
+    # selections and updates
 
     def select(self, indices: npt.NDArray[np.integer[Any]]) -> Clips:
-        """The clips at these positions."""
+        """Return the clips at `indices`."""
         rows = indices if self._rows is None else self._rows.values[indices]
         small = len(self._columns) < 2**31
         return Clips(self._source, self._columns, SharedArray(rows.astype(np.int32 if small else np.int64)))
 
     def with_splits(self, codes: npt.NDArray[np.uint8]) -> Clips:
-        """The clips with these `split_code`s as their own."""
+        """Return the clips with `codes` (`split_code`) as their explicit splits."""
         explicit = self._replace_values(self._columns.explicit_split, codes)
         return Clips(self._source, replace(self._columns, explicit_split=explicit), self._rows)
 
     def with_durations(self, durations_s: npt.NDArray[np.float64]) -> Clips:
-        """The clips with these durations, which were measured."""
+        """Return the clips with these measured durations."""
         columns = replace(
             self._columns,
             duration_s=self._replace_values(self._columns.duration_s, durations_s),
@@ -162,13 +163,13 @@ class Clips(Sequence[Clip]):
         return column.values if self._rows is None else column.values[self._rows.values]
 
     def _replace_values(self, column: SharedArray, values: npt.NDArray[Any]) -> SharedArray:
-        """The column with other values for these clips."""
+        """Return a copy of the column with new values for these clips."""
         changed = column.values.copy()
         changed[slice(None) if self._rows is None else self._rows.values] = values
         return SharedArray(changed)
 
     def _updated_clip(self, row: int, clip: Clip) -> Clip:
-        """The clip of a row, with what the columns know better."""
+        """Return the clip of a row with the split and duration that the columns hold."""
         columns = self._columns
         code = int(columns.explicit_split.values[row])
         if code not in (NONE, OTHER) and clip.split != SPLITS[code - 1]:

@@ -1,4 +1,4 @@
-"""What a corpus needs to know of all clips at once, in arrays: 24 bytes a clip."""
+"""Values that a corpus needs for all clips at once, as arrays: 24 bytes per clip."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from codecvq.data.splits import split_code, split_of
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Facts about M clips, an array `[M]` each."""
+    """Values of M clips, one array `[M]` each."""
 
     id_hash: SharedArray  # uint64
-    explicit_split: SharedArray  # uint8, `split_code` of the split that a clip states
-    key_split: SharedArray  # uint8, `split_code` of the split that the hash of its key or id gives
-    speaker: SharedArray  # int32, an index in `speakers`
-    duration_s: SharedArray  # float64, NaN where it is not known
-    measured: SharedArray  # bool: whether the duration has been compared with the file
+    explicit_split: SharedArray  # uint8, `split_code` of the split that a clip specifies
+    key_split: SharedArray  # uint8, `split_code` from the hash of the key or id
+    speaker: SharedArray  # int32, an index into `speakers`
+    duration_s: SharedArray  # float64, NaN if unknown
+    measured: SharedArray  # bool: whether the duration was compared with the file
     speakers: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Columns:
 
 
 class ColumnsBuilder:
-    """Columns of clips that are added one by one."""
+    """Builds `Columns` clip by clip."""
 
     def __init__(self) -> None:
         self._id_hash, self._duration_s, self._speaker = array("Q"), array("d"), array("i")
@@ -41,7 +41,7 @@ class ColumnsBuilder:
         self._speakers: dict[str, int] = {}
 
     def add(self, clip: Clip) -> None:
-        """Note the facts about a clip."""
+        """Append the values of a clip."""
         self._id_hash.append(id_hash(clip.id))
         self._explicit_split.append(split_code(clip.split))
         self._key_split.append(split_code(split_of(clip.split_key or clip.id)))
@@ -50,7 +50,7 @@ class ColumnsBuilder:
         self._measured.append(clip.measured)
 
     def columns(self) -> Columns:
-        """The columns of the clips that were added. Nothing may be added after."""
+        """Return the columns of the added clips. Do not add clips afterwards: the memory is shared."""
         return Columns(
             to_shared_array(self._id_hash, np.uint64),
             to_shared_array(self._explicit_split, np.uint8),
@@ -63,7 +63,7 @@ class ColumnsBuilder:
 
 
 def build_columns(clips: Iterable[Clip]) -> Columns:
-    """The columns of clips, each of which is looked at once."""
+    """Build the columns of clips, reading each clip once."""
     builder = ColumnsBuilder()
     for clip in clips:
         builder.add(clip)
@@ -71,10 +71,10 @@ def build_columns(clips: Iterable[Clip]) -> Columns:
 
 
 def id_hash(text: str) -> int:
-    """64 bits that tell an id from others, the same in every process."""
+    """64-bit hash of an id, equal in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def to_shared_array(values: array[int] | array[float], dtype: npt.DTypeLike) -> SharedArray:
-    """The numbers as numpy has them, in the same memory."""
+    """Wrap the numbers in a NumPy array that shares their memory."""
     return SharedArray(np.frombuffer(values, dtype=dtype) if len(values) else np.empty(0, dtype=dtype))

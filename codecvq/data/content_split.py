@@ -1,4 +1,4 @@
-"""Clips that are split by what is in their files: their ids are only their place in a folder."""
+"""Splits by file content, for clips whose ids are only paths in a folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from codecvq.data.audio_source import AudioSource
 from codecvq.data.clip import Clip
 from codecvq.errors import AudioError
 
-BLOCK = 1024  # clips whose files are read at a time
+BLOCK = 1024  # clips per batch of file reads
 
 
 def split_by_content(clips: Iterable[Clip]) -> Iterator[Clip]:
-    """The clips with what is in their files as the key of their splits; with the start too, of a part."""
+    """Yield the clips with the fingerprint of their file and their part as `split_key`."""
     iterator = iter(clips)
     with ThreadPoolExecutor() as pool:
         while block := list(itertools.islice(iterator, BLOCK)):
@@ -24,7 +24,7 @@ def split_by_content(clips: Iterable[Clip]) -> Iterator[Clip]:
 
 
 def content_keys(clips: Iterable[Clip], pool: ThreadPoolExecutor) -> list[str]:
-    """The fingerprint of each clip's file, 32 hexadecimal digits; "" where it cannot be read."""
+    """Return the fingerprint of each clip's file, 32 hexadecimal digits; "" if it cannot be read."""
     clips = list(clips)
     sources = dict.fromkeys(clip.audio for clip in clips)
     keys = dict(zip(sources, pool.map(_content_key, sources), strict=True))
@@ -32,7 +32,7 @@ def content_keys(clips: Iterable[Clip], pool: ThreadPoolExecutor) -> list[str]:
 
 
 def with_content_key(clip: Clip, key: str) -> Clip:
-    """The clip with its file's fingerprint, and its part, as the key of its split."""
+    """Return the clip with `key`, the fingerprint of its file, and its part as `split_key`."""
     return replace(clip, split_key=f"{key}{clip.part_suffix}") if key else clip
 
 
@@ -40,4 +40,4 @@ def _content_key(audio: AudioSource) -> str:
     try:
         return audio.fingerprint()
     except (AudioError, OSError):
-        return ""  # it will fail when it is read
+        return ""  # reading the clip raises the error later

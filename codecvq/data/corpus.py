@@ -1,12 +1,13 @@
-"""Speech to train on: clips, who speaks them, and which of them are for training, validation and test.
+"""`Corpus`: clips with their speakers and their split into training, validation and test.
 
-A corpus is what a reader (hook `codecvq_readers`) finds in a source: a folder of audio, a manifest, a
-`metadata.csv`, or one or several registered names (hook `codecvq_corpora`). Its clips are made when they are
-used. Its split is a pure function of each clip: 5 % test and 5 % validation by a hash of its id (or of its
-speaker, on request), so that adding clips moves none of the others, and two machines agree without sharing a
-list. Clips that have no id but their place in a folder are split by what is in their files instead: a folder
-opened from above has the same test clips. A clip may say its own split, which then holds.
-`codecvq.data.split_file` writes down the split of a run, which holds for that run from then on.
+A reader (hook `codecvq_readers`) opens a source: a folder of audio, a manifest, a `metadata.csv`, or one or
+several registered corpora (hook `codecvq_corpora`). Clips are created on access.
+
+The split is a pure function of each clip: a hash of its id (or optionally of its speaker) assigns 5 % to test
+and 5 % to validation. Adding clips does not move other clips, and two machines agree without sharing a list.
+Clips whose id is only a path in a folder are split by the content of their file, so that opening the parent
+folder gives the same test clips. A clip may specify its split, which takes precedence.
+`codecvq.data.split_file` stores the split of a run; the run uses the stored split from then on.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ __all__ = ["SPLITS", "Clip", "Corpus", "Split", "SplitBy", "open_corpus", "split
 
 @dataclass(frozen=True)
 class Corpus:
-    """Clips in a fixed order; those that could not be used stand in `failures`."""
+    """Clips in a fixed order; `failures` lists the clips that cannot be used."""
 
     name: str
-    clips: Sequence[Clip]  # kept as `Clips`
+    clips: Sequence[Clip]  # converted to `Clips`
     split_by: SplitBy = "clip"
     failures: tuple[ClipFailure, ...] = ()
 
@@ -53,38 +54,38 @@ class Corpus:
 
     @property
     def lazy_clips(self) -> Clips:
-        """The clips, with what is known of all of them at once."""
+        """The clips as `Clips`, which has the values of all clips as arrays."""
         return cast(Clips, self.clips)
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Every speaker that is known, sorted."""
+        """The names of all speakers, sorted."""
         codes = np.unique(self.lazy_clips.speaker_codes).tolist()
         return tuple(sorted(name for code in codes if (name := self.lazy_clips.speakers[code])))
 
     @property
     def duration_s(self) -> float:
-        """Seconds of speech, as far as they are known: complete after `measured()`."""
+        """Total of the known durations in seconds; complete after `measured()`."""
         return float(np.nansum(self.lazy_clips.durations_s))
 
     def split_of(self, clip: Clip) -> Split:
-        """The split of a clip: its own word, or the hash of its speaker, its `split_key` or its id."""
+        """The split of a clip: its explicit split, or by the hash of its speaker, `split_key` or id."""
         if clip.split:
             return cast(Split, clip.split)  # checked when the corpus was opened
         return split_of(clip.speaker if self.split_by == "speaker" else clip.split_key or clip.id)
 
     def split(self, which: Split) -> Corpus:
-        """The clips of one split. It may be empty: five per cent of a few clips can be none."""
+        """Return the clips of one split. It may be empty if the corpus has few clips."""
         if which not in SPLITS:
-            raise CorpusError(f"split {which!r} is none of {', '.join(SPLITS)}.{nearest(which, SPLITS)}")
+            raise CorpusError(f"split {which!r} is not one of {', '.join(SPLITS)}.{nearest(which, SPLITS)}")
         positions = np.flatnonzero(self.lazy_clips.splits(self.split_by) == split_code(which))
         return replace(self, clips=self.lazy_clips.select(positions))
 
     def measured(self) -> Corpus:
-        """The same corpus with every duration known and compared with the file.
+        """Return the corpus with all durations measured in the files.
 
-        A length that the corpus tells is replaced by the file's where it is wrong, with a warning. What
-        cannot be read, and parts that lie behind the end of their file, are failures.
+        Replaces wrong durations by those of the files and logs a warning. Clips that cannot be read, and
+        parts after the end of their file, become failures.
         """
         if self.lazy_clips.measured.all():
             return self
@@ -97,7 +98,7 @@ def open_corpus(
     *,
     source: str | os.PathLike[str] | None = None,
     reader: str | None = None,
-    options: Mapping[str, Any] | None = None,  # Any: what a reader takes
+    options: Mapping[str, Any] | None = None,  # Any: the options of a reader
     folder: str | os.PathLike[str] | None = None,
     manifest: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -105,29 +106,36 @@ def open_corpus(
     speakers: Collection[str] | None = None,
     exclude_speakers: Collection[str] = (),
 ) -> Corpus:
-    """A corpus from exactly one of: a `source`, which is read by the `reader` of that name with its
-    `options`, or by the one that knows it; or, as short for a source and its reader, a registered name, or
-    several for all their clips together (`root`: where they lie, if not in their usual places), a folder, a
-    manifest.
+    """Open a corpus from exactly one of `name`, `source`, `folder` and `manifest`.
 
-    `speakers` keeps only these, `exclude_speakers` drops these. Raises CorpusError for what is missing,
-    empty, or contradicts itself; single files that are missing are listed in the corpus's `failures`.
+    Args:
+        name: a registered corpus, or several, whose clips are merged.
+        source: anything that a reader can open; `reader` names the reader, by default the one that matches.
+        options: keyword arguments of the reader.
+        folder: a folder of audio files.
+        manifest: a manifest file.
+        root: the location of registered corpora, if not the default.
+        split_by: whether the hash of the clip or of the speaker determines the split.
+        speakers: if given, only these speakers are included.
+        exclude_speakers: these speakers are excluded.
+
+    Raises CorpusError if the source is missing, empty or inconsistent. Missing single files are listed in
+    `failures`.
     """
     names = [name] if isinstance(name, str) else list(name or ())
     given = [value for value in ("+".join(names) or None, source, folder, manifest) if value is not None]
     if len(given) != 1:
         raise CorpusError(
             f"a corpus needs exactly one of name, source, folder and manifest, but {len(given)} were given"
-            f"{': ' + ', '.join(map(str, given)) if given else ''}. Keep one of them."
+            f"{': ' + ', '.join(map(str, given)) if given else ''}. Give one of them."
         )
     if source is None and (reader is not None or options):
         raise CorpusError(
-            f"reader ({reader}) and options say how a source is read, but there is no source. Give "
-            f"{given[0]} as the source."
+            f"reader ({reader}) and options need a source, but none is given. Give {given[0]} as the source."
         )
     if root is not None and (folder is not None or manifest is not None):
         raise CorpusError(
-            f"root ({root}) says where a named corpus lies; for a folder or a manifest leave it out."
+            f"root ({root}) is the location of a registered corpus. Omit it for a folder or a manifest."
         )
     if split_by not in get_args(SplitBy):
         raise CorpusError(
@@ -150,7 +158,7 @@ def open_corpus(
 
 def _check_unique(names: Sequence[str]) -> Sequence[str]:
     if len(set(names)) < len(names):
-        raise CorpusError(f"the corpora {', '.join(names)}: one is named twice. Name each once.")
+        raise CorpusError(f"the corpora {', '.join(names)} contain a duplicate. Name each corpus once.")
     return names
 
 
@@ -173,7 +181,7 @@ def _select_speakers(corpus: Corpus, include: Collection[str] | None, exclude: C
             some = (
                 ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
                 if known
-                else "none, its clips name no speaker"
+                else "none (the clips have no speakers)"
             )
             raise CorpusError(
                 f"corpus {corpus.name!r} has no speaker {speaker!r}.{nearest(speaker, known)} Its "
@@ -187,23 +195,23 @@ def _select_speakers(corpus: Corpus, include: Collection[str] | None, exclude: C
 
 
 def _check(corpus: Corpus) -> None:
-    """Raises CorpusError for no clips, an id twice, an unknown split, or no speaker to split by."""
+    """Raise CorpusError for an empty corpus, duplicate ids, unknown splits, or missing speakers."""
     clips = corpus.lazy_clips
     if not clips:
         raise CorpusError(
-            f"corpus {corpus.name!r} keeps no clips: its speakers are all left out. Change speakers or "
+            f"corpus {corpus.name!r} has no clips left: all its speakers are excluded. Change speakers or "
             "exclude_speakers."
         )
     if duplicate := clips.duplicate_ids():
         first, second = clips[duplicate[0]], clips[duplicate[1]]
         raise CorpusError(
             f"corpus {corpus.name!r}: two clips have the id {first.id!r}: {first.path} and {second.path}. "
-            "Remove one, or use a manifest with ids of their own."
+            "Remove one, or use a manifest with unique ids."
         )
     if (unknown := np.flatnonzero(clips.explicit_splits == OTHER)).size:
         clip = clips[int(unknown[0])]
         raise CorpusError(
-            f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is none of "
+            f"corpus {corpus.name!r}: clip {clip.id!r} has the split {clip.split!r}, which is not one of "
             f"{', '.join(SPLITS)}."
             f"{nearest(clip.split, SPLITS)}"
         )
@@ -212,7 +220,7 @@ def _check(corpus: Corpus) -> None:
     if corpus.split_by == "speaker" and without.any():
         clip = clips[int(without.argmax())]
         raise CorpusError(
-            f"corpus {corpus.name!r}: clip {clip.id!r} names no speaker, so the corpus cannot be "
+            f"corpus {corpus.name!r}: clip {clip.id!r} has no speaker, so the corpus cannot be "
             "split by speaker. "
             "Use split_by 'clip', or a manifest with a speaker column."
         )

@@ -1,11 +1,11 @@
-"""All speech of a corpus in the memory of a device, where segments are cut and augmented.
+"""All audio of a corpus in device memory, where segments are cut and augmented.
 
-The draws are those of `Segments`, so a step has the same segments with the same gain, tilt, sign and speed.
-Only the filter that changes the speed is another one: x played r times as fast is
+Random draws come from `Segments`, so a step has the same segments with the same gain, tilt, sign and speed.
+Only the resampling filter for the speed differs. Signal x played r times as fast is
 
     y[n] = Σ_k x[k] c sinc(c (r n - k)) w(c (r n - k) / Z),      c = min(1, 1/r)
 
-with w(u) = cos²(πu/2) within Z = 16 zeros on either side, where soxr takes a longer filter.
+with the window w(u) = cos²(πu/2) over Z = 16 zero crossings on either side. (soxr uses a longer filter.)
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from codecvq.errors import CorpusError
 from codecvq.transfer import to_device
 
 ZEROS = 16  # Z
-MAX_PRODUCTS = 2**24  # products of samples with the filter: 64 MB
-MAX_MEMORY_SHARE = 0.5  # of the memory that is free at the start, at most
+MAX_PRODUCTS = 2**24  # products of samples and filter taps at a time: 64 MB
+MAX_MEMORY_SHARE = 0.5  # maximum share of the memory that is free at the start
 
 
 class DeviceSegments:
-    """Batches of equally long segments, made on a device.
+    """Batches of equally long segments, created on a device.
 
-    Two bytes a sample stay there: 115 MB an hour at 16 kHz. Raises CorpusError where that is more than half
-    of the memory that is free, or where no clip can be read.
+    The audio takes two bytes per sample in device memory: 115 MB per hour at 16 kHz. Raises CorpusError if
+    this exceeds half of the free memory, or if no clip can be read.
     """
 
     def __init__(self, segments: Segments, device: torch.device) -> None:
@@ -42,17 +42,18 @@ class DeviceSegments:
             raise segments.no_readable_clips()
         sizes = {index: len(samples) for index, samples in readable.items()}
         begins = np.cumsum([0, *sizes.values()]).tolist()
-        #: clip -> where it begins in `_speech`, and its samples; without those that cannot be read
+        #: index of a readable clip -> its offset in `_speech` and its number of samples
         self._extents = {index: (begin, sizes[index]) for index, begin in zip(readable, begins, strict=False)}
         self._speech = torch.from_numpy(np.concatenate(list(readable.values()))).to(device)  # [all] int16
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """The audio `[B, 1, S]` of a step for one of `world` processes."""
+        """Return the audio `[B, 1, S]` of a step for process `rank` of `world`."""
         return self.render(self.plan(step, rank, world))
 
     def plan(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
-        """What is drawn for a step, as `render` takes it, and the clip of each item in the last row: float64
-        `[8, B]`, on the CPU.
+        """Draw the parameters of a step for `render`: float64 `[8, B]` on the CPU.
+
+        The last row holds the index of each item's clip.
         """
         first = rank * self.segments.batch_size
         rows = []
@@ -61,7 +62,7 @@ class DeviceSegments:
             clip = next(index for index in self.segments.candidates(step, item) if index in self._extents)
             begin, size = self._extents[clip]
             room = size - draw.length
-            # a clip shorter than its segment stands at a random place in silence
+            # a clip shorter than its segment is placed at a random position in silence
             start = int(draw.position * (room + 1)) if room >= 0 else -int(draw.position * (1 - room))
             gain = 10 ** (draw.gain_db / 20) * (-1 if draw.flipped else 1)
             tilt = tilt_coefficient(draw.tilt_db)
@@ -70,7 +71,7 @@ class DeviceSegments:
 
     @torch.no_grad()
     def render(self, plan: Tensor) -> Tensor:
-        """The audio `[B, 1, S]` of `plan`, on the device; nothing is waited for."""
+        """Return the audio `[B, 1, S]` of `plan` on the device, without synchronizing with it."""
         begin, size, start, length, tilt, gain, tilt_db = to_device(plan[:7], self.device)[..., None].unbind()
         longest = int(plan[3].max())
         offset = torch.arange(longest, device=self.device)
@@ -97,14 +98,14 @@ class DeviceSegments:
         free = torch.cuda.mem_get_info(self.device)[0]
         if needed > MAX_MEMORY_SHARE * free:
             raise CorpusError(
-                f"corpus {self.segments.corpus.name!r} takes {needed / 1e9:.1f} GB on {self.device}, which "
-                f"has {free / 1e9:.1f} GB free, and may take half of that. Set corpus.cache=memory."
+                f"corpus {self.segments.corpus.name!r} needs {needed / 1e9:.1f} GB on {self.device}, but at "
+                f"most half of the {free / 1e9:.1f} GB free may be used. Set corpus.cache=memory."
             )
 
 
 def change_speed(wav: Tensor, speed: Tensor, samples: int) -> Tensor:
-    """Signals `[B, S]`, each played `speed` `[B]` times as fast: their first `samples` samples."""
-    max_speed = wav.shape[1] / samples  # known without asking the device
+    """Play signals `[B, S]` `speed` `[B]` times as fast and return their first `samples` samples."""
+    max_speed = wav.shape[1] / samples  # from shapes: no synchronization with the device
     half_width = int(ZEROS * max(1.0, max_speed)) + 1
     taps = torch.arange(-half_width, half_width + 1, device=wav.device)
     padded = torch.nn.functional.pad(wav, (half_width, half_width + 1))

@@ -1,4 +1,4 @@
-"""Durations of clips, compared with their files."""
+"""Measuring the durations of clips in their files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from codecvq.escaping import printable
 
 logger = logging.getLogger("codecvq")
 
-#: Seconds, and share of the file: by more than both, a length that was told is wrong and not just rounded
+#: A stated duration is wrong, not just rounded, if it differs by more than both: seconds, share of the file
 TOLERANCE_S, TOLERANCE = 0.5, 0.02
-BLOCK = 4096  # clips that are measured at a time
+BLOCK = 4096  # clips measured at a time
 
 
 def measure_clips(clips: Clips, corpus: str) -> ClipListing:
-    """The clips with every duration known and compared with the file, and those that cannot be read, or are
-    parts that lie behind the end of their file. Logs a warning of durations that are wrong.
+    """Measure all durations that were not measured yet, and return the usable clips.
+
+    Clips that cannot be read and parts after the end of their file become failures. Logs a warning if stated
+    durations are wrong.
     """
     durations_s, usable = clips.durations_s.copy(), np.ones(len(clips), np.bool_)
     unmeasured = np.flatnonzero(~clips.measured)
     failures: list[ClipFailure] = []
     wrong, first_wrong = 0, ""
-    with ThreadPoolExecutor() as pool:  # opening a file waits for the disk, often across a network
+    with ThreadPoolExecutor() as pool:  # opening files waits for the disk or the network
         for begin in range(0, len(unmeasured), BLOCK):
             for index, before, after in _block(clips, unmeasured[begin : begin + BLOCK].tolist(), pool):
                 if isinstance(after, ClipFailure):
@@ -40,13 +42,13 @@ def measure_clips(clips: Clips, corpus: str) -> ClipListing:
                 if before.duration_s not in (None, after.duration_s):
                     wrong += 1
                     first_wrong = first_wrong or (
-                        f"{printable(before.id)}: {before.duration_s:g} s are said, and its file has "
-                        f"{after.duration_s:.3f} s"
+                        f"{printable(before.id)}: its stated duration is {before.duration_s:g} s, but its "
+                        f"file has {after.duration_s:.3f} s"
                     )
     if wrong:
         logger.warning(
-            "corpus %s: %d clips are not as long as it says; the lengths of their files are used. The first "
-            "is %s.",
+            "corpus %s: %d clips have wrong durations; the durations of their files are used. The first is "
+            "%s.",
             printable(corpus), wrong, first_wrong,
         )  # fmt: skip
     measured = clips.with_durations(durations_s)
@@ -56,9 +58,9 @@ def measure_clips(clips: Clips, corpus: str) -> ClipListing:
 def _block(
     clips: Clips, indices: list[int], pool: ThreadPoolExecutor
 ) -> list[tuple[int, Clip, Clip | ClipFailure]]:
-    """Index, clip and what was measured, of some clips."""
+    """Measure some clips; returns index, clip, and the measured clip or failure of each."""
     block = [clips[index] for index in indices]
-    sources = dict.fromkeys(clip.audio for clip in block)  # many parts may be of one file
+    sources = dict.fromkeys(clip.audio for clip in block)  # several parts may share a file
     lengths = dict(zip(sources, pool.map(_length, sources), strict=True))
     return [
         (index, clip, _measure(clip, lengths[clip.audio])) for index, clip in zip(indices, block, strict=True)
@@ -73,7 +75,7 @@ def _length(audio: AudioSource) -> float | AudioError | OSError:
 
 
 def _measure(clip: Clip, length: float | AudioError | OSError) -> Clip | ClipFailure:
-    """The clip with a length that its file, of `length` seconds, bears out."""
+    """Return the clip with its measured duration, or a failure; `length` is the duration of its file."""
     if isinstance(length, OSError):
         error = f"{printable(str(clip.path))} cannot be read ({length.strerror})."
         return ClipFailure(clip.id, clip.path, error)

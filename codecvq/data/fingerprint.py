@@ -1,4 +1,4 @@
-"""What tells a recording from others wherever it lies: its size and what is in three places of its file."""
+"""Fingerprints of files: a hash of the size and of three pieces of the content."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 from codecvq.audio.reading import check_regular_file
 
-PIECE = 4096  # bytes that are read at the beginning, in the middle and at the end
+PIECE = 4096  # bytes read at the beginning, in the middle and at the end
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """32 hexadecimal digits of a file's content: equal for copies of a file under other names and in other
-    folders, different for the same speech in another format.
+    """Return 32 hexadecimal digits that identify the content of a file.
 
-    12 kB are read. Raises AudioError for what is no regular file, and OSError where it cannot be read.
+    Copies of a file have equal fingerprints, whatever their names and folders. The same speech in another
+    format has a different one. Reads 12 kB. Raises AudioError if the path is not a regular file, and OSError
+    if it cannot be read.
     """
     path = check_regular_file(Path(path))
     with path.open("rb") as file:

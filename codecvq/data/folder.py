@@ -14,22 +14,22 @@ from codecvq.escaping import printable
 
 
 def read_folder(source: str) -> Iterator[Clip]:
-    """A clip of each audio file below the folder, called by its path in it."""
+    """Yield a clip for each audio file below the folder; its id is its relative path without suffix."""
     folder, name = Path(source), printable(source)
     try:
         exists, is_folder = os.path.exists(folder), os.path.isdir(folder)
-    except ValueError:  # a NUL
+    except ValueError:  # NUL in the path
         exists = is_folder = False
     if not is_folder:
         raise CorpusError(
             f"the corpus folder {name} {'is a file' if exists else 'does not exist'}. "
-            "Give a folder of audio files (or a manifest under 'manifest')."
+            "Give a folder of audio files (or a manifest as 'manifest')."
         )
     paths = find_audio_files(folder)
     if not paths:
         kinds = ", ".join(sorted(AUDIO_SUFFIXES))
         raise CorpusError(
-            f"the corpus folder {name} holds no audio. Put files in it with one of these suffixes: {kinds}."
+            f"the corpus folder {name} has no audio files. Add files with one of these suffixes: {kinds}."
         )
     yield from split_by_content(
         Clip(id=path.relative_to(folder).with_suffix("").as_posix(), path=path) for path in paths

@@ -1,4 +1,4 @@
-"""Batches made ahead of their steps: by a thread of this process, by worker processes, or on the device."""
+"""Prefetching of batches by a thread, by worker processes, or on the device."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 
 def prefetch(make: Callable[[int], T], first: int, last: int, depth: int = 4) -> Iterator[T]:
-    """What `make` gives for steps from `first` to before `last`, made up to `depth` ahead by a thread. What
-    it raises is raised where its step is due.
+    """Yield `make(step)` for each step in `range(first, last)`, computed up to `depth` steps ahead.
+
+    A thread calls `make`. Its exceptions are raised when their step is due.
     """
     ready: queue.Queue[T | BaseException] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -45,7 +46,7 @@ def prefetch(make: Callable[[int], T], first: int, last: int, depth: int = 4) ->
                 if stop.is_set():
                     return
                 put(make(step))
-        except BaseException as error:  # raised below: nothing else watches this thread
+        except BaseException as error:  # raised again in the consumer
             put(error)
 
     thread = threading.Thread(target=work, name="codecvq-segments", daemon=True)
@@ -63,14 +64,14 @@ def prefetch(make: Callable[[int], T], first: int, last: int, depth: int = 4) ->
 
 @dataclass(frozen=True)
 class Batch:
-    """The audio of a step, and the clips that it is from."""
+    """The audio of a step and its clips."""
 
     wav: Tensor  # [B, C, S]
-    clips: Sequence[Clip]  # of each item, looked up when it is read
+    clips: Sequence[Clip]  # the clip of each item, looked up on access
 
 
 class BatchClips(Sequence[Clip]):
-    """Some clips of a corpus, by their places in it; each is looked up when it is read."""
+    """The clips of a batch, given by their indices in the corpus and looked up on access."""
 
     def __init__(self, corpus: Corpus, indices: Sequence[int]) -> None:
         self.corpus, self.indices = corpus, tuple(indices)
@@ -89,9 +90,10 @@ class BatchClips(Sequence[Clip]):
 
 
 class _Steps(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
-    """The batches of steps from `first` to before `last`, with the clips that they are from and those that
-    the worker could not read; in place of one that cannot be made, why: as an error it would come back with
-    a worker's traceback.
+    """Data set of the steps in `range(first, last)` for worker processes.
+
+    An item is the batch, the indices of its clips, and the clips that the worker could not read. The error
+    message replaces a batch that cannot be created: an exception would include the traceback of the worker.
     """
 
     def __init__(self, segments: Segments, first: int, last: int, rank: int, world: int) -> None:
@@ -117,10 +119,11 @@ def load_batches(
     *,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches for this rank of the steps from `first` to before `last`: on the device where its
-    speech is there, else on the CPU, pinned where there is a GPU. Equal for any number of workers, each of
-    which keeps decoded audio of its own. A clip that cannot be read is logged when it is met. Raises
-    CorpusError where no clip can be read any more.
+    """Yield the batches of the steps in `range(first, last)` for this rank.
+
+    Batches of `DeviceSegments` are on the device, others on the CPU, pinned if there is a GPU. The batches do
+    not depend on the number of workers; each worker has its own cache of decoded audio. Logs a warning for
+    each clip that cannot be read. Raises CorpusError if no clip can be read.
     """
     source = segments.segments if isinstance(segments, DeviceSegments) else segments
     logged = {failure.id for failure in source.corpus.failures}
@@ -128,14 +131,14 @@ def load_batches(
         for failure in source.failures:
             if failure.id not in logged:
                 logged.add(failure.id)
-                logger.warning("clip %s is left out: %s", printable(failure.id), printable(failure.error))
+                logger.warning("clip %s is skipped: %s", printable(failure.id), printable(failure.error))
         yield Batch(wav, BatchClips(source.corpus, clips))
 
 
 def _batches(
     segments: Segments | DeviceSegments, first: int, last: int, rank: int, world: int, workers: int
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """The audio of each step, and the clips of its items in the corpus."""
+    """Yield the audio of each step and the indices of its clips in the corpus."""
     if isinstance(segments, DeviceSegments):
         for plan in prefetch(lambda step: segments.plan(step, rank, world), first, last):
             yield segments.render(plan), plan[-1].long().tolist()
@@ -152,7 +155,7 @@ def _batches(
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=2,
-        generator=torch.Generator(),  # or its seed would be drawn from what quantizer dropout draws from
+        generator=torch.Generator(),  # else its seed comes from the generator of quantizer dropout
     )
     for batch, clips, unreadable in loader:
         segments.add_failures(unreadable)

@@ -1,12 +1,12 @@
-"""Manifests: a file that lists clips, JSON lines or a table with a header (CSV, TSV).
+"""Manifests: files that list clips, as JSON lines or as a table with a header (CSV, TSV).
 
-One column names the audio, relative to the manifest's folder; those of `NAMES` are understood under each of
-their names, and every other column travels with its clip, untouched. So the manifests of NeMo
-(`audio_filepath`, `offset`), of Hugging Face's audio folders (`file_name`) and of Common Voice (`path` below
-`clips/`, `sentence`) are read as they are. `manifest_row` says what each column means.
+One column has the path of the audio, relative to the folder of the manifest. The columns in `NAMES` may have
+any of the listed names; all other columns are stored unchanged with the clip. Manifests of NeMo
+(`audio_filepath`, `offset`), of Hugging Face audio folders (`file_name`) and of Common Voice (`path` below
+`clips/`, `sentence`) work without changes. See `manifest_row` for the meaning of each column.
 
-Every row is read and checked when a manifest is opened. What stays in memory is where it begins; the row is
-read again when its clip is used.
+Opening a manifest reads and checks all rows, but only their offsets stay in memory. A row is read again when
+its clip is used.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from codecvq.escaping import printable
 
 __all__ = ["NAMES", "read_manifest"]
 
-CLIPS_FOLDER = "clips"  # where Common Voice keeps the files that its tables name
+CLIPS_FOLDER = "clips"  # the folder of the files that Common Voice's tables name
 
 
 def read_manifest(source: str | os.PathLike[str]) -> ClipListing:
-    """The clips that a manifest lists; a missing file is a listed failure, a broken row a CorpusError."""
+    """Read the clips of a manifest. Missing files become failures; an invalid row raises CorpusError."""
     path = Path(source)
     _check_file(path)
     listing = table_listing(Table(path), ManifestClipBuilder(path.parent), strict=True)
     if not listing.clips:
         failures = listing.failures
         first = (
-            f"none of its {len(failures)} files can be used, the first: {failures[0].error}"
+            f"none of its {len(failures)} files can be used. The first error: {failures[0].error}"
             if failures
             else ""
         )
         what = first or "it has no rows"
         raise CorpusError(
-            f"manifest {_printable(path)}: {what}. Paths count from the manifest's folder, "
+            f"manifest {_printable(path)}: {what}. Paths are relative to the manifest's folder, "
             f"{_printable(path.parent.resolve())}."
         )
     return listing
@@ -51,12 +51,12 @@ def read_manifest(source: str | os.PathLike[str]) -> ClipListing:
 
 @dataclass(frozen=True)
 class ManifestClipBuilder:
-    """Makes clips of the rows of a manifest in `folder`."""
+    """Builds clips from the rows of a manifest in `folder`."""
 
     folder: Path
 
     def build_clip(self, origin: str, row: Row) -> BuiltClip:
-        """The clip of a row. Raises CorpusError for one that cannot be understood."""
+        """Build the clip of a row. Raises CorpusError if the row is invalid."""
         parsed = read_row(origin, row)
         id_ = parsed.id or _default_id(
             parsed.path, parsed.start_s if parsed.is_part else None, parsed.channel
@@ -78,7 +78,7 @@ class ManifestClipBuilder:
         return BuiltClip(clip, bool(parsed.id or parsed.split))
 
     def file_error(self, clip: Clip) -> str:
-        """Why a clip's path is no file to read from; "" where it is one."""
+        """Return why the path of the clip is not a readable file, or ""."""
         return path_error(clip.path)
 
 
@@ -90,7 +90,7 @@ def _check_file(path: Path) -> None:
     else:
         if stat.S_ISREG(mode):
             return
-        problem = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+        problem = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
     raise CorpusError(f"the manifest {_printable(path)[:300]} {problem}. Give a .jsonl, .csv or .tsv file.")
 
 
@@ -105,23 +105,23 @@ def _locate(folder: Path, file: str) -> Path:
 
 
 def path_error(path: Path) -> str:
-    """Why a path is no file to read from; "" where it is one."""
+    """Return why the path is not a readable file, or ""."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             return ""
-        return f"{_printable(path)[:300]} is no regular file"
+        return f"{_printable(path)[:300]} is not a regular file"
     except (FileNotFoundError, NotADirectoryError):
         shown = _printable(path)[:300]
         remote = "://" in str(path) or ":/" in str(path)
         return f"the file {shown} does not exist" + (" (remote files are not downloaded)" if remote else "")
-    except (OSError, ValueError) as error:  # too long a name, no permission, a NUL
+    except (OSError, ValueError) as error:  # name too long, no permission, NUL
         reason = getattr(error, "strerror", None) or error
         return f"the file {_printable(path)[:300]} cannot be opened ({reason})"
 
 
 def _default_id(file: str, start_s: float | None, channel: int | None) -> str:
-    """The path as the manifest has it, without its suffix; with start and channel, where a file has many."""
+    """Return the path in the manifest without its suffix, plus start and channel for parts of a file."""
     name = os.path.splitext(Path(file).as_posix())[0].lstrip("/") or file
     name += "" if start_s is None else f"@{start_s:g}"
     return name if channel is None else f"{name}#{channel}"

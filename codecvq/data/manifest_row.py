@@ -1,9 +1,9 @@
-"""What the columns of a manifest's row mean.
+"""The columns of a manifest row and their meaning.
 
-Times are seconds. `start` makes a row a part of its file, with a `duration` or an `end`, or to the end of the
-file. `end` alone is a part from the beginning. A `duration` alone tells how long the file is, and cuts
-nothing. Other words for a part, in milliseconds or samples, are refused: a row that has them would have
-the wrong audio beside its text.
+Times are in seconds. A row with `start` is a part of its file, up to `duration` or `end`, or to the end of
+the file. `end` alone selects a part from the beginning. `duration` alone is the duration of the whole file.
+Columns that give a part in milliseconds or samples are rejected: ignoring them would pair the text with the
+wrong audio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from codecvq.errors import CorpusError
 
 Row = Mapping[str, Any]  # Any: JSON values, or strings from a table
 
-#: what a clip has -> the names a column may have for it, the first one found in a row counts
+#: field of a clip -> accepted column names; the first one that a row has is used
 NAMES: dict[str, tuple[str, ...]] = {
     "path": ("path", "audio", "audio_filepath", "file", "file_name"),
     "id": ("id",),
@@ -34,7 +34,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "channel": ("channel",),
 }
 _FIELDS = {name: field for field, names in NAMES.items() for name in names}
-#: names of a part that are not understood -> what to give instead
+#: unsupported column names for a part -> what to give instead
 UNSUPPORTED_COLUMNS = {
     **dict.fromkeys(("start_ms", "begin_ms", "offset_ms"), "seconds as 'start'"),
     **dict.fromkeys(("end_ms", "stop_ms"), "seconds as 'end'"),
@@ -43,15 +43,15 @@ UNSUPPORTED_COLUMNS = {
     **dict.fromkeys(("end_sample", "end_frame"), "seconds as 'end'"),
     **dict.fromkeys(("channel_id", "channel_selector"), "one number from 0 up as 'channel'"),
 }
-#: what others call the splits
+#: other names of the splits
 SPLIT_NAMES = {"dev": "validation", "valid": "validation", "val": "validation", "eval": "test"}
-ROUNDING_S = 0.05  # by which an end may differ from start + duration
-MAX_SECONDS = 1e7  # seconds: four months
+ROUNDING_S = 0.05  # permitted difference between end and start + duration
+MAX_SECONDS = 1e7  # four months
 
 
 @dataclass(frozen=True)
 class ParsedRow:
-    """A row, sorted into what a clip has and what is the manifest's own."""
+    """A validated row: the fields of a clip, and the other columns of the manifest."""
 
     path: str
     id: str
@@ -74,12 +74,14 @@ def _text(value: object) -> object:
 
 
 def _path(value: object) -> object:
-    """A path, or Hugging Face's `{"path": …}`, as far as it is nothing but that."""
+    """Validate a path, or Hugging Face's `{"path": …}` without embedded audio."""
     if isinstance(value, dict):
         if not isinstance(value.get("path"), str) or any(
             value.get(key) is not None for key in ("bytes", "array")
         ):
-            raise ValueError("a path is needed; audio within a manifest is not read, write it to files")
+            raise ValueError(
+                "a path is needed; audio embedded in a manifest is not supported, write it to files"
+            )
         value = value["path"]
     if not isinstance(value, str) or not value:
         raise ValueError("a path is needed")
@@ -97,7 +99,7 @@ Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_SECONDS,
 
 
 class _Fields(BaseModel):
-    """The columns of a row that a clip is made of."""
+    """The columns of a row that become fields of a clip."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -115,12 +117,12 @@ class _Fields(BaseModel):
 
 
 def read_row(origin: str, row: Row) -> ParsedRow:
-    """The row, validated; `origin` begins each error. Raises CorpusError."""
+    """Validate a row. Raises CorpusError with a message that starts with `origin`."""
     given, columns = _match_columns(origin, row)
     if "path" not in given:
         raise CorpusError(
-            f"{origin}: no column names the audio. It has {', '.join(map(repr, row))[:300] or 'none'}; "
-            f"name one of them {' or '.join(NAMES['path'])}, with a path in it."
+            f"{origin}: no column has the path of the audio. The columns are "
+            f"{', '.join(map(repr, row))[:300] or 'none'}; name one of them {' or '.join(NAMES['path'])}."
         )
     try:
         fields = _Fields(**{field: value for field, (_, value) in given.items()})
@@ -144,7 +146,7 @@ def read_row(origin: str, row: Row) -> ParsedRow:
 
 
 def _match_columns(origin: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
-    """What a clip has, each under its column's name; and the columns that are left."""
+    """Return the fields of the clip as {field: (column name, value)}, and the remaining columns."""
     given, columns = dict[str, tuple[str, Any]](), dict(row)
     found: dict[str, list[str]] = {}
     for name, value in row.items():
@@ -155,14 +157,14 @@ def _match_columns(origin: str, row: Row) -> tuple[dict[str, tuple[str, Any]], d
         ):
             advice = UNSUPPORTED_COLUMNS.get(name, "one number from 0 up as 'channel'")
             raise CorpusError(
-                f"{origin}: its column {name!r} is not understood. Give {advice}, or rename the column where "
+                f"{origin}: its column {name!r} is not supported. Give {advice}, or rename the column if "
                 "it means something else."
             )
     for field, names in found.items():
         names.sort(key=NAMES[field].index)
         if field in ("start", "end", "duration") and len({str(row[name]) for name in names}) > 1:
             both = " and ".join(f"{name} {row[name]!r}" for name in names[:2])
-            raise CorpusError(f"{origin}: it has {both}, which mean the same. Keep one of them.")
+            raise CorpusError(f"{origin}: it has {both}, which have the same meaning. Remove one of them.")
         given[field] = (names[0], columns.pop(names[0]))
     return given, columns
 
@@ -180,26 +182,26 @@ def _validation_message(origin: str, given: Mapping[str, tuple[str, Any]], error
     if field in ("start", "end", "duration"):
         needed = "seconds from 0 up are needed"
     elif field == "channel":
-        needed = "the number of a channel is needed, 0 for the first (rename the column where it is none)"
+        needed = "a channel number is needed, 0 for the first (rename the column if it has another meaning)"
     else:
         needed = problem["msg"].removeprefix("Value error, ")
     return f"{origin}: {name} is {value_text}, but {needed}."
 
 
 def _parse_times(origin: str, fields: _Fields) -> tuple[float, float | None]:
-    """Start and duration in seconds. Raises CorpusError where what a row says contradicts itself."""
+    """Return start and duration in seconds. Raises CorpusError if the times of a row are inconsistent."""
     start_s, duration_s = fields.start or 0.0, fields.duration
     if duration_s == 0:
-        raise CorpusError(f"{origin}: its duration is 0 s. Leave the column empty to have the whole file.")
+        raise CorpusError(f"{origin}: its duration is 0 s. Leave the column empty to use the whole file.")
     if fields.end is None:
         return start_s, duration_s
     if fields.end <= start_s:
         raise CorpusError(
-            f"{origin}: it ends at {fields.end:g} s, which is not behind its start, {start_s:g} s."
+            f"{origin}: it ends at {fields.end:g} s, which is not after its start at {start_s:g} s."
         )
     if duration_s is not None and abs(start_s + duration_s - fields.end) > ROUNDING_S:
         raise CorpusError(
-            f"{origin}: from {start_s:g} s, its duration of {duration_s:g} s and its end at {fields.end:g} s "
-            "contradict each other. Leave one of them out."
+            f"{origin}: its start at {start_s:g} s, duration of {duration_s:g} s and end at {fields.end:g} s "
+            "contradict each other. Remove one of them."
         )
     return start_s, fields.end - start_s

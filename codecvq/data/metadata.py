@@ -1,10 +1,11 @@
-"""The reader `metadata`: a folder with a `metadata.csv` that names its audio files. Two forms are known.
+"""The reader `metadata`: a folder with a `metadata.csv` that lists its audio files.
 
-LJSpeech's has no header: `LJ001-0001|As written|as it is read`, or without the third field; the files are
-`wavs/LJ001-0001.wav`. That of Hugging Face's audio folders has one: `file_name,transcription,…`, the columns
-of a manifest, or is a `metadata.jsonl` with such keys. Its files are in the folder.
+Two layouts are supported. LJSpeech has no header: `LJ001-0001|original text|normalized text`, where the third
+field is optional; the files are `wavs/LJ001-0001.wav`. Hugging Face audio folders have a header with the
+columns of a manifest, `file_name,transcription,…`, or a `metadata.jsonl` with such keys; the files are in the
+folder.
 
-A row that is wrong, and one whose file lies outside of the folder, is a listed failure.
+Invalid rows, and rows whose file is outside of the folder, become failures.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ LJSPEECH_FOLDER = "wavs"
 
 
 def is_metadata(source: str) -> bool:
-    """Whether a source is a folder with a metadata file of a known form, or such a file."""
+    """Whether a source is a metadata file with a supported layout, or a folder with one."""
     path = _find_file(source)
     return path is not None and _detect_layout(path) != ""
 
 
 def read_metadata(source: str) -> ClipListing:
-    """The clips that a metadata file names; rows that are wrong are listed failures."""
+    """Read the clips of a metadata file. Invalid rows become failures."""
     path = _find_file(source)
     if path is None or not (layout := _detect_layout(path)):
         raise CorpusError(
-            f"{printable(source)} has no {' or '.join(FILES)} of a known form. Its first line needs to be a "
-            f"header with a column {' or '.join(NAMES['path'])}, or id|text beside a folder "
+            f"{printable(source)} has no {' or '.join(FILES)} with a supported layout. Its first line must "
+            f"be a header with a column {' or '.join(NAMES['path'])}, or id|text next to a folder "
             f"{LJSPEECH_FOLDER}/."
         )
     folder = path.parent
@@ -55,7 +56,7 @@ def read_metadata(source: str) -> ClipListing:
 
 
 class LjspeechTable(Table):
-    """Lines of `id|text|normalised text`."""
+    """Lines of `id|text|normalized text`."""
 
     delimiter = ""
 
@@ -66,30 +67,30 @@ class LjspeechTable(Table):
         cells = text.rstrip("\r\n").split("|")
         if not 2 <= len(cells) <= 3 or not cells[0].strip():
             raise CorpusError(
-                f"{self.name}, line {position.line}: it is not id|text or id|text|normalised text. Repair it."
+                f"{self.name}, line {position.line}: it is not id|text or id|text|normalized text. Repair it."
             )
         return {"id": cells[0].strip(), "text": cells[1], "normalized_text": cells[-1]}
 
 
 @dataclass(frozen=True)
 class FolderClipBuilder(ManifestClipBuilder):
-    """Makes clips of rows whose files are in `folder`."""
+    """Builds clips from rows whose files must be in `folder`."""
 
     def file_error(self, clip: Clip) -> str:
-        """Why a clip's path is no file of the folder; "" where it is one."""
+        """Return why the path of the clip is not a readable file in the folder, or ""."""
         inside = os.path.normpath(self.folder) + os.sep if self.folder != Path() else ""
         path = os.path.normpath(clip.path)
         if not path.startswith(inside) or (not inside and path.startswith((os.pardir, os.sep))):
-            return f"{printable(str(clip.path))[:300]} is not in the folder of the metadata"
+            return f"{printable(str(clip.path))[:300]} is outside of the folder of the metadata file"
         return path_error(clip.path)
 
 
 @dataclass(frozen=True)
 class LjspeechClipBuilder(FolderClipBuilder):
-    """Makes clips of the lines of LJSpeech."""
+    """Builds clips from lines in the LJSpeech layout."""
 
     def build_clip(self, origin: str, row: Row) -> BuiltClip:
-        """The clip of a line, with the normalised text, and the other one as its column `raw_text`."""
+        """Build the clip of a line; its text is the normalized one, the original is column `raw_text`."""
         name, raw, text = row["id"], row["text"], row["normalized_text"]
         file = name if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES else f"{name}.wav"
         columns = {} if raw == text else {"raw_text": raw}
@@ -98,14 +99,14 @@ class LjspeechClipBuilder(FolderClipBuilder):
 
 
 def _find_file(source: str) -> Path | None:
-    """The metadata file that a source is, or has in it."""
+    """Return the metadata file: the source itself, or a file in it."""
     path = Path(source)
     candidates = [path] if path.name in FILES else [path / name for name in FILES]
     return next((file for file in candidates if not path_error(file)), None)
 
 
 def _detect_layout(path: Path) -> str:
-    """ "ljspeech" or "table", by the first line; "" for neither."""
+    """Detect the layout from the first line: "ljspeech" or "table"; "" if it is neither."""
     try:
         first = next(LineReader(RecordFile(path), str(path), Position(0, 1)), "")
         if path.suffix == ".jsonl":

@@ -1,4 +1,4 @@
-"""The readers that come along: of folders, manifests, `metadata.csv` and registered corpora."""
+"""The built-in readers of folders, manifests, `metadata.csv` and registered corpora."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFESTS = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 @hookimpl
 def codecvq_readers() -> Iterator[ReaderSpec]:
-    """The readers `corpus`, `folder`, `manifest` and `metadata`."""
+    """Register the readers `corpus`, `folder`, `manifest` and `metadata`."""
     yield ReaderSpec(
         name="corpus",
         factory="codecvq.data.registered_corpus:read_registered_corpus",
@@ -25,25 +25,25 @@ def codecvq_readers() -> Iterator[ReaderSpec]:
         factory="codecvq.data.folder:read_folder",
         matches=is_folder,
         general=True,
-        summary="a folder of audio files, and the folders in it",
+        summary="a folder of audio files, including its subfolders",
     )
     yield ReaderSpec(
         name="manifest",
         factory="codecvq.data.manifest:read_manifest",
         matches=is_manifest,
         general=True,
-        summary="JSON lines or a table (CSV, TSV) with a column that names the audio",
+        summary="JSON lines or a table (CSV, TSV) with a column of audio paths",
     )
     yield ReaderSpec(
         name="metadata",
         factory="codecvq.data.metadata:read_metadata",
         matches="codecvq.data.metadata:is_metadata",
-        summary="a folder with a metadata.csv, as LJSpeech and Hugging Face's audio folders have it",
+        summary="a folder with a metadata.csv in the layout of LJSpeech or Hugging Face audio folders",
     )
 
 
 def is_registered_corpus(source: str) -> bool:
-    """Whether a source is the name of a registered corpus; a file or folder of that name goes before."""
+    """Whether a source is the name of a registered corpus. Files and folders take precedence."""
     from codecvq.plugins import registry
 
     registered = registry().registrations(CorpusSpec)
@@ -59,12 +59,12 @@ def is_folder(source: str) -> bool:
 
 
 def is_manifest(source: str) -> bool:
-    """Whether a source is a file, by its suffix a manifest; or would be one if it were there."""
+    """Whether a source has the suffix of a manifest. The file may be missing."""
     return Path(source).suffix.lower() in MANIFESTS and "://" not in source and not is_folder(source)
 
 
 def _path_test(test: Callable[[str], bool], path: str) -> bool:
     try:
         return bool(test(path))
-    except ValueError:  # a NUL
+    except ValueError:  # NUL in the path
         return False

@@ -1,4 +1,4 @@
-"""From a source to its clips: the reader that knows it, and what the reader gives."""
+"""Opening a source: selects a reader, runs it and checks its result."""
 
 from __future__ import annotations
 
@@ -22,37 +22,41 @@ from codecvq.plugins.third_party import contained
 
 logger = logging.getLogger("codecvq")
 
-CORPUS = "corpus"  # the reader of registered corpora, the only one that takes a root
+CORPUS = "corpus"  # the reader of registered corpora, the only one with an option `root`
 
 
 def read_source(
     source: str | os.PathLike[str],
     reader: str | None = None,
-    options: Mapping[str, Any] | None = None,  # Any: what a reader takes
+    options: Mapping[str, Any] | None = None,  # Any: the options of a reader
     *,
     root: str | os.PathLike[str] | None = None,
 ) -> ClipListing:
-    """What a reader finds in a source; by default the one that knows it. `root` is where a registered corpus
-    lies.
+    """Read the clips of a source.
 
-    Raises CorpusError where nothing can be read, OptionError for a wrong option, UnknownName for a reader
-    that no plugin offers.
+    Args:
+        reader: name of the reader; by default the only one that matches the source.
+        options: keyword arguments of the reader.
+        root: location of a registered corpus.
+
+    Raises CorpusError if the source cannot be read, OptionError for an invalid option, and UnknownName if no
+    plugin registers the reader.
     """
     text = expand_home(source)
     registration = registry().find(ReaderSpec, reader) if reader is not None else find_reader(text)
     options = dict(options or {})
     if root is not None:
         if registration.spec.name != CORPUS:
-            raise CorpusError(f"root ({root}) says where a named corpus lies; for {source} leave it out.")
+            raise CorpusError(f"root ({root}) is the location of a registered corpus. Omit it for {source}.")
         options["root"] = expand_home(root)
     what, factory = f"reader {registration.spec.name!r}", registration.load()
     check_options(what, registration, options, supplied=("source",))
     try:
-        with contained():  # a generator runs here
+        with contained():  # the reader may be a generator, which runs here
             listing = to_listing(factory(text, **options))
     except CodecvqError:
         raise
-    except Exception as error:  # a stranger's code; the user can do nothing with its traceback
+    except Exception as error:  # third-party code: its traceback does not help the user
         raise CorpusError(
             f"{what} of {registration.origin} failed with {printable(text)}: {type(error).__name__}: {error}."
         ) from error
@@ -63,7 +67,7 @@ def read_source(
 
 
 def find_reader(source: str) -> Registration[ReaderSpec]:
-    """The one reader that knows a source. Raises CorpusError where none or several do."""
+    """Find the reader that matches a source. Raises CorpusError if none or several match."""
     matching = [
         registration for registration in registry().all(ReaderSpec).values() if _matches(registration, source)
     ]
@@ -74,45 +78,44 @@ def find_reader(source: str) -> Registration[ReaderSpec]:
     if candidates:
         both = " and ".join(registration.qualified_name for registration in candidates)
         raise CorpusError(
-            f"{printable(source)} can be read by {both}. Say which one is meant: reader: "
+            f"{printable(source)} can be read by {both}. Name one of them: reader: "
             f"{candidates[0].spec.name} in a recipe, --reader {candidates[0].spec.name} on the command line."
         )
     raise _unknown_source(source)
 
 
 def expand_home(path: str | os.PathLike[str]) -> str:
-    """The path with `~` as the home folder; an address as it is."""
+    """Replace a leading `~` by the home folder; URLs stay as they are."""
     try:
         return os.fspath(Path(path).expanduser()) if str(path).startswith("~") else os.fspath(path)
     except RuntimeError as error:  # ~nosuchuser
-        raise CorpusError(f"{path}: {error}. Give the whole path.") from error
+        raise CorpusError(f"{path}: {error}. Give the full path.") from error
 
 
 def _matches(registration: Registration[ReaderSpec], source: str) -> bool:
-    """Whether a reader knows the source. One that fails does not, and is named in a warning."""
+    """Whether a reader matches the source. Logs a warning and returns False if the check fails."""
     if not registration.spec.matches:
         return False
     try:
         matches = registration.import_field(registration.spec.matches, "matches")
         with contained():
             return bool(matches(source))
-    except Exception as error:  # a stranger's code
+    except Exception as error:  # third-party code
         why = f"{type(error).__name__}: {error}"
         logger.warning("reader %s of %s was not tried: %s", registration.spec.name, registration.origin, why)
         return False
 
 
 def _unknown_source(source: str) -> CorpusError:
-    """The error for a source that no reader knows. Raises UnknownName for what can only be a name."""
+    """Return the error for a source without a matching reader. Raises UnknownName for an unknown name."""
     shown, readers = printable(source)[:300], ", ".join(registry().all(ReaderSpec))
     if _exists(source):
         return CorpusError(
             f"{shown} is neither a folder nor a manifest (.jsonl, .ndjson, .csv, .tsv), and no other reader "
-            f"knows it. Name the reader that is meant, one of: {readers}. For single audio files: codecvq "
-            "encode."
+            f"matches it. Name a reader, one of: {readers}. For single audio files use codecvq encode."
         )
     if "/" not in source:
-        registry().find(CorpusSpec, source)  # its error lists the known names
+        registry().find(CorpusSpec, source)  # raises an error that lists the known names
     return CorpusError(
         f"{shown} does not exist. Give a folder of audio, a manifest, or one of: "
         f"{', '.join(registry().all(CorpusSpec))}."
@@ -127,7 +130,7 @@ def _exists(path: str) -> bool:
 
 
 def _default_name(source: str) -> str:
-    """What a corpus is called: the name of its folder, or of its file without the suffix."""
+    """Return the name of a corpus: of its folder, or of its file without the suffix."""
     if not _exists(source):
         return source
     return utf8_safe(Path(source).resolve().name if os.path.isdir(source) else Path(source).stem)

@@ -1,4 +1,4 @@
-"""A file that is read from given places on, by several threads and processes at once."""
+"""`RecordFile`: reading a file from given offsets, by several threads and processes at once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-READ_BYTES = 1 << 13  # bytes that are read at a time
+READ_BYTES = 1 << 13  # bytes read at a time
 MAX_LINE_BYTES = 1 << 24
 
 
 class RecordFile:
-    """An open file. It stays readable where another file takes its name, or it is removed.
+    """An open file. It stays readable after the file is removed or replaced.
 
-    Sent to another process, it is opened there by its path.
+    Unpickling it in another process opens the path there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class RecordFile:
         return RecordFile, (self.path,)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from byte `offset` on; fewer at the end of the file."""
+        """Read up to `size` bytes from byte `offset`; fewer at the end of the file."""
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, offset)
         with self._lock:
@@ -36,14 +36,16 @@ class RecordFile:
             return os.read(self._descriptor, size)
 
     def lines(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yield offset and bytes of each line from byte `offset` on. Lines end with a line feed, a carriage
-        return, or both. Raises ValueError for a line of more than `MAX_LINE_BYTES`.
+        """Yield offset and bytes of each line from byte `offset`.
+
+        Lines end with a line feed, a carriage return, or both. Raises ValueError for a line of more than
+        `MAX_LINE_BYTES`.
         """
         rest = b""
         while True:
             block = self.read(offset + len(rest), max(READ_BYTES, len(rest)))
             *whole, rest = (rest + block).splitlines(keepends=True) if block else (rest,)
-            if not block or rest.endswith(b"\n"):  # a carriage return may be half of a line's end
+            if not block or rest.endswith(b"\n"):  # a carriage return may be the first half of a line end
                 whole, rest = [*whole, rest] if rest else whole, b""
             for line in whole:
                 yield offset, line

@@ -1,4 +1,4 @@
-"""The reader `corpus`: what a plugin's corpus (hook `codecvq_corpora`) gives."""
+"""The reader `corpus`, for corpora that plugins register (hook `codecvq_corpora`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from codecvq.plugins import registry
 
 
 def read_registered_corpus(source: str, root: str | None = None) -> ClipListing:
-    """The clips of the corpus registered under the name `source`; `root` is where it lies, if not in its
-    usual place.
-    """
+    """Read the corpus registered as `source`. `root` is its location, if not the default."""
     registration = registry().find(CorpusSpec, source)
     install = registration.spec.install
     install_hint = f" To get it: {install}" if install else ""
@@ -28,7 +26,7 @@ def read_registered_corpus(source: str, root: str | None = None) -> ClipListing:
         raise CorpusError(f"corpus {source!r}: {error}{install_hint}") from error
     except CodecvqError:
         raise
-    except Exception as error:  # a stranger's code; the user can do nothing with its traceback
+    except Exception as error:  # third-party code: its traceback does not help the user
         raise CorpusError(
             f"corpus {source!r} of {registration.origin} failed: {type(error).__name__}: {error}."
             f"{install_hint}"

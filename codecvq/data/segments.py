@@ -1,16 +1,16 @@
 """Training batches as a pure function of seed, step and rank.
 
-Item i of step s is drawn by a generator seeded with (seed, s, i): no sampler state is to be saved, a resumed
-training sees the batches that it would have seen, and W processes with B items each see, together, what one
-process with W * B items sees.
+A generator seeded with (seed, s, i) draws item i of step s. So there is no sampler state to save, a resumed
+training gets the same batches, and W processes with B items each get together the batches of one process with
+W * B items.
 
-A clip is drawn in proportion to its length and cut at a random place, so that every second of speech is about
-as likely as every other; `balance` moves that towards every speaker being as likely as every other. Clips are
-decoded and resampled once and kept as 16-bit integers while they fit; what is not kept passes through 16 bits
-all the same, so that no sample depends on what the cache holds.
+A clip is drawn with probability proportional to its duration and cut at a random position, so that all
+seconds of speech are about equally likely. `balance` shifts this towards equally likely speakers. Clips are
+decoded and resampled once and cached as 16-bit integers while they fit. Clips that do not fit are also rounded to 16
+bits, so that no sample depends on the state of the cache.
 
-A clip that cannot be read passes each of its draws to another that is drawn in its place, in proportion to
-its length again, from the same generator.
+If a clip cannot be read, another one is drawn in its place from the same generator, again in proportion to
+the durations.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from codecvq.errors import AudioError, CorpusError, OptionError
 
 FloatArray = npt.NDArray[np.float32]
 
-LONG_CLIP_S = 60.0  # beyond it, where the format can seek, only the segment is read, with a margin
-MAX_REDRAWS = 32  # clips drawn in place of one that cannot be read, before any that can is taken
-MARGIN_S = 0.1  # on either side of such a segment; longer than the resampler's filter at any usual rate
+LONG_CLIP_S = 60.0  # in seekable formats, only the segment of a longer clip is read, with a margin
+MAX_REDRAWS = 32  # draws in place of an unreadable clip, before the first readable clip is used
+MARGIN_S = 0.1  # on either side of such a segment; longer than the resampling filter at usual rates
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to a segment at random; the defaults change its level and its sign."""
+    """Random augmentation of segments; the defaults change level and sign."""
 
-    gain_db: tuple[float, float] = (-10.0, 6.0)  # uniform in dB; less where a sample would leave [-1, 1]
+    gain_db: tuple[float, float] = (-10.0, 6.0)  # uniform in dB; limited so that samples stay in [-1, 1]
     polarity: float = 0.5  # probability that the sign is flipped
-    tilt_db: float = 0.0  # the Nyquist frequency against 0 Hz, uniform in ± this; 0 for no filter
+    tilt_db: float = 0.0  # gain at the Nyquist frequency relative to 0 Hz, uniform in ± this; 0: no filter
 
-    #: played at a speed uniform between these: pitch and formants move with it, as between speakers
+    #: playback speed, uniform between these; shifts pitch and formants, similar to another speaker
     speed: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -53,12 +53,12 @@ class AugmentConfig:
         if not -100 <= low <= high <= 100:
             raise OptionError(
                 f"augment.gain_db is [{low:g}, {high:g}], but two numbers from -100 to 100 are needed, the "
-                "lower first."
+                "lower one first."
             )
         if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
             raise OptionError(
                 f"augment.speed is [{self.speed[0]:g}, {self.speed[1]:g}], but two factors from 0.5 to 2 are "
-                "needed, the lower first."
+                "needed, the lower one first."
             )
         if not 0 <= self.polarity <= 1:
             raise OptionError(
@@ -72,25 +72,25 @@ NO_AUGMENT = AugmentConfig(gain_db=(0.0, 0.0), polarity=0.0, tilt_db=0.0)
 
 
 class Draw(NamedTuple):
-    """What is drawn for an item of a batch."""
+    """The random parameters of a batch item."""
 
-    clip: int  # in the corpus
+    clip: int  # index in the corpus
     position: float  # 0 … 1, of the segment in the clip
-    length: int  # samples that are taken, and played faster or slower to last as long as a segment
+    length: int  # samples before the change of speed, which makes them as long as a segment
     tilt_db: float
     gain_db: float
-    flipped: bool  # the sign
+    flipped: bool  # whether to invert the sign
 
 
 class Item(NamedTuple):
-    """A segment, and where it is from."""
+    """A segment and its clip."""
 
     wav: FloatArray  # [S]
-    clip: int  # in the corpus
+    clip: int  # index in the corpus
 
 
 class Segments:
-    """Batches of equally long segments from a corpus, safe to ask from several threads."""
+    """Batches of equally long segments of a corpus. Thread-safe."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Segments:
             if corpus.failures:
                 raise self.no_readable_clips()
             raise CorpusError(
-                f"corpus {corpus.name!r} has no clips to draw from. Add clips, or take another split."
+                f"corpus {corpus.name!r} has no clips to draw from. Add clips, or use another split."
             )
         measured = corpus.measured()
         self.corpus, self.sample_rate, self.batch_size = measured, sample_rate, batch_size
@@ -125,23 +125,23 @@ class Segments:
         self._shared_ends = SharedArray(np.cumsum(_clip_weights(measured, balance)))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
-        self._unreadable: set[int] = set()  # those of `_failures` that cannot be read at any place
+        self._unreadable: set[int] = set()  # keys of `_failures` whose clip cannot be read at all
         self._lock = threading.Lock()
         if not len(measured) or not self._ends[-1] > 0:
             raise self.no_readable_clips()
 
     @property
     def _ends(self) -> npt.NDArray[np.float64]:
-        """Where the share of each clip ends, `[M]`, all shares one behind the other."""
+        """Cumulative sum `[M]` of the weights of the clips."""
         return self._shared_ends.values
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
-        """Clips that could not be read so far, first those without a readable header."""
+        """Clips that could not be read so far; failures of the corpus come first."""
         return self.corpus.failures + tuple(self._failures[index] for index in sorted(self._failures))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: it decodes for itself."""
+        """State for another process, without the cache."""
         free = self._free_bytes + sum(samples.nbytes for samples in self._cache.values())
         return {**self.__dict__, "_lock": None, "_cache": {}, "_free_bytes": free}
 
@@ -150,26 +150,26 @@ class Segments:
 
     @property
     def unreadable(self) -> dict[int, ClipFailure]:
-        """Clips that could not be read so far, by their places in the corpus."""
+        """Clips that could not be read so far, by their indices in the corpus."""
         return dict(self._failures)
 
     def add_failures(self, unreadable: Mapping[int, ClipFailure]) -> None:
-        """Add what a worker process could not read: its `unreadable`."""
+        """Add the `unreadable` clips of a worker process."""
         self._failures.update(unreadable)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> FloatArray:
-        """The audio `[B, 1, S]` of a step for one of `world` processes; all ranks' together are the step."""
+        """Return the audio `[B, 1, S]` of a step for process `rank` of `world`."""
         return self.cut_batch(step, rank, world)[0]
 
     def cut_batch(self, step: int, rank: int = 0, world: int = 1) -> tuple[FloatArray, list[int]]:
-        """What `batch` gives, and the clip in the corpus of each item."""
+        """Return the result of `batch` and the index of each item's clip in the corpus."""
         assert 0 <= rank < world, f"rank {rank} of {world} processes"
         first = rank * self.batch_size
         items = [self.item(step, first + b) for b in range(self.batch_size)]
         return np.stack([item.wav for item in items])[:, None, :], [item.clip for item in items]  # [B, 1, S]
 
     def item(self, step: int, index: int) -> Item:
-        """Item `index` of the whole batch of a step; a function of (seed, step, index) alone."""
+        """Return item `index` of the whole batch of a step; depends only on (seed, step, index)."""
         drawn = self.draw(step, index)
         for clip in self.candidates(step, index):
             segment = self._segment(clip, drawn.position, drawn.length)
@@ -180,7 +180,7 @@ class Segments:
         raise self.no_readable_clips()
 
     def draw(self, step: int, index: int) -> Draw:
-        """What is drawn for item `index` of the whole batch of a step."""
+        """Draw the parameters of item `index` of the whole batch of a step."""
         clip_at, position, speed, tilt, gain, sign = self._generator(step, index).random(6)
         slow, fast = self.augment.speed
         low, high = self.augment.gain_db
@@ -194,8 +194,10 @@ class Segments:
         )
 
     def candidates(self, step: int, index: int) -> Iterator[int]:
-        """The clips for item `index` of a step, in the order in which they are tried: the one that `draw`
-        gives, others drawn from those that are left, and in the end all, from a random one on.
+        """Yield the clips to try for item `index` of a step, in order.
+
+        The first is the clip of `draw`. Up to `MAX_REDRAWS` others follow, drawn from the remaining clips,
+        and finally all remaining clips, starting at a random one.
         """
         generator = self._generator(step, index)
         tried = [self._clip_at(generator.random(6)[0])]
@@ -212,7 +214,7 @@ class Segments:
                 yield other
 
     def decoded(self, index: int) -> npt.NDArray[np.int16] | None:
-        """All samples `[S]` of a clip, 16 bits; None where it cannot be read, which is noted."""
+        """Decode a clip to 16-bit samples `[S]`. On failure, records it and returns None."""
         try:
             return self._read(index)
         except (AudioError, OSError) as error:
@@ -220,11 +222,11 @@ class Segments:
             return None
 
     def _generator(self, step: int, index: int) -> np.random.Generator:
-        # Only `random()` is drawn: numpy keeps the streams of its bit generators, not of its distributions.
+        # Use only `random()`: NumPy guarantees the streams of bit generators, but not of distributions.
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step, index))))
 
     def _clip_at(self, at: float, excluded: Sequence[int] = ()) -> int:
-        """The clip at a place of 0 … 1 in all clips, one behind the other by their shares, without some."""
+        """Return the clip at `at` (0 … 1) in the cumulative weights of all clips that are not excluded."""
         begins = {index: float(self._ends[index - 1]) if index else 0.0 for index in excluded}
         position = at * (self._ends[-1] - sum(self._ends[index] - begin for index, begin in begins.items()))
         for index in sorted(begins):
@@ -233,7 +235,7 @@ class Segments:
         return min(int(np.searchsorted(self._ends, position, side="right")), len(self._ends) - 1)
 
     def _segment(self, index: int, position: float, length: int) -> FloatArray | None:
-        """A segment `[length]` of a clip; None where it cannot be read, which is noted."""
+        """Cut a segment `[length]` of a clip. On failure, records it and returns None."""
         if index in self._unreadable:
             return None
         clip = self.corpus[index]
@@ -245,7 +247,7 @@ class Segments:
                 else _cut(self._cached_samples(index), length, position)
             )
         except (AudioError, OSError) as error:
-            # of a long clip another part may be readable: what a step gets must not depend on those before
+            # Another part of a long clip may be readable. A step must not depend on earlier steps.
             self._record_failure(index, error, whole_clip=not is_long)
             return None
 
@@ -260,9 +262,9 @@ class Segments:
                 self._unreadable.add(index)
 
     def _cached_samples(self, index: int) -> npt.NDArray[np.int16]:
-        """All samples of a clip `[S]`, 16 bits; kept while they fit.
+        """Return all samples `[S]` of a clip, 16 bits, and cache them if they fit.
 
-        Nothing is evicted for another: with random draws, what goes is needed as soon as what comes.
+        The cache evicts nothing: draws are random, so all clips are equally likely to be needed next.
         """
         cached = self._cache.get(index)
         if cached is not None:
@@ -275,13 +277,13 @@ class Segments:
         return samples
 
     def _is_long(self, clip: Clip) -> bool:
-        """Whether a segment is read from the file by itself: a property of the clip, not of what is kept."""
+        """Whether to read only the segment from the file; independent of the state of the cache."""
         longest_s = LONG_CLIP_S + self.augment.speed[1] * self.segment_samples / self.sample_rate
         seekable = clip.source is None and clip.path.suffix.lower() in SEEKABLE_SUFFIXES
         return (clip.duration_s or 0.0) > longest_s and seekable
 
     def _read_part(self, clip: Clip, position: float, length: int) -> FloatArray:
-        """A segment `[length]` of a clip too long to keep, read from the file by itself."""
+        """Read only a segment `[length]` of a clip that is too long for the cache."""
         assert clip.duration_s is not None, "measured() fills it"
         length_s = length / self.sample_rate
         start_s = clip.start_s + position * (clip.duration_s - length_s)
@@ -292,7 +294,7 @@ class Segments:
         return _cut(_to_int16(samples[first : first + length]), length, 0.0)
 
     def no_readable_clips(self) -> CorpusError:
-        """The error for a corpus of which no clip can be read."""
+        """Return the error for a corpus without readable clips."""
         failures = self.failures
         first = f" The first: {failures[0].error}" if failures else ""
         return CorpusError(
@@ -301,7 +303,7 @@ class Segments:
 
 
 def _clip_weights(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
-    """How likely each clip `[M]` is, up to a factor: d / (seconds of its speaker)^balance, d its seconds."""
+    """Return the weights `[M]` of the clips: d / (seconds of the speaker)^balance, d the clip's seconds."""
     clips = corpus.lazy_clips
     durations_s = np.nan_to_num(clips.durations_s, nan=0.0)
     if balance == 0:
@@ -311,7 +313,7 @@ def _clip_weights(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
 
 
 def augment_segment(segment: FloatArray, drawn: Draw) -> FloatArray:
-    """The segment `[S]` with the tilt, gain and sign that were drawn."""
+    """Apply the drawn tilt, gain and sign to a segment `[S]`."""
     if drawn.tilt_db:
         segment = tilt_segment(segment, drawn.tilt_db)
     scale = 10 ** (drawn.gain_db / 20)
@@ -321,10 +323,10 @@ def augment_segment(segment: FloatArray, drawn: Draw) -> FloatArray:
 
 
 def tilt_segment(segment: FloatArray, tilt_db: float) -> FloatArray:
-    """The segment `[S]` with the Nyquist frequency raised by `tilt_db` against 0 Hz, its energy kept.
+    """Raise the Nyquist frequency of a segment `[S]` by `tilt_db` relative to 0 Hz; preserves the energy.
 
-    y[n] = x[n] + a x[n - 1] has the gain 1 + a at 0 Hz and 1 - a at Nyquist; their ratio is to be
-    r = 10^(tilt / 20) = (1 - a) / (1 + a), so a = (1 - r) / (1 + r).
+    y[n] = x[n] + a x[n - 1] has gain 1 + a at 0 Hz and 1 - a at the Nyquist frequency. Their ratio
+    r = 10^(tilt / 20) = (1 - a) / (1 + a) gives a = (1 - r) / (1 + r).
     """
     a = np.float32(tilt_coefficient(tilt_db))
     out = segment.copy()
@@ -334,13 +336,13 @@ def tilt_segment(segment: FloatArray, tilt_db: float) -> FloatArray:
 
 
 def tilt_coefficient(tilt_db: float) -> float:
-    """a of `tilt_segment`."""
+    """The filter coefficient a of `tilt_segment`."""
     ratio = 10 ** (tilt_db / 20)
     return (1 - ratio) / (1 + ratio)
 
 
 def _cut(samples: npt.NDArray[np.int16], length: int, position: float) -> FloatArray:
-    """`length` samples, float32, from a random place; a shorter clip stands at a random place in silence."""
+    """Cut `length` float32 samples at `position` (0 … 1). A shorter clip is placed in silence."""
     spare = len(samples) - length
     if spare >= 0:
         start = int(position * (spare + 1))

@@ -1,4 +1,4 @@
-"""Arrays that other processes map from a file instead of copying them."""
+"""`SharedArray`: an array that other processes memory-map instead of copying."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SMALL_BYTES = 1 << 16  # up to here an array is sent as it is
+SMALL_BYTES = 1 << 16  # smaller arrays are pickled
 
 
 class SharedArray:
-    """An array. Sent to another process, it is a file there that is mapped into memory: all processes of a
-    machine share its pages. The file is removed with the array of the process that sent it.
+    """An array that is pickled as a memory-mapped file: all processes of a machine share its pages.
+
+    The file is removed together with the array of the process that pickled it.
     """
 
     def __init__(self, values: npt.NDArray[Any]) -> None:
@@ -41,8 +42,9 @@ class SharedArray:
 
 
 def temporary_file(owner: object, suffix: str) -> Path:
-    """A new empty file that only this user can open. It is removed when `owner` is no longer used, or when
-    this process ends.
+    """Create an empty file that only this user can open.
+
+    It is removed when `owner` is garbage-collected or this process ends.
     """
     descriptor, name = tempfile.mkstemp(prefix="codecvq-", suffix=suffix)
     os.close(descriptor)
@@ -51,7 +53,7 @@ def temporary_file(owner: object, suffix: str) -> Path:
 
 
 def _remove(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked process has the same finalizers
+    if os.getpid() == pid:  # forked processes inherit the finalizers
         path.unlink(missing_ok=True)
 
 

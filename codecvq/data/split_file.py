@@ -1,7 +1,8 @@
-"""The split of a run, in `split.jsonl`: which of its clips are for training, validation and test.
+"""The split of a run, stored in `split.jsonl`: the assignment of clips to training, validation and test.
 
-It holds for the run: one that goes on keeps it, whatever a newer codecvq, other files or an edited manifest
-would make of the corpus. It also tells which recordings a codec was trained on, wherever they lie now.
+A resumed run uses the stored split, even if a newer version of codecvq, other files or an edited manifest
+would split the corpus differently. The file also identifies the recordings that a codec was trained on, independent
+of their location.
 """
 
 from __future__ import annotations
@@ -26,36 +27,35 @@ from codecvq.json_file import parse_json
 logger = logging.getLogger("codecvq")
 
 SPLIT_FILE = "split.jsonl"  # in a run folder
-ADVICE = "Bring it back from a copy, or delete it to have the clips split anew."
+ADVICE = "Restore it from a backup, or delete it to split the clips again."
 
 
 @dataclass(frozen=True)
 class RecordedSplit:
-    """The splits of clips, by their ids and by what their recordings are."""
+    """The stored splits of clips, by their ids and by the identities of their recordings."""
 
     path: Path
     ids: SplitTable
-    recordings: SplitTable  # by Clip.identity(); empty for a file of an older codecvq
-    files: SplitTable  # by fingerprint; "train" where parts of a file are in several
+    recordings: SplitTable  # by Clip.identity(); empty for a file of an older version
+    files: SplitTable  # by fingerprint; "train" if parts of a file are in several splits
 
     def apply(self, corpus: Corpus) -> Corpus:
-        """The corpus of the run with each clip in the split written down; new clips go by their own."""
+        """Return the corpus with the stored split of each clip; new clips are split as usual."""
         clips = corpus.lazy_clips
         recorded, current = self.ids.codes(clips.id_hashes), clips.splits(corpus.split_by)
         changed = (recorded != NONE) & (recorded != current)
         if not changed.any():
             return corpus
         logger.warning(
-            "%d of %d clips of corpus %s would be in another split today. The run keeps its own, of %s.",
+            "%d of %d clips of corpus %s would be in another split now. The run uses the stored split of %s.",
             int(changed.sum()), len(corpus), printable(corpus.name), printable(str(self.path)),
         )  # fmt: skip
         return replace(corpus, clips=clips.with_splits(np.where(changed, recorded, clips.explicit_splits)))
 
     def split_of_recording(self, clip: Clip) -> Split | None:
-        """The split that the run had this recording in, under whatever name; None where it had not.
+        """Return the split of this recording in the run, independent of its name; None if it was not used.
 
-        A part of a recording that the run had whole, and the other way round, counts as the recording. In a
-        file of an older codecvq only ids can be compared.
+        A part matches the whole recording and vice versa. A file of an older version has only ids to compare.
         """
         if not len(self.recordings):
             return self.ids.get(clip.id)
@@ -69,8 +69,9 @@ class RecordedSplit:
 
 
 def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
-    """The JSON-lines file written: `id`, `split`, `speaker`, `duration` in seconds and `audio`, the identity
-    of the recording, of every clip that can be read.
+    """Write the splits of all readable clips as JSON lines and return the path.
+
+    The keys are `id`, `split`, `speaker`, `duration` in seconds, and `audio`, the identity of the recording.
     """
     path = Path(path)
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -87,7 +88,7 @@ def write_split(corpus: Corpus, path: str | os.PathLike[str]) -> Path:
 
 
 def read_split(path: str | os.PathLike[str]) -> RecordedSplit:
-    """The split that a file holds. Raises CorpusError where it is missing or damaged."""
+    """Read a split file. Raises CorpusError if it is missing or damaged."""
     path = Path(path)
     ids, recordings, files = SplitTableBuilder(), SplitTableBuilder(), SplitTableBuilder()
     try:
@@ -97,7 +98,7 @@ def read_split(path: str | os.PathLike[str]) -> RecordedSplit:
                     continue
                 row = parse_json(line, f"{path}, line {number},", error=CorpusError, advice=ADVICE)
                 if not isinstance(row.get("id"), str) or row.get("split") not in SPLITS:
-                    raise _read_error(path, f"line {number} is no clip with a split")
+                    raise _read_error(path, f"line {number} is not a clip with a split")
                 split = cast(Split, row["split"])
                 ids.add(row["id"], split)
                 if isinstance(audio := row.get("audio"), str) and audio:

@@ -1,4 +1,4 @@
-"""Which clips are for training, validation and test: by a stable hash of what names a clip."""
+"""Assigning keys to training, validation and test with a stable hash."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SplitBy = Literal["clip", "speaker"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 TEST_SHARE, VALIDATION_SHARE = 0.05, 0.05
 
-#: Splits as arrays hold them: 0 for none, 1 + the place in `SPLITS`, `OTHER` for another word.
+#: Codes of splits in arrays: 0 for none, 1 + index in `SPLITS`, `OTHER` for an unknown name.
 NONE, OTHER = 0, 255
 _CODES: dict[str, int] = {"": NONE, **{split: code for code, split in enumerate(SPLITS, start=1)}}
 
 
 def split_of(key: str) -> Split:
-    """The split that a hash gives to an id or speaker: 5 % "test", 5 % "validation", the rest "train"."""
+    """Return the split of an id or speaker by its hash: 5 % "test", 5 % "validation", the rest "train"."""
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if share < TEST_SHARE:
         return "test"
@@ -24,5 +24,5 @@ def split_of(key: str) -> Split:
 
 
 def split_code(split: str) -> int:
-    """The number of a split in arrays."""
+    """Return the code of a split in arrays."""
     return _CODES.get(split, OTHER)

@@ -1,4 +1,4 @@
-"""Clips of an iterator, of any number: in memory while they are few, otherwise in a temporary file."""
+"""Storing clips of an iterator: in memory if there are few, otherwise in a temporary file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from codecvq.errors import CorpusError
 
 
 class StoredClips(Sequence[Clip]):
-    """Clips that this process has written into a temporary file of its own, which is removed with them."""
+    """Clips in a temporary file of this process. The file is removed with the sequence."""
 
     def __init__(self, clips: Iterable[Clip]) -> None:
         ends = array("q", [0])
@@ -32,7 +32,7 @@ class StoredClips(Sequence[Clip]):
                     file.write(content := pickle.dumps(clip, protocol=pickle.HIGHEST_PROTOCOL))
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
                     raise CorpusError(
-                        f"clip {clip.id!r} cannot be stored ({error}). Its columns need to be plain values."
+                        f"clip {clip.id!r} cannot be stored ({error}). Its columns must be plain values."
                     ) from error
                 ends.append(ends[-1] + len(content))
         self._file, self._ends = RecordFile(path), to_shared_array(ends, np.int64)
@@ -54,21 +54,22 @@ class StoredClips(Sequence[Clip]):
 
 
 def to_listing(found: object) -> ClipListing:
-    """What a reader or a corpus gave, with its clips as `Clips`. Raises CorpusError for what are no clips."""
+    """Convert the result of a reader or corpus to a listing. Raises CorpusError if it has no clips."""
     if isinstance(found, ClipListing):
         return replace(found, clips=to_listing(found.clips).clips)
     if isinstance(found, Clips):
         return ClipListing(found)
     if isinstance(found, str) or not isinstance(found, Iterable):
-        raise CorpusError(f"it gives {reprlib.repr(found)} where clips are needed.")
+        raise CorpusError(f"it returned {reprlib.repr(found)}, but clips are needed.")
     if isinstance(found, Sequence) and len(found) > Clips.MAX_IN_MEMORY:
         return ClipListing(Clips.from_clips(found))
     return collect_clips(found)
 
 
 def collect_clips(found: Iterable[Clip | ClipFailure]) -> ClipListing:
-    """The clips of an iterator: in memory, or more than `Clips.MAX_IN_MEMORY` in a temporary file. Raises
-    CorpusError for what is neither a clip nor a failure.
+    """Collect the clips of an iterator, with more than `Clips.MAX_IN_MEMORY` in a temporary file.
+
+    Raises CorpusError for items that are neither clips nor failures.
     """
     failures: list[ClipFailure] = []
     builder = ColumnsBuilder()
@@ -79,7 +80,7 @@ def collect_clips(found: Iterable[Clip | ClipFailure]) -> ClipListing:
                 failures.append(item)
                 continue
             if not isinstance(item, Clip):
-                raise CorpusError(f"it gives {type(item).__name__} where a Clip is needed.")
+                raise CorpusError(f"it returned {type(item).__name__}, but a Clip is needed.")
             builder.add(item)
             yield item
 

@@ -1,4 +1,4 @@
-"""Files of records, JSON lines or tables with a header, of which each record can be read by itself."""
+"""Files of records (JSON lines, or tables with a header) with random access to each record."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class Position(NamedTuple):
-    """Where a record begins."""
+    """The position of a record in its file."""
 
-    offset: int  # byte
+    offset: int  # in bytes
     line: int  # from 1
 
 
 class Record(NamedTuple):
-    """A record, or why it is none."""
+    """A record, or the error for an invalid one."""
 
     position: Position
     row: Row
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 class LineReader:
-    """The text of the lines of a file from a place on, and the place of the line that follows."""
+    """Iterates over the decoded lines of a file; `position` is that of the next line."""
 
     def __init__(self, file: RecordFile, name: str, position: Position) -> None:
         self.position = position
@@ -42,7 +42,7 @@ class LineReader:
         return self
 
     def __next__(self) -> str:
-        """The next line. Raises CorpusError where it is not text."""
+        """Return the next line. Raises CorpusError if it is not UTF-8."""
         try:
             offset, content = next(self._lines)
         except ValueError as error:
@@ -60,7 +60,7 @@ class LineReader:
 
 
 class Table:
-    """The records of a file. Raises CorpusError for a header that cannot be used."""
+    """The records of a file. Raises CorpusError for an invalid header."""
 
     def __init__(self, path: Path, kind: str = "manifest") -> None:
         self.path, self.name = path, f"{kind} {printable(str(path))}"
@@ -75,17 +75,18 @@ class Table:
             self.start = lines.position
             if duplicates := sorted({column for column in self.header if self.header.count(column) > 1}):
                 raise CorpusError(
-                    f"{self.name}: two columns are called {duplicates[0]!r}. Rename one of them."
+                    f"{self.name}: two columns are named {duplicates[0]!r}. Rename one of them."
                 )
 
     @property
     def delimiter(self) -> str:
-        """Between the cells of a table; "" for JSON lines."""
+        """Delimiter of the cells; "" for JSON lines."""
         return DELIMITERS.get(self.path.suffix.lower(), "")
 
     def __iter__(self) -> Iterator[Record]:
-        """Every record that is not blank. One that is damaged comes with its error, which the caller raises
-        or lists; reading goes on behind it.
+        """Yield every record that is not blank.
+
+        A damaged record has its `error` set, and reading continues after it.
         """
         lines = LineReader(self._file, self.name, self.start)
         while True:
@@ -93,7 +94,7 @@ class Table:
             try:
                 row = self._next(lines, position)
             except CorpusError as error:
-                if lines.position == position:  # nothing more can be read
+                if lines.position == position:  # no progress: the rest of the file cannot be read
                     raise
                 yield Record(position, {}, error)
                 continue
@@ -103,11 +104,11 @@ class Table:
                 yield Record(position, row)
 
     def row(self, position: Position) -> Row:
-        """The record at a place. Raises CorpusError where there is none any more."""
+        """Return the record at a position. Raises CorpusError if it is damaged."""
         return self._next(LineReader(self._file, self.name, position), position) or {}
 
     def _next(self, lines: LineReader, position: Position) -> Row | None:
-        """The record that begins here; empty for a blank one, None at the end of the file."""
+        """Return the next record; empty if blank, None at the end of the file."""
         if self.delimiter:
             return self._next_table_row(lines)
         text = next(lines, None)
@@ -123,13 +124,13 @@ class Table:
         if len(cells) != len(self.header):
             more = "more" if len(cells) > len(self.header) else "fewer"
             raise CorpusError(
-                f"{self.name}, line {lines.position.line - 1}: it has {more} columns than the header. "
+                f"{self.name}, line {lines.position.line - 1}: the row has {more} columns than the header. "
                 "Repair it."
             )
         return dict(zip(self.header, cells, strict=True))
 
     def _cells(self, lines: LineReader) -> list[str] | None:
-        # Tab-separated values have no quotes: one that begins a sentence belongs to it.
+        # Tab-separated values have no quoting: a quote at the start of a sentence is part of the text.
         quoting: Literal[0, 3] = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
         try:
             return next(csv.reader(lines, delimiter=self.delimiter, quoting=quoting, strict=True), None)

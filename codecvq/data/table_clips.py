@@ -1,5 +1,7 @@
-"""The clips of a table, each of which is made of its record when it is used: 8 bytes a clip, where its record
-begins, beside its `Columns`; and 16, the fingerprint of its file, where the table has no ids.
+"""`TableClips`: clips of a table that are built from their records on access.
+
+A clip takes 8 bytes for the offset of its record in addition to its `Columns`. If the table has no ids, it
+takes 16 more for the fingerprint of its file.
 """
 
 from __future__ import annotations
@@ -22,35 +24,35 @@ from codecvq.data.table import Position, Record, Table
 from codecvq.errors import CorpusError
 from codecvq.escaping import printable
 
-KEY_BYTES = 16  # of a fingerprint
+KEY_BYTES = 16  # size of a fingerprint
 
 
 class BuiltClip(NamedTuple):
-    """The clip of a record."""
+    """The clip of a record, and whether the record has an id."""
 
     clip: Clip
-    has_id: bool  # False: its id is its place in a folder, and it is split by what is in its file
+    has_id: bool  # False: the id is a path, and the split depends on the content of the file
 
 
 class ClipBuilder(Protocol):
-    """Makes clips of records. It goes to other processes with them."""
+    """Builds clips from records. Must be picklable, as clips are sent to other processes."""
 
     def build_clip(self, origin: str, row: Row) -> BuiltClip:
-        """The clip of a record; `origin` begins each error. Raises CorpusError."""
+        """Build the clip of a record. Raises CorpusError with a message that starts with `origin`."""
 
     def file_error(self, clip: Clip) -> str:
-        """Why the file of a clip cannot be read; "" where it can."""
+        """Return why the file of the clip cannot be read, or ""."""
 
 
 class TableClips(Sequence[Clip]):
-    """The clips of those records of a table that can be used."""
+    """The clips of the usable records of a table."""
 
     def __init__(
         self, table: Table, builder: ClipBuilder, offsets: SharedArray, hashes: SharedArray, keys: SharedArray
     ) -> None:
         self._table, self._builder = table, builder
         self._offsets, self._hashes = offsets, hashes  # int64 [M], uint64 [M]
-        self._keys = keys  # uint8 [M, KEY_BYTES] or [0, KEY_BYTES]; a row of zeros for a clip with an id
+        self._keys = keys  # uint8 [M, KEY_BYTES] or [0, KEY_BYTES]; zeros for a clip with an id
 
     def __len__(self) -> int:
         return len(self._offsets.values)
@@ -76,21 +78,22 @@ class TableClips(Sequence[Clip]):
 
     def _changed_error(self) -> CorpusError:
         return CorpusError(
-            f"{self._table.name} was changed since it was opened: a row is no longer where it was. Bring the "
-            "old file back, or start again with the new one."
+            f"{self._table.name} was changed since it was opened: a row has moved. Restore the old file, or "
+            "restart with the new one."
         )
 
 
 def table_listing(table: Table, builder: ClipBuilder, *, strict: bool) -> ClipListing:
-    """The clips of a table, every record of which is checked now. Up to `Clips.MAX_IN_MEMORY` of them stay in
-    memory. A clip whose file is not there is a listed failure. A damaged record raises CorpusError if
-    `strict`, and is a listed failure otherwise.
+    """Check all records of a table and return its clips, up to `Clips.MAX_IN_MEMORY` of them in memory.
+
+    Clips with missing files become failures. A damaged record raises CorpusError if `strict`, and becomes a
+    failure otherwise.
     """
     return _TableReader(table, builder, strict).listing()
 
 
 class _TableReader:
-    """The state of reading a table for the first time."""
+    """The state of the first pass over a table."""
 
     def __init__(self, table: Table, builder: ClipBuilder, strict: bool) -> None:
         self.table, self.builder, self.strict = table, builder, strict
@@ -98,7 +101,7 @@ class _TableReader:
         self.failed_id_hashes = array("Q")
         self.columns, self.failures = ColumnsBuilder(), list[ClipFailure]()
         self.keys = bytearray()
-        self.clips: list[Clip] | None = []  # None: more than are kept
+        self.clips: list[Clip] | None = []  # None: too many for memory
 
     def listing(self) -> ClipListing:
         records = iter(self.table)
@@ -132,7 +135,7 @@ class _TableReader:
             self.clips = None
 
     def _build_usable(self, record: Record) -> BuiltClip | None:
-        """The clip of a record; None where it is a failure, which is listed."""
+        """Build the clip of a record. Returns None and records the failure if it cannot be used."""
         line, file = record.position.line, printable(self.table.path.name)
         try:
             if record.error:
@@ -150,9 +153,7 @@ class _TableReader:
         return None
 
     def _check_ids(self, hashes: np.ndarray) -> None:
-        """Raise CorpusError where two records have the same id. They are read again only if two hashes are
-        equal.
-        """
+        """Raise CorpusError if two records have the same id. Reads records again only if hashes are equal."""
         hashes.sort()
         if not (equal := hashes[1:] == hashes[:-1]).any():
             return
@@ -161,14 +162,14 @@ class _TableReader:
             if (other := lines.setdefault(id_, position.line)) != position.line:
                 raise CorpusError(
                     f"{self.table.name}: lines {other} and {position.line} have the same id {id_!r}. Give "
-                    "each row an id of its own."
+                    "each row a unique id."
                 )
 
     def _ids(self, hashes: set[int]) -> Iterator[tuple[Position, str]]:
         for record in self.table:
             try:
                 id_ = self.builder.build_clip(self.table.name, record.row).clip.id
-            except CorpusError:  # a listed failure
+            except CorpusError:  # already recorded as a failure
                 continue
             if id_hash(id_) in hashes:
                 yield record.position, id_
