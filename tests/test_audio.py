@@ -150,12 +150,12 @@ def make_cut_off(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "why"),
     [
-        ("text.wav", make_text, "not audio that can be decoded"),
-        ("text.m4a", make_text, "not audio that can be decoded"),
+        ("text.wav", make_text, "cannot be decoded as audio"),
+        ("text.m4a", make_text, "cannot be decoded as audio"),
         ("empty.wav", lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
         ("zero.wav", make_silent_header, "has no samples"),
         ("nan.wav", make_nan, "NaN or infinite samples, the first at 0.500 s"),
-        ("cut.flac", make_cut_off, "not audio that can be decoded"),
+        ("cut.flac", make_cut_off, "cannot be decoded as audio"),
         ("folder.wav", lambda path: path.mkdir(), "is a folder"),
         ("missing.wav", lambda path: None, "does not exist"),
     ],
@@ -178,7 +178,7 @@ def test_a_part_behind_the_end_or_of_no_length_is_an_error(files):
     with pytest.raises(AudioError, match=r"no samples from 1e\+308 s on"):
         read_audio(files["flac"], start_s=1e308)
     for start_s, length_s in ((-1.0, None), (0.0, 0.0), (float("nan"), None), (0.0, float("inf"))):
-        with pytest.raises(AudioError, match="ask for no part"):
+        with pytest.raises(AudioError, match="do not select a part"):
             read_audio(files["wav"], start_s=start_s, duration_s=length_s)
 
 

@@ -188,7 +188,7 @@ def test_a_file_of_a_hundred_thousand_beginnings_is_refused_at_once(tmp_path: Pa
     path = written(tmp_path / f"a.{form.lower()}", 0.1, format=form)
     path.write_bytes(path.read_bytes() + 100_000 * begin)
     for read in (read_audio, duration_s):
-        with pytest.raises(AudioError, match="more than 1000 files in one"):
+        with pytest.raises(AudioError, match="more than 1000 concatenated files"):
             read(path)
 
 
@@ -247,11 +247,9 @@ def test_a_small_file_of_hours_of_silence_is_refused_before_it_fills_the_memory(
     with soundfile.SoundFile(tmp_path / name, "w", RATE, 1, **options) as file:
         for _ in range(30):
             file.write(np.zeros(RATE))
-    with pytest.raises(
-        AudioError, match=r"too long to be read at once: more than 20 s .* in a manifest with"
-    ):
+    with pytest.raises(AudioError, match=r"too long to read at once: more than 20 s .* in a manifest with"):
         read_audio(tmp_path / name)
-    with pytest.raises(AudioError, match="too long to be read at once: more than 10 s"):
+    with pytest.raises(AudioError, match="too long to read at once: more than 10 s"):
         read_audio(tmp_path / name, longest_s=10)
     assert read_audio(tmp_path / name, start_s=25, duration_s=2).samples.shape == (1, 2 * RATE)
     assert duration_s(tmp_path / name) == pytest.approx(30, abs=0.1)
@@ -285,7 +283,7 @@ def test_playlists_and_scripts_are_no_audio(tmp_path: Path, name: str, content: 
     written(tmp_path / "real.wav", 0.5)
     (tmp_path / name).write_text(content)
     for read in (read_audio, duration_s):
-        with pytest.raises(AudioError, match="not audio that can be decoded"):
+        with pytest.raises(AudioError, match="cannot be decoded as audio"):
             read(tmp_path / name)
 
 
@@ -301,9 +299,9 @@ def make_socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (os.mkfifo, "no regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
-        (make_socket, "no regular file"),
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (make_socket, "not a regular file"),
         (lambda path: path.symlink_to(path), "cannot be opened"),
         (lambda path: path.symlink_to("nowhere"), "does not exist"),
     ],

@@ -120,7 +120,7 @@ def test_a_file_that_is_no_audio_is_a_failure_not_an_end(tmp_path):
     [
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.touch(), "is a file"),
-        (lambda folder: folder.mkdir(), "holds no audio"),
+        (lambda folder: folder.mkdir(), "has no audio files"),
         (lambda folder: [write_noise(folder / name) for name in ("a.wav", "a.flac")], "have the id 'a'"),
     ],
     ids=["missing", "file", "empty", "same-id"],
@@ -226,7 +226,7 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
     [
         ("m.jsonl", '{"path": "a.wav"}\n{"path": "b', "line 2, is damaged (Unterminated string"),
         ("m.jsonl", '["a.wav"]\n', "line 1, is damaged (it is not an object)"),
-        ("m.jsonl", '{"wav": "a.wav"}\n', "no column names the audio. It has 'wav'"),
+        ("m.jsonl", '{"wav": "a.wav"}\n', "no column has the path of the audio. The columns are 'wav'"),
         ("m.jsonl", '{"path": "a.wav"}\n\n{"path": "a.wav"}\n', "lines 1 and 3 have the same id 'a'"),
         ("m.jsonl", '{"path": "a.wav", "duration": "long"}\n', "duration is 'long'"),
         ("m.jsonl", '{"path": "a.wav", "start": -1}\n', "start is -1"),
@@ -238,7 +238,7 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
             '{"path": "gone.wav"}\n',
             "none of its 1 files can be used. The first error: line 1 of m.jsonl: the file",
         ),
-        ("m.csv", "path,text\na.wav\n", "line 2: it has fewer columns"),
+        ("m.csv", "path,text\na.wav\n", "line 2: the row has fewer columns"),
         ("m.csv", 'path,text\na.wav,"open\n', "Repair the quotes"),
     ],
 )
@@ -280,7 +280,7 @@ def test_without_speakers_there_is_no_split_by_speaker(tmp_path):
     write_noise(tmp_path / "a.wav")
     with pytest.raises(CorpusError, match="has no speaker"):
         open_corpus(folder=tmp_path, split_by="speaker")
-    with pytest.raises(CorpusError, match="name no speaker"):
+    with pytest.raises(CorpusError, match="the clips have no speakers"):
         open_corpus(folder=tmp_path, exclude_speakers=["ann"])
 
 

@@ -114,7 +114,9 @@ def test_a_corpus_that_does_not_fit_is_an_error_that_says_how_large_it_is(
 ) -> None:
     segments = speech()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**5, 10**6))
-    with pytest.raises(CorpusError, match=r"takes 0\.0 GB on cuda:0, which has 0\.0 GB free.*cache=memory"):
+    with pytest.raises(
+        CorpusError, match=r"needs 0\.0 GB on cuda:0, but at most half of the 0\.0 GB free.*cache=memory"
+    ):
         DeviceSegments(segments, torch.device("cuda:0"))
 
 

@@ -69,7 +69,7 @@ def test_an_end_alone_cuts_and_a_start_alone_goes_to_the_end(folder: Path) -> No
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"start": 1.0, "end": 0.5}, "ends at 0.5 s, which is not behind its start, 1 s"),
+        ({"start": 1.0, "end": 0.5}, "ends at 0.5 s, which is not after its start at 1 s"),
         ({"start": 0.5, "end": 1.0, "duration": 2.0}, "contradict each other"),
         ({"start": 0.5, "offset": 1.0}, "start 0.5 and offset 1.0, which have the same meaning"),
         ({"end": "last"}, "end is 'last', but seconds from 0 up"),
@@ -80,13 +80,13 @@ def test_an_end_alone_cuts_and_a_start_alone_goes_to_the_end(folder: Path) -> No
         ({"end_ms": 500}, "'end_ms' is not supported"),
         ({"start_sample": 500}, "'start_sample' is not supported"),
         ({"channels": [0]}, "'channels' is not supported"),
-        ({"channel": "left"}, "channel is 'left', but the number of a channel"),
+        ({"channel": "left"}, "channel is 'left', but a channel number is needed"),
         ({"channel": -1}, "channel is -1, but"),
         ({"id": {"a": 1}}, "id is {'a': 1}, but text is needed"),
         ({"text": ["a"]}, "text is ['a'], but text is needed"),
         ({"path": ["a.wav", "b.wav"]}, "path is ['a.wav', 'b.wav'], but a path is needed"),
-        ({"path": {"path": "a.wav", "bytes": "UklGRg=="}}, "audio within a manifest is not read"),
-        ({"path": {"array": [0.0], "path": "a.wav"}}, "audio within a manifest is not read"),
+        ({"path": {"path": "a.wav", "bytes": "UklGRg=="}}, "audio embedded in a manifest is not supported"),
+        ({"path": {"array": [0.0], "path": "a.wav"}}, "audio embedded in a manifest is not supported"),
     ],
     ids=str,
 )
@@ -119,7 +119,9 @@ def test_a_channel_is_taken_and_not_mixed(folder: Path) -> None:
     assert first.read(RATE)[99] == pytest.approx(100 / 32768)
     assert second.read(RATE)[99] == pytest.approx(-50 / 32768)
     assert mix.read(RATE)[99] == pytest.approx(25 / 32768)
-    with pytest.raises(AudioError, match=r"has 2 channels, and clip a#2 is of channel 2 \(0 is the first\)"):
+    with pytest.raises(
+        AudioError, match=r"has 2 channels, but clip a#2 selects channel 2 \(0 is the first\)"
+    ):
         opened(folder, {"path": "a.wav", "channel": 2})[0].read(RATE)
 
 
@@ -133,7 +135,7 @@ def test_a_wrong_duration_cuts_nothing_and_is_told(folder: Path, caplog: pytest.
     assert [clip.duration_s for clip in measured] == [2.1, 2.0, 2.0, 2.0]
     assert [clip.read(RATE).size for clip in measured] == [2 * RATE] * 4
     assert [record.getMessage() for record in caplog.records] == [
-        "corpus m: 2 clips are not as long as it says; the lengths of their files are used. The first is 1: "
+        "corpus m: 2 clips have wrong durations; the durations of their files are used. The first is 1: "
         "its stated duration is 2000 s, but its file has 2.000 s."
     ]
     assert measured.measured() is measured
@@ -162,8 +164,8 @@ def test_a_part_that_ends_behind_its_file_is_a_failure_and_no_shorter_clip(folde
         ("https://host/a.wav", "does not exist (remote files are not downloaded)"),
         ("~nosuchuser/a.wav", "does not exist"),
         ("x" * 300 + ".wav", "cannot be opened"),
-        (".", "no regular file"),
-        ("pipe.wav", "no regular file"),
+        (".", "not a regular file"),
+        ("pipe.wav", "not a regular file"),
     ],
 )
 def test_rows_without_a_usable_file_are_failures_that_say_why(folder: Path, path: str, why: str) -> None:
@@ -198,7 +200,7 @@ def test_places_that_are_no_manifest_or_folder_are_one_line(tmp_path: Path) -> N
     import os
 
     os.mkfifo(tmp_path / "m.jsonl")
-    with pytest.raises(CorpusError, match="no regular file"):
+    with pytest.raises(CorpusError, match="not a regular file"):
         open_corpus(manifest=tmp_path / "m.jsonl")
     for kind in ("folder", "manifest"):
         with pytest.raises(CorpusError, match="nosuchuser"):

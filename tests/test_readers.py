@@ -124,7 +124,7 @@ def test_rows_of_metadata_that_are_wrong_are_listed_and_the_rest_goes_on(
         for failure in corpus.failures
     ] == ["line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8"]
     assert "is not id|text" in said[0]
-    assert "is not in the folder of the metadata" in said[3]
+    assert "is outside of the folder of the metadata file" in said[3]
     assert "not UTF-8" in said[4]
     assert "does not exist" in said[5]
 
@@ -142,7 +142,7 @@ def test_files_outside_of_an_audio_folder_are_not_read(audio_folder: Path) -> No
     (audio_folder / "metadata.csv").write_text("\n".join(["file_name", *rows]))
     corpus = open_corpus(source=audio_folder)
     assert [clip.path.name for clip in corpus] == ["0.wav", "1.wav"]
-    assert all("not in the folder" in failure.error for failure in corpus.failures)
+    assert all("outside of the folder" in failure.error for failure in corpus.failures)
     assert len(corpus.failures) == 4
 
 
@@ -181,7 +181,7 @@ def test_a_source_finds_its_reader(ljspeech: Path, tmp_path: Path) -> None:
         open_corpus(source=tmp_path / "nowhere" / "x")
     with pytest.raises(CorpusError, match=r"root .* is the location of a registered corpus"):
         open_corpus(source=ljspeech, root=tmp_path)
-    with pytest.raises(CorpusError, match="there is no source"):
+    with pytest.raises(CorpusError, match="need a source, but none is given"):
         open_corpus(folder=ljspeech, reader="metadata")
     with pytest.raises(UnknownName, match=r"no reader named 'fodler'.*Did you mean 'folder'"):
         open_corpus(source=ljspeech, reader="fodler")
@@ -242,7 +242,7 @@ def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
     assert "reader broken of strangers was not tried: KeyError" in caplog.text
     for name, why in {
         "broken": "failed with .*KeyError",
-        "text": "'clips' where clips are needed",
+        "text": "returned 'clips', but clips are needed",
         "numbers": "returned int, but a Clip is needed",
         "nothing": "found no clips in .*The first failure: a: why",
         "twice": "two clips have the id 'a'",

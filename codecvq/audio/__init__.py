@@ -1,11 +1,11 @@
-"""Audio files as float32 arrays `[C, S]` in [-1, 1], and back: reading, writing, resampling, finding.
+"""Finding, reading, writing and resampling audio files, as float32 arrays `[C, S]` in [-1, 1].
 
-soundfile (libsndfile) reads what it can: WAV, FLAC, Ogg, Opus, AIFF, NIST ... PyAV (FFmpeg) reads the rest:
-MP3, m4a, aac, webm, wma, and G.722, which is a bare stream without a header. Both come as wheels with their
-libraries inside. torchaudio is not used: from 2.9 on it reads no audio by itself.
+soundfile (libsndfile) reads WAV, FLAC, Ogg, Opus, AIFF, NIST and others. PyAV (FFmpeg) reads the rest: MP3,
+m4a, aac, webm, wma, and G.722, a raw stream without a header. Both have wheels that include their libraries.
+torchaudio is not used, because it reads no audio by itself since version 2.9.
 
-A file that is no audio is a user's error: whatever a library raises about it becomes an `AudioError` of one
-line. `codecvq.audio.limits` has the bounds on rates, channels, lengths and memory.
+Any exception that a library raises for an invalid file becomes an `AudioError` with a message of one line.
+`codecvq.audio.limits` has the limits on sample rates, channels, durations and memory.
 """
 
 from codecvq.audio.files import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio_files

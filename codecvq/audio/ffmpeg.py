@@ -1,8 +1,9 @@
-"""Reading with FFmpeg, through PyAV: from the beginning, since seeking in these streams is not exact to the
-sample.
+"""Reading audio with FFmpeg, through PyAV.
 
-Only audio formats are opened (a playlist can name other files), only audio decoders are used, and no file but
-the one given can be opened: FFmpeg gets its bytes and no protocol.
+Files are decoded from the beginning, because seeking in these formats is not sample-accurate.
+
+For security, only audio formats are opened (a playlist can name other files) and only audio decoders are
+used. FFmpeg receives the bytes of the file and no protocols, so it cannot open other files.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from codecvq.audio.part import Audio, Part, concatenate
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 
-#: FFmpeg's names of the containers that are opened. No playlists (hls, concat), scripts, images, devices.
+#: FFmpeg's names of the accepted containers. No playlists (hls, concat), scripts, images or devices.
 FORMATS = (
     "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "caf", "eac3", "flac", "g722", "loas", "matroska", "mov",
     "mp3", "mpc", "mpc8", "nistsphere", "ogg", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
-PAST_END = 10**13  # FFmpeg's microseconds: behind the end of every file
+PAST_END = 10**13  # in FFmpeg's microseconds: after the end of every file
 
 
 class _Source(io.BufferedReader):
-    """A file for FFmpeg, which asks for places that are not there: an error code, where Python raises."""
+    """A file for FFmpeg. An invalid seek returns an error code, where Python would raise."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -41,11 +42,11 @@ class _Source(io.BufferedReader):
 
 
 def read_samples(path: Path, part: Part) -> Audio:
-    """The part of a file. Raises AudioError."""
+    """Read a part of a file. Raises AudioError."""
     with _open(path) as container:
         stream = container.streams.audio[0]
         limit, layout = _read_limit(part.name, stream, part.longest_s), stream.codec_context.layout
-        # The format alone: the rate and the channels stay. Packed samples: av reads past the eighth plane.
+        # Converts only the sample format. Packed samples, because av supports only eight planes.
         convert = av.AudioResampler(format="flt", layout=layout, rate=limit.sample_rate)
         start, count = part.samples(limit.sample_rate)
         pieces, decoded, returned = list[FloatArray](), 0, 0
@@ -65,7 +66,7 @@ def read_samples(path: Path, part: Part) -> Audio:
 
 
 def decoded_duration_s(path: Path, name: str) -> float:
-    """Seconds of audio, found by decoding all of it. Raises AudioError."""
+    """Return the duration in seconds by decoding the whole file. Raises AudioError."""
     with _open(path) as container:
         limit, samples = _read_limit(name, container.streams.audio[0]), 0
         for frame in _frames(path, container):
@@ -75,14 +76,14 @@ def decoded_duration_s(path: Path, name: str) -> float:
 
 
 def container_end_s(path: Path) -> float | None:
-    """Where the last packet of a container ends, in seconds; None where that cannot be told."""
+    """Return the end of the last packet in seconds; None if unknown."""
     with _open(path) as container:
         _read_limit(printable(str(path)), container.streams.audio[0])
         return _container_end_s(container)
 
 
 def container_end_samples(path: Path) -> int | None:
-    """Where the last packet of a file ends, in samples; None where that cannot be told."""
+    """Return the end of the last packet in samples; None if unknown."""
     try:
         with _open(path) as container:
             end = _container_end_s(container)
@@ -93,7 +94,7 @@ def container_end_samples(path: Path) -> int | None:
 
 def _container_end_s(container: Any) -> float | None:
     stream = container.streams.audio[0]
-    with contextlib.suppress(av.FFmpegError):  # without an index all packets are passed
+    with contextlib.suppress(av.FFmpegError):  # without an index, all packets are read
         container.seek(PAST_END)
     ends = [
         packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None
@@ -105,11 +106,11 @@ def _container_end_s(container: Any) -> float | None:
 
 
 def decoding_error(path: Path, why: object) -> AudioError:
-    """The error for what is no audio, or damaged."""
+    """Return the error for a file that is not audio or is damaged."""
     reason = printable(" ".join(str(why).split())).rstrip(". ") or type(why).__name__
     return AudioError(
-        f"{printable(str(path))} is not audio that can be decoded ({reason}). Replace it, or leave it out of "
-        "the corpus."
+        f"{printable(str(path))} cannot be decoded as audio ({reason}). Replace it, or remove it from the "
+        "corpus."
     )
 
 
@@ -119,7 +120,7 @@ def _read_limit(name: str, stream: Any, longest_s: float = 0.0) -> ReadLimit:  #
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types here
-    """A container opened by FFmpeg; whatever it raises about the file is an AudioError."""
+    """Open a container with FFmpeg. Converts all exceptions about the file to AudioError."""
     options = {
         "format_whitelist": ",".join(FORMATS),
         "codec_whitelist": _audio_decoders(),
@@ -133,21 +134,21 @@ def _open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types h
         ):
             if not container.streams.audio:
                 raise AudioError(
-                    f"{printable(str(path))} has no audio track. Give a file with sound, or leave it out of "
+                    f"{printable(str(path))} has no audio track. Give a file with audio, or remove it from "
                     "the corpus."
                 )
             if container.streams.audio[0].codec_context is None:
-                raise decoding_error(path, "no decoder is known for its codec")
+                raise decoding_error(path, "there is no decoder for its codec")
             yield container
     except (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise decoding_error(path, getattr(error, "strerror", None) or error) from error
 
 
 def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's containers and frames
-    """Every frame, and None behind the last.
+    """Yield every frame, and None after the last one, which flushes the resampler.
 
-    MP3 has no container: what cannot be decoded there may be a tag between two files put together, or the
-    rest of a frame that a cut left. As in FFmpeg's program, it is passed over, up to half of all packets.
+    MP3 has no container: an undecodable packet may be a tag between two joined files, or the rest of a frame
+    after a cut. As in the ffmpeg program, such packets are skipped, up to half of all packets.
     """
     skips_damage = container.format.name == "mp3"
     good = bad = 0
@@ -168,10 +169,10 @@ def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's container
 
 @functools.cache
 def _audio_decoders() -> str:
-    """FFmpeg's names of all audio decoders, commas between."""
+    """FFmpeg's names of all audio decoders, separated by commas."""
     names = []
     for name in sorted(av.codecs_available):
-        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # an encoder
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):  # has only an encoder
             if av.Codec(name, "r").type == "audio":
                 names.append(name)
     return ",".join(names)

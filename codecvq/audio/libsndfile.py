@@ -1,10 +1,13 @@
-"""Reading with libsndfile, as far as it can be believed.
+"""Reading audio with libsndfile.
 
-Three things are ours. Files are read forward in blocks, without the seek that soundfile adds to every read:
-GSM, G.721 and NMS-ADPCM refuse it, and Vorbis and Opus give other samples after it. A file is sought in only
-where that is exact. And a header counts as a claim: what is there is read. A file that is several
-files one behind the other (chained Ogg, FLAC) is read link by link; where a FLAC header is wrong about the
-end, FFmpeg reads the file.
+This module differs from plain soundfile in three points:
+
+- Files are read forward in blocks, without the seek that soundfile adds to every read. GSM, G.721 and
+  NMS-ADPCM do not support it, and Vorbis and Opus return other samples after it. Only formats with
+  sample-accurate seeking are sought in.
+- The duration in the header is not trusted: all samples that the file has are read. If the duration in a FLAC
+  header is wrong, FFmpeg reads the file.
+- Concatenated files (chained Ogg or FLAC) are read link by link.
 """
 
 from __future__ import annotations
@@ -26,37 +29,37 @@ from codecvq.audio.limits import FloatArray, ReadLimit, is_plausible
 from codecvq.audio.part import Audio, Part, concatenate
 from codecvq.errors import AudioError
 
-BLOCK = 1 << 16  # samples of all channels that are read at a time
-MAX_SCANNED_BYTES = 4 << 20  # of a FLAC file, at most, that are searched for its duration
-MAX_LINKS = 1000  # files one behind the other in one
-UNKNOWN_FRAMES = 2**40  # samples: FLAC's header can tell of fewer only, libsndfile has more for "unknown"
+BLOCK = 1 << 16  # samples of all channels per read
+MAX_SCANNED_BYTES = 4 << 20  # larger FLAC files are not searched for links to find their duration
+MAX_LINKS = 1000  # concatenated files in one file
+UNKNOWN_FRAMES = 2**40  # FLAC headers can only state fewer samples; libsndfile uses more for "unknown"
 
-_UNRECOGNIZED, _UNSUPPORTED = (1, 4)  # error codes for "another library may know it"; the rest means damage
+_UNRECOGNIZED, _UNSUPPORTED = (1, 4)  # error codes for formats that FFmpeg may support; others mean damage
 _EXACT_FORMATS = frozenset({
     "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "RAW", "AVR", "IRCAM", "VOC",
 })  # fmt: skip
 _EXACT_SUBTYPES = re.compile(r"PCM_\w+|FLOAT|DOUBLE|ULAW|ALAW|IMA_ADPCM|MS_ADPCM|ALAC_\w+")
-#: what each file begins with, by the names of libsndfile's formats
+#: libsndfile's format names -> the start of a link
 _SIGNATURES = {
     "FLAC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
-    "OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"),  # a page that begins a stream
+    "OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"),  # the first page of a stream
 }
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A file that `read` never seeks in."""
+    """A sound file whose `read` does not seek."""
 
     def seekable(self) -> bool:
         return False
 
     @property
     def seeks_exactly(self) -> bool:
-        """Whether samples after a seek are those of a reading from the beginning."""
+        """Whether reading after a seek returns the same samples as reading from the beginning."""
         return self.format in _EXACT_FORMATS and _EXACT_SUBTYPES.fullmatch(self.subtype) is not None
 
 
 def read_samples(path: Path, part: Part) -> Audio | None:
-    """The part of a file; None where FFmpeg is to read it. Raises AudioError."""
+    """Read a part of a file; None if FFmpeg must read it. Raises AudioError."""
     with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
@@ -76,7 +79,7 @@ def read_samples(path: Path, part: Part) -> Audio | None:
 
 
 def duration_s(path: Path, name: str) -> float | None:
-    """Seconds of audio, from the header where it is right; None where FFmpeg is to tell."""
+    """Return the duration in seconds, from the header if correct; None if FFmpeg must determine it."""
     with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
@@ -100,7 +103,7 @@ def duration_s(path: Path, name: str) -> float | None:
 
 
 def _concatenate_blocks(blocks: Iterator[FloatArray], limit: ReadLimit) -> Audio:
-    """The samples of all blocks. Raises AudioError where they are more than may be read at once."""
+    """Concatenate blocks. Raises AudioError if they exceed the limit."""
     pieces, samples = list[FloatArray](), 0
     for block in blocks:
         samples += len(block)
@@ -112,7 +115,7 @@ def _concatenate_blocks(blocks: Iterator[FloatArray], limit: ReadLimit) -> Audio
 def _blocks(
     file: _ForwardFile, limit: ReadLimit, position: int, start: int, count: int | None
 ) -> Iterator[FloatArray]:
-    """Samples `[n, C]` from `start` on, at most `count`, of a file that is at `position`."""
+    """Yield samples `[n, C]` from `start`, at most `count`; `position` is the current one of the file."""
     step = max(1, BLOCK // file.channels)
     returned = 0
     while (count is None or returned < count) and position < file.frames:
@@ -129,9 +132,9 @@ def _blocks(
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_ForwardFile | None]:
-    """The file; None where libsndfile does not know its format. Damage that it reports is an AudioError."""
+    """Open a file; None if libsndfile does not support its format. Raises AudioError if it is damaged."""
     try:
-        # soundfile encodes text strictly, and names need not be UTF-8
+        # soundfile encodes str as strict UTF-8, but file names may have other bytes
         name = os.fsencode(path) if os.name == "posix" else path
         file = _ForwardFile(name, **_raw_options(path))
     except soundfile.LibsndfileError as error:
@@ -154,7 +157,7 @@ def _open(path: Path) -> Iterator[_ForwardFile | None]:
         raise decoding_error(path, error) from error
 
 
-def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as keywords
+def _raw_options(path: Path) -> dict[str, Any]:  # Any: keyword arguments of soundfile
     rate = RAW_RATES.get(path.suffix.lower())
     if rate is None:
         return {}
@@ -162,18 +165,18 @@ def _raw_options(path: Path) -> dict[str, Any]:  # Any: what soundfile takes as 
 
 
 def _links(path: Path, file_format: str) -> list[bytes]:
-    """The files that a chained Ogg or FLAC file consists of; none where it is one file."""
+    """Return the links of a chained Ogg or FLAC file; empty for a single file."""
     if file_format not in _SIGNATURES:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         begins = [match.start() for match in _SIGNATURES[file_format].finditer(content)]
-        if file_format == "OGG":  # sound and video in one file begin together, page behind page
+        if file_format == "OGG":  # audio and video streams of one file start with adjacent pages
             ends = {at + _page_size(content, at) for at in begins}
             begins = [at for at in begins if at not in ends]
         if len(begins) < 2:
             return []
         if len(begins) > MAX_LINKS:
-            raise decoding_error(path, f"it is more than {MAX_LINKS} files in one")
+            raise decoding_error(path, f"it has more than {MAX_LINKS} concatenated files")
         return [content[at:end] for at, end in zip(begins, [*begins[1:], len(content)], strict=True)]
 
 
@@ -183,14 +186,14 @@ def _page_size(content: mmap.mmap, at: int) -> int:
 
 
 def _chain(links: list[bytes], limit: ReadLimit, start: int, count: int | None) -> Iterator[FloatArray]:
-    """Samples `[n, C]` from `start` on, at most `count`, of files one behind the other."""
+    """Yield samples `[n, C]` from `start`, at most `count`, of concatenated files."""
     position = returned = 0
     for link in links:
         with _ForwardFile(io.BytesIO(link)) as file:
             if (file.samplerate, file.channels) != (limit.sample_rate, limit.channels):
                 raise AudioError(
-                    f"{limit.name} is several files in one, of different rates or channels. Cut it into "
-                    "files."
+                    f"{limit.name} has concatenated files of different sample rates or channels. Split it "
+                    "into files."
                 )
             for block in _blocks(file, limit, 0, 0, None):
                 selected = block[max(0, start - position) :]

@@ -1,4 +1,4 @@
-"""One channel out of several."""
+"""Mixing channels to mono."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 from codecvq.audio.limits import FloatArray
 from codecvq.errors import AudioError
 
-#: The energy of the mean of channels over the mean of their energies, below which they cancel out: -20 dB.
-#: Equal channels give 1, unrelated ones 1 / C, one loud channel of two 0.5; a channel that is the other one
-#: with its sign turned gives 0.
+#: Channels cancel out if the energy of their mean, divided by the mean of their energies, is below this
+#: (-20 dB). The ratio is 1 for equal channels, 1 / C for uncorrelated ones, 0.5 if one of two is silent, and 0
+#: if one is the inverted other.
 CANCELLED = 0.01
-SHORTEST = 4000  # samples; fewer can be of opposite signs by chance
-QUIETEST = 1e-8  # mean energy (-80 dB): below it there is nothing but noise, which may do what it will
+SHORTEST = 4000  # samples; fewer can have opposite signs by chance
+QUIETEST = 1e-8  # mean energy (-80 dB); quieter audio is only noise and is not checked
 
 
 def to_mono(samples: FloatArray, name: str = "the audio") -> FloatArray:
-    """The mean of the channels: `[C, S]` -> `[S]`; `[S]` comes back as it is.
+    """Average the channels: `[C, S]` -> `[S]`. Returns `[S]` unchanged.
 
-    Raises AudioError, with `name` for the file, where the channels cancel out: a recording whose second
-    channel is the first one with its sign turned would become silence.
+    Raises AudioError, naming the file `name`, if the channels cancel out: a recording whose second channel is
+    the inverted first one would become silence.
     """
     if samples.ndim == 1:
         return samples
@@ -30,9 +30,9 @@ def to_mono(samples: FloatArray, name: str = "the audio") -> FloatArray:
         each = sum(_energy(channel) for channel in samples) / len(samples)
         if each > QUIETEST and _energy(mean) < CANCELLED * each:
             raise AudioError(
-                f"{name}: its {len(samples)} channels cancel out (they are of opposite phase), so their mean "
-                "is nearly silent. Name one of them in a manifest with a column 'channel' (0 is the first), "
-                "or convert the file to mono."
+                f"{name}: its {len(samples)} channels cancel out (opposite phase), so their mean is nearly "
+                "silent. Select one of them in a manifest with a column 'channel' (0 is the first), or "
+                "convert the file to mono."
             )
     return mean
 

@@ -1,4 +1,4 @@
-"""What is asked of a file, and what comes back."""
+"""`Part`, a request to read a part of a file, and `Audio`, its result."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy as np
 from codecvq.audio.limits import FloatArray
 from codecvq.limits import LONGEST_S
 
-PAST_END_S = 1e9  # behind the end of every file
+PAST_END_S = 1e9  # after the end of every file
 
 
 @dataclass(frozen=True)
 class Audio:
-    """What a file holds: samples `[C, S]`, float32, in [-1, 1] unless a float file goes beyond."""
+    """Float32 samples `[C, S]` with their sample rate, in [-1, 1] unless a float file exceeds it."""
 
     samples: FloatArray
     sample_rate: int  # Hz
 
     @property
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Duration in seconds."""
         return self.samples.shape[-1] / self.sample_rate
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a file; by default all of it."""
+    """A part of a file; by default the whole file."""
 
     name: str  # of the file, for messages
     start_s: float = 0.0
-    duration_s: float | None = None  # None: all that follows
+    duration_s: float | None = None  # None: to the end of the file
     longest_s: float = LONGEST_S
 
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
-        """The first sample, and how many; None for all that follow."""
+        """Return the index of the first sample and the number of samples; None: to the end of the file."""
         count = (
             None if self.duration_s is None else max(1, round(min(self.duration_s, PAST_END_S) * sample_rate))
         )
@@ -43,7 +43,7 @@ class Part:
 
 
 def concatenate(pieces: list[FloatArray], channels: int) -> FloatArray:
-    """The samples `[C, S]` of pieces `[C, n]`, each of which is given up as soon as it is copied."""
+    """Concatenate pieces `[C, n]` to `[C, S]`. Empties the list, freeing each piece once it is copied."""
     samples = np.empty((channels, sum(piece.shape[1] for piece in pieces)), dtype=np.float32)
     at = 0
     pieces.reverse()

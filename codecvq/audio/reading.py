@@ -1,4 +1,4 @@
-"""Reading a file, or a part of it, with whichever library knows it; and how long it is."""
+"""Reading audio files and their durations with libsndfile or FFmpeg."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.limits import LONGEST_S
 
-G722_RATE = 16000  # Hz; 64 kbit/s, so that each byte holds two samples
-#: Streams without a container, and MP3, whose headers often tell nothing: their length is known only once
-#: they are decoded (FFmpeg guesses it from the bit rate).
+G722_RATE = 16000  # Hz; at 64 kbit/s, each byte has two samples
+#: Formats without a reliable duration: streams without a container, and MP3. They must be decoded to find it
+#: (FFmpeg estimates it from the bit rate).
 UNTIMED_SUFFIXES = frozenset({".aac", ".ac3", ".amr", ".mp3"})
 
 
@@ -28,42 +28,42 @@ def read_audio(
     duration_s: float | None = None,
     longest_s: float = LONGEST_S,
 ) -> Audio:
-    """The samples of a file `[C, S]` at its own rate; with `start_s` or `duration_s` only that part.
+    """Read samples `[C, S]` of a file, or of its part from `start_s` with `duration_s`, at its sample rate.
 
-    A part equals the same slice of the whole file, sample by sample; it is shorter where the file ends. What
-    the file holds counts, not what its header says. Raises AudioError for what is not audio, holds no samples
-    there, holds NaN or infinity, or is beyond what may be read at once: `longest_s` seconds, or the memory,
-    rates and channels of `codecvq.audio.limits`.
+    A part has exactly the samples of that slice of the whole file. It is shorter if the file ends earlier.
+    The content of the file determines the length, not its header.
+
+    Raises AudioError if the file is not audio, has no samples in the part, has non-finite samples, or exceeds
+    `longest_s` seconds or the limits of `codecvq.audio.limits`.
     """
     path = check_regular_file(path)
     part = Part(printable(str(path)), start_s, duration_s, longest_s)
     if not (0 <= start_s < float("inf")) or (duration_s is not None and not 0 < duration_s < float("inf")):
         raise AudioError(
-            f"{part.name}: start_s={start_s:g} and duration_s={duration_s} ask for no part of a file. "
-            "Give start_s from 0 up and duration_s above 0, or leave them out."
+            f"{part.name}: start_s={start_s:g} and duration_s={duration_s} do not select a part of a file. "
+            "Give start_s >= 0 and duration_s > 0, or omit them."
         )
     audio = _read(path, part)
     if audio.samples.shape[-1] == 0:
         location = f" from {start_s:g} s on" if start_s else ""
         raise AudioError(
-            f"{part.name} has no samples{location}. Replace the file, or leave it out of the corpus."
+            f"{part.name} has no samples{location}. Replace the file, or remove it from the corpus."
         )
     for channel in audio.samples:
         finite = np.isfinite(channel)
         if not finite.all():
             first_s = int(finite.argmin()) / audio.sample_rate + start_s
             raise AudioError(
-                f"{part.name} has NaN or infinite samples, the first at {first_s:.3f} s. Write it anew, or "
-                "leave it out."
+                f"{part.name} has NaN or infinite samples, the first at {first_s:.3f} s. Replace the "
+                "file, or remove it from the corpus."
             )
     return audio
 
 
 def duration_s(path: str | os.PathLike[str]) -> float:
-    """Length of a file in seconds, as far as can be told without decoding it.
+    """Return the duration of a file in seconds, if possible without decoding it.
 
-    Headers are compared with what the file holds at its end. MP3, bare AAC and files whose header is wrong
-    are decoded.
+    Checks the header against the end of the file. Decodes MP3, raw AAC and files with a wrong header.
     """
     from codecvq.audio import ffmpeg, libsndfile
 
@@ -79,24 +79,22 @@ def duration_s(path: str | os.PathLike[str]) -> float:
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that can be read without waiting: no pipe, device or socket. Raises AudioError."""
+    """Return the path of a non-empty regular file; raise AudioError for pipes, devices and sockets."""
     path = Path(path)
     name = printable(str(path))
     try:
         status = path.stat()
     except FileNotFoundError:
         raise AudioError(f"{name} does not exist. Check the path.") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL, or what no filesystem can encode
+    except (OSError, ValueError) as error:  # ValueError: NUL or unencodable characters
         why = getattr(error, "strerror", None) or error
         raise AudioError(f"{name[:300]} cannot be opened ({why}). Check the path.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{name} is a folder, but one audio file is needed. Name a file in it.")
+        raise AudioError(f"{name} is a folder, but an audio file is needed. Give a file in it.")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioError(
-            f"{name} is no regular file (a pipe, socket or device). Name a file that holds audio."
-        )
+        raise AudioError(f"{name} is not a regular file (but a pipe, socket or device). Give an audio file.")
     if status.st_size == 0:
-        raise AudioError(f"{name} is empty (0 bytes). Replace the file, or leave it out of the corpus.")
+        raise AudioError(f"{name} is empty (0 bytes). Replace the file, or remove it from the corpus.")
     return path
 
 

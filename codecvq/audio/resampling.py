@@ -1,4 +1,4 @@
-"""Samples at another rate."""
+"""Resampling with soxr."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import numpy as np
 from codecvq.audio.limits import HIGHEST_RATE, LOWEST_RATE, FloatArray
 from codecvq.errors import AudioError
 
-FARTHEST = HIGHEST_RATE // LOWEST_RATE  # of one rate over the other
+FARTHEST = HIGHEST_RATE // LOWEST_RATE  # maximum ratio of the sample rates
 
 
 def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "VHQ") -> FloatArray:
-    """Samples `[..., S]` at another rate, exactly `ceil(S * to_rate / from_rate)` of them; the same array
-    where rates are equal.
+    """Resample `[..., S]` to exactly `ceil(S * to_rate / from_rate)` samples.
 
-    soxr with linear phase: no delay, and time 0 stays time 0. `quality` is soxr's, from "QQ" to "VHQ". Raises
-    AudioError where one rate is more than 768 times the other.
+    Uses soxr with linear phase and without delay. Returns the same array if the rates are equal. `quality` is
+    the one of soxr, from "QQ" to "VHQ". Raises AudioError if one rate is more than 768 times the other.
     """
     import soxr
 
@@ -32,8 +31,7 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "
     if samples.size == 0:
         return np.zeros((*samples.shape[:-1], length), dtype=np.float32)
     rows = samples.reshape(-1, samples.shape[-1]).astype(np.float32, copy=False)
-    # soxr rounds the length to the nearest; silence behind the end lets it compute the last sample instead of
-    # our guessing it
+    # soxr rounds the length to the nearest integer; with silence appended it also computes the last sample
     rows = np.pad(rows, ((0, 0), (0, from_rate // to_rate + 2)))
     resampled = soxr.resample(np.ascontiguousarray(rows.T), from_rate, to_rate, quality=quality)  # [S, rows]
     return np.ascontiguousarray(resampled[:length].T).reshape(*samples.shape[:-1], length)

@@ -1,4 +1,4 @@
-"""Samples into a file."""
+"""Writing audio files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def write_audio(
     *,
     compression: float | None = None,
 ) -> Path:
-    """The path written: 16-bit WAV or FLAC by its suffix, from samples `[S]` or `[C, S]`.
+    """Write samples `[S]` or `[C, S]` as 16-bit WAV or FLAC, by the suffix, and return the path.
 
-    Samples beyond [-1, 1] are clamped. Scaled by 32768, as reading divides: 16-bit audio survives read and
-    write bit by bit. `compression` is FLAC's, 0 (fast) to 1 (small). Raises AudioError for what the format
-    cannot hold, and OSError where the file cannot be written.
+    Clamps samples to [-1, 1] and scales them by 32768. Reading divides by the same factor, so reading and
+    writing 16-bit audio is lossless. `compression` is FLAC's, 0 (fast) to 1 (small). Raises AudioError for
+    samples that the format does not support, and OSError if the file cannot be written.
     """
     import soundfile
 
@@ -35,17 +35,17 @@ def write_audio(
     name = printable(str(path))
     if path.suffix.lower() not in WRITTEN_FORMATS:
         raise AudioError(
-            f"{name}: audio is written as {' or '.join(WRITTEN_FORMATS)}. Give a name that ends in one of "
-            "them."
+            f"{name}: audio is written as {' or '.join(WRITTEN_FORMATS)}. Give a name with one of these "
+            "suffixes."
         )
     values = np.atleast_2d(np.asarray(samples, dtype=np.float32))
     if values.ndim != 2:
         raise AudioError(f"{name}: samples have shape {values.shape}, but [S] or [C, S] is needed.")
     if not np.isfinite(values).all():
-        raise AudioError(f"{name}: samples to be written hold NaN or infinity. Look at what made them.")
+        raise AudioError(f"{name}: the samples to write are NaN or infinite. Check how they were computed.")
     pcm = np.clip(np.rint(values * 32768.0), -32768, 32767).astype(np.int16)
     file_format = WRITTEN_FORMATS[path.suffix.lower()]
-    content = io.BytesIO()  # in memory: libsndfile does not say why a disk refuses
+    content = io.BytesIO()  # in memory: libsndfile does not report why writing to a disk fails
     try:
         soundfile.write(
             content, pcm.T, sample_rate, subtype="PCM_16", format=file_format, compression_level=compression

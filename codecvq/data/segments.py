@@ -6,8 +6,8 @@ W * B items.
 
 A clip is drawn with probability proportional to its duration and cut at a random position, so that all
 seconds of speech are about equally likely. `balance` shifts this towards equally likely speakers. Clips are
-decoded and resampled once and cached as 16-bit integers while they fit. Clips that do not fit are also rounded to 16
-bits, so that no sample depends on the state of the cache.
+decoded and resampled once and cached as 16-bit integers while they fit. Clips that do not fit are also
+rounded to 16 bits, so that no sample depends on the state of the cache.
 
 If a clip cannot be read, another one is drawn in its place from the same generator, again in proportion to
 the durations.

@@ -1,8 +1,8 @@
 """The split of a run, stored in `split.jsonl`: the assignment of clips to training, validation and test.
 
 A resumed run uses the stored split, even if a newer version of codecvq, other files or an edited manifest
-would split the corpus differently. The file also identifies the recordings that a codec was trained on, independent
-of their location.
+would split the corpus differently. The file also identifies the recordings that a codec was trained on,
+independent of their location.
 """
 
 from __future__ import annotations
