@@ -151,11 +151,11 @@ class TestTeachers:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"bands": 3}, "needed is a name, as mfcc"),
+            ({"bands": 3}, "needed is a name, such as mfcc"),
             ("hubert", "no teacher named 'hubert'"),
             ({"name": "mfcc", "bend": 3}, "teacher 'mfcc' has no option 'bend'.*Did you mean 'bands'"),
-            ({"name": "mfcc", "coefficients": 100}, "coefficients is 100; needed are 1 to"),
-            ({"name": "log_mel", "bands": 10**6}, "bands is 1000000; needed are 1 to"),
+            ({"name": "mfcc", "coefficients": 100}, "coefficients is 100; it must be 1 to"),
+            ({"name": "log_mel", "bands": 10**6}, "bands is 1000000; it must be 1 to"),
         ],
         ids=str,
     )
@@ -214,8 +214,8 @@ class TestDistillation:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"codebook": 2}, "codebook is 2, and the codec has 2 codebooks"),
-            ({"codebook": -1}, "codebook is -1; it is 0 or more"),
+            ({"codebook": 2}, "codebook is 2, but the codec has 2 codebooks"),
+            ({"codebook": -1}, "codebook is -1; it must be 0 or more"),
             ({"distance": "l2"}, "'cosine', 'cosine_over_time' or 'l1'"),
         ],
     )

@@ -184,7 +184,7 @@ def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
         (
             "mel",
             {"windows": [255], "bands": [20]},
-            r"losses\.mel\.windows is \[255\]; needed are even numbers",
+            r"losses\.mel\.windows is \[255\]; at least one window is needed, and all must be even",
         ),
         ("stft", {"windows": []}, r"losses\.stft\.windows is \[\]"),
         ("mel", {"windows": [256, 512], "bands": [20, 0]}, r"losses\.mel\.bands is \[20, 0\]; each"),

@@ -8,8 +8,8 @@ from codecvq.audio.limits import FloatArray
 from codecvq.errors import AudioError
 
 #: Channels cancel out if the energy of their mean, divided by the mean of their energies, is below this
-#: (-20 dB). The ratio is 1 for equal channels, 1 / C for uncorrelated ones, 0.5 if one of two is silent, and 0
-#: if one is the inverted other.
+#: (-20 dB). The ratio is 1 for equal channels, 1 / C for uncorrelated ones, 0.5 if one of two is silent, and
+#: 0 if one is the inverted other.
 CANCELLED = 0.01
 SHORTEST = 4000  # samples; fewer can have opposite signs by chance
 QUIETEST = 1e-8  # mean energy (-80 dB); quieter audio is only noise and is not checked

@@ -1,6 +1,6 @@
-"""Losses of a training, and teachers for some of them. The built-in ones are offered as any plugin's.
+"""Training losses, and teachers for some of them. The built-in ones are registered like those of a plugin.
 
-What plugin authors import from here is loaded on first use: a list of plugins imports no torch.
+The exported names are imported on first use, so that listing plugins does not import torch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+def __getattr__(name: str) -> Any:  # Any: every exported name
     if name not in _LAZY:
         raise AttributeError(f"module 'codecvq.losses' has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that 
 
 @hookimpl
 def codecvq_losses() -> Iterable[LossSpec]:
-    """Offer the losses of spectra, samples and hearing, and those with a teacher."""
+    """Register the spectral, waveform and perceptual losses, and the losses with a teacher."""
     yield LossSpec(
         name="mel",
         factory="codecvq.losses.mel:MelLoss",
@@ -86,44 +86,44 @@ def codecvq_losses() -> Iterable[LossSpec]:
     yield LossSpec(
         name="complex_stft",
         factory="codecvq.losses.complex_stft:ComplexStftLoss",
-        summary="complex spectra under several windows, which have phases",
+        summary="complex spectra under several windows, including the phase",
     )
     yield LossSpec(name="waveform", factory="codecvq.losses.waveform:WaveformLoss", summary="L1 of samples")
     yield LossSpec(
         name="loudness",
         factory="codecvq.losses.loudness:LoudnessLoss",
-        summary="loudness in critical bands, as PESQ weighs it; about 1.5 times the weight of mel",
+        summary="loudness in critical bands, weighted as in PESQ; about 1.5 times the weight of mel",
         reference="ITU-T P.862",
     )
     yield LossSpec(
         name="similarity",
         factory="codecvq.losses.similarity:SimilarityLoss",
-        summary="similarity of neurograms, as ViSQOL compares; about 3 times the weight of mel",
+        summary="similarity of neurograms, as in ViSQOL; about 3 times the weight of mel",
         reference="arXiv:2004.09584",
     )
     yield LossSpec(
         name="spread",
         factory="codecvq.losses.spread:SpreadLoss",
-        summary="local variance of log magnitudes: that they are not too smooth",
+        summary="local variance of log magnitudes, against over-smoothing",
         reference="doi:10.1093/ietisy/e90-d.5.816",
     )
     yield LossSpec(
         name="distillation",
         factory="codecvq.losses.distillation:DistillationLoss",
-        summary="latents of a codebook, projected, against features of a frozen teacher",
+        summary="projected latents of a codebook against features of a frozen teacher",
         reference="arXiv:2308.16692",
     )
     yield LossSpec(
         name="feature_reconstruction",
         factory="codecvq.losses.feature_reconstruction:FeatureReconstructionLoss",
-        summary="a frozen teacher's features of decoded against those of recorded audio",
+        summary="features of a frozen teacher: decoded against recorded audio",
         reference="arXiv:1603.08155",
     )
 
 
 @hookimpl
 def codecvq_teachers() -> Iterable[TeacherSpec]:
-    """Offer spectra and cepstra, and networks of the transformers library."""
+    """Register teachers: spectra, cepstra, and networks of the transformers library."""
     yield TeacherSpec(
         name="log_mel",
         factory="codecvq.losses.mel_teacher:MelTeacher",
@@ -138,6 +138,6 @@ def codecvq_teachers() -> Iterable[TeacherSpec]:
     yield TeacherSpec(
         name="transformers",
         factory="codecvq.losses.transformers_teacher:build_transformers_teacher",
-        summary="HuBERT, WavLM, wav2vec 2.0 or the encoder of Whisper, of a folder or a hub",
+        summary="HuBERT, WavLM, wav2vec 2.0 or the Whisper encoder, from a folder or a hub",
         reference="arXiv:2106.07447",
     )

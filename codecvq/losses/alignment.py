@@ -1,14 +1,14 @@
-"""Features of a teacher at the frames of a codec, whatever the two frame rates are.
+"""Resampling teacher features to the frames of a codec, for any two frame rates.
 
-With times u_k of teacher frames and t of codec frames, both centres, in seconds, and h the longer of the two
-frame periods,
+Let u_k be the center times of teacher frames, t that of a codec frame, in seconds, and h the longer of the
+two frame periods. Then
 
     aligned(t) = Σ_k w(t, k) f(k) / Σ_k w(t, k),      w(t, k) = max(0, 1 - |t - u_k| / h)
 
-which is linear interpolation where the codec has the higher frame rate, and a triangular mean over two codec
-frames where it has the lower one (as the pooling of Mimi, arXiv:2410.00037, from 50 to 12.5 Hz). Before the
-first and behind the last teacher frame, the feature is that of the end. Times are exact fractions until
-they are weights.
+This is linear interpolation if the codec has the higher frame rate, and a triangular mean over two codec
+frames if it has the lower one (like the pooling from 50 to 12.5 Hz in Mimi, arXiv:2410.00037). Before the
+first and after the last teacher frame, the feature is that of the nearest frame. Times are exact fractions;
+only the weights are rounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from codecvq.transfer import to_device
 
 
 class Alignment:
-    """Features of `teacher` at the frames of a codec with that sample rate in Hz and hop in samples."""
+    """Aligns features of `teacher` to the frames of a codec (sample rate in Hz, hop length in samples)."""
 
     def __init__(self, teacher: Teacher, sample_rate: int, hop_length: int) -> None:
         self.teacher = teacher
@@ -31,15 +31,16 @@ class Alignment:
         self._cached_weights: tuple[tuple[int, int, torch.device], Tensor] | None = None
 
     def __call__(self, features: Tensor, frames: int) -> Tensor:
-        """Features `[B, F, K]` of the teacher at the codec's frames: `[B, F, T]` with T = `frames`."""
+        """Resample teacher features `[B, F, K]` to codec frames `[B, F, T]` with T = `frames`."""
         key = (features.shape[2], frames, features.device)
         if self._cached_weights is None or self._cached_weights[0] != key:
             self._cached_weights = (key, to_device(self.weights(features.shape[2], frames), features.device))
         return features @ self._cached_weights[1]
 
     def weights(self, count: int, frames: int) -> Tensor:
-        """The weights `[K, T]` of K = `count` teacher frames at T = `frames` codec frames; each column's sum
-        is 1.
+        """Return the weights `[K, T]` of K = `count` teacher frames at T = `frames` codec frames.
+
+        Each column sums to 1.
         """
         teacher_period_s = 1 / self.teacher.frame_rate
         longer_s = max(teacher_period_s, self.period_s)
@@ -52,7 +53,7 @@ class Alignment:
 
 
 def _arithmetic_sequence(first: Fraction, step: Fraction, count: int) -> Tensor:
-    """`first + n * step` for n from 0 to before `count`, each rounded once: float64 `[count]`."""
+    """Return `first + n * step` for n in `range(count)`, each rounded once: float64 `[count]`."""
     common = first.denominator * step.denominator
     start, by = int(first * common), int(step * common)
     return (start + by * torch.arange(count, dtype=torch.int64)).double() / common

@@ -1,4 +1,4 @@
-"""Losses by name."""
+"""Building losses by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from codecvq.errors import OptionError
 from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options
 
-PROVIDED = ("sample_rate",)  # by the training, not by the recipe's losses section
+PROVIDED = ("sample_rate",)  # arguments from the training, not from the losses section of the recipe
 
 
 def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
-    """The loss registered under `name`, called with `LossInputs`.
+    """Build the loss registered as `name`. It is called with `LossInputs`.
 
-    Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
-    a stranger are built within `codecvq.construction.limited`.
+    Raises UnknownName for an unknown loss and OptionError for unknown options or wrong types. Build untrusted
+    options within `codecvq.construction.limited`.
     """
     registration, what = registry().find(LossSpec, name), f"loss {name!r}"
     check_options(what, registration, options, PROVIDED)

@@ -1,4 +1,4 @@
-"""The loss of complex spectra."""
+"""A loss on complex spectra."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from codecvq.losses.windows import WindowsLoss
 
-FLOOR = 1e-5  # of magnitudes, so that silence divides nothing by 0
+FLOOR = 1e-5  # of magnitudes; avoids division by 0 for silence
 
 
 class ComplexStftLoss(WindowsLoss):
-    """Distance of complex spectra, which sees phases: for each window and item Σ |X - X̂|² / Σ |X|², both
-    under a root.
+    """Distance of complex spectra, including phases: sqrt(Σ |X - X̂|² / Σ |X|²) for each window and item.
 
-    Args: `windows` in samples, hop a quarter of each.
+    Args:
+        windows: window sizes in samples; the hop is a quarter of each.
     """
 
     name = "complex_stft"
@@ -25,8 +25,9 @@ class ComplexStftLoss(WindowsLoss):
         super().__init__(windows)
 
     def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
-        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples. The
-        transform is linear, so it is that of the difference.
+        """Return losses `[B]` of audio `[B, C, S]` against `[B, C, S]` under the window of `size` samples.
+
+        The transform is linear, so only the spectrum of the difference is computed.
         """
         with torch.no_grad():
             energy = self._energy(reference, size)

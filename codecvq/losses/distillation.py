@@ -1,10 +1,10 @@
-"""Semantic distillation: a codebook's latents are brought close to features of a frozen teacher.
+"""Semantic distillation: trains the latents of a codebook to match features of a frozen teacher.
 
-A learned linear map A takes the quantized latents q of one codebook (the first, in SpeechTokenizer,
-arXiv:2308.16692 §3.3, and Mimi, arXiv:2410.00037 §3.3) to the features s of the teacher of the recorded
-audio at the same frames: the loss is the distance of A q from s. So that codebook holds what the teacher
-tells apart, as sounds of a language, and the others what is left. The teacher and A are needed in training
-alone.
+A learned linear map A projects the quantized latents q of one codebook. The loss is the distance of A q from
+the features s of the teacher, computed from the recorded audio at the same frames. SpeechTokenizer
+(arXiv:2308.16692 §3.3) and Mimi (arXiv:2410.00037 §3.3) use the first codebook. This codebook then encodes
+the information in the teacher's features, such as phonemes, and the other codebooks encode the rest. The
+teacher and A are only needed in training.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class DistillationLoss(Loss):
     """Distance of projected latents of a codebook from the teacher's features, mean over items.
 
-    Args: `teacher` a name or a mapping with `name` and options; `codebook` the number of the codebook, from
-    0, or None for the sum of all; `distance` see `codecvq.losses.feature_distance`.
+    Args:
+        teacher: a name, or a mapping with `name` and options.
+        codebook: index of the codebook, from 0, or None for the sum of all codebooks.
+        distance: see `codecvq.losses.feature_distance`.
     """
 
     projection: nn.Linear  # D -> channels of the teacher
@@ -45,28 +47,28 @@ class DistillationLoss(Loss):
         super().__init__()
         if codebook is not None and codebook < 0:
             raise OptionError(
-                f"losses.distillation.codebook is {codebook}; it is 0 or more, or null for all."
+                f"losses.distillation.codebook is {codebook}; it must be 0 or more, or null for all."
             )
         self.codebook, self.kind = codebook, distance
         self.teacher = build_teacher(teacher, sample_rate=sample_rate)
 
     def setup(self, codec: LatentCodec) -> None:
-        """Make the projection from the codec's latents."""
+        """Create the projection from the latents of the codec."""
         if self.codebook is not None and self.codebook >= codec.num_codebooks:
             raise OptionError(
-                f"losses.distillation.codebook is {self.codebook}, and the codec has {codec.num_codebooks} "
+                f"losses.distillation.codebook is {self.codebook}, but the codec has {codec.num_codebooks} "
                 "codebooks, numbered from 0."
             )
         if codec.num_codebooks == 1:
-            self.codebook = None  # the sum of all is the one
+            self.codebook = None  # the same as the sum of all, and needs no parts
         self.uses_parts = self.codebook is not None
         self.projection = nn.Linear(codec.latent_dim, self.teacher.dim)
         self.alignment = Alignment(self.teacher, codec.sample_rate, codec.hop_length)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """0-d loss of a batch, in float32 whatever autocast says; 0 for items without the codebook."""
+        """Return the 0-d loss of a batch, in float32 without autocast; 0 for items without the codebook."""
         latents = inputs.quantized if self.codebook is None else inputs.codebook_part(self.codebook)
-        assert latents is not None, "a training gives the quantized latents"
+        assert latents is not None, "the training provides the quantized latents"
         with torch.autocast(latents.device.type, enabled=False):
             with torch.no_grad():
                 features = self.teacher.features(inputs.reference.float())
@@ -75,7 +77,7 @@ class DistillationLoss(Loss):
             return feature_distance(self.kind, projected, target, self._frame_weights(inputs)).mean()
 
     def _frame_weights(self, inputs: LossInputs) -> Tensor | None:
-        """1 for real frames that have the codebook, else 0: `[B, T]`; None for all."""
+        """Return `[B, T]`: 1 for valid frames with the codebook active, else 0; None: all frames."""
         counted = inputs.mask
         if inputs.active is not None and self.codebook is not None:
             active = inputs.active[:, self.codebook]

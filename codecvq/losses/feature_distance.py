@@ -1,15 +1,15 @@
-"""Distances between features, one for each item of a batch.
+"""Distances between features, one per batch item.
 
-With ours and theirs, features a(d, t) and s(d, t), and weights w(t) of frames, 0 or 1:
+With features a(d, t), targets s(d, t), and frame weights w(t), 0 or 1:
 
     cosine               Σ_t w (1 - cos(a(·, t), s(·, t))) / Σ_t w
     cosine_over_time     mean over d of  -ln σ(cos(w a(d, ·), w s(d, ·)))
     l1                   Σ_t w mean_d |a - s| / Σ_t w
 
-The first is that of Mimi (arXiv:2410.00037 §3.3), frame by frame; the second that of SpeechTokenizer
-(arXiv:2308.16692 eq. 1), channel by channel.
+Mimi (arXiv:2410.00037 §3.3) uses the first, computed per frame. SpeechTokenizer (arXiv:2308.16692 eq. 1) uses
+the second, computed per channel.
 
-An item without a frame has the distance 0.
+The distance of an item without frames is 0.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Distance = Literal["cosine", "cosine_over_time", "l1"]
 def feature_distance(
     kind: Distance, features: Tensor, target: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """Distances `[B]` of features `[B, F, T]` from `[B, F, T]`, over the frames where `weights` `[B, T]` (1
-    or 0; None for all) is 1.
+    """Return distances `[B]` of `features` `[B, F, T]` from `target` `[B, F, T]`.
+
+    `weights` `[B, T]` is 1 for frames that count and 0 for others; None: all frames count.
     """
     if weights is None:
         weights = features.new_ones(features.shape[0], features.shape[2])

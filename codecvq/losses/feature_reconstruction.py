@@ -1,7 +1,7 @@
-"""A loss of features: those of a frozen teacher of the decoded audio, against those of the recorded audio.
+"""A loss that compares features of a frozen teacher for decoded and recorded audio.
 
-The perceptual loss of Johnson et al. (arXiv:1603.08155 §3.2) with a teacher of speech. The gradient passes
-through the teacher to the decoded audio.
+It is the perceptual loss of Johnson et al. (arXiv:1603.08155 §3.2) with a speech model as teacher. The
+gradient flows through the teacher to the decoded audio.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from codecvq.losses.teacher import build_teacher
 
 
 class FeatureReconstructionLoss(AudioLoss):
-    """Distance of the teacher's features of decoded audio from those of the recorded, mean over items.
+    """Distance of the teacher's features of decoded audio from those of recorded audio, mean over items.
 
-    Args: `teacher` a name or a mapping with `name` and options; `distance` see
-    `codecvq.losses.feature_distance`.
+    Args:
+        teacher: a name, or a mapping with `name` and options.
+        distance: see `codecvq.losses.feature_distance`.
     """
 
     def __init__(self, sample_rate: int, teacher: str | Mapping[str, Any], distance: Distance = "l1") -> None:
@@ -30,7 +31,7 @@ class FeatureReconstructionLoss(AudioLoss):
         self.teacher = build_teacher(teacher, sample_rate=sample_rate)
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
+        """Return the 0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 without autocast."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():
                 target = self.teacher.features(reference.float())

@@ -1,4 +1,4 @@
-"""The loss of log-mel magnitudes."""
+"""A loss on log-mel magnitudes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ FLOOR = 1e-5  # of magnitudes before the root, so that it is smooth at 0
 
 
 class MelLoss(AudioLoss):
-    """Mean absolute difference of decadic log-mel magnitudes over several windows (after arXiv:2306.06546
-    §3.4; without its linear term, and the mean over the windows, not their sum).
+    """Mean absolute difference of log10 mel magnitudes over several windows.
 
-    Args: `windows` in samples, hop a quarter of each; `bands` for each window; `floor` below which
-    magnitudes, those of windowed sums, count as equal. The usual floor lies far below what 16 bits hold.
-    Recordings with digital silence or cut bands teach faster with 1e-2, which is about -85 dB: what is below
-    is neither heard nor learned. A band that holds no frequency of its window is left out, as it would be
-    constant.
+    Follows arXiv:2306.06546 §3.4, but without the linear term, and with the mean over the windows in place of
+    the sum.
+
+    Args:
+        windows: window sizes in samples; the hop is a quarter of each.
+        bands: number of mel bands for each window. A band without any frequency of its window is excluded,
+            because it would be constant.
+        floor: magnitudes (of windowed sums) below it count as equal. The default is far below the resolution
+            of 16 bits. For recordings with digital silence or band limits, training is faster with 1e-2,
+            about -85 dB: inaudible levels are then not learned.
     """
 
     def __init__(
@@ -39,8 +43,8 @@ class MelLoss(AudioLoss):
         self.windows, self.floor = checked_windows("mel", windows), floor
         if len(windows) != len(bands):
             raise OptionError(
-                f"losses.mel.windows has {len(windows)} entries and bands {len(bands)}; needed is a number "
-                "of bands for each window."
+                f"losses.mel.windows has {len(windows)} entries and bands {len(bands)}; needed is one "
+                "number of bands for each window."
             )
         if min(bands) < 1:
             raise OptionError(f"losses.mel.bands is {list(bands)}; each must be at least 1.")
@@ -52,7 +56,7 @@ class MelLoss(AudioLoss):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
+        """Return the 0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 without autocast."""
         with torch.autocast(decoded.device.type, enabled=False):
             signals, targets = decoded.float().flatten(0, 1), reference.float().flatten(0, 1)  # [B·C, S]
             losses = []

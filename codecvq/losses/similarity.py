@@ -1,18 +1,20 @@
-"""A loss that compares shapes: the similarity of neurograms (NSIM; Hines and Harte 2012,
-doi:10.1016/j.specom.2011.09.004), which ViSQOL (arXiv:2004.09584) scores patch by patch.
+"""The similarity of neurograms (NSIM), which compares the local structure of spectrograms.
 
-With gammatone spectrograms r, d(t, b) of reference and decoded audio in frames t of 80 ms, 20 ms apart, and
-B bands b at equal distances on the scale of equivalent rectangular bandwidths, as 10 lg of amplitudes; with
-means μ, variances σ² and a covariance under a Gaussian window of 3 x 3 cells around each:
+NSIM is by Hines and Harte (2012), doi:10.1016/j.specom.2011.09.004. ViSQOL (arXiv:2004.09584) uses it patch
+by patch. Let r(t, b) and d(t, b) be gammatone spectrograms of reference and decoded audio, as 10 lg of
+amplitudes, in frames t of 80 ms, 20 ms apart, and in B bands b that are equidistant on the scale of
+equivalent rectangular bandwidths. With means μ, variances σ² and the covariance σrd under a Gaussian window
+of 3 x 3 cells:
 
     similarity   s(t, b) = (2 μr μd + C1) / (μr² + μd² + C1) · (σrd + ε + C3) / (√(σr² + ε)(σd² + ε) + C3)
-    the loss     1 - mean s, over the bands from 150 Hz on, of the frames that are speech; 0 where none is
+    the loss     1 - mean of s over the bands from 150 Hz and the speech frames; 0 without speech frames
 
-Mel losses ask for levels, this one for their rise and fall, whatever its size: a decoder that smooths pays
-here. C1 is that of the paper, C3 is .1 in place of .00045, so that the gradient of flat patches is not all
-there is, and ε of .001 makes it smooth; frames are speech that are within 40 dB of the loudest, and in some
-band above -60 dB re full scale; and bits are not to be spent on how hum rises and falls below the voice. A
-codec trained with it has been trained on what ViSQOL measures: let other metrics judge it as well.
+Mel losses compare levels. This loss compares how they rise and fall, whatever the amount, so it penalizes
+over-smoothing. C1 is the value of the paper. C3 is .1 in place of .00045; otherwise flat patches dominate the
+gradient. ε = .001 makes the loss smooth. Speech frames are within 40 dB of the loudest frame and above -60 dB
+re full scale in some band. Bands below 150 Hz do not count, so that no bits are spent on the modulation of
+hum below the voice. The loss optimizes the quantity that ViSQOL measures, so evaluate codecs trained with it
+with other metrics as well.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ LOWEST_HZ, HIGHEST_HZ = 50.0, 8000.0
 COUNTED_FROM_HZ = 150.0
 FLOOR = 1e-9  # powers: -90 dB re full scale
 SPEECH_DB = -40.0  # re the loudest frame of the item
-QUIETEST_DB = -60.0  # re full scale: how the noise of a room rises and falls is not to be learned
+QUIETEST_DB = -60.0  # re full scale: the modulation of room noise is not learned
 C1, C3, EPSILON = 1e-4, 0.1, 1e-3
 DEVIATION = 0.5  # of the Gaussian window, in cells
 
@@ -40,13 +42,14 @@ DEVIATION = 0.5  # of the Gaussian window, in cells
 class SimilarityLoss(AudioLoss):
     """One minus the neurogram similarity of decoded audio, mean over items; see the module.
 
-    Args: `sample_rate` in hertz, 8000 and up.
+    Args:
+        sample_rate: in hertz, at least 8000.
     """
 
-    window: Tensor  # [W]: powers of its spectra sum up to those of the windowed frame, over its length
-    shares: Tensor  # [W/2 + 1, B]: of the power at each frequency, what a gammatone filter lets through
-    counted: Tensor  # [B], sum 1: what a band counts
-    cells: Tensor  # [3, 3], sum 1
+    window: Tensor  # [W]; scaled so that the powers of a spectrum sum to the mean power of the windowed frame
+    shares: Tensor  # [W/2 + 1, B]: power response of the gammatone filters
+    counted: Tensor  # [B], sum 1: weights of the bands
+    cells: Tensor  # [3, 3], sum 1: the Gaussian window
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
@@ -67,12 +70,12 @@ class SimilarityLoss(AudioLoss):
         self.register_buffer("cells", line[:, None] * line, persistent=False)
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 whatever autocast says."""
+        """Return the 0-d loss of audio `[B, C, S]` against `[B, C, S]`, in float32 without autocast."""
         with torch.autocast(decoded.device.type, enabled=False):
             with torch.no_grad():
                 reference_levels = self._levels(reference.flatten(0, 1))
                 loudest = reference_levels.amax(dim=2)
-                quietest = loudest.amax(dim=1, keepdim=True) + SPEECH_DB / 2  # levels are of amplitudes
+                quietest = loudest.amax(dim=1, keepdim=True) + SPEECH_DB / 2  # levels are 10 lg of amplitudes
                 speech = loudest >= quietest.clamp(min=QUIETEST_DB / 2)
             dissimilarity = (
                 1 - self.similarity(reference_levels, self._levels(decoded.flatten(0, 1))) @ self.counted
@@ -80,7 +83,7 @@ class SimilarityLoss(AudioLoss):
             return ((dissimilarity * speech).sum(dim=1) / speech.sum(dim=1).clamp(min=1)).mean()
 
     def similarity(self, reference: Tensor, decoded: Tensor) -> Tensor:
-        """s of levels `[B, T, bands]` and `[B, T, bands]`."""
+        """Return s `[B, T, bands]` for levels `[B, T, bands]` and `[B, T, bands]`."""
         lowest = 5 * math.log10(FLOOR)
         r, d = (levels - lowest for levels in (reference, decoded))
         mean_r, mean_d, square_r, square_d, product = self._local_means(r, d, r * r, d * d, r * d)
@@ -92,15 +95,13 @@ class SimilarityLoss(AudioLoss):
         return intensity * (product - mean_r * mean_d + EPSILON + C3) / (spread + C3)
 
     def _local_means(self, *cells: Tensor) -> tuple[Tensor, ...]:
-        """Weighted means `[B, T, bands]` around each of the cells `[B, T, bands]`; beyond an edge are those
-        at it.
-        """
+        """Return means `[B, T, bands]` of each input under the Gaussian window; repeats the edges."""
         padded = F.pad(torch.stack(cells, dim=1).flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
         means = F.conv2d(padded, self.cells[None, None])
         return means.view(-1, len(cells), *cells[0].shape[1:]).unbind(dim=1)
 
     def _levels(self, wav: Tensor) -> Tensor:
-        """10 lg of amplitudes in bands: `[B, S]` -> `[B, T, bands]`."""
+        """Return 10 lg of amplitudes in bands: `[B, S]` -> `[B, T, bands]`."""
         size = len(self.window)
         padded = F.pad(wav.to(self.window.dtype), (size // 2, size // 2))
         powers = power_spectra(padded.unfold(1, size, self.hop_length) * self.window) @ self.shares
@@ -108,17 +109,18 @@ class SimilarityLoss(AudioLoss):
 
 
 def _bandwidth(hertz: Tensor) -> Tensor:
-    """Equivalent rectangular bandwidths in hertz; Glasberg and Moore (1990),
-    doi:10.1016/0378-5955(90)90170-T.
+    """Return equivalent rectangular bandwidths in hertz.
+
+    Glasberg and Moore (1990), doi:10.1016/0378-5955(90)90170-T.
     """
     return 24.7 + hertz / 9.26449
 
 
 def _erbs(hertz: Tensor) -> Tensor:
-    """Bandwidths between 0 and a frequency."""
+    """Convert hertz to the ERB-rate scale: the number of bandwidths between 0 and a frequency."""
     return 9.26449 * torch.log1p(hertz / (24.7 * 9.26449))
 
 
 def _hertz(erbs: Tensor) -> Tensor:
-    """The inverse of `_erbs`."""
+    """Convert the ERB-rate scale to hertz, the inverse of `_erbs`."""
     return 24.7 * 9.26449 * torch.expm1(erbs / 9.26449)

@@ -17,10 +17,11 @@ class StftLoss(WindowsLoss):
 
         |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
 
-    of each item. Magnitudes are those of the windowed sum divided by the sum of the window, so that a sine of
-    amplitude 1 has about 1/2; the logarithm stops at -100 dB.
+    per item. Magnitudes are divided by the sum of the window, so that a sine of amplitude 1 has about 1/2.
+    The floor of the logarithm is -100 dB.
 
-    Args: `windows` in samples, hop a quarter of each.
+    Args:
+        windows: window sizes in samples; the hop is a quarter of each.
     """
 
     name = "stft"
@@ -29,7 +30,7 @@ class StftLoss(WindowsLoss):
         super().__init__(windows)
 
     def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
-        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        """Return losses `[B]` of audio `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
         magnitudes = self._magnitudes(decoded, size)
         with torch.no_grad():
             target = self._magnitudes(reference, size)

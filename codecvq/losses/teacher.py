@@ -1,4 +1,4 @@
-"""`Teacher`: a frozen network whose features of the recorded audio losses compare with."""
+"""`Teacher`: a frozen feature extractor that losses use as reference."""
 
 from __future__ import annotations
 
@@ -15,48 +15,50 @@ from codecvq.plugins.options import build_from_options, check_options, shortened
 
 
 class Teacher(nn.Module):
-    """Features of audio. It does not learn: it is always in eval mode, its parameters have no gradient, and
-    checkpoints do not hold it. A gradient to the audio passes through.
+    """Base class of frozen feature extractors.
 
-    The constructor is called with `sample_rate` of the audio and the teacher's options as keywords, and sets
-    the three attributes. A frame's time is that of its centre, where sample n lasts from n to n + 1 over the
-    sample rate.
+    A teacher is always in eval mode, its parameters have no gradient, and checkpoints do not contain it. The
+    gradient flows through it to the audio.
+
+    The constructor is called with the `sample_rate` of the audio and the options of the teacher, and sets the
+    three attributes. The time of a frame is that of its center; sample n lasts from n to n + 1, divided by
+    the sample rate.
     """
 
-    dim: int  # channels of the features
-    frame_rate: Fraction  # frames a second
-    first_s: Fraction  # time of the first frame
+    dim: int  # number of feature channels
+    frame_rate: Fraction  # frames per second
+    first_s: Fraction  # time of the first frame in seconds
 
     def features(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, C, S]` -> float32 `[B, dim, frames]`."""
+        """Return features of audio: `[B, C, S]` -> float32 `[B, dim, frames]`."""
         raise NotImplementedError(f"{type(self).__name__} must define features(wav) -> [B, dim, frames]")
 
     def forward(self, wav: Tensor) -> Tensor:
-        """The same as `features`."""
+        """Same as `features`."""
         return self.features(wav)
 
     def freeze(self) -> None:
-        """Set eval mode and take the gradients off, once and for all."""
+        """Set eval mode and disable the gradients of all parameters."""
         self.requires_grad_(False)
         super().train(False)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Change nothing: a teacher is in eval mode."""
+        """Do nothing: a teacher stays in eval mode."""
         return self
 
 
 def build_teacher(options: str | Mapping[str, Any], *, sample_rate: int) -> Teacher:
-    """The frozen teacher that a loss's option `teacher` describes, for audio of `sample_rate`: a registered
-    name, or a mapping with `name` and the options of that teacher.
+    """Build the frozen teacher for the option `teacher` of a loss, for audio with `sample_rate`.
 
-    Raises UnknownName and OptionError, which name what is known.
+    `options` is a registered name, or a mapping with `name` and the options of the teacher. Raises
+    UnknownName for an unknown teacher and OptionError for invalid options.
     """
     given = {"name": options} if isinstance(options, str) else dict(options)
     name = given.pop("name", None)
     if not isinstance(name, str):
         raise OptionError(
-            f"teacher is {shortened(options)}; needed is a name, as mfcc, or a mapping with name and "
-            "options. See: codecvq plugins list --kind teachers"
+            f"teacher is {shortened(options)}; needed is a name, such as mfcc, or a mapping with name "
+            "and options. See: codecvq plugins list --kind teachers"
         )
     registration, what = registry().find(TeacherSpec, name), f"teacher {name!r}"
     check_options(what, registration, given, ("sample_rate",))

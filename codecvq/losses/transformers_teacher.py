@@ -1,8 +1,8 @@
-"""Teachers of the transformers library: HuBERT, WavLM, wav2vec 2.0, and the encoder of Whisper.
+"""Teachers from the transformers library: HuBERT, WavLM, wav2vec 2.0, and the encoder of Whisper.
 
-A recipe names a folder or a model of the Hugging Face hub, and both may be a stranger's: nothing of theirs is
-run. Of a hub only config.json, preprocessor_config.json and weights in safetensors are downloaded, the class
-is one of the four here, and pickled weights, adapters and quantized weights are refused.
+A recipe names a folder or a model on the Hugging Face hub. Both are untrusted, and none of their code runs:
+only config.json, preprocessor_config.json and safetensors weights are downloaded, the class is one of the
+four below, and pickled weights, adapters and quantized weights raise an error.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ CLASSES = {
     "whisper": "WhisperModel",
 }
 FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
-SAMPLE_RATE = 16000  # of all these models
-OPTIONAL_WEIGHTS = ("masked_spec_embed",)  # a weight of training with masks, which some folders lack
+SAMPLE_RATE = 16000  # Hz, of all these models
+OPTIONAL_WEIGHTS = ("masked_spec_embed",)  # only used for masked pretraining; missing in some folders
 
 
 class TransformersTeacher(Teacher):
-    """Hidden states of a network, mean over `layers`, at the rate of the audio given.
+    """Mean of hidden states of a network, for audio of any sample rate.
 
-    Args: `layers` numbers of hidden states, 0 what enters the first layer and -1 what leaves the last; None
-    for the mean of all, as SpeechTokenizer takes.
+    Args:
+        layers: indices of hidden states; 0 is the input of the first layer, -1 the output of the last. None:
+            the mean of all, as in SpeechTokenizer.
+        count: number of layers of the network.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TransformersTeacher(Teacher):
         if layers is not None and (not layers or any(layer not in known for layer in layers)):
             raise OptionError(
                 f"teacher transformers: layers is {list(layers)}; the model has the hidden states 0 to "
-                f"{count}, or from its end -1 to {-count - 1}."
+                f"{count}, or from the end -1 to {-count - 1}."
             )
         self.layers = layers
         self.resample: nn.Module = nn.Identity()
@@ -58,13 +60,13 @@ class TransformersTeacher(Teacher):
             self.resample = torchaudio.transforms.Resample(sample_rate, SAMPLE_RATE)
 
     def features(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, C, S]` -> `[B, dim, frames]`; channels are averaged."""
+        """Return features of audio: `[B, C, S]` -> `[B, dim, frames]`; averages the channels."""
         states = self.hidden_states(self.resample(wav.mean(dim=1)))
         chosen = states if self.layers is None else [states[layer] for layer in self.layers]
         return torch.stack(list(chosen)).mean(dim=0).float().mT
 
     def hidden_states(self, wav: Tensor) -> Sequence[Tensor]:
-        """What enters the first layer and what leaves each: mono `[B, S]` -> `[B, frames, dim]` each."""
+        """Return the input of the first layer and the output of each: mono `[B, S]` -> `[B, frames, dim]`."""
         raise NotImplementedError(f"{type(self).__name__} must define hidden_states(wav)")
 
 
@@ -83,16 +85,16 @@ class Wav2Vec2Teacher(TransformersTeacher):
         self.dim, self.normalized = config.hidden_size, normalized
         strides, kernels = list(config.conv_stride), list(config.conv_kernel)
         receptive_field = 1 + sum((kernel - 1) * prod(strides[:n]) for n, kernel in enumerate(kernels))
-        self.shortest = receptive_field  # samples that a frame is made of
+        self.shortest = receptive_field  # minimum number of samples: the receptive field of one frame
         self.frame_rate = Fraction(SAMPLE_RATE, prod(strides))
         self.first_s = Fraction(receptive_field, 2 * SAMPLE_RATE)
 
     def hidden_states(self, wav: Tensor) -> Sequence[Tensor]:
-        """What enters the first layer and what leaves each: `[B, S]` -> `[B, frames, dim]` each."""
+        """Return the input of the first layer and the output of each: `[B, S]` -> `[B, frames, dim]`."""
         if wav.shape[1] < self.shortest:
             raise OptionError(
-                f"teacher transformers: the model needs {self.shortest} samples at 16 kHz, and segments have "
-                f"{wav.shape[1]}. Set a longer corpus.segment_s."
+                f"teacher transformers: the model needs {self.shortest} samples at 16 kHz, but segments have "
+                f"{wav.shape[1]}. Increase corpus.segment_s."
             )
         if self.normalized:
             centered = wav - wav.mean(dim=1, keepdim=True)
@@ -101,7 +103,7 @@ class Wav2Vec2Teacher(TransformersTeacher):
 
 
 class WhisperTeacher(TransformersTeacher):
-    """The encoder of Whisper, of the segment itself: it is not padded to 30 s."""
+    """The encoder of Whisper, applied to the segment without padding it to 30 s."""
 
     filters: Tensor  # [201, mels]
     window: Tensor  # [400]
@@ -120,22 +122,22 @@ class WhisperTeacher(TransformersTeacher):
         self.register_buffer("positions", self.network.embed_positions.weight.detach(), persistent=False)
 
     def hidden_states(self, wav: Tensor) -> Sequence[Tensor]:
-        """What enters the first layer and what leaves each: `[B, S]` -> `[B, frames, dim]` each."""
+        """Return the input of the first layer and the output of each: `[B, S]` -> `[B, frames, dim]`."""
         mel = self.log_mel(wav)
         frames = mel.shape[2] // 2
         if not 1 <= frames <= len(self.positions):
             raise OptionError(
-                f"teacher transformers: Whisper takes 0.02 to {len(self.positions) / 50:g} s, and segments "
-                f"have {wav.shape[1] / SAMPLE_RATE:g} s. Change corpus.segment_s."
+                f"teacher transformers: Whisper supports 0.02 to {len(self.positions) / 50:g} s, but "
+                f"segments have {wav.shape[1] / SAMPLE_RATE:g} s. Change corpus.segment_s."
             )
         encoder = self.network
-        if encoder.embed_positions.num_embeddings != frames:  # it takes as many frames as it has positions
+        if encoder.embed_positions.num_embeddings != frames:  # it requires as many frames as positions
             encoder.embed_positions = nn.Embedding.from_pretrained(self.positions[:frames], freeze=True)
             encoder.config.max_source_positions = frames
         return encoder(mel[:, :, : 2 * frames], output_hidden_states=True).hidden_states
 
     def log_mel(self, wav: Tensor) -> Tensor:
-        """Whisper's features of audio: `[B, S]` -> `[B, mels, frames]`."""
+        """Return Whisper's input features: `[B, S]` -> `[B, mels, frames]`."""
         spectra = torch.stft(wav, self.WINDOW, self.HOP, window=self.window, return_complex=True)
         powers = spectra[..., :-1].real.square() + spectra[..., :-1].imag.square()
         levels = (self.filters.mT @ powers).clamp(min=1e-10).log10()
@@ -146,10 +148,15 @@ class WhisperTeacher(TransformersTeacher):
 def build_transformers_teacher(
     sample_rate: int, model: str, layers: list[int] | None = None, revision: str | None = None
 ) -> TransformersTeacher:
-    """The teacher of a folder that `save_pretrained` wrote, or of a model of the hub.
+    """Load a teacher from a folder that `save_pretrained` wrote, or from the Hugging Face hub.
 
-    Args: `model` a folder, or the name of a model on the hub; `layers` see `TransformersTeacher`; `revision`
-    the commit on the hub. Raises MissingExtra where transformers is not installed, and OptionError.
+    Args:
+        sample_rate: of the audio, in Hz.
+        model: a folder, or the name of a model on the hub.
+        layers: see `TransformersTeacher`.
+        revision: the commit on the hub.
+
+    Raises MissingExtra if transformers is not installed, and OptionError if the model cannot be loaded.
     """
     try:
         import transformers
@@ -159,7 +166,7 @@ def build_transformers_teacher(
     config = _read_config(folder)
     kind = config.get("model_type")
     if kind not in CLASSES:
-        raise OptionError(f"{folder}: model_type is {kind!r}; needed is one of {', '.join(CLASSES)}.")
+        raise OptionError(f"{folder}: model_type is {kind!r}; supported are {', '.join(CLASSES)}.")
     network_class = getattr(transformers, CLASSES[kind])
     try:
         network, loading_info = network_class.from_pretrained(
@@ -168,9 +175,17 @@ def build_transformers_teacher(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
-            attn_implementation="eager" if kind == "wavlm" else "sdpa",  # never a kernel that a folder names
+            attn_implementation="eager"
+            if kind == "wavlm"
+            else "sdpa",  # never a kernel that the folder selects
         )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:  # whatever a bad folder gives
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        KeyError,
+    ) as error:  # all that an invalid folder can raise
         raise OptionError(f"{folder} could not be loaded: {type(error).__name__}: {error}") from error
     encoder = network.float().encoder if kind == "whisper" else network.float()
     _check_complete(
@@ -183,7 +198,7 @@ def build_transformers_teacher(
 
 
 def _model_folder(model: str, revision: str | None) -> Path:
-    """The folder of a model: it is one, or the hub's files of it were downloaded."""
+    """Return the folder of a model, downloading it from the hub if `model` is not a folder."""
     if Path(model).is_dir():
         return Path(model)
     try:
@@ -192,41 +207,41 @@ def _model_folder(model: str, revision: str | None) -> Path:
         raise MissingExtra("teacher transformers", "huggingface_hub", "hf") from error
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
-    except (OSError, ValueError) as error:  # no such name, no network: the hub's errors are both
+    except (OSError, ValueError) as error:  # unknown name or no network: errors of the hub have both types
         reason = str(error).splitlines()[0][:200]
         raise OptionError(
-            f"teacher transformers: model {model!r} is no folder, and the hub did not give it ({reason}). "
-            "Give the folder that save_pretrained wrote, or a name as microsoft/wavlm-base-plus."
+            f"teacher transformers: model {model!r} is not a folder and cannot be downloaded ({reason}). "
+            "Give a folder that save_pretrained wrote, or a name such as microsoft/wavlm-base-plus."
         ) from error
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    """The configuration in a folder. Raises OptionError where the folder holds what is not loaded."""
+    """Read the configuration of a model folder. Raises OptionError if the folder is not supported."""
     config = _read_json(folder / "config.json")
     if not config:
         raise OptionError(f"{folder} has no config.json. Give a folder that save_pretrained wrote.")
     if not list(folder.glob("*.safetensors")):
         raise OptionError(
-            f"{folder} has no weights in safetensors; pickled ones can run code and are not read. Convert "
-            "them where you trust them: model.save_pretrained(FOLDER) of transformers writes safetensors."
+            f"{folder} has no safetensors weights; pickled weights can run code and are not loaded. If you "
+            "trust them, convert them: model.save_pretrained(FOLDER) of transformers writes safetensors."
         )
     if (folder / "adapter_config.json").exists() or config.get("quantization_config"):
-        raise OptionError(f"{folder} holds an adapter or quantized weights; needed are plain weights.")
+        raise OptionError(f"{folder} has an adapter or quantized weights; plain weights are needed.")
     return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
+    """Read the object in a JSON file; empty if the file does not exist."""
     if not path.is_file():
         return {}
     return read_json(path, error=OptionError)
 
 
 def _check_complete(folder: Path, missing: Sequence[str]) -> None:
-    """Raise OptionError where weights are missing: they would be random numbers."""
+    """Raise OptionError if weights are missing: they would be initialized randomly."""
     lacking = sorted(key for key in missing if not key.endswith(OPTIONAL_WEIGHTS))
     if lacking:
         raise OptionError(
-            f"{folder} lacks {len(lacking)} weights of the model, as {lacking[0]}: it is incomplete, or of "
-            "another model."
+            f"{folder} lacks {len(lacking)} weights of the model, such as {lacking[0]}: it is incomplete, or "
+            "belongs to another model."
         )

@@ -1,4 +1,4 @@
-"""The loss of samples."""
+"""A loss on samples."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class WaveformLoss(AudioLoss):
         super().__init__()
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`."""
+        """Return the 0-d loss of audio `[B, C, S]` against `[B, C, S]`."""
         return F.l1_loss(at_least_float32(decoded), at_least_float32(reference))

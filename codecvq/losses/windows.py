@@ -1,4 +1,4 @@
-"""Losses of spectra under several windows: what the STFT losses share."""
+"""`WindowsLoss`: base class of losses on spectra under several windows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from codecvq.networks.fourier import power_spectra
 
 
 def checked_windows(loss: str, windows: Sequence[int]) -> tuple[int, ...]:
-    """The windows of a loss. Raises OptionError unless all are even numbers from 4 up."""
+    """Validate the windows of a loss. Raises OptionError unless all are even numbers >= 4."""
     if not windows or any(size < 4 or size % 2 for size in windows):
         raise OptionError(
-            f"losses.{loss}.windows is {list(windows)}; needed are even numbers of samples from 4 up, one at "
-            "least."
+            f"losses.{loss}.windows is {list(windows)}; at least one window is needed, and all must be even "
+            "numbers of samples >= 4."
         )
     return tuple(windows)
 
 
 class WindowsLoss(AudioLoss):
-    """Losses of spectra under several Hann windows, in samples, hop a quarter of each."""
+    """Base class of losses on spectra under several Hann windows; the hop is a quarter of each."""
 
-    name = ""  # in a recipe
+    name = ""  # of the loss in a recipe
 
     def __init__(self, windows: Sequence[int]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class WindowsLoss(AudioLoss):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def distance(self, decoded: Tensor, reference: Tensor) -> Tensor:
-        """0-d loss of audio `[B, C, S]` against `[B, C, S]`, mean over items and windows, in float32."""
+        """Return the 0-d loss of audio `[B, C, S]` against `[B, C, S]`, mean over items and windows."""
         with torch.autocast(decoded.device.type, enabled=False):
             decoded, reference = at_least_float32(decoded), at_least_float32(reference)
             return torch.stack(
@@ -43,15 +43,17 @@ class WindowsLoss(AudioLoss):
             ).mean()
 
     def item_losses(self, decoded: Tensor, reference: Tensor, size: int) -> Tensor:
-        """Losses `[B]` of `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it measures: write items()")
+        """Return losses `[B]` of audio `[B, C, S]` against `[B, C, S]` under the window of `size` samples."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define item_losses(decoded, reference, size) -> [B]"
+        )
 
     def powers(self, wav: Tensor, size: int) -> Tensor:
-        """Power spectra of windowed frames: `[B, C, S]` -> `[B, C, frames, size/2 + 1]`."""
+        """Return power spectra of windowed frames: `[B, C, S]` -> `[B, C, frames, size/2 + 1]`."""
         frames = F.pad(wav, (size // 2, size // 2)).unfold(2, size, size // 4)
         return power_spectra(frames * self.get_buffer(f"window_{size}"))
 
 
 def at_least_float32(wav: Tensor) -> Tensor:
-    """Audio in float32, or in float64 where it comes so."""
+    """Convert audio to float32; float64 stays float64."""
     return wav if wav.dtype == torch.float64 else wav.float()
