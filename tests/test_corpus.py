@@ -112,7 +112,7 @@ def test_a_file_that_is_no_audio_is_a_failure_not_an_end(tmp_path):
     corpus = open_corpus(folder=tmp_path).measured()
     assert [clip.id for clip in corpus] == ["good"]
     assert [failure.id for failure in corpus.failures] == ["bad"]
-    assert "not audio" in str(corpus.failures[0])
+    assert "cannot be decoded as audio" in str(corpus.failures[0])
 
 
 @pytest.mark.parametrize(
