@@ -201,10 +201,10 @@ def test_they_are_registered_as_networks_that_judge() -> None:
 
 def test_a_discriminator_is_no_network_of_a_codec_and_the_other_way_round() -> None:
     with pytest.raises(
-        OptionError, match=r"'multi_band' is no encoder and decoder\. Take one of: .*spectral"
+        OptionError, match=r"'multi_band' is not an encoder and decoder\. Take one of: .*spectral"
     ):
         Codec(sample_rate=16000, network={"name": "multi_band"}, quantizer={"name": "fsq", "levels": [5]})
-    with pytest.raises(OptionError, match=r"'spectral' is no discriminator\. Take one of: .*multi_period"):
+    with pytest.raises(OptionError, match=r"'spectral' is not a discriminator\. Take one of: .*multi_period"):
         build_discriminator("spectral", sample_rate=16000)
     with pytest.raises(UnknownName, match="Did you mean 'multi_period'"):
         build_network("multi_periods", sample_rate=16000)

@@ -333,10 +333,10 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ),
         ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels is 5; needed is a valid list"),
         ({"phase": "source", "causal": True}, "phase: source needs future frames"),
-        ({"phase": "source", "synthesis_hop_length": 300}, "has to divide hop_length"),
+        ({"phase": "source", "synthesis_hop_length": 300}, "must divide hop_length"),
         ({"phase": "predicted", "refiner_blocks": 2}, "refiner_blocks is 2, but phase is predicted"),
         ({"phase": "source", "refiner_blocks": -1}, "refiner_blocks is -1"),
-        ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, and phase is source"),
+        ({"phase": "source", "phase_iterations": 8}, "are for phase: retrieved, but phase is source"),
         ({"phase": "predicted", "training_phase": "retrieved"}, "are for phase: retrieved"),
     ],
 )

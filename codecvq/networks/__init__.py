@@ -1,7 +1,6 @@
-"""Encoders and decoders, which turn audio into latents and latents into audio; and discriminators, which
-judge the result in training. The built-in ones are offered as any plugin's.
+"""Encoders, decoders and discriminators. The built-in ones are registered as those of any plugin are.
 
-What authors of networks import from here is loaded on first use: the hooks below need no torch.
+Names for authors of networks are imported on first use: the hooks below do not need torch.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that name
+def __getattr__(name: str) -> Any:  # Any: an attribute of the module
     module = next((module for module, names in _LAZY.items() if name in names), None)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -59,49 +58,54 @@ def __getattr__(name: str) -> Any:  # Any: whatever the module holds under that 
 
 @hookimpl
 def codecvq_networks() -> Iterable[NetworkSpec]:
-    """Offer `spectral` and `seanet`, and the discriminators."""
+    """Register the networks `spectral` and `seanet`, and the discriminators."""
     yield NetworkSpec(
         name="spectral",
         factory="codecvq.networks.spectral:build_spectral",
         options="codecvq.networks.spectral.options:SpectralOptions",
-        summary="log-mel or STFT in, ConvNeXt blocks, inverse STFT out: all the work at the frame rate",
+        summary="log-mel or STFT, ConvNeXt blocks at the frame rate, inverse STFT",
         reference="arXiv:2306.00814",
     )
     yield NetworkSpec(
         name="seanet",
         factory="codecvq.networks.seanet:build_seanet",
-        summary="encodec's convolutions at the sample rate",
+        summary="EnCodec's convolutions at the sample rate",
         reference="arXiv:2210.13438",
     )
     yield DiscriminatorSpec(
         name="ms_stft",
         factory="codecvq.networks.discriminators.ms_stft:build_ms_stft",
-        summary="discriminator: encodec's, over complex spectra of several windows",
+        summary="discriminator: EnCodec's, on complex spectra of several windows",
         reference="arXiv:2210.13438",
     )
     yield DiscriminatorSpec(
         name="multi_period",
         factory="codecvq.networks.discriminators.multi_period:build_multi_period",
-        summary="discriminator: HiFi-GAN's, over the signal folded at several periods",
+        summary="discriminator: HiFi-GAN's, on the signal folded at several periods",
         reference="arXiv:2010.05646",
     )
     yield DiscriminatorSpec(
         name="multi_band",
         factory="codecvq.networks.discriminators.multi_band:build_multi_band",
-        summary="discriminator: DAC's, over bands of complex spectra; with settings for processors",
+        summary="discriminator: DAC's, on bands of complex spectra; with settings for training on CPUs",
         reference="arXiv:2306.06546",
     )
 
 
 @hookimpl
 def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
-    """Offer the parts of `spectral`."""
+    """Register the parts of `spectral`."""
     for kind, name, factory, summary in (
-        ("features", "log_mel", "spectral.features:make_log_mel", "log-mels of one window, or of two"),
-        ("features", "stft", "spectral.features:make_stft", "real and imaginary parts to the power 0.3"),
+        ("features", "log_mel", "spectral.features:make_log_mel", "log-mel spectra of one or two windows"),
+        ("features", "stft", "spectral.features:make_stft", "STFT with magnitudes to the power 0.3"),
         ("backbone", "convnext", "spectral.backbone:make_convnext", "ConvNeXt blocks over frames"),
-        ("head", "predicted", "spectral.predicted:make_predicted", "phases are predicted, as in Vocos"),
-        ("head", "retrieved", "spectral.retrieved:make_retrieved", "phases fit the predicted magnitudes"),
-        ("head", "source", "voice.head:make_source", "for speech: phases of a source at the right pitch"),
+        ("head", "predicted", "spectral.predicted:make_predicted", "predicts phases, as Vocos"),
+        (
+            "head",
+            "retrieved",
+            "spectral.retrieved:make_retrieved",
+            "retrieves phases from predicted magnitudes",
+        ),
+        ("head", "source", "voice.head:make_source", "for speech: phases of a source at the coded pitch"),
     ):
         yield NetworkPartSpec(name=name, kind=kind, factory=f"codecvq.networks.{factory}", summary=summary)

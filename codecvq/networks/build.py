@@ -10,31 +10,31 @@ from codecvq.networks.interface import Discriminator, Network
 from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options
 
-CODEC_ARGUMENTS = ("sample_rate", "channels")  # by the codec, not by the recipe's network section
+CODEC_ARGUMENTS = ("sample_rate", "channels")  # set by the codec, not by the recipe's network section
 
 
 def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: Any) -> Network:
-    """The network registered under `name`.
+    """Build the network registered under `name`.
 
-    Raises UnknownName and OptionError, which name what is known, and for options of a wrong type. Options of
-    a stranger are built within `codecvq.construction.limited`.
+    Raises UnknownName, with similar names, and OptionError for unknown options or values of a wrong type. To
+    build options from an untrusted source, use `codecvq.construction.limited`.
     """
     network = _build(name, sample_rate, channels, options)
     if not isinstance(network, Network):
-        raise OptionError(f"network {name!r} is no encoder and decoder.{_others(NetworkSpec)}")
+        raise OptionError(f"network {name!r} is not an encoder and decoder.{_others(NetworkSpec)}")
     return network
 
 
 def build_discriminator(name: str, *, sample_rate: int, channels: int = 1, **options: Any) -> Discriminator:
-    """The discriminator registered under `name`. Raises as `build_network` does."""
+    """Build the discriminator registered under `name`. Raises like `build_network`."""
     network = _build(name, sample_rate, channels, options)
     if not isinstance(network, Discriminator):
-        raise OptionError(f"network {name!r} is no discriminator.{_others(DiscriminatorSpec)}")
+        raise OptionError(f"network {name!r} is not a discriminator.{_others(DiscriminatorSpec)}")
     return network
 
 
 def _build(name: str, sample_rate: int, channels: int, options: dict[str, Any]) -> Any:
-    """Whatever the factory of a registered network makes, after its options were checked."""
+    """Call the factory of a registered network with checked options."""
     registration, what = registry().find(NetworkSpec, name), f"network {name!r}"
     check_options(what, registration, options, CODEC_ARGUMENTS)
     return build_from_options(

@@ -1,7 +1,7 @@
-"""What a codec costs: parameters, and multiply-adds for a second of audio, by part.
+"""Cost of a codec: parameters and multiply-adds per second of audio, for each part.
 
-Counted are matrix products and convolutions, as torch runs them in evaluation, and Fourier transforms. What
-works element by element is not, as is usual; nor are look-ups in tables.
+Counted are matrix products and convolutions, as torch runs them in eval mode, and Fourier transforms. As is
+usual, element-wise operations and table lookups are not counted.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from torch import Tensor, nn
 from codecvq.networks.interface import Network
 from codecvq.quantizer import Quantizer
 
-SECONDS = 2  # of audio that is run: edges count for less than in one
+SECONDS = 2  # duration of the audio that is run; longer audio reduces the influence of edges
 
 
 @dataclass(frozen=True)
 class PartCost:
-    """A part of a codec."""
+    """Cost of one part of a codec."""
 
-    parameters: int  # that are learned by gradients
-    multiply_adds_per_s: float  # for a second of audio
+    parameters: int  # number of parameters learned by gradient
+    multiply_adds_per_s: float  # per second of audio
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A codec by parts. The quantizer's multiply-adds are those of both its directions."""
+    """Cost of a codec by parts. The quantizer's multiply-adds are those of encoding and decoding together."""
 
     encoder: PartCost
     quantizer: PartCost
     decoder: PartCost
 
     def by_part(self) -> dict[str, dict[str, float]]:
-        """`{part: {parameters, multiply_adds_per_s}}`."""
+        """Return `{part: {parameters, multiply_adds_per_s}}`."""
         return asdict(self)
 
 
 @torch.no_grad()
 def cost_of(network: Network, quantizer: Quantizer, sample_rate: int, channels: int = 1) -> Cost:
-    """What a codec of these parts costs, counted on noise. Their modes are put back."""
+    """Return the cost of a codec, counted on noise. Training modes are restored."""
     parts = nn.ModuleList([network.encoder, quantizer, network.decoder])
     training = [part.training for part in parts]
     parts.eval()
@@ -66,7 +66,7 @@ def cost_of(network: Network, quantizer: Quantizer, sample_rate: int, channels: 
 
 
 def multiply_adds(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """What `call` gives, and how many multiply-adds it took."""
+    """Run `call`, and return its result and the number of multiply-adds."""
     from torch.utils.flop_counter import FlopCounterMode
 
     uncounted = {
@@ -82,8 +82,10 @@ def multiply_adds(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def _real_transform(
     input_shape: Sequence[int], dims: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """Operations of real transforms of n points, one way or the other: 5/2 n log2 n each, the usual count."""
-    points = max(input_shape[dims[-1]], out_shape[dims[-1]])  # the real side has the more
+    """Return the operations of real FFTs of n points, forward or inverse: 5/2 n log2 n each,
+    the usual count.
+    """
+    points = max(input_shape[dims[-1]], out_shape[dims[-1]])  # the real side has more points
     transforms = math.prod(input_shape) // input_shape[dims[-1]]
     return round(2.5 * points * math.log2(points)) * transforms
 
@@ -95,7 +97,9 @@ def _recurrent_layer(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Operations of oneDNN's LSTM layer: `[T, B, X]`, and matrices for what comes in and for what was."""
+    """Return the operations of oneDNN's LSTM layer: input `[T, B, X]`, input weights and
+    recurrent weights.
+    """
     return 2 * input_shape[0] * input_shape[1] * (math.prod(input_weight) + math.prod(recurrent_weight))
 
 

@@ -1,4 +1,6 @@
-"""encodec's modules with today's weight normalisation: the old one warns and cannot be copied."""
+"""Current weight normalization for modules of encodec: the old one logs warnings and cannot
+be deep-copied.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 
 @contextmanager
 def parametrized_norm() -> Iterator[None]:
-    """While it lasts, encodec's modules are built with `torch.nn.utils.parametrizations.weight_norm`."""
+    """Context manager in which encodec's modules use `torch.nn.utils.parametrizations.weight_norm`."""
     import encodec.modules.conv as conv
 
     old = conv.weight_norm

@@ -1,13 +1,13 @@
-"""Power spectra with a cheap backward pass, local means of their levels, and mel filters.
+"""Power spectra with a fast backward pass, local means, and mel filters.
 
-torch differentiates `rfft` through a complex transform of full length on a buffer filled with zeros. Written
-out it is an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k =
+torch differentiates `rfft` through a complex transform of full length on a zero-filled buffer. The gradient
+is in fact an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 … N/2, P_k = |X_k|² and g_k =
 ∂L/∂P_k,
 
     ∂L/∂x_n = Re Σ_k 2 g_k X_k e^(2πikn/N)
 
 while N·irfft(Y) = Re Y_0 + 2 Re Σ_{0<k<N/2} Y_k e^(…) + Re Y_{N/2} (-1)^n. So ∂L/∂x = N·irfft(Y) with Y_k =
-g_k X_k inside, and twice that at both ends. `benchmarks/mel_loss.py` measures what it saves.
+g_k X_k inside, and twice that at both ends. `benchmarks/mel_loss.py` measures the gain.
 """
 
 from __future__ import annotations
@@ -38,15 +38,13 @@ class _PowerSpectra(torch.autograd.Function):
 
 
 def power_spectra(frames: Tensor) -> Tensor:
-    """|rfft|² of real frames of even length: float `[..., W]` -> `[..., W/2 + 1]`."""
-    assert frames.shape[-1] % 2 == 0, (
-        f"frames are {frames.shape[-1]} samples long; the transform is for even lengths"
-    )
+    """Compute |rfft|² of real frames of even length: float `[..., W]` -> `[..., W/2 + 1]`."""
+    assert frames.shape[-1] % 2 == 0, f"frames are {frames.shape[-1]} samples long; the length must be even"
     return _PowerSpectra.apply(frames)
 
 
 def local_mean(levels: Tensor, width: int) -> Tensor:
-    """Means over the `width` values around each along the last axis, fewer at the ends; `width` is odd.
+    """Average `width` values around each value along the last axis, fewer at the ends; `width` is odd.
 
     Shapes: `[B, X, Y]` -> `[B, X, Y]`.
     """
@@ -56,10 +54,11 @@ def local_mean(levels: Tensor, width: int) -> Tensor:
 
 
 def mel_filters(sample_rate: int, window_length: int, num_mels: int, norm: str | None = None) -> Tensor:
-    """Triangular filters on Slaney's mel scale, each with a peak of 1, or with `norm` "slaney" an area of 1:
-    `[bins, F]`. A filter that lies between two bins is 0.
+    """Return triangular filters on Slaney's mel scale: `[bins, F]`.
+
+    Each has a peak of 1 or, with `norm` "slaney", an area of 1. A filter that lies between two bins is 0.
     """
-    with warnings.catch_warnings():  # of such filters: short windows have some, and callers drop them
+    with warnings.catch_warnings():  # zero filters are expected for short windows; callers remove them
         warnings.simplefilter("ignore", UserWarning)
         import torchaudio.functional
 

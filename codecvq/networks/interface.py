@@ -1,4 +1,4 @@
-"""`Network`: an encoder and a decoder that fit each other. `Discriminator`: what judges them in training."""
+"""`Network`, a pair of encoder and decoder, and `Discriminator`: the interfaces of network plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codecvq.quantizer import Quantizer
 
 @dataclass(frozen=True)
 class AudioWithLosses:
-    """What a decoder that takes the recording may give in training: the audio, and losses of its own."""
+    """Output of a decoder that adds losses in training."""
 
     wav: Tensor  # [B, C, T * hop]
     losses: dict[str, Tensor]  # 0-d each, weighted
@@ -22,41 +22,46 @@ class AudioWithLosses:
 
 @dataclass(frozen=True)
 class Network:
-    """What a network plugin makes.
+    """Encoder and decoder, as a network plugin returns them.
 
-    `encoder(wav, mask)`: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` bool or None -> latents `[B,
-    D, T]`, T = S/hop. `decoder(latents, mask)`: `[B, D, T]` -> `[B, C, T * hop]`. With a mask, what stands at
-    padded frames changes nothing at real ones. T is at least 1. Both may have a `reach`, without which they
-    are not known to stream. A decoder whose attribute `uses_target_audio` is true is called in training with
-    the audio that it is to make, as `decoder(latents, mask, wav)`: where its codes do not tell what the
-    losses see, as phases, it may take that from there; and it may give `AudioWithLosses` in place of audio,
-    which are added to the other losses as they are, under "decoder/" and their name. `check` is asked of the
-    quantizer when a codec is made.
+    `encoder(wav, mask)` maps audio `[B, C, S]` to latents `[B, D, T]`; S is a multiple of the hop length, and
+    T = S / hop_length. `decoder(latents, mask)` maps latents `[B, D, T]` to audio `[B, C, T * hop_length]`.
+    The padding mask is bool `[B, T]`, or None; padded frames must not affect real ones. T is at least 1.
+
+    Both modules may have an attribute `reach` (`Reach`): in samples for the encoder, in frames for the
+    decoder. Without it, streaming is unavailable.
+
+    If the decoder has a true attribute `uses_target_audio`, training calls it as `decoder(latents, mask,
+    wav)` with the audio to reconstruct. The decoder may read information from it that codes do not contain,
+    such as phases. Such a decoder may return `AudioWithLosses` instead of audio; training adds these losses,
+    without further weights, under "decoder/" and their name.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     dim: int  # D
     hop_length: int  # samples a frame
-    #: raises OptionError for a quantizer that does not keep what the decoder needs; None: any will do
+    #: Called with the quantizer when a codec is built. Raises OptionError if the quantizer does not preserve
+    #: information that the decoder needs. None: accepts all quantizers.
     check: Callable[[Quantizer], None] | None = None
-    #: names of options that change the decoder only: codes keep their identity when these change
+    #: Names of options that affect only the decoder. Changing them does not change the identity of codes.
     decoder_options: Collection[str] = ()
 
     @property
     def encoder_reach(self) -> Reach | None:
-        """In samples; None where it is not known."""
+        """Left context and lookahead of the encoder in samples; None if unknown."""
         return getattr(self.encoder, "reach", None)
 
     @property
     def decoder_reach(self) -> Reach | None:
-        """In frames; None where it is not known."""
+        """Left context and lookahead of the decoder in frames; None if unknown."""
         return getattr(self.decoder, "reach", None)
 
     @property
     def lookahead(self) -> int | None:
-        """Samples behind the end of its frame that decoded audio hangs on; None where it is not known. Audio
-        comes out of a stream this much, and a hop, later than it goes in.
+        """Number of samples after a frame that its decoded audio depends on; None if unknown.
+
+        A stream delays audio by this number plus one hop.
         """
         encoder, decoder = self.encoder_reach, self.decoder_reach
         if encoder is None or decoder is None:
@@ -65,8 +70,9 @@ class Network:
 
     @property
     def receptive_field(self) -> int | None:
-        """Samples that a frame of decoded audio hangs on, its own among them; None where it is not known, or
-        is everything before.
+        """Number of samples on which a frame of decoded audio depends, including its own.
+
+        None if unknown, or if the frame depends on all earlier samples.
         """
         encoder, decoder, future = self.encoder_reach, self.decoder_reach, self.lookahead
         if encoder is None or decoder is None or future is None:
@@ -77,24 +83,26 @@ class Network:
 
 
 def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """`hidden` `[B, T, X]` with zeros at padded frames, so that a convolution sees there what it sees beyond
-    the end.
+    """Return `hidden` `[B, T, X]` with zeros at padded frames.
+
+    Convolutions then get the same input there as beyond the end of the batch.
     """
     return hidden if mask is None else hidden * mask[:, :, None].to(hidden.dtype)
 
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What one part of a discriminator makes of audio."""
+    """Output of one part of a discriminator, for example of one resolution."""
 
-    scores: Tensor  # any shape [B, …]: higher is more like recorded audio
-    features: tuple[Tensor, ...]  # of its inner layers, each [B, …]
+    scores: Tensor  # [B, …]: higher means more like recorded audio
+    features: tuple[Tensor, ...]  # outputs of hidden layers, [B, …] each
 
 
 class Discriminator(nn.Module):
-    """What a discriminator plugin makes: `discriminate` gives a list, one a resolution or period.
+    """Base class of discriminators. Subclasses implement `discriminate`.
 
-    Args: `min_samples` the shortest audio that it can judge.
+    Args:
+        min_samples: Length of the shortest audio that the discriminator accepts.
     """
 
     def __init__(self, min_samples: int) -> None:
@@ -102,20 +110,21 @@ class Discriminator(nn.Module):
         self.min_samples = min_samples
 
     def forward(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """Judgements of audio `[B, C, S]`."""
+        """Return one output per resolution or period for audio `[B, C, S]`.
+
+        Raises ShapeError for audio shorter than `min_samples`.
+        """
         self.check_length(wav.shape[2])
         return self.discriminate(wav)
 
     def check_length(self, samples: int) -> None:
-        """Raise ShapeError for audio that is too short to judge."""
+        """Raise ShapeError for audio shorter than `min_samples`."""
         if samples < self.min_samples:
             raise ShapeError(
-                f"{type(self).__name__} judges at least {self.min_samples} samples, and was given {samples}. "
-                "Train on longer segments (corpus.segment_s), or take shorter windows."
+                f"{type(self).__name__} needs at least {self.min_samples} samples, given are {samples}. "
+                "Train on longer segments (corpus.segment_s), or use shorter windows."
             )
 
     def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """As `forward`, for a plugin to define."""
-        raise NotImplementedError(
-            f"{type(self).__name__} does not say how it judges: define discriminate(wav)"
-        )
+        """Return one output per resolution or period for audio `[B, C, S]`; subclasses implement it."""
+        raise NotImplementedError(f"{type(self).__name__} must define discriminate(wav)")

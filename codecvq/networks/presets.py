@@ -1,6 +1,7 @@
-"""Named sizes of networks: `preset` in a recipe's network section.
+"""Named sizes of networks: option `preset` of a recipe's network section.
 
-Saved codecs name their preset, so the numbers behind a name never change: another size is another name.
+Saved codecs store the name of their preset. The numbers behind a name therefore never change; another size
+needs another name.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ MAX_DEPTH, MAX_WIDTH = 256, 2**16  # blocks or layers; channels
 
 
 def resolve_size(network: str, presets: Mapping[str, Size], preset: str, **given: int | None) -> Size:
-    """The size that a preset names, with the options that were `given` (not None) in place of its own.
+    """Return the size of a preset, with those options of `given` that are not None instead of its own.
 
-    Raises OptionError for an unknown preset, for sizes below 1 (0 where the preset may have 0), and for more
-    blocks, layers or channels than any network has.
+    Raises OptionError for an unknown preset, for sizes below 1 (or 0, if a preset has 0), and for sizes above
+    `MAX_DEPTH` or `MAX_WIDTH`.
     """
     if preset not in presets:
         raise OptionError(

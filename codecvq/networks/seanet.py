@@ -1,7 +1,7 @@
-"""SEANet from the `encodec` package (arXiv:2210.13438): strided convolutions at the sample rate.
+"""SEANet of the `encodec` package (arXiv:2210.13438): strided convolutions at the sample rate.
 
-Its normalisations over time are refused: with them a frame hangs on all others, so that neither streaming nor
-a padded batch gives the codes of the whole file alone. Padding is with zeros for the same reason.
+Normalizations over time are rejected. With them each frame depends on all others, so streaming and padded
+batches would give other codes than the whole file alone. Convolutions pad with zeros for the same reason.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ NORMS = ("none", "weight_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Channels of the first layer, which double with every stride; residual layers before each stride; layers
-    of an LSTM at the frame rate.
+    """Size of a SEANet.
+
+    Channels of the first layer (doubled with each stride), residual layers before each stride, and LSTM
+    layers at the frame rate.
     """
 
     filters: int
@@ -55,8 +57,10 @@ def build_seanet(
     causal: bool = False,
     norm: str = "weight_norm",
 ) -> Network:
-    """A SEANet pair; the hop is the product of `ratios`, the first of which is the decoder's first and the
-    encoder's last. `preset` is its size, of which the numbers that are given take the place.
+    """Build a SEANet encoder and decoder.
+
+    The hop length is the product of `ratios`, in the order of the decoder; the encoder uses them in reverse.
+    Numbers that are given override those of `preset`.
     """
     size = resolve_size(
         "seanet",
@@ -68,9 +72,8 @@ def build_seanet(
     )
     if norm not in NORMS:
         raise OptionError(
-            f"seanet: norm is {norm!r}; allowed are {' and '.join(NORMS)}: a normalisation over time makes "
-            "every frame hang on "
-            f"all others, so padded batches and streams would give other codes"
+            f"seanet: norm is {norm!r}; allowed are {' and '.join(NORMS)}. A normalization over time makes "
+            "every frame depend on all others, so padded batches and streams would give other codes."
         )
     if not ratios or min(ratios) < 1:
         raise OptionError(
@@ -100,8 +103,9 @@ def _encodec_pair(options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 
 class PerItem(nn.Module):
-    """A convolutional module that runs each item of a padded batch by itself, since its inner layers see what
-    stands behind an end.
+    """Runs a convolutional module on each item of a padded batch separately.
+
+    Its hidden layers would otherwise depend on padding after the end of an item.
     """
 
     def __init__(self, module: nn.Module, samples_in: int, samples_out: int) -> None:
@@ -111,8 +115,10 @@ class PerItem(nn.Module):
         self.reach = _reach(module, samples_in, samples_out)
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames * samples_out]`, zero at
-        padding.
+        """Run the module: `[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames *
+        samples_out]`.
+
+        The output is zero at padding.
         """
         if mask is None or bool(mask.all()):
             return self.module(signal)
@@ -126,12 +132,15 @@ class PerItem(nn.Module):
 
 
 def _reach(module: nn.Module, samples_in: int, samples_out: int) -> Reach:
-    """How far the outputs 0 … samples_out - 1 of a stack of encodec's convolutions see beyond the inputs 0 …
-    samples_in - 1: the interval of inputs, layer by layer from the last to the first.
+    """Return the reach of a stack of encodec's convolutions.
 
-    Output j of a convolution with kernel k, stride s, dilation d and l zeros in front sees the inputs js - l
-    … js - l + (k - 1)d. Of a transposed one that drops its first l outputs, it sees the inputs m with
-    0 ≤ j + l - ms ≤ k - 1. Skips see less than what they pass by.
+    It computes the interval of inputs on which the outputs 0 … samples_out - 1 depend, layer by layer from
+    the last to the first, compared with the inputs 0 … samples_in - 1.
+
+    Output j of a convolution with kernel k, stride s, dilation d and l zeros in front depends on the inputs
+    js - l … js - l + (k - 1)d. Output j of a transposed convolution that drops its first l outputs depends on
+    the inputs m with 0 ≤ j + l - ms ≤ k - 1. Skip connections depend on fewer inputs than the layers that
+    they bypass.
     """
     first, last = 0, samples_out - 1
     for layer in reversed(list(module.modules())):

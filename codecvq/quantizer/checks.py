@@ -1,4 +1,4 @@
-"""Checks of latents and codes, in one pass over them, with errors that name the first wrong element."""
+"""Checks of latents and codes, each in one scan, with errors that name the first wrong element."""
 
 from __future__ import annotations
 

@@ -1,24 +1,25 @@
-"""`Residual`: any quantizer in stages, each quantizing what the ones before it left over.
+"""`Residual`, a stack of stages, each of which quantizes the residual of the earlier ones.
 
-Two kinds of stages. A quantizer on a fixed grid (`refines = True`: FSQ, LFQ) refines one vector: it is
-projected and bounded once, and stage n works on a grid finer by `stage_scale(n)`. A quantizer that learns its
-codebook (VQ, SimVQ) gives every stage a codebook and, where the code has its own dimension, projections of
-its own (factorised codes, arXiv:2306.06546 §3.2).
+There are two kinds of stages. A quantizer on a fixed grid (`refines = True`: FSQ, LFQ) refines one vector:
+the vector is projected and bounded once, and stage n works on a grid scaled by `stage_scale(n)`. A quantizer
+that learns its codebook (VQ, SimVQ) gives every stage its own codebook and, if `code_dim` differs from `dim`,
+its own projections (factorized codes, arXiv:2306.06546 §3.2).
 
-The gradient. A straight-through step around each stage multiplies it by N. Where stages have no projections
-the estimator works once, around the whole stack: gain 1. Where they have, the gradient is that of the chain
-in which every choice is the identity, I - Π(I - P_n) with P_n = out_n in_n: again not more than 1 where the
-P_n are projections. Stages with `own_gradient` form the same chain with the gradients that their values
-carry: it is the derivative of what is computed. Losses see residuals whose past choices carry no gradient;
-in encodec's and audiocraft's code the commitment loss of stages 2 to N has none at all.
+Gradient. A straight-through step around each stage would multiply the gradient by N. If stages have no
+projections, the estimator is therefore applied once, around the whole stack, with gain 1. If they have
+projections, the gradient is that of the chain in which each quantization step is the identity, I - Π(I - P_n)
+with P_n = out_n in_n. Its gain is at most 1, too, if the P_n are projections. Stages with `own_gradient` form
+the same chain with the gradients of their values, which is the exact derivative. Losses are computed on
+residuals with detached earlier values; in the code of encodec and audiocraft, the commitment loss of stages 2
+to N has no gradient at all.
 
-Training values. Where they differ from decoded ones (noise substitution), the last stage that an item keeps
-gives its training values v_n, the stages before it decoded ones, and each stage quantizes what decoded values
-leave over. So codes are those of `encode`, and the error of Σ q_k + v_n is that of stage n, as in NSVQ
-(doi:10.1109/ACCESS.2022.3147670): z + |z - Σ q| u.
+Training values. If they differ from decoded values (noise substitution), the last active stage of an item
+returns its training values v_n, the earlier stages return decoded ones, and each stage quantizes the residual
+of decoded values. Codes thus equal those of `encode`, and the error of Σ q_k + v_n is that of stage n, as in
+NSVQ (doi:10.1109/ACCESS.2022.3147670): z + |z - Σ q| u.
 
-Strides. A stage of stride s (SNAC, arXiv:2410.14411) quantizes the mean of what is left over in each block
-of s frames, and its value counts for all of them.
+Strides. A stage of stride s (SNAC, arXiv:2410.14411) quantizes the mean residual of each block of s frames,
+and its value applies to all frames of the block.
 """
 
 from __future__ import annotations
@@ -42,14 +43,19 @@ from codecvq.quantizer.tables import join_tables
 
 
 class Residual(Quantizer):
-    """A stack of `stages`; the first n codebooks are a prefix of all N at any time.
+    """Residual quantizer: a stack of stages, of which the first n codebooks can always be decoded alone.
 
-    Args: `dim` is D of the latents; `stages` N plain quantizers, or one that serves all N (`num_codebooks`);
-    `strides` how many frames one code of each stage stands for, by default 1; `dropout` the probability that
-    an item in training keeps only its first n codebooks, n uniform in `dropout_depths`, by default 1 … N;
-    codes of dropped stages are 0 and touch nothing: no value, no loss, no codebook. `beam` how many partial
-    sums are kept from stage to stage in eval and `encode`, where stages list candidates: 1 is the nearest
-    codeword at each stage, which is what training does.
+    With quantizer dropout, codes of inactive stages are 0, and affect no value, loss or codebook.
+
+    Args:
+        dim: Number of latent channels D.
+        stages: N quantizers with one codebook each, or a single one that all N stages share.
+        num_codebooks: N, needed if the stages share one quantizer.
+        strides: Number of frames per code of each stage, by default 1.
+        dropout: Probability that a batch item uses only its first n codebooks in training.
+        dropout_depths: n is drawn uniformly from these numbers, by default from 1 … N.
+        beam: Number of partial sums that the search extends at each stage, in eval mode and in `encode`. 1 is
+            the greedy search, which training always uses. Above 1, stages must implement `candidates`.
     """
 
     prefix_decodable = True
@@ -86,25 +92,25 @@ class Residual(Quantizer):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many frames one code of each stage stands for."""
+        """Number of frames per code of each stage."""
         return self._strides
 
     def code_tables(self) -> CodeTables | None:
-        """Those of all stages."""
+        """Return the tables of all stages, one after another."""
         return join_tables(self.stage(n) for n in range(self.num_codebooks))
 
     def stage(self, n: int) -> Quantizer:
-        """The quantizer of codebook n; the same for all where they share one."""
+        """Return the quantizer of codebook n; stages may share one."""
         stage = self.stages[n % len(self.stages)]
         assert isinstance(stage, Quantizer), "stages are quantizers"
         return stage
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """The bound of a fixed grid, once around all stages; nothing where each stage has its own."""
+        """Apply the bound of a fixed grid, once around all stages; the identity if each stage has its own."""
         return self.stage(0).bound(vectors) if self.stage(0).refines else vectors
 
     def to_stage_space(self, n: int, residual: Tensor) -> Tensor:
-        """What is left, in the space and on the scale of stage n: `[M, D]` -> `[M, D of the stage]`."""
+        """Map a residual to the space and scale of stage n: `[M, D]` -> `[M, D of the stage]`."""
         return (
             residual / self.stage(n).stage_scale(n)
             if self.stage(n).refines
@@ -112,36 +118,38 @@ class Residual(Quantizer):
         )
 
     def from_stage_space(self, n: int, values: Tensor) -> Tensor:
-        """What the values of stage n add to the sum: `[M, D of the stage]` -> `[M, D]`."""
+        """Map values of stage n to what they add to the sum: `[M, D of the stage]` -> `[M, D]`."""
         stage = self.stage(n)
         return values * stage.stage_scale(n) if stage.refines else stage.project_out(values)
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and codes of vectors that are the frames of one item: `[M, D]` -> `[M, D]`, `[M, N]`."""
+        """Quantize vectors that are the frames of one batch item: `[M, D]` -> `[M, D]`, `[M, N]`."""
         return self.quantize_with_context(vectors, Context.of_one_item(len(vectors), vectors.device))
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Values of codes that are the frames of one item: `[M, n]` -> `[M, D]`."""
+        """Look up the values of codes of one batch item's frames: `[M, n]` -> `[M, D]`."""
         return self.dequantize_with_context(codes, Context.of_one_item(len(codes), codes.device))
 
     def quantize_with_context(self, vectors: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
+        """Return values and codes of all stages: `[M, D]` after `bound` -> `[M, D]`, `[M, N]`."""
         codes = self.choose(vectors, context, self.num_codebooks)
         return self.dequantize_with_context(codes, context), codes
 
     def choose(
         self, vectors: Tensor, context: Context, depth: int, active: Sequence[Tensor | slice] | None = None
     ) -> Tensor:
-        """Codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`. A method with an exact
-        expansion overrides it.
+        """Return the codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`.
 
-        `kept` is which vectors each stage has to itself, with quantizer dropout (None: all). A stage sees no
-        others, not even to begin its codebook where they are; their codes are 0.
+        Methods with an exact expansion override it.
+
+        `active` lists the vectors on which each stage is active, with quantizer dropout (None: all). A stage
+        gets no other vectors, not even to initialize its codebook; their codes are 0.
         """
         if self.beam > 1 and not self.training:
-            return beam_search(self, vectors, self.beam)[:, :depth]  # of the whole search, so a prefix
+            # always search all stages, so that fewer codebooks are a prefix of all
+            return beam_search(self, vectors, self.beam)[:, :depth]
         codes, residual = [], vectors
-        total = torch.zeros_like(vectors) if self.uses_partial_sum else vectors  # of no use otherwise
+        total = torch.zeros_like(vectors) if self.uses_partial_sum else vectors  # a placeholder if unused
         for n, rows in enumerate([slice(None)] * depth if active is None else active):
             view = self._view(n, context, rows, total)
             values, code = self.stage(n).quantize_with_context(
@@ -155,23 +163,25 @@ class Residual(Quantizer):
         return torch.cat(codes, dim=1)
 
     def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
-        """The sum of the stages' values: `[M, n]`, n at most N -> `[M, D]`."""
+        """Return the sum of the stages' values: `[M, n]` -> `[M, D]`, n at most N."""
         total = torch.zeros(len(codes), self.code_dim, device=codes.device)
-        for n in range(codes.shape[1]):  # in the order of training: float addition is not associative
+        for n in range(
+            codes.shape[1]
+        ):  # same order as in training, since floating-point addition is not associative
             view = self._view(n, context, slice(None), total)
             values = self.stage(n).dequantize_with_context(view.first_rows(codes[:, n : n + 1]), view.context)
             part = view.scatter(self.from_stage_space(n, values))
             total = (
                 total + part if self.uses_partial_sum else total.add_(part)
-            )  # a stage may keep what it saw
+            )  # not in place: a stage may store its input
         return total
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
-        """Codes of the first `depth` stages: `[M, D]` -> `[M, depth]`."""
+        """Return the codes of the first `depth` stages: `[M, D]` -> `[M, depth]`."""
         return self.choose(self.to_code_space(vectors), context, depth)
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """One pass through the first `depth` stages; for its gradient see the module's docstring."""
+        """Run the first `depth` stages; the module's docstring explains the gradient."""
         entered = self.to_code_space(vectors)
         active = self.active_rows(context.frames, depth)
         codes: Tensor | None = None
@@ -181,7 +191,7 @@ class Residual(Quantizer):
         last_stages = self._last_stages(active, entered) if self.training_values_differ else None
         total, chain, residual = torch.zeros_like(entered), entered, entered
         results: list[_StageResult] = []
-        for n, rows in enumerate(active):  # also where no row is left: other processes may have some
+        for n, rows in enumerate(active):  # also without rows: other processes may have some
             view = self._view(n, context, rows, total)
             code = None if codes is None else view.first_rows(codes[:, n : n + 1])
             last = None if last_stages is None else view.first_rows(last_stages == n)
@@ -205,12 +215,12 @@ class Residual(Quantizer):
 
     @property
     def _is_chained(self) -> bool:
-        """Whether the gradient goes through each stage, not once around them all."""
+        """Whether the gradient passes through each stage instead of once around all stages."""
         return self.stages_project or self.own_gradient
 
     @property
     def _stages_give_values(self) -> bool:
-        """Whether stages choose their codes as they give values, each in one call."""
+        """Whether stages return codes and values together, in one call."""
         return self.own_gradient or (self.training and self.training_values_differ)
 
     def _stage_step(
@@ -222,8 +232,15 @@ class Residual(Quantizer):
         codes: Tensor | None,
         last: Tensor | None,
     ) -> _StageResult:
-        """Stage n on the vectors that it sees. `chain` and `rest` are equal in value, not in gradient;
-        `codes` are chosen already, or None; `last` `[m, 1]` says which items end with this stage, or None.
+        """Run stage n on the vectors of its view.
+
+        Args:
+            n: Number of the stage.
+            view: Its view of the M vectors.
+            chain: Residual with the gradient of earlier stages, `[m, D]`.
+            residual: The same values with earlier stages detached, `[m, D]`.
+            codes: Codes `[m, 1]` if they are chosen already, or None.
+            last: bool `[m, 1]`, True if this is the last active stage of a vector, or None.
         """
         stage, context = self.stage(n), view.context
         seen = self.to_stage_space(n, residual)
@@ -248,7 +265,7 @@ class Residual(Quantizer):
         return _StageResult(added, part, codes, terms, stage.updates_of(seen, codes))
 
     def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _StageView:
-        """What stage n sees: the vectors at `rows`, or the blocks of them."""
+        """Return the view of stage n: the vectors at `rows`, or their blocks."""
         part = (replace(context, partial_sum=total) if self.uses_partial_sum else context).select(rows)
         if self._strides[n] == 1:
             return _StageView(part, rows, len(total), None)
@@ -259,7 +276,9 @@ class Residual(Quantizer):
         )
 
     def _parts(self, results: Sequence[_StageResult]) -> tuple[Tensor, ...]:
-        """What each stage adds to the latents, the bias of the projection with the first: `[M, D]` each."""
+        """Return what each stage adds to the latents, `[M, D]` each. The bias of the projection is in the
+        first.
+        """
         parts = [each.part for each in results if each.part is not None]
         if not isinstance(self.project_out, nn.Linear):
             return tuple(parts)
@@ -267,67 +286,67 @@ class Residual(Quantizer):
         return (first, *(F.linear(part, weight) for part in parts[1:]))
 
     def _last_stages(self, active: Sequence[Tensor | slice], entered: Tensor) -> Tensor:
-        """The last stage that each of the vectors `[M, D]` has: int64 `[M, 1]`."""
+        """Return the last active stage of each of the vectors `[M, D]`: int64 `[M, 1]`."""
         matrix = active_mask(active, len(entered))
         if matrix is None:
             return torch.full((len(entered), 1), len(active) - 1, device=entered.device)
         return matrix.sum(dim=1, keepdim=True) - 1
 
     def active_rows(self, frames: Frames, depth: int) -> list[Tensor | slice]:
-        """Which vectors each of the first `depth` stages sees: all, but for quantizer dropout."""
+        """Return the vectors on which each of the first `depth` stages is active: all without quantizer
+        dropout.
+        """
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
         return rows_by_codebook(self.draw_depths(frames.count, depth), frames, depth)
 
     def draw_depths(self, count: int, depth: int) -> Tensor:
-        """How many stages each of `count` items keeps: `[B]`."""
+        """Draw the dropout depth of each of `count` batch items: `[B]`."""
         return draw_depths(count, depth, self.dropout, self.dropout_depths, self.generator)
 
 
 @dataclass(frozen=True)
 class _StageView:
-    """The vectors that a stage sees of all M: those at `rows`, or their blocks."""
+    """The input of a stage out of M vectors: those at `rows`, or their blocks."""
 
     context: Context
     rows: Tensor | slice
     count: int  # M
-    blocks: Blocks | None  # None: the vectors themselves
+    blocks: Blocks | None  # None: stride 1
 
     def mean(self, vectors: Tensor) -> Tensor:
-        """What the stage sees of vectors: `[M, D]` -> `[m, D]`."""
+        """Return the vectors of the stage: `[M, D]` -> `[m, D]`, averaged over blocks."""
         seen = vectors if isinstance(self.rows, slice) else vectors[self.rows]
         return seen if self.blocks is None else self.blocks.mean(seen)
 
     def first_rows(self, rows: Tensor) -> Tensor:
-        """Rows that are equal within blocks, as the stage sees them: `[M, X]` -> `[m, X]`."""
+        """Return the rows of the stage, which are equal within blocks: `[M, X]` -> `[m, X]`."""
         seen = rows if isinstance(self.rows, slice) else rows[self.rows]
         return seen if self.blocks is None else self.blocks.first_rows(seen)
 
     def scatter(self, rows: Tensor) -> Tensor:
-        """Rows of the stage in their places, 0 elsewhere: `[m, X]` -> `[M, X]`."""
+        """Scatter rows of the stage to all vectors, zeros elsewhere: `[m, X]` -> `[M, X]`."""
         return scatter_rows(self.rows, rows if self.blocks is None else self.blocks.repeat(rows), self.count)
 
 
 @dataclass(frozen=True)
 class _StageResult:
-    """What a stage makes of the vectors that it sees."""
+    """Result of a stage for the vectors of its view."""
 
     added: Tensor  # [m, D] in the space of the stack
-    part: Tensor | None  # [m, D] the same with the gradient that it has alone; None: not asked for
+    part: Tensor | None  # [m, D] the same value with its own gradient; None: not requested
     codes: Tensor  # [m, 1]
     terms: Terms
     updates: list[Update]
 
     def scatter(self, view: _StageView) -> _StageResult:
-        """The same for all M vectors, 0 where the stage does not see them."""
+        """Scatter the result to all M vectors, zeros elsewhere."""
         part = None if self.part is None else view.scatter(self.part)
         return replace(self, added=view.scatter(self.added), part=part, codes=view.scatter(self.codes))
 
 
 def _mean_terms(terms: list[Terms], depth: int) -> Terms:
-    """Losses as means over the stages, so that a weight means the same at any depth; metrics under
-    "name/stage".
-    """
+    """Average losses over the stages, so that weights do not depend on depth; name metrics "name/stage"."""
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     for n, term in enumerate(terms):

@@ -1,1 +1,1 @@
-"""Discriminators: networks that learn to tell decoded audio from recorded, a file each."""
+"""Discriminators, which learn to distinguish decoded audio from recorded audio; one file each."""

@@ -1,4 +1,4 @@
-"""The multi-scale STFT discriminator (arXiv:2210.13438 §3.4), which the `encodec` package brings."""
+"""The multi-scale STFT discriminator (arXiv:2210.13438 §3.4) of the `encodec` package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build_ms_stft(
     windows: Sequence[int] = (2048, 1024, 512, 256, 128),
     hop_ratio: int = 4,
 ) -> Discriminator:
-    """A network for each of `windows` (samples, hop `window // hop_ratio`), `filters` channels inside."""
+    """Build one network per window (samples, hop `window // hop_ratio`), with `filters` channels each."""
     del sample_rate
     if not windows or min(windows) < 16 or filters < 1 or hop_ratio < 1:
         raise OptionError(
@@ -30,7 +30,7 @@ def build_ms_stft(
 
 
 class MultiScaleStft(Discriminator):
-    """encodec's discriminator behind this project's interface."""
+    """EnCodec's discriminator as a `Discriminator`."""
 
     def __init__(self, channels: int, filters: int, windows: Sequence[int], hop_ratio: int) -> None:
         super().__init__(min_samples=max(windows))
@@ -45,7 +45,7 @@ class MultiScaleStft(Discriminator):
             )
 
     def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """A judgement a window of audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
+        """Return one output per window for audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
         return [
             DiscriminatorOutput(scores, tuple(features)) for scores, features in (s(wav) for s in self.scales)
         ]

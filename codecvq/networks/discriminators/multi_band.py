@@ -1,7 +1,7 @@
-"""The multi-resolution discriminator over complex spectra, cut into bands (arXiv:2306.06546 §3.3).
+"""The multi-resolution, multi-band discriminator on complex spectra (arXiv:2306.06546 §3.3).
 
-For each window a complex STFT; each band of frequencies has convolutions of its own; their outputs are joined
-along the frequencies and scored together. With one band it is a multi-resolution discriminator.
+Each window has a complex STFT, and each frequency band its own convolutions. Their outputs are concatenated
+along the frequencies and scored together. With one band, it is a multi-resolution discriminator.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def build_multi_band(
     stride: int = 1,
     power: float = 1.0,
 ) -> Discriminator:
-    """Networks for `windows` (samples, hop a quarter) x `bands` (their edges, as shares of the spectrum).
+    """Build networks for `windows` (samples, hop a quarter) and `bands` (edges as fractions of the spectrum).
 
-    `stride` of the first convolution along the frequencies: 1 is the paper's; 4 costs a quarter, for
-    training on processors. `power` to which magnitudes are raised before they are looked at: below 1 quiet
-    frequencies count for more.
+    `stride` is that of the first convolution along the frequencies: 1 as in the paper; 4 costs a quarter, for
+    training on CPUs. `power` compresses magnitudes: below 1, quiet frequencies have more influence.
     """
     del sample_rate
     edges = list(bands)
@@ -50,7 +49,7 @@ def build_multi_band(
 
 
 class MultiBand(Discriminator):
-    """One `Resolution` a window."""
+    """One `Resolution` per window."""
 
     def __init__(
         self,
@@ -67,12 +66,12 @@ class MultiBand(Discriminator):
         )
 
     def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """A judgement a window of audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
+        """Return one output per window for audio `[B, C, S]`, scores `[B, 1, frames, bins]`."""
         return [resolution(wav) for resolution in self.resolutions]
 
 
 class Resolution(nn.Module):
-    """The bands of one window's spectra."""
+    """The networks of all bands of one window's spectra."""
 
     window: Tensor  # [W]
 
@@ -95,7 +94,7 @@ class Resolution(nn.Module):
         self.power = power
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
-        """`[B, C, S]` -> scores `[B, 1, frames, bins after the strides]`."""
+        """Compute features and scores: `[B, C, S]` -> scores `[B, 1, frames, bins after the strides]`."""
         with torch.autocast(wav.device.type, enabled=False):
             spectra = self._spectra(wav.float())
         features, outputs = [], []
@@ -108,7 +107,9 @@ class Resolution(nn.Module):
         return DiscriminatorOutput(self.score(torch.cat(outputs, dim=3)), tuple(features))
 
     def _spectra(self, wav: Tensor) -> Tensor:
-        """`[B, C, S]` -> `[B, 2 C, frames, bins]`, scaled so that white noise keeps its variance."""
+        """Compute spectra, scaled so that white noise keeps its variance: `[B, C, S]` -> `[B, 2 C, frames,
+        bins]`.
+        """
         size = len(self.window)
         padded = F.pad(wav, (size // 2, size // 2))
         frames = padded.unfold(2, size, size // 4) * self.window  # [B, C, frames, W]
@@ -120,9 +121,9 @@ class Resolution(nn.Module):
 
 
 def _convolved(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
-    """`layer(hidden)`.
+    """Return `layer(hidden)`.
 
-    Where one output column is left, it is computed without the stride: oneDNN's bfloat16 kernels for AMX give
+    If the output has one column, it is computed without the stride: oneDNN's bfloat16 kernels for AMX give
     wrong numbers and NaN there (torch 2.14.1 on Intel Xeon).
     """
     stride = layer.stride[1]
@@ -132,7 +133,7 @@ def _convolved(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
 
 
 def _stack(inputs: int, filters: int, stride: int) -> nn.ModuleList:
-    """Five convolutions that look three frames wide, four of them strided along the frequencies at most."""
+    """Return five convolutions over three frames each, up to four of them strided along the frequencies."""
     layers = [nn.Conv2d(inputs, filters, (3, 9), stride=(1, stride), padding=(1, 4))]
     layers += [nn.Conv2d(filters, filters, (3, 9), stride=(1, 2), padding=(1, 4)) for _ in range(3)]
     layers += [nn.Conv2d(filters, filters, (3, 3), padding=(1, 1))]

@@ -1,5 +1,6 @@
-"""The multi-period discriminator (arXiv:2010.05646 §2.3): the signal folded at several periods, seen as
-pictures of which the columns are whole periods apart.
+"""The multi-period discriminator (arXiv:2010.05646 §2.3), on the signal folded at several periods.
+
+The folded signal is a matrix whose columns contain samples one period apart.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ def build_multi_period(
     filters: int = 32,
     max_filters: int = 1024,
 ) -> Discriminator:
-    """A network a period (samples); `filters` of the first layer, four times as many in each of the next
-    three, at most `max_filters`. The paper's has 32 and 1024: 41 million weights.
+    """Build one network per period (samples).
+
+    The first layer has `filters` channels, each of the next three has four times as many, up to
+    `max_filters`. The paper uses 32 and 1024, which gives 41 million weights.
     """
     del sample_rate
     if not periods or min(periods) < 1 or not 0 < filters <= max_filters:
@@ -39,7 +42,7 @@ def build_multi_period(
 
 
 class MultiPeriod(Discriminator):
-    """One `Period` each."""
+    """One `Period` network per period."""
 
     def __init__(self, channels: int, periods: Sequence[int], filters: int, max_filters: int) -> None:
         super().__init__(min_samples=max(periods))
@@ -47,7 +50,7 @@ class MultiPeriod(Discriminator):
         self.periods = nn.ModuleList(Period(period, widths) for period in periods)
 
     def discriminate(self, wav: Tensor) -> list[DiscriminatorOutput]:
-        """A judgement a period of audio `[B, C, S]`, scores `[B, 1, rows, period]`."""
+        """Return one output per period for audio `[B, C, S]`, scores `[B, 1, rows, period]`."""
         return [period(wav) for period in self.periods]
 
 
@@ -62,7 +65,9 @@ class Period(nn.Module):
         self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
-        """`[B, C, S]` -> scores `[B, 1, rows, period]`; the end is filled up by reflection."""
+        """Compute features and scores: `[B, C, S]` -> `[B, 1, rows, period]`. The end is padded by
+        reflection.
+        """
         short = -wav.shape[2] % self.period
         padded = F.pad(wav, (0, short), mode="reflect") if short else wav
         hidden = rearrange(padded, "b c (t p) -> b c t p", p=self.period)

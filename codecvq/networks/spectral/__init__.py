@@ -1,21 +1,22 @@
-"""The spectral network: everything between the two Fourier transforms happens at the frame rate.
+"""The spectral network, whose layers between the two Fourier transforms run at the frame rate.
 
 wav -> log-mel (or compressed STFT) -> ConvNeXt blocks -> latents -> ConvNeXt blocks -> magnitude and phase ->
-inverse STFT, after Vocos (arXiv:2306.00814) with an encoder of the same kind. LayerNorm is per frame and
-there is no normalisation over time, so neither padding nor cutting into chunks changes a frame beyond the
-receptive field. Features, backbones and head are parts (`codecvq.networks.spectral.parts`), each of which a
-plugin may replace.
+inverse STFT, after Vocos (arXiv:2306.00814), with an encoder of the same kind. LayerNorm is per frame, and
+there is no normalization over time. Neither padding nor splitting into chunks therefore changes a frame
+beyond the receptive field. Features, backbones and head are parts (`codecvq.networks.spectral.parts`);
+plugins can replace each of them.
 
-Phases are predicted as magnitudes are, retrieved from magnitudes (`codecvq.networks.spectral.phase`), or
-those of a source of speech (`codecvq.networks.voice`). Few bits say nothing of phases, and a network needs a
-long training with discriminators to make up some that fit each other; with retrieved ones it has magnitudes
-to learn and nothing else, with a source magnitudes and pitch. Both are best with frames of some 40 ms, 10 ms
-apart, which may be closer than the codec's: then the decoder works at `synthesis_hop_length`.
+Phases are predicted like magnitudes, retrieved from magnitudes (`codecvq.networks.spectral.phase`), or those
+of a speech source (`codecvq.networks.voice`). At low bit rates, codes contain no phases, and a network needs
+long training with discriminators to generate consistent ones. With retrieved phases it learns only
+magnitudes, with a source only magnitudes and pitch. Both work best with windows of about 40 ms every 10 ms.
+This may be more often than the codec's frames; the decoder then works at `synthesis_hop_length`.
 
-Offline, windows are centred on their hops both ways (`Framing`), convolutions see three frames on either
-side. Causal, the analysis window ends with its hop, or `lookahead_frames` hops later; convolutions see six
-frames back; and the decoder's signal of a frame begins with its hop (`Crossfade`): audio up to (t + 1)H is
-decoded from codes up to frame t, which were made from audio up to (t + 1 + lookahead_frames)H.
+Offline, analysis and synthesis windows are centered on their hops (`Framing`), and convolutions span three
+frames on either side. In a causal network, the analysis window ends with its hop, or `lookahead_frames` hops
+later, and convolutions span the six previous frames. The decoder's signal of a frame starts with its hop
+(`Crossfade`). Audio up to (t + 1)H is thus decoded from codes up to frame t, which depend on audio up to (t +
+1 + lookahead_frames)H.
 """
 
 from codecvq.networks.spectral.build import build_spectral, spectral_network

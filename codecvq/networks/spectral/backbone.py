@@ -1,5 +1,6 @@
-"""ConvNeXt blocks over frames, without normalisation over time. Letters: F features of a frame, X channels
-inside.
+"""ConvNeXt blocks over frames, without normalization over time.
+
+Letters in shapes: F features of a frame, X hidden channels.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from codecvq.networks.interface import zero_padding
 from codecvq.networks.presets import MAX_DEPTH, MAX_WIDTH
 from codecvq.networks.spectral.parts import FrameNetwork
 
-KERNEL = 7  # frames that a convolution sees
+KERNEL = 7  # frames
 
 
 class FrameConv(nn.Conv1d):
-    """A convolution over seven frames of `[B, T, X]`: around each, or where `causal` up to each."""
+    """Convolution over seven frames of `[B, T, X]`: centered on each frame or, if `causal`,
+    up to each frame.
+    """
 
     def __init__(self, width_in: int, width_out: int, causal: bool, groups: int = 1) -> None:
         super().__init__(width_in, width_out, KERNEL, padding=0 if causal else KERNEL // 2, groups=groups)
         self.causal = causal
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[B, T, X]` -> `[B, T, Y]`."""
+        """Convolve frames: `[B, T, X]` -> `[B, T, Y]`."""
         channels_first = rearrange(hidden, "b t x -> b x t")
         if self.causal:
             channels_first = F.pad(channels_first, (KERNEL - 1, 0))
@@ -34,8 +37,9 @@ class FrameConv(nn.Conv1d):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over 7 frames, LayerNorm per frame, an MLP of three times the width, a learned
-    scale, a skip.
+    """ConvNeXt block: depthwise convolution over 7 frames, LayerNorm, MLP, learned scale, skip connection.
+
+    LayerNorm is per frame, and the MLP has three times the width.
     """
 
     def __init__(self, width: int, scale: float, causal: bool) -> None:
@@ -47,13 +51,13 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), scale))
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, X]` -> `[B, T, X]`."""
+        """Apply the block: `[B, T, X]` -> `[B, T, X]`."""
         mixed = self.depthwise(zero_padding(hidden, mask))
         return hidden + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
 
 
 def make_convnext(*, features: int, causal: bool, width: int = 256, blocks: int = 4) -> Backbone:
-    """ConvNeXt blocks, as many as `blocks`, of `width` channels."""
+    """Build a backbone of `blocks` ConvNeXt blocks with `width` channels."""
     for name, value, most in (("width", width, MAX_WIDTH), ("blocks", blocks, MAX_DEPTH)):
         if not 1 <= value <= most:
             raise OptionError(f"convnext: {name} is {value}; needed is a whole number from 1 to {most}.")
@@ -61,7 +65,7 @@ def make_convnext(*, features: int, causal: bool, width: int = 256, blocks: int 
 
 
 class Backbone(FrameNetwork):
-    """Features in, ConvNeXt blocks, LayerNorm: `[B, T, F]` -> `[B, T, X]`."""
+    """Convolution, ConvNeXt blocks and LayerNorm: `[B, T, F]` -> `[B, T, X]`."""
 
     def __init__(self, features: int, width: int, blocks: int, causal: bool) -> None:
         super().__init__()
@@ -74,7 +78,7 @@ class Backbone(FrameNetwork):
         self.reach = Reach(frames, 0) if causal else Reach(frames // 2, frames // 2)  # in frames
 
     def forward(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, F]`, mask `[B, T]` -> `[B, T, X]`."""
+        """Apply the backbone: `[B, T, F]`, mask `[B, T]` -> `[B, T, X]`."""
         hidden = self.norm_in(self.embed(zero_padding(features, mask)))
         for block in self.blocks:
             hidden = block(hidden, mask)

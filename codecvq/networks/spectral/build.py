@@ -1,4 +1,4 @@
-"""The spectral network, put together from its parts."""
+"""Construction of the spectral network from its parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd, Head, build_
 
 
 def build_spectral(*, sample_rate: int, channels: int = 1, **options: Any) -> Network:
-    """A spectral network of `SpectralOptions`, for mono audio."""
+    """Build a spectral network from `SpectralOptions`, for mono audio."""
     given = SpectralOptions(**options)
     _check(channels, given)
     parts = parts_of(given)
@@ -36,9 +36,11 @@ def build_spectral(*, sample_rate: int, channels: int = 1, **options: Any) -> Ne
 def spectral_network(
     features: FrontEnd, backbone: FrameNetwork, head: Head, *, hop_length: int, dim: int
 ) -> Network:
-    """The network of parts: `backbone` is the encoder's; that of the decoder is in the head."""
+    """Build a network from parts: `backbone` belongs to the encoder; the decoder's backbone is inside the
+    head.
+    """
     encoder = SpectralEncoder(features, backbone, hop_length, dim, head.writer)
-    # a head that has the encoder write something is part of what codes mean
+    # If the encoder writes values for the head into the latents, the head affects the meaning of codes.
     decoder_options = DECODER_OPTIONS if head.writer is not None else (*DECODER_OPTIONS, "head")
     return Network(encoder, head.decoder(), dim, hop_length, head.check, decoder_options)
 
@@ -50,10 +52,10 @@ def _check(channels: int, options: SpectralOptions) -> None:
         )
     if options.hop_length < 1 or options.dim < 1:
         raise OptionError(
-            f"spectral: hop_length is {options.hop_length} and dim {options.dim}; both are at least 1."
+            f"spectral: hop_length is {options.hop_length} and dim {options.dim}; both must be at least 1."
         )
     if options.lookahead_frames and not options.causal:
         raise OptionError(
             f"spectral: lookahead_frames is {options.lookahead_frames}, but the network is not causal and "
-            "sees what it needs. Set causal: true, or leave lookahead_frames out."
+            "uses future frames anyway. Set causal: true, or remove lookahead_frames."
         )

@@ -1,4 +1,4 @@
-"""Audio to latents: features, a backbone, and what a head has written into the latents."""
+"""The encoder: features, a backbone, and values that a head's writer puts into the latents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
 
 
 class SpectralEncoder(nn.Module):
-    """Audio to latents. Args: `writer` as in `Head`."""
+    """Audio to latents.
+
+    Args:
+        front: Features of audio.
+        backbone: Network over the features.
+        hop_length: Samples per frame.
+        dim: Number of latent channels D.
+        writer: As in `Head`.
+    """
 
     def __init__(
         self,
@@ -26,18 +34,18 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.front, self.pitch = front, writer
-        if writer is not None:  # the writer changes what codes mean, so it is part of their identity
+        if writer is not None:  # it affects the meaning of codes, so it is part of their identity
             self.register_buffer("written_at", torch.tensor(writer.channels))
             self.register_load_state_dict_pre_hook(_check_written_at)
         self.backbone = backbone
         self.project = nn.Linear(backbone.width, dim)
         frames = backbone.reach
-        if writer is None and frames.past is not None:  # the best path of a pitch is that through all audio
+        if writer is None and frames.past is not None:  # a pitch writer depends on all audio
             past, future = frames.past * hop_length + front.before, frames.future * hop_length + front.after
             self.reach = Reach(past, future)
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
+        """Encode audio: `[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
         with torch.autocast(wav.device.type, enabled=False):
             features = self.front(wav)
         latents = self.project(self.backbone(features, mask))
@@ -47,8 +55,9 @@ class SpectralEncoder(nn.Module):
 
 
 def _check_written_at(encoder: nn.Module, weights: Mapping[str, Tensor], prefix: str, *details: Any) -> None:
-    """Weights fit where the pitch is written in the same channels. As torch calls what looks at weights
-    before they are loaded; the last of `details` lists what does not fit.
+    """Report an error unless the weights have their pitch in the same latent channels.
+
+    torch calls it before it loads weights; the last of `details` is the list of error messages.
     """
     saved, own = weights.get(f"{prefix}written_at"), encoder.get_buffer("written_at")
     if saved is not None and saved.tolist() != own.tolist():

@@ -1,4 +1,4 @@
-"""Features: what the encoder of the spectral network is given of audio, frame by frame."""
+"""Features of audio frames, the input of the spectral network's encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codecvq.networks.fourier import mel_filters
 from codecvq.networks.spectral.framing import LONGEST_WINDOW, Framing, framing_of
 from codecvq.networks.spectral.parts import FrontEnd
 
-FLOOR = 1e-5  # of magnitudes before the logarithm: -100 dB
+FLOOR = 1e-5  # smallest magnitude before the logarithm: -100 dB
 
 
 def make_log_mel(
@@ -24,15 +24,24 @@ def make_log_mel(
     num_mels: int = 100,
     detail_window_length: int = 0,
 ) -> FrontEnd:
-    """Log-mels of one window, by default four hops; with `detail_window_length`, where not 0, those of a
-    second, shorter one too: onsets that the long one smears. Lengths in samples.
+    """Build log-mel features of one window, or of two.
+
+    Args:
+        sample_rate: Samples per second.
+        hop_length: Samples per frame.
+        causal: Whether windows end with their hop.
+        lookahead_frames: Number of hops after its own hop at which a causal window ends.
+        window_length: Samples per window, by default four hops.
+        num_mels: Number of mel bands.
+        detail_window_length: Samples of a second, shorter window for onsets, which the long one smears; 0:
+            none.
     """
     framing = _framing(window_length, hop_length, causal, lookahead_frames)
     if not 1 <= num_mels <= framing.bins or not 0 <= detail_window_length <= LONGEST_WINDOW:
         raise OptionError(
             f"spectral: num_mels is {num_mels} and detail_window_length {detail_window_length}; needed are 1 "
-            f"to {framing.bins} bands, as many as the window has frequencies, and at most {LONGEST_WINDOW} "
-            "samples."
+            f"to {framing.bins} bands, the number of frequencies of the window, and at most "
+            f"{LONGEST_WINDOW} samples."
         )
     front = LogMel(framing, sample_rate, num_mels)
     if not detail_window_length:
@@ -49,7 +58,7 @@ def make_stft(
     lookahead_frames: int,
     window_length: int | None = None,
 ) -> FrontEnd:
-    """Compressed spectra of one window, by default four hops."""
+    """Build compressed spectra of one window, by default of four hops."""
     del sample_rate
     return CompressedStft(_framing(window_length, hop_length, causal, lookahead_frames))
 
@@ -67,11 +76,12 @@ def _framing(window_length: int | None, hop_length: int, causal: bool, lookahead
 
 
 class LogMel(FrontEnd):
-    """Log-mel features, `[B, 1, S]` -> `[B, T, F]`; magnitudes, Slaney's mel scale, decadic logarithm, about
-    -1 … 1.
+    """Log-mel features: `[B, 1, S]` -> `[B, T, F]`.
+
+    Mel filters (Slaney's scale) on magnitudes, and decimal logarithms scaled to about -1 … 1.
     """
 
-    mel: Tensor  # [bins, F]; saved with the weights, so that codes do not hang on the version of a library
+    mel: Tensor  # [bins, F]; saved with the weights, so that codes do not depend on a library version
 
     def __init__(self, framing: Framing, sample_rate: int, num_mels: int) -> None:
         super().__init__()
@@ -80,23 +90,29 @@ class LogMel(FrontEnd):
         self.register_buffer("mel", mel_filters(sample_rate, framing.window_length, num_mels))
 
     def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
+        """Compute features of audio: `[B, 1, S]` -> `[B, T, F]`."""
         magnitudes = self.framing.spectra(wav).abs() / self.framing.window.sum()
         return (magnitudes @ self.mel).clamp(min=FLOOR).log10() / 2 + 1
 
 
 class DetailMel(FrontEnd):
-    """Log-mel features of a window shorter than a few hops, taken several times a frame and put side by side:
-    `[B, 1, S]` -> `[B, T, R * F]` with R times a frame and F bands that hold a frequency.
+    """Log-mel features of a short window at several positions per frame: `[B, 1, S]` -> `[B, T, R * F]`.
 
-    Args: `after` as of `Framing`, of the last of the R windows.
+    R is the number of windows per frame, F the number of bands that contain a frequency.
+
+    Args:
+        window_length: Samples per window.
+        hop_length: Samples per frame.
+        sample_rate: Samples per second.
+        num_mels: Number of mel bands of the long window; the short one has fewer in proportion.
+        after: As in `Framing`, for the last of the R windows.
     """
 
     def __init__(
         self, window_length: int, hop_length: int, sample_rate: int, num_mels: int, after: int | None = None
     ) -> None:
         super().__init__()
-        #: the least that divides the hop and lets windows overlap by half
+        # the smallest divisor of the hop for which windows overlap by half
         divisors = (r for r in range(1, hop_length + 1) if hop_length % r == 0)
         self.windows_per_frame = next(
             (r for r in divisors if 2 * hop_length <= window_length * r), hop_length
@@ -105,7 +121,7 @@ class DetailMel(FrontEnd):
         if window_length < step or (after is None and (window_length - step) % 2):
             raise OptionError(
                 f"spectral: detail_window_length {window_length} does not fit hop_length {hop_length}: the "
-                f"difference to {step} must be even. Usual are 256 and 512 beside a hop of 320."
+                f"difference to {step} must be even. Usual are 256 and 512 for a hop of 320."
             )
         framing = Framing(window_length, step, None if after is None else min(after, window_length - step))
         self.log_mel = LogMel(framing, sample_rate, num_mels * window_length // (4 * hop_length))
@@ -113,12 +129,12 @@ class DetailMel(FrontEnd):
         self.before, self.after = framing.before, framing.after
 
     def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, R * F]`."""
+        """Compute features of audio: `[B, 1, S]` -> `[B, T, R * F]`."""
         return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.windows_per_frame)
 
 
 class ConcatFeatures(FrontEnd):
-    """Two kinds of features of each frame, side by side."""
+    """Concatenates two kinds of features for each frame."""
 
     def __init__(self, first: FrontEnd, second: FrontEnd) -> None:
         super().__init__()
@@ -127,12 +143,14 @@ class ConcatFeatures(FrontEnd):
         self.before, self.after = max(first.before, second.before), max(first.after, second.after)
 
     def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, F]`."""
+        """Compute features of audio: `[B, 1, S]` -> `[B, T, F]`."""
         return torch.cat([self.first(wav), self.second(wav)], dim=2)
 
 
 class CompressedStft(FrontEnd):
-    """Real and imaginary parts with magnitudes to the power 0.3, `[B, 1, S]` -> `[B, T, 2 * bins]`."""
+    """Real and imaginary parts of spectra with magnitudes to the power 0.3: `[B, 1, S]` -> `[B, T, 2 *
+    bins]`.
+    """
 
     def __init__(self, framing: Framing) -> None:
         super().__init__()
@@ -140,7 +158,7 @@ class CompressedStft(FrontEnd):
         self.num_features, self.before, self.after = 2 * framing.bins, framing.before, framing.after
 
     def forward(self, wav: Tensor) -> Tensor:
-        """Features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
+        """Compute features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
         spectra = self.framing.spectra(wav) / self.framing.window.sum()
         scaled = spectra * spectra.abs().clamp(min=FLOOR).pow(-0.7)
         return torch.cat([scaled.real, scaled.imag], dim=2)

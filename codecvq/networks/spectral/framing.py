@@ -1,8 +1,8 @@
-"""Audio to frames of spectra and back.
+"""Conversion between audio and frames of spectra.
 
-Frame t of a `Framing` covers the hop tH … (t + 1)H, `before` samples in front of it and `after` behind it,
-zeros beyond the ends of the signal; the window is W = before + H + after long. So S = T·H samples make T
-frames, and T frames make T·H samples. Letters: F frequencies of a frame.
+Frame t of a `Framing` covers the hop tH … (t + 1)H, `before` samples before it and `after` samples after it,
+with zeros beyond the ends of the signal. The window length is W = before + H + after. S = T·H samples thus
+give T frames, and T frames give T·H samples. F is the number of frequencies.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from torch.nn import functional as F
 from codecvq.errors import OptionError
 from codecvq.networks.interface import zero_padding
 
-LONGEST_WINDOW = 2**17  # samples: nearly three seconds at 44.1 kHz
+LONGEST_WINDOW = 2**17  # samples: almost three seconds at 44.1 kHz
 
 
 class Framing(nn.Module):
     """Windowed spectra and their inverse.
 
-    Args: lengths in samples; `after` by default half of what the window has beside the hop, so that frames
-    are centred on their hops, under Hann windows. Where `after` is given, the window rises slowly and falls
-    within the last quarter of a hop: it hears the newest samples well, on which everything hangs that is
-    decoded without waiting. (Under a Hann window small causal codecs had a mel loss of 6.1 instead of 5.1
-    after the same 250 steps, no better than waiting for a frame more.)
+    If `after` is given, the window rises slowly and falls within the last quarter of a hop. It thus gives
+    much weight to the newest samples, on which causal decoding depends most. (With Hann windows, small causal
+    codecs had a mel loss of 6.1 instead of 5.1 after the same 250 steps, no better than with one more frame
+    of lookahead.)
+
+    Args:
+        window_length: Samples per window.
+        hop_length: Samples per frame.
+        after: Samples of the window after the hop. By default half of the difference between window and hop,
+            so that frames are centered on their hops and windows are Hann windows.
     """
 
     window: Tensor  # [W]
@@ -46,14 +51,16 @@ class Framing(nn.Module):
         self.register_buffer("window", window, persistent=False)
 
     def spectra(self, wav: Tensor) -> Tensor:
-        """Complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
+        """Compute complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
         padded = F.pad(wav[:, 0].float(), (self.before, self.after))
         frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
         return torch.fft.rfft(frames * self.window, dim=2)
 
     def overlap_add(self, spectra: Tensor, mask: Tensor | None, envelope: Tensor | None = None) -> Tensor:
-        """The inverse: `[B, T, F]` complex -> `[B, 1, T * H]`, divided by the sum of the squared windows of
-        real frames, `envelope` where it is at hand.
+        """Invert spectra: complex `[B, T, F]` -> `[B, 1, T * H]`.
+
+        Divides by the sum of the squared windows of real frames; `envelope` is this sum if it is already
+        computed.
         """
         pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
         if envelope is None:
@@ -61,14 +68,12 @@ class Framing(nn.Module):
         return (self._fold(zero_padding(pieces, mask)) / envelope)[:, None]
 
     def envelope(self, frames: int, mask: Tensor | None) -> Tensor:
-        """The sum of the squared windows of `frames` frames, of the real ones with a mask `[B, T]`: `[1, T *
-        H]` or `[B, T * H]`.
-        """
+        """Sum the squared windows of real frames: `[1, T * H]`, or `[B, T * H]` with a mask `[B, T]`."""
         real = self.window.new_ones(1, frames) if mask is None else mask.to(self.window.dtype)
         return self._fold(real[:, :, None] * self.window.square()).clamp(min=1e-4)
 
     def _fold(self, pieces: Tensor) -> Tensor:
-        """Pieces `[B, T, W]` added where they belong, without the outer overlap: `[B, T * H]`."""
+        """Overlap-add pieces `[B, T, W]` and cut the ends beyond the signal: `[B, T * H]`."""
         batch, frames, _ = pieces.shape
         hops = -(-self.window_length // self.hop_length)
         pieces = F.pad(pieces, (0, hops * self.hop_length - self.window_length))
@@ -79,19 +84,20 @@ class Framing(nn.Module):
 
     @property
     def overlapping_frames(self) -> int:
-        """Frames on either side of a hop that `overlap_add` adds to it, where frames are centred."""
+        """Number of frames on either side that `overlap_add` adds to a hop, if frames are centered."""
         return math.ceil(self.before / self.hop_length)
 
 
 def framing_of(window_length: int | None, hop_length: int, after: int | None = None) -> Framing:
-    """A `Framing` of lengths that were given, by default of four hops. Raises OptionError for lengths that do
-    not fit.
+    """Build a `Framing` from options; the window has four hops by default.
+
+    Raises OptionError for lengths that do not match.
     """
     length = 4 * hop_length + hop_length % 2 if window_length is None else window_length
     if length < hop_length or (after is None and (length - hop_length) % 2):
         raise OptionError(
-            f"spectral: window_length {length} and hop_length {hop_length}: the window must be at least a "
-            "hop, and the difference even. Usual is window_length = 4 * hop_length."
+            f"spectral: window_length {length} and hop_length {hop_length}: the window must be at least one "
+            "hop long, and the difference even. Usual is window_length = 4 * hop_length."
         )
     if length > LONGEST_WINDOW:
         raise OptionError(
@@ -101,13 +107,15 @@ def framing_of(window_length: int | None, hop_length: int, after: int | None = N
 
 
 class Crossfade(nn.Module):
-    """Spectra to audio without a look-ahead: the signal of frame t lasts from tH to (t + 3/2)H, and follows
-    that of frame t - 1 in a fade over half a hop.
+    """Spectra to audio without lookahead.
 
-    A window that covers the hops before its own, as `Framing` has it, would make audio wait for frames to
-    come; one that covers only hops to come, in the shape of a Hann window, would give most weight to frames
-    that have not heard them. Half a hop is short enough that the rest of the hop is the newest frame's alone,
-    and long enough that the seam is not heard. Frame -1 is silence.
+    The signal of frame t lasts from tH to (t + 3/2)H and starts with a crossfade of half a hop from the
+    signal of frame t - 1. Frame -1 is silence.
+
+    A window that extends to earlier hops, as in `Framing`, would delay audio until later frames arrive. A
+    Hann window over future hops only would give most weight to frames that do not depend on these hops. Half
+    a hop is short enough that the rest of the hop depends only on the newest frame, and long enough that the
+    transition is inaudible.
     """
 
     fade: Tensor  # [H/2], from 0 to 1
@@ -123,18 +131,19 @@ class Crossfade(nn.Module):
         )
 
     def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, F]` complex -> `[B, 1, T * H]`. Padding is at the end, where no real frame hears it: `mask`
-        changes nothing.
+        """Invert spectra: complex `[B, T, F]` -> `[B, 1, T * H]`.
+
+        Ignores `mask`: padding is at the end, and real frames do not depend on later ones.
         """
         del mask
         pieces = torch.fft.irfft(spectra, n=self.length, dim=2)  # [B, T, 3/2 H]
         hops, tails = pieces.split([self.hop_length, self.overlap], dim=2)
         start, rest = hops.split([self.overlap, self.hop_length - self.overlap], dim=2)
-        before = F.pad(tails[:, :-1], (0, 0, 1, 0))  # of the frame before each
+        before = F.pad(tails[:, :-1], (0, 0, 1, 0))  # tail of the previous frame
         start = self.fade * start + (1 - self.fade) * before
         return rearrange(torch.cat([start, rest], dim=2), "b t h -> b 1 (t h)")
 
     @property
     def overlapping_frames(self) -> int:
-        """Frames before a hop's own that are added to it."""
+        """Number of previous frames that are added to a hop."""
         return 1

@@ -1,7 +1,7 @@
-"""The options of the spectral network as recipes and saved codecs write them, side by side; and its sizes.
+"""Options of the spectral network in recipes and saved codecs, and its sizes.
 
-They name the built-in parts in short: `parts_of` turns them into parts with their own options. Saved codecs
-keep what their recipe said, so names and defaults never change.
+Options describe the built-in parts in short form; `parts_of` converts them to parts with their own options.
+Saved codecs store the options of their recipe, so names and defaults never change.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal
 from codecvq.errors import OptionError
 from codecvq.networks.presets import resolve_size
 
-DEFAULT_ITERATIONS = 16  # of retrieving phases, where nothing is said
-#: Options that change the decoder only. With pitch channels the encoder depends on `synthesis_hop_length`
-#: too, and `phase` is "source".
+DEFAULT_ITERATIONS = 16  # of phase retrieval
+#: Options that affect only the decoder. `synthesis_hop_length` is missing, since with pitch channels the
+#: encoder depends on it, too.
 DECODER_OPTIONS = (
     "phase",
     "phase_iterations",
@@ -31,7 +31,7 @@ DECODER_OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Channels inside, and blocks."""
+    """Numbers of channels and blocks."""
 
     encoder_width: int
     encoder_blocks: int
@@ -53,16 +53,16 @@ class SpectralOptions:
 
     hop_length: int = 320
     causal: bool = False
-    lookahead_frames: int = 0  # hops that the encoder of a causal network waits for
-    dim: int = 64  # D of the latents
+    lookahead_frames: int = 0  # future hops that the encoder of a causal network uses
+    dim: int = 64  # number of latent channels D
 
-    # what the encoder is given: "log_mel" and "stft" with the options below, or a part with its own
+    # input features: "log_mel" or "stft" with the options below, or a part with its own options
     features: str | Mapping[str, Any] = "log_mel"
     window_length: int = 1280
     num_mels: int = 100
-    detail_window_length: int = 0  # of a second, shorter window for onsets; 0: none
+    detail_window_length: int = 0  # length of a second, shorter window for onsets; 0: none
 
-    # the sizes of the built-in backbones; those that are given take the place of the preset's
+    # sizes of the built-in backbones; numbers that are given override those of the preset
     preset: str = "small"
     encoder_width: int | None = None
     encoder_blocks: int | None = None
@@ -71,28 +71,28 @@ class SpectralOptions:
     encoder_backbone: Mapping[str, Any] | None = None  # another part, with its options
     decoder_backbone: Mapping[str, Any] | None = None
 
-    # the built-in heads, by where phases come from
+    # built-in head, by the origin of phases
     phase: Literal["predicted", "retrieved", "source"] = "predicted"
-    phase_iterations: int = DEFAULT_ITERATIONS  # of "retrieved": what it may cost
-    # of "retrieved": phases in training are the recording's, so that only magnitudes are learned; or
-    # retrieved, which is slower by a third
+    phase_iterations: int = DEFAULT_ITERATIONS  # for "retrieved"
+    # for "retrieved", in training: phases of the recording, so that only magnitudes are learned; or retrieved
+    # phases, which makes training slower by a third
     training_phase: Literal["recorded", "retrieved"] = "recorded"
-    # of "retrieved" and "source": how often the decoder works, by default every hop, and on what windows, by
-    # default four of these
+    # for "retrieved" and "source": hop (by default hop_length) and window (by default four such hops) of the
+    # decoder
     synthesis_hop_length: int | None = None
     synthesis_window_length: int | None = None
-    # of "source": three channels of the latents in which the pitch is written, for a quantizer that rounds
-    # each to five levels (`codecvq.networks.voice.pitch_code`); without, the pitch is learned
+    # for "source": three latent channels that contain the pitch, for a quantizer that rounds each to five
+    # levels (`codecvq.networks.voice.pitch_code`); without them, the pitch is learned
     pitch_channels: Sequence[int] | None = None
-    # of "source": size of a `Refiner`, which begins as identity; 0 blocks: none
+    # for "source": size of a `Refiner`, which is initially the identity; 0 blocks: none
     refiner_width: int = 192
     refiner_blocks: int = 0
-    head: Mapping[str, Any] | None = None  # another part, with its options, in place of `phase`
+    head: Mapping[str, Any] | None = None  # another part, with its options, instead of `phase`
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Each part of a network as a mapping: its `name`, and its options."""
+    """Parts of a network, each as a mapping with its `name` and options."""
 
     features: Mapping[str, Any]
     encoder_backbone: Mapping[str, Any]
@@ -101,7 +101,7 @@ class Parts:
 
 
 def parts_of(options: SpectralOptions) -> Parts:
-    """The parts that the options name. Raises OptionError for options of a part that is not taken."""
+    """Convert options to parts. Raises OptionError for options of a part that is not used."""
     size = resolve_size(
         "spectral",
         PRESETS,
@@ -136,8 +136,8 @@ def _features(options: SpectralOptions) -> Mapping[str, Any]:
         return {"name": "stft", **window}
     if options.features != "log_mel":
         raise OptionError(
-            f"spectral: features is {options.features!r}; it is log_mel or stft, or a mapping with the name "
-            "of another part and its options"
+            f"spectral: features is {options.features!r}; needed is log_mel, stft, or a mapping with the "
+            "name of another part and its options"
         )
     mel = {"num_mels": options.num_mels, "detail_window_length": options.detail_window_length}
     return {"name": "log_mel", **window, **mel}
@@ -166,37 +166,37 @@ def _head(options: SpectralOptions) -> Mapping[str, Any]:
 
 
 def _reject_flat_options(options: SpectralOptions, given: str, flat: Sequence[str]) -> None:
-    """Raise OptionError where an option of a built-in part is given beside another part in its place."""
+    """Raise OptionError if options of a built-in part are given together with another part."""
     defaults = {field.name: field.default for field in fields(options)}
     if conflicting := [name for name in flat if getattr(options, name) != defaults[name]]:
         raise OptionError(
-            f"spectral: {given} is a part with its own options, and {', '.join(conflicting)} is given beside "
-            f"it. Give the options inside {given}, as that part names them."
+            f"spectral: {given} is a part with its own options, but {', '.join(conflicting)} is given, too. "
+            f"Give the options inside {given}, under the names that the part uses."
         )
 
 
 def _check_phase(options: SpectralOptions) -> None:
     phase = options.phase
     if phase not in ("predicted", "retrieved", "source"):
-        raise OptionError(f"spectral: phase is {phase!r}; it is predicted, retrieved or source")
+        raise OptionError(f"spectral: phase is {phase!r}; needed is predicted, retrieved or source")
     retrieval_options = (options.phase_iterations, options.training_phase)
     if phase != "retrieved" and retrieval_options != (DEFAULT_ITERATIONS, "recorded"):
         raise OptionError(
-            f"spectral: phase_iterations and training_phase are for phase: retrieved, and phase is {phase}. "
-            "Leave them out."
+            f"spectral: phase_iterations and training_phase are for phase: retrieved, but phase is {phase}. "
+            "Remove them."
         )
     if phase == "predicted" and (options.synthesis_hop_length or options.synthesis_window_length):
         raise OptionError(
             "spectral: synthesis_hop_length and synthesis_window_length are for phase: retrieved and "
-            "phase: source. Set one of them, or leave the lengths out."
+            "phase: source. Set one of these phases, or remove the lengths."
         )
     if phase != "source" and options.pitch_channels is not None:
         raise OptionError(
             f"spectral: pitch_channels are {options.pitch_channels}, but phase is {phase}, which has no "
-            "pitch. Set phase: source, or leave pitch_channels out."
+            "pitch. Set phase: source, or remove pitch_channels."
         )
     if phase != "source" and options.refiner_blocks:
         raise OptionError(
             f"spectral: refiner_blocks is {options.refiner_blocks}, but phase is {phase}. Set phase: source, "
-            "or leave refiner_blocks out."
+            "or remove refiner_blocks."
         )

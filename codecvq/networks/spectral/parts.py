@@ -1,8 +1,9 @@
-"""The parts of a spectral network: what their factories are called with, and what they make.
+"""Interfaces of the parts of a spectral network: arguments of their factories, and the objects that these
+return.
 
-A network is features, backbones and a head, as in Vocos (arXiv:2306.00814). A part is offered by a plugin
-(`codecvq_network_parts`) and named in a recipe, with its options, as a mapping. Letters: F features of a
-frame, X channels inside, H the hop.
+A network consists of features, backbones and a head, as in Vocos (arXiv:2306.00814). Plugins register parts
+with the hook `codecvq_network_parts`; recipes name them, with their options, as a mapping. Letters in shapes:
+F features of a frame, X hidden channels, H hop length.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options, shortened
 from codecvq.quantizer import Quantizer
 
-#: kind of part -> arguments that its factory gets beside its options
+#: Kind of part -> arguments of its factory in addition to its options.
 FACTORY_ARGUMENTS: dict[str, Collection[str]] = {
     "features": ("sample_rate", "hop_length", "causal", "lookahead_frames"),
     "backbone": ("features", "causal"),
     "head": ("sample_rate", "hop_length", "causal", "dim", "backbone"),
 }
-#: kind of part -> attributes of what it makes
+#: Kind of part -> attributes of the object that its factory returns.
 REQUIRED_ATTRIBUTES: dict[str, Collection[str]] = {
     "features": ("num_features", "before", "after"),
     "backbone": ("width", "reach"),
@@ -35,16 +36,19 @@ REQUIRED_ATTRIBUTES: dict[str, Collection[str]] = {
 
 
 class FrontEnd(nn.Module):
-    """Features of frames: `[B, 1, T * H]` -> `[B, T, F]`. What a part of kind "features" makes."""
+    """Base class of parts of kind "features", which compute features of frames: `[B, 1, T * H]` -> `[B, T,
+    F]`.
+    """
 
     num_features: int  # F
-    before: int  # samples in front of its hop on which a frame depends
-    after: int  # samples behind its hop
+    before: int  # number of samples before its hop on which a frame depends
+    after: int  # number of samples after its hop on which a frame depends
 
 
 class FrameNetwork(nn.Module):
-    """Features to channels: `(features [B, T, F], mask [B, T] or None)` -> `[B, T, X]`. What a part of kind
-    "backbone" makes. Padded frames change nothing at real ones.
+    """Base class of parts of kind "backbone", networks over frames.
+
+    Maps `(features [B, T, F], mask [B, T] or None)` to `[B, T, X]`. Padded frames must not affect real ones.
     """
 
     width: int  # X
@@ -53,22 +57,24 @@ class FrameNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Head:
-    """What a part of kind "head" makes: latents to audio, by a backbone that it places where it needs it."""
+    """A part of kind "head": latents to audio. It places the decoder's backbone."""
 
-    #: makes the decoder, latents `[B, D, T]` and mask `[B, T]` -> audio `[B, 1, T * H]`; see `Network`
+    #: Builds the decoder: latents `[B, D, T]` and mask `[B, T]` -> audio `[B, 1, T * H]`; see `Network`.
     decoder: Callable[[], nn.Module]
-    #: what the encoder ends with, `(latents [B, T, D], wav [B, 1, S], mask)` -> latents: writes in channels
-    #: what the decoder reads there. Its `channels` are saved with the encoder
+    #: Last layer of the encoder, `(latents [B, T, D], wav [B, 1, S], mask)` -> latents. It writes values that
+    #: the decoder reads into the latent channels `channels`, which are saved with the encoder.
     writer: nn.Module | None = None
-    #: raises OptionError for a quantizer that does not keep what the decoder reads
+    #: Raises OptionError for a quantizer that does not preserve the values that the decoder reads.
     check: Callable[[Quantizer], None] | None = None
 
 
 class Decoder(nn.Module):
-    """A decoder whose head sees no more than its backbone's channels: what most heads need.
+    """A backbone followed by a head that depends only on the backbone's channels, as most heads do.
 
-    Args: `head` takes `(hidden [B, T, X], mask)` and gives audio `[B, 1, T * H]`; `head_reach` is how many
-    frames on either side it adds to a frame's audio.
+    Args:
+        backbone: Network over frames.
+        head: Maps `(hidden [B, T, X], mask)` to audio `[B, 1, T * H]`.
+        head_reach: Frames before and after a frame that the head adds to its audio.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, head_reach: Reach) -> None:
@@ -79,29 +85,30 @@ class Decoder(nn.Module):
             self.reach = Reach(reach.past + head_reach.past, reach.future + head_reach.future)
 
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
+        """Decode latents: `[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
         hidden: Tensor = self.backbone(latents.transpose(1, 2), mask)
         audio: Tensor = self.head(hidden, mask)
         return audio
 
 
 def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
-    """What the part named by `named`, its `name` and its options, makes of these and of what is `given`.
+    """Build the part `named`, a mapping with `name` and options; `given` are the other arguments of its
+    factory.
 
-    Raises UnknownName and OptionError, which name what is known, and for a part of another kind.
+    Raises UnknownName, with similar names, and OptionError for wrong options and for a part of another kind.
     """
     options = dict(named)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise OptionError(
-            f"spectral: {kind} is {shortened(dict(named))}; needed is a mapping with a name and the options "
-            f"of that part. Take one of: {', '.join(part_names(kind))}."
+            f"spectral: {kind} is {shortened(dict(named))}; needed is a mapping with the name and options of "
+            f"a part. Take one of: {', '.join(part_names(kind))}."
         )
     registration = registry().find(NetworkPartSpec, name)
     if registration.spec.kind != kind:
         raise OptionError(
-            f"spectral: {kind} is {name!r}, which is a part of kind {registration.spec.kind}. Take one of: "
-            f"{', '.join(part_names(kind))}."
+            f"spectral: {kind} is {name!r}, but this part has the kind {registration.spec.kind}. Take one "
+            f"of: {', '.join(part_names(kind))}."
         )
     what = f"{kind} {name!r}"
     check_options(what, registration, options, FACTORY_ARGUMENTS[kind])
@@ -116,7 +123,7 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
 
 
 def part_names(kind: str) -> list[str]:
-    """The names of all parts of a kind."""
+    """Return the names of all parts of a kind."""
     return [
         name
         for name, registration in registry().all(NetworkPartSpec).items()

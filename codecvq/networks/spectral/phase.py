@@ -1,12 +1,13 @@
-"""Phases for magnitudes: audio whose spectra have magnitudes as near as can be to those that are wanted.
+"""Phase retrieval: audio whose magnitude spectra are close to given magnitudes.
 
-The fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard 2013, doi:10.1109/WASPAA.2013.6701851).
-With magnitudes M, the projection P of spectra on those of a signal (overlap-add, and its spectra again), and
-momentum α,
+It uses the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard 2013,
+doi:10.1109/WASPAA.2013.6701851). With magnitudes M, momentum α, and the projection P of spectra to those of a
+signal (overlap-add, then STFT),
 
     T_n = P(M e^(iφ_(n-1)))      φ_n = arg(T_n - α/(1 + α) T_(n-1))      φ_0 = 0
 
-Nothing in it is random, nor hangs on where a frame stands: decoding is the same each time, and in pieces.
+It uses no random numbers and does not depend on the position of a frame, so decoding is reproducible, also in
+chunks.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ MOMENTUM = 0.99
 
 
 def retrieve_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
-    """Complex numbers of size 1 (0 where nothing sounds), `[B, T, F]`, for magnitudes `[B, T, F]`; mask `[B,
-    T]` is true at real frames. More `iterations` are better, each at the cost of two Fourier transforms.
+    """Return unit complex numbers (0 at zero magnitude) `[B, T, F]` for magnitudes `[B, T, F]`.
+
+    More `iterations` give a better fit; each costs two Fourier transforms. `mask` `[B, T]` is True at real
+    frames.
     """
     envelope = framing.envelope(magnitudes.shape[1], mask)
     spectra = magnitudes.to(torch.complex64)
     before = torch.zeros_like(spectra)
     for _ in range(iterations):
         wav = framing.overlap_add(spectra, mask, envelope)
-        if mask is not None:  # behind the end there is nothing, as where the batch ends there
+        if mask is not None:  # silence after the end of an item, as after the end of the batch
             wav = wav * mask.repeat_interleave(framing.hop_length, dim=1)[:, None]
         projected = framing.spectra(wav)
         ahead = projected.sub(before, alpha=MOMENTUM / (1 + MOMENTUM))
@@ -39,12 +42,12 @@ def retrieve_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask:
 
 
 def unit_phases(spectra: Tensor) -> Tensor:
-    """Spectra divided by their magnitudes; 0 where these are."""
+    """Divide spectra by their magnitudes; the result is 0 at zero magnitude."""
     return scale_complex(spectra, _inverse_size(spectra))
 
 
 def scale_complex(spectra: Tensor, factors: Tensor) -> Tensor:
-    """Complex times real numbers, without making these complex first."""
+    """Multiply complex by real numbers, without converting the latter to complex."""
     return torch.view_as_complex(torch.view_as_real(spectra) * factors[..., None])
 
 
@@ -54,6 +57,6 @@ def _inverse_size(spectra: Tensor) -> Tensor:
 
 
 def phase_reach(framing: Framing, iterations: int) -> int:
-    """Frames on either side that the phases of a frame hang on."""
+    """Return the number of frames on either side on which the phases of a frame depend."""
     overlapping = math.ceil(framing.window_length / framing.hop_length) - 1
     return iterations * overlapping

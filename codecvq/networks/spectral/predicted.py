@@ -1,4 +1,4 @@
-"""The head of Vocos (arXiv:2306.00814): magnitudes and phases are predicted alike."""
+"""The head of Vocos (arXiv:2306.00814), which predicts magnitudes and phases."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def make_predicted(
     backbone: MakeBackbone,
     window_length: int | None = None,
 ) -> Head:
-    """A head that predicts phases, on windows of `window_length` samples, by default four hops; causal ones
-    are of a hop and a half.
+    """Build a head that predicts phases.
+
+    Windows have `window_length` samples, by default four hops; in causal networks one and a half hops.
     """
     del sample_rate
     framing = Crossfade(hop_length) if causal else framing_of(window_length, hop_length)
@@ -37,16 +38,16 @@ def _decoder(framing: Framing | Crossfade, dim: int, backbone: MakeBackbone, cau
 
 
 class PredictedSpectra(nn.Linear):
-    """Channels `[B, T, X]` to audio `[B, 1, T * H]`: a linear layer to log magnitudes and phases."""
+    """A linear layer to log magnitudes and phases, and inverse STFT: `[B, T, X]` -> audio `[B, 1, T * H]`."""
 
     def __init__(self, width: int, framing: Framing | Crossfade) -> None:
         super().__init__(width, 2 * framing.bins)
         self.framing = framing
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, T, X]`, mask `[B, T]` -> `[B, 1, T * H]`."""
+        """Synthesize audio: `[B, T, X]`, mask `[B, T]` -> `[B, 1, T * H]`."""
         spectra = super().forward(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             log_magnitude, phase = spectra.float().chunk(2, dim=2)  # [B, T, F] each
-            magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
+            magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148 is above full scale
             return self.framing.overlap_add(torch.polar(magnitude, phase), mask)

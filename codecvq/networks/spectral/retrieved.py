@@ -1,4 +1,4 @@
-"""A head that predicts magnitudes, and retrieves phases that fit them (`codecvq.networks.spectral.phase`)."""
+"""A head that predicts magnitudes and retrieves phases from them (`codecvq.networks.spectral.phase`)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def make_retrieved(
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
 ) -> Head:
-    """A head whose phases are retrieved by `iterations`; in training, by `training_phase`, they are those of
-    the recording, so that magnitudes are all there is to learn, or retrieved too.
+    """Build a head that retrieves phases in `iterations` steps.
+
+    In training, `training_phase: recorded` takes phases from the recording, so that only magnitudes are
+    learned. `training_phase: retrieved` retrieves them in training, too.
     """
     del sample_rate
     synthesis = SynthesisFraming.from_options(
@@ -40,20 +42,20 @@ def make_retrieved(
     )
     if not 1 <= iterations <= MAX_ITERATIONS:
         raise OptionError(
-            f"spectral: phase_iterations is {iterations}; it is 1 to {MAX_ITERATIONS}, usually "
+            f"spectral: phase_iterations is {iterations}; needed is 1 to {MAX_ITERATIONS}, usually "
             f"{DEFAULT_ITERATIONS}"
         )
     if training_phase not in ("recorded", "retrieved"):
-        raise OptionError(f"spectral: training_phase is {training_phase!r}; it is recorded or retrieved")
+        raise OptionError(f"spectral: training_phase is {training_phase!r}; needed is recorded or retrieved")
     return Head(
         partial(PhaseRetrievalDecoder, synthesis, dim, backbone, iterations, training_phase == "recorded")
     )
 
 
 class PhaseRetrievalDecoder(Synthesis):
-    """Latents `[B, D, T]` to audio `[B, 1, T * H]`.
+    """Latents `[B, D, T]` to audio `[B, 1, T * H]`, with phases retrieved from predicted magnitudes.
 
-    Where it `uses_target_audio`, it may be given the recording `[B, 1, T * H]` in training, see
+    If `uses_target_audio` is true, training passes the recording `[B, 1, T * H]`, whose phases it uses; see
     `codecvq.networks.interface.Network`.
     """
 
@@ -69,7 +71,7 @@ class PhaseRetrievalDecoder(Synthesis):
         framing = self.framing
         self.iterations, self.uses_target_audio = iterations, uses_target_audio
         self.head = nn.Linear(self.backbone.width, framing.bins)
-        nn.init.constant_(self.head.bias, -3.0)  # begins with quiet speech: windowed sums of e^-3
+        nn.init.constant_(self.head.bias, -3.0)  # starts at the level of quiet speech: windowed sums of e^-3
         reach = self.backbone.reach
         if reach.past is None:
             return
@@ -79,14 +81,15 @@ class PhaseRetrievalDecoder(Synthesis):
     def forward(
         self, latents: Tensor, mask: Tensor | None = None, target_wav: Tensor | None = None
     ) -> Tensor:
-        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
+        """Decode latents: `[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`."""
         mask = self.upsample_mask(mask)
         log_magnitudes = self.head(self.hidden(rearrange(latents, "b d t -> b t d"), mask))
         with torch.autocast(latents.device.type, enabled=False):
-            magnitudes = log_magnitudes.float().clamp(max=5).exp()  # e^5 = 148: louder than full scale can be
+            magnitudes = log_magnitudes.float().clamp(max=5).exp()  # e^5 = 148 is above full scale
             if target_wav is not None:
                 phases = unit_phases(self.framing.spectra(target_wav))
             else:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):  # too long a way
+                # no gradient in training: the graph of all iterations would be too long
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
                     phases = retrieve_phases(self.framing, magnitudes, self.iterations, mask)
             return self.framing.overlap_add(scale_complex(phases, magnitudes), mask)

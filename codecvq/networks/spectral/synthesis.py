@@ -1,4 +1,7 @@
-"""What decoders share whose spectra are closer than the codec's frames. Letters: X channels inside."""
+"""Common parts of decoders whose synthesis frames may be closer than the codec's frames.
+
+Letters in shapes: F features of a frame, X hidden channels.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,31 @@ from codecvq.errors import OptionError
 from codecvq.networks.spectral.framing import LONGEST_WINDOW, Framing
 from codecvq.networks.spectral.parts import FrameNetwork
 
-SPREAD = 96  # features of a synthesis frame, spread from those of a codec frame
+SPREAD = 96  # features per synthesis frame, computed from those of a codec frame
 
-#: the number of features of a frame -> a backbone for them
+#: Builds a backbone for a given number of features per frame.
 MakeBackbone = Callable[[int], FrameNetwork]
 
 
 @dataclass(frozen=True)
 class SynthesisFraming:
-    """How often spectra are made, and on what windows."""
+    """Framing of synthesis spectra, and their number per codec frame."""
 
     framing: Framing
-    upsampling: int  # synthesis frames in a frame of the codec
+    upsampling: int  # synthesis frames per codec frame
 
     @classmethod
     def from_options(
         cls, head: str, hop_length: int, causal: bool, step: int | None, window_length: int | None
     ) -> SynthesisFraming:
-        """Of options of the head: every `step` samples, by default every hop, on windows of `window_length`,
-        by default four steps. Raises OptionError.
+        """Build it from options of the head. Raises OptionError.
+
+        Args:
+            head: Name of the head, for error messages.
+            hop_length: Samples per codec frame.
+            causal: Whether the network is causal, which is an error.
+            step: Samples per synthesis frame, by default `hop_length`.
+            window_length: Samples per window, by default four steps.
         """
         step = hop_length if step is None else step
         if causal:
@@ -40,20 +49,20 @@ class SynthesisFraming:
             )
         if step < 1 or hop_length % step:
             raise OptionError(
-                f"spectral: synthesis_hop_length is {step}; it has to divide hop_length, {hop_length}, "
-                "without rest."
+                f"spectral: synthesis_hop_length is {step}; it must divide hop_length, {hop_length}, without "
+                "remainder."
             )
         length = 4 * step + step % 2 if window_length is None else window_length
         if not 2 * step <= length <= max(LONGEST_WINDOW, 4 * step) or (length - step) % 2:
             raise OptionError(
-                f"spectral: synthesis_window_length is {length}; with steps of {step} it is {2 * step} to "
-                f"{LONGEST_WINDOW}, and the difference even. Usual are four steps."
+                f"spectral: synthesis_window_length is {length}; with steps of {step}, needed is {2 * step} "
+                f"to {LONGEST_WINDOW}, and an even difference. Usual are four steps."
             )
         return cls(Framing(length, step), hop_length // step)
 
 
 class Synthesis(nn.Module):
-    """Features a codec frame to channels a synthesis frame, by a backbone at the pace of these."""
+    """Base class of decoders that upsample codec frames to synthesis frames before their backbone."""
 
     def __init__(self, synthesis: SynthesisFraming, features: int, backbone: MakeBackbone) -> None:
         super().__init__()
@@ -62,15 +71,18 @@ class Synthesis(nn.Module):
         self.backbone = backbone(SPREAD)
 
     def hidden(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        """`[B, T, F]`, mask `[B, T * upsampling]` -> `[B, T * upsampling, X]`."""
+        """Upsample features and apply the backbone.
+
+        Shapes: `[B, T, F]`, mask `[B, T * upsampling]` -> `[B, T * upsampling, X]`.
+        """
         spread = rearrange(self.spread(features), "b t (n x) -> b (t n) x", n=self.upsampling)
         hidden: Tensor = self.backbone(spread, mask)
         return hidden
 
     def upsample_mask(self, mask: Tensor | None) -> Tensor | None:
-        """A mask of codec frames `[B, T]` as one of synthesis frames."""
+        """Convert a mask of codec frames `[B, T]` to one of synthesis frames."""
         return None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
 
     def codec_frames(self, synthesis_frames: int) -> int:
-        """Codec frames that so many synthesis frames reach into."""
+        """Convert a number of synthesis frames to codec frames, rounded up."""
         return -(-synthesis_frames // self.upsampling)
