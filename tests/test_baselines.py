@@ -49,7 +49,7 @@ def test_packets_are_those_of_the_page_tables(pages: list[list[int]], sizes: lis
 
 @pytest.mark.parametrize("damaged", [b"RIFF" + bytes(60), page([15, 15])[:-1], page([15])[:20]])
 def test_what_is_no_whole_page_is_an_error(damaged: bytes) -> None:
-    with pytest.raises(CodecError, match="no whole Ogg page"):
+    with pytest.raises(CodecError, match="incomplete Ogg page"):
         list(opus.packet_sizes(page([19]) + damaged))
 
 

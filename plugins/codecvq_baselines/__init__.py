@@ -1,4 +1,4 @@
-"""Codecs of others to be measured beside yours, by `codecvq compare`: Opus, Codec2, and the original."""
+"""Third-party codecs to compare with, for `codecvq compare`: Opus, Codec2, and the original signal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from codecvq import CodecSpec, hookimpl
 
 @hookimpl
 def codecvq_codecs() -> Iterator[CodecSpec]:
-    """Foreign codecs, lowest rate last."""
+    """The third-party codecs, in order of falling bit rate."""
     yield CodecSpec(
         name="original",
         factory="codecvq_baselines.original:Original",
-        summary="the clip itself, 16 bits a sample",
+        summary="the original clip at 16 bits per sample",
         foreign=True,
     )
     for name, summary in (

@@ -1,13 +1,13 @@
-"""Codec2, David Rowe's speech coder for radio, by its programs `c2enc` and `c2dec`: 8 kHz, so half the band.
+"""Codec2, David Rowe's speech coder for radio, through its programs `c2enc` and `c2dec`; 8 kHz sample rate.
 
-The rate is that of the mode's own bits: the program fills each frame up to bytes (52 bits of mode 1300 to 7
-bytes), which no radio sends. Counted are the frames that the clip lies in. Silence follows it into the coder,
-so that its last frame is whole and what the delay holds back comes out: without that the end would be digital
-silence, for which DNSMOS took 0.08 off.
+The bit rate counts the bits of the mode. The program pads each frame to whole bytes (the 52 bits of mode 1300
+to 7 bytes), which a radio does not transmit. The frames that contain the clip count. Silence is appended at
+the encoder's input, so that the last frame is complete and the decoder's delay is flushed. Without it the
+output ends in digital silence, which lowers DNSMOS by 0.08.
 
-Its delay is taken away as a constant of each mode, that with the highest mean STOI over twenty clips, in
-steps of 5 ms. Cross-correlation would find another one for every clip, since the phase is the decoder's own,
-mostly a wrong one: mode 3200 had a STOI of 0.84 with it, and has 0.88.
+The delay is removed as a constant per mode: the value with the highest mean STOI over twenty clips, in steps
+of 5 ms. Cross-correlation finds a different delay for each clip, mostly a wrong one, because the decoder
+synthesizes its own phase: mode 3200 had a STOI of 0.84 with it and has 0.88 with a constant.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ SAMPLE_RATE = 8_000  # Hz
 
 @dataclass(frozen=True)
 class Mode:
-    """A rate of Codec2."""
+    """A bit rate of Codec2."""
 
-    mode: str  # what the programs call it
+    mode: str  # its name on the command line
     frame_bits: int
     frame_s: float
     delay_s: float
 
     @property
     def frame_samples(self) -> int:
-        """Samples of a frame, at 8 kHz."""
+        """Samples per frame at 8 kHz."""
         return round(self.frame_s * SAMPLE_RATE)
 
 
@@ -57,8 +57,8 @@ class Codec2:
         flush = -narrow.size % frame + frame * math.ceil(self.mode.delay_s * SAMPLE_RATE / frame)
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder, name) for name in ("in.raw", "coded.bit", "out.raw"))
-            # Not rounded, and a step below full scale: so were the published numbers made that these
-            # reproduce, and the coder takes a half step of 16 bits for another pitch now and then.
+            # Truncated rather than rounded, and one step below full scale, to reproduce the published
+            # numbers: half a step of 16 bits occasionally changes the pitch that the coder finds.
             (np.pad(narrow, (0, flush)) * 32767).astype("<i2").tofile(original)
             run_program(["c2enc", self.mode.mode, original, coded])
             run_program(["c2dec", self.mode.mode, coded, decoded])

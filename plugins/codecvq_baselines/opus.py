@@ -1,8 +1,9 @@
-"""Opus (RFC 6716) by the programs of opus-tools, its rate counted from the packets.
+"""Opus (RFC 6716) through the programs of opus-tools; the bit rate is counted from the packets.
 
-An Ogg file has pages around the packets: at 6 kbit/s they are a tenth of it. A call has them not, so only
-the packets count (and no network's headers, of which every codec has as many). Settings: for speech, highest
-complexity; hard constant rate, 20 ms, where the name says nothing else, as calls have it.
+An Ogg file adds pages around the packets, which are a tenth of the file at 6 kbit/s. A call does not transmit
+them, so only the packets count. Network headers do not count either: they are the same for every codec.
+Settings: tuned for speech, highest complexity, 20 ms frames. Names without a suffix use the variable rate
+that they state; `opus-6` uses a hard constant rate, as calls do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PAGE_HEADER_BYTES = 27  # before the table of segments
 
 @dataclass(frozen=True)
 class Setting:
-    """What `opusenc` is told."""
+    """The options passed to `opusenc`."""
 
     kbps: int
     frame_ms: int = 20
@@ -65,19 +66,23 @@ class Opus:
 
 
 def packet_sizes(ogg: bytes) -> Iterator[int]:
-    """Bytes of every packet of an Ogg stream, in order.
+    """Yield the size in bytes of every packet of an Ogg stream, in order.
 
-    A page's table has a byte for each of its segments; a packet is segments of 255 and one below, and goes on
-    in the next page where its last one is 255 (RFC 3533, section 6).
+    A page has a table with one byte per segment. A packet consists of segments of 255 bytes and a shorter
+    last one. It continues on the next page if its last segment here has 255 bytes (RFC 3533, section 6).
+
+    Raises CodecError for a damaged or incomplete page.
     """
     offset, packet = 0, 0
     while offset < len(ogg):
         header = ogg[offset : offset + PAGE_HEADER_BYTES]
-        segments = header[-1]  # the header's last byte says how many follow
+        segments = header[-1]  # the header's last byte is the number of segments
         table = ogg[offset + PAGE_HEADER_BYTES :][:segments]
         end = offset + PAGE_HEADER_BYTES + segments + sum(table)
         if not header.startswith(b"OggS") or len(header) < PAGE_HEADER_BYTES or end > len(ogg):
-            raise CodecError(f"opusenc wrote no whole Ogg page at byte {offset} of {len(ogg)}. Run it again.")
+            raise CodecError(
+                f"opusenc wrote an incomplete Ogg page at byte {offset} of {len(ogg)}. Run it again."
+            )
         for segment in table:
             packet += segment
             if segment < 255:
@@ -87,25 +92,25 @@ def packet_sizes(ogg: bytes) -> Iterator[int]:
 
 
 def opus_6() -> Opus:
-    """6 kbit/s, constant: 15 bytes a packet of 20 ms."""
+    """6 kbit/s, constant rate: 15 bytes per packet of 20 ms."""
     return Opus("opus-6", Setting(6, rate="--hard-cbr"))
 
 
 def opus_6_60ms() -> Opus:
-    """About 6 kbit/s, variable, in packets of 60 ms: better, for three times the delay."""
+    """About 6 kbit/s, variable rate, in packets of 60 ms: better quality at three times the delay."""
     return Opus("opus-6-60ms", Setting(6, frame_ms=60))
 
 
 def opus_8() -> Opus:
-    """About 8 kbit/s, variable."""
+    """About 8 kbit/s, variable rate."""
     return Opus("opus-8", Setting(8))
 
 
 def opus_12() -> Opus:
-    """About 12 kbit/s, variable."""
+    """About 12 kbit/s, variable rate."""
     return Opus("opus-12", Setting(12))
 
 
 def opus_16() -> Opus:
-    """About 16 kbit/s, variable."""
+    """About 16 kbit/s, variable rate."""
     return Opus("opus-16", Setting(16))

@@ -1,4 +1,4 @@
-"""The clip itself, as 16 bits a sample: the top of every scale, and what DNSMOS says of the recording."""
+"""The original clip at 16 bits per sample: the upper end of each scale, and the DNSMOS of the recording."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BITS = 16
 
 
 class Original:
-    """A codec that changes nothing but rounds to 16 bits, as the file did that the clip comes from."""
+    """A codec that only rounds samples to 16 bits, like the audio file that the clip comes from."""
 
     def __init__(self) -> None:
         self.name = "original"

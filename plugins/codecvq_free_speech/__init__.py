@@ -1,4 +1,4 @@
-"""Free speech that needs no open internet: a few minutes in the box, and six corpora of Debian packages."""
+"""Free speech corpora without downloads from dataset hosts: a bundled one, and six from Debian packages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     yield CorpusSpec(
         name="prompts",
         factory="codecvq_free_speech.bundled:clips",
-        summary="eight minutes of telephone prompts by four speakers, 16 kHz; in the box",
+        summary="eight minutes of telephone prompts by four speakers, 16 kHz; bundled",
         licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (ru)",
-        install="it is part of codecvq: reinstall codecvq.",
+        install="it is bundled with codecvq: reinstall codecvq.",
     )
     yield CorpusSpec(
         name="asterisk",
         factory="codecvq_free_speech.asterisk:clips",
-        summary="two hours of telephone prompts by five speakers, one a language, 16 kHz",
+        summary="two hours of telephone prompts by five speakers, one per language, 16 kHz",
         reference="https://packages.debian.org/source/stable/asterisk-core-sounds",
         licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru)",
         install="apt-get install asterisk-core-sounds-{en,es,fr,it,ru}{-g722,}; or, without being root: "
@@ -56,7 +56,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
     yield CorpusSpec(
         name="tuxpaint",
         factory="codecvq_free_speech.game_recordings:tuxpaint",
-        summary="what Tux Paint says of its pictures, in a dozen languages, with text",
+        summary="spoken picture descriptions of Tux Paint, in a dozen languages, with text",
         reference="https://packages.debian.org/stable/tuxpaint-stamps-default",
         licence="GPL-2.0-only",
         install="apt-get install tuxpaint-stamps-default; or, without being root: apt-get download "

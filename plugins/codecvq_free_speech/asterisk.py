@@ -1,9 +1,8 @@
-"""The Asterisk telephone prompts: five speakers, one a language, as Debian's `asterisk-core-sounds-*-g722`
-install them.
+"""The Asterisk telephone prompts of Debian's `asterisk-core-sounds-*-g722`: five speakers, one per language.
 
-Each voice has a folder of G.722 files (64 kbit/s, 16 kHz, the full band to 8 kHz) and, in another package, a
-list of what is said. Left out are beeps, tones, silences and the screaming monkeys, and what is shorter than
-`MIN_DURATION_S`.
+Each voice has a folder of G.722 files (64 kbit/s, 16 kHz, full band up to 8 kHz). Another package has the
+list of texts. Beeps, tones, silences, the screaming monkeys and prompts shorter than `MIN_DURATION_S` are
+excluded.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ from codecvq.data import AudioFile
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 
 DEFAULT_ROOT = Path("/usr/share")
-SUFFIXES = (
-    ".sln16",
-    ".g722",
-)  # what Asterisk has at 16 kHz; where a prompt is there twice, the first one counts
-MIN_DURATION_S = 0.75  # single letters and numbers below it: too short for any measure of quality
+SUFFIXES = (".sln16", ".g722")  # Asterisk's 16 kHz formats; the first one that exists is used
+MIN_DURATION_S = 0.75  # excludes single letters and numbers, too short for quality metrics
 NOT_SPEECH = frozenset(
     {
         "ascending-2tone",
@@ -42,7 +38,7 @@ UNSPOKEN_NOTE = re.compile(
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker, and where the packages put the recordings."""
+    """A speaker, and where the packages store the recordings."""
 
     speaker: str
     folder: str
@@ -52,7 +48,7 @@ class Voice:
 
     @property
     def transcript(self) -> str:
-        """The name of the list of what is said, without the suffix that Debian gives it."""
+        """The name of the text list, without the suffix that Debian adds."""
         return f"core-sounds-{self.language[:2]}.txt"
 
 
@@ -75,8 +71,10 @@ VOICES = (
 
 
 def clips(root: Path | None = None) -> Iterator[Clip]:
-    """Every prompt that is speech, by voice and name; `root` is a folder of voices, or one that holds
-    packages unpacked.
+    """Yield every speech prompt, by voice and name.
+
+    `root` is a folder of voices, or a folder with the unpacked packages. Raises CorpusError if it has no
+    voice.
     """
     sounds = find_sounds(root or DEFAULT_ROOT)
     for voice in VOICES:
@@ -85,7 +83,7 @@ def clips(root: Path | None = None) -> Iterator[Clip]:
 
 
 def find_sounds(root: Path) -> Path:
-    """The folder that holds the voices' folders, at or below `root`."""
+    """The folder with the voices' folders, at or below `root`. Raises CorpusError if there is none."""
     for below in (".", "asterisk/sounds", "usr/share/asterisk/sounds", "share/asterisk/sounds", "sounds"):
         if any((root / below / voice.folder).is_dir() for voice in VOICES):
             return root / below
@@ -109,7 +107,7 @@ def _prompts(folder: Path) -> list[tuple[str, Path]]:
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in NOT_SPEECH or name.startswith("silence/"):
                 continue
-            # One file is empty: the Russian "is", a word that Russian does without.
+            # One file is empty: the Russian "is", a word that Russian omits.
             if path.is_file() and not path.stat().st_size:
                 continue
             length_s = _length_s(path)
@@ -119,7 +117,7 @@ def _prompts(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _clip(voice: Voice, name: str, path: Path, texts: dict[str, str]) -> Clip:
-    # The lists spell some names in another case than the files ("digits/1f").
+    # Some names in the lists differ in case from the files ("digits/1f").
     text = texts.get(name) or texts.get(name.lower(), "")
     length_s = _length_s(path)
     return Clip(
@@ -137,7 +135,7 @@ def _clip(voice: Voice, name: str, path: Path, texts: dict[str, str]) -> Clip:
 
 
 def _length_s(path: Path) -> float | None:
-    """The length of a prompt in seconds; None where it cannot be read: the clip will be a listed failure."""
+    """The length of a prompt in seconds; None if the file cannot be read."""
     try:
         return AudioFile(path).length_s()
     except (AudioError, OSError):
@@ -145,10 +143,9 @@ def _length_s(path: Path) -> float | None:
 
 
 def _assign_split_keys(found: list[Clip]) -> Iterator[Clip]:
-    """The clips, those with the same words under one split key, so that none is tested on what it was trained
-    with.
+    """Yield the clips; clips with the same words share a split key, so that no training text is tested.
 
-    The key is the id of the first of them, or of a held-out one where there is any.
+    The key is the id of the first such clip, or of a held-out one if there is any.
     """
     keys: dict[str, str] = {}
     for clip in sorted(found, key=lambda clip: (clip.id not in HELD_OUT, clip.id)):
@@ -158,19 +155,19 @@ def _assign_split_keys(found: list[Clip]) -> Iterator[Clip]:
 
 
 def normalized_words(text: str) -> str:
-    """A text as its lower-case words alone: what two clips share that say the same."""
+    """The lower-case words of a text, to compare what clips say."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _texts(voice: Voice, sounds: Path) -> dict[str, str]:
-    """What is said in each prompt; empty where the package with the list is not there."""
+    """The text of each prompt; empty if the package with the list is not installed."""
     share = sounds.parent.parent
     for folder in (sounds / voice.folder, sounds, share / "doc" / voice.package.removesuffix("-g722")):
         for path in (folder / f"{voice.transcript}.gz", folder / voice.transcript):
             if path.is_file():
                 content = path.read_bytes()
                 text = gzip.decompress(content) if path.suffix == ".gz" else content
-                # The Italian list begins with a byte order mark and has lost a letter or two.
+                # The Italian list begins with a byte order mark and has a few invalid bytes.
                 return _parse_texts(text.decode("utf-8-sig", errors="replace"))
     return {}
 

@@ -1,6 +1,4 @@
-"""The corpus in the box: a few minutes of the Asterisk prompts, chosen and written by
-`scripts/make_prompts_corpus.py`.
-"""
+"""The bundled corpus: a few minutes of the Asterisk prompts, made by `scripts/make_prompts_corpus.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +12,10 @@ FOLDER = Path(__file__).parent / "prompts"
 
 
 def clips(root: Path | None = None) -> Sequence[Clip]:
-    """The clips in the box; `root` is another folder made by the script."""
+    """The bundled clips, or those of another folder `root` that the script wrote.
+
+    Raises CorpusError if files are missing.
+    """
     manifest = (root or FOLDER) / "clips.jsonl"
     if not manifest.is_file():
         raise CorpusError(f"{manifest} is missing.")

@@ -1,6 +1,4 @@
-"""The recordings behind Festival's Russian voice: one man, 16 kHz, with text, as Debian's `festvox-ru`
-installs them.
-"""
+"""The recordings of Festival's Russian voice (Debian's `festvox-ru`): one man, 16 kHz, with text."""
 
 from __future__ import annotations
 
@@ -13,11 +11,14 @@ from codecvq_free_speech.held_out import HELD_OUT
 
 VOICE = Path("festival/voices/russian/msu_ru_nsh_clunits")
 SPEAKER = "festvox/nsh"
-UTTERANCE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')  # ( ru_0001 "What is said." )
+UTTERANCE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')  # ( ru_0001 "The text." )
 
 
 def clips(root: Path | None = None) -> Iterator[Clip]:
-    """Every sentence; `root` is the voice's folder, or one that holds the package unpacked."""
+    """Yield every sentence; `root` is the voice's folder, or a folder with the unpacked package.
+
+    Raises CorpusError if the recordings are not found.
+    """
     voice = _find_voice(root or Path("/usr/share"))
     listing = voice / "etc" / "txt.done.data"
     texts = dict(UTTERANCE.findall(listing.read_text(encoding="utf-8"))) if listing.is_file() else {}
@@ -26,7 +27,7 @@ def clips(root: Path | None = None) -> Iterator[Clip]:
         yield Clip(
             id=id_,
             path=path,
-            text=texts.get(path.stem, "").replace("+", ""),  # "вол+ос": a mark of stress, for the synthesizer
+            text=texts.get(path.stem, "").replace("+", ""),  # "вол+ос": a stress mark for the synthesizer
             speaker=SPEAKER,
             language="ru-RU",
             licence="BSD-like (Nickolay V. Shmyrev)",

@@ -26,16 +26,14 @@ MIN_DURATION_S = 0.3
 DESCRIPTION_NAME = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": what is said of cat.png in French
 CLIPPED_LANGUAGES = frozenset({"es"})  # Tux Paint's Spanish: a tenth of its samples are at the limit
 
-FISH_SPEAKERS = {
-    "m": "small_fish",
-    "v": "big_fish",
-}  # Czech malá and velká: "vit-m-nebo" is said by the small one
+#: By the second part of a file's name, from Czech malá (small) and velká (big): "vit-m-nebo".
+FISH_SPEAKERS = {"m": "small_fish", "v": "big_fish"}
 OTHER_SPEAKERS = "others"
 SPOKEN_LANGUAGES = frozenset({"cs", "nl"})
 
 
 class Recording(NamedTuple):
-    """A recording, and what its name says of it."""
+    """An audio file, and what its name tells about it."""
 
     path: Path
     language: str  # BCP 47
@@ -44,8 +42,9 @@ class Recording(NamedTuple):
 
 
 def klettres(root: Path | None = None) -> Iterator[Clip]:
-    """Letters and syllables in twenty languages; `root` is the folder of languages, or one that holds the
-    package unpacked.
+    """Letters and syllables in twenty languages.
+
+    `root` is the folder of languages, or a folder with the unpacked package.
     """
     folder = _find_folder(root, "klettres")
     return _clips("klettres", "klettres-data", folder, _by_language("klettres", folder))
@@ -58,16 +57,18 @@ def ktuberling(root: Path | None = None) -> Iterator[Clip]:
 
 
 def tuxpaint(root: Path | None = None) -> Iterator[Clip]:
-    """What Tux Paint says of its pictures in a dozen languages, with text; `root` is the folder of stamps, or
-    one that holds the package unpacked.
+    """Tux Paint's spoken picture descriptions in a dozen languages, with text.
+
+    `root` is the folder of stamps, or a folder with the unpacked package.
     """
     folder = _find_folder(root, "tuxpaint/stamps")
     return _clips("tuxpaint", "tuxpaint-stamps-default", folder, _descriptions(folder))
 
 
 def fillets(root: Path | None = None) -> Iterator[Clip]:
-    """The dialogues of Fish Fillets, Czech and Dutch, by actors; `root` is the folder of levels, or one that
-    holds the packages unpacked.
+    """The dialogues of Fish Fillets, Czech and Dutch, by actors.
+
+    `root` is the folder of levels, or a folder with the unpacked packages.
     """
     folder = _find_folder(root, "games/fillets-ng/sound")
     return _clips("fillets", "fillets-ng-data-{language}", folder, _dialogues(folder))
@@ -90,7 +91,7 @@ def _descriptions(folder: Path) -> Iterator[Recording]:
 
 
 def _stamp_text(listing: Path, language: str) -> str:
-    """What is said of a stamp: the first line of its list in English, "fr.utf8=..." in French."""
+    """The text of a stamp: the first line of its file in English, the line "fr.utf8=..." in French."""
     lines = listing.read_text(encoding="utf-8", errors="replace").splitlines() if listing.is_file() else []
     if language == "en":
         return lines[0].strip() if lines else ""
@@ -101,7 +102,7 @@ def _stamp_text(listing: Path, language: str) -> str:
 def _dialogues(folder: Path) -> Iterator[Recording]:
     for path in find_audio_files(folder):
         language = path.parent.name
-        if language in SPOKEN_LANGUAGES:  # the rest is noise
+        if language in SPOKEN_LANGUAGES:  # the other folders have sound effects
             named = path.stem.split("-")
             who = FISH_SPEAKERS.get(named[1], OTHER_SPEAKERS) if len(named) > 1 else OTHER_SPEAKERS
             yield Recording(path, language, f"fillets/{language}/{who}")
@@ -132,7 +133,7 @@ def _clips(game: str, package: str, folder: Path, recordings: Iterable[Recording
 
 
 def _header(path: Path) -> soundfile._SoundFileInfo | None:
-    """What a recording's header tells; None where it cannot be read: the clip will be a listed failure."""
+    """The header of an audio file; None if the file cannot be read."""
     import soundfile
 
     try:

@@ -1,11 +1,12 @@
-"""Clips that nothing is ever trained on or tuned with, whatever their hash says: their split is "test".
+"""Clips that are never used for training or tuning: their split is "test", whatever their hash.
 
-They are those of a fixed comparison set of twenty clips on which codecs of several makers were measured, the
-ones that come from these corpora. (Its other clips are of the Italian speaker below, or of speakers that no
-corpus here has.) The comparison means something only while it stays unseen. Clips by the same speaker with
-the same words are held out with them. That the recordings of the nine prompts among them occur nowhere else
-was checked by sliding 0.6 s windows of each over every clip of its speaker: the largest correlation with
-another clip is 0.81, two voiced sounds of one voice, where a copy would give 1.
+They belong to a fixed comparison set of twenty clips on which codecs of several makers were measured; these
+are the ones that come from these corpora. (The other clips are by the Italian speaker below, or by speakers
+in no corpus here.) The comparison is valid only while codecs have not seen these clips. Clips of the same
+speaker with the same words are held out too.
+
+The recordings of the nine prompts occur nowhere else: 0.6 s windows of each were slid over every clip of its
+speaker. The largest correlation with another clip is 0.81, two voiced sounds of one voice; a copy gives 1.
 """
 
 from __future__ import annotations
@@ -26,5 +27,5 @@ HELD_OUT = frozenset(
     }
 )
 
-#: Speakers that are only ever tested: how a codec treats a voice and a language that it has never heard.
+#: Speakers that are used for testing only, to measure codecs on a voice and a language unseen in training.
 HELD_OUT_SPEAKERS = frozenset({"asterisk/carlo_flora"})

@@ -7,7 +7,7 @@ from codecvq import QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `fsq`."""
+    """Register `fsq`."""
     yield QuantizerSpec(
         name="fsq",
         factory="codecvq_fsq.quantizer:FSQ",

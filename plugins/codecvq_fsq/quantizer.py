@@ -1,19 +1,21 @@
-"""Finite scalar quantization (arXiv:2309.15505): every channel is bounded and rounded to one of its L levels.
+"""Finite scalar quantization (arXiv:2309.15505): each channel is bounded and rounded to one of L levels.
 
-The symmetric bound, the default, reaches every level and is odd, for even L too:
+The symmetric bound (default) reaches every level and is an odd function, for even L too:
 
     x = tanh z        k = floor((L - 1)(x + 1)/2 + 1/2) in 0 … L - 1        value = 2k/(L - 1) - 1
 
-The original one (its appendix A.1) shifts even L by half a level, so that 0 is a level: values k/⌊L/2⌋ - 1.
-Its listing has tan where atanh takes 0 to 0, and a range of 1 - ε where 1 + ε also serves L = 2.
+The original bound (appendix A.1 of the paper) shifts even L by half a level, so that 0 is a level: values
+k/⌊L/2⌋ - 1. The paper's listing differs from this implementation in two points. It has tan in place of atanh;
+only atanh maps 0 to 0. It scales the range by 1 - ε; 1 + ε also works for L = 2.
 
-With `noise_dropout` p, a vector in training gets, with probability p, uniform noise as wide as a level in
-place of the rounding (arXiv:2411.19842 mixes the two halves and halves): the decoder sees errors of the same
-size everywhere between the levels, and the gradient of these vectors is exact. Codes are not touched.
+With `noise_dropout` p, a training vector gets, with probability p, uniform noise as wide as a level instead
+of rounding (arXiv:2411.19842 uses one half of each). The decoder then sees errors of the same size everywhere
+between the levels, and the gradient of these vectors is exact. Codes do not change.
 
-The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, the first channel fastest, from the whole
-numbers k_j and never from the values: exact up to 2^62. Up to 2^52 it is counted in float64, which is exact
-too, and several times faster: processors divide many floats at a time, but one int64.
+The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, with the first channel fastest. It is
+computed from the integers k_j, not from the values, and is exact up to 2^62. Up to 2^52 it is computed in
+float64, which is exact as well and several times faster: processors divide several floats at a time, but only
+one int64.
 """
 
 from __future__ import annotations
@@ -28,21 +30,21 @@ from torch import Tensor
 from codecvq import Quantizer
 from codecvq.errors import OptionError
 
-MAX_EXACT_CODE = 2**52  # up to here float64 holds every whole number, and floor(a / b) of two is exact
-EPSILON = 1e-3  # of the original bound: the last level is reached by tanh before infinity
+MAX_EXACT_CODE = 2**52  # up to here float64 represents every integer, and floor(a / b) of two is exact
+EPSILON = 1e-3  # of the original bound: makes tanh reach the last level at a finite input
 
 
 class FSQ(Quantizer):
-    """Channels rounded to `levels` values each; `num_codebooks` such codes side by side.
+    """Channels rounded to `levels` values each; `num_codebooks` such codes next to each other.
 
-    Args: `levels` one L per channel of a codebook; where `len(levels) * num_codebooks` is not `dim` there is
-    a projection; `bound` "symmetric" or "original"; `noise_dropout` the probability that a vector in training
-    gets noise in place of the rounding.
+    Args: `levels` one L per channel of a codebook, with a projection if `len(levels) * num_codebooks` is not
+    `dim`; `bound` "symmetric" or "original"; `noise_dropout` the probability that a training vector gets
+    noise instead of rounding.
     """
 
     refines = True
     levels: Tensor  # [d] int64, of one codebook
-    radix: Tensor  # [d] int64: Π of the levels before
+    radix: Tensor  # [d] int64: product of the preceding levels
     last: Tensor  # [d] float32, L - 1
     middle: Tensor  # [d] float32, (L - 1)/2
     weights: Tensor  # [d] float64, the radix where float64 is exact
@@ -72,7 +74,7 @@ class FSQ(Quantizer):
         self.register_buffer("weights", self.radix.double(), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """Channels in the range of the values: `[M, D]` -> `[M, D]`."""
+        """Map channels to the range of the values: `[M, D]` -> `[M, D]`."""
         if self.bound_kind == "symmetric":
             return vectors.tanh()
         levels = self.levels.repeat(self.num_codebooks).to(vectors)  # [D]
@@ -93,7 +95,7 @@ class FSQ(Quantizer):
 
     @torch.no_grad()
     def _digits(self, vectors: Tensor) -> Tensor:
-        """The level of each channel, a whole number in a float: `[M, D]` -> `[M, N, d]`."""
+        """The level index of each channel, an integer stored as float: `[M, D]` -> `[M, N, d]`."""
         channels = vectors.unflatten(1, (self.num_codebooks, -1))
         if self.bound_kind == "symmetric":
             return torch.addcmul(self.middle + 0.5, channels.clamp(-1, 1), self.middle).floor_()
@@ -105,17 +107,17 @@ class FSQ(Quantizer):
         return self._values(self.digits_of(codes).float())
 
     def stage_scale(self, stage: int) -> Tensor:
-        """`L^-stage` per channel: the cells of a stage are cut into L by the next."""
+        """`L^-stage` per channel: each stage divides the cells of the previous one into L."""
         return self.levels.repeat(self.num_codebooks).double().pow(-stage).float()
 
     def codes_of(self, digits: Tensor) -> Tensor:
-        """Mixed-radix numbers: whole numbers in floats `[..., d]` -> int64 `[...]`."""
+        """Mixed-radix numbers of digits: integers stored as float `[..., d]` -> int64 `[...]`."""
         if math.prod(self.level_counts) <= MAX_EXACT_CODE:
             return (digits.double() @ self.weights).long()
         return (digits.long() * self.radix).sum(dim=-1)
 
     def digits_of(self, codes: Tensor) -> Tensor:
-        """The digits of mixed-radix numbers: int64 `[...]` -> whole numbers in float64 `[..., d]`."""
+        """Digits of mixed-radix numbers: int64 `[...]` -> integers stored as float64 `[..., d]`."""
         if math.prod(self.level_counts) > MAX_EXACT_CODE:
             return (codes[..., None] // self.radix % self.levels).double()
         levels = self.levels.double()
@@ -124,7 +126,10 @@ class FSQ(Quantizer):
 
     @torch.no_grad()
     def _add_noise(self, vectors: Tensor, values: Tensor) -> Tensor:
-        """Values, some of them the vector plus noise within the range of the levels: `[M, D]` -> `[M, D]`."""
+        """Replace random rows of values by vector plus noise, within the range of the levels.
+
+        Shapes: `[M, D]` -> `[M, D]`.
+        """
         top = self._values(self.last.expand(1, self.num_codebooks, -1))  # [1, D]; the lowest level is at -1
         step = (top + 1) / self.last.repeat(self.num_codebooks)
         device = vectors.device if self.generator is None else self.generator.device
@@ -134,9 +139,7 @@ class FSQ(Quantizer):
         return torch.where(chosen < self.noise_dropout, noisy, values)
 
     def _values(self, digits: Tensor) -> Tensor:
-        if (
-            self.bound_kind == "symmetric"
-        ):  # 0 … L - 1 to -1 … 1, and k and L - 1 - k to exactly opposite values
+        if self.bound_kind == "symmetric":  # 0 … L - 1 to -1 … 1; k and L - 1 - k give opposite values
             values = digits.sub(self.middle).div_(self.middle)
         else:
             half = (self.levels // 2).to(digits)
@@ -147,16 +150,16 @@ class FSQ(Quantizer):
 def _check_options(levels: Sequence[int], num_codebooks: int, bound: str, noise_dropout: float) -> None:
     if isinstance(levels, (str, int)) or not levels or any(not isinstance(n, int) or n < 2 for n in levels):
         raise OptionError(
-            f"fsq: levels is {levels!r}; needed is a list of whole numbers from 2 up, as [8, 5, 5, 5]"
+            f"fsq: levels is {levels!r}; it must be a list of integers of at least 2, such as [8, 5, 5, 5]"
         )
     if math.prod(levels) > 2**62:
         raise OptionError(
-            f"fsq: levels {list(levels)} make a codebook of {math.prod(levels)}, more than 2^62. Use "
+            f"fsq: levels {list(levels)} give a codebook of size {math.prod(levels)}, more than 2^62. Use "
             "num_codebooks."
         )
     if not isinstance(num_codebooks, int) or num_codebooks < 1:
-        raise OptionError(f"fsq: num_codebooks is {num_codebooks!r}; needed is a whole number from 1 up")
+        raise OptionError(f"fsq: num_codebooks is {num_codebooks!r}; it must be an integer of at least 1")
     if bound not in ("symmetric", "original"):
-        raise OptionError(f"fsq: bound is {bound!r}; it is symmetric or original")
+        raise OptionError(f"fsq: bound is {bound!r}; it must be symmetric or original")
     if not 0.0 <= noise_dropout <= 1.0:
-        raise OptionError(f"fsq: noise_dropout is {noise_dropout}; it is a probability, 0 to 1")
+        raise OptionError(f"fsq: noise_dropout is {noise_dropout}; it must be a probability from 0 to 1")

@@ -7,16 +7,16 @@ from codecvq import QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `lfq` and `bsq`."""
+    """Register `lfq` and `bsq`."""
     yield QuantizerSpec(
         name="lfq",
         factory="codecvq_lfq.quantizer:LFQ",
-        summary="one bit a channel, kept in use by an entropy loss",
+        summary="one bit per channel; an entropy loss keeps the codes in use",
         reference="arXiv:2310.05737",
     )
     yield QuantizerSpec(
         name="bsq",
         factory="codecvq_lfq.quantizer:BSQ",
-        summary="one bit a channel on the unit sphere: bounded error",
+        summary="one bit per channel on the unit sphere: bounded error",
         reference="arXiv:2406.07548",
     )

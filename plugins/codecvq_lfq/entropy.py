@@ -1,8 +1,8 @@
-"""Entropies of soft sign codes, exact: no clamp, no table of all codes.
+"""Exact entropies of soft sign codes, without clamping and without a table of all codes per vector.
 
-With logits t_k the bits of a vector are independent, P(bit k = 1) = p_k = sigmoid(t_k). So the entropy of one
-vector's code is a sum over bits, O(d), and the mean distribution over all 2^d codes is A Bᵀ / M, where A and
-B hold each vector's distribution over the codes of the lower and of the upper half of the bits. Vectors lie
+With logits t_k the bits of a vector are independent, P(bit k = 1) = p_k = sigmoid(t_k). The entropy of one
+vector's code is a sum over bits, O(d). The mean distribution over all 2^d codes is A Bᵀ / M, where A and B
+contain each vector's distribution over the codes of the lower and of the upper half of the bits. Vectors lie
 along the last axis, so that every step runs over long rows.
 """
 
@@ -14,25 +14,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_EXACT_BITS = 20  # up to here the distribution over all codes is made: 2^20 floats
-MIN_PROBABILITY = (
-    1e-37  # a probability below adds nothing to an entropy, but log 0 would make its gradient NaN
-)
+MAX_EXACT_BITS = 20  # up to here the distribution over all codes is computed: 2^20 floats
+MIN_PROBABILITY = 1e-37  # avoids NaN gradients of log 0; does not change the entropy
 
-#: the sum of a tensor over the processes of a training, or the tensor itself
+#: Sums a tensor over all processes, or returns it unchanged.
 Reduction = Callable[[Tensor], Tensor]
 
 
 def sample_entropy(logits: Tensor, reduce_sum: Reduction) -> Tensor:
-    """Mean over vectors of the entropy of their code, nats: `[d, M]` -> 0-d. H = Σ softplus(t) - t p."""
+    """Mean over vectors of the entropy of their code, in nats: `[d, M]` -> 0-d.
+
+    H = Σ softplus(t) - t p.
+    """
     entropies = F.softplus(logits) - logits * logits.sigmoid()
     return reduce_sum(entropies.sum()) / _vector_count(logits, reduce_sum)
 
 
 def codebook_entropy(logits: Tensor, reduce_sum: Reduction) -> Tensor:
-    """Entropy of the mean distribution over codes, nats: `[d, M]` -> 0-d.
+    """Entropy of the mean distribution over codes, in nats: `[d, M]` -> 0-d.
 
-    Beyond MAX_EXACT_BITS bits it is the sum of the entropies of the bits, which is an upper bound.
+    With more than MAX_EXACT_BITS bits it is the sum of the bits' entropies, an upper bound.
     """
     bits = len(logits)
     if bits > MAX_EXACT_BITS:
@@ -46,7 +47,7 @@ def codebook_entropy(logits: Tensor, reduce_sum: Reduction) -> Tensor:
 
 
 def _code_distributions(logits: Tensor) -> Tensor:
-    """Distribution of each vector over all codes of its bits: `[b, M]` -> `[2^b, M]`."""
+    """Each vector's distribution over all codes of its bits: `[b, M]` -> `[2^b, M]`."""
     table = logits.new_ones(1, logits.shape[1])
     for one, zero in zip(logits.sigmoid(), (-logits).sigmoid(), strict=True):
         table = torch.cat([table * zero, table * one])

@@ -1,16 +1,17 @@
-"""Lookup-free quantization (arXiv:2310.05737) and its spherical form BSQ (arXiv:2406.07548): each channel is
-its sign.
+"""Lookup-free quantization (arXiv:2310.05737) and its spherical form BSQ (arXiv:2406.07548).
+
+Each channel is quantized to its sign:
 
     value = s sign x, sign 0 = +1        code = Σ_k [x_k >= 0] 2^k        t_k = 4 x_k / (s τ)
 
-Codes are ±s in every channel, so |x - c|² = const - 2 x·c: soft assignment by distance with temperature s² τ
-makes the bits independent with logits t_k. Dividing by the scale s makes τ mean the same at every residual
-stage. The loss
+Codes are ±s in every channel, so |x - c|² = const - 2 x·c. Soft assignment by distance with temperature s² τ
+makes the bits independent, with logits t_k. Dividing by the scale s gives τ the same meaning at every
+residual stage. The loss
 
     w_entropy (H_sample - w_diversity H_codebook)
 
-asks for sure choices (the first term) and an evenly used codebook (the second); it is negative when all is
-well.
+rewards confident choices (first term) and uniform use of the codebook (second term). It is negative when both
+are achieved.
 """
 
 from __future__ import annotations
@@ -25,20 +26,19 @@ from codecvq.errors import OptionError
 from codecvq.quantizer import sum_over_ranks
 from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 
-# bsq: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
-MIN_NORM = 1e-2
-MAX_EXACT_BITS = 53  # bits of a whole number that float64 holds
+MIN_NORM = 1e-2  # bsq: shorter vectors are not scaled to length 1, which limits the gradient gain to 100
+MAX_EXACT_BITS = 53  # float64 represents all integers of so many bits
 
 
 class LFQ(Quantizer):
-    """The signs of `bits` channels; `num_codebooks` such codes side by side.
+    """The signs of `bits` channels; `num_codebooks` such codes next to each other.
 
     Args: `temperature` τ in units of the code's scale; `soft_clamp` c bounds the input to c tanh(x/c), None
-    leaves it as it is.
+    does not bound it.
     """
 
     refines = True
-    collective = True  # the codebook's entropy is that of all processes together
+    collective = True  # the codebook entropy is computed over all processes
     powers: Tensor  # [bits] int64
     weights: Tensor  # [bits] float64, the same
 
@@ -56,7 +56,7 @@ class LFQ(Quantizer):
         estimator: str = "ste",
     ) -> None:
         if not isinstance(bits, int) or not 1 <= bits <= 62:
-            raise OptionError(f"lfq: bits is {bits!r}; needed is a whole number from 1 to 62")
+            raise OptionError(f"lfq: bits is {bits!r}; it must be an integer from 1 to 62")
         if temperature <= 0 or (soft_clamp is not None and soft_clamp <= 0):
             raise OptionError(
                 f"lfq: temperature is {temperature} and soft_clamp {soft_clamp}; both must be above 0"
@@ -70,7 +70,7 @@ class LFQ(Quantizer):
         self.register_buffer("weights", self.powers.double(), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """The soft clamp where there is one: `[M, D]` -> `[M, D]`."""
+        """Apply the soft clamp if it is set: `[M, D]` -> `[M, D]`."""
         return vectors if self.soft_clamp is None else self.soft_clamp * (vectors / self.soft_clamp).tanh()
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,12 +90,13 @@ class LFQ(Quantizer):
         return rearrange((2 * signs - 1).float() * self.scale, "m n d -> m (n d)")
 
     def stage_scale(self, stage: int) -> float:
-        """2^-stage: signs on halved scales are a binary expansion."""
+        """2^-stage: signs on successively halved scales are a binary expansion."""
         return 2.0**-stage
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """Entropy losses (each codebook its own, then the mean), commitment, and the entropies as metrics, in
-        nats.
+        """Entropy losses, commitment loss, and the entropies as metrics in nats.
+
+        Entropies are computed per codebook and averaged.
         """
         logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n d m", d=self.bits)
         total = (
@@ -113,7 +114,7 @@ class LFQ(Quantizer):
 
 
 class BSQ(LFQ):
-    """LFQ of vectors of length 1: values ±1/√bits in every channel, also of length 1."""
+    """LFQ of vectors of length 1: the values ±1/√bits have length 1 too."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class BSQ(LFQ):
         self.scale = bits**-0.5
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """Each codebook's channels on the unit sphere: `[M, D]` -> `[M, D]`."""
+        """Scale each codebook's channels to the unit sphere: `[M, D]` -> `[M, D]`."""
         parts = rearrange(vectors, "m (n d) -> m n d", d=self.bits)
         return rearrange(F.normalize(parts, dim=2, eps=MIN_NORM), "m n d -> m (n d)")
 

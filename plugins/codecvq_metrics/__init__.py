@@ -1,4 +1,4 @@
-"""Measures of a decoded clip that need no network: PESQ, STOI, ViSQOL, DNSMOS, mel distance, SI-SDR …"""
+"""Metrics of decoded clips: PESQ, STOI, mel distance, SI-SDR, ViSQOL, DNSMOS, speaker similarity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codecvq import MetricSpec, hookimpl
 
 @hookimpl
 def codecvq_metrics() -> Iterator[MetricSpec]:
-    """Every metric of this folder; the order is that of a report."""
+    """Register every metric of this package, in the order of a report."""
     yield MetricSpec(
         name="pesq_wb",
         columns=("pesq_wb",),

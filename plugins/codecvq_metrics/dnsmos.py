@@ -1,12 +1,12 @@
-"""DNSMOS P.835 and P.808 (arXiv:2110.01763, arXiv:2010.15258) by the package `speechmos`, models inside.
+"""DNSMOS P.835 and P.808 (arXiv:2110.01763, arXiv:2010.15258) by the package `speechmos`, models included.
 
-Networks that scorer to the decoded clip alone and guess what people would say of it: `dnsmos` overall,
-`dnsmos_sig` of the voice, `dnsmos_bak` of the background, and `dnsmos_p808` by the other recommendation's
-scale. They were trained on noisy calls: a clean original of a quiet room has 3.2 or so, not 5, and a codec
-can pass the original. A score means something only beside the original's, which `codecvq compare original`
-tells. What was said, and by whom, is not measured.
+Networks rate the decoded clip alone, without the reference: `dnsmos` overall, `dnsmos_sig` the voice,
+`dnsmos_bak` the background, `dnsmos_p808` on the scale of P.808. They were trained on noisy calls. A clean
+original from a quiet room has about 3.2, not 5, and a codec can exceed the original. A score is meaningful
+only next to the original's score, from `codecvq compare original`. The metric does not measure what is said
+or by whom.
 
-A clip shorter than 9 s is repeated until it has them; a longer one is scored in windows of 9 s, one a second.
+A clip shorter than 9 s is repeated to that length. A longer clip is scored in windows of 9 s, one per second.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ COLUMNS = {  # ours -> the package's
 
 
 def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
-    """The metric `dnsmos`: four mean opinion scores of 1 to 5; the models are loaded once, here."""
+    """The metric `dnsmos`: four mean opinion scores from 1 to 5. Loads the models once."""
     scorer = _load_scorer()
 
     def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         if not decoded.size:
             raise MetricUndefined("the clip has no samples")
-        # The package refuses samples beyond full scale, which a decoder and a resampler may overshoot a bit.
+        # The package rejects samples beyond full scale, which decoders and resamplers may slightly exceed.
         samples = np.clip(resample(decoded, sample_rate, SAMPLE_RATE), -1.0, 1.0)
         scores = scorer(samples, SAMPLE_RATE, False)
         return {ours: float(scores[theirs]) for ours, theirs in COLUMNS.items()}
@@ -48,12 +48,12 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
     return dnsmos
 
 
-def _load_scorer() -> Any:  # Any: a class of a package without types, made here, with sessions of our own
+def _load_scorer() -> Any:  # Any: the package has no types
     import speechmos
     from speechmos.dnsmos import DNSMOS
 
     class SingleThreadDNSMOS(DNSMOS):
-        """DNSMOS whose sessions keep to one thread: by default each takes a thread a core, and they spin."""
+        """DNSMOS whose sessions use one thread. By default each session has a spinning thread per core."""
 
         def __init__(self) -> None:
             models = Path(speechmos.__file__).parent / "dnsmos_models"

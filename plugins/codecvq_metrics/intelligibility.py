@@ -1,8 +1,8 @@
-"""STOI and ESTOI by the package `pystoi`, which resamples to 10 kHz itself, by Octave's filter.
+"""STOI and ESTOI by the package `pystoi`, which resamples to 10 kHz itself, with Octave's filter.
 
-The band measured ends at 4.3 kHz (15 third-octaves from 150 Hz). Frames 40 dB below the loudest of the
-reference are dropped first, and at least 30 frames (0.4 s) of the rest are needed: where they are not there
-pystoi warns and returns 1e-5, a number that must not go into a mean. Here that is `MetricUndefined`.
+The measured band ends at 4.3 kHz (15 third-octaves from 150 Hz). Frames 40 dB below the loudest reference
+frame are dropped first. At least 30 frames (0.4 s) must remain: otherwise pystoi warns and returns 1e-5, a
+number that must not enter a mean. This metric raises MetricUndefined instead.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 
 from codecvq import MetricUndefined
 
-MIN_DURATION_S = (
-    0.41  # 4,097 samples at 10 kHz give the 31 frames of 256, one every 128, of which pystoi keeps 30
-)
+#: 4,097 samples at 10 kHz give 31 frames of 256 samples, one every 128; pystoi uses 30 of them.
+MIN_DURATION_S = 0.41
 SILENCE_LEVEL = 1e-4  # -80 dBFS
 
 Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
@@ -30,14 +29,14 @@ def plain() -> Score:
 
 
 def extended() -> Score:
-    """ESTOI (`estoi`): as STOI, and hears temporal fluctuation of the distortion; always somewhat lower."""
+    """ESTOI (`estoi`): STOI that also reacts to temporal fluctuations; always somewhat lower than STOI."""
     return lambda reference, decoded, sample_rate: {
         "estoi": score(reference, decoded, sample_rate, extended=True)
     }
 
 
 def score(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool) -> float:
-    """STOI or ESTOI of one clip. Shapes: both `[S]`."""
+    """STOI or ESTOI of one clip. Shapes: both `[S]`. Raises MetricUndefined for short or silent clips."""
     from pystoi import stoi
 
     if reference.size < MIN_DURATION_S * sample_rate:
@@ -46,8 +45,8 @@ def score(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended
         )
     if np.abs(reference).max() < SILENCE_LEVEL:
         raise MetricUndefined("the reference is silent")
-    # ESTOI adds noise of 1e-16 from numpy's global generator; seeded, a silent decoded clip gives the same
-    # value every time.
+    # ESTOI adds noise of 1e-16 from numpy's global generator. The seed makes the value of a silent decoded
+    # clip repeatable.
     state = np.random.get_state()
     np.random.seed(0)
     try:

@@ -1,7 +1,8 @@
-"""The log-spectral distance (Gray and Markel 1976): RMS difference of two spectra in dB, frame by frame.
+"""The log-spectral distance (Gray and Markel 1976): RMS difference of spectra in dB, averaged over frames.
 
-Window 32 ms, hop 8 ms, magnitudes not below -100 dBFS. It weighs every bin alike, so that half of it comes
-from the upper half of the band, where speech has little: a coarse measure, for comparison with older work.
+Window 32 ms, hop 8 ms, magnitudes floored at -100 dBFS. All bins have equal weight, so half of the distance
+comes from the upper half of the band, where speech has little energy. It is a coarse measure, for comparison
+with older work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
 
 
 def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
-    """`{"log_spectral_distance": d}` of one clip. Shapes: both `[S]`."""
+    """`{"log_spectral_distance": d}` of one clip. Shapes: both `[S]`.
+
+    Raises MetricUndefined for an empty clip.
+    """
     if not reference.size:
         raise MetricUndefined("the clip has no samples")
     window = 4 * round(WINDOW_S * sample_rate / 4)

@@ -1,7 +1,7 @@
 """PESQ by the package `pesq` (ITU-T's code): wideband P.862.2 at 16 kHz, narrowband P.862.1 at 8 kHz.
 
-The two are different scales; a score without its band cannot be compared with anything. Resampling is soxr's,
-very high quality, for both signals alike; the recommendation's own time alignment follows inside the package.
+The two are different scales; a score is comparable only together with its band. soxr resamples both signals
+at very high quality. The package then applies the time alignment of the recommendation.
 """
 
 from __future__ import annotations
@@ -13,29 +13,31 @@ import numpy as np
 from codecvq import MetricUndefined
 from codecvq.audio import resample
 
-#: P.862.3 asks for signals of 8 to 30 s. It is a hard limit here: the reference code keeps at most 50
-#: utterances in arrays that it does not check, and 60 of them (a minute of single words) ended the process
-#: with a segmentation fault. An utterance and the pause that ends it take at least 0.4 s, so that in speech
-#: of up to 30 s fewer than 50 are found.
+#: P.862.3 recommends signals of 8 to 30 s. The upper limit is enforced here: the reference code stores at
+#: most 50 utterances in unchecked arrays, and 60 utterances (a minute of single words) caused a segmentation
+#: fault. An utterance and its pause take at least 0.4 s, and speech of up to 30 s has fewer than 50 of them.
 MAX_DURATION_S = 30.0
-MIN_DURATION_S = 0.25  # below, the reference code refuses
-SILENCE_LEVEL = 1e-4  # -80 dBFS: below the step of 14-bit audio; nothing in such a clip can be heard
+MIN_DURATION_S = 0.25  # the reference code rejects shorter signals
+SILENCE_LEVEL = 1e-4  # -80 dBFS: inaudible, below the quantization step of 14-bit audio
 
 Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
 
 
 def wideband() -> Score:
-    """P.862.2 (`pesq_wb`): a mean opinion score (MOS-LQO) of 1.02 to 4.64."""
+    """P.862.2 (`pesq_wb`): a mean opinion score (MOS-LQO) from 1.02 to 4.64."""
     return lambda reference, decoded, sample_rate: {"pesq_wb": score(reference, decoded, sample_rate, "wb")}
 
 
 def narrowband() -> Score:
-    """P.862.1 (`pesq_nb`): a mean opinion score (MOS-LQO) of 1.02 to 4.55, of the band to 4 kHz."""
+    """P.862.1 (`pesq_nb`): a mean opinion score (MOS-LQO) from 1.02 to 4.55, of the band up to 4 kHz."""
     return lambda reference, decoded, sample_rate: {"pesq_nb": score(reference, decoded, sample_rate, "nb")}
 
 
 def score(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, band: str) -> float:
-    """MOS-LQO of one clip; `band` is "wb" or "nb". Shapes: both `[S]`."""
+    """MOS-LQO of one clip; `band` is "wb" or "nb". Shapes: both `[S]`.
+
+    Raises MetricUndefined if PESQ does not apply: wrong length, low sample rate, silence.
+    """
     from pesq import BufferTooShortError, NoUtterancesError, pesq
 
     _check(reference, decoded, sample_rate, band)
@@ -53,7 +55,7 @@ def _check(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, band: s
     duration_s = reference.size / sample_rate
     if band == "wb" and sample_rate < 16_000:
         raise MetricUndefined(
-            f"wideband PESQ needs audio of 16 kHz or more, this has {sample_rate} Hz; use pesq_nb"
+            f"wideband PESQ needs a sample rate of at least 16 kHz, not {sample_rate} Hz; use pesq_nb"
         )
     if duration_s > MAX_DURATION_S:
         raise MetricUndefined(

@@ -1,11 +1,11 @@
 """The scale-invariant signal-to-distortion ratio of Le Roux et al. (arXiv:1811.02508, eq. 3), in dB.
 
-With reference s and decoded d, the target is a s, a = <d, s> / <s, s>: the part of d that is the reference at
-some gain. The ratio is 10 log10(|a s|² / |d - a s|²), which a gain on d does not change. No mean is
-subtracted: an offset of a codec is its distortion.
+With reference s and decoded d, the target is a s, a = <d, s> / <s, s>: the projection of d on the reference.
+The ratio is 10 log10(|a s|² / |d - a s|²), which does not depend on the gain of d. No mean is subtracted: an
+offset counts as distortion.
 
-A decoder that makes its own phase, as vocoder-like codecs do, has a low or negative SI-SDR however good it
-sounds. Nor is there any alignment: a delay of one sample counts in full.
+Decoders that synthesize their own phase, as vocoder-like codecs do, have a low or negative SI-SDR even if
+they sound good. The signals are not aligned: a delay of one sample counts in full.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
 
 
 def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
-    """`{"si_sdr": dB}` of one clip; undefined where it would be infinite. Shapes: both `[S]`."""
+    """`{"si_sdr": dB}` of one clip. Raises MetricUndefined if it would be infinite. Shapes: both `[S]`."""
     s, d = reference.astype(np.float64), decoded.astype(np.float64)
     energy = float(s @ s)
     if energy == 0:
@@ -31,7 +31,7 @@ def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict
     target = (float(d @ s) / energy) * s
     signal, distortion = float(target @ target), float(np.square(d - target).sum())
     if signal == 0:
-        raise MetricUndefined("the decoded clip is silent, or has nothing of the reference")
+        raise MetricUndefined("the decoded clip is silent or orthogonal to the reference")
     if distortion == 0:
-        raise MetricUndefined("the decoded clip is the reference at some gain: the ratio is infinite")
+        raise MetricUndefined("the decoded clip is a scaled copy of the reference: the ratio is infinite")
     return {"si_sdr": 10 * float(np.log10(signal / distortion))}

@@ -1,11 +1,13 @@
-"""How much the decoded voice is the original's: cosine of two speaker embeddings, by `Resemblyzer`.
+"""Similarity of the decoded voice to the original: cosine of two speaker embeddings of `Resemblyzer`.
 
-The embedding (GE2E, arXiv:1710.10467; three LSTM layers over mel spectrograms of 16 kHz, 256 dimensions,
-non-negative) is the mean over windows of 1.6 s. Both clips are samples whole and at one level, -30 dBFS, so
-that a gain changes nothing. The package's own preprocessing makes quiet clips louder and leaves loud ones,
-and cuts pauses by a voice detector, which cuts a codec's clip elsewhere than the original: scores of tools
-that use it are some hundredths lower. 1 is the same voice; two people have about 0.5 to 0.75, since with
-non-negative embeddings nothing comes near 0.
+The embedding (GE2E, arXiv:1710.10467; three LSTM layers over mel spectrograms of 16 kHz audio, 256
+non-negative dimensions) is a mean over windows of 1.6 s. Both clips are embedded whole and at the same level,
+-30 dBFS, so a gain has no effect. The package's own preprocessing amplifies only quiet clips and cuts pauses
+with a voice detector, which cuts original and decoded clip differently. Scores of tools that use it are some
+hundredths lower.
+
+1 means the same voice. Two different speakers have about 0.5 to 0.75: non-negative embeddings do not get
+close to 0.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from codecvq.audio import resample
 from codecvq.errors import PluginError
 
 SAMPLE_RATE = 16_000  # Hz
-RMS_LEVEL = 10 ** (-30 / 20)  # RMS of what the network hears: -30 dBFS, as in its training
-MIN_DURATION_S = 0.4  # from less, padded to 1.6 s with zeros, no voice is known
+RMS_LEVEL = 10 ** (-30 / 20)  # RMS of the network's input: -30 dBFS, as in its training
+MIN_DURATION_S = 0.4  # shorter clips, zero-padded to 1.6 s, do not identify a voice
 SILENCE_LEVEL = 1e-4  # -80 dBFS
 
 
 def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
-    """The metric `speaker_similarity`, 0 to 1; the network is loaded once, here."""
-    encoder = _encoder_class()("cpu", verbose=False)  # fast enough: 10 ms a second of audio
+    """The metric `speaker_similarity`, 0 to 1. Loads the network once."""
+    encoder = _encoder_class()("cpu", verbose=False)  # fast enough: 10 ms per second of audio
 
     def voice(name: str, signal: np.ndarray, sample_rate: int) -> np.ndarray:
         samples = resample(signal, sample_rate, SAMPLE_RATE)
@@ -43,22 +45,22 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
 
     def similarity(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         both = voice("reference", reference, sample_rate) @ voice("decoded clip", decoded, sample_rate)
-        return {"speaker_similarity": min(1.0, float(both))}  # rounding may leave a bit more
+        return {"speaker_similarity": min(1.0, float(both))}  # rounding may exceed 1
 
     return similarity
 
 
 def _encoder_class() -> Callable[..., Any]:  # Any: a class of a package without types
-    """Its network, or a PluginError that says how to mend a well-known fault of what it imports."""
+    """The network's class. Raises PluginError with a fix for a known fault of its dependencies."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a name of scipy's that moved
+            warnings.simplefilter("ignore", DeprecationWarning)  # a scipy function that moved
             from resemblyzer import VoiceEncoder
     except ModuleNotFoundError as error:
         if error.name != "pkg_resources":
             raise
         raise PluginError(
-            "the package webrtcvad imports pkg_resources, which setuptools no longer has. Replace it with: "
+            "the package webrtcvad imports pkg_resources, which setuptools no longer provides. Replace it: "
             "pip uninstall webrtcvad && pip install --force-reinstall webrtcvad-wheels"
         ) from error
     return VoiceEncoder

@@ -1,4 +1,4 @@
-"""Trained codecs that travel in the wheel, and the clips that their model cards' tables were measured on."""
+"""Bundled pretrained codecs, and the test clips that their model cards report on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPECS = (
 
 @hookimpl
 def codecvq_codecs() -> Iterator[CodecSpec]:
-    """The codecs whose weights are here: a checkout may be without them."""
+    """The codecs whose weights are present: a checkout may lack them."""
     yield from (spec for spec in SPECS if (HERE / spec.folder).is_dir())
 
 

@@ -1,8 +1,8 @@
-"""The corpus `test_speech`: clips of the free-speech corpora that no training which keeps to their splits has
-heard, so that anybody can make the tables of a model card again.
+"""The corpus `test_speech`: test clips of the free-speech corpora, to reproduce the tables of a model card.
 
-`clips/test_speech.jsonl` names them, and `scripts/make_test_speech.py` chose them; the recordings themselves
-are in Debian's packages. The column `group` says whether the speaker is one of those trained on.
+No training that follows the splits of these corpora has used the clips. `clips/test_speech.jsonl` lists them;
+`scripts/make_test_speech.py` selected them. The recordings are in Debian's packages. The column `group` tells
+whether the speaker occurs in training.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ LISTING = Path(__file__).parent / "clips" / "test_speech.jsonl"
 
 
 def clips(root: Path | None = None) -> Iterator[Clip]:
-    """The clips in the order of the list; `root` is a folder that holds the packages unpacked.
+    """Yield the clips in the order of the list; `root` is a folder with the unpacked packages.
 
-    All of them or none: means over fewer clips could not be compared with a published table.
+    Raises CorpusError if any clip is missing: means over fewer clips are not comparable with a published
+    table.
     """
     rows = [json.loads(line) for line in LISTING.read_text(encoding="utf-8").splitlines()]
     found = {

@@ -1,6 +1,4 @@
-"""The recipes that come with codecvq: those in this folder's `recipes` in a wheel, in the repository's
-`recipes` beside a checkout.
-"""
+"""The built-in recipes: this folder's `recipes` in a wheel, the repository's `recipes` in a checkout."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +8,7 @@ from codecvq import RecipeSpec, hookimpl
 
 @hookimpl
 def codecvq_recipes() -> Iterable[RecipeSpec]:
-    """Offer every YAML file; its name is the recipe's, its first comment line the summary."""
+    """Register every YAML file: its stem is the recipe's name, its first comment line the summary."""
     here = Path(__file__).resolve().parent
     folder = here / "recipes" if (here / "recipes").is_dir() else here.parents[1] / "recipes"
     for path in sorted(folder.glob("*.yaml")):

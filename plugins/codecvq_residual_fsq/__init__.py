@@ -7,10 +7,10 @@ from codecvq import QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `residual_fsq`."""
+    """Register `residual_fsq`."""
     yield QuantizerSpec(
         name="residual_fsq",
         factory="codecvq_residual_fsq.quantizer:ResidualFSQ",
-        summary="fsq in stages, each the next digit in base L: every depth of one code",
+        summary="fsq in stages, each of which codes the next digit in base L",
         reference="arXiv:2309.15505",
     )

@@ -1,18 +1,19 @@
-"""Residual FSQ: the digits of one bounded vector in base L, coarsest first.
+"""Residual FSQ: the digits of a bounded vector in base L, coarsest first.
 
-With c = L/(L - 1) the input is bounded to x' = c tanh(z/c), in (-c, c), once. Stage i rounds what is left of
-x' to L levels on a grid finer by L^-i. The L cells of a stage have equal width 2c/L, and what is left lies in
-a cell of that width, so the sum of n stages is within c L^-n of x' (of x', not of z: compare with x'). The
-digits are those of one whole number,
+With c = L/(L - 1) the input is bounded once, to x' = c tanh(z/c) in (-c, c). Stage i rounds the residual of
+x' to L levels, on a grid finer by L^-i. The L cells of a stage have equal width 2c/L, and the residual lies
+in a cell of that width. So the sum of n stages is within c L^-n of x'. (The bound holds for x', not for z.)
+The digits are those of one integer,
 
     m = floor((x'/c + 1)/2 · L^n)        k_i = floor(m / L^(n-1-i)) mod L
 
-taken from it in float64: subtracting stage after stage in float32 has lost the fifth digit already. The first
-n digits say in which of L^n cells x' lies, m_n = floor(m / L^(N-n)), and their stages sum to its middle,
+computed in float64: subtracting stage after stage in float32 loses digits from the fifth on. The first n
+digits give the index m_n = floor(m / L^(N-n)) of the cell, of L^n, that contains x'. Their stages sum to the
+middle of that cell,
 
     c ((2 m_n + 1) / L^n - 1)
 
-so values need no sum over stages: forward and decode compute this from the same whole number.
+so values need no sum over stages: forward and decode compute them from the same integer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from codecvq.quantizer import Context, Residual, Step, Terms, to_device
 
 
 class ResidualFSQ(Residual):
-    """`num_codebooks` digits of an FSQ with `levels`; `dropout` as of every residual quantizer."""
+    """`num_codebooks` digits of an FSQ with `levels`; `dropout` works as in every residual quantizer."""
 
     def __init__(
         self,
@@ -45,8 +46,8 @@ class ResidualFSQ(Residual):
         most = next(n for n in itertools.count() if max(levels) ** (n + 1) > MAX_EXACT_CODE)
         if not isinstance(num_codebooks, int) or not 1 <= num_codebooks <= most:
             raise OptionError(
-                f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it is a whole "
-                f"number from 1 to {most}: float64 holds no more digits"
+                f"residual_fsq: num_codebooks is {num_codebooks!r}; with {max(levels)} levels it must be an "
+                f"integer from 1 to {most}, because float64 represents no more digits"
             )
         super().__init__(
             dim, [stage], num_codebooks=num_codebooks, dropout=dropout, dropout_depths=dropout_depths
@@ -54,9 +55,9 @@ class ResidualFSQ(Residual):
 
     @property
     def grid(self) -> FSQ:
-        """The one stage that serves all; its levels stay whole numbers here, as powers must be exact."""
+        """The single stage that serves all codebooks. Its levels stay integers, so that powers are exact."""
         stage = self.stage(0)
-        assert isinstance(stage, FSQ), "a residual FSQ is made of an FSQ"
+        assert isinstance(stage, FSQ), "the stage of a residual FSQ is an FSQ"
         return stage
 
     def bound(self, vectors: Tensor) -> Tensor:
@@ -67,20 +68,21 @@ class ResidualFSQ(Residual):
     def choose(
         self, vectors: Tensor, context: Context, depth: int, active: Sequence[Tensor | slice] | None = None
     ) -> Tensor:
-        """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`; a grid learns nothing from whom it
-        sees, so `kept` is of no interest here.
+        """The first `depth` digits of x': `[M, D]` -> codes `[M, depth]`.
+
+        `active` is ignored, because a grid has no state to update.
         """
         return self._codes(self._cells(vectors, depth))
 
     def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
-        """The middle of the cell that the digits name: `[M, n]`, n at most N -> `[M, D]`."""
+        """The middle of the cell with these digits: `[M, n]`, n at most N -> `[M, D]`."""
         depth = codes.shape[1]
         below = self._cells_within(depth, torch.arange(1, depth + 1, device=codes.device))  # [n, 1, D]
         cells = (self.grid.digits_of(codes.T) * below).sum(dim=0)
         return self._middle(cells, depth)
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """All digits at once; with dropout each vector has the middle of the cell of its own depth."""
+        """Compute all digits at once; with dropout, a vector's value is the middle of the cell at its depth."""
         if context.parts:
             return super().step(vectors, context, depth)
         entered = self.to_code_space(vectors)
@@ -98,8 +100,9 @@ class ResidualFSQ(Residual):
         return Step(self.project_out(self.apply_estimator(entered, values)), codes, Terms(), [], active)
 
     def _cells(self, vectors: Tensor, depth: int) -> Tensor:
-        """Which of the L^n cells each channel of x' lies in, for n = 1 … depth: `[M, D]` -> whole numbers in
-        float64 `[depth, M, D]`.
+        """Index of the cell, of L^n, that contains each channel of x', for n = 1 … depth.
+
+        Shapes: `[M, D]` -> integers stored as float64 `[depth, M, D]`.
         """
         levels = self.grid.levels.double()
         finest = (self.grid.levels**self.num_codebooks).double()
@@ -109,11 +112,11 @@ class ResidualFSQ(Residual):
         return (cell / self._cells_within(self.num_codebooks, stages)).floor_()
 
     def _cells_within(self, depth: int, stages: Tensor) -> Tensor:
-        """How many cells of `depth` digits a cell of n digits has, for each n: `[n]` -> `[n, 1, D]`."""
+        """Number of cells of `depth` digits in a cell of n digits, for each n: `[n]` -> `[n, 1, D]`."""
         return (self.grid.levels ** (depth - stages)[:, None, None]).double()
 
     def _codes(self, cells: Tensor) -> Tensor:
-        """Cells of 1 … n digits, `[n, M, D]` -> codes `[M, n]`."""
+        """Codes of cell indices for 1 … n digits: `[n, M, D]` -> `[M, n]`."""
         levels = self.grid.levels.double()
         coarser = [torch.zeros_like(cells[0]), *cells[:-1]]
         digits = (cell - above * levels for cell, above in zip(cells, coarser, strict=True))

@@ -7,28 +7,28 @@ from codecvq import EstimatorSpec, QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `rotation_vq`."""
+    """Register `rotation_vq`."""
     yield QuantizerSpec(
         name="rotation_vq",
         factory="codecvq_rotation_vq.quantizer:RotationVQ",
         options="codecvq_vq.quantizer:VQ",
-        summary="vq whose gradient is rotated and scaled as its input is",
+        summary="vq whose gradient is rotated and scaled like its input",
         reference="arXiv:2410.06424",
     )
 
 
 @hookimpl
 def codecvq_estimators() -> Iterable[EstimatorSpec]:
-    """Offer `rotation` and `rotation_unscaled`."""
+    """Register `rotation` and `rotation_unscaled`."""
     yield EstimatorSpec(
         name="rotation",
         factory="codecvq_rotation_vq.estimator:rotation",
-        summary="rotation trick: the gradient turns and scales as z does to become q",
+        summary="rotation trick: rotates and scales the gradient by the map from z to q",
         reference="arXiv:2410.06424",
     )
     yield EstimatorSpec(
         name="rotation_unscaled",
         factory="codecvq_rotation_vq.estimator:rotation_unscaled",
-        summary="rotation trick without the scale: the gradient turns and keeps its length",
+        summary="rotation trick without the scale: rotates the gradient and preserves its length",
         reference="arXiv:2410.06424",
     )

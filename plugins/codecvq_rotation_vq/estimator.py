@@ -1,14 +1,13 @@
 """The rotation trick (arXiv:2410.06424, eq. 4) as an estimator: G = s R.
 
-R is the smallest rotation that takes u = z/|z| to v = q/|q|, a product of two reflections. With h = u + v and
-c = u·v, and
-|h|² = 2 (1 + c),
+R is the smallest rotation that maps u = z/|z| to v = q/|q|, a product of two reflections. With h = u + v, c =
+u·v and |h|² = 2 (1 + c),
 
-    R x = x - h (h·x) / (1 + c) + 2 v (u·x)        (R u = u - h + 2 v = v, as it must be)
+    R x = x - h (h·x) / (1 + c) + 2 v (u·x)        (check: R u = u - h + 2 v = v)
 
-and s = |q|/|z|. The backward pass then is Gᵀ of the gradient. Where R or s is not defined (z = 0, q = 0, z =
--q) G is the identity; s is kept below MAX_SCALE, since a residual near 0 would otherwise blow the gradient up
-without bound.
+and s = |q|/|z|. The backward pass multiplies the gradient by Gᵀ. If R or s is undefined (z = 0, q = 0, z =
+-q), G is the identity. s is limited to MAX_SCALE, because a residual near 0 would make the gradient
+arbitrarily large.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 MAX_SCALE = 10.0
-TINY = 1e-6  # |z|, |q| and 1 + c below this: undefined
+TINY = 1e-6  # R and s count as undefined if |z|, |q| or 1 + c is below this
 
 
 def rotation(x: Tensor, z: Tensor, q: Tensor) -> Tensor:

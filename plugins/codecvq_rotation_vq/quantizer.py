@@ -1,7 +1,7 @@
-"""`rotation_vq`: `vq` with the rotation trick and defaults under which it does not collapse.
+"""`rotation_vq`: `vq` with the rotation trick, and defaults with which the codebook does not collapse.
 
-The scale |q|/|z| of the trick shrinks z where q is short, and strands codewords at the radius where k-means
-put them; what cures it is the replacement of dead codewords (see this folder's README).
+The scale |q|/|z| of the trick shrinks z where q is short, and leaves codewords unused at the radius where
+k-means placed them. The replacement of dead codewords fixes this (see the page of this quantizer).
 """
 
 from __future__ import annotations

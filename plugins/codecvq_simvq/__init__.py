@@ -7,7 +7,7 @@ from codecvq import QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `simvq`."""
+    """Register `simvq`."""
     yield QuantizerSpec(
         name="simvq",
         factory="codecvq_simvq.quantizer:SimVQ",

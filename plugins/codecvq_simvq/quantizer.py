@@ -1,9 +1,10 @@
-"""SimVQ (arXiv:2411.02038): the codebook C is frozen, a linear map W of its space is learned, so every
-codeword moves at each step. Any module from vectors to vectors may take W's place.
+"""SimVQ (arXiv:2411.02038): the codebook C is frozen and a linear map W of its space is learned.
+
+So every codeword moves at each step. Any module from vectors to vectors can replace W.
 
     e = C Wᵀ        k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|² + w_codebook |sg z - e_k|²
 
-Both halves of the loss are there whatever the gradient estimator; decoding applies W too (the authors' own
+Both terms of the loss are used with every gradient estimator. Decoding applies W too (the authors'
 `get_codebook_entry` does not).
 """
 
@@ -23,12 +24,12 @@ from codecvq.quantizer import TensorCache, nearest_candidates, nearest_codes, se
 
 
 class SimVQ(Quantizer):
-    """Nearest of `codebook_size` codewords that are the linear image of frozen random ones.
+    """Nearest of `codebook_size` codewords that are a linear image of frozen random ones.
 
-    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `map` a module
-    `[K, D] -> [K, D]` in place of the linear map, or, as recipes can say it, the class of one by name,
-    "plugin:Name", which is called with D. It must treat every codeword by itself: a batch norm would
-    not, since training maps only the codewords that were chosen.
+    Args: `codebook_dim` dimension of the codewords, with a projection if it is not `dim`; `map` a module `[K,
+    D] -> [K, D]` that replaces the linear map, or, in recipes, the name of its class as "plugin:Name", which
+    is called with D. The module must treat each codeword separately. A batch norm does not, because training
+    maps only the selected codewords.
     """
 
     frozen: Tensor  # [K, D], N(0, 1/D)
@@ -46,7 +47,7 @@ class SimVQ(Quantizer):
     ) -> None:
         if not isinstance(codebook_size, int) or codebook_size < 2:
             raise OptionError(
-                f"simvq: codebook_size is {codebook_size!r}; needed is a whole number from 2 up"
+                f"simvq: codebook_size is {codebook_size!r}; it must be an integer of at least 2"
             )
         super().__init__(dim, [codebook_size], code_dim=codebook_dim, estimator=estimator)
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
@@ -55,15 +56,13 @@ class SimVQ(Quantizer):
         self._codewords_cache, self._search_table_cache = TensorCache(), TensorCache()
 
     def codewords(self) -> Tensor:
-        """The image of the codebook `[K, D]`, without gradient; in eval kept while neither changes."""
-        return (
-            self._map_codebook()
-            if self.training
-            else self._codewords_cache.get(self._map_codebook, *self._sources())
-        )
+        """The mapped codebook `[K, D]`, without gradient; in eval it is cached until its sources change."""
+        if self.training:
+            return self._map_codebook()
+        return self._codewords_cache.get(self._map_codebook, *self._sources())
 
     def train(self, mode: bool = True) -> SimVQ:
-        """Itself; the kept image of the codebook is dropped."""
+        """Set the mode and drop the cached codebook and search table."""
         self._codewords_cache.clear()
         self._search_table_cache.clear()
         return super().train(mode)
@@ -82,8 +81,9 @@ class SimVQ(Quantizer):
         return nearest_codes(vectors.detach(), table)[:, None]
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Mapped codewords of indices: `[M, 1]` -> `[M, D]`; in training only the rows asked for are mapped,
-        with a gradient.
+        """Mapped codewords of indices: `[M, 1]` -> `[M, D]`.
+
+        In training only the selected codewords are mapped, with a gradient.
         """
         if self.training:
             return self.map(F.embedding(codes[:, 0], self.frozen))
@@ -94,8 +94,10 @@ class SimVQ(Quantizer):
         return nearest_candidates(vectors, self.codewords(), count)
 
     def _sources(self) -> tuple[Tensor, ...]:
-        """All that the image is made of. Of the usual map it is named, as to walk through a module takes
-        longer than to decode a second of speech.
+        """All tensors that the mapped codebook depends on.
+
+        The default map is special-cased: iterating over a module's parameters takes longer than decoding a
+        second of speech.
         """
         if type(self.map) is nn.Linear and self.map.bias is None:
             return self.frozen, self.map.weight
@@ -106,7 +108,7 @@ class SimVQ(Quantizer):
         return self.map(self.frozen)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """The two halves of the loss, apart."""
+        """The two terms of the loss."""
         return Terms(
             {
                 "commitment": self.commitment_weight * F.mse_loss(vectors, values.detach()),
@@ -116,32 +118,34 @@ class SimVQ(Quantizer):
 
 
 def _build_map(given: nn.Module | str | None, dim: int) -> nn.Module:
-    """The map of codewords `[K, D]` that the option names. Raises OptionError where it is none."""
+    """The module for the option `map`. Raises OptionError if it does not map `[K, D]` to `[K, D]`."""
     if given is None:
         return nn.Linear(dim, dim, bias=False)
     module = _map_class(given)(dim) if isinstance(given, str) else given
     if not isinstance(module, nn.Module):
-        raise OptionError(f"simvq: map is {given!r}; needed is a torch.nn.Module, or 'plugin:Name' of one")
+        raise OptionError(f"simvq: map is {given!r}; it must be a torch.nn.Module, or 'plugin:Name' of one")
     with torch.no_grad():
         probe = copy.deepcopy(module).eval()(torch.zeros(2, dim))
     if not isinstance(probe, Tensor) or probe.shape != (2, dim):
         made = list(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
         raise OptionError(
-            f"simvq: map makes {made} of [2, {dim}]; it must keep the shape [K, {dim}] of codewords"
+            f"simvq: map returns {made} for [2, {dim}]; it must preserve the shape [K, {dim}] of codewords"
         )
     return module
 
 
 def _map_class(name: str) -> type[nn.Module]:
-    """The class at "plugin:Name", of a plugin or module that is loaded. Nothing is imported for it, as a name
-    may come from a stranger's config.json, and nothing but a module's class is called.
+    """The class named "plugin:Name", from a loaded plugin or module.
+
+    Nothing is imported, because the name may come from an untrusted config.json, and only subclasses of
+    torch.nn.Module are accepted. Raises OptionError otherwise.
     """
     where, _, attribute = name.partition(":")
     modules = [sys.modules.get(where), *registry().plugins_of(where)]
     found = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise OptionError(
-            f"simvq: map is {name!r}, which is no class of torch.nn.Module in a loaded plugin. Needed is "
-            "'my_map:Name', with --plugin ./my_map.py."
+            f"simvq: map is {name!r}, which is not a torch.nn.Module class of a loaded plugin. Use "
+            "'my_map:Name' with --plugin ./my_map.py."
         )
     return found

@@ -1,4 +1,4 @@
-"""Well-known corpora that torchaudio.datasets knows how to download."""
+"""Well-known corpora that torchaudio.datasets can download."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from codecvq import CorpusSpec, hookimpl
 
-INSTALL = (
-    "codecvq downloads it through torchaudio when it is first opened, into root or ~/.cache/codecvq/corpora"
-)
+INSTALL = "codecvq downloads it through torchaudio on first use, into root or ~/.cache/codecvq/corpora"
 
 
 @hookimpl
@@ -20,7 +18,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
         summary="audiobooks for speech synthesis, 24 kHz, up to 585 hours by 2,456 speakers, English",
         reference="arXiv:1904.02882",
         licence="CC-BY-4.0",
-        install=f"{INSTALL} (train-clean-100, 8 GB; further subsets unpacked beside it are read too).",
+        install=f"{INSTALL} (train-clean-100, 8 GB; other subsets unpacked next to it are read too).",
     )
     yield CorpusSpec(
         name="ljspeech",

@@ -1,9 +1,8 @@
-"""LibriTTS, LJSpeech and VCTK: downloaded by torchaudio.datasets, read from the folders that their archives
-unpack to.
+"""LibriTTS, LJSpeech and VCTK: downloaded by torchaudio.datasets, read from the unpacked archives.
 
-torchaudio's dataset objects serve for the download alone: from 2.9 on they read no audio by themselves, and
-none of these three tells its paths. A corpus that lies there already is read without torchaudio (and without
-torch).
+torchaudio's dataset objects are used for the download only: from version 2.9 on they cannot read audio by
+themselves, and these three do not expose file paths. A corpus that is already present is read without
+torchaudio (and without torch).
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from codecvq.data import ClipFailure, open_corpus
 
 logger = logging.getLogger("codecvq")
 
-LIBRITTS_SUBSET = "train-clean-100"  # what is downloaded where no subset is there
-LIBRITTS_SPLITS = {
-    "dev": "validation",
-    "test": "test",
-}  # by the subset's first word; the train subsets go by the hash
-VCTK_MICROPHONE = "mic2"  # the same choice as torchaudio's; mic1 has low-frequency noise in many recordings
+LIBRITTS_SUBSET = "train-clean-100"  # downloaded if no subset is present
+#: By the first word of the subset's name; train subsets are split by hash.
+LIBRITTS_SPLITS = {"dev": "validation", "test": "test"}
+VCTK_MICROPHONE = "mic2"  # as torchaudio chooses; mic1 has low-frequency noise in many recordings
 
 
 def libritts(root: Path | None = None) -> Iterator[Clip]:
-    """Every utterance of the subsets below `root`/LibriTTS; the official dev and test subsets keep their
-    part.
+    """Yield every utterance of the subsets below `root`/LibriTTS.
+
+    The official dev and test subsets become validation and test. Raises CorpusError if the download fails.
     """
     folder = _find_or_download(root, "LibriTTS", _download_libritts, "LibriTTS train-clean-100 (8 GB)")
     for subset in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -48,7 +46,7 @@ def libritts(root: Path | None = None) -> Iterator[Clip]:
 
 
 def ljspeech(root: Path | None = None) -> Iterator[Clip | ClipFailure]:
-    """Every utterance of `root`/LJSpeech-1.1, with its normalised text; a missing file is a failure."""
+    """Yield every utterance of `root`/LJSpeech-1.1 with its normalized text; a missing file is a failure."""
     folder = _find_or_download(root, "LJSpeech-1.1", _download_ljspeech, "LJSpeech 1.1 (3 GB)")
     corpus = open_corpus(source=folder, reader="metadata")
     for clip in corpus:
@@ -64,8 +62,9 @@ def ljspeech(root: Path | None = None) -> Iterator[Clip | ClipFailure]:
 
 
 def vctk(root: Path | None = None) -> Iterator[Clip]:
-    """Every utterance of `root`/VCTK-Corpus-0.92 by its second microphone; a few speakers lack text or that
-    microphone.
+    """Yield every utterance of `root`/VCTK-Corpus-0.92, recorded by its second microphone.
+
+    A few speakers lack text or that microphone.
     """
     folder = _find_or_download(root, "VCTK-Corpus-0.92", _download_vctk, "VCTK 0.92 (11 GB)")
     for path in sorted((folder / "wav48_silence_trimmed").glob(f"*/*_{VCTK_MICROPHONE}.flac")):
@@ -82,12 +81,12 @@ def vctk(root: Path | None = None) -> Iterator[Clip]:
 
 
 def default_root() -> Path:
-    """Where corpora are kept when no root is given."""
+    """The folder for corpora if no root is given."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecvq" / "corpora"
 
 
 def _find_or_download(root: Path | None, name: str, download: Callable[[Path], object], what: str) -> Path:
-    """The corpus's folder: `root` itself, `root`/name, or that after a download."""
+    """The corpus's folder: `root` itself, or `root`/name, downloaded if it is missing."""
     root = root or default_root()
     if root.name == name and root.is_dir():
         return root
@@ -97,11 +96,7 @@ def _find_or_download(root: Path | None, name: str, download: Callable[[Path], o
     try:
         root.mkdir(parents=True, exist_ok=True)
         download(root)
-    except (
-        OSError,
-        RuntimeError,
-        ImportError,
-    ) as error:  # URLError is an OSError; RuntimeError is a wrong checksum
+    except (OSError, RuntimeError, ImportError) as error:  # OSError: also URLError; RuntimeError: checksum
         raise CorpusError(
             f"the download of {what} into {root} failed: {type(error).__name__}: {error}."
         ) from error

@@ -7,7 +7,7 @@ from codecvq import QuantizerSpec, hookimpl
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `vq`."""
+    """Register `vq`."""
     yield QuantizerSpec(
         name="vq",
         factory="codecvq_vq.quantizer:VQ",

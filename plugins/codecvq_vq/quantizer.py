@@ -1,16 +1,15 @@
-"""Classic vector quantization (arXiv:1711.00937): the code of a vector is the index of its nearest codeword.
+"""Vector quantization (arXiv:1711.00937): the code of a vector is the index of its nearest codeword.
 
-    k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|²  +  w_codebook |sg z - e_k|²  (the latter by
-    gradient only)
+    k = argmin_k |z - e_k|²        L = w_commitment |z - sg e_k|²  +  w_codebook |sg z - e_k|²
 
-Learned by exponential moving averages (its appendix A.1) the codeword is the mean of the vectors that chose
-it:
+The second term is used only if the codebook learns by gradient. With exponential moving averages (appendix
+A.1 of the paper) a codeword is the mean of the vectors that chose it:
 
     n_k <- d n_k + (1 - d) count_k        e_k <- (d n_k e_k + (1 - d) sum_k) / n_k
 
-Unlike encodec's code, where a replaced codeword is overwritten in the same call, a dead codeword is replaced
-together with its usage. Dead means used less than `dead_code_threshold` of what uniform use would be, so the
-number does not depend on the batch.
+A dead codeword is replaced together with its usage. (encodec's code overwrites the replaced codeword in the
+same call.) A codeword is dead if it is used less than `dead_code_threshold` times the uniform usage, so the
+threshold does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -36,25 +35,22 @@ from codecvq.quantizer import (
 )
 
 KMEANS_ROUNDS = 10
-MAX_REPLACED_SHARE = (
-    0.02  # of the codebook, at most, in one step: all at once would leave nothing to learn from
-)
-# cosine: a shorter vector is not stretched to length 1, so that its gradient is at most 100 times as long
-MIN_NORM = 1e-2
+MAX_REPLACED_SHARE = 0.02  # of the codebook per step: replacing all dead codewords at once prevents learning
+MIN_NORM = 1e-2  # cosine: shorter vectors are not scaled to length 1, which limits the gradient gain to 100
 
 
 class VQ(Quantizer):
     """Nearest of `codebook_size` learned codewords.
 
-    Args: `codebook_dim` dimension of the codewords, with a projection where it is not `dim`; `distance`
+    Args: `codebook_dim` dimension of the codewords, with a projection if it is not `dim`; `distance`
     "euclidean" or "cosine" (vectors and codewords of length 1); `learn` "ema" or "gradient"; `decay` d of the
     moving average; `init` "kmeans" (of the first training batch) or "random"; `dead_code_threshold` as above,
-    0 switches replacement off.
+    0 disables replacement.
     """
 
     codebook: Tensor  # [K, D]
-    usage: Tensor  # [K], moving average of how often each is chosen in a step, over all processes
-    started: Tensor  # 0-d bool: the codebook was initialised from data
+    usage: Tensor  # [K], moving average of the number of choices per step, over all processes
+    started: Tensor  # 0-d bool: the codebook was initialized from data
 
     def __init__(
         self,
@@ -84,16 +80,16 @@ class VQ(Quantizer):
         self.register_buffer("usage", torch.zeros(codebook_size))
         self.register_buffer("started", torch.tensor(False))
         self._search_table_cache = TensorCache()
-        self._started_cache = TensorCache()  # `started`, read once and not in every step
-        # dead codewords replaced in the last step: a metric and no state, a buffer so that it moves along
+        self._started_cache = TensorCache()  # value of `started`, read once instead of in every step
+        # Dead codewords replaced in the last step: a metric; a buffer only to follow the module's device.
         self.register_buffer("replaced", torch.zeros(()), persistent=False)
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """Vectors of length 1 for the cosine distance; else as they are."""
+        """Scale vectors to length 1 for the cosine distance; otherwise return them unchanged."""
         return F.normalize(vectors, dim=1, eps=MIN_NORM) if self.distance == "cosine" else vectors
 
     def codewords(self) -> Tensor:
-        """The codebook as it is compared with: `[K, D]`."""
+        """The codewords `[K, D]` that vectors are compared with."""
         return F.normalize(self.codebook, dim=1) if self.distance == "cosine" else self.codebook
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +99,7 @@ class VQ(Quantizer):
             and not self.is_frozen
             and not self._started_cache.get(lambda: bool(self.started), self.started)
         ):
-            self._initialize_codebook(vectors.detach())  # on all processes, also one without vectors
+            self._initialize_codebook(vectors.detach())  # on all processes, even one without vectors
         codes = self.codes_only(vectors)
         return self.dequantize(codes), codes
 
@@ -125,12 +121,12 @@ class VQ(Quantizer):
         return nearest_candidates(vectors, self.codewords(), count)
 
     def train(self, mode: bool = True) -> VQ:
-        """Itself; what eval keeps for the search is dropped."""
+        """Set the mode and drop the cached search table."""
         self._search_table_cache.clear()
         return super().train(mode)
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """The two halves of the loss, apart."""
+        """The commitment loss, and the codebook loss if the codebook learns by gradient."""
         losses = {"commitment": self.commitment_weight * F.mse_loss(vectors, values.detach())}
         if self.learn == "gradient":
             losses["codebook"] = self.codebook_weight * F.mse_loss(values, vectors.detach())
@@ -138,7 +134,7 @@ class VQ(Quantizer):
         return Terms(losses, {"replaced_codes": self.replaced} if replaces else {})
 
     def update(self, vectors: Tensor, codes: Tensor) -> None:
-        """One step of the moving averages, then the replacement of dead codewords."""
+        """Update the moving averages, then replace dead codewords."""
         self._search_table_cache.clear()
         index = codes[:, 0]
         counts = sum_over_ranks(_histogram(index, len(self.usage)))
@@ -148,7 +144,7 @@ class VQ(Quantizer):
             means = (self.decay * self.usage[:, None] * self.codebook + (1 - self.decay) * sums) / total[
                 :, None
             ]
-            # the mean of a codeword that no vector chose stays as it is
+            # A codeword that no vector chose does not change.
             self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
         self.usage.copy_(total)
         self._replace_dead(vectors)
@@ -158,20 +154,20 @@ class VQ(Quantizer):
 
     @torch.no_grad()
     def _initialize_codebook(self, vectors: Tensor) -> None:
-        """Put the codebook where the data are, by k-means on the first vectors of all processes."""
+        """Initialize the codebook from the first vectors of all processes, with k-means by default."""
         vectors = gather_rows(vectors)
-        if len(vectors) == 0:  # of a residual stage that no item has kept so far
+        if len(vectors) == 0:  # a residual stage that dropout has not activated for any item yet
             return
         self.started.fill_(True)
         if self.init == "kmeans":
             self.codebook.copy_(_kmeans(vectors, len(self.usage), self.generator))
         else:
             self.codebook.copy_(from_first_rank(self.codebook))
-        # As if every codeword had been used evenly for long: a codeword is not dead before it had its time.
+        # Start from uniform usage, so that no codeword counts as dead in the first steps.
         self.usage.fill_(len(vectors) / len(self.usage))
 
     def _replace_dead(self, vectors: Tensor) -> None:
-        """Put the least used codewords, if dead, onto vectors of the batch, with an even share of use."""
+        """Move the least used codewords, if dead, to vectors of the batch and set their usage to the mean."""
         if self.dead_code_threshold <= 0:
             return
         all_vectors = gather_rows(vectors)
@@ -183,14 +179,15 @@ class VQ(Quantizer):
         dead = use < self.dead_code_threshold * even
         self.replaced = dead.sum().float()
         pick = to_device(_sample_indices(len(all_vectors), len(least), self.generator), vectors.device)
-        # .data: a pending backward of these codewords is zero, no vector chose them
+        # .data: a pending backward pass is unaffected, because no vector chose these codewords
         self.codebook.data[least] = torch.where(dead[:, None], all_vectors[pick], self.codebook.data[least])
         self.usage[least] = torch.where(dead, even, use)
 
 
 def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
-    """Centres `[size, D]` of vectors `[M, D]`; where M is below `size`, the rest are vectors moved by a
-    little noise.
+    """Cluster centers `[size, D]` of vectors `[M, D]`.
+
+    If M is below `size`, the remaining centers are vectors with a little noise.
     """
     rows = _sample_indices(len(vectors), min(size, len(vectors)), generator).to(vectors.device)
     centers = vectors[rows]
@@ -207,8 +204,9 @@ def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Te
 
 
 def _histogram(index: Tensor, size: int) -> Tensor:
-    """How often each of 0 … size - 1 is in int64 `index` `[M]`: float `[size]`. bincount would wait for a GPU
-    to know its size.
+    """Count the values 0 … size - 1 in int64 `index` `[M]`: float `[size]`.
+
+    torch.bincount would synchronize with the GPU to determine its output size.
     """
     return torch.zeros(size, device=index.device).index_add_(
         0, index, index.new_ones((), dtype=torch.float32).expand(len(index))
@@ -216,13 +214,13 @@ def _histogram(index: Tensor, size: int) -> Tensor:
 
 
 def _sample_indices(population: int, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` different numbers below `population`, the same on every process."""
+    """`count` distinct numbers below `population`, the same on every process."""
     return from_first_rank(torch.randperm(population, generator=generator)[:count])
 
 
 def _check_options(size: int, distance: str, learn: str, decay: float, init: str) -> None:
     if not isinstance(size, int) or size < 2:
-        raise OptionError(f"vq: codebook_size is {size!r}; needed is a whole number from 2 up")
+        raise OptionError(f"vq: codebook_size is {size!r}; it must be an integer of at least 2")
     choices = {
         "distance": (distance, ("euclidean", "cosine")),
         "learn": (learn, ("ema", "gradient")),
@@ -230,6 +228,6 @@ def _check_options(size: int, distance: str, learn: str, decay: float, init: str
     }
     for option, (value, allowed) in choices.items():
         if value not in allowed:
-            raise OptionError(f"vq: {option} is {value!r}; it is one of {', '.join(allowed)}")
+            raise OptionError(f"vq: {option} is {value!r}; it must be one of {', '.join(allowed)}")
     if not 0 <= decay < 1:
-        raise OptionError(f"vq: decay is {decay}; needed is a number from 0 to below 1, as 0.99")
+        raise OptionError(f"vq: decay is {decay}; it must be at least 0 and below 1, such as 0.99")

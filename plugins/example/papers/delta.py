@@ -1,4 +1,4 @@
-"""Delta quantization over frames: each frame is coded as a step from the decoded frame before it (DPCM)."""
+"""Delta quantization over frames (DPCM): each frame is coded as a step from the previous decoded frame."""
 
 import torch
 from torch import nn
@@ -9,9 +9,9 @@ from codecvq.quantizer import Reach, SequenceQuantizer
 
 
 class Delta(SequenceQuantizer):
-    """The nearest codeword to z_t - y_(t-1), where y_t is the sum of all steps so far."""
+    """The nearest codeword to z_t - y_(t-1), where y_t is the sum of all steps up to t."""
 
-    reach = Reach(past=None, future=0)  # a frame depends on all frames before it, and on none after it
+    reach = Reach(past=None, future=0)  # a frame depends on all earlier frames and on no later one
 
     def __init__(self, dim, codebook_size=64, *, commitment_weight=0.25, estimator="ste"):
         super().__init__(dim, [codebook_size], estimator=estimator)
@@ -38,4 +38,4 @@ class Delta(SequenceQuantizer):
 
 @hookimpl
 def codecvq_quantizers():
-    yield QuantizerSpec(name="delta", factory=Delta, summary="steps from the decoded frame before")
+    yield QuantizerSpec(name="delta", factory=Delta, summary="steps from the previous decoded frame")

@@ -9,9 +9,9 @@ from codecvq.losses import Loss, build_teacher
 
 
 class FirstCodebook(Loss):
-    """-ln σ(cos) of projected latents and features, over time, for each channel (its eq. 1).
+    """-ln σ(cos) of projected latents and teacher features over time, per channel (eq. 1 of the paper).
 
-    The built-in `distillation` has more distances, exact times, and counts what dropout kept.
+    The built-in `distillation` adds more distances, exact times, and support for quantizer dropout.
     """
 
     uses_parts = True
@@ -20,7 +20,7 @@ class FirstCodebook(Loss):
         super().__init__()
         self.teacher = build_teacher(teacher, sample_rate=sample_rate)
 
-    def setup(self, codec):  # the projection learns, and is not part of the codec
+    def setup(self, codec):  # the projection is trained but is not part of the codec
         self.projection = nn.Linear(codec.latent_dim, self.teacher.dim)
 
     def forward(self, inputs):
@@ -36,6 +36,6 @@ def codecvq_losses():
     yield LossSpec(
         name="first_codebook",
         factory=FirstCodebook,
-        summary="the first codebook close to a frozen teacher",
+        summary="brings the first codebook close to a frozen teacher",
         reference="arXiv:2308.16692",
     )

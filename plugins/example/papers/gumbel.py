@@ -1,4 +1,4 @@
-"""Gumbel-softmax (arXiv:1611.01144) with a temperature that falls as the training goes on."""
+"""Gumbel-softmax (arXiv:1611.01144) with a temperature that falls during training."""
 
 import math
 
@@ -10,7 +10,7 @@ from codecvq import Quantizer, QuantizerSpec, Terms, hookimpl
 
 
 class Gumbel(Quantizer):
-    """A code drawn from softmax logits; the soft sample has the gradient. Eval takes the largest logit."""
+    """A code drawn from softmax logits; the soft sample carries the gradient. Eval uses the largest logit."""
 
     own_gradient = True
     uses_progress = True
@@ -25,7 +25,7 @@ class Gumbel(Quantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
 
     @property
-    def temperature(self):  # from the first to the last, geometrically
+    def temperature(self):  # falls geometrically from the first to the last value
         ratio = self.last_temperature / self.first_temperature
         return self.first_temperature * ratio**self.progress.fraction
 
@@ -42,7 +42,7 @@ class Gumbel(Quantizer):
     def dequantize(self, codes):  # [M, 1] -> [M, D]
         return F.embedding(codes[:, 0], self.codebook)
 
-    def terms(self, vectors, values, codes):  # how far the mean choice is from using all codes alike, in nats
+    def terms(self, vectors, values, codes):  # log K minus the entropy of the mean choice, in nats
         mean = self.logits(vectors).softmax(dim=1).mean(dim=0)
         unused = math.log(len(mean)) + (mean * mean.clamp(min=1e-9).log()).sum()
         return Terms({"diversity": self.diversity_weight * unused}, {"unused_nats": unused})
@@ -53,6 +53,6 @@ def codecvq_quantizers():
     yield QuantizerSpec(
         name="gumbel",
         factory=Gumbel,
-        summary="a code is drawn, ever more surely",
+        summary="random codes at a falling temperature",
         reference="arXiv:1611.01144",
     )

@@ -1,4 +1,4 @@
-"""Index backpropagation (IBQ, arXiv:2412.02692): a soft choice takes the gradient to every codeword."""
+"""Index backpropagation (IBQ, arXiv:2412.02692): a soft choice passes the gradient to every codeword."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from codecvq import Quantizer, QuantizerSpec, Terms, hookimpl
 
 
 class IBQ(Quantizer):
-    """The codeword with the largest product, as one-hot forward and softmax backward (its eq. 5)."""
+    """The codeword with the largest product: one-hot forward, softmax backward (eq. 5 of the paper)."""
 
     own_gradient = True
 
@@ -21,7 +21,7 @@ class IBQ(Quantizer):
         logits = vectors @ self.codebook.T / self.temperature  # [M, K]
         codes, soft = logits.argmax(dim=1), logits.softmax(dim=1)
         hard = F.one_hot(codes, len(self.codebook)).float()
-        choice = hard + (soft - soft.detach())  # the bracket is 0, and carries the gradient
+        choice = hard + (soft - soft.detach())  # the term in brackets is 0 and carries the gradient
         return choice @ self.codebook, codes[:, None]
 
     def dequantize(self, codes):  # [M, 1] -> [M, D]
@@ -40,6 +40,6 @@ def codecvq_quantizers():
     yield QuantizerSpec(
         name="ibq",
         factory=IBQ,
-        summary="all codewords learn through a soft choice",
+        summary="a soft choice trains all codewords",
         reference="arXiv:2412.02692",
     )

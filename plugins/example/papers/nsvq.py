@@ -1,4 +1,4 @@
-"""Noise substitution (NSVQ, doi:10.1109/ACCESS.2022.3147670): noise of its length in place of the error."""
+"""Noise substitution (NSVQ, doi:10.1109/ACCESS.2022.3147670): noise of the same length replaces the error."""
 
 import torch
 from torch import nn
@@ -37,6 +37,6 @@ def codecvq_quantizers():
     yield QuantizerSpec(
         name="nsvq",
         factory=NSVQ,
-        summary="noise in place of the error",
+        summary="noise replaces the quantization error",
         reference="doi:10.1109/ACCESS.2022.3147670",
     )

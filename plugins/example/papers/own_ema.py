@@ -1,4 +1,4 @@
-"""A codebook by moving averages that begins with k-means, with several processes and empty batches."""
+"""A moving-average codebook that starts with k-means; supports several processes and empty batches."""
 
 import torch
 from torch.nn import functional as F
@@ -8,7 +8,7 @@ from codecvq.quantizer import from_first_rank, gather_rows, nearest_codes, sum_o
 
 
 class OwnEma(Quantizer):
-    """Nearest codewords, each the decayed mean of the vectors that chose it (arXiv:1711.00937, A.1)."""
+    """Nearest codewords; each is the decayed mean of the vectors that chose it (arXiv:1711.00937, A.1)."""
 
     def __init__(
         self, dim, codebook_size=64, *, decay=0.99, rounds=10, commitment_weight=0.25, estimator="ste"
@@ -21,7 +21,7 @@ class OwnEma(Quantizer):
 
     def quantize(self, vectors):  # [M, D] -> values [M, D], codes [M, 1]
         if self.training and not self.is_frozen and not self.started:
-            self.start(gather_rows(vectors))  # on all processes, also one without vectors
+            self.start(gather_rows(vectors))  # on all processes, even one without vectors
         codes = nearest_codes(vectors.detach(), self.codebook)[:, None]
         return self.dequantize(codes), codes
 
@@ -43,15 +43,13 @@ class OwnEma(Quantizer):
             self.codebook.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), self.codebook))
         self.started.fill_(True)
 
-    def sums(
-        self, vectors, codes
-    ):  # how often each codeword was chosen [K, 1], and the sum of its vectors [K, D]
+    def sums(self, vectors, codes):  # counts [K, 1] and sums [K, D] of the vectors that chose each codeword
         counts = vectors.new_zeros(len(self.codebook), 1).index_add_(
             0, codes, vectors.new_ones(len(codes), 1)
         )
         return counts, torch.zeros_like(self.codebook).index_add_(0, codes, vectors)
 
-    def update(self, vectors, codes):  # M may be 0 here, but not on all processes
+    def update(self, vectors, codes):  # M may be 0 on this process, but not on all
         counts, sums = (sum_over_ranks(part) for part in self.sums(vectors, codes[:, 0]))
         decayed = self.decay * self.counts[:, None]
         total = decayed + (1 - self.decay) * counts

@@ -1,4 +1,4 @@
-"""Implicit neural codebooks (QINCo, arXiv:2401.14732): codewords depend on what is coded so far."""
+"""Implicit neural codebooks (QINCo, arXiv:2401.14732): codewords depend on the earlier stages."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from codecvq.quantizer import ConditionalQuantizer
 
 
 class QINCo(ConditionalQuantizer):
-    """c + f(c, x) of the codeword c and the sum x of the stages before (its eq. 4, one block)."""
+    """c + f(c, x) for the codeword c and the sum x of the earlier stages (eq. 4 of the paper, one block)."""
 
     def __init__(self, dim, codebook_size=16, *, width=32, commitment_weight=0.25, estimator="ste"):
         super().__init__(dim, [codebook_size], estimator=estimator)
@@ -42,6 +42,6 @@ def codecvq_quantizers():
     yield QuantizerSpec(
         name="qinco",
         factory=QINCo,
-        summary="codewords that depend on the sum so far",
+        summary="codewords that depend on the partial sum",
         reference="arXiv:2401.14732",
     )

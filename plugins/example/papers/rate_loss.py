@@ -1,4 +1,4 @@
-"""A rate loss: a learned distribution of the codes, paid for in training, coded with in `.cvq` files."""
+"""A rate loss: training minimizes bits under a learned code distribution, and `.cvq` files use it."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from codecvq.quantizer import CodeTables
 
 
 class RateVQ(Quantizer):
-    """The codeword that minimises |z - c|² + `lagrangian` · bits (ECVQ, doi:10.1109/29.17498)."""
+    """The codeword that minimizes |z - c|² + `lagrangian` · bits (ECVQ, doi:10.1109/29.17498)."""
 
     def __init__(self, dim, codebook_size=64, *, lagrangian=0.02, commitment_weight=0.25, estimator="ste"):
         super().__init__(dim, [codebook_size], estimator=estimator)
@@ -17,7 +17,7 @@ class RateVQ(Quantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
         self.logits = nn.Parameter(torch.zeros(codebook_size))
         self.tables = CodeTables.uniform(self.codebook_sizes)
-        self.register_buffer("frequencies", torch.from_numpy(self.tables.flat))  # whole numbers, saved
+        self.register_buffer("frequencies", torch.from_numpy(self.tables.flat))  # integers, saved
 
     def bits(self):  # [K]
         return -self.logits.log_softmax(dim=0) / torch.tensor(2.0).log()
@@ -38,9 +38,7 @@ class RateVQ(Quantizer):
         )
         return Terms({"codebook": pull, "rate": self.lagrangian * rate}, {"bits": rate})
 
-    def update(
-        self, vectors, codes
-    ):  # the integers that files are coded with; no float decides at decode time
+    def update(self, vectors, codes):  # files are coded with integers, so that decoding is exact
         self.frequencies.copy_((4096 * self.logits.softmax(dim=0)).round().clamp(min=1))
 
     def code_tables(self):
@@ -49,4 +47,4 @@ class RateVQ(Quantizer):
 
 @hookimpl
 def codecvq_quantizers():
-    yield QuantizerSpec(name="rate_vq", factory=RateVQ, summary="codes at a learned price")
+    yield QuantizerSpec(name="rate_vq", factory=RateVQ, summary="codes chosen by error and bit cost")

@@ -1,10 +1,10 @@
-"""SNAC (arXiv:2410.14411): factorised residual codebooks at different frame rates, the slowest first."""
+"""SNAC (arXiv:2410.14411): factorized residual codebooks at different frame rates, the slowest first."""
 
 from codecvq import QuantizerSpec, build_quantizer, hookimpl
 
 
 def snac(dim, codebook_size=4096, *, codebook_dim=8, strides=(4, 2, 1), dropout=0.0):
-    """A multiscale stack of codebooks that compare directions in a space of their own."""
+    """A multiscale stack of low-dimensional codebooks with cosine distance."""
     codebook = {
         "name": "vq",
         "codebook_size": codebook_size,

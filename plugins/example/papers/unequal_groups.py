@@ -12,4 +12,4 @@ def unequal_groups(dim, levels=(5, 5, 5), codebook_size=256):
 
 @hookimpl
 def codecvq_quantizers():
-    yield QuantizerSpec(name="unequal_groups", factory=unequal_groups, summary="a grid beside a codebook")
+    yield QuantizerSpec(name="unequal_groups", factory=unequal_groups, summary="a grid and a codebook")

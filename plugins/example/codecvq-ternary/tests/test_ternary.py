@@ -1,4 +1,4 @@
-"""`ternary` and its forms held to the promises of every quantizer, and to what it says of itself."""
+"""Conformance checks of `ternary` and its forms, and tests of its documented properties."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from codecvq.testing import Check, parametrize_quantizer
 
 
 @parametrize_quantizer("ternary", dim=8, trits=8)
-def test_promises(check: Check) -> None:
+def test_conformance(check: Check) -> None:
     check.run()
 
 
 @parametrize_quantizer("ternary", dim=8, trits=5, sparsity_weight=0.1, estimator="clipped_ste")
-def test_promises_with_projection_and_loss(check: Check) -> None:
+def test_conformance_with_projection_and_loss(check: Check) -> None:
     check.run()
 
 
@@ -31,13 +31,13 @@ def test_stages_are_a_balanced_ternary_expansion(stages: int) -> None:
     assert error <= 0.5 * 3.0 ** -(stages - 1) + 1e-6
 
 
-def test_every_code_comes_back() -> None:
+def test_codes_survive_decode_and_encode() -> None:
     quantizer = codecvq.build_quantizer("ternary", dim=5, trits=5).eval()
     codes = torch.arange(3**5)[None, None]
     assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
 
 
-def test_the_sparsity_loss_pulls_to_zero() -> None:
+def test_sparsity_loss_gradient_points_to_zero() -> None:
     quantizer = codecvq.build_quantizer("ternary", dim=4, trits=4, sparsity_weight=1.0)
     latents = torch.randn(1, 4, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
     quantizer(latents).losses["sparsity"].backward()
@@ -45,7 +45,7 @@ def test_the_sparsity_loss_pulls_to_zero() -> None:
     assert torch.equal(latents.grad.sign(), latents.detach().sign())
 
 
-def test_clipped_ste_cuts_outside() -> None:
+def test_clipped_ste_is_zero_outside() -> None:
     z = torch.tensor([[-2.0, -1.0, 0.3, 1.5]])
     assert torch.equal(
         clipped_straight_through(torch.ones(1, 4), z, z.sign()), torch.tensor([[0.0, 1.0, 1.0, 0.0]])

@@ -1,4 +1,4 @@
-"""Ternary quantization for codecvq, and an example of what else a plugin can offer.
+"""Ternary quantization for codecvq, and an example of other things that a plugin can register.
 
 This file imports no torch.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Offer `ternary`."""
+    """Register `ternary`."""
     yield QuantizerSpec(
         name="ternary",
         factory="codecvq_ternary.quantizer:Ternary",
@@ -28,18 +28,18 @@ def codecvq_quantizers() -> Iterable[QuantizerSpec]:
 
 @hookimpl
 def codecvq_estimators() -> Iterable[EstimatorSpec]:
-    """Offer `clipped_ste`."""
+    """Register `clipped_ste`."""
     yield EstimatorSpec(
         name="clipped_ste",
         factory="codecvq_ternary.estimator:clipped_straight_through",
-        summary="straight-through where the input lies in [-1, 1], nothing outside",
+        summary="straight-through for inputs in [-1, 1], zero outside",
         reference="arXiv:1602.02830",
     )
 
 
 @hookimpl
 def codecvq_metrics() -> Iterable[MetricSpec]:
-    """Offer `level_difference`."""
+    """Register `level_difference`."""
     yield MetricSpec(
         name="level_difference",
         factory="codecvq_ternary.metric:make_level_difference",
@@ -47,13 +47,13 @@ def codecvq_metrics() -> Iterable[MetricSpec]:
         unit="dB",
         higher_is_better=False,
         default=False,
-        summary="distance of the decoded clip's level from the original's",
+        summary="difference between the levels of the decoded and the original clip",
     )
 
 
 @hookimpl
 def codecvq_recipes() -> Iterable[RecipeSpec]:
-    """Offer `ternary-smoke`."""
+    """Register `ternary-smoke`."""
     yield RecipeSpec(
         name="ternary-smoke", factory="ternary-smoke.yaml", summary="five steps of a tiny ternary codec"
     )
@@ -61,11 +61,11 @@ def codecvq_recipes() -> Iterable[RecipeSpec]:
 
 @hookimpl
 def codecvq_train_start(run: TrainRun) -> None:
-    """Begin `loss.csv`, or cut it to where a resumed run goes on."""
+    """Create `loss.csv`, or truncate it to the step from which a run resumes."""
     loss_table.begin(run)
 
 
 @hookimpl
 def codecvq_train_logged(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Add a row to `loss.csv`."""
+    """Append a row to `loss.csv`."""
     loss_table.add(run, step, scalars)

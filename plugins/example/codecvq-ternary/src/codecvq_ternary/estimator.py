@@ -1,7 +1,6 @@
 """The clipped straight-through estimator of binarized networks (arXiv:1602.02830, eq. 4): G = diag(|z| <= 1).
 
-A channel that is far outside already is neither pushed further out nor pulled back: what brings it back is a
-loss.
+A channel far outside gets no gradient; only a loss can bring it back.
 """
 
 from torch import Tensor

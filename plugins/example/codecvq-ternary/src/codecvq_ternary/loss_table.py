@@ -1,4 +1,4 @@
-"""`loss.csv` in the run folder: step and total loss, a row whenever scalars are logged."""
+"""`loss.csv` in the run folder: step and total loss, one row per logged step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADER = "step,loss"
 
 
 def begin(run: TrainRun) -> None:
-    """Keep the rows up to where the training goes on; drop those that are about to be made again."""
+    """Keep the rows up to the first step of this run; drop rows of steps that will be repeated."""
     path = run.folder.path / "loss.csv"
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
     kept = [row for row in rows if int(row.partition(",")[0]) <= run.first_step]
@@ -21,7 +21,7 @@ def begin(run: TrainRun) -> None:
 
 
 def add(run: TrainRun, step: int, scalars: Mapping[str, float]) -> None:
-    """Append a row, where there was a loss to log."""
+    """Append a row if a total loss was logged."""
     if "loss/total" in scalars:
         with run.state["ternary_loss_table"].open("a", encoding="utf-8") as file:
             file.write(f"{step},{scalars['loss/total']:.6g}\n")

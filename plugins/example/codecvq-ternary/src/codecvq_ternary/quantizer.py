@@ -2,10 +2,10 @@
 
     x = 3/2 tanh(2z/3)        t = floor(x + 1/2) in {-1, 0, 1}        code = Σ_j (t_j + 1) 3^j
 
-The bound keeps x within ±3/2, where the three cells have equal width 1, and has slope 1 at 0. What is left,
-x - t, lies in [-1/2, 1/2], the same cell three times finer: 3 (x - t) is a number within ±3/2 again. So the
-residual form, whose stage n works on the grid 3^-n, finds the digits of x in balanced ternary, and after n
-stages is within 3^-(n-1) / 2 of it: of x, not of z.
+The bound keeps x within ±3/2, where the three cells have equal width 1, and has slope 1 at 0. The residual x
+- t lies in [-1/2, 1/2], the same cell three times finer: 3 (x - t) is within ±3/2 again. So the residual
+form, whose stage n works on the grid 3^-n, computes the digits of x in balanced ternary. After n stages it is
+within 3^-(n-1) / 2 of x. (The bound holds for x, not for z.)
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 
 LIMIT = 1.5  # of x
-MOST_TRITS = 39  # 3^39 codes still fit into int64
+MAX_TRITS = 39  # 3^39 codes still fit into int64
 
 
 class Ternary(Quantizer):
-    """Each of `trits` channels -1, 0 or 1.
+    """Each of `trits` channels is -1, 0 or 1.
 
-    Args: `sparsity_weight` weights the mean |x|, which makes zeros frequent, and so the codes cheap for an
-    entropy coder.
+    Args: `sparsity_weight` is the weight of the mean |x|, which makes zeros frequent, and so the codes cheap
+    for an entropy coder.
     """
 
     refines = True
@@ -33,8 +33,8 @@ class Ternary(Quantizer):
     def __init__(
         self, dim: int, trits: int = 8, *, sparsity_weight: float = 0.0, estimator: str = "ste"
     ) -> None:
-        if not isinstance(trits, int) or not 1 <= trits <= MOST_TRITS:
-            raise OptionError(f"ternary: trits is {trits!r}; needed is a whole number from 1 to {MOST_TRITS}")
+        if not isinstance(trits, int) or not 1 <= trits <= MAX_TRITS:
+            raise OptionError(f"ternary: trits is {trits!r}; it must be an integer from 1 to {MAX_TRITS}")
         super().__init__(dim, [3**trits], code_dim=trits, estimator=estimator)
         self.sparsity_weight = sparsity_weight
         self.register_buffer("powers", 3 ** torch.arange(trits), persistent=False)
@@ -54,11 +54,11 @@ class Ternary(Quantizer):
         return (codes // self.powers % 3 - 1).float()
 
     def stage_scale(self, stage: int) -> float:
-        """3^-stage: the cells of a stage are cut into three by the next."""
+        """3^-stage: each stage divides the cells of the previous one into three."""
         return 3.0**-stage
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """The sparsity loss where it has a weight, and the share of zeros."""
+        """The sparsity loss if it has a weight, and the share of zeros as a metric."""
         zeros = (values == 0).float().mean()
         if not self.sparsity_weight:
             return Terms({}, {"zeros": zeros})
