@@ -82,7 +82,7 @@ class ResidualFSQ(Residual):
         return self._middle(cells, depth)
 
     def step(self, vectors: Tensor, context: Context, depth: int) -> Step:
-        """Compute all digits at once; with dropout, a vector's value is the middle of the cell at its depth."""
+        """Compute all digits at once. With dropout, values are the middles of cells at each depth."""
         if context.parts:
             return super().step(vectors, context, depth)
         entered = self.to_code_space(vectors)
