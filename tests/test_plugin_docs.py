@@ -1,8 +1,7 @@
-"""plugins/README.md and the plugins' own pages: blocks are run, tables compared, names looked for."""
+"""The plugins of the how-to pages work, and the plugins' own pages are complete."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import os
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from doc_blocks import FILE, ROOT, blocks, make_user_folder, run_page
 from torch import nn
 
 import codecvq.quantizer
@@ -22,74 +22,37 @@ from codecvq.api import hookspecs
 from codecvq.losses import LossInputs
 from codecvq.plugins import PROJECT, Registry, registry
 from codecvq.quantizer.build import quantizer_options
+from scripts.docs.generated import filled
 
-ROOT = Path(__file__).resolve().parents[1]
-GUIDE = ROOT / "plugins/README.md"
-AUTHORS = ROOT / "docs/reference/quantizer-contract.md"
+README = ROOT / "plugins/README.md"
+HOW_TO = ROOT / "docs/how-to"
+CONTRACT = ROOT / "docs/reference/quantizer-contract.md"
 PAGES = sorted(
     path for path in ROOT.glob("plugins/codecvq_*/README.md") if (path.parent / "quantizer.py").is_file()
 )
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# (\S+\.\w+)\n")
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Variables with which commands find this Python's programs and install into `folder`/site, offline."""
-    bin_folder = folder / "bin"
-    bin_folder.mkdir()
-    for name, module in {"codecvq": "codecvq", "pip": "pip", "pytest": "pytest"}.items():
-        script = bin_folder / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
-        script.chmod(0o755)
-    paths = (folder / "site", ROOT, ROOT / "plugins")
-    variables = {
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
-        "PIP_TARGET": str(folder / "site"),
-        "PIP_NO_DEPS": "1",
-        "PIP_QUIET": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTEST_ADDOPTS": "-q -p no:cacheprovider",
-    }
-    if importlib.util.find_spec("hatchling"):
-        # pip reads this variable as "build isolation": a false value switches it off.
-        variables |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
-    return os.environ | variables
 
 
 @pytest.mark.slow
-def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    variables = environment(tmp_path)
-    blocks = BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
-    assert {language for language, _ in blocks} == {"sh", "python", "yaml"}
-    for language, text in blocks:
-        named = FILE.match(text)
-        if named:
-            path = work / named[1]
-            content = text[named.end() :]
-            if path.exists():  # the guide shows what a command has written
-                assert path.read_text(encoding="utf-8") == content, (
-                    f"{named[1]} differs from what the guide shows"
-                )
-            path.write_text(content, encoding="utf-8")
-            continue
-        command = ["bash", "-e", "-c", text] if language == "sh" else [sys.executable, "-c", text]
-        done = subprocess.run(
-            command, cwd=work, env=variables, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+def test_every_block_of_the_readme_runs(tmp_path: Path) -> None:
+    run_page(README, make_user_folder(tmp_path / "user"), tmp_path)
 
 
-def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
-    blocks = [text for _, text in BLOCK.findall(GUIDE.read_text(encoding="utf-8"))]
-    (tmp_path / "my_hooks.py").write_text(next(text for text in blocks if text.startswith("# my_hooks.py")))
+@pytest.fixture
+def own(tmp_path: Path) -> Registry:
+    """A registry with the plugins of the how-to pages, except those of pages of files of the repository."""
     own = Registry()
-    own.load(tmp_path / "my_hooks.py")
-    quantizer = own.find("quantizers", "small_fsq").load()(dim=6)
-    assert quantizer(torch.randn(2, 6, 3)).codes.shape == (2, 1, 3)
-    assert own.find("estimators", "half").load()(torch.ones(2, 3), None, None).tolist() == [[0.5] * 3] * 2
+    for page in sorted(HOW_TO.glob("*.md")):
+        for block in blocks(page):
+            named = FILE.match(block.text) if block.language == "python" else None
+            if named and "@hookimpl" in block.text and "/" not in named[1]:
+                (tmp_path / named[1]).write_text(block.text)
+                own.load(tmp_path / named[1])
+    return own
+
+
+def test_estimators_networks_and_teachers_of_the_pages_work(own: Registry) -> None:
+    clipped = own.find("estimators", "clipped").load()
+    assert clipped(torch.ones(1, 2), torch.tensor([[0.5, 2.0]]), None).tolist() == [[1.0, 0.0]]
     network = own.find("networks", "plain").load()(sample_rate=16_000)
     latents = network.encoder(torch.randn(2, 1, 640), None)
     assert latents.shape == (2, network.dim, 2)
@@ -97,34 +60,48 @@ def test_what_the_hooks_of_the_guide_offer_works(tmp_path: Path) -> None:
     given = {"sample_rate": 16_000, "hop_length": 320, "causal": False, "lookahead_frames": 0}
     loudness = own.find("network_parts", "loudness").load()(**given)
     assert loudness(torch.ones(2, 1, 640)).shape == (2, 2, loudness.num_features)
-    energy = own.find("losses", "energy").load()(sample_rate=16_000)
-    energy.setup(SimpleNamespace(latent_dim=6))
-    audio = torch.randn(2, 1, 640)
-    inputs = LossInputs(decoded=audio, reference=audio, quantized=torch.randn(2, 6, 2))
-    assert energy(inputs).shape == ()
+    outputs = own.find("networks", "samples").load()(sample_rate=16_000)(torch.randn(2, 1, 640))
+    assert [len(output.features) for output in outputs] == [2]
     envelope = own.find("teachers", "envelope").load()(sample_rate=16_000)
-    assert envelope.features(audio).shape == (2, envelope.dim, 4)
-    peak = own.find("metrics", "peak").load()()
-    assert peak(np.zeros(3), np.array([0.0, -2.0, 1.0]), 16_000) == {"peak": 2.0}
+    assert envelope.features(torch.randn(2, 1, 640)).shape == (2, envelope.dim, 4)
+
+
+def test_codecs_corpora_and_readers_of_the_pages_work(own: Registry, tmp_path: Path) -> None:
     sent = own.find("codecs", "one-bit").load()().transmit(np.array([0.5, -0.1], np.float32), 16_000)
     assert (sent.samples.tolist(), sent.payload_bits) == ([pytest.approx(0.3), pytest.approx(-0.3)], 2)
-    (tmp_path / "one.wav").touch()
-    assert [clip.id for clip in own.find("corpora", "my_speech").load()(tmp_path)] == ["one"]
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio/one.wav").touch()
+    assert [clip.id for clip in own.find("corpora", "my_speech").load()(tmp_path / "audio")] == ["one"]
     (tmp_path / "wav.scp").write_text("a one.wav\nb sox -|\n")
     reader = own.find("readers", "wav_scp")
     assert reader.import_field(reader.spec.matches, "matches")(str(tmp_path / "wav.scp"))
     clip, failure = reader.load()(str(tmp_path / "wav.scp"), language="en")
     assert (clip.id, clip.path, clip.language) == ("a", tmp_path / "one.wav", "en")
     assert (failure.id, failure.error) == ("line 2", "commands are not run")
-    folder = SimpleNamespace(path=tmp_path)
-    run = SimpleNamespace(folder=folder, state={})
+
+
+def test_losses_and_metrics_of_the_pages_work(own: Registry) -> None:
+    audio = torch.randn(2, 1, 640)
+    inputs = LossInputs(decoded=audio, reference=audio, quantized=torch.randn(2, 6, 2))
+    energy = own.find("losses", "energy").load()(sample_rate=16_000)
+    energy.setup(SimpleNamespace(latent_dim=6))
+    assert energy(inputs).shape == ()
+    assert own.find("losses", "envelope").load()(sample_rate=16_000)(inputs) == 0
+    level = own.find("metrics", "level_difference").load()()
+    wav = np.array([0.0, -2.0, 1.0])
+    assert level(wav, 10 * wav, 16_000) == {"level_difference": pytest.approx(20.0)}
+
+
+def test_hooks_of_a_training_of_the_pages_work(own: Registry, tmp_path: Path) -> None:
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), state={})
     own.call("codecvq_train_start", run=run)
     own.call("codecvq_train_logged", run=run, step=1, scalars={"loss/total": 2.5})
-    assert "my_hooks" in run.state
+    assert (tmp_path / "loss.csv").read_text().split() == ["1,2.5"]
 
 
-def test_the_table_of_the_guide_is_what_is_listed() -> None:
-    rows = re.findall(r"^\| (\w+) \| `([\w/-]+)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+def test_every_bundled_plugin_is_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/bundled-plugins.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"<!-- generated: plugins (\w+) -->\n()", page))
     program = [sys.executable, "-m", "codecvq", "plugins", "list", "--json"]
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
     done = subprocess.run(
@@ -133,25 +110,32 @@ def test_the_table_of_the_guide_is_what_is_listed() -> None:
     listed = {
         (o["kind"], o["name"]) for o in json.loads(done.stdout)["offers"] if o["distribution"] == "codecvq"
     }
-    assert set(rows) == listed
-    assert len(rows) == len(listed)
+    shown = {
+        (kind, name)
+        for kind in sections
+        for name in re.findall(r"^\| <code>(.+?)</code>", filled(f"<!-- generated: plugins {kind} -->"), re.M)
+    }
+    kinds = {kind for kind, _ in listed}  # recipes have a list of their own
+    assert {(kind, name) for kind, name in shown if kind in kinds} == listed
+    assert len(listed) > 70
 
 
-def test_every_place_of_the_guide_exists() -> None:
-    for page in (GUIDE, AUTHORS):
-        for target in re.findall(r"\]\(([^):#]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), target
+def test_links_of_the_readme_lead_to_files() -> None:
+    for target in re.findall(r"\]\(([^):#]+)(?:#[\w-]+)?\)", README.read_text(encoding="utf-8")):
+        assert (README.parent / target).exists(), target
+    folders = {path.name for path in README.parent.glob("codecvq_*") if (path / "__init__.py").is_file()}
+    assert folders <= set(re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")))
 
 
-def test_every_hook_is_in_the_guide() -> None:
+def test_every_hook_has_an_example() -> None:
     hooks = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
     assert len(hooks) >= 8
-    text = GUIDE.read_text(encoding="utf-8")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in HOW_TO.glob("*.md"))
     assert [name for name in hooks if f"def {name}(" not in text] == []
 
 
-def test_everything_an_author_can_override_or_use_is_in_the_guide() -> None:
-    text = GUIDE.read_text(encoding="utf-8") + AUTHORS.read_text(encoding="utf-8")
+def test_everything_an_author_can_override_or_use_is_in_the_contract() -> None:
+    text = CONTRACT.read_text(encoding="utf-8")
     members = [
         n for n in vars(codecvq.quantizer.Quantizer) if not n.startswith("_") and n not in vars(nn.Module)
     ]

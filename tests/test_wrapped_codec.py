@@ -1,6 +1,6 @@
 """A codec that exists, wrapped: what the base class does for it, and that every verb takes it.
 
-Two are wrapped: mu-law, and EnCodec's model as plugins/README.md shows it, here with random weights.
+Two are wrapped: mu-law, and EnCodec of docs/how-to/wrap-a-codec.md, here with random weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from codecvq.testing import codec_checks, run_checks
 from codecvq.tokens import read_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDE = (ROOT / "plugins/README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/how-to/wrap-a-codec.md").read_text(encoding="utf-8")
 RATE = 24_000
 
 

@@ -1,7 +1,7 @@
 """mkdocs hook: `<!-- generated: NAME -->` in a page becomes a text made from the code.
 
 - `commands`: every command of `codecvq` with its arguments and options;
-- `plugins KIND`: a table of the built-in plugins of a kind (`quantizers`, `losses`, ...);
+- `plugins KIND`: a table of the plugins of a kind (`quantizers`, `losses`, ...) that codecvq bundles.
 
 A line `# include: path/of/file.py` in a code block becomes that file of the repository.
 """
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+PROJECT = "codecvq"
+ADDRESSES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDE = re.compile(r"^# include: (\S+)$", re.MULTILINE)
 MARK = re.compile(r"^<!-- generated: ([^>]+?) -->$", re.MULTILINE)
@@ -65,6 +67,25 @@ def _command_sections(group: Any, path: str, depth: int) -> Iterator[str]:  # An
         )
 
 
+def plugins(kind: str) -> str:
+    """Return a table of the bundled plugins of a kind: name, summary, reference."""
+    from codecvq.plugins import registry
+
+    rows = [
+        (_code(name), registration.spec.summary, _link(registration.spec.reference))
+        for name, registration in sorted(registry().all(kind).items())
+        if registration.origin.distribution == PROJECT
+    ]
+    return _table(("name", "what it is", "reference"), rows)
+
+
+def _link(reference: str) -> str:
+    """Return an arXiv id or a DOI as a link, and other text unchanged."""
+    scheme, _, rest = reference.partition(":")
+    address = ADDRESSES.get(scheme)
+    return f"[{reference}]({address}{rest})" if address else reference
+
+
 def _from_rich(text: str) -> str:
     """Return help text without rich's markup: bold parts are commands, so they become code."""
     text = re.sub(r"\[bold\](.+?)\[/(?:bold)?\]", r"`\1`", text, flags=re.DOTALL)
@@ -89,4 +110,4 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-GENERATORS: dict[str, Callable[..., str]] = {"commands": commands}
+GENERATORS: dict[str, Callable[..., str]] = {"commands": commands, "plugins": plugins}
