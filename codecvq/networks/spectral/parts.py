@@ -107,7 +107,7 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
     registration = registry().find(NetworkPartSpec, name)
     if registration.spec.kind != kind:
         raise OptionError(
-            f"spectral: {kind} is {name!r}, but this part has the kind {registration.spec.kind}. Take one "
+            f"spectral: {kind} is {name!r}, but that is a part of kind {registration.spec.kind}. Take one "
             f"of: {', '.join(part_names(kind))}."
         )
     what = f"{kind} {name!r}"

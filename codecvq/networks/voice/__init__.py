@@ -1,1 +1,1 @@
-"""Speech as a voice makes it: its pitch, measured and written in latents, and a decoder with a source."""
+"""Source-filter model of speech: measured pitch, its code in the latents, and a decoder with a source."""

@@ -1,17 +1,17 @@
-"""Latents to speech as a voice makes it: a source, pulses and noise, and what lets more or less of it
-through.
+"""`SourceFilterDecoder`: latents to speech by a source (pulses and noise) and learned filters.
 
-A decoder that has to make up phases needs a long training, and phases retrieved from a decoder's magnitudes
-(`codecvq.networks.spectral.phase`) fit these and not speech: magnitudes of few bits are smooth where speech
-has harmonics, and a spectrogram without these is one of noise. The phases of a source
-(`codecvq.networks.voice.source`) at the right pitch fit each other as those of speech do, and their sums make
-harmonics of smooth magnitudes. It is the vocoder's old model (among networks arXiv:1904.12088), on spectra.
+A decoder that generates phases itself needs long training. Phases retrieved from a decoder's magnitudes
+(`codecvq.networks.spectral.phase`) are consistent with these, but not with speech: at low bit rates
+magnitudes are smooth where speech has harmonics, and a spectrogram without harmonics is one of noise. The
+phases of a source (`codecvq.networks.voice.source`) at the right pitch are consistent like those of speech,
+and their sums give harmonics from smooth magnitudes. This is the classical vocoder model (with networks:
+arXiv:1904.12088), applied to spectra.
 
-The pitch has to be right: by 5 %, and the tenth harmonic is half way to its neighbour. In channels of their
-own (`codecvq.networks.voice.pitch_code`) the encoder writes the knots of lines that follow the recording's
-(`codecvq.networks.voice.knots`), and the decoder learns what to add. Without such channels, or where their
-codebook is left out, the pitch is what the decoder makes of the rest. Either is learned from the recording's
-pitch by losses of the decoder's own; no other loss tells of it.
+The pitch must be accurate: with an error of 5 %, the tenth harmonic is halfway to its neighbor. With pitch
+channels (`codecvq.networks.voice.pitch_code`), the encoder writes the knots of lines that follow the pitch of
+the recording (`codecvq.networks.voice.knots`), and the decoder learns a correction. Without such channels, or
+if their codebook is dropped, the decoder predicts the pitch from the other channels. Both are trained by
+losses of the decoder on the pitch of the recording, since no other loss depends on it.
 """
 
 from __future__ import annotations
@@ -33,30 +33,37 @@ from codecvq.networks.voice.pitch import Pitch, PitchTracker, grid_size
 from codecvq.networks.voice.refiner import Refiner
 from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 
-WAVES, LONGEST = 6, 160.0  # a pitch as sines and cosines: their number, and the longest in steps of the grid
-MAX_CORRECTION = 4.0  # steps, to a pitch that was written
-BLUR = 1.0  # standard deviation in steps of the distribution that is learned where none was
-NEIGHBORS = 3  # steps on either side of the likeliest, whose mean it is
-MAX_PITCH_ERROR = 8.0  # steps: what is further off was another octave, and teaches nothing
-LEARNED_WEIGHT = 0.2  # of the pitch that was not written
-SECOND_NOISE_START = 1 << 40  # where in the series of noise that begins which is not the source's
+WAVES, LONGEST = 6, 160.0  # pitch features: number of sines and cosines, longest period in grid steps
+MAX_CORRECTION = 4.0  # steps, to a coded pitch
+BLUR = 1.0  # standard deviation in steps of the target distribution of a predicted pitch
+NEIGHBORS = 3  # steps on either side of the likeliest one over which the predicted pitch is averaged
+MAX_PITCH_ERROR = 8.0  # steps; larger errors are octave errors, which the correction cannot fix
+LEARNED_WEIGHT = 0.2  # loss weight of the predicted pitch
+SECOND_NOISE_START = 1 << 40  # start of the second noise signal, which is not part of the source
 
 
 class CodedPitch(NamedTuple):
-    """The written pitch of codec frames `[B, T]`."""
+    """The coded pitch of codec frames `[B, T]`."""
 
     position: Tensor
-    present: Tensor  # bool: not where the codebook is left out
+    present: Tensor  # bool: False where the codebook is dropped
 
 
 class SourceFilterDecoder(Synthesis):
     """Latents `[B, D, T]` to audio `[B, 1, T * H]`.
 
-    Args: `pitch_channels` are the three with the pitch; `refiner_size` the width and blocks of a `Refiner`.
+    Args:
+        synthesis: Framing of the spectra.
+        dim: Number of latent channels D.
+        backbone: Builds the backbone.
+        tracker: Measures the pitch of the target audio in training.
+        sample_rate: Samples per second.
+        pitch_channels: The three latent channels with the pitch, or None.
+        refiner_size: Width and number of blocks of a `Refiner`, or None.
     """
 
     uses_target_audio = True
-    places: Tensor | None  # [3]: the channels with the pitch
+    places: Tensor | None  # [3]: channels with the pitch
 
     def __init__(
         self,
@@ -75,21 +82,24 @@ class SourceFilterDecoder(Synthesis):
         places = None if pitch_channels is None else torch.tensor(list(pitch_channels))
         self.register_buffer("places", places, persistent=False)
         self.tracker = tracker
-        self.filters = nn.Linear(width, 2 * framing.bins)  # log magnitudes: of the source, and of other noise
-        self.pitch = nn.Linear(width, 2 + grid_size())  # if voiced, what to add, and where none was written
-        nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # begins with quiet speech
+        self.filters = nn.Linear(width, 2 * framing.bins)  # log gains of the source and of the second noise
+        self.pitch = nn.Linear(width, 2 + grid_size())  # voicing, correction, and predicted pitch
+        nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # starts with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
         self.refiner = None if refiner_size is None else Refiner(framing.bins, width, *refiner_size)
         # overlap of the source's frames and of the output's, and one frame to the next pitch value
         margin = 2 * framing.overlapping_frames + 1
         margin += 0 if self.refiner is None else self.refiner.reach
         future = max(self.codec_frames(self.backbone.reach.future + margin), self.codec_frames(margin) + 1)
-        self.reach = Reach(None, future)  # where a period is depends on all those before
+        self.reach = Reach(None, future)  # the phase accumulates over all earlier frames
 
     def forward(
         self, latents: Tensor, mask: Tensor | None = None, target_wav: Tensor | None = None
     ) -> Tensor | AudioWithLosses:
-        """`[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`; with the recording `[B, 1, T * H]` losses too."""
+        """Decode latents: `[B, D, T]`, mask `[B, T]` -> `[B, 1, T * H]`.
+
+        With the recording `[B, 1, T * H]` as `target_wav`, returns losses, too.
+        """
         features, coded_pitch = self._read(rearrange(latents, "b d t -> b t d"), mask)
         mask = self.upsample_mask(mask)
         hidden = self.hidden(features, mask)
@@ -108,7 +118,7 @@ class SourceFilterDecoder(Synthesis):
             source_gain, noise_gain = log_filters.float().clamp(max=5).exp().chunk(2, dim=2)
             phases = [unit_phases(each) for each in sources]
             spectra = scale_complex(phases[0], source_gain) + scale_complex(phases[1], noise_gain)
-        if self.refiner is not None:  # in the precision of the networks
+        if self.refiner is not None:  # outside of the block, so that autocast applies to it
             spectra = self.refiner(spectra, sources, hidden, mask)
         with torch.autocast(latents.device.type, enabled=False):
             wav = self.framing.overlap_add(spectra, mask)
@@ -121,7 +131,7 @@ class SourceFilterDecoder(Synthesis):
             return AudioWithLosses(wav, losses)
 
     def _read(self, latents: Tensor, mask: Tensor | None) -> tuple[Tensor, CodedPitch | None]:
-        """Features `[B, T, F]` of latents `[B, T, D]`, and the pitch that is written in them."""
+        """Return features `[B, T, F]` of latents `[B, T, D]`, and the pitch coded in them."""
         if self.places is None:
             return latents, None
         position, present = pitch_code.decode(latents.index_select(2, self.places).float())
@@ -134,8 +144,9 @@ class SourceFilterDecoder(Synthesis):
 
     @torch.no_grad()
     def _sources(self, pitch: Pitch, mask: Tensor | None, start: Tensor | int) -> tuple[Tensor, Tensor]:
-        """Spectra of the source and of other noise, complex `[B, T, F]` each; noise begins at `start` of its
-        series.
+        """Return spectra of the source and of the second noise, complex `[B, T, F]` each.
+
+        Noise starts at sample `start` of its series.
         """
         hop, device = self.framing.hop_length, pitch.position.device
         hz, voice = hold_last(pitch.hz, mask), interpolate(hold_last(pitch.voiced.float(), mask), hop)
@@ -143,21 +154,23 @@ class SourceFilterDecoder(Synthesis):
         starts = (start, start + SECOND_NOISE_START)
         unvoiced_source, second_noise = (noise(samples, begin, device)[None] for begin in starts)
         source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * unvoiced_source
-        if mask is not None:  # there is nothing behind the end
+        if mask is not None:  # silence after the end
             real = mask.repeat_interleave(hop, dim=1)
             source, second_noise = source * real, second_noise * real
         return self.framing.spectra(source[:, None]), self.framing.spectra(second_noise[:, None])
 
 
 def _noise_offset(latents: Tensor) -> Tensor:
-    """A number that differs from batch to batch: where noise begins in training, else it would be learned by
-    heart. Made of what is there, so that a resumed training hears the same.
+    """Return a number that differs from batch to batch, at which noise starts in training.
+
+    With constant noise, the decoder would learn it by heart. The number depends only on the latents, so a
+    resumed training gets the same noise.
     """
     return (latents.detach().double().square().sum() * 1e6).long() % SECOND_NOISE_START
 
 
 def expected_position(pitch_logits: Tensor) -> Tensor:
-    """The likeliest positions `[B, T]` by log likelihoods `[B, T, G]`, between steps by those beside it."""
+    """Return the mean position `[B, T]` around the likeliest step of logits `[B, T, G]`."""
     best = pitch_logits.argmax(dim=2, keepdim=True)
     neighbors = best + torch.arange(-NEIGHBORS, NEIGHBORS + 1, device=pitch_logits.device)
     neighbors = neighbors.clamp(0, pitch_logits.shape[2] - 1)
@@ -167,8 +180,10 @@ def expected_position(pitch_logits: Tensor) -> Tensor:
 def voice_losses(
     voicing: Tensor, pitch_logits: Tensor, pitch: Pitch, mask: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Cross-entropies: of voicing, logits `[B, T]`, at frames that the mask `[B, T]` has, and of heights,
-    logits `[B, T, G]`, where there is a voice.
+    """Return cross-entropies of voicing and pitch.
+
+    That of voicing, logits `[B, T]`, is over real frames (mask `[B, T]`), that of pitch, logits `[B, T, G]`,
+    over voiced frames.
     """
     real = torch.ones_like(voicing) if mask is None else mask.float()
     voiced = pitch.voiced.float()
@@ -184,7 +199,9 @@ def voice_losses(
 
 
 def added_loss(corrected: Tensor, present: Tensor, pitch: Pitch) -> Tensor:
-    """Mean distance in steps of positions `[B, T]` from the recording's, where both are in one octave."""
+    """Return the mean distance in steps of positions `[B, T]` to the pitch of the recording, without octave
+    errors.
+    """
     distance = (corrected - pitch.position).abs()
     valid = (pitch.voiced & present & (distance < MAX_PITCH_ERROR)).float()
     return (distance * valid).sum() / valid.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The head for speech: phases of a source at the right pitch (`codecvq.networks.voice.decoder`)."""
+"""The head for speech, with phases of a source at the coded pitch (`codecvq.networks.voice.decoder`)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def make_source(
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
 ) -> Head:
-    """A head for speech alone. With `pitch_channels` the encoder writes the pitch in these three channels of
-    the latents, for a quantizer that rounds each to five levels; without, it is learned.
+    """Build a head for speech only.
+
+    With `pitch_channels`, the encoder writes the measured pitch into these three latent channels, for a
+    quantizer that rounds each to five levels. Without them, the decoder predicts the pitch from the latents.
     """
     _check_pitch(pitch_channels, dim)
     _check_refiner(refiner_width, refiner_blocks)
@@ -53,14 +55,14 @@ def _check_pitch(channels: Sequence[int] | None, dim: int) -> None:
     places = {channel for channel in given if type(channel) is int and 0 <= channel < dim}
     if not len(places) == len(given) == pitch_code.CHANNELS:
         raise OptionError(
-            f"spectral: pitch_channels are {channels}; with dim {dim} they are "
-            f"{pitch_code.CHANNELS} different ones from 0 to {dim - 1}, as [5, 6, 7]."
+            f"spectral: pitch_channels are {channels}; with dim {dim}, needed are "
+            f"{pitch_code.CHANNELS} different numbers from 0 to {dim - 1}, as [5, 6, 7]."
         )
 
 
 def _check_refiner(width: int, blocks: int) -> None:
     if type(blocks) is not int or blocks < 0 or type(width) is not int or width < 1:
         raise OptionError(
-            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers "
-            "from 0 and from 1."
+            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers, "
+            "at least 0 and at least 1."
         )

@@ -1,8 +1,8 @@
-"""Values that stand closer than frames, as one value a frame between which lines are drawn.
+"""Least-squares fit of a piecewise linear function, with one knot per frame, to several values per frame.
 
-The value in the middle of a frame is not the best one: a line that is to be near all values of a voice, its
-first and its last ones too, has its knots where the sum of squared distances is least. Letters: n values a
-frame, T frames.
+The value in the middle of a frame is not the best knot: the best line through all values of a voiced segment,
+including its first and last ones, has its knots at the least sum of squared distances. Letters in shapes: n
+values per frame, T frames.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_WEIGHT = 1e-3  # the weight of a value that does not count, so that frames without any have a knot
+MIN_WEIGHT = 1e-3  # weight of invalid values, so that frames without valid ones have a knot
 
 
-@torch.compiler.disable  # no gradient passes, and compilers stumble over its float64
+@torch.compiler.disable  # it has no gradient, and compilers fail on its float64
 @torch.no_grad()
 def knots(values: Tensor, valid: Tensor, upsampling: int, mask: Tensor | None = None) -> Tensor:
-    """Knots `[B, T]` of which `interpolate(knots, upsampling)` is nearest, in the least squares sense,
-    to values `[B, T * n]`, n = `upsampling`, where these count: bool `[B, T * n]`. Frames that the mask
-    `[B, T]` leaves out, which are at the end, change nothing before them.
+    """Fit knots `[B, T]` to values `[B, T * n]`, n = `upsampling`, where `valid` bool `[B, T * n]` is True.
+
+    `source.interpolate(knots, upsampling)` then has the least squared distance to these values. Padded
+    frames, where the mask `[B, T]` is False, are at the end and do not affect earlier frames.
     """
     batch, frames = len(values), values.shape[1] // upsampling
     values = values.double().view(batch, frames, upsampling)
@@ -27,7 +28,7 @@ def knots(values: Tensor, valid: Tensor, upsampling: int, mask: Tensor | None = 
     real = values.new_ones(batch, frames) if mask is None else mask.double()
     weights = weights * real[..., None]
 
-    # A value that is a share o of a frame after the middle is on the line (1 - o) x_t + o x_{t+1}
+    # A value at the fraction o of a frame after the middle is on the line (1 - o) x_t + o x_{t+1}.
     offsets = (torch.arange(upsampling, device=values.device) + 0.5) / upsampling - 0.5
     last = (real > 0) & (F.pad(real[:, 1:], (0, 1)) == 0)
     first = torch.zeros_like(last)
@@ -47,11 +48,11 @@ def knots(values: Tensor, valid: Tensor, upsampling: int, mask: Tensor | None = 
 
 
 def _solved(diagonal: Tensor, off_diagonal: Tensor, target: Tensor) -> Tensor:
-    """x `[B, T]` of A x = wanted for a symmetric A with three diagonals, `[B, T]` and `[B, T - 1]`.
+    """Solve A x = target for a symmetric tridiagonal A, `[B, T]` and `[B, T - 1]`: x `[B, T]`.
 
-    Cyclic reduction in log2 T rounds over all rows: row t, l x[t - s] + d x[t] + u x[t + s] = w, becomes one
-    of x[t - 2s], x[t] and x[t + 2s] by adding multiples of rows t - s and t + s. A loop over frames would
-    queue some ten kernels for each of them on a GPU.
+    It uses cyclic reduction in log2 T rounds over all rows. Row t, l x[t - s] + d x[t] + u x[t + s] = w,
+    becomes a row of x[t - 2s], x[t] and x[t + 2s] by adding multiples of rows t - s and t + s. A loop over
+    frames would launch about ten kernels per frame on a GPU.
     """
     low, high, right = F.pad(off_diagonal, (1, 0)), F.pad(off_diagonal, (0, 1)), target
     span = 1
@@ -69,5 +70,5 @@ def _solved(diagonal: Tensor, off_diagonal: Tensor, target: Tensor) -> Tensor:
 
 
 def _shifted(rows: Tensor, span: int, fill: float = 0.0) -> Tensor:
-    """Rows `[B, T]` of which each stands `span` further to the right, `beyond` where none is left."""
+    """Shift rows `[B, T]` by `span` to the right, and fill with `fill`."""
     return F.pad(rows, (span, -span), value=fill)

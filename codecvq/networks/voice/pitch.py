@@ -1,9 +1,9 @@
-"""The fundamental frequency of speech, a value a frame, on a grid of logarithmic steps.
+"""Fundamental frequency of speech, one value per frame, on a logarithmic frequency grid.
 
-By autocorrelation as of Boersma (1993, Proc. Inst. Phonetic Sciences 17): the autocorrelation of a windowed
-frame, divided by that of the window, is near 1 at the period of what is periodic; the best path through all
-frames, with a price for leaps and for changes between voiced and unvoiced, leaves out errors by an octave.
-Letters: G frequencies of the grid, T frames.
+It uses the autocorrelation method of Boersma (1993, Proc. Inst. Phonetic Sciences 17). The autocorrelation of
+a windowed frame, divided by that of the window, is close to 1 at the period of a periodic signal. The best
+path through all frames, with costs for jumps and for changes between voiced and unvoiced, avoids octave
+errors. Letters in shapes: G frequencies of the grid, T frames.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from torch.nn import functional as F
 
 from codecvq.transfer import reads_without_sync
 
-LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS an octave
-SHORTER_FROM_HZ = (100.0, 170.0)  # above these shorter windows follow changes better
-NEAR = 4  # steps from the path where they look
-PERIODS = 3  # of the lowest frequency, within a window
-MAX_CORRELATION_HZ = 4000.0  # above it what is voiced is often noise too
+LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS per octave
+SHORTER_FROM_HZ = (100.0, 170.0)  # above these frequencies, shorter windows follow changes better
+NEAR = 4  # largest distance in steps from the path at which they are searched
+PERIODS = 3  # periods of the lowest frequency per window
+MAX_CORRELATION_HZ = 4000.0  # above it, voiced speech is often noisy, too
 
-FRAMES_AT_ONCE = 4096  # frames that are transformed together, so that hours take no more room than minutes
+FRAMES_AT_ONCE = 4096  # frames per Fourier transform call, which bounds memory for long audio
 
-# Costs and thresholds as Boersma and Praat have them for frames of 10 ms, with correlations of at most 1.
-# They are costs of a frame whatever it lasts.
+# Costs and thresholds of Boersma and Praat for frames of 10 ms, with correlations of at most 1. They are per
+# frame, independent of its duration.
 VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
-OCTAVE_COST = 0.01  # an octave, so that of two equal periods the shorter one counts
-JUMP_COST, VOICING_COST = 0.35, 0.14  # an octave, and a change between voiced and unvoiced
+OCTAVE_COST = 0.01  # per octave, so that the shorter of two equal periods wins
+JUMP_COST, VOICING_COST = 0.35, 0.14  # per octave, and per change between voiced and unvoiced
 
 
 class Pitch(NamedTuple):
-    """The grid's position `[B, T]`, a float as it is refined between steps, and where there is a pitch."""
+    """Pitch of frames: grid position `[B, T]` (a float, refined between steps), and whether frames are
+    voiced.
+    """
 
     position: Tensor
     voiced: Tensor  # [B, T] bool
@@ -46,21 +48,21 @@ class Pitch(NamedTuple):
 
 
 def grid_size() -> int:
-    """G."""
+    """Return the number of frequencies of the grid, G."""
     return round(OCTAVES * STEPS) + 1
 
 
 def hz_of(position: Tensor) -> Tensor:
-    """The frequency at a position of the grid."""
+    """Return the frequency at a position of the grid."""
     return LOWEST_HZ * torch.exp2(position / STEPS)
 
 
 class Correlation(nn.Module):
-    """Autocorrelations at the lags of the grid of frames under a Hann window."""
+    """Autocorrelations of Hann-windowed frames at the lags of the grid."""
 
     window: Tensor  # [W]
-    cosines: Tensor  # [K, G]: of the bins that are heard, at the lags of the grid
-    own: Tensor  # [G]: the window's
+    cosines: Tensor  # [K, G]: cosines of the used frequency bins at the lags of the grid
+    own: Tensor  # [G]: autocorrelation of the window
 
     def __init__(self, sample_rate: int, hop_length: int, lowest_hz: float) -> None:
         super().__init__()
@@ -72,14 +74,16 @@ class Correlation(nn.Module):
         bins = torch.arange(self.size // 2 + 1, dtype=torch.float64)
         cosines = torch.cos(2 * torch.pi / self.size * bins[:, None] * lags)
         power = torch.fft.rfft(window.double(), n=self.size).abs().square()
-        power[1:] *= 2  # bins stand for their mirror images too
+        power[1:] *= 2  # bins also represent their mirror images
         num_bins = min(len(bins), round(MAX_CORRELATION_HZ / sample_rate * self.size) + 1)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("cosines", cosines[:num_bins].float(), persistent=False)
         self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
 
     def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
-        """Of audio `[B, S]`: correlations `[B, T, G]`, and the largest sample of each frame `[B, T]`."""
+        """Compute correlations `[B, T, G]` and the largest magnitude of each frame `[B, T]` of audio `[B,
+        S]`.
+        """
         margin = (self.length - self.hop_length) // 2
         if margin >= 0:
             frames = F.pad(wav, (margin, margin)).unfold(1, self.length, self.hop_length)
@@ -98,35 +102,38 @@ class Correlation(nn.Module):
 
 
 class PitchTracker(nn.Module):
-    """Pitch of audio `[B, 1, S]`, a frame each `hop_length` samples and centred on them.
+    """Pitch of audio `[B, 1, S]`, with frames centered on hops of `hop_length` samples.
 
-    An encoder and a decoder may share one: in a step of training both ask for the pitch of the same audio,
-    and it is tracked once.
+    An encoder and a decoder may share a tracker. In a training step both need the pitch of the same audio, so
+    the tracker caches its last result.
     """
 
     def __init__(self, sample_rate: int, hop_length: int) -> None:
         super().__init__()
         self.long = Correlation(sample_rate, hop_length, LOWEST_HZ)
         self.short = nn.ModuleList(Correlation(sample_rate, hop_length, hz) for hz in SHORTER_FROM_HZ)
-        self.cached_pitch: tuple[Tensor, int, Pitch] | None = None  # in training: audio, its version
+        self.cached_pitch: tuple[Tensor, int, Pitch] | None = (
+            None  # in training: audio, its version, and its pitch
+        )
 
-    @torch.compiler.disable  # a loop over frames: unrolled, it would be compiled for minutes
+    @torch.compiler.disable  # the loop over frames would be unrolled and take minutes to compile
     @torch.no_grad()
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Pitch:
-        """Pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop; what stands at frames that a mask `[B, T]` leaves
-        out changes nothing at others. In float32, whatever autocast says.
+        """Track the pitch `[B, T]` of audio `[B, 1, S]`, T = S/hop, in float32 also under autocast.
+
+        Padded frames, where the mask `[B, T]` is False, do not affect others.
         """
         cached, self.cached_pitch = self.cached_pitch, None
         if mask is None and cached is not None and cached[0] is wav and cached[1] == wav._version:
             return cached[2]
         with torch.autocast(wav.device.type, enabled=False):
             pitch = self._track(wav[:, 0].float(), mask)
-        if self.training and mask is None and not wav.is_inference():  # those have no version
+        if self.training and mask is None and not wav.is_inference():  # inference tensors have no version
             self.cached_pitch = wav, wav._version, pitch
         return pitch
 
     def _track(self, wav: Tensor, mask: Tensor | None) -> Pitch:
-        if mask is not None:  # windows of the last frames, and the loudest sample, would hear it
+        if mask is not None:  # padding would affect windows of the last frames and the loudest sample
             wav = wav * mask.repeat_interleave(self.long.hop_length, dim=1)
         strengths, sizes = self.long(wav)
         loudest = sizes.amax(dim=1, keepdim=True).clamp(min=1e-9)
@@ -143,8 +150,10 @@ class PitchTracker(nn.Module):
 
 
 def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
-    """The states `[B, T]` of the path with the highest sum, G for unvoiced; strengths `[B, T, G + 1]`.
-    Padding, which is at the end, goes on with the state before it.
+    """Return the states `[B, T]` of the path with the highest sum of strengths `[B, T, G + 1]`; G is
+    unvoiced.
+
+    Padding, at the end, continues the last state.
     """
     if reads_without_sync(strengths.device):
         return best_path_on_cpu(strengths, mask)
@@ -152,7 +161,9 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def best_path_on_device(strengths: Tensor, mask: Tensor | None) -> Tensor:
-    """`best_path` in few kernels a frame, and without a transfer: every state is compared with all before."""
+    """Compute `best_path` with few kernels per frame and without transfers, by comparing all
+    pairs of states.
+    """
     steps = torch.arange(strengths.shape[2], device=strengths.device)
     costs = (steps[:, None] - steps).abs() * (JUMP_COST / STEPS)  # to, from
     unvoiced = steps == len(steps) - 1
@@ -173,8 +184,10 @@ def best_path_on_device(strengths: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
-    """`best_path` in numpy, as its calls are many and small. A leap costs by its width, so the best state to
-    come from is the larger of two running maxima, from below and from above.
+    """Compute `best_path` in numpy, which has less overhead for many small operations.
+
+    The cost of a jump is proportional to its width, so the best previous state is the larger of two running
+    maxima, from below and from above.
     """
     values = strengths.transpose(0, 1).float().numpy()
     frames, batch, states = values.shape
@@ -203,7 +216,9 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _refined(strengths: Tensor, path: Tensor) -> Tensor:
-    """Positions `[B, T]` of the tops of parabolas through the largest strengths `[B, T, G]` near the path."""
+    """Return positions `[B, T]` of peaks of parabolas through the largest strengths `[B, T, G]` near the
+    path.
+    """
     size = strengths.shape[2]
     near = (path[..., None] + torch.arange(-NEAR, NEAR + 1, device=path.device)).clamp(1, size - 2)
     at = near.gather(2, strengths.gather(2, near).argmax(dim=2, keepdim=True))[..., 0]
@@ -213,8 +228,8 @@ def _refined(strengths: Tensor, path: Tensor) -> Tensor:
 
 
 def interpolate_unvoiced(position: Tensor, voiced: Tensor) -> Tensor:
-    """Positions `[B, T]` that go in a line from the end of a voice to the beginning of the next; before the
-    first and behind the last they hold.
+    """Interpolate positions `[B, T]` linearly over unvoiced frames; constant before the first and after the
+    last voiced one.
     """
     frames = position.shape[1]
     now = torch.arange(frames, device=position.device).expand_as(position)

@@ -1,10 +1,9 @@
-"""A pitch in three channels of five levels: 120 steps of 1.6 %, from 65 to 428 Hz.
+"""Code of a pitch in three channels of five levels: 120 steps of 1.6 %, from 65 to 428 Hz.
 
-So that a quantizer which rounds channels, as fsq, keeps it exactly. Two channels are the digits, in the
-number system of base 5, of one of 24 cells, each of five steps; (2, 2), which is what channels at 0 stand
-for, is no cell, so that where their codebook is left out there is no pitch. The third is the step in its
-cell, and may be in a codebook of its own: where that is left out it is the middle one, and the pitch is right
-to 4 %.
+A quantizer that rounds channels, such as fsq, preserves it exactly. Two channels are the base-5 digits of one
+of 24 cells of five steps each. (2, 2), the value of channels at 0, is not a cell, so there is no pitch if the
+codebook of these channels is dropped. The third channel is the step within the cell and may be in another
+codebook. If that is dropped, the middle step is used, and the pitch is accurate to 4 %.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from codecvq.quantizer import Quantizer
 
 CHANNELS, BASE = 3, 5
 LOWEST, HIGHEST = 6.0, 136.0  # positions on the grid of `codecvq.networks.voice.pitch`
-NO_PITCH = BASE**2 // 2  # the cell of (2, 2)
+NO_PITCH = BASE**2 // 2  # cell number of (2, 2)
 NUM_VALUES = (BASE**2 - 1) * BASE
 
 
 def encode(position: Tensor) -> Tensor:
-    """Channels `[…, 3]`, before tanh, of positions `[…]`; those beyond the ends are at the ends."""
+    """Return channels `[…, 3]`, before tanh, of positions `[…]`, which are clamped to the range."""
     share = ((position - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
     number = (share * (NUM_VALUES - 1)).round().long()
     cell = number // BASE
@@ -34,7 +33,7 @@ def encode(position: Tensor) -> Tensor:
 
 
 def decode(channels: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions `[…]` of channels `[…, 3]` within [-1, 1], and where there is one."""
+    """Return positions `[…]` of channels `[…, 3]` within [-1, 1], and whether a pitch is present."""
     high, low, step = ((channels + 1) * ((BASE - 1) / 2)).round().clamp(0, BASE - 1).unbind(dim=-1)
     cell = high * BASE + low
     number = (cell - (cell > NO_PITCH).to(cell.dtype)) * BASE + step
@@ -42,8 +41,9 @@ def decode(channels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_preserved(quantizer: Quantizer, channels: Sequence[int]) -> None:
-    """Raises OptionError for a quantizer that does not keep what is written in these three channels, or of
-    which a part may be left out and what is left is another pitch.
+    """Raise OptionError if the quantizer does not preserve the pitch code in these three channels.
+
+    With fewer codebooks, the pitch must be absent or close to the full one.
     """
     places, position = list(channels), torch.linspace(LOWEST, HIGHEST, NUM_VALUES)
     latents = torch.zeros(1, quantizer.dim, NUM_VALUES)
@@ -56,8 +56,8 @@ def check_preserved(quantizer: Quantizer, channels: Sequence[int]) -> None:
         complete = depth == len(codes[0])
         if error > (0 if complete else tolerance) + 1e-3 and (complete or bool(present.any())):
             raise OptionError(
-                f"spectral: pitch_channels are {places}, but the quantizer does not keep what is written "
-                f"there. Take one that rounds each of them to {BASE} levels, the first two in one codebook, "
-                "as grouped_fsq with levels [8, 5, 5, 5] and pitch_channels [5, 6, 7] or [5, 6, 13], or "
-                "leave pitch_channels out: then the pitch is learned."
+                f"spectral: pitch_channels are {places}, but the quantizer does not preserve their values. "
+                f"Use one that rounds each of them to {BASE} levels, the first two in one codebook, "
+                "as grouped_fsq with levels [8, 5, 5, 5] and pitch_channels [5, 6, 7] or [5, 6, 13]. Or "
+                "remove pitch_channels, so that the pitch is learned."
             )

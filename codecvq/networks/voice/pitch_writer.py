@@ -1,4 +1,4 @@
-"""An encoder's last step, where the pitch is written down and not learned."""
+"""The last layer of an encoder with a measured pitch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from codecvq.networks.voice.pitch import PitchTracker
 
 
 class PitchWriter(nn.Module):
-    """Puts the pitch of audio into three channels of its latents, of which a frame lasts `upsampling` of the
-    tracker's. What is written is the knots of the lines that follow the pitch best.
+    """Writes the pitch of audio into three latent channels.
+
+    A codec frame has `upsampling` frames of the tracker. The written values are the knots of the piecewise
+    linear function that is closest to the pitch.
     """
 
-    places: Tensor  # [3]: the channels
+    places: Tensor  # [3]: channel indices
 
     def __init__(self, tracker: PitchTracker, upsampling: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -26,7 +28,7 @@ class PitchWriter(nn.Module):
         self.register_buffer("places", torch.tensor(self.channels), persistent=False)
 
     def forward(self, latents: Tensor, wav: Tensor, mask: Tensor | None) -> Tensor:
-        """Latents `[B, T, D]` of audio `[B, 1, S]`, mask `[B, T]` -> with the pitch."""
+        """Write the pitch of audio `[B, 1, S]` into latents `[B, T, D]`, mask `[B, T]` -> `[B, T, D]`."""
         fine_mask = None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
         pitch = self.tracker(wav, fine_mask)
         code = pitch_code.encode(knots(pitch.position, pitch.voiced, self.upsampling, mask))

@@ -1,17 +1,17 @@
-"""Complex corrections to the spectra that a source and its filters give.
+"""Complex corrections to the spectra of a source-filter model.
 
-Few bits and losses of distance make smooth magnitudes, and smooth magnitudes do not sound like a person. The
-refiner multiplies each frequency of each frame by e^(a + iφ):
+Low bit rates and distance losses give smooth magnitudes, which do not sound natural. The refiner multiplies
+each frequency of each frame by e^(a + iφ):
 
     a = s_f · (l - mean of l over 41 frequencies) + a'(t, f)
 
 with l = ln |S| of the spectra, a spread s_f learned for each frequency, and a' and φ from ConvNeXt blocks.
-Its inputs are what the decoder's backbone knows of the frame, l, and the log magnitudes of pulses and of
-noise: their rise and fall is like that of speech, and noise gives details that no code tells. All of s, a'
-and φ are 0 at the start: a new refiner changes nothing, and training with discriminators begins from the
-decoder as it is. (Spectra after a vocoder: arXiv:1904.12088; identity at the start as in arXiv:1901.09321.)
+Its inputs are the channels of the decoder's backbone, l, and the log magnitudes of pulses and of noise. The
+latter fluctuate like those of speech, and noise supplies details that no code contains. At initialization s,
+a' and φ are 0: a new refiner changes nothing, and training with discriminators starts from the decoder as it
+is. (Spectra after a vocoder: arXiv:1904.12088; identity at initialization as in arXiv:1901.09321.)
 
-Letters: F frequencies of a frame, X channels of the decoder's backbone.
+Letters in shapes: F frequencies of a frame, X channels of the decoder's backbone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from codecvq.networks.fourier import local_mean
 from codecvq.networks.spectral.backbone import KERNEL, ConvNeXtBlock
 
-NEAR = 41  # frequencies of a local mean
-FLOOR = 1e-5  # of magnitudes before the logarithm
-LARGEST = 3.0  # |a'|: 26 dB
+NEAR = 41  # frequencies per local mean
+FLOOR = 1e-5  # smallest magnitude before the logarithm
+LARGEST = 3.0  # upper bound of |a'|: 26 dB
 
 
 class Refiner(nn.Module):
-    """Spectra `[B, T, F]` to spectra `[B, T, F]`."""
+    """Corrects spectra `[B, T, F]` by a complex factor for each element."""
 
     def __init__(self, bins: int, context: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -47,8 +47,14 @@ class Refiner(nn.Module):
     def forward(
         self, spectra: Tensor, sources: Sequence[Tensor], context: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Corrected spectra of complex `[B, T, F]`, the two `sources` that they are made of, complex `[B, T,
-        F]` before they were filtered (B may be 1), the backbone's `[B, T, X]`, and a mask `[B, T]`.
+        """Return corrected spectra, complex `[B, T, F]`.
+
+        Args:
+            spectra: Spectra to correct, complex `[B, T, F]`.
+            sources: The two sources of which they are made, before filtering, complex `[B, T, F]`; B may be
+                1.
+            context: Output of the decoder's backbone, `[B, T, X]`.
+            mask: Padding mask, bool `[B, T]`.
         """
         with torch.autocast(context.device.type, enabled=False):
             levels = _levels(spectra)
@@ -65,6 +71,6 @@ class Refiner(nn.Module):
 
 
 def _levels(spectra: Tensor) -> Tensor:
-    """Natural logarithms of magnitudes: complex `[B, T, F]` -> `[B, T, F]`."""
+    """Return natural logarithms of magnitudes: complex `[B, T, F]` -> `[B, T, F]`."""
     power = torch.view_as_real(spectra).square().sum(dim=-1)
     return 0.5 * (power + FLOOR**2).log()

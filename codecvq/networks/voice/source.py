@@ -1,8 +1,9 @@
-"""The source of speech: pulses at the fundamental frequency where it is voiced, noise where it is not.
+"""The source of speech: pulses at the fundamental frequency in voiced frames, noise in unvoiced ones.
 
-What a vocal tract filters. Its phases fit each other as those of speech do, which no network of some million
-weights makes up and no few bits hold; of speech they differ by what the ear does not hear, when the voice
-began. Both are the same each time, for each item of a batch, and whatever is behind the end.
+The vocal tract filters this source. Its phases are consistent with each other like those of speech. A network
+of some million weights cannot generate such phases, and low bit rates cannot code them. They differ from the
+phases of the recording only by the start of voicing, which is inaudible. Pulses and noise are deterministic,
+equal for each batch item, and independent of anything after the end.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 
 
 def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
-    """A pulse a period, `[B, T * H]`, for a frequency a frame `[B, T]`, between whose middles its logarithm
-    is a line: all harmonics below half the sample rate, with one amplitude, their sum of power 1.
+    """Return one pulse per period, `[B, T * H]`, for frequencies `[B, T]` in Hz.
+
+    The logarithm of the frequency is interpolated linearly between the middles of frames. The signal is the
+    sum of all harmonics below half the sample rate, with equal amplitudes and a total power of 1.
     """
     rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
     cycles = rates.double().cumsum(dim=1)
@@ -28,24 +31,25 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
 
 
 def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor:
-    """White noise of power 1, `[S]`: samples `start` … of a series without an end."""
+    """Return white noise of power 1, `[S]`: samples from `start` on of an infinite, fixed series."""
     number = start + torch.arange(num_samples, device=device)
-    for factor in (-7046029254386353131, -4658895280553007687):  # mixes all bits, as splitmix64 does
+    for factor in (-7046029254386353131, -4658895280553007687):  # mix all bits, like splitmix64
         number = (number + 1442695040888963407) * factor
         number = number ^ ((number >> 29) & 0x7FFFFFFFF)
     return ((number >> 40) & 0xFFFFFF).float() * (3**0.5 / 2**23) - 3**0.5
 
 
 def interpolate(values: Tensor, hop_length: int) -> Tensor:
-    """Values a sample `[B, T * H]` on lines between those in the middle of frames `[B, T]`; the first and
-    the last hold to the ends.
+    """Interpolate linearly between values `[B, T]` at the middles of frames: `[B, T * H]`, constant at the
+    ends.
     """
     return F.interpolate(values[:, None], scale_factor=hop_length, mode="linear", align_corners=False)[:, 0]
 
 
 def hold_last(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values `[B, T]` of which each goes on where the mask `[B, T]` leaves out what follows; before the first
-    that it has, the first of all.
+    """Repeat the last valid value at positions where the mask `[B, T]` is False: values `[B, T]` -> `[B, T]`.
+
+    Before the first valid value, it repeats the value at position 0.
     """
     if mask is None:
         return values
