@@ -324,7 +324,10 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
     ("options", "says"),
     [
         ({"phase": "retrieved", "pitch_channels": [0, 1, 2]}, "phase is retrieved, which has no pitch"),
-        ({"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12}, "with dim 12, needed are 3 different"),
+        (
+            {"phase": "source", "pitch_channels": [10, 11, 12], "dim": 12},
+            "with dim 12, needed are 3 different",
+        ),
         ({"phase": "source", "pitch_channels": [1, 1, 2], "dim": 12}, "3 different numbers from 0 to 11"),
         ({"phase": "source", "pitch_channels": [1, 2, 3, 3], "dim": 12}, "3 different numbers from 0 to 11"),
         (
