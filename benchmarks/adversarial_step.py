@@ -1,10 +1,10 @@
-"""What an adversarial step costs beside one of the codec alone, in a recipe for processors: both in one
-process, interleaved, medians and their ratio.
+"""The cost of an adversarial training step relative to a step without discriminators, on a CPU.
 
     python benchmarks/adversarial_step.py [--recipe speech-16k] [--threads 1] [--repeats 5]
 
-With `in_turn` a round is a step of each discriminator, and the codec's own steps are as many. Exits with 1
-where the ratio is above `--most`.
+Both kinds of step run in one process, interleaved; the script prints medians and their ratio. With `in_turn`,
+a round has a step of each discriminator and as many steps of the codec alone. Exits with 1 if the ratio is
+above `--most`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from codecvq.training.recipe import load_recipe
 
 
 def prepare_learner(recipe_name: str, precision: str) -> tuple[Learner, torch.Tensor]:
-    """A learner, and a batch of the corpus in the box: what is in it does not change what a step costs."""
+    """A learner, and a batch of the bundled corpus; its contents do not affect the cost of a step."""
     recipe = load_recipe(recipe_name, ["corpus.name=prompts", "training.validation_clips=0"])
     if recipe.discriminator is None:
-        sys.exit(f"recipe {recipe_name} has no discriminator: there is nothing to compare")
-    # so that step 0 is the codec's alone in every recipe, and step 1 is not
+        sys.exit(f"recipe {recipe_name} has no discriminator, so there is nothing to compare")
+    # In every recipe, step 0 trains the codec alone and step 1 is adversarial.
     section = recipe.discriminator.model_copy(update={"start_step": 1})
     recipe = recipe.model_copy(update={"discriminator": section})
     learner = Learner(recipe, "codec", Accelerator(mixed_precision=precision))
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="speech-16k")
     parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="no: float32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count; one more warms up")
-    parser.add_argument("--most", type=float, default=2.5)
+    parser.add_argument("--repeats", type=int, default=5, help="measured rounds, after one warm-up round")
+    parser.add_argument("--most", type=float, default=2.5, help="largest accepted ratio")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     learner, wav = prepare_learner(options.recipe, options.precision)
@@ -58,7 +58,7 @@ def main() -> None:
     adversarial: list[list[float]] = [[] for _ in range(turns)]
     for repeat in range(options.repeats + 1):
         for turn in range(turns):
-            # steps are numbers to the learner: they say who is active and whose turn it is
+            # The step number determines whether discriminators are active and which one is trained.
             times = (
                 seconds(learner, 0, wav),
                 seconds(learner, section.start_step + turn * section.every_step, wav),

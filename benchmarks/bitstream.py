@@ -1,4 +1,4 @@
-"""Bytes and speed of the .cvq file: `python benchmarks/bitstream.py`.
+"""Bytes and speed of .cvq files: `python benchmarks/bitstream.py`.
 
 The codes are synthetic, with the statistics of speech codes. Each code repeats that of the previous frame
 with probability `dwell`; otherwise it is drawn from a geometric-like distribution over the codebook. Times
@@ -21,7 +21,7 @@ import numpy as np
 from codecvq.bitstream import pack, unpack
 from codecvq.bitstream.packed import Codes
 
-LAYOUTS = {  # codebooks, size, frames a second
+LAYOUTS = {  # codebooks, size, frames per second
     "12 x 5 at 50 Hz": (12, 5, 50),
     "8 x 1024 at 75 Hz": (8, 1024, 75),
     "3 x 625 at 50 Hz": (3, 625, 50),
@@ -37,7 +37,7 @@ class Result:
     ideal: float  # bytes: N T log2 K / 8
     packed: int  # bytes of payload
     entropy: int  # bytes of payload
-    file: int  # bytes, of the smaller with header and checksum
+    file: int  # bytes of the smaller file, with header and checksum
     packed_write_s: float
     packed_read_s: float
     entropy_write_s: float
@@ -55,7 +55,7 @@ def skewed_codes(books: int, size: int, frames: int, dwell: float = 0.3, seed: i
 
 
 def median_s(action: Callable[[], object], runs: int = 5) -> float:
-    """Seconds that the action takes, median."""
+    """Median duration of the action in seconds."""
     times = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(layout: str, seconds: float) -> Result:
     data = {entropy: pack(codec, codes, frames * hop, entropy) for entropy in (False, True)}
     packets = {entropy: unpack(written) for entropy, written in data.items()}
     if not all(np.array_equal(packet.codes, codes) for packet in packets.values()):
-        raise SystemExit(f"{layout}: codes did not come back")
+        raise SystemExit(f"{layout}: decoding returned different codes")
     return Result(
         layout, seconds, float(codes.size * np.log2(size) / 8),
         -(-packets[False].payload_bits // 8), -(-packets[True].payload_bits // 8),

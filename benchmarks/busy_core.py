@@ -1,4 +1,4 @@
-"""Seconds a step of quickstart takes with two threads, alone and beside a busy loop, by OpenMP setting.
+"""Seconds per step of quickstart with two threads, alone and next to a busy loop, by OpenMP setting.
 
 python benchmarks/busy_core.py
 """
@@ -24,7 +24,7 @@ OVERRIDES = (
 
 
 def seconds_a_step(setting: dict[str, str], busy: bool) -> float:
-    """Median over the logs of a short training."""
+    """Median seconds per step over the log rows of a short training."""
     with tempfile.TemporaryDirectory() as folder:
         loop = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
         try:
@@ -52,8 +52,8 @@ if __name__ == "__main__":
     for busy in (False, True):
         for name, setting in SETTINGS.items():
             taken = seconds_a_step(setting, busy)
-            where = "beside a busy loop" if busy else "alone"
+            where = "next to a busy loop" if busy else "alone"
             print(
-                f"{where}, {name}: {taken:.2f} s a step, {taken / base:.2f} times the default alone",
+                f"{where}, {name}: {taken:.2f} s per step, {taken / base:.2f} times the default alone",
                 flush=True,
             )

@@ -1,10 +1,9 @@
-"""Memory and time that a manifest of many rows takes: opened, split, measured, and cut into segments.
+"""Memory and time to open, split, measure and segment a manifest with many rows.
 
     python benchmarks/large_manifest.py --rows 2000000
 
-Each row names one of a hundred files, with an id, a text and one of a thousand speakers. Bytes a row are what
-the process has more in memory (resident, not counting files that are mapped) than before it opened the
-manifest.
+Each row names one of a hundred files, with an id, a text and one of a thousand speakers. Bytes per row are
+the increase of the process's resident memory (without mapped files) since before it opened the manifest.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def write_manifest(folder: Path, rows: int) -> Path:
             row = {
                 "path": f"recording-{n % FILES}.wav",
                 "id": f"speaker-{n % SPEAKERS}/utterance-{n}",
-                "text": f"this is what is said in utterance number {n}",
+                "text": f"this is the text of utterance number {n}",
                 "speaker": f"speaker-{n % SPEAKERS}",
                 "duration": 1.0,
             }
@@ -55,7 +54,7 @@ def memory_bytes(key: str = "RssAnon") -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--measure", action="store_true", help="read the header of every clip's file too")
+    parser.add_argument("--measure", action="store_true", help="also read the header of every clip's file")
     rows = (options := parser.parse_args()).rows
 
     def timed(what: str, make: Callable[[], Result]) -> Result:
@@ -64,13 +63,13 @@ def main() -> None:
         seconds = time.perf_counter() - start
         gc.collect()
         each = (memory_bytes() - before) / rows
-        print(f"{what:30} {seconds:8.1f} s  {1e6 * seconds / rows:7.2f} µs a row  {each:8.1f} bytes a row")
+        print(f"{what:30} {seconds:8.1f} s  {1e6 * seconds / rows:7.2f} µs/row  {each:8.1f} bytes/row")
         return made
 
     with tempfile.TemporaryDirectory(prefix="codecvq-benchmark-") as folder:
         few = write_manifest(Path(folder), 100).rename(Path(folder) / "few.jsonl")
         manifest = write_manifest(Path(folder), rows)
-        open_corpus(manifest=few).measured()  # imports, and the memory of threads
+        open_corpus(manifest=few).measured()  # warm-up: imports, and memory of threads
         gc.collect()
         before = memory_bytes()
         corpus = timed("open_corpus", lambda: open_corpus(manifest=manifest))
@@ -80,8 +79,8 @@ def main() -> None:
             parts = timed("three splits", lambda: [corpus.split(s) for s in ("train", "validation", "test")])  # type: ignore[arg-type]
             segments = timed("Segments", lambda: Segments(parts[0], RATE, 0.5, 16, 1, cache=False))
             timed("1000 clips drawn", lambda: [corpus[segments.draw(s, 0).clip].id for s in range(1000)])
-        timed("1000 clips by their places", lambda: [corpus[n * (rows // 1000)].text for n in range(1000)])
-        print(f"{rows} rows, {len(corpus)} clips; at most {memory_bytes('VmHWM') / 1e6:.0f} MB resident")
+        timed("1000 clips by index", lambda: [corpus[n * (rows // 1000)].text for n in range(1000)])
+        print(f"{rows} rows, {len(corpus)} clips; peak of {memory_bytes('VmHWM') / 1e6:.0f} MB resident")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Bits of codes under learned tables and under the adaptive model, on clips held out of both:
-`python benchmarks/learned_rate.py`.
+"""Bit rate of codes with learned tables and with the adaptive model: `python benchmarks/learned_rate.py`.
 
-Tables are counted from the codes of the training split of a corpus, and of other speech where `--speech`
-names folders of it; bits are those of the `.cvq` payloads of the test split, one file a clip. `--levels` are
-the levels of an FSQ codebook, by which codes are taken apart.
+Tables are counted on the codes of the training split of a corpus, and of the speech below the folders in
+`--speech`. Bits are those of the `.cvq` payloads of the test split, one file per clip. `--levels` are the
+levels of an FSQ codebook, which split codes into digits.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".g722"}
 
 
 def codes_of(codec: codecvq.Codec, clips: Iterable[Clip]) -> list[Codes]:
-    """Codes `[N, T]` of the clips that can be read and last from 0.5 to 20 s."""
+    """Codes `[N, T]` of the readable clips of 0.5 to 20 s."""
     found = []
     for clip in clips:
         try:
             samples = clip.read(codec.sample_rate)
         except CodecvqError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         if 0.5 <= samples.size / codec.sample_rate <= 20:
             found.append(codec.encode(torch.from_numpy(samples)[None, None])[0].numpy())
@@ -49,16 +48,16 @@ def codes_of(codec: codecvq.Codec, clips: Iterable[Clip]) -> list[Codes]:
 
 
 def speech_in(folders: Sequence[Path], most: int) -> list[Clip]:
-    """At most so many clips of the audio files below the folders, drawn with a fixed seed."""
+    """Clips of at most `most` audio files below the folders, drawn with a fixed seed."""
     paths = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SUFFIXES)
     random.Random(0).shuffle(paths)
     return [Clip(id=str(path), path=path) for path in paths[:most]]
 
 
 def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list[np.ndarray]:
-    """For each codebook the class `[K]` of each code: codes of a class are followed by similar codes.
+    """For each codebook, the class `[K]` of each code; codes of a class are followed by similar codes.
 
-    k-means of the distributions of the code that follows, with the Kullback-Leibler divergence.
+    Computed by k-means of the distributions of the next code, with the Kullback-Leibler divergence.
     """
     found = []
     for n, size in enumerate(sizes):
@@ -73,7 +72,7 @@ def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> l
             np.add.at(sums, classes, follows)
             centers = (sums + 50 * alone) / (sums.sum(axis=1, keepdims=True) + 50)
             classes = (follows @ np.log(centers).T).argmax(axis=1)
-        classes[0] = count - 1  # so that there are as many classes as asked for
+        classes[0] = count - 1  # makes the number of classes equal to `count`
         found.append(classes)
     return found
 
@@ -85,18 +84,18 @@ def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
 
 
 def learned_bytes(codes: Codes, tables: CodeTables) -> int:
-    """Bytes of the learned payload, which is decoded too."""
+    """Bytes of the learned payload; also checks that it decodes to the same codes."""
     layout = Layout.full(tables.codebook_sizes, codes.shape[1])
     data = learned_encode(codes, layout, tables)
     if not np.array_equal(learned_decode(data, layout, tables), codes):
-        raise SystemExit("the codes did not come back")
+        raise SystemExit("decoding returned different codes")
     return len(data)
 
 
 def variants(
     clips: Sequence[Codes], sizes: Sequence[int], levels: Sequence[int] | None
 ) -> dict[str, CodeTables]:
-    """Tables without frequencies, by what they are called."""
+    """Tables without frequencies, by label."""
     classes = cluster_codes(clips, sizes, 128)
     found = {
         "whole codes": CodeTables.uniform(sizes),
@@ -116,9 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec", default="speech-16k")
     parser.add_argument("--corpus", default="prompts")
-    parser.add_argument("--speech", type=Path, nargs="*", default=[], help="folders of more speech to count")
-    parser.add_argument("--most", type=int, default=2000, help="files of this speech at most")
-    parser.add_argument("--without-corpus", action="store_true", help="count the codes of --speech only")
+    parser.add_argument("--speech", type=Path, nargs="*", default=[], help="folders of additional speech")
+    parser.add_argument("--most", type=int, default=2000, help="maximum number of files of this speech")
+    parser.add_argument("--without-corpus", action="store_true", help="count only the codes of --speech")
     parser.add_argument("--levels", type=int, nargs="+", default=[8, 5, 5, 5])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
-"""What the mel loss's own backward pass saves over torch.stft's: both in one process, interleaved, medians
-and a ratio.
+"""Time saved by the mel loss's own backward pass, compared with torch.stft.
 
     python benchmarks/mel_loss.py [--threads 1] [--repeats 9]
+
+Both run in one process, interleaved; the script prints medians and their ratio.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from codecvq.losses.mel import FLOOR, MelLoss
 
 
 class PlainMelLoss(nn.Module):
-    """The same loss with torch.stft, both signals in one transform, torch's own differentiation."""
+    """The same loss with torch.stft of both signals in one transform, and torch's differentiation."""
 
     def __init__(self, ours: MelLoss) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ def main() -> None:
     for repeat in range(options.repeats + 2):
         for name, loss in (("ours", ours.distance), ("torch.stft", plain)):
             taken = seconds(loss, decoded, reference)
-            if repeat >= 2:  # the first two warm up
+            if repeat >= 2:  # the first two are warm-up
                 times[name].append(taken)
     for name, taken in times.items():
         print(

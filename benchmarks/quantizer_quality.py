@@ -1,18 +1,18 @@
-"""What each quantizer keeps of the same speech at the same rate: one small autoencoder around every one.
+"""Quality of quantizers on the same speech at the same rate: a small autoencoder around each of them.
 
     python benchmarks/quantizer_quality.py [--only residual_] [--steps 500] [--seeds 2] [--json out.json]
 
-The task: log-mel spectra (40 bands, 50 frames a second) of the corpus in the box, each band with mean 0 and
-variance 1 over the training split. A convolution over three frames makes 12 latent channels of them, the
-quantizer codes these with 10 or 30 bits a frame, and another convolution gives the spectra back. All get the
-same encoder, batches and optimizer and their own defaults; the loss is the mean squared error and the
-quantizer's own losses.
+The task: log-mel spectra (40 bands, 50 frames per second) of the bundled corpus, each band normalized to mean
+0 and variance 1 over the training split. A convolution over three frames maps them to 12 latent channels, the
+quantizer codes these with 10 or 30 bits per frame, and another convolution reconstructs the spectra. All
+quantizers get the same encoder, batches and optimizer and use their default options. The loss is the mean
+squared error plus the quantizer's own losses.
 
-SNR is that of the spectra of the other splits, clips never trained on: variance over squared error, in dB,
-the mean over seeds and how far they lie apart. Codes are counted over the training split, as the other is too
-short for 1024 codewords: `used` is the share of the codes that occur, `entropy` the bits a frame that an
-ideal entropy coder without memory would need. All of it takes some five minutes of one core. Trainings of
-seconds show what a quantizer does to the same latents; they do not say how a codec sounds.
+SNR is that of the spectra of the other splits (held-out clips): variance over squared error in dB, as mean
+and half-range over seeds. Code usage is counted over the training split, because the other splits are too
+short for 1024 codewords: `used` is the share of codes that occur, `entropy` the bits per frame of an ideal
+memoryless entropy coder. The whole benchmark takes about five minutes on one core. Such short trainings show
+the effect of a quantizer on the same latents; they do not predict how a codec sounds.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from codecvq.networks.spectral.framing import Framing
 
 SAMPLE_RATE, HOP, WINDOW, BANDS = 16_000, 320, 1280, 40
 DIM, WIDTH = 12, 128
-BATCH, FRAMES = 16, 64  # a step sees 1024 frames
+BATCH, FRAMES = 16, 64  # 1024 frames per step
 LEARNING_RATE = 2e-3
 
-#: bits a frame -> quantizers of about that rate, each with its options (Any: whatever a quantizer takes)
+#: Bits per frame -> quantizers of about that rate with their options (Any: defined by the quantizer).
 CASES: dict[int, list[tuple[str, dict[str, Any]]]] = {
     10: [
         ("vq", {"codebook_size": 1024}),
@@ -71,7 +71,7 @@ CASES: dict[int, list[tuple[str, dict[str, Any]]]] = {
 
 @dataclass(frozen=True)
 class Spectra:
-    """Log-mel spectra, standardised by the training split: one `[1, F, T]` a clip."""
+    """Log-mel spectra, normalized by the training split: one `[1, F, T]` per clip."""
 
     train: list[Tensor]
     held_out: list[Tensor]
@@ -79,14 +79,14 @@ class Spectra:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one quantizer; `name` is empty for the autoencoder without any."""
+    """The results of one quantizer; `name` is empty for the autoencoder without quantizer."""
 
     name: str
     options: dict[str, Any]
-    bits: float  # a frame
+    bits: float  # per frame
     snr_db: list[float]  # of the held-out clips, by seed
-    used: float  # share of all codes that occur in the training split, a mean over codebooks and seeds
-    entropy_bits: float  # a frame, summed over codebooks, a mean over seeds
+    used: float  # share of codes that occur in the training split, mean over codebooks and seeds
+    entropy_bits: float  # per frame, summed over codebooks, mean over seeds
     step_ms: float
 
 
@@ -114,7 +114,7 @@ def log_mels(corpus: Corpus) -> list[Tensor]:
 
 
 def batches(clips: list[Tensor], steps: int, seed: int) -> Iterator[Tensor]:
-    """Random pieces of the clips in a row: `[BATCH, F, FRAMES]`."""
+    """Yield random segments of the concatenated clips: `[BATCH, F, FRAMES]`."""
     frames = torch.cat(clips, dim=2)[0].T  # [T, F]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -126,7 +126,7 @@ def batches(clips: list[Tensor], steps: int, seed: int) -> Iterator[Tensor]:
 
 
 class Autoencoder(nn.Module):
-    """A convolution each way around a quantizer, or around none."""
+    """A convolution in each direction around a quantizer, or around none."""
 
     def __init__(self, quantizer: codecvq.Quantizer | None) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Autoencoder(nn.Module):
 
 def train(name: str, options: dict[str, Any], spectra: Spectra, steps: int, seed: int) -> Autoencoder:
     torch.manual_seed(seed)
-    model = Autoencoder(None)  # first, so that all begin from the same weights
+    model = Autoencoder(None)  # built before the quantizer, so that all start from the same weights
     model.quantizer = codecvq.build_quantizer(name, dim=DIM, **options) if name else None
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -174,7 +174,7 @@ def snr_db(model: Autoencoder, clips: list[Tensor]) -> float:
 
 @torch.no_grad()
 def code_usage(model: Autoencoder, clips: list[Tensor]) -> tuple[float, float]:
-    """The share of the codes that occur, and their entropy in bits a frame."""
+    """The share of the codes that occur, and their entropy in bits per frame."""
     codes = torch.cat([model.codes(clip) for clip in clips], dim=2)[0]  # [N, T]
     used = entropy = 0.0
     for column, size in zip(codes, model.quantizer.codebook_sizes, strict=True):
@@ -203,9 +203,11 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-# What is printed
+# Output
 
-HEADER = "| quantizer | options | bits | SNR dB | used | entropy | ms a step |\n|---|---|---|---|---|---|---|"
+HEADER = (
+    "| quantizer | options | bits | SNR dB | used | entropy | ms per step |\n|---|---|---|---|---|---|---|"
+)
 
 
 def markdown(row: Row) -> str:
@@ -219,17 +221,15 @@ def markdown(row: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="quantizers whose name contains this")
+    parser.add_argument("--only", default="", help="run quantizers whose name contains this")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     spectra = read_spectra()
     frames = [sum(clip.shape[2] for clip in clips) for clips in (spectra.train, spectra.held_out)]
-    print(
-        f"{frames[0]} frames to train on, {frames[1]} held out; {options.steps} steps\n\n{HEADER}", flush=True
-    )
+    print(f"{frames[0]} training frames, {frames[1]} held out; {options.steps} steps\n\n{HEADER}", flush=True)
     rows = []
     for name, settings in [("", {}), *(case for cases in CASES.values() for case in cases)]:
         if options.only in name:

@@ -1,15 +1,15 @@
-"""Our quantizers against vector-quantize-pytorch 1.32.0: time and peak memory of a step, codes compared.
+"""codecvq's quantizers compared with vector-quantize-pytorch 1.32.0: time, peak memory and codes.
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/quantizers.py [--only residual_vq] [--quick] [--device cuda] [--json out.json]
     python benchmarks/quantizers.py --table out.json        # the README's table of an earlier run
 
-Both sides have the same codebooks and get the same vectors, N of them, each in its own layout (ours
-`[B, D, T]`, the peer `[B, T, D]`). They take turns in one process on one thread; a time is the median, of
-processor time. `encode` is the way to codes in eval mode, `train` forward and backward in training mode with
-each side's own losses and codebook updates (ours with metrics and the replacement of dead codes, which the
-peer leaves out), `decode` the way back. Memory is how far the resident set of a fresh process rises in its
-first step. On a GPU a time is wall time from an idle device to an idle device, and memory is left out.
+Both sides have the same codebooks and get the same N vectors, each in its own layout (codecvq `[B, D, T]`,
+the peer `[B, T, D]`). They run interleaved in one process on one thread; a time is the median of processor
+time. `encode` computes codes in eval mode. `train` is forward and backward in training mode, with each side's
+own losses and codebook updates (codecvq also computes metrics and replaces dead codes). `decode` maps codes
+to values. Memory is the growth of the resident set of a fresh process in its first step. On a GPU, a time is
+wall time from an idle device to an idle device, and memory is not measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import codecvq
 from codecvq.processor import processor_name
 
-MIN_MEASURED_S = 0.02  # seconds: a step that is faster is repeated within a measurement
+MIN_MEASURED_S = 0.02  # faster steps are repeated within a measurement
 WARM_UP_VECTORS = 8
 SEED = 20_26
 
@@ -47,14 +47,14 @@ class Case:
     dim: int
     make: Callable[[], tuple[nn.Module, codecvq.Quantizer]]  # the peer's and ours, with the same codebooks
     modes: tuple[str, ...] = ("encode", "train")
-    to_our_codes: Callable[[Tensor], Tensor] = lambda codes: codes  # of the peer's [B, T] or [B, T, N]
-    peer_vectors: int | None = None  # the peer is timed with so many, and scaled: more would take too long
+    to_our_codes: Callable[[Tensor], Tensor] = lambda codes: codes  # converts the peer's [B, T] or [B, T, N]
+    peer_vectors: int | None = None  # fewer vectors for a slow peer; its results are scaled up
     spread: float = 1.0  # standard deviation of the vectors
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case, in one mode, with N vectors."""
+    """The results of one case in one mode with N vectors."""
 
     quantizer: str
     mode: str
@@ -63,9 +63,9 @@ class Row:
     ours_ms: float
     peer_mb: float | None
     ours_mb: float | None
-    different_codes: int | None  # of `codes`; None where there is nothing to compare
+    different_codes: int | None  # of `codes`; None if codes were not compared
     codes: int
-    peer_vectors: int  # fewer than `vectors` where the peer's figures are scaled up
+    peer_vectors: int  # fewer than `vectors` if the peer's results are scaled up
 
 
 # Both sides of each case
@@ -111,7 +111,7 @@ def simvq(size: int, dim: int) -> tuple[nn.Module, codecvq.Quantizer]:
 def lfq(bits: int) -> tuple[nn.Module, codecvq.Quantizer]:
     from vector_quantize_pytorch import LFQ
 
-    # the peer's inverse temperature is 100, which is a temperature of 1/100 in units of the code's scale
+    # The peer's inverse temperature is 100: a temperature of 1/100 in units of the code's scale.
     return LFQ(codebook_size=2**bits, dim=bits), codecvq.build_quantizer(
         "lfq", dim=bits, bits=bits, temperature=0.01, commitment_weight=0.0
     )
@@ -132,7 +132,7 @@ def residual_fsq(stages: int, levels: list[int]) -> tuple[nn.Module, codecvq.Qua
 
 
 def _reverse_bits(bits: int) -> Callable[[Tensor], Tensor]:
-    """The peer counts the first channel as the highest bit, we as the lowest."""
+    """Convert the peer's bit order, whose first channel is the highest bit, to codecvq's (lowest bit)."""
     return lambda codes: sum((codes >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # type: ignore[return-value]
 
 
@@ -149,7 +149,7 @@ def all_cases(quick: bool) -> Iterator[Case]:
             f"lfq 2^{bits}",
             bits,
             lambda bits=bits: lfq(bits),
-            # the peer holds a table of all codes for encoding too
+            # The peer needs a table of all codes for encoding too.
             ("train",) if bits > 16 else ("encode", "train"),
             to_our_codes=_reverse_bits(bits),
             peer_vectors=vectors,
@@ -162,7 +162,7 @@ def all_cases(quick: bool) -> Iterator[Case]:
 
 
 def step_of(case: Case, side: str, mode: str, vectors: int, device: str = "cpu") -> Callable[[], Tensor]:
-    """A function that takes one step and returns the codes; the same vectors and weights on both sides."""
+    """A function that runs one step and returns the codes; both sides get the same vectors and weights."""
     torch.manual_seed(SEED)
     peer, ours = case.make()
     batch = 8 if vectors % 8 == 0 else 1
@@ -228,14 +228,14 @@ def _training(
     return train
 
 
-# What is measured
+# Measurement
 
 
 def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool, device: str = "cpu") -> Row:
     fewer = min(vectors, case.peer_vectors or vectors) if mode == "train" else vectors
     sizes = {"peer": fewer, "ours": vectors}
     steps = {side: step_of(case, side, mode, size, device) for side, size in sizes.items()}
-    first = {side: step() for side, step in steps.items()}  # before any update of a codebook
+    first = {side: step() for side, step in steps.items()}  # before any codebook update
     times = interleaved_times(steps, repeats)
     growth = {
         side: peak_growth(case, side, mode, fewer if side == "peer" else vectors) if memory else None
@@ -257,7 +257,7 @@ def measure(case: Case, mode: str, vectors: int, repeats: int, memory: bool, dev
 
 
 def _differences(case: Case, mode: str, first: dict[str, Tensor]) -> tuple[int, int]:
-    """How many codes (after decode: values, by more than 1e-5) differ, and of how many."""
+    """Number of different codes (after decode: of values that differ by more than 1e-5), and the total."""
     if mode == "decode":
         wrong = (first["peer"] - first["ours"]).abs() > 1e-5 * (1 + first["peer"].abs())
         return int(wrong.sum()), wrong.numel()
@@ -267,7 +267,7 @@ def _differences(case: Case, mode: str, first: dict[str, Tensor]) -> tuple[int, 
 
 
 def interleaved_times(steps: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of a step (of processor time, or of the wall for a GPU), `repeats` of each, in turn."""
+    """Seconds per step (processor time, or wall time on a GPU), `repeats` of each side, interleaved."""
     loops = {
         side: max(1, math.ceil(MIN_MEASURED_S / max(_seconds(step, 1), 1e-6))) for side, step in steps.items()
     }
@@ -292,7 +292,7 @@ def _seconds(step: Callable[[], Tensor], loops: int) -> float:
 
 
 def peak_growth(case: Case, side: str, mode: str, vectors: int) -> float | None:
-    """MB by which a first step raises the resident set of a fresh process; None where Linux does not tell."""
+    """Growth in MB of the resident set of a fresh process in its first step; None if not available."""
     arguments = ["--memory-of", case.name, side, mode, str(vectors)]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
@@ -300,11 +300,11 @@ def peak_growth(case: Case, side: str, mode: str, vectors: int) -> float | None:
 
 def print_peak_growth(name: str, side: str, mode: str, vectors: int) -> None:
     case = next(case for case in all_cases(quick=False) if case.name == name)
-    step_of(case, side, mode, WARM_UP_VECTORS)()  # what is loaded on the first call is not the step's
+    step_of(case, side, mode, WARM_UP_VECTORS)()  # loads libraries before the measurement
     step = step_of(case, side, mode, vectors)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the first call has freed must not hide what this one takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
+    ctypes.CDLL(None).malloc_trim(0)  # memory freed by the first call would hide allocations
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current resident size
     before = _status_mb("VmRSS")
     step()
     print(max(0.0, _status_mb("VmHWM") - before))
@@ -315,7 +315,7 @@ def _status_mb(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
 
 
-# What is printed
+# Output
 
 
 HEADER = (
@@ -336,7 +336,7 @@ def markdown(row: Row) -> str:
 
 
 def readme_table(rows: list[Row]) -> str:
-    """The README's table: one line a quantizer and step, with each N beside the other."""
+    """The README's table: one line per quantizer and step, with the columns of each N side by side."""
     sizes = sorted({row.vectors for row in rows}, reverse=True)
     found = {(row.quantizer, row.mode, row.vectors): row for row in rows}
     head = [f"{size:,} vectors, ms | faster | MB" for size in sizes]
@@ -368,14 +368,14 @@ def machine(device: str = "cpu") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name contains one of these")
-    parser.add_argument("--mode", default="", help="only this step: encode, train or decode")
+    parser.add_argument("--only", nargs="+", default=[""], help="run cases whose name contains one of these")
+    parser.add_argument("--mode", default="", help="run only this step: encode, train or decode")
     parser.add_argument("--vectors", type=int, nargs="+", default=[8192, 75])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, the slowest peers scaled")
+    parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, slow peers scaled")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
-    parser.add_argument("--table", type=Path, help="print the README's table of such a file; measure nothing")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--table", type=Path, help="print the README's table of a JSON file and exit")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -396,7 +396,7 @@ def main() -> None:
                 memory = not options.quick and options.device == "cpu"
                 rows.append(measure(case, mode, vectors, repeats, memory, options.device))
                 print(markdown(rows[-1]), flush=True)
-                if options.json:  # after each, so that a run that is cut short leaves what it has
+                if options.json:  # after each case, so that an interrupted run leaves its results
                     kept = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
                     options.json.write_text(json.dumps(kept, indent=1) + "\n")
 

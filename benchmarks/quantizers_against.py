@@ -1,10 +1,10 @@
-"""Our quantizers against those of another checkout of codecvq: time of encode, decode and a training step.
+"""Quantizers of two checkouts of codecvq compared: time of encode, decode and a training step.
 
     git worktree add ../before COMMIT
     python benchmarks/quantizers_against.py ../before [--turns 5]
 
-Each side is a process with one thread. They take turns, case by case; a time is the median over the turns of
-the fastest of several runs, in processor time. A ratio above 1 means that this checkout is faster.
+Each side is a process with one thread. The sides alternate, case by case. A time is the median over the turns
+of the fastest of several runs, in processor time. A ratio above 1 means that this checkout is faster.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def serve() -> None:
 
 
 def seconds(case: str, mode: str, frames: int) -> float:
-    """Of the fastest run of a case."""
+    """Seconds of the fastest run of a case."""
     import torch
 
     import codecvq
@@ -69,7 +69,7 @@ def seconds(case: str, mode: str, frames: int) -> float:
     return fastest(runs[mode])
 
 
-def step(quantizer: Any, latents: Any) -> None:  # Any: of either checkout
+def step(quantizer: Any, latents: Any) -> None:  # Any: types of either checkout
     out = quantizer(latents.clone().requires_grad_())
     (out.latents.square().mean() + sum(out.losses.values())).backward()
 

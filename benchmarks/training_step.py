@@ -1,11 +1,11 @@
-"""What a training step of a recipe costs on this processor, and how much of it is the data path.
+"""The cost of a training step of a recipe on this processor, and the share of the data path.
 
     python benchmarks/training_step.py [--recipe speech-16k] [--threads 1] [--steps 20] [--against CHECKOUT]
 
-A step is that of `codecvq train`: the batch comes from the thread that makes it ahead, and what steps gave is
-read every ten. The discriminators are active from the first step on with `--adversarial`. With `--against`,
-another checkout of codecvq takes turns with this one, each time in a fresh process, and the ratio of the
-medians is printed: above 1, this one is faster.
+A step is that of `codecvq train`: a thread prepares batches ahead, and results are read every ten steps. With
+`--adversarial` the discriminators are active from the first step on. With `--against`, this checkout and
+another one alternate, each time in a fresh process, and the script prints the ratio of the medians: above 1,
+this checkout is faster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARM_UP = 5
 
 
 def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> dict[str, float]:
-    """Seconds a step, and shares of that: waiting for a batch, and making one in the thread beside it."""
+    """Seconds per step, and the shares spent waiting for a batch and making one in the loader thread."""
     import torch
     from accelerate import Accelerator
 
@@ -45,7 +45,7 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
     precision = {"fp32": "no"}.get(best_precision(), best_precision())
     learner = Learner(recipe, "codec", Accelerator(cpu=True, mixed_precision=precision))
     segments = recipe_segments(recipe, recipe_corpus(recipe.corpus), learner.codec.hop_length)
-    for clip in range(len(segments.corpus)):  # decoded once in a training, and not in every step
+    for clip in range(len(segments.corpus)):  # training decodes each clip once, not in every step
         segments.batch(clip)
     start = time.perf_counter()
     for step in range(steps):
@@ -68,7 +68,7 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
 
 
 def measure_checkout(checkout: Path, options: argparse.Namespace) -> dict[str, float]:
-    """What a fresh process measures with the code of a checkout."""
+    """Run the measurement in a fresh process with the code of a checkout."""
     paths = [str(checkout), str(checkout / "plugins")]
     arguments = ["--recipe", options.recipe, "--threads", str(options.threads), "--steps", str(options.steps)]
     arguments += ["--adversarial"] if options.adversarial else []
@@ -106,8 +106,8 @@ def main() -> None:
     print(f"{options.recipe}, {kind}, {options.threads} thread(s), medians of {options.turns} processes")
     for side, rows in found.items():
         step_s, waits, data = (median(row[key] for row in rows) for key in ("step_s", "waits", "data"))
-        shares = f"waiting for a batch {100 * waits:.1f} %, making it {100 * data:.1f} % in a thread beside"
-        print(f"{side:6} {step_s:.3f} s a step, {1 / step_s:.2f} steps a second; {shares}")
+        shares = f"waiting for batches {100 * waits:.1f} %, loader thread {100 * data:.1f} %"
+        print(f"{side:6} {step_s:.3f} s per step, {1 / step_s:.2f} steps per second; {shares}")
     if options.against:
         ours, theirs = (median(row["step_s"] for row in found[side]) for side in ("this", "other"))
         print(f"ratio  {theirs / ours:.2f}")
