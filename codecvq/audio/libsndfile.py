@@ -85,13 +85,13 @@ def duration_s(path: Path, name: str) -> float | None:
             return None
         limit, size = ReadLimit(name, file.samplerate, file.channels), path.stat().st_size
         header_s = file.frames / file.samplerate
-        right = file.format != "FLAC" or container_end_samples(path) == file.frames
-        if not (right and file.format == "FLAC" and size > MAX_SCANNED_BYTES) and (
+        is_header_correct = file.format != "FLAC" or container_end_samples(path) == file.frames
+        if not (is_header_correct and file.format == "FLAC" and size > MAX_SCANNED_BYTES) and (
             links := _links(path, file.format)
         ):
             return sum(len(block) for block in _chain(links, limit, 0, None)) / file.samplerate
         if file.format == "FLAC":
-            return header_s if right else None
+            return header_s if is_header_correct else None
         if file.format == "OGG" and is_plausible(header_s, size):
             return header_s
         if file.seeks_exactly and 0 < file.frames <= 8 * size:
@@ -169,20 +169,20 @@ def _links(path: Path, file_format: str) -> list[bytes]:
     if file_format not in _SIGNATURES:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        begins = [match.start() for match in _SIGNATURES[file_format].finditer(content)]
+        starts = [match.start() for match in _SIGNATURES[file_format].finditer(content)]
         if file_format == "OGG":  # audio and video streams of one file start with adjacent pages
-            ends = {at + _page_size(content, at) for at in begins}
-            begins = [at for at in begins if at not in ends]
-        if len(begins) < 2:
+            ends = {offset + _page_size(content, offset) for offset in starts}
+            starts = [offset for offset in starts if offset not in ends]
+        if len(starts) < 2:
             return []
-        if len(begins) > MAX_LINKS:
+        if len(starts) > MAX_LINKS:
             raise decoding_error(path, f"it has more than {MAX_LINKS} concatenated files")
-        return [content[at:end] for at, end in zip(begins, [*begins[1:], len(content)], strict=True)]
+        return [content[offset:end] for offset, end in zip(starts, [*starts[1:], len(content)], strict=True)]
 
 
-def _page_size(content: mmap.mmap, at: int) -> int:
-    segments = content[at + 26] if len(content) > at + 26 else 0
-    return 27 + segments + sum(content[at + 27 : at + 27 + segments])
+def _page_size(content: mmap.mmap, offset: int) -> int:
+    segments = content[offset + 26] if len(content) > offset + 26 else 0
+    return 27 + segments + sum(content[offset + 27 : offset + 27 + segments])
 
 
 def _chain(links: list[bytes], limit: ReadLimit, start: int, count: int | None) -> Iterator[FloatArray]:

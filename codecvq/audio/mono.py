@@ -10,9 +10,9 @@ from codecvq.errors import AudioError
 #: Channels cancel out if the energy of their mean, divided by the mean of their energies, is below this
 #: (-20 dB). The ratio is 1 for equal channels, 1 / C for uncorrelated ones, 0.5 if one of two is silent, and
 #: 0 if one is the inverted other.
-CANCELLED = 0.01
-SHORTEST = 4000  # samples; fewer can have opposite signs by chance
-QUIETEST = 1e-8  # mean energy (-80 dB); quieter audio is only noise and is not checked
+MIN_ENERGY_RATIO = 0.01
+MIN_SAMPLES = 4000  # samples; fewer can have opposite signs by chance
+MIN_ENERGY = 1e-8  # mean energy (-80 dB); quieter audio is only noise and is not checked
 
 
 def to_mono(samples: FloatArray, name: str = "the audio") -> FloatArray:
@@ -26,9 +26,9 @@ def to_mono(samples: FloatArray, name: str = "the audio") -> FloatArray:
     if samples.shape[0] == 1:
         return samples[0]
     mean: FloatArray = samples.mean(axis=0, dtype=np.float32)
-    if mean.size >= SHORTEST:
-        each = sum(_energy(channel) for channel in samples) / len(samples)
-        if each > QUIETEST and _energy(mean) < CANCELLED * each:
+    if mean.size >= MIN_SAMPLES:
+        channel_energy = sum(_energy(channel) for channel in samples) / len(samples)
+        if channel_energy > MIN_ENERGY and _energy(mean) < MIN_ENERGY_RATIO * channel_energy:
             raise AudioError(
                 f"{name}: its {len(samples)} channels cancel out (opposite phase), so their mean is nearly "
                 "silent. Select one of them in a manifest with a column 'channel' (0 is the first), or "

@@ -7,7 +7,7 @@ import numpy as np
 from codecvq.audio.limits import HIGHEST_RATE, LOWEST_RATE, FloatArray
 from codecvq.errors import AudioError
 
-FARTHEST = HIGHEST_RATE // LOWEST_RATE  # maximum ratio of the sample rates
+MAX_RATIO = HIGHEST_RATE // LOWEST_RATE  # maximum ratio of the sample rates
 
 
 def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "VHQ") -> FloatArray:
@@ -20,9 +20,9 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "
 
     if from_rate <= 0 or to_rate <= 0:
         raise AudioError(f"cannot resample from {from_rate} Hz to {to_rate} Hz: both rates must be above 0.")
-    if max(from_rate, to_rate) > FARTHEST * min(from_rate, to_rate):
+    if max(from_rate, to_rate) > MAX_RATIO * min(from_rate, to_rate):
         raise AudioError(
-            f"cannot resample from {from_rate} Hz to {to_rate} Hz: one is more than {FARTHEST} times the "
+            f"cannot resample from {from_rate} Hz to {to_rate} Hz: one is more than {MAX_RATIO} times the "
             "other. Check the sample rates."
         )
     if from_rate == to_rate:

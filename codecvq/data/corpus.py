@@ -74,11 +74,11 @@ class Corpus:
             return cast(Split, clip.split)  # checked when the corpus was opened
         return split_of(clip.speaker if self.split_by == "speaker" else clip.split_key or clip.id)
 
-    def split(self, which: Split) -> Corpus:
+    def split(self, name: Split) -> Corpus:
         """Return the clips of one split. It may be empty if the corpus has few clips."""
-        if which not in SPLITS:
-            raise CorpusError(f"split {which!r} is not one of {', '.join(SPLITS)}.{nearest(which, SPLITS)}")
-        positions = np.flatnonzero(self.lazy_clips.splits(self.split_by) == split_code(which))
+        if name not in SPLITS:
+            raise CorpusError(f"split {name!r} is not one of {', '.join(SPLITS)}.{nearest(name, SPLITS)}")
+        positions = np.flatnonzero(self.lazy_clips.splits(self.split_by) == split_code(name))
         return replace(self, clips=self.lazy_clips.select(positions))
 
     def measured(self) -> Corpus:
@@ -123,15 +123,16 @@ def open_corpus(
     `failures`.
     """
     names = [name] if isinstance(name, str) else list(name or ())
-    given = [value for value in ("+".join(names) or None, source, folder, manifest) if value is not None]
-    if len(given) != 1:
+    sources = [value for value in ("+".join(names) or None, source, folder, manifest) if value is not None]
+    if len(sources) != 1:
         raise CorpusError(
-            f"a corpus needs exactly one of name, source, folder and manifest, but {len(given)} were given"
-            f"{': ' + ', '.join(map(str, given)) if given else ''}. Give one of them."
+            f"a corpus needs exactly one of name, source, folder and manifest, but {len(sources)} were given"
+            f"{': ' + ', '.join(map(str, sources)) if sources else ''}. Give one of them."
         )
     if source is None and (reader is not None or options):
         raise CorpusError(
-            f"reader ({reader}) and options need a source, but none is given. Give {given[0]} as the source."
+            f"reader ({reader}) and options need a source, but none is given. "
+            f"Give {sources[0]} as the source."
         )
     if root is not None and (folder is not None or manifest is not None):
         raise CorpusError(
@@ -149,7 +150,7 @@ def open_corpus(
     elif manifest is not None:
         listing = read_source(manifest, "manifest")
     else:
-        listing = read_source(given[0], reader, options, root=root)
+        listing = read_source(sources[0], reader, options, root=root)
     corpus = Corpus(listing.name, listing.clips, split_by, listing.failures)
     corpus = replace(corpus, clips=_select_speakers(corpus, speakers, exclude_speakers))
     _check(corpus)

@@ -36,7 +36,7 @@ class DeviceSegments:
         self.segments, self.device = segments, device
         self._check_memory()
         with ThreadPoolExecutor() as pool:
-            decoded = dict(enumerate(pool.map(segments.decoded, range(len(segments.corpus)))))
+            decoded = dict(enumerate(pool.map(segments.decode, range(len(segments.corpus)))))
         readable = {index: samples for index, samples in decoded.items() if samples is not None}
         if not readable:
             raise segments.no_readable_clips()

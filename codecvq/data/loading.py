@@ -89,7 +89,7 @@ class BatchClips(Sequence[Clip]):
         return self.corpus[self.indices[index]]
 
 
-class _Steps(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
+class _StepDataset(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
     """Data set of the steps in `range(first, last)` for worker processes.
 
     An item is the batch, the indices of its clips, and the clips that the worker could not read. The error
@@ -150,7 +150,7 @@ def _batches(
             yield batch.pin_memory() if pin else batch, clips
         return
     loader = DataLoader(
-        _Steps(segments, first, last, rank, world),
+        _StepDataset(segments, first, last, rank, world),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,

@@ -41,9 +41,9 @@ def read_manifest(source: str | os.PathLike[str]) -> ClipListing:
             if failures
             else ""
         )
-        what = first or "it has no rows"
+        problem = first or "it has no rows"
         raise CorpusError(
-            f"manifest {_printable(path)}: {what}. Paths are relative to the manifest's folder, "
+            f"manifest {_printable(path)}: {problem}. Paths are relative to the manifest's folder, "
             f"{_printable(path.parent.resolve())}."
         )
     return listing

@@ -118,16 +118,16 @@ class _Fields(BaseModel):
 
 def read_row(origin: str, row: Row) -> ParsedRow:
     """Validate a row. Raises CorpusError with a message that starts with `origin`."""
-    given, columns = _match_columns(origin, row)
-    if "path" not in given:
+    values, columns = _match_columns(origin, row)
+    if "path" not in values:
         raise CorpusError(
             f"{origin}: no column has the path of the audio. The columns are "
             f"{', '.join(map(repr, row))[:300] or 'none'}; name one of them {' or '.join(NAMES['path'])}."
         )
     try:
-        fields = _Fields(**{field: value for field, (_, value) in given.items()})
+        fields = _Fields(**{field: value for field, (_, value) in values.items()})
     except ValidationError as error:
-        raise CorpusError(_validation_message(origin, given, error)) from None
+        raise CorpusError(_validation_message(origin, values, error)) from None
     start_s, duration_s = _parse_times(origin, fields)
     return ParsedRow(
         path=fields.path,
@@ -147,7 +147,7 @@ def read_row(origin: str, row: Row) -> ParsedRow:
 
 def _match_columns(origin: str, row: Row) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
     """Return the fields of the clip as {field: (column name, value)}, and the remaining columns."""
-    given, columns = dict[str, tuple[str, Any]](), dict(row)
+    values, columns = dict[str, tuple[str, Any]](), dict(row)
     found: dict[str, list[str]] = {}
     for name, value in row.items():
         if (field := _FIELDS.get(name)) and not _is_missing(value):
@@ -165,18 +165,18 @@ def _match_columns(origin: str, row: Row) -> tuple[dict[str, tuple[str, Any]], d
         if field in ("start", "end", "duration") and len({str(row[name]) for name in names}) > 1:
             both = " and ".join(f"{name} {row[name]!r}" for name in names[:2])
             raise CorpusError(f"{origin}: it has {both}, which have the same meaning. Remove one of them.")
-        given[field] = (names[0], columns.pop(names[0]))
-    return given, columns
+        values[field] = (names[0], columns.pop(names[0]))
+    return values, columns
 
 
 def _is_missing(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _validation_message(origin: str, given: Mapping[str, tuple[str, Any]], error: ValidationError) -> str:
+def _validation_message(origin: str, values: Mapping[str, tuple[str, Any]], error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     field = str(problem["loc"][0])
-    name, value = given[field]
+    name, value = values[field]
     value_text = repr(value)
     value_text = value_text if len(value_text) <= 60 else f"{value_text[:60]}…"
     if field in ("start", "end", "duration"):

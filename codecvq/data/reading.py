@@ -49,8 +49,8 @@ def read_source(
         if registration.spec.name != CORPUS:
             raise CorpusError(f"root ({root}) is the location of a registered corpus. Omit it for {source}.")
         options["root"] = expand_home(root)
-    what, factory = f"reader {registration.spec.name!r}", registration.load()
-    check_options(what, registration, options, supplied=("source",))
+    label, factory = f"reader {registration.spec.name!r}", registration.load()
+    check_options(label, registration, options, supplied=("source",))
     try:
         with contained():  # the reader may be a generator, which runs here
             listing = to_listing(factory(text, **options))
@@ -58,11 +58,12 @@ def read_source(
         raise
     except Exception as error:  # third-party code: its traceback does not help the user
         raise CorpusError(
-            f"{what} of {registration.origin} failed with {printable(text)}: {type(error).__name__}: {error}."
+            f"{label} of {registration.origin} failed with {printable(text)}: "
+            f"{type(error).__name__}: {error}."
         ) from error
     if not listing.clips:
         first = f" The first failure: {listing.failures[0]}" if listing.failures else ""
-        raise CorpusError(f"{what} found no clips in {printable(text)}.{first}")
+        raise CorpusError(f"{label} found no clips in {printable(text)}.{first}")
     return replace(listing, name=listing.name or _default_name(text))
 
 

@@ -170,13 +170,11 @@ class Segments:
 
     def item(self, step: int, index: int) -> Item:
         """Return item `index` of the whole batch of a step; depends only on (seed, step, index)."""
-        drawn = self.draw(step, index)
+        draw = self.draw(step, index)
         for clip in self.candidates(step, index):
-            segment = self._segment(clip, drawn.position, drawn.length)
+            segment = self._segment(clip, draw.position, draw.length)
             if segment is not None:
-                return Item(
-                    augment_segment(resample(segment, drawn.length, self.segment_samples), drawn), clip
-                )
+                return Item(augment_segment(resample(segment, draw.length, self.segment_samples), draw), clip)
         raise self.no_readable_clips()
 
     def draw(self, step: int, index: int) -> Draw:
@@ -213,7 +211,7 @@ class Segments:
             if other not in tried:
                 yield other
 
-    def decoded(self, index: int) -> npt.NDArray[np.int16] | None:
+    def decode(self, index: int) -> npt.NDArray[np.int16] | None:
         """Decode a clip to 16-bit samples `[S]`. On failure, records it and returns None."""
         try:
             return self._read(index)
@@ -312,14 +310,14 @@ def _clip_weights(corpus: Corpus, balance: float) -> npt.NDArray[np.float64]:
     return durations_s / np.maximum(speaker_s, 1e-9)[clips.speaker_codes] ** balance
 
 
-def augment_segment(segment: FloatArray, drawn: Draw) -> FloatArray:
+def augment_segment(segment: FloatArray, draw: Draw) -> FloatArray:
     """Apply the drawn tilt, gain and sign to a segment `[S]`."""
-    if drawn.tilt_db:
-        segment = tilt_segment(segment, drawn.tilt_db)
-    scale = 10 ** (drawn.gain_db / 20)
+    if draw.tilt_db:
+        segment = tilt_segment(segment, draw.tilt_db)
+    scale = 10 ** (draw.gain_db / 20)
     peak = float(np.abs(segment).max(initial=0.0))
     scale = min(scale, 1 / peak) if peak > 0 else scale
-    return segment * np.float32(-scale if drawn.flipped else scale)
+    return segment * np.float32(-scale if draw.flipped else scale)
 
 
 def tilt_segment(segment: FloatArray, tilt_db: float) -> FloatArray:

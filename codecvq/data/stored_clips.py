@@ -53,20 +53,20 @@ class StoredClips(Sequence[Clip]):
         return clip
 
 
-def to_listing(found: object) -> ClipListing:
+def to_listing(result: object) -> ClipListing:
     """Convert the result of a reader or corpus to a listing. Raises CorpusError if it has no clips."""
-    if isinstance(found, ClipListing):
-        return replace(found, clips=to_listing(found.clips).clips)
-    if isinstance(found, Clips):
-        return ClipListing(found)
-    if isinstance(found, str) or not isinstance(found, Iterable):
-        raise CorpusError(f"it returned {reprlib.repr(found)}, but clips are needed.")
-    if isinstance(found, Sequence) and len(found) > Clips.MAX_IN_MEMORY:
-        return ClipListing(Clips.from_clips(found))
-    return collect_clips(found)
+    if isinstance(result, ClipListing):
+        return replace(result, clips=to_listing(result.clips).clips)
+    if isinstance(result, Clips):
+        return ClipListing(result)
+    if isinstance(result, str) or not isinstance(result, Iterable):
+        raise CorpusError(f"it returned {reprlib.repr(result)}, but clips are needed.")
+    if isinstance(result, Sequence) and len(result) > Clips.MAX_IN_MEMORY:
+        return ClipListing(Clips.from_clips(result))
+    return collect_clips(result)
 
 
-def collect_clips(found: Iterable[Clip | ClipFailure]) -> ClipListing:
+def collect_clips(result: Iterable[Clip | ClipFailure]) -> ClipListing:
     """Collect the clips of an iterator, with more than `Clips.MAX_IN_MEMORY` in a temporary file.
 
     Raises CorpusError for items that are neither clips nor failures.
@@ -75,7 +75,7 @@ def collect_clips(found: Iterable[Clip | ClipFailure]) -> ClipListing:
     builder = ColumnsBuilder()
 
     def clips() -> Iterator[Clip]:
-        for item in found:
+        for item in result:
             if isinstance(item, ClipFailure):
                 failures.append(item)
                 continue

@@ -20,12 +20,12 @@ def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
     Raises UnknownName for an unknown loss and OptionError for unknown options or wrong types. Build untrusted
     options within `codecvq.construction.limited`.
     """
-    registration, what = registry().find(LossSpec, name), f"loss {name!r}"
-    check_options(what, registration, options, PROVIDED)
-    loss = build_from_options(what, registration.make, {"sample_rate": sample_rate, **options})
+    registration, label = registry().find(LossSpec, name), f"loss {name!r}"
+    check_options(label, registration, options, PROVIDED)
+    loss = build_from_options(label, registration.make, {"sample_rate": sample_rate, **options})
     if not isinstance(loss, nn.Module):
         raise OptionError(
-            f"{what} of {registration.origin} is a {type(loss).__name__}, not a codecvq.losses.Loss "
+            f"{label} of {registration.origin} is a {type(loss).__name__}, not a codecvq.losses.Loss "
             "or other module"
         )
     return loss

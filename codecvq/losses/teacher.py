@@ -53,19 +53,19 @@ def build_teacher(options: str | Mapping[str, Any], *, sample_rate: int) -> Teac
     `options` is a registered name, or a mapping with `name` and the options of the teacher. Raises
     UnknownName for an unknown teacher and OptionError for invalid options.
     """
-    given = {"name": options} if isinstance(options, str) else dict(options)
-    name = given.pop("name", None)
+    arguments = {"name": options} if isinstance(options, str) else dict(options)
+    name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise OptionError(
             f"teacher is {shortened(options)}; needed is a name, such as mfcc, or a mapping with name "
             "and options. See: codecvq plugins list --kind teachers"
         )
-    registration, what = registry().find(TeacherSpec, name), f"teacher {name!r}"
-    check_options(what, registration, given, ("sample_rate",))
-    teacher = build_from_options(what, registration.make, {"sample_rate": sample_rate, **given})
+    registration, label = registry().find(TeacherSpec, name), f"teacher {name!r}"
+    check_options(label, registration, arguments, ("sample_rate",))
+    teacher = build_from_options(label, registration.make, {"sample_rate": sample_rate, **arguments})
     if not isinstance(teacher, Teacher):
         raise OptionError(
-            f"{what} of {registration.origin} is a {type(teacher).__name__}, not a codecvq.losses.Teacher"
+            f"{label} of {registration.origin} is a {type(teacher).__name__}, not a codecvq.losses.Teacher"
         )
     teacher.freeze()
     return teacher

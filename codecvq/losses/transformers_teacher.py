@@ -85,16 +85,16 @@ class Wav2Vec2Teacher(TransformersTeacher):
         self.dim, self.normalized = config.hidden_size, normalized
         strides, kernels = list(config.conv_stride), list(config.conv_kernel)
         receptive_field = 1 + sum((kernel - 1) * prod(strides[:n]) for n, kernel in enumerate(kernels))
-        self.shortest = receptive_field  # minimum number of samples: the receptive field of one frame
+        self.min_samples = receptive_field  # minimum number of samples: the receptive field of one frame
         self.frame_rate = Fraction(SAMPLE_RATE, prod(strides))
         self.first_s = Fraction(receptive_field, 2 * SAMPLE_RATE)
 
     def hidden_states(self, wav: Tensor) -> Sequence[Tensor]:
         """Return the input of the first layer and the output of each: `[B, S]` -> `[B, frames, dim]`."""
-        if wav.shape[1] < self.shortest:
+        if wav.shape[1] < self.min_samples:
             raise OptionError(
-                f"teacher transformers: the model needs {self.shortest} samples at 16 kHz, but segments have "
-                f"{wav.shape[1]}. Increase corpus.segment_s."
+                f"teacher transformers: the model needs {self.min_samples} samples at 16 kHz, but segments "
+                f"have {wav.shape[1]}. Increase corpus.segment_s."
             )
         if self.normalized:
             centered = wav - wav.mean(dim=1, keepdim=True)
