@@ -181,7 +181,7 @@ def test_numbers_are_all_there_with_units_counts_and_what_was_left_out(
 
 def test_without_audio_and_run_folder_it_is_still_a_report(evaluation: Evaluation, tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, replace(evaluation, audio_dir=None)))
-    assert "No audio was kept" in page.text
+    assert "This evaluation has no audio" in page.text
     assert "Training" not in page.text
     assert not page.attributes("audio")
 

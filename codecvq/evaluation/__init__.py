@@ -1,4 +1,4 @@
-"""Measuring a codec: metrics, bit rates, the evaluation of a corpus, and its report."""
+"""Evaluation of codecs: metrics, bit rates, comparisons, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio that a measurement keeps for listening."""
+"""Writing of audio files during an evaluation, for listening."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SUFFIX = ".flac"  # 16 bits
 
 
 class AudioWriter:
-    """Audio files in one folder.
+    """Writes audio files to one folder; with `folder=None`, writes nothing.
 
-    Where one cannot be written, that is a listed failure and no more are tried: a full disk costs the audio,
-    not hours of measuring.
+    If a file cannot be written, adds a failure and writes no further files. So a full disk does not stop the
+    evaluation.
     """
 
     def __init__(self, folder: Path | None, sample_rate: int) -> None:
@@ -26,14 +26,14 @@ class AudioWriter:
         self._disabled = folder is None
 
     def write(self, name: str, samples: np.ndarray, clip: str, exclusions: Exclusions) -> str:
-        """The name of the file written for samples `[S]`; empty where none is kept.
+        """Write samples `[S]` and return the file name, or "" if no file was written.
 
-        Any text is a `name`; its signs beyond ASCII letters and digits are replaced, so a number must tell
-        names apart.
+        `name` may be any text. Characters other than ASCII letters, digits and `_.@-` are replaced, so names
+        must differ in a number.
         """
         if self._disabled or self.folder is None:
             return ""
-        file = file_name(re.sub(r"[^\w.@-]+", "_", name, flags=re.ASCII), SUFFIX)  # for addresses in a page
+        file = file_name(re.sub(r"[^\w.@-]+", "_", name, flags=re.ASCII), SUFFIX)  # safe in URLs
         try:
             write_audio(self.folder / file, samples, self.sample_rate)
         except OSError as error:

@@ -1,10 +1,13 @@
-"""The bit rate of a codec, in three honest senses, and how it uses its codebooks.
+"""Bit rates of a codec, and statistics of its codebooks.
 
-*Nominal* is codes a second times log2 K, summed over the codebooks: what fixed-length codes cost. A codebook
-has one code for a block of `stride` frames, and none where it is absent from a frame. *Entropy* is what an
-ideal coder that knows the test set's code frequencies, and nothing of their order, would spend; it is a
-property of the clips, not a rate that a file has. *Real* is the bytes that `.cvq` files of these clips hold,
-payload alone and whole files with headers, over their duration.
+There are three kinds of bit rate:
+
+- *Nominal*: codes per second times log2 K, summed over the codebooks. This is the rate of fixed-length codes.
+  A codebook has one code per block of `stride` frames, and no code in a frame where it is absent.
+- *Entropy*: the rate of an ideal coder that knows the code frequencies of the test set but not the order of
+  the codes. It is a property of the clips; no file has this rate.
+- *Real*: the bytes of `.cvq` files of these clips divided by their duration, for the payload alone and for
+  whole files.
 """
 
 from __future__ import annotations
@@ -27,20 +30,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CodebookStats:
-    """How the test clips use one codebook."""
+    """Code statistics of one codebook over the test clips."""
 
     size: int  # K
-    frames: int  # codes counted: one for each block of frames, none where it is absent
-    used: int  # different codes seen; cannot exceed min(K, frames)
-    entropy_bits: float  # of the observed frequencies, a code
-    corrected_entropy_bits: float  # the same with the Miller-Madow correction, at most log2 K
-    perplexity: float  # 2 ** entropy_bits: the number of equally likely codes with that entropy
-    codes_a_frame: float = 1.0  # 1 / stride, times the share of blocks that have a code
+    frames: int  # number of codes: one per block of frames, without absent codes
+    used: int  # number of distinct codes; at most min(K, frames)
+    entropy_bits: float  # per code, of the observed frequencies
+    corrected_entropy_bits: float  # with the Miller-Madow correction, at most log2 K
+    perplexity: float  # 2 ** entropy_bits: number of equally likely codes with that entropy
+    codes_a_frame: float = 1.0  # 1 / stride, times the fraction of blocks with a code
 
 
 @dataclass(frozen=True)
 class FileBytes:
-    """What one clip costs as a `.cvq` file."""
+    """Size of one clip as a `.cvq` file."""
 
     packed_payload_bits: int
     packed_file_bytes: int
@@ -50,13 +53,13 @@ class FileBytes:
 
 @dataclass(frozen=True)
 class Bitrate:
-    """Rates in bit/s over all clips together: all bits over the whole duration.
+    """Bit rates in bit/s: bits of all clips divided by their total duration.
 
-    A real rate is None where no clip was made into a file.
+    A real rate is None if no clip was packed into a file.
     """
 
     nominal_bps: float
-    entropy_bps: float  # plug-in estimate: biased low, the more so the fewer frames a codebook entry has
+    entropy_bps: float  # plug-in estimate, biased low; more so with few frames per codebook entry
     corrected_entropy_bps: float
     packed_payload_bps: float | None
     packed_file_bps: float | None
@@ -68,9 +71,9 @@ class Bitrate:
 
 
 class CodeCounter:
-    """Counts of every code of every codebook. Takes any K, because it keeps only the codes that occur.
+    """Counts the codes of each codebook. Supports any K, because it stores only codes that occur.
 
-    `strides` are the frames that a code of each codebook stands for; without them all are 1.
+    `strides` are the frames per code of each codebook, by default 1.
     """
 
     def __init__(self, codebook_sizes: Sequence[int], strides: Sequence[int] | None = None) -> None:
@@ -81,7 +84,7 @@ class CodeCounter:
         self.frames = 0
 
     def add(self, codes: np.ndarray) -> None:
-        """Count the codes of one clip. Shapes: codes `[N, T]`, -1 where a code is absent."""
+        """Add the codes `[N, T]` of one clip; -1 is an absent code."""
         self.frames += codes.shape[1]
         for n, row in enumerate(split_blocks(codes, self.strides)):
             self.blocks[n] += len(row)
@@ -89,7 +92,7 @@ class CodeCounter:
             self.counts[n].update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def stats(self) -> tuple[CodebookStats, ...]:
-        """The use of each codebook by all clips added."""
+        """Return the statistics of each codebook over all added clips."""
         stats = [
             _codebook_stats(size, list(counts.values()))
             for size, counts in zip(self.sizes, self.counts, strict=True)
@@ -101,7 +104,7 @@ class CodeCounter:
 
 
 def _codebook_stats(size: int, counts: list[int]) -> CodebookStats:
-    """Entropy by frequencies; for Miller and Madow's correction m codes in n frames add (m - 1) / 2n nats."""
+    """Return statistics from counts; the Miller-Madow correction adds (m - 1) / 2n nats for m codes in n."""
     frames = sum(counts)
     entropy = float(entropy_nats(np.array(sorted(counts), dtype=np.int64))) / math.log(2)
     correction = (len(counts) - 1) / (2 * frames) / math.log(2) if frames else 0.0
@@ -111,15 +114,18 @@ def _codebook_stats(size: int, counts: list[int]) -> CodebookStats:
 
 
 def file_bytes(codec: AudioCodec, codes: np.ndarray, num_samples: int) -> FileBytes:
-    """The size of one clip as a `.cvq` file, packed and entropy-coded. Shapes: codes `[N, T]`."""
+    """Return the size of one clip as a `.cvq` file, packed and entropy-coded. Shape of codes: `[N, T]`.
+
+    Raises BitstreamError if the file does not decode to the same codes.
+    """
     from codecvq.bitstream import pack, unpack
 
     packets = []
     for entropy in (False, True):
         packet = unpack(pack(codec, codes, num_samples, entropy=entropy), codec)
-        if not np.array_equal(packet.codes, codes):  # a rate counts only if the file gives the codes back
+        if not np.array_equal(packet.codes, codes):  # the rate is valid only if the file decodes to the codes
             raise BitstreamError(
-                f"a {packet.kind} .cvq file gave other codes back than were written. Please report this."
+                f"a {packet.kind} .cvq file decoded to other codes than were written. Please report this."
             )
         packets.append(packet)
     packed, coded = packets
@@ -133,7 +139,10 @@ def rates(
     files: Sequence[FileBytes] = (),
     files_duration_s: float = 0.0,
 ) -> Bitrate:
-    """The bit rates of clips of `duration_s` in all, of which `files` are those made into `.cvq`."""
+    """Return the bit rates of clips with a total duration of `duration_s`.
+
+    `files` are the sizes of the clips that were packed, with a total duration of `files_duration_s`.
+    """
 
     stats = counter.stats()
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: spectrogram pairs as PNG, curves as SVG that takes its colours from the page."""
+"""Charts of a report: spectrogram pairs as PNG, and curves as SVG that is styled by the page."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import numpy as np
 from codecvq.escaping import printable
 from codecvq.evaluation.training_log import Curve
 
-AXIS_COLOR = "#808080"  # the axes of a PNG: readable on white and on near-black
+AXIS_COLOR = "#808080"  # axes of a PNG; readable on light and dark pages
 DYNAMIC_RANGE_DB = 80.0
-COLORS = 40  # steps of 2 dB: fewer than the eye tells apart in such a picture, and a third of the bytes
+COLORS = 40  # steps of 2 dB: no visible difference, and a third of the bytes
 WINDOW_S = 0.032
-MAX_POINTS = 300  # of a curve; more are averaged, a screen has no more
+MAX_POINTS = 300  # per curve; more points are averaged
 
-WIDTH, HEIGHT = 340, 170  # of a curve, in its own units
+WIDTH, HEIGHT = 340, 170  # of a curve, in units of the SVG
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
 
 
 def spectrogram_pair(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> bytes:
-    """A PNG with the original's spectrogram above the decoded one's, on one colour scale.
+    """Return a PNG with the spectrograms of the original (top) and the decoded signal on one color scale.
 
-    Shapes: both `[S]`, S > 0. The scale ends at the loudest bin of the original; 80 dB below it everything is
-    equally dark.
+    Shapes: both `[S]`, S > 0. The scale covers the 80 dB below the loudest bin of the original.
     """
     import matplotlib
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # matplotlib reads a matplotlibrc in the working folder, whoever wrote it
+        matplotlib.rcdefaults()  # ignore a matplotlibrc in the working folder
         return _render(original, decoded, sample_rate)
 
 
@@ -41,8 +40,8 @@ def _render(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> byte
 
     levels = [_levels_db(signal, sample_rate) for signal in (original, decoded)]
     top_db = float(levels[0].max())
-    # Figure without pyplot: no window system, no global state. The background stays clear for light and dark
-    # pages.
+    # Figure without pyplot: no window system, no global state. The background is transparent for light and
+    # dark pages.
     figure = Figure(figsize=(8.8, 4.0), dpi=100, facecolor="none", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True, sharey=True)
@@ -69,7 +68,10 @@ def _render(original: np.ndarray, decoded: np.ndarray, sample_rate: int) -> byte
 
 
 def _levels_db(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """`[frames, bins]` levels of a 32 ms Hann window, at most about 880 frames; a full-scale sine is 0 dB."""
+    """Return levels `[frames, bins]` with a 32 ms Hann window; a full-scale sine has 0 dB.
+
+    There are at most about 880 frames.
+    """
     window = 2 * round(WINDOW_S * sample_rate / 2)
     hop = max(window // 8, signal.size // 880, 1)
     hann = np.hanning(window)
@@ -79,7 +81,7 @@ def _levels_db(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def curve_svg(curve: Curve) -> str:
-    """An `<svg>` of a curve: its points faint, their running mean strong."""
+    """Return an `<svg>` of a curve: the points in a faint line, their moving average in a strong line."""
     steps, values = _downsample(
         np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
     )
@@ -116,7 +118,10 @@ def _downsample(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a twentieth of the curve; narrower at the ends, but even, or a slope would bend there."""
+    """Return the moving average over 1/20 of the curve.
+
+    The window is narrower at the ends but stays symmetric, so that it does not bend a slope.
+    """
     widest = max(1, values.size // 40) if values.size > 20 else 0
     total = np.concatenate(([0.0], np.cumsum(values)))
     at = np.arange(values.size)
@@ -126,7 +131,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that span the values."""
+    """Return three to six round numbers that span the values."""
     span = high - low or abs(high) or 1.0
     unit = 10 ** math.floor(math.log10(span / 3))
     step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if span / (factor * unit) <= 4)
@@ -135,7 +140,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _format_tick(number: float) -> str:
-    """A round number in few characters: 0.00025 is 2.5e-4."""
+    """Return a round number as short text: 0.00025 as 2.5e-4."""
     mantissa, _, exponent = f"{number:.3e}".partition("e")
     power = int(exponent)
     return f"{number:g}" if -3 < power < 5 or not number else f"{float(mantissa):g}e{power}"

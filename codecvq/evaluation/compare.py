@@ -1,4 +1,4 @@
-"""Several codecs over the same clips, each at its real rate: yours, pretrained ones, and those of others."""
+"""Comparison of several codecs on the same clips, with their real bit rates."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from codecvq.plugins.third_party import contained
 if TYPE_CHECKING:
     from codecvq.data.corpus import Clip
 
-SAMPLE_RATE = 16_000  # Hz, of most measures, and of the wideband that codecs for speech are compared in
-GROUP = "group"  # the column of a manifest that groups its clips if none is named
+SAMPLE_RATE = 16_000  # Hz; wideband speech, the sample rate of most metrics
+GROUP = "group"  # default manifest column for groups
 
-Progress = Callable[[str, int, int], None]  # codec, transmissions done, transmissions in all
+Progress = Callable[[str, int, int], None]  # codec name, transmissions done, total
 
 
 @dataclass(kw_only=True)
 class _Results(Exclusions):
-    """What has been found of one codec so far."""
+    """The results of one codec so far."""
 
     rows: list[ComparedClip] = field(default_factory=list)
 
@@ -59,26 +59,35 @@ def compare(
     audio_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """The comparison of codecs over the same clips, all measured at one sample rate.
+    """Compare codecs on the same clips, all measured at one sample rate.
 
-    `codecs` are names, run folders, saved folders, each with `@n` for its first n codebooks; or transmitters.
-    The reference is the clip as mono audio at `sample_rate`; every codec takes it at its own rate, and what
-    it gives is brought back. `group_by` is "speaker", "language" or a column of the manifest, by default
-    "group" where there is one; "" for no groups. A codec whose programs are not installed is listed in
-    `absent`, and the others go on. `against` is the codec that differences are to be taken to: one of
-    `codecs`, checked here since it may be typed. `audio_dir` gets what every codec makes of every clip. Clips
-    that a corpus lists as unusable (in its `failures`) are failures of every codec.
+    The reference is the clip as mono audio at `sample_rate`. Each codec encodes it at its own sample rate,
+    and its output is resampled back. Clips that a corpus lists as unusable (in its `failures`) are failures
+    of every codec.
 
-    Raises CodecvqError for a name that is nobody's, for no clips, and when no codec is installed, all before
-    anything is measured.
+    Args:
+        codecs: names, run folders or saved folders, each optionally with `@n` for its first n codebooks; or
+            transmitters. A codec whose programs are not installed is listed in `absent` and skipped.
+        corpus: the clips.
+        metrics: names of metrics, or a prepared set; by default all default metrics that are available.
+        data: name of the data in the result.
+        group_by: "speaker", "language" or a column of the manifest; by default "group" if there is such a
+            column; "" for no groups.
+        max_clips: number of clips to use, spread evenly over the corpus.
+        sample_rate: sample rate of the measurement, in Hz.
+        device: device of the codecs.
+        against: the codec for differences. It must be one of `codecs`; the result does not depend on it.
+        audio_dir: folder for the decoded audio of every codec.
+        progress: called after every transmission.
+
+    Raises CodecvqError for an unknown name, for no clips, and if no codec is installed. These checks run
+    before the measurement.
     """
     import torch
 
     clips = evenly_spaced(corpus, max_clips)
     if not clips:
-        raise CorpusError(
-            "there is no clip to compare codecs on. Give a corpus, or a split of it, that has some."
-        )
+        raise CorpusError("there are no clips to compare codecs on. Give a corpus or a split that has clips.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     group_by = _group_by(clips, group_by)
     transmitters, absent = _open(codecs, device)
@@ -129,7 +138,7 @@ def compare(
 
 
 def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transmitter], dict[str, str]]:
-    """Every codec that is there, and why others are not; a wrong name is found before all measuring."""
+    """Open all codecs; returns those that are installed, and the reason for each one that is not."""
     opened: list[Transmitter] = []
     absent: dict[str, str] = {}
     for codec in codecs:
@@ -139,14 +148,14 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
             absent[str(codec)] = str(error)
     names = [codec.name for codec in opened]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise CodecvqError(f"codec {twice[0]} is named twice. Name each codec once.")
+        raise CodecvqError(f"codec {twice[0]} is given twice. Give each codec once.")
     if not opened:
-        raise CodecvqError(" ".join(absent.values()) or "no codec was named. Name one or more.")
+        raise CodecvqError(" ".join(absent.values()) or "no codec was given. Give one or more.")
     return opened, absent
 
 
 def _training_clip_test(transmitter: Transmitter) -> TrainingClipTest | None:
-    source = getattr(transmitter, "source", None)  # codecs of others have none
+    source = getattr(transmitter, "source", None)  # third-party transmitters have no source
     return None if source is None else training_clip_test(source)
 
 
@@ -155,7 +164,7 @@ def _folder_of(transmitter: Transmitter, audio_dir: str | Path | None) -> Path |
 
 
 def _identity(transmitter: Transmitter) -> dict[str, Any]:  # Any: JSON
-    """The identity as the JSON that it is written as; a plugin's is checked before hours of work."""
+    """Return the identity of a transmitter as JSON data; raises PluginError if it is not JSON."""
     try:
         return dict(json.loads(json.dumps(dict(transmitter.identity), allow_nan=False)))
     except (TypeError, ValueError) as error:
@@ -168,8 +177,8 @@ def _check_against(name: str | None, opened: Sequence[Transmitter], absent: Mapp
     if name is not None and name not in (known := [codec.name for codec in opened]):
         raise CodecvqError(
             absent.get(name)
-            or f"no codec {name!r} is compared, so nothing can be against it; there are "
-            f"{', '.join(known)}.{nearest(name, known)}"
+            or f"codec {name!r} is not part of the comparison, so there are no differences to it; the codecs "
+            f"are {', '.join(known)}.{nearest(name, known)}"
         )
 
 
@@ -180,7 +189,7 @@ def _group_by(clips: Sequence[Clip], column: str | None) -> str:
         return ""
     known = {"speaker", "language", *(name for clip in clips for name in clip.columns)}
     if column not in known:
-        raise CorpusError(f"the clips have no column {column!r} to group them by; there are {sorted(known)}.")
+        raise CorpusError(f"the clips have no column {column!r} for groups; there are {sorted(known)}.")
     return column
 
 
@@ -199,17 +208,17 @@ def _add(
     audio: AudioWriter,
     number: int,
 ) -> None:
-    """Add one clip to what was found of a codec: a row, or a failure."""
+    """Add one clip to the results of a codec: a row or a failure."""
     sample_rate = audio.sample_rate
     try:
         samples = read_reference(clip, sample_rate)
-    except Exception as error:  # a file may be anything, and a corpus may be a stranger's
+    except Exception as error:  # untrusted file, third-party corpus
         return results.fail(clip.id, "read", error)
     try:
         with contained():
             sent = transmitter.transmit(samples, sample_rate)
         _check(sent.samples, samples)
-    except Exception as error:  # a stranger's codec, or a program that ends without a word
+    except Exception as error:  # third-party codec or program
         return results.fail(clip.id, "codec", error)
     audio.write(f"{number:04d}-{clip.id}", sent.samples, clip.id, results)
     results.rows.append(

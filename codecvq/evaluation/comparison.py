@@ -1,4 +1,4 @@
-"""What a comparison of codecs found: every clip of every codec, the means with intervals, the real rates."""
+"""The result of a comparison: all clips of all codecs, means with intervals, and real bit rates."""
 
 from __future__ import annotations
 
@@ -19,99 +19,101 @@ from codecvq.evaluation.machine import Machine
 from codecvq.evaluation.result import Column, Failure, Undefined, format_value
 from codecvq.files import write_atomically
 
-FORMAT = 1  # of comparison.json
+FORMAT = 1  # format version of comparison.json
 FILE, CSV_FILE, TABLE_FILE = "comparison.json", "clips.csv", "comparison.md"
-ALL = "all"  # what the table of all groups together is called
+ALL = "all"  # name of the group of all clips
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedClip:
-    """One clip that went through one codec."""
+    """The result of one clip with one codec."""
 
     id: str
-    group: str  # empty where clips are not grouped
+    group: str  # empty without groups
     duration_s: float
     payload_bits: int
-    values: Mapping[str, float]  # column -> value; one that is undefined for this clip is not there
+    values: Mapping[str, float]  # column -> value; without undefined values
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedCodec:
-    """All clips of one codec."""
+    """All results of one codec."""
 
     name: str
     identity: Mapping[str, Any]  # Any: JSON
     rows: tuple[ComparedClip, ...]
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
-    trained_on: tuple[str, ...] | None = None  # ids of rows that it was trained on; None: not known
+    trained_on: tuple[str, ...] | None = None  # ids of rows in its training split; None: unknown
 
     def training_overlap(self, group: str = ALL) -> str:
-        """How many clips of a group it was trained on, "8 of 24"; "?" where that is not known."""
+        """Return how many clips of a group it was trained on, as "8 of 24"; "?" if unknown."""
         if self.trained_on is None:
             return "?"
         rows = self.in_group(group)
         return f"{sum(row.id in self.trained_on for row in rows)} of {len(rows)}"
 
     def in_group(self, group: str = ALL) -> tuple[ComparedClip, ...]:
-        """The clips of one group."""
+        """Return the results of one group."""
         return tuple(row for row in self.rows if group in (ALL, row.group))
 
     def bitrate_bps(self, group: str = ALL) -> float | None:
-        """All payload bits over the whole duration; None where there is no clip."""
+        """Return payload bits divided by duration, in bit/s; None without clips."""
         rows = self.in_group(group)
         return sum(row.payload_bits for row in rows) / sum(row.duration_s for row in rows) if rows else None
 
     def mean(self, column: str, group: str = ALL) -> Mean:
-        """The mean of a column over the group's clips that have a value, with its interval."""
+        """Return the mean and interval of a column over the clips of the group that have a value."""
         return mean_of([row.values[column] for row in self.in_group(group) if column in row.values])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The result of `compare`: codecs over the same clips; `save` writes it, `table` is its summary."""
+    """The result of `compare`. `save` writes it to files; `table` summarizes it."""
 
     created: str  # UTC, ISO 8601
-    data: str  # what the corpus is called
-    sample_rate: int  # Hz, at which all codecs were measured
-    group_by: str  # the column that the groups come from; empty where clips are not grouped
+    data: str  # name of the corpus
+    sample_rate: int  # Hz, of the measurement
+    group_by: str  # column of the groups; empty without groups
     clips_given: int
     columns: tuple[Column, ...]
     codecs: tuple[ComparedCodec, ...]
-    absent: Mapping[str, str] = field(default_factory=dict)  # codecs that are not installed -> what to do
-    unavailable: Mapping[str, str] = field(default_factory=dict)  # default metrics that were not run -> why
+    absent: Mapping[str, str] = field(default_factory=dict)  # codec that is not installed -> what to do
+    unavailable: Mapping[str, str] = field(
+        default_factory=dict
+    )  # default metric that was not computed -> reason
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Machine
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """`ALL`, and each group where there are several."""
+        """`ALL`, followed by the groups if there are several."""
         found = sorted({row.group for codec in self.codecs for row in codec.rows})
         return (ALL, *found) if len(found) > 1 else (ALL,)
 
     def codec(self, name: str) -> ComparedCodec:
-        """The codec of that name."""
+        """Return the codec with that name; raises CodecvqError for an unknown name."""
         found = [codec for codec in self.codecs if codec.name == name]
         if not found:
             known = ", ".join(codec.name for codec in self.codecs)
-            raise CodecvqError(f"no codec {name!r} was compared; there are {known}.")
+            raise CodecvqError(f"codec {name!r} is not part of the comparison; the codecs are {known}.")
         return found[0]
 
     def difference(self, name: str, other: str, column: str, group: str = ALL) -> Mean:
-        """The mean over clips of (value of `name` - value of `other`), with its interval.
+        """Return the mean over clips of (value of `name` - value of `other`), with its interval.
 
-        Clips differ more than codecs do: this interval, of the same clips under both, is much narrower than
-        the two means' own, and says whether one codec is better where those overlap.
+        Clips differ more than codecs. This paired interval is therefore much narrower than the intervals of
+        the two means, and can separate two codecs whose intervals overlap.
         """
         theirs = {row.id: row.values for row in self.codec(other).in_group(group) if column in row.values}
         ours = [row for row in self.codec(name).in_group(group) if column in row.values and row.id in theirs]
         return mean_of([row.values[column] - theirs[row.id][column] for row in ours])
 
     def table(self, group: str = ALL, against: str | None = None) -> list[list[str]]:
-        """A line of text for each codec: name, kbit/s, and each column's mean with its interval.
+        """Return one row of text per codec: name, kbit/s, and the mean of each column with its interval.
 
-        With `against`, the differences to that codec instead of the means. Where a codec was trained on some
-        of the clips, a column says for each on how many.
+        With `against`, contains the differences to that codec instead of the means. If a codec was trained on
+        some of the clips, a column shows their number for each codec.
         """
         return [
             [
@@ -125,7 +127,7 @@ class Comparison:
         ]
 
     def header(self) -> list[str]:
-        """The names above `table`, an arrow at each that says which way is better."""
+        """Return the header of `table`; an arrow at each metric shows which direction is better."""
         arrows = [f"{column.name} {'↑' if column.higher_is_better else '↓'}" for column in self.columns]
         return ["codec", "kbit/s", *(["trained on"] if self._any_training_overlap() else []), *arrows]
 
@@ -147,7 +149,7 @@ class Comparison:
         return cells
 
     def markdown(self, against: str | None = None) -> str:
-        """The tables of all groups as Markdown, for a model card."""
+        """Return the tables of all groups as Markdown, for example for a model card."""
         lines = []
         for group in self.groups:
             clips = max(len(codec.in_group(group)) for codec in self.codecs)
@@ -158,7 +160,7 @@ class Comparison:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        """This comparison as JSON data, the means of each group written out."""
+        """Return this comparison as JSON data, including the means of each group."""
         data = dataclasses.asdict(self)
         for codec, entry in zip(self.codecs, data["codecs"], strict=True):
             entry["groups"] = {
@@ -172,17 +174,17 @@ class Comparison:
         return {"format": FORMAT, **data}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """The path of `comparison.json`, written into `folder` with `clips.csv` and `comparison.md`."""
+        """Write `comparison.json`, `clips.csv` and `comparison.md` to `folder`; returns the JSON path."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(folder / FILE, text + "\n")  # first: it holds all
+        write_atomically(folder / FILE, text + "\n")  # first: it is complete
         write_atomically(folder / CSV_FILE, self._csv())
         write_atomically(folder / TABLE_FILE, self.markdown())
         return folder / FILE
 
     def _csv(self) -> str:
-        """One line a codec and clip; an undefined value is an empty cell."""
+        """Return one line per codec and clip; an undefined value is an empty cell."""
         names = [column.name for column in self.columns]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -200,7 +202,7 @@ def _kbps(bitrate_bps: float | None) -> str:
 
 
 def _cell(mean: Mean, unit: str, clips: int, signed: bool) -> str:
-    """ "1.85 (1.70 – 2.01)", with how many clips have a value where not all have."""
+    """Return a cell such as "1.85 (1.70 – 2.01)", with n if some clips have no value."""
     if mean.value is None:
         return "–"
     sign = "+" if signed and mean.value >= 0 else ""

@@ -1,4 +1,4 @@
-"""Encode, decode and measure the clips of a corpus; what fails is listed, and the rest goes on."""
+"""Evaluation of a codec on a corpus: encodes, decodes and measures each clip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
-Progress = Callable[[int, int, str], None]  # clips done, clips in all, id of the clip just done
+Progress = Callable[[int, int, str], None]  # clips done, total, id of the last clip
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Reconstruction:
 
 @dataclass(kw_only=True)
 class _Results(Exclusions):
-    """What has been found so far; the only state of an evaluation."""
+    """The results so far; the only mutable state of an evaluation."""
 
     counter: CodeCounter
     rows: list[ClipRow] = field(default_factory=list)
@@ -57,20 +57,27 @@ def evaluate(
     progress: Progress | None = None,
     is_training_clip: TrainingClipTest | None = None,
 ) -> Evaluation:
-    """The evaluation of a codec on clips, each encoded and decoded alone and whole.
+    """Evaluate a codec on clips; each clip is encoded and decoded separately and as a whole.
 
-    The reference of every metric is the clip as mono audio at the codec's sample rate, so that what
-    resampling removes is not held against the codec; no alignment is done. `metrics` are names, or the
-    default ones that can be used here. `max_clips` takes that many, spread evenly over the corpus in its
-    order. `audio_dir` is where original and decoded audio is written. Clips that a corpus lists as unusable
-    (in its `failures`) are failures here too. `is_training_clip`, as `training_clip_test` gives it for a run
-    folder, says which clips the codec was trained on: they are listed.
+    The reference of every metric is the clip as mono audio at the codec's sample rate, so the loss of
+    resampling does not count. Signals are not aligned. A clip that fails is listed in `failures` of the
+    result, and the evaluation continues.
 
-    Raises CodecvqError when there is no clip, or when not a single one could be evaluated.
+    Args:
+        codec: the codec.
+        corpus: the clips. Clips that a corpus lists as unusable (in its `failures`) are failures here too.
+        metrics: names of metrics, or a prepared set; by default all default metrics that are available.
+        max_clips: number of clips to use, spread evenly over the corpus.
+        audio_dir: folder for the original and decoded audio.
+        progress: called after every clip.
+        is_training_clip: returns whether the codec was trained on a clip; `training_clip_test` returns it for
+            a run folder. These clips are listed in `trained_on` of the result.
+
+    Raises CodecvqError if there are no clips, or if no clip could be evaluated.
     """
     clips = evenly_spaced(corpus, max_clips)
     if not clips:
-        raise CorpusError("there is no clip to evaluate. Give a corpus, or a split of it, that has some.")
+        raise CorpusError("there are no clips to evaluate. Give a corpus or a split that has clips.")
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     audio = AudioWriter(None if audio_dir is None else Path(audio_dir), codec.sample_rate)
     results = _Results(
@@ -92,12 +99,12 @@ def evaluate(
 
 
 def corpus_failures(corpus: Iterable[Clip]) -> list[Failure]:
-    """The clips that a corpus lists as unusable, as failures to read: a missing file is no smaller corpus."""
+    """Return the clips that a corpus lists as unusable, as failures of the stage "read"."""
     return [Failure(failure.id, "read", failure.error) for failure in getattr(corpus, "failures", ())]
 
 
 def read_reference(clip: Clip, sample_rate: int) -> np.ndarray:
-    """The clip's samples `[S]`, S > 0. Raises whatever reading raises, and CorpusError for no samples."""
+    """Read the samples `[S]` of a clip; raises CorpusError for an empty clip, and any error of reading."""
     samples = np.asarray(clip.read(sample_rate), dtype=np.float32)
     if not samples.size:
         raise CorpusError(f"{clip.path} has no samples")
@@ -105,29 +112,29 @@ def read_reference(clip: Clip, sample_rate: int) -> np.ndarray:
 
 
 def evenly_spaced(given: Iterable[Clip], most: int | None) -> list[Clip]:
-    """At most `most` clips at even distances: the first ones alone would often be of one speaker."""
-    clips = getattr(given, "clips", None) or list(given)  # of a corpus only those are made that are taken
+    """Return at most `most` clips at even distances; the first clips would often be of one speaker."""
+    clips = getattr(given, "clips", None) or list(given)  # a corpus creates only the selected clips
     if most is None or most >= len(clips):
         return list(clips)
     if most < 1:
-        raise CorpusError(f"at most {most} clips were asked for. Give 1 or more.")
+        raise CorpusError(f"max_clips is {most}, but 1 or more is needed.")
     return [clips[i * len(clips) // most] for i in range(most)]
 
 
 def _evaluate_clip(
     codec: AudioCodec, clip: Clip, metrics: MetricSet, results: _Results, audio: AudioWriter
 ) -> None:
-    """Add one clip to the findings: a row, or a failure."""
+    """Add one clip to the results: a row or a failure."""
     try:
         samples = read_reference(clip, codec.sample_rate)
-    except Exception as error:  # a file may be anything, and a corpus may be a stranger's
+    except Exception as error:  # untrusted file, third-party corpus
         return results.fail(clip.id, "read", error)
     try:
         with contained():
             if not results.rows:
-                _reconstruct(codec, samples)  # the first call of a network allocates and compiles: not timed
+                _reconstruct(codec, samples)  # warm-up: allocation and compilation are not timed
             result = _reconstruct(codec, samples)
-    except Exception as error:  # a stranger's quantizer or network, or too little memory for a long clip
+    except Exception as error:  # third-party quantizer or network, or out of memory
         return results.fail(clip.id, "codec", error)
     if result.decoded.size != samples.size:
         problem = f"decoded to {result.decoded.size} samples, the original has {samples.size}"
@@ -148,7 +155,7 @@ def _row(
     results: _Results,
     audio: AudioWriter,
 ) -> ClipRow:
-    """The row of a clip that was decoded, its values measured and its audio written."""
+    """Measure a decoded clip, write its audio, and return its row."""
     rate = codec.sample_rate
     stem = f"{len(results.rows):04d}-{clip.id}"
     original = audio.write(f"{stem}.original", samples, clip.id, results)
@@ -172,10 +179,12 @@ def _row(
 
 
 def _reconstruct(codec: AudioCodec, samples: np.ndarray) -> _Reconstruction:
-    """Codes and decoded audio of one clip, with the seconds that either took. Shapes: samples `[S]`."""
+    """Encode and decode samples `[S]`, and measure the time of both."""
     import torch
 
-    wav = torch.from_numpy(samples).to(codec.device).expand(1, codec.channels, -1)  # mono, on every channel
+    wav = (
+        torch.from_numpy(samples).to(codec.device).expand(1, codec.channels, -1)
+    )  # mono, copied to every channel
     with torch.inference_mode():
         start = _now(codec.device)
         codes = codec.encode(wav)  # [1, N, T]
@@ -184,14 +193,14 @@ def _reconstruct(codec: AudioCodec, samples: np.ndarray) -> _Reconstruction:
         end = _now(codec.device)
     if codes.ndim != 3 or codes.shape[1] != len(codec.codebook_sizes):
         raise CodecvqError(
-            f"encoded to codes of shape {list(codes.shape)}, needed are [1, {len(codec.codebook_sizes)}, T]"
+            f"encoded to codes of shape {list(codes.shape)}, not [1, {len(codec.codebook_sizes)}, T]"
         )
     mono = decoded[0].float().mean(dim=0).cpu().numpy()
     return _Reconstruction(codes[0].cpu().numpy(), mono, middle - start, end - middle)
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a steady clock, once the device has done what it was given."""
+    """Return the time in seconds, after synchronization with the device."""
     import torch
 
     if device.type == "cuda":
@@ -206,7 +215,7 @@ def _files(
 ) -> FileBytes | None:
     try:
         return file_bytes(codec, codes, num_samples)
-    except Exception as error:  # codes of a stranger's quantizer
+    except Exception as error:  # codes of a third-party quantizer
         results.fail(clip, "file", error)
         return None
 
@@ -214,7 +223,7 @@ def _files(
 def _build_evaluation(
     codec: AudioCodec, metrics: MetricSet, results: _Results, clips_given: int, folder: Path | None
 ) -> Evaluation:
-    """The evaluation of what was found."""
+    """Build the evaluation from the results."""
     rows = results.rows
     columns = metric_columns(metrics)
     names = [column.name for column in columns]
@@ -247,7 +256,7 @@ def _build_evaluation(
 
 
 def metric_columns(metrics: MetricSet) -> tuple[Column, ...]:
-    """Every value that the metrics give for a clip, in the order of the tables."""
+    """Return the columns of all metrics, in the order of the tables."""
     return tuple(
         Column(
             name=name,
@@ -263,12 +272,12 @@ def metric_columns(metrics: MetricSet) -> tuple[Column, ...]:
 
 
 def means(rows: Sequence[ClipRow], columns: Iterable[str]) -> dict[str, Mean]:
-    """Each column's mean over those clips that have a value."""
+    """Return the mean of each column over the clips that have a value."""
     return {name: mean_of([row.values[name] for row in rows if name in row.values]) for name in columns}
 
 
 def _group_means(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> dict[str, dict[str, Mean]]:
-    """The means of each speaker or language; nothing where all clips are of one, or none is said."""
+    """Return the means per speaker or language; empty if there is only one group."""
     groups: dict[str, list[ClipRow]] = {}
     for row in rows:
         groups.setdefault(getattr(row, kind), []).append(row)
@@ -280,12 +289,12 @@ def _group_means(rows: Sequence[ClipRow], kind: str, columns: Sequence[str]) -> 
 
 
 def identity(codec: AudioCodec) -> Mapping[str, Any]:  # Any: JSON
-    """What tells a codec from every other, as JSON: names, rates, hashes of weights and codebooks."""
+    """Return the identity of a codec as JSON data: names, rates, hashes of weights and codebooks."""
     return {
         "name": codec.name,
         "sample_rate": codec.sample_rate,
         "hop_length": codec.hop_length,
-        "frame_rate": str(codec.frame_rate),  # an exact ratio
+        "frame_rate": str(codec.frame_rate),  # exact fraction
         "channels": codec.channels,
         "num_codebooks": codec.num_codebooks,
         "codebook_sizes": list(codec.codebook_sizes),
@@ -298,7 +307,7 @@ def identity(codec: AudioCodec) -> Mapping[str, Any]:  # Any: JSON
 
 
 def package_versions(metrics: MetricSet) -> dict[str, str]:
-    """Distribution -> version of everything that can move a number."""
+    """Return distribution -> version of all packages that can affect the results."""
     import torch
 
     from codecvq import __version__

@@ -1,4 +1,4 @@
-"""What has no place in a mean, and why: kept while clips are measured, shown beside the result."""
+"""Collection of failures and undefined values, which are excluded from means."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from codecvq.evaluation.result import Failure, Undefined
 
 @dataclass(kw_only=True)
 class Exclusions:
-    """Clips, and single metrics of clips, that gave an error or have no value."""
+    """Clips, and metrics of clips, that failed or have no value."""
 
     failures: list[Failure] = field(default_factory=list)
     undefined: list[Undefined] = field(default_factory=list)
     first_error: Exception | None = None
 
     def fail(self, clip: str, stage: str, error: Exception, metric: str = "") -> None:
-        """List a failure: a user's error by its text, another with its type."""
+        """Add a failure. The reason is the text of a CodecvqError, or type and text of another error."""
         reason = str(error) if isinstance(error, CodecvqError) else f"{type(error).__name__}: {error}"
         self.failures.append(Failure(clip, stage, reason, metric))
         self.first_error = self.first_error or error
@@ -28,7 +28,7 @@ class Exclusions:
     def measure(
         self, metrics: MetricSet, clip: str, reference: np.ndarray, decoded: np.ndarray, sample_rate: int
     ) -> dict[str, float]:
-        """Every metric's values for one clip. What has none is listed, as undefined or as failed.
+        """Return the values of all metrics for one clip, and add metrics without a value to the lists.
 
         Shapes: both `[S]`.
         """
@@ -38,6 +38,6 @@ class Exclusions:
                 values |= metric.measure(reference, decoded, sample_rate)
             except MetricUndefined as error:
                 self.undefined.append(Undefined(clip, metric.name, str(error)))
-            except Exception as error:  # a stranger's metric
+            except Exception as error:  # third-party metric
                 self.fail(clip, "metric", error, metric.name)
         return values

@@ -1,4 +1,4 @@
-"""Means with the uncertainty that comes from having measured only these clips."""
+"""Means with bootstrap confidence intervals over clips."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Mean:
 
 
 def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
-    """The mean and its 95 % percentile-bootstrap interval over clips (2,000 resamples, seeded).
+    """Return the mean and its 95 % percentile-bootstrap interval over clips (2,000 resamples, seeded).
 
-    The clips are taken as independent draws. Clips of one speaker are not: with few speakers the interval
-    says what other clips of *these* speakers would give, and is too narrow for other speakers.
+    Assumes independent clips. Clips of one speaker are not independent: with few speakers, the interval is
+    valid for other clips of the same speakers, but too narrow for other speakers.
     """
     if not values:
         return Mean(None, None, None, 0)
@@ -34,7 +34,7 @@ def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
     if data.size == 1:
         return Mean(float(data[0]), None, None, 1)
     generator = np.random.default_rng(seed)
-    block = max(1, BLOCK_DRAWS // data.size)  # resamples at a time, to bound the memory
+    block = max(1, BLOCK_DRAWS // data.size)  # resamples per block, to limit the memory
     means = [
         data[generator.integers(data.size, size=(min(block, RESAMPLES - done), data.size))].mean(axis=1)
         for done in range(0, RESAMPLES, block)

@@ -1,4 +1,4 @@
-"""What an evaluation ran on: without it a real-time factor says nothing."""
+"""Description of the machine of an evaluation, as context for real-time factors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor and device of an evaluation, and the threads it had."""
+    """Processor, device and threads of an evaluation."""
 
     processor: str
     device: str  # "cpu", or the name of the GPU
-    threads: int  # of torch, within an operation
+    threads: int  # intra-op threads of torch
     system: str
     python: str
 
 
 def this_machine(device: torch.device) -> Machine:
-    """The machine that this process runs on, with `device` of the codec."""
+    """Return the current machine; `device` is the device of the codec."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,4 +1,4 @@
-"""Metrics by name: which are there, which cannot be used and why, and the call that measures a clip."""
+"""Lookup of metrics by name, and measurement of a clip."""
 
 from __future__ import annotations
 
@@ -19,46 +19,45 @@ if TYPE_CHECKING:
     from codecvq.plugins import Registry
     from codecvq.plugins.registration import Registration
 
-#: What a table begins with, where it is there: the measures that listeners agree with best (of those without
-#: a network).
+#: The first columns of tables: the metrics without a neural network that correlate best with listening tests.
 LEADING = ("pesq_wb", "pesq_nb", "estoi", "stoi")
 
 
-class MetricUndefined(Exception):  # a state of one clip, which evaluation lists, not a user's error
-    """A metric has no value for a clip, and why: the clip is listed and left out of that mean."""
+class MetricUndefined(Exception):  # not a CodecvqError: evaluation catches it per clip
+    """A metric has no value for a clip. The clip is listed and excluded from the mean of that metric."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that is ready to measure."""
+    """A metric that is ready to use."""
 
     name: str
     spec: MetricSpec
     function: Callable[[np.ndarray, np.ndarray, int], Mapping[str, float]] = field(repr=False)
-    packages: Mapping[str, str]  # distribution -> version, of what the spec requires, and of the plugin
+    packages: Mapping[str, str]  # distribution -> version, of the plugin and its required packages
 
     def measure(self, reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
-        """The finite value of each of the spec's columns. Shapes: both `[S]`.
+        """Return the finite value of each column of the spec. Shapes: both `[S]`.
 
-        Raises MetricUndefined for a clip without a value, PluginError when the metric does not keep to its
-        spec, and whatever a stranger's function raises.
+        Raises MetricUndefined for a clip without a value, PluginError if the metric does not return the
+        columns of its spec, and any exception of a third-party metric.
         """
         with contained():
             values = dict(self.function(reference, decoded, sample_rate))
         if set(values) != set(self.spec.columns):
             raise PluginError(
-                f"metric {self.name!r} gave the columns {sorted(values)}, "
-                f"its spec promises {sorted(self.spec.columns)}. Update that plugin."
+                f"metric {self.name!r} returned the columns {sorted(values)}, "
+                f"but its spec declares {sorted(self.spec.columns)}. Update that plugin."
             )
         for column, value in values.items():
             if not math.isfinite(value):
-                raise MetricUndefined(f"{column} came out as {value}")
+                raise MetricUndefined(f"{column} is {value}")
         return {column: float(values[column]) for column in self.spec.columns}
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A registered metric that cannot be used here, and what to do."""
+    """A registered metric that is not available, and what to do."""
 
     name: str
     reason: str
@@ -67,18 +66,18 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class MetricSet:
-    """The metrics of an evaluation, in the order of its tables, and the default ones that cannot be used."""
+    """The metrics of an evaluation in table order, and the default metrics that are not available."""
 
     ready: tuple[Metric, ...]
     unavailable: tuple[Unavailable, ...] = ()
 
 
 def prepare(names: Iterable[str] | None = None, registry: Registry | None = None) -> MetricSet:
-    """The metrics named, or every default one that can be used here, ready to measure.
+    """Load the metrics with these names, or all available default metrics.
 
-    Without names, a default metric whose packages are missing is listed in `unavailable`. One that was asked
-    for by name is an error: MissingExtra where an extra of codecvq brings it, UnknownName where nobody offers
-    it.
+    Without names, a default metric whose packages are missing is listed in `unavailable`. With names, raises
+    UnknownName if no plugin registers the name, MissingExtra if an extra of codecvq installs the missing
+    package, and PluginError for any other missing package.
     """
     from codecvq.plugins import registry as the_registry
 
@@ -99,7 +98,7 @@ def prepare(names: Iterable[str] | None = None, registry: Registry | None = None
 
 
 def unavailable(registry: Registry | None = None) -> list[Unavailable]:
-    """The registered metrics whose packages are not installed, for a list; imports no metric."""
+    """Return the registered metrics whose packages are not installed, without importing any metric."""
     from codecvq.plugins import registry as the_registry
 
     found = []
@@ -112,21 +111,21 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
 
 
 def missing_packages(spec: MetricSpec) -> list[str]:
-    """Those of the spec's import names that cannot be found; nothing is imported."""
+    """Return the import names of the spec that are not installed, without importing them."""
     return [package for package in spec.requires if not _is_installed(package)]
 
 
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package.partition(".")[0]) is not None
-    except ValueError:  # an empty name, or a module that a plugin has made by hand
+    except ValueError:  # an empty name, or a module without a spec
         return False
 
 
 def _leading_first(
     registrations: Mapping[str, Registration[MetricSpec]],
 ) -> list[tuple[str, Registration[MetricSpec]]]:
-    """The offers with the leading metrics first; the others stay as they are."""
+    """Sort the registrations: LEADING first, the others in their given order."""
     rank = {name: place for place, name in enumerate(LEADING)}
     return sorted(registrations.items(), key=lambda item: rank.get(item[0], len(rank)))
 
@@ -138,11 +137,11 @@ def _ready(registration: Registration[MetricSpec], name: str) -> Metric:
     registration.load()
     try:
         function = registration.make()
-    except Exception as error:  # a stranger's factory, or a package that is there and does not load
+    except Exception as error:  # third-party factory, or a package that fails to import
         raise PluginError(
-            f"metric {name!r} of {registration.origin} could not be made: {type(error).__name__}: {error}. "
-            f"Reinstall {', '.join(spec.requires) or registration.origin.distribution}, or leave the "
-            "metric out."
+            f"metric {name!r} of {registration.origin} could not be created: {type(error).__name__}: "
+            f"{error}. Reinstall {', '.join(spec.requires) or registration.origin.distribution}, or exclude "
+            "the metric."
         ) from error
     packages = _versions(spec.requires)
     if registration.origin.version:
@@ -159,7 +158,7 @@ def _missing(name: str, spec: MetricSpec, missing: list[str]) -> CodecvqError:
 
 
 def _versions(modules: Iterable[str]) -> dict[str, str]:
-    """Distribution -> version for import names."""
+    """Return distribution -> version for import names."""
     distributions = importlib.metadata.packages_distributions() if modules else {}
     names = {name for module in modules for name in distributions.get(module.partition(".")[0], [])}
     return {name: importlib.metadata.version(name) for name in sorted(names)}

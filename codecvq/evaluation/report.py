@@ -1,7 +1,8 @@
-"""The report of an evaluation: one HTML page that needs nothing else, to be opened, mailed or served.
+"""The report of an evaluation: one self-contained HTML page to open, mail or serve.
 
-No script and no address outside: the style, the pictures and the audio are in the page, and a content
-security policy keeps it so. Where the audio is too much for one file it lies beside the page, in `audio/`.
+The page has no scripts and no external addresses, and a content security policy enforces this. Style, images
+and audio are embedded in the page. If the audio is too large for one file, it is in the folder `audio/` next
+to the page.
 """
 
 from __future__ import annotations
@@ -24,11 +25,8 @@ from codecvq.evaluation.training_log import FILE as METRICS_FILE
 from codecvq.evaluation.training_log import read_log
 from codecvq.files import atomic_file, path_without_links, write_atomically
 
-EMBED_BYTES = (
-    8_000_000  # what the page may become with the audio inside; mail servers and viewers take that much
-)
-#: Nothing is fetched. `file:` is for audio beside a page that is opened from disk, 'self' for one on a
-#: server.
+EMBED_BYTES = 8_000_000  # maximum size with embedded audio; mail servers and viewers accept it
+#: Blocks all external requests. `file:` allows audio next to a page on disk, 'self' audio on the same server.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: 'self'"
 
 
@@ -39,11 +37,13 @@ def write_report(
     clips: int = 6,
     commands: Sequence[str] | None = None,
 ) -> Path:
-    """The path of `report/index.html`, written into `folder`.
+    """Write `report/index.html` to `folder` and return its path.
 
-    `run_dir` is the run folder whose recipe and training curves are shown, as far as they are there. `clips`
-    of those with audio can be heard. `commands` are what made this; where they are not given, those that a
-    run folder tells. Raises SymlinkError where `report`, or `audio` in it, is a link.
+    If `run_dir` is a run folder, the report shows its recipe and training curves. `clips` is the number of
+    clips with audio in the report. `commands` are the commands that reproduce the report; by default they are
+    derived from the run folder.
+
+    Raises SymlinkError if `report`, or `audio` in it, is a symbolic link.
     """
     report = path_without_links(Path(folder), "report")
     report.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _page(
 
 
 def _commands(run: Path | None) -> list[str]:
-    """The verbs that lead to this report, for a run folder."""
+    """Return the commands that reproduce the report of a run folder."""
     if run is None:
         return []
     folder = shlex.quote(str(run))
@@ -99,12 +99,12 @@ def _text_of(path: Path) -> str:
 
 
 def _samples(evaluation: Evaluation, clips: int, report: Path) -> list[Sample]:
-    """The clips to be heard, with their audio in the page, or beside it where that is too much."""
+    """Return the clips with audio, embedded in the page, or in files next to it if they are too large."""
     selected = _select_clips(evaluation, clips)
     pictures, files = [], []
     for row, _ in selected:
         paths = evaluation.audio(row)
-        assert paths is not None, "only clips with audio are picked"
+        assert paths is not None, "only clips with audio are selected"
         sounds = [read_audio(path) for path in paths]
         original, decoded = (to_mono(sound.samples) for sound in sounds)
         pictures.append(_data_uri("image/png", spectrogram_pair(original, decoded, sounds[0].sample_rate)))
@@ -122,14 +122,15 @@ def _samples(evaluation: Evaluation, clips: int, report: Path) -> list[Sample]:
 
 
 def _select_clips(evaluation: Evaluation, clips: int) -> list[tuple[ClipRow, str]]:
-    """Clips with audio, evenly spread over the ranking by the first metric that has values, worst to best."""
+    """Select clips with audio at even distances in the ranking by the first metric with values.
+
+    Sorted from worst to best.
+    """
     candidates = [row for row in evaluation.rows if _has_audio(evaluation, row)]
     column = next((c for c in evaluation.columns if any(c.name in row.values for row in candidates)), None)
     if column is not None:
         sign = 1 if column.higher_is_better else -1
-        name = (
-            column.name
-        )  # a name of its own: mypy cannot see that `column` stays what it is inside the lambda
+        name = column.name  # a separate variable for mypy: in a lambda, `column` may be None
         candidates = sorted(
             (row for row in candidates if name in row.values), key=lambda row: sign * row.values[name]
         )

@@ -1,4 +1,4 @@
-"""The parts of the report, each a string of HTML; text from outside is escaped where it comes in."""
+"""The sections of the report as HTML strings; all external text is escaped."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from codecvq.evaluation.training_log import TrainingLog
 
 MAX_CURVES = 12
 MAX_GROUPS = 40
-MAX_UNFOLDED = 4  # lines of that kind that stand open; more are folded away
-MAX_LISTED = 50  # failures and undefined values written out; the rest is in evaluation.json
+MAX_UNFOLDED = 4  # list lines shown without folding
+MAX_LISTED = 50  # failures and undefined values in the report; the rest is in evaluation.json
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip that can be heard in the report."""
+    """A clip with audio in the report."""
 
     row: ClipRow
-    rank: str  # "3rd of 20 by pesq_wb"; where in the ranking it stands
-    original: str  # addresses: data URIs, or files beside the page
+    rank: str  # position in the ranking, as "3 of 20 by pesq_wb, worst first"
+    original: str  # URL: a data URI, or a file next to the page
     decoded: str
     spectrograms: str
 
 
 def text(value: object) -> str:
-    """The value as HTML text, or as the value of an attribute; what does not print is spelled out."""
+    """Escape a value for HTML text or an attribute; unprintable characters are written as escapes."""
     return html.escape(printable(str(value), keep="\n\t"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """A table from cells that are HTML already; the columns `numbers` are set right."""
+    """Return a table of cells that are already HTML; the columns `numbers` are right-aligned."""
     right = set(numbers)
 
     def line(cells: Sequence[str], tag: str) -> str:
@@ -52,12 +52,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[
 
 
 def header(evaluation: Evaluation) -> str:
-    """Name, one line on the codec, and the figures that a reader looks for first."""
+    """Name, summary of the codec, the most important values, and warnings."""
     codec, rate = evaluation.codec, evaluation.bitrate
     facts = [
         f"{rate.nominal_bps / 1000:.2f} kbit/s",
         f"{codec['sample_rate'] / 1000:g} kHz",
-        f"{float(codec['sample_rate']) / codec['hop_length']:g} frames a second",
+        f"{float(codec['sample_rate']) / codec['hop_length']:g} frames per second",
         f"{text(codec['num_codebooks'])} codebook{'s' if codec['num_codebooks'] != 1 else ''}",
         f"quantizer {text(codec['quantizer'].get('name', 'unknown'))}",
     ]
@@ -81,7 +81,7 @@ def header(evaluation: Evaluation) -> str:
 
 
 def _format_time(created: str) -> str:
-    """An ISO 8601 time in UTC as people write it."""
+    """Return an ISO 8601 time in UTC as readable text."""
     return created.replace("T", " ").partition("+")[0][:16] + " UTC"
 
 
@@ -94,8 +94,8 @@ def _tile(column: Column, mean: Mean) -> str:
 
 
 def _warnings(evaluation: Evaluation) -> str:
-    """What is not in the numbers, before anybody reads them."""
-    lines = [f"{text(name)} was not measured: {text(why)}" for name, why in evaluation.unavailable.items()]
+    """Warnings about clips and metrics that are not in the results; empty without any."""
+    lines = [f"{text(name)} was not computed: {text(why)}" for name, why in evaluation.unavailable.items()]
     if num_trained_on := len(evaluation.trained_on or ()):
         lines.insert(0, f"the codec was trained on {num_trained_on} of these {len(evaluation.rows)} clips")
     lines += [
@@ -117,15 +117,15 @@ def _warnings(evaluation: Evaluation) -> str:
     more = f"<p>{hidden} more in evaluation.json.</p>" if hidden else ""
     items = f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>{more}"
     if len(lines) > MAX_UNFOLDED:
-        items = f"<details><summary>Which and why</summary>{items}</details>"
+        items = f"<details><summary>Details</summary>{items}</details>"
     return (
-        f'<div class="warning"><strong>Not in the numbers.</strong> {summary}; they are left out of '
-        f"the means, not replaced.{items}</div>"
+        f'<div class="warning"><strong>Incomplete results.</strong> {summary}; they are excluded from '
+        f"the means.{items}</div>"
     )
 
 
 def quality(evaluation: Evaluation) -> str:
-    """The means with their intervals."""
+    """Table of means with intervals."""
     rows = []
     for column in evaluation.columns:
         mean = evaluation.means[column.name]
@@ -139,11 +139,11 @@ def quality(evaluation: Evaluation) -> str:
     return (
         "<h2>Quality</h2>"
         + table(["metric", "mean", "95 % interval", "unit", "better", "n"], rows, (1, 2, 5))
-        + f"<p class='note'>The reference is each clip at the codec's sample rate, mono; the decoded clip is "
-        f"compared as it is, without alignment (PESQ does its own). "
+        + f"<p class='note'>The reference is each clip at the codec's sample rate, mono. The decoded clip is "
+        f"compared without alignment (PESQ aligns by itself). "
         f"Intervals are percentile bootstraps over clips "
-        f"({RESAMPLES:,} resamples, {COVERAGE:.0%}): clips of one speaker are alike, so that for other "
-        f"speakers they are too narrow.</p>"
+        f"({RESAMPLES:,} resamples, {COVERAGE:.0%}). Clips of one speaker are similar, so the intervals are "
+        f"too narrow for other speakers.</p>"
     )
 
 
@@ -156,35 +156,35 @@ def _interval(mean: Mean, column: Column) -> str:
 
 
 def bitrates(evaluation: Evaluation) -> str:
-    """The bit rate in its senses, and the speed."""
+    """Table of bit rates, and the speed."""
     rate = evaluation.bitrate
     measured = (
-        ("Nominal", rate.nominal_bps, "frames a second × Σ log<sub>2</sub> K"),
+        ("Nominal", rate.nominal_bps, "frames per second × Σ log<sub>2</sub> K"),
         (
             "Entropy of the codes",
             rate.entropy_bps,
-            "frequencies in these clips, order ignored; no file has this rate",
+            "code frequencies in these clips, without order; no file has this rate",
         ),
         (
             "Entropy, Miller–Madow",
             rate.corrected_entropy_bps,
-            "the same, corrected for having seen few frames; at most log<sub>2</sub> K",
+            "the same, corrected for a small number of frames; at most log<sub>2</sub> K",
         ),
         (
             "<code>.cvq</code> payload, packed",
             rate.packed_payload_bps,
-            "the codes in files, headers not counted",
+            "codes in files, without headers",
         ),
         (
             "<code>.cvq</code> payload, entropy-coded",
             rate.entropy_payload_bps,
-            "the same codes, each clip coded by itself",
+            "the same codes, each clip coded separately",
         ),
-        ("<code>.cvq</code> file, packed", rate.packed_file_bps, "every byte on disk, one file a clip"),
+        ("<code>.cvq</code> file, packed", rate.packed_file_bps, "all bytes on disk, one file per clip"),
         (
             "<code>.cvq</code> file, entropy-coded",
             rate.entropy_file_bps,
-            "every byte on disk, one file a clip",
+            "all bytes on disk, one file per clip",
         ),
     )
     rows = [[name, f"{bps / 1000:.3f}", how] for name, bps, how in measured if bps is not None]
@@ -192,9 +192,9 @@ def bitrates(evaluation: Evaluation) -> str:
     threads = f"{text(machine.threads)} thread{'s' if machine.threads != 1 else ''}"
     return (
         "<h2>Bit rate and speed</h2>"
-        + table(["rate", "kbit/s", "what it is"], rows, (1,))
+        + table(["rate", "kbit/s", "description"], rows, (1,))
         + f"<p class='note'>{rate.frames:,} frames in {rate.duration_s:.1f} s. The last frame of a clip is "
-        f"filled up, which makes the rate of short files higher than the nominal one.</p>"
+        f"padded, so the rate of short files is higher than the nominal rate.</p>"
         f"<p>Encoding takes {_speed(evaluation.encode_rtf)}, decoding {_speed(evaluation.decode_rtf)}, "
         f"clip by clip, on {text(machine.processor)} ({text(machine.device)}, {threads}).</p>"
     )
@@ -202,14 +202,14 @@ def bitrates(evaluation: Evaluation) -> str:
 
 def _speed(factor: float) -> str:
     return (
-        f"{factor:.4f} s for a second of audio ({1 / factor:,.0f} times real time)"
+        f"{factor:.4f} s per second of audio ({1 / factor:,.0f} times real time)"
         if factor > 0
         else "no measurable time"
     )
 
 
 def codebooks(stats: Sequence[CodebookStats]) -> str:
-    """How each codebook is used."""
+    """Table of codebook statistics."""
     rows = []
     for index, book in enumerate(stats):
         reachable = min(book.size, book.frames) or 1
@@ -220,15 +220,15 @@ def codebooks(stats: Sequence[CodebookStats]) -> str:
     frames = max((book.frames for book in stats), default=0)
     few = any(book.frames < book.size for book in stats)
     note = (
-        " Fewer frames than entries: not every entry could occur, and use is given of those that could."
+        " There are fewer frames than entries, so the share of used entries is relative to the frames."
         if few
         else ""
     )
     return (
         "<h2>Codebooks</h2>"
         + table(["codebook", "size K", "entries used", "perplexity", "entropy, bits"], rows, (1, 4))
-        + f"<p class='note'>Counted over {frames:,} frames of the test clips. A perplexity of K would be "
-        f"even use of all entries.{note}</p>"
+        + f"<p class='note'>Counted over {frames:,} frames of the test clips. A perplexity of K means "
+        f"uniform use of all entries.{note}</p>"
     )
 
 
@@ -239,13 +239,12 @@ def _bar(share: float, label: str) -> str:
 
 
 def listening(samples: Sequence[Sample], evaluation: Evaluation) -> str:
-    """Players and spectrograms."""
+    """Audio players and spectrograms."""
     if not samples:
-        return "<h2>Listen</h2><p>No audio was kept in this evaluation.</p>"
+        return "<h2>Listen</h2><p>This evaluation has no audio.</p>"
     return (
-        "<h2>Listen</h2><p class='note'>Not chosen by hand: the clips stand at even distances in "
-        "the ranking, the worst and the best among them. "
-        "The spectrograms of a pair share one colour scale.</p>"
+        "<h2>Listen</h2><p class='note'>The clips are at even distances in the ranking, including the "
+        "worst and the best. The spectrograms of a pair have the same color scale.</p>"
         + "".join(_clip(sample, evaluation) for sample in samples)
     )
 
@@ -276,14 +275,14 @@ def _clip(sample: Sample, evaluation: Evaluation) -> str:
 
 
 def groups(evaluation: Evaluation) -> str:
-    """Means by speaker and by language, where there are several."""
+    """Means by speaker and by language; empty without groups."""
     parts = []
     for kind, found in evaluation.groups.items():
         if not found:
             continue
         shown = list(found.items())[:MAX_GROUPS]
         rows = [
-            [text(name) or "not said", str(sum(getattr(row, kind) == name for row in evaluation.rows))]
+            [text(name) or "unknown", str(sum(getattr(row, kind) == name for row in evaluation.rows))]
             + [_group_value(means[c.name], c, name, kind, evaluation) for c in evaluation.columns]
             for name, means in shown
         ]
@@ -298,14 +297,14 @@ def groups(evaluation: Evaluation) -> str:
 
 
 def _group_value(mean: Mean, column: Column, group: str, kind: str, evaluation: Evaluation) -> str:
-    """A mean, and its n where that is not the group's number of clips."""
+    """A mean, with n if it differs from the number of clips of the group."""
     clips = sum(getattr(row, kind) == group for row in evaluation.rows)
     few = f"<span class='sub'>n = {text(mean.n)}</span>" if mean.n != clips else ""
     return _value(mean.value, column) + few
 
 
 def training(log: TrainingLog) -> str:
-    """Curves of the training."""
+    """Training curves."""
     if not log.curves:
         return ""
     figures = "".join(
@@ -315,7 +314,7 @@ def training(log: TrainingLog) -> str:
         for curve in log.curves[:MAX_CURVES]
     )
     notes = [
-        "Faint: as logged; strong: running mean over a twentieth of the curve; the number is the last logged."
+        "Faint: logged values. Strong: moving average over 1/20 of the curve. The number is the last value."
     ]
     if hidden := [text(curve.name) for curve in log.curves[MAX_CURVES:]]:
         notes.append(f"Not shown, in metrics.jsonl: {', '.join(hidden)}.")
@@ -325,7 +324,7 @@ def training(log: TrainingLog) -> str:
 
 
 def all_clips(evaluation: Evaluation) -> str:
-    """Every clip's values, folded away."""
+    """Folded table with the values of every clip."""
     rows = [
         [text(row.id), text(row.speaker) or "–", f"{row.duration_s:.2f}"]
         + [
@@ -340,7 +339,7 @@ def all_clips(evaluation: Evaluation) -> str:
 
 
 def provenance(evaluation: Evaluation, recipe: str, commands: Sequence[str]) -> str:
-    """Which codec, which versions, which recipe, and the commands that make it again."""
+    """Codec, versions, machine, recipe, and the commands that reproduce the report."""
     machine = evaluation.machine
     facts: dict[str, Any] = {
         **_flat(evaluation.codec),
@@ -350,16 +349,16 @@ def provenance(evaluation: Evaluation, recipe: str, commands: Sequence[str]) -> 
     facts |= {"system": f"{machine.system}, Python {machine.python}"}
     facts |= {f"{name} version": version for name, version in evaluation.versions.items()}
     identity = table(["", ""], [[text(name), f"<code>{text(value)}</code>"] for name, value in facts.items()])
-    parts = [f"<h2>What this is</h2>{identity}"]
+    parts = [f"<h2>Codec and environment</h2>{identity}"]
     if recipe:
         parts.append(f"<details><summary>Recipe, as resolved</summary><pre>{text(recipe)}</pre></details>")
     if commands:
-        parts.append(f"<h3>To make it again</h3><pre>{text(chr(10).join(commands))}</pre>")
+        parts.append(f"<h3>Reproduce</h3><pre>{text(chr(10).join(commands))}</pre>")
     return "".join(parts)
 
 
 def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
-    """The mapping with those inside it unfolded: {"a": {"b": 1}} -> {"a b": 1}; empty values are left out."""
+    """Flatten nested mappings: {"a": {"b": 1}} -> {"a b": 1}. Skips empty values."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         name = str(key).replace("_", " ")

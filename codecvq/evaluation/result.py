@@ -1,4 +1,4 @@
-"""What an evaluation found: every clip, the means with intervals, the bit rates, what was left out."""
+"""The result of an evaluation: all clips, means with intervals, bit rates, and excluded values."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from codecvq.evaluation.interval import Mean
 from codecvq.evaluation.machine import Machine
 from codecvq.files import write_atomically
 
-FORMAT = 1  # of evaluation.json
+FORMAT = 1  # format version of evaluation.json
 FILE = "evaluation.json"
 CSV_FILE = "clips.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One value that a metric gives for a clip."""
+    """One value of a metric. A metric can have several columns."""
 
     name: str
     metric: str
@@ -38,7 +38,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRow:
-    """One clip that was encoded and decoded."""
+    """The result of one clip."""
 
     id: str
     path: str
@@ -46,19 +46,19 @@ class ClipRow:
     speaker: str = ""
     language: str = ""
     duration_s: float
-    num_samples: int  # at the codec's sample rate; the decoded clip has exactly as many
+    num_samples: int  # at the codec's sample rate; equal for original and decoded clip
     num_frames: int
     encode_s: float
     decode_s: float
-    values: Mapping[str, float]  # column -> value; a column that is undefined for this clip is not there
+    values: Mapping[str, float]  # column -> value; without undefined values
     files: FileBytes | None = None
-    original_audio: str = ""  # file under the evaluation's audio_dir; empty when none was written
+    original_audio: str = ""  # file name in the evaluation's audio_dir; empty without audio
     decoded_audio: str = ""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip, or one metric of a clip, that gave an error instead of a result."""
+    """An error of a clip, or of one metric of a clip."""
 
     clip: str
     stage: str  # "read", "codec", "length", "finite", "file", "metric", "audio"
@@ -79,21 +79,21 @@ class Undefined:
 
 
 class TableRow(NamedTuple):
-    """A line of the short table: text, ready to be printed."""
+    """A line of the summary table, as text."""
 
     name: str
     value: str
     unit: str
-    interval: str  # 95 %; empty where there is none
+    interval: str  # 95 %; may be empty
     n: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of `evaluate`; `save` writes it, `load` reads it back, `table` is its summary."""
+    """The result of `evaluate`. `save` and `load` use files; `table` summarizes it."""
 
     created: str  # UTC, ISO 8601
-    codec: Mapping[str, Any]  # Any: the identity of a codec, as JSON has it
+    codec: Mapping[str, Any]  # Any: the identity of a codec as JSON data
     columns: tuple[Column, ...]
     rows: tuple[ClipRow, ...]
     means: Mapping[str, Mean]  # column -> over all clips
@@ -101,30 +101,35 @@ class Evaluation:
         str, Mapping[str, Mapping[str, Mean]]
     ]  # "speaker" | "language" -> which -> column -> mean
     bitrate: Bitrate
-    encode_rtf: float  # seconds of computing for a second of audio: below 1 is faster than real time
+    encode_rtf: float  # seconds of computation per second of audio; below 1 is faster than real time
     decode_rtf: float
-    clips_given: int  # how many were to be evaluated: rows and those of `failures` that have no row
+    clips_given: int  # rows plus clips that failed completely
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
-    unavailable: Mapping[str, str] = dataclasses.field(default_factory=dict)  # default metrics not run -> why
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of codecvq, torch and all used
+    unavailable: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # default metric -> why it was skipped
+    versions: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # of codecvq, torch and metric packages
     machine: Machine
-    audio_dir: Path | None = None  # where the rows' audio files are
-    trained_on: tuple[str, ...] | None = None  # ids of rows that the codec was trained on; None: not known
+    audio_dir: Path | None = None  # folder of the audio files
+    trained_on: tuple[str, ...] | None = None  # ids of rows in its training split; None: unknown
 
     @property
     def exact_lengths(self) -> int:
-        """How many of the decoded clips had exactly the original's samples."""
+        """The number of decoded clips with exactly the length of the original."""
         return self.decoded - sum(failure.stage == "length" for failure in self.failures)
 
     @property
     def decoded(self) -> int:
-        """How many clips were decoded: those measured, and those of another length or not finite."""
+        """The number of decoded clips, including those of wrong length or with non-finite samples."""
         return len(self.rows) + sum(failure.stage in ("length", "finite") for failure in self.failures)
 
     def audio(self, row: ClipRow) -> tuple[Path, Path] | None:
-        """The original and the decoded audio of a clip, if they were written. Names that lead out of the
-        audio's folder are passed over.
+        """Return the paths of original and decoded audio of a clip, or None.
+
+        Returns None if they were not written, or if a name points outside the audio folder.
         """
         names = (row.original_audio, row.decoded_audio)
         if self.audio_dir is None or not all(name and name == Path(name).name for name in names):
@@ -132,7 +137,7 @@ class Evaluation:
         return self.audio_dir / row.original_audio, self.audio_dir / row.decoded_audio
 
     def table(self) -> list[TableRow]:
-        """The summary that a terminal shows: metrics, the leading ones first, then rates and speed."""
+        """Return the summary for a terminal: metrics, bit rates and speed."""
         rows = [_metric_row(column, self.means[column.name], len(self.rows)) for column in self.columns]
         rate, clips = self.bitrate, str(len(self.rows))
         rates = {
@@ -157,7 +162,7 @@ class Evaluation:
         return rows
 
     def to_json(self, relative_to: Path | None = None) -> dict[str, Any]:  # Any: JSON
-        """This evaluation as JSON data; the audio's folder is relative to `relative_to`: both can move."""
+        """Return this evaluation as JSON data; the audio folder is stored relative to `relative_to`."""
         data = dataclasses.asdict(self)
         if self.audio_dir is not None:
             data["audio_dir"] = (
@@ -167,10 +172,10 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], relative_to: Path | None = None) -> Evaluation:
-        """The evaluation that `to_json` gave."""
+        """Return the evaluation from the output of `to_json`; raises CodecvqError for another format."""
         if data["format"] != FORMAT:
             raise CodecvqError(
-                f"an evaluation has format {data['format']!r}, this codecvq reads {FORMAT}. "
+                f"an evaluation has format {data['format']!r}, but this codecvq reads format {FORMAT}. "
                 f"Evaluate again, or update codecvq."
             )
         fields = {name: value for name, value in data.items() if name != "format"}
@@ -192,33 +197,33 @@ class Evaluation:
         return cls(**fields)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """The path of `evaluation.json`, written into `folder` with `clips.csv` beside it."""
+        """Write `evaluation.json` and `clips.csv` to `folder`; returns the JSON path."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # allow_nan=False: NaN is not JSON, and every number here is checked to be finite before it gets in.
+        # allow_nan=False: NaN is not valid JSON; all values were checked to be finite.
         text = json.dumps(self.to_json(folder), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(folder / FILE, text + "\n")  # first: it holds all
+        write_atomically(folder / FILE, text + "\n")  # first: it is complete
         write_atomically(folder / CSV_FILE, self._csv())
         return folder / FILE
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Evaluation:
-        """The evaluation in `folder`, or in the file itself."""
+        """Read the evaluation in `folder`, or in that file; raises CodecvqError if that fails."""
         path = Path(folder)
         path = path / FILE if path.is_dir() else path
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")), path.parent)
         except OSError as error:
             raise CodecvqError(
-                f"no evaluation at {path} ({error.strerror}). Make one with: codecvq evaluate"
+                f"no evaluation at {path} ({error.strerror}). Create one with: codecvq evaluate"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise CodecvqError(
-                f"{path} is not an evaluation of codecvq: {error}. Make it again with: codecvq evaluate"
+                f"{path} is not an evaluation of codecvq: {error}. Create it again with: codecvq evaluate"
             ) from error
 
     def _csv(self) -> str:
-        """One line a clip; an undefined value is an empty cell, with its reason in the last column."""
+        """Return one line per clip; an undefined value is an empty cell, with a reason in the last column."""
         reasons: dict[str, list[str]] = {}
         excluded: list[Undefined | Failure] = [*self.undefined, *(f for f in self.failures if f.metric)]
         for finding in excluded:
@@ -254,7 +259,7 @@ class Evaluation:
 
 
 def format_value(value: float, unit: str) -> str:
-    """A metric's value with as many decimals as its unit deserves."""
+    """Return a value as text, with two decimals for dB and MOS-LQO, else three."""
     return f"{value:.2f}" if unit in ("dB", "MOS-LQO") else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Which clips a codec was trained on, from the split that its run folder has written down."""
+"""Detection of evaluation clips that were in the training split of a codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecvq.plugins import PROJECT
 if TYPE_CHECKING:
     from codecvq.data.corpus import Clip
 
-CODEC_FOLDERS = ("codec", "best")  # folders of a run that hold its codec
+CODEC_FOLDERS = ("codec", "best")  # subfolders of a run folder that contain a codec
 
 TrainingClipTest = Callable[["Clip"], bool]
 
@@ -21,10 +21,11 @@ logger = logging.getLogger(PROJECT)
 
 
 def training_clip_test(source: Path) -> TrainingClipTest | None:
-    """Whether the codec in a run folder, or in its `codec` or `best`, was trained on a clip.
+    """Return a function that tests whether a clip was in the training split of the codec in `source`.
 
-    A recording is known under any name and in any folder, as long as its file is the same. None where the
-    split is not written down, as for a published codec. Raises CorpusError where it is damaged.
+    `source` is a run folder, or its subfolder `codec` or `best`. A recording is identified by the content of
+    its file, not by name or folder. Returns None if there is no split file, as for a published codec. Raises
+    CorpusError if the split file is damaged.
     """
     run = source.parent if source.name in CODEC_FOLDERS else source
     file = run / SPLIT_FILE
@@ -37,9 +38,9 @@ def training_clip_test(source: Path) -> TrainingClipTest | None:
 def trained_clip_ids(
     codec: str, is_training_clip: TrainingClipTest | None, clips: Iterable[Clip], measured: Sequence[str]
 ) -> tuple[str, ...] | None:
-    """Those of the `measured` ids of `clips` that a codec was trained on; None where that is not known.
+    """Return the `measured` ids of `clips` that the codec was trained on; None if unknown.
 
-    Logs a warning where there are some.
+    Logs a warning if there are any.
     """
     if is_training_clip is None:
         return None
@@ -47,8 +48,8 @@ def trained_clip_ids(
     overlap = tuple(id_ for id_ in measured if id_ in trained)
     if overlap:
         logger.warning(
-            "codec %s was trained on %d of the %d clips that it is measured on: its numbers are too good. "
-            "Take clips that it has not seen, as the split 'test' of its corpus.",
+            "codec %s was trained on %d of the %d clips of the evaluation, so its scores are too high. "
+            "Use held-out clips, for example the split 'test' of its corpus.",
             codec, len(overlap), len(measured),
         )  # fmt: skip
     return overlap

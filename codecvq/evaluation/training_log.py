@@ -1,4 +1,4 @@
-"""The curves of a training, read from a run folder's `metrics.jsonl`."""
+"""Training curves, read from the `metrics.jsonl` of a run folder."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = "metrics.jsonl"
-#: What a reader wants first; keys that begin with something else come after, by name.
+#: Order of the curves by prefix; other keys follow, sorted by name.
 ORDER = ("validation/", "loss/total", "loss", "codebook", "quantizer", "learning_rate", "gradient")
 
 
-MAX_STEP = 2**53  # float64 tells all steps apart up to here
-MAX_VALUE = 1e100  # values of a curve, so that their differences can be computed
+MAX_STEP = 2**53  # float64 represents all integers up to here
+MAX_VALUE = 1e100  # limit for values, so that differences stay finite
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One logged scalar over the steps of a training."""
+    """One logged scalar over the training steps."""
 
     name: str
     steps: tuple[int, ...]  # ascending
     values: tuple[float, ...]  # finite
-    num_excluded: int = 0  # values that were NaN, infinite or beyond MAX_VALUE
+    num_excluded: int = 0  # number of values that were NaN, infinite or beyond MAX_VALUE
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """Every curve of a `metrics.jsonl`, in the order of a report."""
+    """All curves of a `metrics.jsonl`, in the order of the report."""
 
     curves: tuple[Curve, ...] = ()
-    damaged_lines: int = 0  # a training that is killed may leave half a line
+    damaged_lines: int = 0  # a killed run may leave an incomplete line
 
 
 def read_log(path: Path) -> TrainingLog:
-    """The curves in the file; none where there is no file. After a resume the later value of a step holds.
-    Lines that are no record of a step, and values beyond 1e100, are left out and counted.
+    """Read the curves of a file; returns no curves if there is no file.
+
+    After a resume, the later value of a step counts. Invalid lines, and values that are not finite or beyond
+    1e100, are skipped and counted.
     """
     values: dict[str, dict[int, float]] = {}
     damaged = 0

@@ -1,8 +1,8 @@
-"""Audio through a codec and back, whatever the codec: what a comparison sees of it.
+"""A common interface for comparisons: any codec as a `Transmitter`.
 
-An `AudioCodec` has codes `[B, N, T]`, a sample rate and a depth. Opus has packets, Codec2 frames of bits,
-and neither of them codes. Common to all is that samples go in, samples come out, and bits went across: that
-is a `Transmitter`, and it is what the plugin kind of foreign codecs makes.
+An `AudioCodec` has codes `[B, N, T]`, a sample rate and a depth. Other codecs have no such codes: Opus has
+packets, and Codec2 has frames of bits. All of them take samples and return samples and a number of bits. That
+is the interface `Transmitter`. Plugins for external codecs (`CodecSpec.foreign`) create transmitters.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from codecvq.evaluation.bitrate import file_bytes
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MAX_DEPTH_DIGITS = 10  # of a number of codebooks; more are part of a name
+MAX_DEPTH_DIGITS = 10  # maximum digits of a number after @; longer text is part of a name
 
 
 @dataclass(frozen=True)
 class Transmission:
-    """One clip that went through a codec."""
+    """The output of a codec for one clip."""
 
-    samples: np.ndarray  # [S] float32, as many and at the same rate as went in
-    payload_bits: int  # of the coded speech: no container, no header, nothing that a tool pads to bytes
+    samples: np.ndarray  # [S] float32, same length and sample rate as the input
+    payload_bits: int  # of the coded speech, without container, headers and byte padding
 
 
 class Transmitter(Protocol):
-    """A codec as a comparison uses it."""
+    """The interface of a codec in a comparison."""
 
     @property
     def name(self) -> str:
-        """What the comparison calls it."""
+        """The name in the comparison."""
 
     @property
     def identity(self) -> Mapping[str, Any]:  # Any: JSON
-        """What can move its numbers: versions and settings, or the hashes of its weights."""
+        """Everything that can affect the results: versions and settings, or hashes of the weights."""
 
     def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
-        """What comes out for samples `[S]`: as many, aligned with them, and the bits that they took."""
+        """Encode and decode samples `[S]`; returns output of the same length, aligned, and its bits."""
 
 
 @dataclass(frozen=True)
 class CodecTransmitter:
-    """A codec with codes: all of its codebooks, or the first `num_codebooks` of them."""
+    """An `AudioCodec` as a transmitter, with all codebooks or the first `num_codebooks`."""
 
     name: str
     codec: AudioCodec
     num_codebooks: int | None = None
-    source: Path | None = None  # the folder that it was loaded from
+    source: Path | None = None  # folder of the codec
 
     def __post_init__(self) -> None:
         checked_num_codebooks(self.num_codebooks, self.codec, CodecError)
@@ -69,7 +69,7 @@ class CodecTransmitter:
         return {**identity(self.codec), "codebooks_used": self.num_codebooks or self.codec.num_codebooks}
 
     def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
-        """See `Transmitter`. The bits are those of the packed `.cvq` payload, read back and found equal."""
+        """See `Transmitter`. The bits are those of the packed `.cvq` payload, which is verified."""
         import torch
 
         codec = self.codec
@@ -81,14 +81,15 @@ class CodecTransmitter:
                 codec.decode(codes, num_samples=resampled.size)[0].float().mean(dim=0).cpu().numpy()
             )  # [S']
         bits = file_bytes(codec, codes[0].cpu().numpy(), resampled.size).packed_payload_bits
-        # there and back again is a sample more where neither rate is a multiple of the other
+        # Resampling twice can add a sample if neither rate is a multiple of the other.
         return Transmission(resample(decoded, codec.sample_rate, sample_rate)[: samples.size], bits)
 
 
 def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
-    """The codec that a name, a folder, or either with `@n` for its first n codebooks, means.
+    """Open a codec by name or folder, optionally with `@n` for its first n codebooks.
 
-    Raises CodecError for a name that is nobody's, MissingProgram for a codec of others that is not installed.
+    Raises CodecError if no plugin registers the name, and MissingProgram if the program of an external codec
+    is not installed.
     """
     from codecvq.codec import load
 
@@ -98,14 +99,14 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
         raise unknown_codec(source, foreign=True)
     if registration is not None and registration.spec.foreign:
         if depth is not None:
-            raise CodecError(f"{name}: {source} has no codebooks to count. Leave out @{depth}.")
+            raise CodecError(f"{name}: {source} has no codebooks. Remove @{depth}.")
         transmitter: Transmitter = registration.make()
         return transmitter
     return CodecTransmitter(name, load(source, device), depth, None if registration else Path(source))
 
 
 def _split_depth(name: str) -> tuple[str, int | None]:
-    """`"speech-16k@3"` as `("speech-16k", 3)`; a path that is there is taken as it is."""
+    """Split `"speech-16k@3"` into `("speech-16k", 3)`; the name of an existing path is not split."""
     source, _, depth = name.rpartition("@")
     if source and depth.isdecimal() and len(depth) < MAX_DEPTH_DIGITS and not Path(name).exists():
         return source, int(depth)
