@@ -111,9 +111,7 @@ def test_the_first_codebooks_are_a_codec_where_it_says_so(encodec: AudioCodec) -
     assert encodec.decode(encodec.encode(wav, num_codebooks=4)).shape == wav.shape
     mulaw = MulawCodec()
     for call in (lambda: mulaw.encode(wav, num_codebooks=4), lambda: mulaw.decode(mulaw.encode(wav)[:, :4])):
-        with pytest.raises(
-            ShapeError, match=r"num_codebooks is 4.*8 codebooks of codec 'mulaw' only decode tog"
-        ):
+        with pytest.raises(ShapeError, match=r"num_codebooks is 4.*'mulaw' needs all 8 codebooks"):
             call()
     with pytest.raises(ShapeError, match=r"num_codebooks is 33.*has 32"):
         encodec.encode(wav, num_codebooks=33)
@@ -197,9 +195,9 @@ def test_what_cannot_be_a_codec_is_refused_when_it_is_made(given: dict[str, Any]
 @pytest.mark.parametrize(
     ("codes", "says"),
     [
-        (torch.zeros(1, 2, 4, dtype=torch.int64), r"gave torch.int64 \[1, 2, 4\]; .* = \[1, 2, 3\]"),
-        (torch.zeros(1, 2, 3), "gave torch.float32"),
-        (None, "gave NoneType"),
+        (torch.zeros(1, 2, 4, dtype=torch.int64), r"returned torch.int64 \[1, 2, 4\]; .* = \[1, 2, 3\]"),
+        (torch.zeros(1, 2, 3), "returned torch.float32"),
+        (None, "returned NoneType"),
         (torch.full((1, 2, 3), 256), "code 256"),
         (torch.tensor([[[1, 2, 3], [0, 0, 0]]]), "change at frame 1"),
     ],
@@ -219,7 +217,7 @@ def test_audio_that_a_model_should_not_give_is_told() -> None:
         def decode_frames(self, codes: torch.Tensor) -> torch.Tensor:
             return super().decode_frames(codes)[:, :, :-1]
 
-    with pytest.raises(CodecError, match=r"decode_frames of 3 frames gave .*\[1, 1, 479\].*= \[1, 1, 480\]"):
+    with pytest.raises(CodecError, match=r"of 3 frames returned .*\[1, 1, 479\].*= \[1, 1, 480\]"):
         Faulty().decode(torch.zeros(1, 2, 3, dtype=torch.int64))
 
 

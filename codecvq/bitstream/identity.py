@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from codecvq.api.code_tables import CodeTables
 from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, MAX_STRIDE, WEIGHTS_ID_BYTES, Header
-from codecvq.codec.compatibility import Origin, check_compatible, short_runs
+from codecvq.codec.compatibility import CodesOrigin, check_compatible, short_runs
 from codecvq.errors import BitstreamError, OptionError
 from codecvq.limits import MAX_CODEBOOK_SIZE
 
@@ -69,7 +69,7 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
             f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, but codec "
             f"{ours.name!r} has other tables. Read it with the codec that wrote it; force has no effect here."
         )
-    origin = Origin(
+    origin = CodesOrigin(
         "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
         header.codebooks_id, header.weights_id,
     )  # fmt: skip

@@ -1,6 +1,4 @@
-"""Codecs: encoder, quantizer and decoder as one model, its files, its identity; and codecs of others,
-wrapped.
-"""
+"""Codecs: encoder, quantizer and decoder as one model, its files and hashes; and wrapped existing codecs."""
 
 from codecvq.codec.codec import Codec, Reconstruction
 from codecvq.codec.loading import load, load_folder

@@ -1,6 +1,4 @@
-"""`Codec`: encoder, quantizer and decoder as one model that can be saved, loaded and asked for codes and
-audio.
-"""
+"""`Codec`: encoder, quantizer and decoder as one trainable model that can be saved and loaded."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a codec makes of audio in one pass: for training."""
+    """Output of a forward pass of `Codec`, for training."""
 
     wav: Tensor  # [B, C, S]
     latents: Tensor  # [B, D, T] before the quantizer
@@ -49,10 +47,11 @@ class Reconstruction:
 
 
 class Codec(FramedCodec, nn.Module):
-    """A codec made of registered parts.
+    """A codec built from a registered network and quantizer.
 
-    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with `name` and the options of that network
-    and quantizer (`dim` of the quantizer is the network's); `name` what reports and token datasets call it.
+    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with the registered `name` and its options
+    (the quantizer's `dim` comes from the network); `channels` of the audio; `name` for reports and token
+    datasets. Raises UnknownName for an unknown network or quantizer, OptionError for invalid options.
     """
 
     def __init__(
@@ -80,21 +79,21 @@ class Codec(FramedCodec, nn.Module):
         if built.check is not None:
             built.check(self.quantizer)
 
-    # what it is
+    # properties
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return next(iter(self.state_dict().values())).device
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """K of each codebook."""
+        """Size K of each codebook."""
         return self.quantizer.codebook_sizes
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many frames one code of each codebook stands for."""
+        """Frames per code of each codebook."""
         return self.quantizer.strides
 
     @property
@@ -104,27 +103,28 @@ class Codec(FramedCodec, nn.Module):
 
     @property
     def variable_depth(self) -> bool:
-        """Whether the number of codes may differ from frame to frame."""
+        """Whether the number of codes per frame varies."""
         return self.quantizer.variable_depth
 
     def code_tables(self) -> CodeTables | None:
-        """The learned frequencies of its codes, for the entropy coder of `.cvq` files; None: it has none."""
+        """Return the learned code frequencies for the entropy coder of `.cvq` files, or None."""
         return self.quantizer.code_tables()
 
     @property
     def latent_dim(self) -> int:
-        """D."""
+        """Latent dimension D."""
         return self.quantizer.dim
 
     @property
     def weights_sha256(self) -> str:
-        """Of all that changes codes or samples: with equal ones both are identical."""
+        """Hash of everything that affects codes or samples; equal hashes mean equal codes and samples."""
         return self._cached_hash("weights", lambda tensors: weights_hash(tensors, self._build_arguments))
 
     @property
     def codebooks_sha256(self) -> str:
-        """Of the encoder, the quantizer and their options: what gives codes their meaning. Another decoder
-        may be trained for them.
+        """Hash of the encoder, the quantizer and their options, which define the meaning of codes.
+
+        The decoder is excluded: another decoder can be trained for the same codes.
         """
         return self._cached_hash(
             "codebooks",
@@ -133,31 +133,27 @@ class Codec(FramedCodec, nn.Module):
 
     @property
     def earlier_weights_sha256(self) -> str:
-        """As codec format 1 had it; see `codecvq.codec.identity`."""
+        """Hash as defined by codec format 1; see `codecvq.codec.identity`."""
         return self._cached_hash("earlier weights", earlier_weights_hash)
 
     @property
     def earlier_codebooks_sha256(self) -> str:
-        """As codec format 1 had it; see `codecvq.codec.identity`."""
+        """Hash as defined by codec format 1; see `codecvq.codec.identity`."""
         return self._cached_hash(
             "earlier codebooks", lambda tensors: earlier_codebooks_hash(tensors, self.quantizer_config)
         )
 
     def matches_codebooks(self, digest: str) -> bool:
-        """Whether it decodes codes recorded under this codebooks hash or beginning of one, of codec format 1
-        too.
-        """
+        """Whether its codebooks hash starts with `digest`. Hashes of codec format 1 also match."""
         return self.codebooks_sha256.startswith(digest) or self.earlier_codebooks_sha256.startswith(digest)
 
     def matches_weights(self, digest: str) -> bool:
-        """Whether it gives the samples recorded under this weights hash or beginning of one, of codec format
-        1 too.
-        """
+        """Whether its weights hash starts with `digest`. Hashes of codec format 1 also match."""
         return self.weights_sha256.startswith(digest) or self.earlier_weights_sha256.startswith(digest)
 
     @property
     def _build_arguments(self) -> dict[str, Any]:
-        """What the codec is built with, apart from its name."""
+        """Constructor arguments, without the name."""
         return {
             "sample_rate": self.sample_rate,
             "channels": self.channels,
@@ -166,8 +162,10 @@ class Codec(FramedCodec, nn.Module):
         }
 
     def _cached_hash(self, what: str, compute: Callable[[Mapping[str, Tensor]], str]) -> str:
-        """The hash, kept in eval mode. In training nothing is kept: fused optimizers change tensors without
-        counting up their version.
+        """Return the hash `what`, cached in eval mode.
+
+        In training mode nothing is cached: fused optimizers change tensors without incrementing their
+        version.
         """
         if self.training:
             self._hashes.clear()
@@ -175,82 +173,83 @@ class Codec(FramedCodec, nn.Module):
         return self._hashes.get(what, tensors, lambda: compute(tensors))
 
     def train(self, mode: bool = True) -> Codec:
-        """Itself in training or eval mode; what was kept of its weights is dropped."""
+        """Set training or eval mode, clear cached hashes, and return the codec."""
         self._hashes.clear()
         return super().train(mode)
 
     @property
     def quantizer_info(self) -> dict[str, Any]:
-        """Name, plugin, version and API of the quantizer, for datasets."""
+        """Quantizer metadata that datasets record: name, plugin, version, api."""
         registration = plain_registration(self.quantizer_config["name"])
         return {**registration.identity, "name": self.quantizer_config["name"], "api": registration.spec.api}
 
-    # audio to codes to audio
+    # encoding and decoding
 
     def _encode_padded(self, wav: Tensor, mask: Tensor | None, num_codebooks: int | None) -> Tensor:
-        with self._saved_numerics():
-            return self.quantizer.encode(self._latents_of(wav, mask), num_codebooks, mask)
+        with self._exact_float32():
+            return self.quantizer.encode(self._encode_latents(wav, mask), num_codebooks, mask)
 
     def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
-        with self._saved_numerics():
-            return self._wav_of_latents(self.quantizer.decode(codes, mask), mask)
+        with self._exact_float32():
+            return self._decode_latents(self.quantizer.decode(codes, mask), mask)
 
     @torch.no_grad()
     def encode_latents(
         self, wav: Tensor, sample_rate: int | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Latents of audio in front of the quantizer: `[B, C, S]` -> float32 `[B, D, T]`, T = ceil(S / hop).
+        """Encode audio `[B, C, S]` to latents before quantization, float32 `[B, D, T]`, T = ceil(S / hop).
 
-        The arguments are those of `encode`; frames of padding are 0. `quantizer.encode(latents)` gives the
-        codes that `encode` gives, `quantizer.decode` of these the quantized latents. Their mean is not 0 and
-        their variance is not 1: see `codecvq.api.codec.LatentCodec`.
+        The arguments are the same as for `encode`; padding frames are 0. `quantizer.encode(latents)` returns
+        the codes of `encode`, and `quantizer.decode` of these codes returns the quantized latents. Latents
+        are not normalized: see `codecvq.api.codec.LatentCodec`.
         """
-        wav, mask = self._whole_frames(wav, sample_rate, lengths)
-        with self._saved_numerics():
-            latents = self._latents_of(wav, mask)
+        wav, mask = self._pad_to_frames(wav, sample_rate, lengths)
+        with self._exact_float32():
+            latents = self._encode_latents(wav, mask)
         return latents if mask is None else torch.where(mask[:, None, :], latents, 0.0)
 
     @torch.no_grad()
     def decode_latents(
         self, latents: Tensor, num_samples: int | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Audio of latents, quantized or not: `[B, D, T]` of any float type -> float32 `[B, C, num_samples]`.
+        """Decode latents `[B, D, T]` of any float type, quantized or not, to audio `[B, C, num_samples]`.
 
-        The other arguments are those of `decode`. Raises ShapeError for arguments of another type, shape or
-        range, NonFiniteError for NaN or infinity in the latents.
+        The audio is float32. The other arguments are the same as for `decode`. Raises ShapeError for
+        arguments of the wrong type, shape or range, NonFiniteError for NaN or infinity in the latents.
         """
         latents = checked_latents(latents, self.latent_dim).to(self.device)
         end = self._output_length(len(latents), latents.shape[2], num_samples, lengths)
-        with self._saved_numerics():
-            return end.trim(self._wav_of_latents(latents, end.mask))
+        with self._exact_float32():
+            return end.trim(self._decode_latents(latents, end.mask))
 
-    def _latents_of(self, wav: Tensor, mask: Tensor | None) -> Tensor:
-        if not wav.shape[2]:  # many convolutions refuse an empty signal
+    def _encode_latents(self, wav: Tensor, mask: Tensor | None) -> Tensor:
+        if not wav.shape[2]:  # many convolutions raise for empty input
             return torch.zeros(len(wav), self.latent_dim, 0, device=self.device)
         latents: Tensor = self.encoder(wav, mask)
         return latents
 
-    def _wav_of_latents(self, latents: Tensor, mask: Tensor | None) -> Tensor:
+    def _decode_latents(self, latents: Tensor, mask: Tensor | None) -> Tensor:
         if not latents.shape[2]:
             return torch.zeros(len(latents), self.channels, 0, device=self.device)
         wav: Tensor = self.decoder(latents, mask)
         return wav.float()
 
-    def _saved_numerics(self) -> AbstractContextManager[None]:
-        """A block that computes as the codec was saved. Raises CodecError for weights of another type."""
+    def _exact_float32(self) -> AbstractContextManager[None]:
+        """Context manager for exact float32 computation. Raises CodecError if weights are not float32."""
         for name, weight in self.named_parameters():
             if weight.dtype != torch.float32:
                 raise CodecError(
                     f"weight {name} of codec {self.name!r} is {weight.dtype}, but only float32 weights give "
-                    "the codes and samples that it was saved with. Call codec.float(), or load it again."
+                    "the codes and samples of the saved codec. Call codec.float(), or load it again."
                 )
         return plain_float32(self.device)
 
     def forward(
         self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None, parts: bool = False
     ) -> Reconstruction:
-        """Audio through the whole codec: `[B, C, S]` with S a multiple of the hop, mask `[B, T]` ->
-        `Reconstruction`. With `parts` its `quantized` has what each codebook adds.
+        """Run the whole codec on audio `[B, C, S]`, S a multiple of the hop, with mask `[B, T]`.
+
+        With `parts`, its `quantized` contains the contribution of each codebook.
         """
         latents = self.encoder(wav, mask)
         quantized = self.quantizer(latents, mask, num_codebooks, parts=parts)
@@ -265,7 +264,7 @@ class Codec(FramedCodec, nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What config.json holds: enough to build it again, and to say what its codes are."""
+        """Content of config.json: the constructor arguments, and metadata of codes and plugins."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -283,12 +282,14 @@ class Codec(FramedCodec, nn.Module):
         }
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """The folder, now with config.json and model.safetensors; nothing in it is pickled.
+        """Write config.json and model.safetensors to `folder`, and return the folder. Nothing is pickled.
 
         With `dtype` (`torch.float16`) the weights of encoder and decoder are rounded to it and take half the
-        bytes; the quantizer's and all buffers stay as they are, so that codebooks are exact. `load` makes
-        float32 of them again, and the hashes in config.json are those of what it gives. Itself is not
-        changed: codes of the rounded codec may differ from its own.
+        bytes; the quantizer and all buffers are stored exactly. `load` converts the weights to float32, and
+        the hashes in config.json are those of the loaded codec. The codec in memory does not change, so its
+        codes can differ from those of the rounded codec.
+
+        Raises OptionError for another dtype, CodecError if a weight is out of its range.
         """
         return save_codec(self, Path(folder), dtype)
 
@@ -306,6 +307,6 @@ class Codec(FramedCodec, nn.Module):
         return plugins
 
 
-if TYPE_CHECKING:  # `Codec` has all that the protocols ask for
+if TYPE_CHECKING:  # static check: `Codec` implements the protocols
     _latents: type[LatentCodec] = Codec
     _savable: type[SavableCodec] = Codec

@@ -1,4 +1,4 @@
-"""Whether a codec decodes codes that were made elsewhere: the one place where that is decided."""
+"""Checks whether a codec can decode the codes in a file or dataset."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from codecvq.errors import CodecvqError
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MOST_RUNS = 6  # of codebook sizes that an error shows
-SHOWN = 12  # digits of a hash
+MOST_RUNS = 6  # runs of equal codebook sizes in an error message
+SHOWN = 12  # digits of a hash in an error message
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a file or dataset records of the codec that made its codes."""
+class CodesOrigin:
+    """Metadata that a file or dataset records of the codec that encoded it."""
 
-    what: str  # that holds the codes, for messages: "the file", "tokens/"
+    what: str  # name of the file or dataset in messages: "the file", "tokens/"
     sample_rate: int  # Hz
-    hop_length: int  # samples a frame
-    codebook_sizes: tuple[int, ...]  # of the codebooks that were kept
-    strides: tuple[int, ...]  # of these
-    codebooks: str  # the codec's codebooks_sha256, or its beginning
-    weights: str  # its weights_sha256, or its beginning
-    codec: str = ""  # its name, where that is recorded
+    hop_length: int  # samples per frame
+    codebook_sizes: tuple[int, ...]  # of the stored codebooks
+    strides: tuple[int, ...]  # of the stored codebooks
+    codebooks: str  # codebooks_sha256 of the codec, or a prefix of it
+    weights: str  # weights_sha256 of the codec, or a prefix of it
+    codec: str = ""  # name of the codec, if recorded
 
 
 def check_compatible(
-    origin: Origin, codec: AudioCodec, error: type[CodecvqError], force: bool | None = None
+    origin: CodesOrigin, codec: AudioCodec, error: type[CodecvqError], force: bool | None = None
 ) -> None:
-    """Raise `error` where the codec does not decode these codes; warn where it decodes them to other samples.
+    """Raise `error` if the codec cannot decode these codes; warn if it decodes them to other samples.
 
-    Codebooks of other sizes, strides or rates are always refused. Codebooks with another hash are refused
-    unless `force`, which an error mentions unless it is None.
+    Other codebook sizes, strides or rates always raise. Another codebooks hash raises unless `force` is True;
+    the message mentions `force` unless it is None.
     """
     count = len(origin.codebook_sizes)
     sizes, strides = tuple(codec.codebook_sizes)[:count], tuple(codec.strides)[:count]
@@ -83,7 +83,7 @@ def _rates(sample_rate: int, hop_length: int) -> str:
 
 
 def short_runs(numbers: Sequence[int]) -> str:
-    """Numbers in short: "8 x 1024"."""
+    """Return numbers as runs of equal values, for example "8 x 1024"."""
     runs = groupby(numbers)
     shown = [f"{len(list(group))} x {number}" for number, group in islice(runs, MOST_RUNS)]
     return " + ".join([*shown, "…"] if next(runs, None) else shown)

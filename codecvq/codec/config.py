@@ -1,4 +1,4 @@
-"""`config.json` of a saved codec: read, and compared with the loaded plugins and with the codec it builds."""
+"""Reads `config.json` of a saved codec, and compares it with loaded plugins and the codec built from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from codecvq.codec import Codec
 
 FORMAT = "codecvq.codec/2"
-EARLIER_FORMAT = "codecvq.codec/1"  # whose hashes do not cover the network's options and the sample rate
+EARLIER_FORMAT = "codecvq.codec/1"  # its hashes do not cover network options and sample rate
 CONFIG = "config.json"
 ADVICE = "Copy the folder again."
 
@@ -30,19 +30,19 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class PluginIdentity(BaseModel):
-    """The plugin that a part of the codec comes from."""
+    """The plugin that provides a part of the codec."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str = Field(max_length=200)  # that it offers
-    plugin: str = Field(max_length=200)  # its distribution, or the stem of its file
+    name: str = Field(max_length=200)  # registered name of the part
+    plugin: str = Field(max_length=200)  # distribution, or stem of the file
     version: str = Field(max_length=200)
     file: str | None = Field(None, max_length=4000)
     sha256: str | None = Field(None, pattern=_SHA256)
 
 
 class CodecConfig(BaseModel):
-    """What config.json holds."""
+    """Content of config.json."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,10 +51,10 @@ class CodecConfig(BaseModel):
     codecvq: str = Field(max_length=200)
     sample_rate: int = Field(gt=0, lt=2**31)  # Hz
     channels: int = Field(gt=0, le=64)
-    network: dict[str, Any]  # `name` and options, as JSON has them
+    network: dict[str, Any]  # `name` and options
     quantizer: dict[str, Any]
     plugins: dict[str, PluginIdentity]
-    hop_length: int = Field(gt=0, lt=2**31)  # samples a frame
+    hop_length: int = Field(gt=0, lt=2**31)  # samples per frame
     frame_rate: tuple[int, int]  # numerator, denominator
     codebook_sizes: list[int] = Field(min_length=1, max_length=MAX_CODEBOOKS)
     weights_sha256: str = Field(pattern=_SHA256)
@@ -62,7 +62,7 @@ class CodecConfig(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `Codec` is built with."""
+        """Constructor arguments of `Codec`."""
         return self.model_dump(include={"sample_rate", "channels", "network", "quantizer", "name"})
 
     @field_validator("network", "quantizer")
@@ -74,15 +74,13 @@ class CodecConfig(BaseModel):
 
 
 def read_config(folder: Path) -> CodecConfig:
-    """What a codec's folder says about the codec. Raises CodecError where there is no config.json, or it is
-    damaged or of another format.
-    """
+    """Read config.json of a codec. Raises CodecError if it is missing, damaged or of another format."""
     path = folder / CONFIG
     if not path.exists():
         hint = (
             "its training has not saved a codec yet"
             if (folder / "recipe.yaml").is_file()
-            else f"there is no {CONFIG} in it"
+            else f"it contains no {CONFIG}"
         )
         raise CodecError(
             f"{folder} is not a codec: {hint}. Give a folder written by codecvq train or Codec.save."
@@ -97,7 +95,7 @@ def read_config(folder: Path) -> CodecConfig:
 
 
 def check_matches_config(config: CodecConfig, codec: Codec, folder: Path) -> None:
-    """Raise CodecError where the codec, built and loaded, is not the one that config.json describes."""
+    """Raise CodecError if the loaded codec does not match its config.json."""
     rate = codec.frame_rate
     earlier = config.format == EARLIER_FORMAT
     weights = codec.earlier_weights_sha256 if earlier else codec.weights_sha256
@@ -114,7 +112,7 @@ def check_matches_config(config: CodecConfig, codec: Codec, folder: Path) -> Non
             )
     if (config.weights_sha256, config.codebooks_sha256) != (weights, codebooks):
         raise CodecError(
-            f"the weights and options in {folder} are not those that {CONFIG} recorded (hashes differ). A "
+            f"the weights and options in {folder} do not match the hashes in {CONFIG}. A "
             "file was changed: copy the folder again."
         )
 
@@ -125,7 +123,7 @@ def _short(value: object) -> str:
 
 
 def check_plugin_files(config: CodecConfig) -> None:
-    """Warn when a one-file plugin that is loaded is not the one the codec was trained with."""
+    """Log a warning if a loaded plugin file differs from the one that the codec was trained with."""
     loaded = {origin.file.stem: origin for origin in registry().origins.values() if origin.file}
     for part, identity in config.plugins.items():
         origin = loaded.get(identity.plugin)
@@ -140,7 +138,7 @@ def _network_last(item: tuple[str, PluginIdentity]) -> bool:
 
 
 def missing_plugin(config: CodecConfig) -> str:
-    """Which plugin to bring, as a sentence; empty where none is missing."""
+    """Return a sentence that names the first missing plugin; "" if none is missing."""
     kinds = {"quantizer": "quantizers", "estimator": "estimators", "network": "networks"}
     for part, identity in sorted(config.plugins.items(), key=_network_last):
         kind = kinds.get(part.partition(".")[0])
@@ -156,8 +154,9 @@ def missing_plugin(config: CodecConfig) -> str:
 
 
 def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a network or quantizer as a dict. Raises OptionError where they have no name, or a value
-    that JSON cannot hold.
+    """Return the options of a network or quantizer as a dict.
+
+    Raises OptionError if they have no name, or contain a value that JSON cannot represent.
     """
     if not isinstance(options.get("name"), str):
         raise OptionError(
@@ -170,7 +169,7 @@ def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
             json.dumps(value)
         except TypeError as error:
             raise OptionError(
-                f"{part}.{key} of a codec is a {type(value).__name__}, which config.json cannot hold "
-                f"({error}). Give what JSON can: of a class its name, 'plugin:Name'."
+                f"{part}.{key} of a codec is a {type(value).__name__}, which config.json cannot store "
+                f"({error}). Give a JSON value; for a class, its name 'plugin:Name'."
             ) from error
     return dict(options)

@@ -1,4 +1,4 @@
-"""`load`: the codec that a folder, a run or a registered name means."""
+"""`load`: loads a codec from a folder, a run folder, or a registered name."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ MEMBERS = tuple(name for name in vars(AudioCodec) if not name.startswith("_"))
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
-    """The codec in a folder that `Codec.save` wrote, in a run folder, or registered by a plugin under a name
-    ("speech-16k"), in eval mode. A folder that is there goes before a name.
+    """Load a codec in eval mode.
 
-    It is a `Codec`, or what the factory of a plugin makes. Raises CodecError when nothing is there or
-    registered, when the folder is incomplete or damaged, or when a plugin is missing, and then says which
-    one; PluginError for a factory that makes no `AudioCodec`; OptionError for a device that cannot be used.
+    `source` is a folder that `Codec.save` wrote, a run folder, or the name of a codec that a plugin registers
+    ("speech-16k"). An existing folder takes precedence over a name. The result is a `Codec`, or the
+    `AudioCodec` that a plugin's factory returns.
+
+    Raises CodecError if the folder or name does not exist, if the folder is incomplete or damaged, or if a
+    plugin is missing; the message names the plugin. Raises PluginError if a factory does not return an
+    `AudioCodec`, OptionError for an unusable device.
     """
     device = usable_device(device)
     registration = codec_registration(source)
@@ -48,15 +51,14 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
     if missing := missing_members(made):
         raise PluginError(
             f"codec {registration.qualified_name} is a {type(made).__name__} without "
-            f"{', '.join(missing)}. Its "
-            "factory must make an AudioCodec: subclass codecvq.WrappedCodec."
+            f"{', '.join(missing)}. Its factory must return an AudioCodec: subclass codecvq.WrappedCodec."
         )
     codec: AudioCodec = made
     return codec
 
 
 def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec:
-    """The codec in a folder that `Codec.save` wrote or in a run folder, in eval mode; see `load`."""
+    """Load a codec in eval mode from a folder that `Codec.save` wrote or from a run folder; see `load`."""
     folder, device = Path(source), usable_device(device)
     if (folder / "codec" / CONFIG).is_file():
         folder = folder / "codec"
@@ -73,8 +75,8 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
         return codec.to(device).eval()
 
 
-def missing_members(codec: Any) -> list[str]:  # Any: what a stranger's factory makes
-    """The members of `AudioCodec` that are missing. No property is computed: hashes take seconds."""
+def missing_members(codec: Any) -> list[str]:  # Any: the result of a third-party factory
+    """Return the missing members of `AudioCodec`. Does not evaluate properties: hashes take seconds."""
     nothing = object()
     return [
         name

@@ -1,4 +1,4 @@
-"""Codecs that plugins offer under a name, ready for use: which there are, and which one a name means."""
+"""Looks up pretrained codecs that plugins register under a name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from codecvq.plugins.registration import Registration
 
 
 def codec_registration(name: str | Path) -> Registration[CodecSpec] | None:
-    """The codec offered under `name` or `distribution/name`; None where a file or folder has that path, which
-    goes before, or if no plugin offers the name. Raises PluginError when two plugins offer it.
+    """Look up the codec registered as `name` or `distribution/name`.
+
+    Returns None if no plugin registers the name, or if a file or folder of that path exists: paths take
+    precedence. Raises PluginError if several plugins register the name.
     """
     if os.path.exists(name) or str(name).rpartition("/")[2] not in registry().registrations(CodecSpec):
         return None
@@ -21,8 +23,9 @@ def codec_registration(name: str | Path) -> Registration[CodecSpec] | None:
 
 
 def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
-    """The folder of the offered codec; None where a factory makes it. Raises PluginError where the folder
-    does not exist.
+    """Return the folder of a registered codec; None if it has a factory instead.
+
+    Raises PluginError if the folder does not exist.
     """
     if not registration.spec.folder:
         return None
@@ -30,14 +33,13 @@ def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
     if not folder.is_dir():
         raise PluginError(
             f"{registration.spec.name!r} of {registration.origin} did not load: its folder {folder} "
-            "does not exist. "
-            "Reinstall or update that plugin."
+            "does not exist. Reinstall or update that plugin."
         )
     return folder
 
 
 def unknown_codec(name: str | Path, foreign: bool = False) -> CodecError:
-    """An error that lists the names; with `foreign` those of others' codecs too."""
+    """Return an error that lists the registered names; with `foreign`, includes codecs without codes."""
     registrations = registry().all(CodecSpec)
     known = [name for name, registration in registrations.items() if foreign or not registration.spec.foreign]
     why = registry().unknown_name_message(CodecSpec, str(name), known)

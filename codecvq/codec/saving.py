@@ -1,4 +1,4 @@
-"""The folder of a codec as it is written: config.json and model.safetensors; nothing in it is pickled."""
+"""Saves a codec as a folder with config.json and model.safetensors. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None) -> Path:
-    """The folder, now with the codec in it; see `Codec.save`."""
+    """Save the codec to `folder` and return the folder; see `Codec.save`."""
     saved, narrow = (codec, set[str]()) if dtype is None else _rounded(codec, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -34,7 +34,7 @@ def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None) -> Path:
 
 
 def _rounded(codec: Codec, dtype: torch.dtype) -> tuple[Codec, set[str]]:
-    """A copy whose networks hold only values that `dtype` has, and the names of those weights."""
+    """Return a copy with encoder and decoder weights rounded to `dtype`, and the names of these weights."""
     if dtype not in (torch.float16, torch.bfloat16):
         raise OptionError(
             f"dtype is {dtype}; weights are saved as torch.float16, as torch.bfloat16, or unchanged."
@@ -47,10 +47,10 @@ def _rounded(codec: Codec, dtype: torch.dtype) -> tuple[Codec, set[str]]:
         narrow = weight.detach().to(dtype)
         if not narrow.isfinite().all():
             raise CodecError(
-                f"weight {name} goes up to {weight.abs().max():.3g}, more than {dtype} holds. Save with "
-                "torch.bfloat16, or without dtype."
+                f"weight {name} has values up to {weight.abs().max():.3g}, beyond the range of {dtype}. "
+                "Save with torch.bfloat16, or without dtype."
             )
         weight.data = narrow.to(weight.dtype)
         names.add(name)
-    rounded.train(codec.training)  # drops the hashes of what was rounded
+    rounded.train(codec.training)  # clears the cached hashes
     return rounded, names

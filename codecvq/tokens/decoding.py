@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio import WRITTEN_FORMATS, write_audio
-from codecvq.codec.compatibility import Origin, check_compatible
+from codecvq.codec.compatibility import CodesOrigin, check_compatible
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
 from codecvq.limits import LONGEST_S
@@ -147,7 +147,7 @@ def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
 
     Issues a UserWarning if its codebooks are the same but its weights are not.
     """
-    origin = Origin(
+    origin = CodesOrigin(
         str(folder), card.sample_rate, card.hop_length, card.codebook_sizes, card.frames_per_code,
         card.codebooks_sha256, card.weights_sha256, card.codec,
     )  # fmt: skip
