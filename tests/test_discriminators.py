@@ -96,7 +96,7 @@ def test_the_shortest_audio_is_judged_and_less_is_refused(name: str) -> None:
     shortest = discriminator.min_samples
     assert len(discriminator(audio(samples=shortest))) == parts(name)
     if shortest > 1:
-        with pytest.raises(ShapeError, match=rf"at least {shortest} samples, and was given {shortest - 1}\."):
+        with pytest.raises(ShapeError, match=rf"at least {shortest} samples, given are {shortest - 1}\."):
             discriminator(audio(samples=shortest - 1))
 
 

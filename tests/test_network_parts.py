@@ -198,7 +198,7 @@ def test_a_network_is_composed_in_python() -> None:
             {"features": {"name": "samples"}},
             "a part of kind head. Take one of: levels, log_mel, nothing, stft",
         ),
-        ({"features": {"window_length": 256}}, "needed is a mapping with a name"),
+        ({"features": {"window_length": 256}}, "needed is a mapping with the name"),
         (
             {"features": {"name": "log_mel", "num_mel": 8}},
             "features 'log_mel' has no option 'num_mel'.*num_mels",

@@ -342,7 +342,7 @@ def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None
         ({"name": "spectral", "phase": "retrieved", "training_phase": "none"}, "'recorded' or 'retrieved'"),
         ({"name": "spectral", "phase": "retrieved", "causal": True}, "Set phase: predicted"),
         ({"name": "spectral", "phase": "retrieved", "synthesis_hop_length": 300}, "must divide hop_length"),
-        ({"name": "spectral", "phase": "retrieved", "synthesis_window_length": 401}, "it is 640 to"),
+        ({"name": "spectral", "phase": "retrieved", "synthesis_window_length": 401}, "needed is 640 to"),
         ({"name": "spectral", "phase": "retrieved", "phase_iterations": 0}, "usually 16"),
         ({"name": "seanet", "causal": True, "norm": "time_group_norm"}, "streams would give other codes"),
     ],
