@@ -231,7 +231,7 @@ class TestDistillation:
     ) -> None:
         losses = {"distillation": {"weight": 1.0, "teacher": "mfcc"}}
         path = write_recipe(tmp_path / "r.yaml", losses=losses)  # fsq with two codebooks
-        with pytest.raises(OptionError, match=r"the codebooks of 'fsq' do not add up.*residual_vq"):
+        with pytest.raises(OptionError, match=r"the codebooks of 'fsq' are not additive.*residual_vq"):
             loop.train(load_recipe(path), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 

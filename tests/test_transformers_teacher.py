@@ -195,7 +195,7 @@ class TestHostileFolders:
         [
             ({"hidden_size": 10**7}, "too large to be built|could not be loaded"),
             ({"num_hidden_layers": 10**6}, "too large to be built|could not be loaded"),
-            ({"conv_stride": "x"}, "could not be loaded|cannot be made"),
+            ({"conv_stride": "x"}, "could not be loaded|cannot be built"),
         ],
         ids=str,
     )
