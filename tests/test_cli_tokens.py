@@ -69,7 +69,7 @@ def test_failures_are_listed_and_counted_on_the_way_and_back(folder, capsys):
     code, out, _ = run(capsys, "tokenize", CODEC, "m.jsonl", "--out", "t")
     assert code == 1
     assert "clips/gone" in out
-    assert "2 were there, 1 failed; complete" in out
+    assert "2 already present, 1 failed; complete" in out
     ids = read_tokens("t").ids
     (folder / "out" / f"{ids[0]}.flac").mkdir(parents=True)
     code, found, _ = run(capsys, "detokenize", CODEC, "t", "--out", "out", "--json")
@@ -78,8 +78,8 @@ def test_failures_are_listed_and_counted_on_the_way_and_back(folder, capsys):
     code, found, _ = run(capsys, "detokenize", CODEC, "t", "--out", "fine", "--json")
     assert (code, found["done"], found["failed"], found["failures"]) == (0, 2, 0, [])
     for options, what in {
-        ("--ids", ""): "names nothing",
-        ("--ids", ","): "names nothing",
+        ("--ids", ""): "contains no name",
+        ("--ids", ","): "contains no name",
         ("--ids", "nosuch"): "no clip 'nosuch'",
         ("--suffix", ".exe"): "suffix is '.exe'",
         ("--ids", os.fsdecode(b"\xff")): "no clip",

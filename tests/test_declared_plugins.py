@@ -171,7 +171,7 @@ def test_the_error_names_file_hash_and_flag_and_the_flag_is_all_it_takes(
         code, out, err = command("train", recipe, "--run", "run", "--plugin", stranger.plugin)
         assert code == 0, err
     assert stranger.ran.exists()
-    assert "was finished before" in out
+    assert "already complete" in out
     assert RunFolder(Path("run")).recipe().plugins == [f"{stranger.plugin}#sha256={digest}"]
     assert command("recipes", "show", recipe, "--plugin", stranger.plugin)[0] == 0
 

@@ -88,7 +88,7 @@ def test_check_tells_in_words_in_json_and_by_its_exit_code(
     (tmp_path / "odd.py").write_text(ODD)
     code, out, _ = command_here("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
     assert code == 1
-    assert "\nframes_are_independent\n  promised: Codes and values of a frame depend on no other frame" in out
+    assert "\nframes_are_independent\n  contract: Codes and values of a frame depend on no other frame" in out
     assert "  found in odd" in out
     assert ": values of frame 0 alone, compared with the whole: " in out
     assert "at odd.py:8, in quantize\n      def quantize(self, vectors):\n" in out
@@ -226,15 +226,15 @@ def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple
             ["plugins", "check", "fsq", "levels=[5]", "--forms", "twice"],
             "one of plain, residual, multiscale, grouped",
         ),
-        (["plugins", "check", "fsq", "levels=[5]", "--expect", "shapes"], "not NAME=REASON"),
+        (["plugins", "check", "fsq", "levels=[5]", "--expect", "shapes"], "not CHECK=REASON"),
         (["plugins", "check", "fsq", "levels=[5]", "--expect", "shape=x"], "Did you mean 'shapes'"),
         (["plugins", "check", "fsq", "levels=[5]", "--kind", "metric"], "quantizer, network, codec"),
-        (["plugins", "check", "seanet", "--forms", "plain"], "--forms is for quantizers"),
-        (["plugins", "check", "speech-16k", "dim=4"], "which takes no options"),
+        (["plugins", "check", "seanet", "--forms", "plain"], "--forms applies only to quantizers"),
+        (["plugins", "check", "speech-16k", "dim=4"], "which has no options"),
         (["plugins", "check", "opus-6"], "no codes"),
         (["plugins", "check", "ms_stft"], "discriminator"),
-        (["new-plugin", "fsq"], "offered by codecvq"),
-        (["new-plugin", "My-VQ"], "lower case"),
+        (["new-plugin", "fsq"], "registered by codecvq"),
+        (["new-plugin", "My-VQ"], "lowercase"),
         (["new-plugin", "residual_mine"], "not with residual_"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -257,7 +257,7 @@ def test_a_new_plugin_overwrites_nothing(
     written = (tmp_path / "my_vq.py").read_text()
     code, _, err = command_here("new-plugin", "my_vq")
     assert code == 2
-    assert "is there already" in err
+    assert "already exists" in err
     assert (tmp_path / "my_vq.py").read_text() == written
 
 

@@ -104,7 +104,7 @@ def stopped(number: int, *words: object) -> tuple[int, str]:
 def test_ctrl_c_says_what_stays_and_files_are_whole(codec: Path, many: Path, tmp_path: Path) -> None:
     code, said = stopped(signal.SIGINT, "encode", codec, many, "-o", tmp_path / "out")
     assert code == 130
-    assert said.splitlines()[-1] == "interrupted: the files written so far are whole"
+    assert said.splitlines()[-1] == "interrupted: all files written until now are complete"
     assert "Traceback" not in said
     written = sorted((tmp_path / "out").iterdir())
     assert 1 <= len(written) < CLIPS
@@ -118,7 +118,8 @@ def test_ctrl_c_says_what_stays_and_files_are_whole(codec: Path, many: Path, tmp
 def test_sigterm_ends_cleanly_with_143(codec: Path, many: Path, tmp_path: Path) -> None:
     code, said = stopped(signal.SIGTERM, "tokenize", codec, many, "-o", tmp_path / "out")
     assert code == 143
-    assert said.splitlines()[-1] == "terminated by SIGTERM: the same command goes on from the last shard"
+    hint = "run the same command again to resume after the last shard"
+    assert said.splitlines()[-1] == f"terminated by SIGTERM: {hint}"
     assert "Traceback" not in said
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.suffix == ".parquet"]
 

@@ -333,4 +333,4 @@ def test_the_command_checks_a_reader_with_a_source(ljspeech: Path) -> None:
     assert "10 checks, 0 broken" in done.output
     done = runner.invoke(app, ["plugins", "check", "folder"])
     assert done.exit_code != 0
-    assert "needs a source" in str(done.exception)
+    assert "need a source" in str(done.exception)

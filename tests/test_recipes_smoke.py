@@ -168,7 +168,7 @@ class TestTrainCommand:
         with pytest.raises(RunError, match="--init-partial"):
             call("train", recipe, *wider, "--run", tmp_path / "strict")
         assert call("train", recipe, *wider, "--init-partial", "--run", tmp_path / "partial")[0] == 0
-        with pytest.raises(RecipeError, match="add --init-from"):
+        with pytest.raises(RecipeError, match="Add --init-from"):
             call("train", recipe, "--init-partial")
         with pytest.raises(CodecvqError, match="nowhere"):
             call("train", recipe, "--init-from", "nowhere", "--run", tmp_path / "fourth")
@@ -191,7 +191,7 @@ class TestShow:
             "decoder",
             "whole",
             "bit/s",
-            "frames a second",
+            "frames per second",
             "receptive field",
         ):
             assert part in told

@@ -70,10 +70,10 @@ BEFORE_LOADING = {
     ("quickstart", "--steps", "0"): "--steps",
     ("quickstart", "--steps", "-1"): "--steps",
     # lists and words
-    ("evaluate", CODEC, "clips", "--metrics", ",,"): "names nothing",
-    ("evaluate", CODEC, "clips", "--metrics", ""): "names nothing",
+    ("evaluate", CODEC, "clips", "--metrics", ",,"): "contains no name",
+    ("evaluate", CODEC, "clips", "--metrics", ""): "contains no name",
     ("evaluate", CODEC, "clips", "--metrics", "pesk_wb"): "Did you mean 'pesq_wb'",
-    ("compare", CODEC, "--data", "clips", "--metrics", " , "): "names nothing",
+    ("compare", CODEC, "--data", "clips", "--metrics", " , "): "contains no name",
     ("compare", CODEC, "--data", "clips", "--metrics", "si_sdr,nosuch"): "nosuch",
     ("evaluate", CODEC, "clips", "--split", "tests"): "Did you mean 'test'",
     ("compare", CODEC, "--data", "clips", "--split", ""): "train, validation, test or all",
@@ -97,7 +97,7 @@ BEFORE_LOADING = {
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "file"): "is a file",
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "file/x"): "file/x",
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "/proc/x"): "/proc/x",
-    ("evaluate", CODEC): "nothing to evaluate on",
+    ("evaluate", CODEC): "no data to evaluate on",
     # verbs
     ("encoda",): "Did you mean 'encode'",
     ("encode", CODEC, "clips", "-o", "out", "--nosuch"): "--nosuch",

@@ -1,1 +1,1 @@
-"""The command line: one thin function a verb. Nothing here imports torch before a verb runs."""
+"""The command line: one thin function per command. torch is not imported before a command runs."""

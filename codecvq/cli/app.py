@@ -1,4 +1,4 @@
-"""The command `codecvq`: its verbs, and what a user sees of an error."""
+"""The command `codecvq`: its subcommands and the handling of errors."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from codecvq.cli.streams import open_streams
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated, termination_raises
 
-#: What is there after a verb that was stopped.
+#: Message after an interrupted command: what it has left and how to resume.
 RESUME_HINTS = {
-    "train": "the same command goes on from the last checkpoint",
-    "tokenize": "the same command goes on from the last shard",
-    "quickstart": "the same command goes on from there",
-    **dict.fromkeys(("encode", "decode", "detokenize"), "the files written so far are whole"),
+    "train": "run the same command again to resume from the last checkpoint",
+    "tokenize": "run the same command again to resume after the last shard",
+    "quickstart": "run the same command again to resume",
+    **dict.fromkeys(("encode", "decode", "detokenize"), "all files written until now are complete"),
 }
 
-# The base of usage errors in whichever click this typer uses: newer ones carry a copy of their own.
-# Any: mypy knows no exception class that is found at run time.
+# Base class of usage errors in the click that typer uses; newer versions of typer contain a copy of click.
+# Any: mypy cannot check a class that is looked up at run time.
 UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="codecvq",
-    help="Train neural speech codecs from recipes, bring your own quantizer, turn speech into tokens.\n\n"
-    + EXIT_CODES,
+    help="Train neural speech codecs, compress speech and convert it to tokens.\n\n" + EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -62,14 +61,14 @@ app.add_typer(plugins.app, name="plugins")
 
 @app.callback()
 def options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-    version: bool = typer.Option(False, "--version", help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show the full traceback of errors."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """Options before the verb; `main` looks for --debug itself, since errors come before it is read."""
+    """Options before the command. `main` reads --debug itself, since errors can occur before parsing."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code, see `EXIT_CODES`."""
+    """Run the command line and exit with one of the `EXIT_CODES`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     open_streams()
@@ -82,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with termination_raises():
             code = _run_command(arguments)
-            sys.stdout.flush()  # a full disk shows now, and not when Python has ended
+            sys.stdout.flush()  # report a full disk here instead of at interpreter exit
     except UsageError as error:
         code = _print_usage_error(error)
     except (typer.Abort, KeyboardInterrupt):
@@ -101,8 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run_command(arguments: list[str]) -> int:
-    """The exit code of the verb. typer's own `main` would turn an interrupt into an exit code, and a closed
-    pipe to any program into silence.
+    """Run the command and return its exit code.
+
+    Replaces typer's `main`, which converts interrupts to exit codes and ignores closed pipes.
     """
     command = typer.main.get_command(app)
     try:
@@ -113,8 +113,8 @@ def _run_command(arguments: list[str]) -> int:
     return 0
 
 
-def _print_usage_error(error: Any) -> int:  # Any: see UsageProblem
-    """Print a usage error, in one line where it is not the help; its exit code."""
+def _print_usage_error(error: Any) -> int:  # Any: see UsageError
+    """Print a usage error (the help text, or one line) and return its exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)
@@ -125,12 +125,12 @@ def _print_usage_error(error: Any) -> int:  # Any: see UsageProblem
 
 
 def _interrupted(what: str, arguments: list[str], code: int) -> int:
-    """Say that the verb was stopped, and what is there now; the exit code."""
-    verb = next((word for word in arguments if not word.startswith("-")), "")
-    print_error(RESUME_HINTS.get(verb, f"{verb} did not end"), what)
+    """Print that the command was interrupted and how to resume; return the exit code."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    print_error(RESUME_HINTS.get(command, f"{command} was not completed"), what)
     return code
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether one line says it all: a user's error, or one of the machine, as a full disk."""
+    """Whether one line without traceback suffices: user errors and system errors such as a full disk."""
     return isinstance(error, (CodecvqError, OSError)) or is_out_of_memory(error)

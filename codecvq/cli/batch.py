@@ -1,7 +1,7 @@
-"""Jobs of many items: each is done by itself, what fails is listed, and the rest goes on.
+"""Batch jobs: items are processed separately, and failures do not stop the other items.
 
-`run_batch` is the loop of the verbs that work file by file. `BatchResult` is how any job of many items
-ended: all such verbs print it, put it into their JSON and make their exit code of it in the same way.
+`run_batch` is the loop of commands that process files. `BatchResult` is the result of any batch job. It
+defines the printed failures, the JSON keys and the exit code.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from codecvq.plugins import PROJECT
 from codecvq.plugins.third_party import contained
 
 EXIT_CODES = (
-    "Exit codes of every verb: 0 all was done; 1 some of it failed, and each failure is listed and counted; "
-    "2 nothing could be done, or it could not go on, and a line says why; 130 interrupted; 143 terminated."
+    "Exit codes: 0 success; 1 some items failed, each failure is listed; 2 error, nothing was done or the "
+    "command could not continue; 130 interrupted; 143 terminated."
 )
-MAX_PRINTED = 20  # failures that are printed; --json has all
-MAX_ERROR_LENGTH = 500  # characters of an error that is not ours: those of torch can fill pages
-#: Errors of writing that the next file would have too.
+MAX_PRINTED = 20  # failures that are printed; --json lists all
+MAX_ERROR_LENGTH = 500  # characters of third-party errors: those of torch can fill pages
+#: Errors that would repeat for every further file.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ logger = logging.getLogger(PROJECT)
 
 @dataclass(frozen=True)
 class ItemFailure:
-    """One item that failed, and why, in one line."""
+    """A failed item and its error in one line."""
 
     source: str
     error: str
@@ -47,38 +47,38 @@ class ItemFailure:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """How a job of many items ended."""
+    """Result of a batch job."""
 
     done: int
     failures: tuple[ItemFailure, ...] = ()
-    not_tried: int = 0  # items left when the job had to stop
-    stopped: str = ""  # why it had to stop
+    not_tried: int = 0  # items left when the job stopped early
+    stopped: str = ""  # the error that stopped it
 
     @property
     def failed(self) -> int:
-        """How many items were not done."""
+        """Number of items that were not processed."""
         return len(self.failures) + self.not_tried
 
     @property
     def exit_code(self) -> int:
-        """0 for no failure, 1 for some, 2 where nothing was done; see `EXIT_CODES`."""
+        """0 without failures, 1 with some, 2 if all items failed; see `EXIT_CODES`."""
         return 0 if not self.failed else 1 if self.done else 2
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        """The keys that the JSON of every such verb has."""
+        """JSON keys shared by all batch commands."""
         failures = [vars(failure) for failure in self.failures]
         return {"done": self.done, "failed": self.failed, "failures": failures, "stopped": self.stopped}
 
     def print_failures(self) -> None:
-        """Print the failures, and why the job stopped early."""
+        """Print the failures, and the error if the job stopped early."""
         print_written(*(("failed", str(failure)) for failure in self.failures[:MAX_PRINTED]))
         if len(self.failures) > MAX_PRINTED:
             print_written(("failed", f"{len(self.failures) - MAX_PRINTED} more; --json lists all"))
         if self.stopped:
-            print_written(("stopped", f"{self.stopped}; {self.not_tried} were not tried"))
+            print_written(("stopped", f"{self.stopped}; {self.not_tried} items were not processed"))
 
     def exit_if_failed(self) -> None:
-        """End the verb with the exit code, if it is not 0."""
+        """Exit with the exit code if it is not 0."""
         if self.exit_code:
             raise typer.Exit(self.exit_code)
 
@@ -89,10 +89,11 @@ def run_batch(
     source: Callable[[Item], str],
     failures: Sequence[ItemFailure] = (),
 ) -> tuple[list[dict[str, Any]], BatchResult]:
-    """What `one` gave for each item, and how all of it ended; `failures` are those found before.
+    """Call `process` for each item; return its results and the batch result.
 
-    Any exception of an item is its failure: files may be anything, and codecs are strangers' code. A full or
-    read-only disk ends the loop, since the next item would fail too.
+    `failures` are failures found earlier. Any exception counts as a failure of the item, since files are
+    untrusted and codecs can be third-party code. A full or read-only disk stops the loop, since the next item
+    would fail too.
     """
     done, failed, stopped = [], list(failures), ""
     start = time.monotonic()
@@ -114,26 +115,26 @@ def run_batch(
 
 
 def failure_of(source: str, error: Exception) -> ItemFailure:
-    """The failure of an item; --debug logs the traceback of an error that is not a user's."""
+    """Convert an exception to a failure. With --debug, logs the traceback of unexpected errors."""
     if not isinstance(error, CodecvqError):
         logger.debug("%s failed", source, exc_info=error)
     return ItemFailure(source, one_line(error))
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error without line breaks: a user's error as it is, another with its kind."""
+    """Text of an error without line breaks; unexpected errors are prefixed with their type."""
     text = printable(" ".join(str(error).split()))
     if isinstance(error, CodecvqError):
         return text
     if isinstance(error, OSError) and error.strerror:
         return f"{printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror
     if is_out_of_memory(error):
-        return f"there is not enough memory ({text[:MAX_ERROR_LENGTH] or type(error).__name__})"
+        return f"out of memory ({text[:MAX_ERROR_LENGTH] or type(error).__name__})"
     return f"{type(error).__name__}: {text[:MAX_ERROR_LENGTH]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is Python's error of memory, or torch's for a processor or a device; imports no torch."""
+    """Whether this is an out-of-memory error of Python, or of torch on CPU or GPU; does not import torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

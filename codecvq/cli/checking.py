@@ -1,4 +1,4 @@
-"""`codecvq plugins check`: a quantizer, network, codec or reader held to its promises."""
+"""`codecvq plugins check`: run the conformance checks of a quantizer, network, codec or reader."""
 
 from __future__ import annotations
 
@@ -28,29 +28,33 @@ STATES = {"ok": "ok", "broken": "BROKEN", "expected": "expected", "skipped": "�
 def check(
     name: Annotated[
         str,
-        typer.Argument(help="A registered quantizer, network, codec or reader, or a saved codec's folder."),
+        typer.Argument(help="A registered quantizer, network, codec or reader, or a codec folder."),
     ],
-    options: Annotated[list[str] | None, typer.Argument(help="Its options: dim=8 levels=[5,5] …")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="Options of NAME: dim=8 levels=[5,5] …")] = None,
     kind: Annotated[
-        str | None, typer.Option(help=f"What NAME is, if it is several: {', '.join(CHECKED)}")
+        str | None, typer.Option(help=f"Kind of NAME, if it is ambiguous: {', '.join(CHECKED)}.")
     ] = None,
     forms: Annotated[
         str | None,
-        typer.Option(help="Only these forms of a quantizer: some of plain,residual,multiscale,grouped."),
+        typer.Option(help="Check only these forms of a quantizer: plain,residual,multiscale,grouped."),
     ] = None,
     expect: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=REASON: a check that fails, and why. Broken once it passes. Repeatable."),
+        typer.Option(
+            help="CHECK=REASON: this check is expected to fail. It counts as broken if it passes. Repeatable."
+        ),
     ] = None,
     stop: Annotated[bool, typer.Option("-x", help="Stop at the first broken check.")] = False,
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Check that a plugin keeps the promises of its kind. Exit 1 if one is broken.
+    """Run the conformance checks of a plugin.
 
-    A quantizer is checked as it is, and in its residual, multiscale and grouped form, unless one is refused.
+    Quantizers are checked in their plain, residual, multiscale and grouped forms.
 
-    What is broken is shown with the promise, with what was found, and with the line of your code.
+    For each broken check, prints the contract, the result and the line of your code.
+
+    Exit code 1 if a check is broken.
 
     Example: [bold]codecvq plugins check my_vq --plugin ./my_vq.py codebook_size=16[/]
 
@@ -80,9 +84,7 @@ def check(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A block in which torch computes in one thread: tensors are so small that several only wait for each
-    other.
-    """
+    """Context in which torch uses one thread: for such small tensors several threads are slower."""
     import torch
 
     threads = torch.get_num_threads()
@@ -94,12 +96,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def _kind_of(name: str, kind: str | None) -> str:
-    """What a name is of quantizer, network, codec and reader. Raises UnknownName, and OptionError where it
-    is several and `kind` is None.
+    """Kind of a name: quantizer, network, codec or reader.
+
+    Raises UnknownName for an unknown name, and OptionError for an ambiguous name if `kind` is None.
     """
     if kind is not None:
         if kind not in CHECKED:
-            raise OptionError(f"--kind is {kind!r}; it is one of {', '.join(CHECKED)}.")
+            raise OptionError(f"--kind is {kind!r}; it must be one of {', '.join(CHECKED)}.")
         return kind
     from codecvq.quantizer.build import quantizer_names
 
@@ -119,44 +122,46 @@ def _kind_of(name: str, kind: str | None) -> str:
             f"no quantizer, network, codec or reader is named {name!r}.{nearest(name, everything)}"
         )
     if len(found) > 1:
-        raise OptionError(f"{name!r} is a {' and a '.join(found)}. Say which with --kind {found[0]}.")
+        raise OptionError(
+            f"{name!r} is a {' and a '.join(found)}. Choose one, for example with --kind {found[0]}."
+        )
     return found[0]
 
 
 def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any]) -> Iterable[Check]:
-    """The checks of a name. Raises OptionError for what this kind does not take."""
+    """Checks of a name. Raises OptionError for options that its kind does not have."""
     from codecvq.testing import codec_checks, network_checks, quantizer_checks, reader_checks
 
     if what == "quantizer":
         return quantizer_checks(name, forms=None if forms is None else forms.split(","), **options)
     if forms is not None:
-        raise OptionError(f"--forms is for quantizers, and {name!r} is a {what}. Leave it out.")
+        raise OptionError(f"--forms applies only to quantizers, but {name!r} is a {what}. Omit it.")
     if what == "reader":
         if not isinstance(options.get("source"), str):
-            raise OptionError(f"{name!r} is a reader, which needs a source to be checked with: source=PATH.")
+            raise OptionError(f"{name!r} is a reader; its checks need a source. Add the option source=PATH.")
         return reader_checks(name, **options)
     if what == "network":
         return network_checks(name, **options)
     if options:
-        raise OptionError(f"{name!r} is a codec, which takes no options; given are {', '.join(options)}.")
+        raise OptionError(f"{name!r} is a codec, which has no options; got {', '.join(options)}.")
     return codec_checks(name)
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
-    """`key=value` arguments, the values read as YAML: lists and numbers are what they look like."""
+    """Parse `key=value` arguments. Values are YAML."""
     from codecvq.yaml_file import parse_assignment
 
     return dict(parse_assignment(text, "option", error=OptionError) for text in texts)
 
 
 def _expected(texts: list[str]) -> dict[str, str]:
-    """Check -> the reason why it fails."""
+    """Parse `--expect` arguments: check -> reason for its failure."""
     expected = {}
     for text in texts:
         name, _, reason = text.partition("=")
         if not name or not reason.strip():
             raise OptionError(
-                f"--expect {text!r} is not NAME=REASON, as in --expect 'prefix=stages are one block'"
+                f"--expect {text!r} is not CHECK=REASON, such as --expect 'prefix=stages are one block'"
             )
         expected[name] = reason.strip()
     return expected
@@ -176,7 +181,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:  # Any: JSON
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
-    """A row a check, a column a form; without checks that say nothing in any form."""
+    """Print a row per check and a column per form, without checks that are skipped in all forms."""
     states = {outcome.check.name: STATES[outcome.state] for outcome in outcomes}
     forms = list(dict.fromkeys(outcome.check.form for outcome in outcomes))
     checks = dict.fromkeys(o.check.short_name for o in outcomes if o.state != "skipped")
@@ -184,14 +189,14 @@ def _print_table(outcomes: list[Outcome]) -> None:
 
 
 def _print_broken(broken: list[Outcome]) -> None:
-    """Each promise once, with what was found in each form; what many checks found is said once, for all."""
+    """Print each broken check once, with its result in each form; equal results of many checks are merged."""
     for found, same in _grouped(broken, lambda outcome: outcome.found):
         if len({outcome.check.short_name for outcome in same}) > 1:
             print_text(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {found}")
             _print_places(same)
             broken = [outcome for outcome in broken if outcome not in same]
     for (name, why), same in _grouped(broken, lambda o: (o.check.short_name, o.check.why)):
-        print_text(f"\n{name}\n  promised: {why}")
+        print_text(f"\n{name}\n  contract: {why}")
         for found, forms in _grouped(same, lambda outcome: outcome.found):
             print_text(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {found}")
         _print_places(same)
@@ -203,7 +208,7 @@ def _print_places(outcomes: list[Outcome]) -> None:
 
 
 def _print_notes(outcomes: list[Outcome]) -> None:
-    """What checks report, which forms are refused, and which checks were expected to fail or skipped."""
+    """Print notes of checks, refused forms, and checks that were skipped or expected to fail."""
     for name, same in _grouped(
         [o for o in outcomes if o.state == "ok" and o.note], lambda o: o.check.short_name
     ):
@@ -225,7 +230,7 @@ def _print_notes(outcomes: list[Outcome]) -> None:
 def _grouped(
     outcomes: Iterable[Outcome], key: Any
 ) -> list[tuple[Any, list[Outcome]]]:  # Any: what it sorts by
-    """Outcomes of equal key together, in the order of the first of each."""
+    """Group outcomes by `key`, in order of first occurrence."""
     groups: dict[Any, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(key(outcome), []).append(outcome)

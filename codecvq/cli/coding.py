@@ -1,4 +1,4 @@
-"""`codecvq encode` and `codecvq decode`: audio files to .cvq files and back."""
+"""`codecvq encode` and `codecvq decode`: convert audio files to .cvq files and back."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from codecvq.limits import LONGEST_S
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(help="Files, or folders that are searched for them.", parser=typed_path),
+    typer.Argument(help="Files, or folders to search for files.", parser=typed_path),
 ]
 Out = Annotated[
     Path,
     typer.Option(
         "--out",
         "-o",
-        help="Folder for the results; subfolders are kept.",
+        help="Output folder. Subfolders of the input are preserved.",
         parser=typed_path,
         metavar="FOLDER",
     ),
@@ -41,7 +41,7 @@ Out = Annotated[
 
 
 class FileTask(NamedTuple):
-    """A file and where its result goes."""
+    """An input file and the path of its output."""
 
     source: Path
     target: Path
@@ -52,13 +52,15 @@ def encode(
     inputs: Inputs,
     out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Only the first n codebooks of a residual codec.", min=1)
+        int | None, typer.Option(help="Use only the first N codebooks of a residual codec.", min=1)
     ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Compress audio to .cvq files: any format, rate and number of channels (mixed down to the codec's).
+    """Compress audio files to .cvq files.
+
+    Audio may have any format, sample rate and number of channels. A mono codec mixes the channels.
 
     Example: [bold]codecvq encode runs/quickstart recordings/ --out compressed/[/]
     """
@@ -92,12 +94,14 @@ def decode(
     codec: CodecArgument,
     inputs: Inputs,
     out: Out,
-    suffix: Annotated[str, typer.Option(help=".wav or .flac")] = ".wav",
+    suffix: Annotated[str, typer.Option(help="Format of the output: .wav or .flac.")] = ".wav",
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Turn .cvq files back into audio, each exactly as long as it was.
+    """Decode .cvq files to audio.
+
+    Decoded audio has exactly the length of the original.
 
     Example: [bold]codecvq decode runs/quickstart compressed/ --out decoded/[/]
     """
@@ -108,7 +112,7 @@ def decode(
     from codecvq.codec import load
 
     if suffix not in (".wav", ".flac"):
-        raise CodecvqError(f"suffix is {suffix!r}; it is .wav or .flac")
+        raise CodecvqError(f"--suffix is {suffix!r}; it must be .wav or .flac")
     loaded = load(codec, resolve_device(device))
 
     def process(task: FileTask) -> dict[str, Any]:
@@ -126,15 +130,17 @@ def decode(
 
 def _require_files(folder: Path, suffixes: str, files: list[Path]) -> list[Path]:
     if not files:
-        raise AudioError(f"folder {folder} has no {suffixes} file in it or below it.")
+        raise AudioError(f"folder {folder} and its subfolders contain no {suffixes} file.")
     return files
 
 
 def _file_tasks(
     inputs: Sequence[Path], find: Callable[[Path], list[Path]], out: Path, suffix: str
 ) -> tuple[list[FileTask], list[ItemFailure]]:
-    """What is to be done, and the inputs that give nothing to do: folders without files, and a file whose
-    result would have the name of another's. A file that is named twice is done once.
+    """Tasks for all inputs, and failures of inputs without a task.
+
+    Failures are folders without files, and files whose output path is already used by another file. A file
+    that is given twice is processed once.
     """
     tasks: dict[Path, FileTask] = {}
     failures: list[ItemFailure] = []
@@ -155,8 +161,10 @@ def _file_tasks(
 
 
 def _target(tasks: dict[Path, FileTask], source: Path, out: Path, relative: Path, suffix: str) -> Path:
-    """Where the result of a file goes: its own name with the new suffix, or with both, as for a.wav and a.mp3
-    side by side. Raises AudioError where both are taken by other files.
+    """Output path of a file: its name with the new suffix, or with both suffixes if that path is used.
+
+    The second case occurs for a.wav and a.mp3 in the same folder. Raises AudioError if both paths are used by
+    other files.
     """
     for name in (relative.stem, relative.name):
         whole = name + suffix
@@ -170,8 +178,8 @@ def _target(tasks: dict[Path, FileTask], source: Path, out: Path, relative: Path
         if other.name == source.name:
             break
     raise AudioError(
-        f"{source} and {other} would both become {target}. Give the folder above them, whose "
-        "subfolders are kept, or use two output folders."
+        f"{source} and {other} would both be written to {target}. Give their common parent folder, so that "
+        "subfolders are preserved, or use two output folders."
     )
 
 
@@ -187,7 +195,7 @@ def _run(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Do all of it, say how it went, and leave with the exit code."""
+    """Run all tasks, print the result, and exit with the exit code."""
     if tasks:
         writable_folder(out)
     done, batch = run_batch(tasks, process, lambda task: str(task.source), failures)

@@ -1,4 +1,4 @@
-"""`codecvq compare`."""
+"""`codecvq compare`: measure several codecs on the same clips."""
 
 from __future__ import annotations
 
@@ -42,40 +42,48 @@ def compare(
     codecs: Annotated[
         list[str],
         typer.Argument(
-            help="Run folders, saved folders, names from: codecvq plugins list --kind codecs. "
-            "NAME@3 is the first 3 codebooks of a residual codec."
+            help="Run folders, codec folders, or names listed by: codecvq plugins list --kind codecs. "
+            "CODEC@3 uses the first 3 codebooks of a residual codec."
         ),
     ],
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, manifest or corpus name.")] = "prompts",
     split: Annotated[
         str | None,
-        typer.Option(help="train, validation, test or all; by default test of a corpus, else all."),
+        typer.Option(help="train, validation, test or all. Default: test for a registered corpus, else all."),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Names, commas between; by default all that are quick and installed.")
+        str | None,
+        typer.Option(help="Comma-separated metric names. Default: all fast metrics that are installed."),
     ] = None,
     group_by: Annotated[
-        str | None, typer.Option(help="speaker, language or a column; by default 'group' where there is one.")
+        str | None,
+        typer.Option(
+            help="Group clips by speaker, language or a manifest column. Default: column 'group', if any."
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Show differences to this codec too, clip by clip.")
+        str | None, typer.Option(help="Also print differences to this codec, paired by clip.")
     ] = None,
     max_clips: MaxClips = None,
     sample_rate: Annotated[
-        int, typer.Option(help="Hz, at which all are measured.", min=4000, max=192_000)
+        int, typer.Option(help="Sample rate of all measurements in Hz.", min=4000, max=192_000)
     ] = 16_000,
     root: CorpusRoot = None,
     reader: ReaderName = None,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for the numbers.", parser=typed_path, metavar="FOLDER"),
+        typer.Option(
+            "--out", "-o", help="Output folder for the results.", parser=typed_path, metavar="FOLDER"
+        ),
     ] = Path("comparison"),
-    audio: Annotated[bool, typer.Option("--audio", help="Keep what each codec makes of each clip.")] = False,
+    audio: Annotated[bool, typer.Option("--audio", help="Save the decoded audio of each codec.")] = False,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Measure several codecs on the same clips, at their real bitrates: yours, pretrained ones, Opus, Codec2.
+    """Compare codecs on the same clips.
+
+    Measures quality and actual bitrates of your codecs, pretrained codecs, Opus and Codec2.
 
     Example: [bold]codecvq compare runs/mine runs/mine@2 opus-6 codec2-3200 --metrics pesq_wb,stoi[/]
     """
@@ -110,7 +118,7 @@ def compare(
     problems: list[ItemFailure] = []
     try:
         result.save(out)
-    except OSError as error:  # what was measured is printed all the same
+    except OSError as error:  # print the results even if they cannot be saved
         problems.append(failure_of("numbers", error))
     batch = _batch_result(result, problems)
     if as_json:
@@ -124,7 +132,7 @@ def compare(
 
 
 def _batch_result(result: Comparison, problems: Sequence[ItemFailure]) -> BatchResult:
-    """Every clip of every codec; a clip that cannot be read is one failure, and not one of each codec."""
+    """Batch result over all clips of all codecs. A clip that cannot be read counts as one failure."""
     failures = {
         ("" if failure.stage == "read" else f"{codec.name}: ", failure): None
         for codec in result.codecs
@@ -135,7 +143,7 @@ def _batch_result(result: Comparison, problems: Sequence[ItemFailure]) -> BatchR
 
 
 def print_comparison(result: Comparison, against: str | None = None) -> None:
-    """A table for each group, and what is missing from them."""
+    """Print a table for each group, and the codecs and metrics that are missing."""
     for other in (None, against) if against else (None,):
         for group in result.groups:
             clips = max(len(codec.in_group(group)) for codec in result.codecs)

@@ -1,7 +1,7 @@
-"""What verbs print: results on stdout, progress and warnings on stderr.
+"""Output of the commands: results on stdout, progress and warnings on stderr.
 
-Texts may come from files of strangers and from plugins. Whatever a verb prints goes through the functions
-here, which show escape sequences and markup as the characters that they are made of.
+Texts may come from untrusted files and plugins. All output goes through the functions of this module, which
+escape control sequences and do not interpret markup.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from codecvq.cli.paths import typed_path
 from codecvq.escaping import json_text, printable
 from codecvq.plugins import PROJECT, load
 
-# Without a terminal lines are as wide as what reads them likes: 80 columns would cut tables in pieces.
-# Python has no stdout where it is closed (`>&-`).
+# Without a terminal, use wide lines: 80 columns would break tables.
+# sys.stdout is None if stdout is closed (`>&-`).
 _TERMINAL = sys.stdout is not None and sys.stdout.isatty()
 output = Console(soft_wrap=True, highlight=False, width=None if _TERMINAL else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
-PLAIN_EVERY_S = 15.0  # between progress lines where stderr is not a terminal
+PLAIN_EVERY_S = 15.0  # between progress lines if stderr is not a terminal
 
 
 def _load_plugins(sources: list[str] | None) -> list[str]:  # typer fails on a bare list[str] in Python 3.10
@@ -44,23 +44,23 @@ Plugins = Annotated[
     list[str],
     typer.Option(
         "--plugin",
-        help="Load this plugin: a file (./my_vq.py) or a module. Repeatable.",
+        help="Plugin to load: a file (./my_vq.py) or a module. Repeatable.",
         callback=_load_plugins,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 CodecArgument = Annotated[
     Path,
     typer.Argument(
-        help="A run folder, a saved codec's folder, or a name from: plugins list --kind codecs.",
+        help="Run folder, codec folder, or name listed by: codecvq plugins list --kind codecs",
         parser=typed_path,
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …; auto takes a GPU where there is one.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, …; auto uses a GPU if available.")]
 
 
 def log_to_stderr(debug: bool = False) -> None:
-    """Send what the library warns about to stderr, a line each; with `debug` tracebacks of failures too."""
+    """Log warnings of the library to stderr, one line each; with `debug` also tracebacks of failures."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter("warning: %(message)s"))
     logger = logging.getLogger(PROJECT)
@@ -71,12 +71,12 @@ def log_to_stderr(debug: bool = False) -> None:
 
 
 class _LineFormatter(logging.Formatter):
-    """A record as one line that prints, whatever its text is; the traceback, if any, below it."""
+    """Formats a record as one printable line, followed by the traceback if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
 
-    def formatException(self, ei: Any) -> str:  # Any: what logging takes
+    def formatException(self, ei: Any) -> str:  # Any: as in logging
         return printable(super().formatException(ei), keep="\n")
 
 
@@ -88,23 +88,23 @@ def _log_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Show what `warnings.warn` says as a line of the log."""
+    """Log a warning of `warnings.warn`."""
     logging.getLogger(PROJECT).warning("%s", message)
 
 
 def print_json(value: Any) -> None:  # Any: JSON
-    """Print JSON, and nothing else, on stdout."""
+    """Print a value as JSON on stdout."""
     utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     print(json_text(value) if utf8 else json.dumps(value, indent=2, default=str))
 
 
 def print_text(text: str = "", style: str = "") -> None:
-    """Print text on stdout, as it is: without markup, and what does not print is shown escaped."""
+    """Print text on stdout without interpreting markup; unprintable characters are escaped."""
     output.print(_shown(text), style=style or None)
 
 
 def print_error(text: str, what: str = "error") -> None:
-    """Print a line on stderr that says why the command ends."""
+    """Print one line on stderr with the reason why the command ends."""
     line = printable(" ".join(text.split()))
     errors.print(_shown(f"{what}: ", "bold red" if what == "error" else "") + Text(line))
 
@@ -114,7 +114,7 @@ def _shown(text: str, style: str = "") -> Text:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table."""
+    """Print a table on stdout."""
     shown = _shown(title) if title else None
     table = Table(title=shown, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -125,15 +125,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def print_written(*paths: tuple[str, Path | str]) -> None:
-    """Say what was written and where, as the last thing a verb prints."""
+    """Print `name: path` lines, for the results at the end of a command."""
     for what, path in paths:
         print_text(f"{what}: {path}")
 
 
 class ProgressLine:
-    """A line on stderr that says how far a job is: kept up to date on a terminal, said again every few
-    seconds elsewhere.
-    """
+    """A progress line on stderr: updated in place on a terminal, printed every few seconds otherwise."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
@@ -141,7 +139,7 @@ class ProgressLine:
         self._width = 0
 
     def show(self, text: str, final: bool = False) -> None:
-        """Show `text`; `final` shows it whatever was shown a moment ago."""
+        """Show `text`. `final` shows it even if the last update was a moment ago."""
         text = printable(text)
         now = time.monotonic()
         if not final and now - self._last_s < (0.1 if self.live else PLAIN_EVERY_S):
@@ -155,7 +153,7 @@ class ProgressLine:
         sys.stderr.flush()
 
     def announce(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
@@ -167,7 +165,7 @@ class ProgressLine:
 
 @contextmanager
 def progress_line() -> Iterator[ProgressLine]:
-    """A progress line that is ended however the block ends."""
+    """Context with a progress line, which is closed at the end, also after an exception."""
     line = ProgressLine()
     try:
         yield line
@@ -185,12 +183,12 @@ def duration(seconds: float | None) -> str:
 
 
 def time_left(done: int, total: int, elapsed_s: float) -> str:
-    """An estimate from how long the part that is done took."""
+    """Estimate the remaining time from the time of the completed part."""
     return duration(elapsed_s / done * (total - done)) if done else "?"
 
 
 def resolve_device(name: str) -> str:
-    """The device that `auto` stands for here, or `name`. Raises OptionError for one that cannot be used."""
+    """Resolve `auto` to a device; other names are checked. Raises OptionError for an unusable device."""
     import torch
 
     from codecvq.transfer import usable_device

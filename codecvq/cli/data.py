@@ -1,6 +1,6 @@
-"""Clips from what a user names: a folder, a manifest, or a registered corpus; and the options for that.
+"""Command line options that select clips: folders, manifests and registered corpora.
 
-What is typed is checked here before anything is loaded.
+Arguments are checked before anything is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CorpusRoot = Annotated[
     Path | None,
     typer.Option(
-        help="Where a named corpus is, if not where it is usually installed.",
+        help="Location of a registered corpus, if not the usual one.",
         parser=typed_path,
         metavar="FOLDER",
     ),
@@ -30,18 +30,19 @@ ReaderName = Annotated[
     str | None,
     typer.Option(
         "--reader",
-        help="What reads the data, from: plugins list --kind readers. By default the one that knows it.",
+        help="Reader of the data, listed by: codecvq plugins list --kind readers. Default: detected.",
         metavar="NAME",
     ),
 ]
-MaxClips = Annotated[int | None, typer.Option(help="At most this many clips, spread evenly.", min=1)]
+MaxClips = Annotated[int | None, typer.Option(help="Maximum number of clips, spread evenly.", min=1)]
 
 SPLITS, ALL = ("train", "validation", "test"), "all"
 
 
 def open_data(data: str, root: Path | None = None, reader: str | None = None) -> Corpus:
-    """The corpus behind an argument: what the named reader finds in it, or the one that knows it. A folder, a
-    manifest, or the name of a registered corpus is known.
+    """Open the corpus of an argument: a folder, manifest, URL or registered name.
+
+    Uses the reader `reader`, or detects one.
     """
     from codecvq.data import open_corpus
 
@@ -50,29 +51,31 @@ def open_data(data: str, root: Path | None = None, reader: str | None = None) ->
 
 
 def is_corpus_name(data: str) -> bool:
-    """Whether an argument is the name of a registered corpus: a file or folder of that name goes before."""
+    """Whether an argument is the name of a registered corpus. An existing file or folder has priority."""
     return data in registry().all(CorpusSpec) and not typed_path(data).exists()
 
 
 def parse_names(text: str | None, option: str) -> list[str] | None:
-    """The names between commas; None where the option was not given. Raises OptionError for no name."""
+    """Split comma-separated names; None if the option was not given. Raises OptionError for no name."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise OptionError(f"{option} is {text!r}, which names nothing. Give names, commas between.")
+        raise OptionError(f"{option} is {text!r}, which contains no name. Give comma-separated names.")
     return names
 
 
 def check_split(split: str) -> None:
-    """Raise CorpusError for what is no split and not "all"."""
+    """Raise CorpusError unless `split` is train, validation, test or all."""
     if split not in (*SPLITS, ALL):
         known = (*SPLITS, ALL)
-        raise CorpusError(f"split is {split!r}; it is train, validation, test or all.{nearest(split, known)}")
+        raise CorpusError(
+            f"split is {split!r}; it must be train, validation, test or all.{nearest(split, known)}"
+        )
 
 
 def split_clips(corpus: Corpus, split: str) -> Corpus:
-    """The clips of a split, or all; raises CorpusError for another word, and where there is none."""
+    """Clips of a split, or all clips. Raises CorpusError for an unknown or empty split."""
     check_split(split)
     if split == ALL:
         return corpus
@@ -80,7 +83,7 @@ def split_clips(corpus: Corpus, split: str) -> Corpus:
     part = corpus.split(chosen)
     if not len(part):
         raise CorpusError(
-            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in all). Take "
+            f"corpus {corpus.name!r} has no clips in the split {split!r} ({len(corpus)} in total). Use "
             "--split all."
         )
     return part

@@ -1,4 +1,4 @@
-"""`codecvq evaluate`."""
+"""`codecvq evaluate`: measure a codec and write a report."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ if TYPE_CHECKING:
 def evaluate(
     codec: CodecArgument,
     data: Annotated[
-        str | None, typer.Argument(help="Folder, manifest or corpus name; by default the run's own corpus.")
+        str | None, typer.Argument(help="Folder, manifest or corpus name. Default: the corpus of the run.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation, test, or all.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
     metrics: Annotated[
-        str | None, typer.Option(help="Names, commas between; by default all that are installed.")
+        str | None,
+        typer.Option(help="Comma-separated metric names. Default: all metrics that are installed."),
     ] = None,
     max_clips: MaxClips = None,
     root: CorpusRoot = None,
@@ -59,7 +60,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for report and numbers; by default the run folder.",
+            help="Output folder of report and numbers. Default: the run folder.",
             parser=typed_path,
             metavar="FOLDER",
         ),
@@ -68,7 +69,9 @@ def evaluate(
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Measure a codec on held-out speech: quality, real bitrate, speed; with an HTML report to listen to.
+    """Evaluate a codec on held-out speech.
+
+    Measures quality, actual bitrate and speed, and writes an HTML report with audio.
 
     Example: [bold]codecvq evaluate runs/quickstart --metrics pesq_wb,stoi[/]
     """
@@ -126,8 +129,9 @@ def _measure(
 def _save(
     result: Evaluation, folder: Path, run: Path | None
 ) -> tuple[list[ItemFailure], list[tuple[str, Path]]]:
-    """What could not be written, and what was: first the numbers, then the page. What was measured is printed
-    whatever happens here.
+    """Save numbers and report; return failures and the written files.
+
+    Errors are returned instead of raised, so that the results are always printed.
     """
     from codecvq.evaluation.report import write_report
 
@@ -139,7 +143,7 @@ def _save(
         problems.append(failure_of("numbers", error))
     try:
         written.append(("report", write_report(folder, result, run_dir=run)))
-    except Exception as error:  # pictures, audio and curves of any file, in a page
+    except Exception as error:  # the report reads images, audio and curves of any file
         problems.append(failure_of("report", error))
     return problems, written
 
@@ -154,7 +158,7 @@ def _failure_json(failure: Failure) -> dict[str, str]:
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """The short table, and what is missing from it."""
+    """Print the table of metrics, and the metrics that are missing."""
     print_table(
         ["measure", "mean", "unit", "95 %", "n"],
         [[row.name, row.value, row.unit, row.interval, row.n] for row in result.table()],
@@ -171,18 +175,20 @@ def _recipe_of(folder: Path) -> Recipe | None:
 
 
 def _check_run_data(recipe: Recipe | None, root: Path | None, reader: str | None) -> None:
-    """Raise CorpusError where there is no corpus, or an option that says where another one is."""
+    """Raise CorpusError if there is no run with a corpus, or if --root or --reader lacks a corpus."""
     if recipe is None:
         raise CorpusError(
-            "there is nothing to evaluate on. Name a folder, a manifest or a corpus behind the codec."
+            "no data to evaluate on. Give a folder, a manifest or a corpus name after the codec."
         )
     if root is not None:
         raise CorpusError(
-            f"--root {root} says where a named corpus is, but no corpus is named. Name it behind the codec."
+            f"--root {root} is the location of a registered corpus, but no corpus is given. Give its "
+            "name after the codec."
         )
     if reader is not None:
         raise CorpusError(
-            f"--reader {reader} says what reads the data, but there are none. Name them behind the codec."
+            f"--reader {reader} selects the reader of the data, but no data are given. Give them after "
+            "the codec."
         )
 
 

@@ -1,4 +1,4 @@
-"""Paths that a user types: checked before any work begins."""
+"""Checks of paths given by users, before any work starts."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from codecvq.escaping import printable
 
 
 def typed_path(text: str | Path) -> Path:
-    """The path that is meant, `~` expanded. Raises typer.BadParameter for what no path can be."""
+    """Convert an argument to a path and expand `~`. Raises typer.BadParameter for an invalid path."""
     if "\0" in str(text):
-        raise typer.BadParameter(f"{printable(str(text))!r} has a NUL character, which no path may have.")
+        raise typer.BadParameter(
+            f"{printable(str(text))!r} contains a NUL character, which paths cannot have."
+        )
     if not str(text):
-        raise typer.BadParameter("the path is empty. Give one; '.' is the current folder.")
+        raise typer.BadParameter("the path is empty. Use '.' for the current folder.")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise typer.BadParameter(f"{printable(str(text))}: there is no such user or home folder.") from error
+        raise typer.BadParameter(f"{printable(str(text))}: no such user or home folder.") from error
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, found to take files or, where it is still to be made, to be possible: said before hours of
-    work. Nothing is left there.
+    """Check that `folder` is writable or can be created, and return it.
+
+    Raises CodecvqError before hours of work are lost. Creates no permanent files.
     """
     existing = next((place for place in (folder, *folder.parents) if place.exists()), Path())
     if not existing.is_dir():
-        raise CodecvqError(f"the output folder {folder}: {existing} is a file. Give another folder.")
+        raise CodecvqError(f"the output folder {folder}: {existing} is a file. Choose another folder.")
     try:
         with tempfile.TemporaryFile(dir=existing, prefix=".codecvq-"):
             pass
     except OSError as error:
         raise CodecvqError(
-            f"the output folder {folder} cannot be written ({error.strerror}). Give another, or change that."
+            f"the output folder {folder} is not writable ({error.strerror}). Choose another folder, or "
+            "change its permissions."
         ) from error
     return folder

@@ -1,4 +1,4 @@
-"""`codecvq plugins list|show|doctor|check`."""
+"""`codecvq plugins list|show|doctor|check`: inspect and check plugins."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from codecvq.errors import CodecvqError, UnknownName
 from codecvq.plugins import KINDS, registry
 from codecvq.plugins.registration import Registration
 
-app = typer.Typer(help="Plugins: what they offer, and what failed to load.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect and check plugins.", no_args_is_help=True)
 
-LISTED = tuple(kind for kind in KINDS if kind != "recipes")  # those have their own list
+LISTED = tuple(kind for kind in KINDS if kind != "recipes")  # see `codecvq recipes list`
 
 
 @app.command("list")
 def list_plugins(
-    kind: Annotated[str | None, typer.Option(help=f"Only one of: {', '.join(KINDS)}")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"List only this kind: {', '.join(KINDS)}.")] = None,
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """List everything that plugins offer, and where it comes from.
+    """List everything that plugins register.
 
     Example: [bold]codecvq plugins list --plugin ./my_vq.py[/]
     """
     if kind is not None and kind not in KINDS:
-        raise UnknownName(f"no kind of plugin is named {kind!r}; there are {', '.join(KINDS)}.")
+        raise UnknownName(f"no kind of plugin is named {kind!r}; available kinds are {', '.join(KINDS)}.")
     kinds = [kind] if kind else LISTED
     found = [(k, name, registration) for k in kinds for name, registration in registry().all(k).items()]
     failures = [str(failure) for failure in registry().failures]
@@ -45,22 +45,22 @@ def list_plugins(
         )
         return
     print_table(
-        ["kind", "name", "what it is", "from"],
+        ["kind", "name", "description", "source"],
         [[k, name, o.spec.summary, _source_of(o)] for k, name, o in found],
     )
     if kind in (None, "quantizers"):
-        print_text("\nEvery quantizer X is also there as residual_X, grouped_X and grouped_residual_X.")
+        print_text("\nEvery quantizer X is also available as residual_X, grouped_X and grouped_residual_X.")
     for failure in failures:
         print_text(f"not loaded: {failure}")
 
 
 @app.command("show")
 def show_plugin(
-    name: Annotated[str, typer.Argument(help="A name from the list; residual_X and grouped_X too.")],
+    name: Annotated[str, typer.Argument(help="A registered name; also residual_X and grouped_X.")],
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Show what is offered under a name: options with defaults, reference, origin.
+    """Show options, defaults, reference and origin of a plugin.
 
     Example: [bold]codecvq plugins show residual_fsq[/]
     """
@@ -83,7 +83,9 @@ def show_plugin(
 
 @app.command("doctor")
 def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
-    """Import every offer and show what fails, with tracebacks and import times. Exit 1 if anything does.
+    """Import all plugins and report errors.
+
+    Prints import times and tracebacks. Exit code 1 if a plugin fails.
 
     Example: [bold]codecvq plugins doctor[/]
     """
@@ -94,7 +96,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
         for name, registrations in loaded.registrations(kind).items():
             if len(registrations) > 1:
                 problems.append(
-                    (name, f"{kind}: offered by {' and by '.join(str(o.origin) for o in registrations)}")
+                    (name, f"{kind}: registered by {' and by '.join(str(o.origin) for o in registrations)}")
                 )
             for registration in registrations:
                 seconds, problem = _load_timed(kind, registration)
@@ -113,7 +115,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
         print_json({"offers": rows, "problems": [{"where": where, "what": what} for where, what in problems]})
     else:
         print_table(
-            ["kind", "name", "from", "import", "state"],
+            ["kind", "name", "source", "import", "state"],
             [
                 [r["kind"], r["name"], r["from"], f"{r['import_s']:.3f} s", "ok" if r["ok"] else "FAILS"]
                 for r in rows
@@ -121,7 +123,7 @@ def doctor(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
         )
         for where, what in problems:
             print_text(f"\n{where}\n{what}")
-        print_text(f"\n{len(rows)} offers, {len(problems)} problems")
+        print_text(f"\n{len(rows)} entries, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -130,7 +132,7 @@ app.command("check")(checking.check)
 
 
 def _load_timed(kind: str, registration: Registration[Any]) -> tuple[float, str]:
-    """Seconds that loading an offer took, and what is wrong with it, if anything."""
+    """Load an entry; return the seconds it took and an error message, empty if there is none."""
     start = time.perf_counter()
     try:
         if kind == "recipes":
@@ -167,7 +169,7 @@ def _details(kind: str, name: str) -> dict[str, Any]:
         registration = registry().find(kind, name)
         options = {} if kind == "recipes" or not registration.spec.factory else option_defaults(registration)
     shown = {
-        key: "needed" if default is inspect.Parameter.empty else default for key, default in options.items()
+        key: "required" if default is inspect.Parameter.empty else default for key, default in options.items()
     }
     return {**_as_json(kind, name, registration), "options": shown}
 

@@ -1,4 +1,4 @@
-"""`codecvq quickstart`: the ordinary verbs, one after another, on the corpus in the box."""
+"""`codecvq quickstart`: run the main commands in sequence on the bundled corpus."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from codecvq.cli.paths import typed_path
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated
 
-EXIT_TIMEOUT_S = 3.0  # a Ctrl-C in a terminal reaches the verb too; another signal does not
+EXIT_TIMEOUT_S = 3.0  # Ctrl-C in a terminal also reaches the child process; other signals do not
 
 
 def quickstart(
     run: Annotated[
-        Path, typer.Option("--run", help="Folder for everything.", parser=typed_path, metavar="FOLDER")
+        Path, typer.Option("--run", help="Folder for all results.", parser=typed_path, metavar="FOLDER")
     ] = Path("runs/quickstart"),
-    steps: Annotated[int | None, typer.Option(help="Training steps, instead of the recipe's.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps. Default: as in the recipe.", min=1)
+    ] = None,
 ) -> None:
-    """Train a small codec on real speech, compress and decode held-out clips, evaluate, tokenize: in minutes,
-    on a laptop.
+    """Train and evaluate a small codec in minutes.
 
-    Interrupted, the same command goes on. Example: [bold]codecvq quickstart[/]
+    Trains on bundled speech, encodes and decodes held-out clips, writes tokens and evaluates the codec.
+
+    Run the same command again to resume after an interruption.
+
+    Example: [bold]codecvq quickstart[/]
     """
     from codecvq.data import open_corpus
 
@@ -49,7 +54,7 @@ def quickstart(
     ]
     print_text()
     print_written(
-        ("all of it took", duration(time.monotonic() - start)),
+        ("total time", duration(time.monotonic() - start)),
         ("codec", run / "codec"),
         ("compressed", run / "compressed"),
         ("decoded", run / "decoded"),
@@ -61,33 +66,35 @@ def quickstart(
 
 
 def _run_command(*arguments: str, shown: str = "") -> int:
-    """The exit code of `codecvq ARGUMENTS`, run as a user would, with the command line shown: 0, or 1 where
-    some of it failed. Raises CodecvqError for any other.
+    """Print and run `codecvq ARGUMENTS` in a child process.
+
+    Returns exit code 0, or 1 if some items failed. Raises CodecvqError for any other exit code.
     """
     print_text(f"\n$ {shown or 'codecvq ' + shlex.join(arguments)}", style="bold")
     sys.stdout.flush()
     with subprocess.Popen([sys.executable, "-m", "codecvq", *arguments], env=_environment()) as process:
         try:
             code = process.wait()
-        except (KeyboardInterrupt, Terminated):  # the verb ends first: it has something to save
+        except (KeyboardInterrupt, Terminated):  # let the child process save its state and exit first
             _wait_or_terminate(process)
             raise
     if code not in (0, 1):
         raise CodecvqError(
-            f"codecvq {arguments[0]} ended with exit {code}, see above. The same command goes on from there."
+            f"codecvq {arguments[0]} failed with exit code {code}, see above. Run the same command "
+            "again to resume."
         )
     return code
 
 
 def _environment() -> dict[str, str]:
-    """Variables with which `python -m` finds this codecvq, and none in the working folder."""
+    """Environment in which `python -m` imports this codecvq and nothing from the working folder."""
     if Path(codecvq.__file__).resolve().parents[1] == Path.cwd():
         return dict(os.environ)
     return os.environ | {"PYTHONSAFEPATH": "1"}
 
 
 def _wait_or_terminate(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a verb that got the same Ctrl-C, or is ended now."""
+    """Wait for a child process that received the same Ctrl-C; terminate it after a timeout."""
     try:
         process.wait(timeout=EXIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:

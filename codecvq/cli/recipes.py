@@ -1,4 +1,4 @@
-"""`codecvq recipes list|show`."""
+"""`codecvq recipes list|show`: inspect recipes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from codecvq.codec import Codec
     from codecvq.training.recipe import Recipe
 
-MOST_BYTES = 1 << 20  # of a recipe that is shown
+MOST_BYTES = 1 << 20  # of a recipe file
 
-app = typer.Typer(help="Recipes that are installed.", no_args_is_help=True)
+app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_recipes(as_json: Json = False) -> None:
-    """List recipes by name.
+    """List installed recipes.
 
     Example: [bold]codecvq recipes list[/]
     """
@@ -41,21 +41,23 @@ def list_recipes(as_json: Json = False) -> None:
         )
         return
     print_table(
-        ["name", "what it makes"],
+        ["name", "description"],
         [[name, registration.spec.summary] for name, registration in registrations.items()],
     )
 
 
 @app.command("show")
 def show_recipe(
-    name: Annotated[str, typer.Argument(help="A name from the list, or a YAML file.")],
-    resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
+    resolved: Annotated[bool, typer.Option("--resolved", help="Include all defaults.")] = False,
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Print a recipe, to read or to begin your own from; and, as comments below it, what its codec is: rate,
-    parameters, multiply-adds for a second of audio, how far it sees. Plugins that the recipe names are not
-    loaded: where the codec is made of one, name it with --plugin.
+    """Print a recipe and properties of its codec.
+
+    Bitrate, parameters, multiply-adds per second of audio, lookahead and receptive field follow as comments.
+
+    Plugins of the recipe are not loaded automatically. If the codec needs one, load it with --plugin.
 
     Example: [bold]codecvq recipes show quickstart > mine.yaml[/]
     """
@@ -63,7 +65,7 @@ def show_recipe(
     from codecvq.training.recipe import find_recipe, load_recipe
 
     path = find_recipe(name)
-    if not resolved and not as_json:  # first of all: a recipe that cannot be built can still be read
+    if not resolved and not as_json:  # print first: a recipe can be read even if its codec cannot be built
         content = read_bounded(path, MOST_BYTES, error=RecipeError)
         print_text(content.decode(errors="backslashreplace").rstrip("\n"))
     recipe = load_recipe(path)
@@ -78,7 +80,7 @@ def show_recipe(
 
 
 def _recipe_facts(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
-    """What can be said of the recipe's codec; None, and what to do, where a plugin of it is not loaded."""
+    """Properties of the recipe's codec; None and advice if it needs a plugin that is not loaded."""
     from codecvq.plugins.declarations import missing_plugins
     from codecvq.training.builders import build_codec
 
@@ -86,12 +88,12 @@ def _recipe_facts(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
         return codec_facts(build_codec(recipe)), ""
     except UnknownName:
         if missing := missing_plugins(recipe.plugins):
-            return None, f"To see what its codec is, load the plugin that it needs: {missing[0]}"
+            return None, f"To show properties of the codec, load the plugin that it needs: {missing[0]}"
         raise
 
 
 def codec_facts(codec: Codec) -> dict[str, Any]:
-    """What can be said of a codec before it is trained: JSON; units are in the names."""
+    """Properties of an untrained codec, as JSON with units in the names."""
     from codecvq.networks.cost import cost_of
 
     network = codec.network
@@ -115,10 +117,10 @@ def _seconds(samples: int | None, sample_rate: int) -> float | None:
 
 
 def _fact_lines(facts: dict[str, Any]) -> list[str]:
-    """The facts as lines for people."""
+    """Format the properties as lines of text."""
     lines = [
         "",
-        f"{facts['bitrate_bps']:.0f} bit/s: {facts['frame_rate_hz']:g} frames a second of "
+        f"{facts['bitrate_bps']:.0f} bit/s: {facts['frame_rate_hz']:g} frames per second with "
         f"{_sizes(facts['codebook_sizes'])}",
         f"{'':10}{'parameters':>14}{'multiply-adds per second of audio':>38}",
     ]
@@ -127,8 +129,8 @@ def _fact_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"{name:10}{part['parameters']:>14,}{_millions(part['multiply_adds_per_s']):>38}")
     if facts["lookahead_s"] is not None:
         lines.append(
-            f"looks {1000 * facts['lookahead_s']:.1f} ms beyond a frame; its receptive field is "
-            + ("all that came before" if facts["receptive_field_s"] is None else "")
+            f"lookahead: {1000 * facts['lookahead_s']:.1f} ms beyond the frame; receptive field: "
+            + ("the whole past" if facts["receptive_field_s"] is None else "")
             + (f"{1000 * facts['receptive_field_s']:.0f} ms" if facts["receptive_field_s"] else "")
         )
     return lines

@@ -1,4 +1,4 @@
-"""`codecvq new-plugin`."""
+"""`codecvq new-plugin`: write a template of a quantizer plugin."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def new_plugin(
     name: Annotated[
-        str, typer.Argument(help="Of the quantizer: lower case letters, digits and underscores.")
+        str, typer.Argument(help="Name of the quantizer: lowercase letters, digits and underscores.")
     ],
     packaged: Annotated[
-        bool, typer.Option("--packaged", help="A distribution with its tests, to be installed by pip.")
+        bool, typer.Option("--packaged", help="Write a package with tests that pip can install.")
     ] = False,
-    into: Annotated[
-        Path, typer.Option(help="The folder to write into.", parser=typed_path, metavar="FOLDER")
-    ] = Path(),
+    into: Annotated[Path, typer.Option(help="Output folder.", parser=typed_path, metavar="FOLDER")] = Path(),
 ) -> None:
-    """Write a quantizer that works, to be changed into your own: one file, or a distribution with --packaged.
+    """Create a new quantizer plugin from a template.
+
+    Writes a working quantizer: a single file, or a package with tests with --packaged.
 
     Example: [bold]codecvq new-plugin my_vq[/]
     """
@@ -43,10 +43,10 @@ def new_plugin(
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise PluginError(
-            f"nothing can be written into {_short(into)} ({reason}). Give another folder with --into."
+            f"the folder {_short(into)} is not writable ({reason}). Choose another folder with --into."
         ) from error
     if there:
-        raise PluginError(f"{there[0]} is there already. Give another name, or another folder with --into.")
+        raise PluginError(f"{there[0]} already exists. Choose another name, or another folder with --into.")
     words = {
         "name": name,
         "Class": "".join(part.capitalize() for part in name.split("_")),
@@ -68,7 +68,7 @@ def new_plugin(
 
 
 def _distribution(name: str, into: Path) -> dict[Path, str]:
-    """The files of a distribution, each with the template that it is made of."""
+    """Files of a package, each with its template."""
     root, module = into / _distribution_name(name), f"codecvq_{name}"
     return {
         root / "pyproject.toml": "packaged/pyproject.toml.txt",
@@ -95,10 +95,10 @@ def _check_name(name: str) -> None:
         or name.startswith(("residual_", "grouped_"))
     ):
         raise PluginError(
-            f"{name[:80]!r} cannot be the name of a quantizer: it takes up to 60 lower case letters, digits "
-            "and underscores, begins with a letter and not with residual_ or grouped_, as 'my_vq'."
+            f"{name[:80]!r} is not a valid name of a quantizer. Use up to 60 lowercase letters, digits and "
+            "underscores, starting with a letter and not with residual_ or grouped_, for example 'my_vq'."
         )
     if taken := registry().registrations("quantizers").get(name):
         raise PluginError(
-            f"a quantizer named {name!r} is offered by {taken[0].origin} already. Choose another name."
+            f"a quantizer named {name!r} is already registered by {taken[0].origin}. Choose another name."
         )

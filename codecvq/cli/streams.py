@@ -1,4 +1,4 @@
-"""Standard output and error that a closed pipe does not end, and that take any text."""
+"""Standard output and error streams that tolerate closed pipes and accept any text."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import os
 import sys
 from typing import Any, TextIO
 
-READER_CLOSED_ERRORS = (errno.EPIPE, errno.EIO)  # nobody reads any more: a closed pipe, a closed terminal
+READER_CLOSED_ERRORS = (errno.EPIPE, errno.EIO)  # a closed pipe or terminal
 
 
 class _Stream(io.FileIO):
-    """A file descriptor that takes and drops what is written once nobody reads it any more.
+    """A file descriptor that discards output after its reader has closed it.
 
-    With `raise_errors`, any other error (a full disk) is raised; without, what cannot be written is dropped.
+    With `raise_errors`, other errors such as a full disk are raised; without, all errors are ignored.
     """
 
     def __init__(self, descriptor: int, raise_errors: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self.raise_errors = raise_errors
 
-    def write(self, data: Any, /) -> int:  # Any: the buffers that FileIO takes
+    def write(self, data: Any, /) -> int:  # Any: as in FileIO
         """See `io.RawIOBase.write`."""
         try:
             return super().write(data)
@@ -33,7 +33,7 @@ class _Stream(io.FileIO):
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """Let what is written to the descriptor from now on disappear."""
+    """Redirect a file descriptor to the null device."""
     null = os.open(os.devnull, os.O_RDWR)
     if null != descriptor:
         os.dup2(null, descriptor)
@@ -41,11 +41,11 @@ def redirect_to_null(descriptor: int) -> None:
 
 
 def open_streams() -> None:
-    """Make stdout and stderr streams that outlive their reader.
+    """Replace stdout and stderr by streams that tolerate a closed reader.
 
-    A stream that is closed (`>&-`) becomes the null device: a file opened later must not get its descriptor.
-    On stdout, an error other than a closed pipe is raised; on stderr all are dropped. What the encoding lacks
-    is written as `\\udc80`. Streams that somebody has put in place of Python's own stay.
+    A closed stream (`>&-`) is opened as the null device, so that no file opened later gets its descriptor.
+    stdout raises all errors except closed pipes; stderr ignores all errors. Characters that the encoding
+    lacks are written as `\\udc80`. Streams that have already been replaced are not changed.
     """
     for descriptor in (0, 1, 2):
         try:

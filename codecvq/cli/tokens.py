@@ -1,4 +1,4 @@
-"""`codecvq tokenize` and `codecvq detokenize`: a corpus to a token dataset and back."""
+"""`codecvq tokenize` and `codecvq detokenize`: convert a corpus to a token dataset and back."""
 
 from __future__ import annotations
 
@@ -36,21 +36,24 @@ SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 def tokenize(
     codec: CodecArgument,
-    data: Annotated[str, typer.Argument(help="Folder of audio, manifest, or corpus name.")],
+    data: Annotated[str, typer.Argument(help="Folder of audio files, manifest or corpus name.")],
     out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Only the first n codebooks of a residual codec.", min=1)
+        int | None, typer.Option(help="Use only the first N codebooks of a residual codec.", min=1)
     ] = None,
     root: CorpusRoot = None,
     reader: ReaderName = None,
     shard: Annotated[
-        str, typer.Option(help="i/n: this process does every n-th shard, beginning with i = 0.")
+        str,
+        typer.Option(help="I/N: write every N-th shard, starting with shard I, for N parallel processes."),
     ] = "0/1",
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Turn recordings into a dataset of codes (parquet); the same command goes on where it was stopped.
+    """Encode a corpus to a token dataset.
+
+    The dataset consists of Parquet files. Run the same command again to resume after an interruption.
 
     Example: [bold]codecvq tokenize runs/quickstart recordings/ --out tokens/[/]
     """
@@ -81,8 +84,8 @@ def tokenize(
         print_json({**dataclasses.asdict(summary), **batch.to_json(), "failures": _json(summary.failures)})
     else:
         batch.print_failures()
-        state = "complete" if summary.complete else "other processes' shards are missing"
-        there = f", {summary.clips_there} were there" if summary.clips_there else ""
+        state = "complete" if summary.complete else "shards of other processes are missing"
+        there = f", {summary.clips_there} already present" if summary.clips_there else ""
         done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{there}, {batch.failed} failed"
         print_written(("tokenized", f"{done}; {state}"), ("dataset", out))
     batch.exit_if_failed()
@@ -90,15 +93,17 @@ def tokenize(
 
 def detokenize(
     codec: CodecArgument,
-    tokens: Annotated[Path, typer.Argument(help="Folder of a token dataset.", parser=typed_path)],
+    tokens: Annotated[Path, typer.Argument(help="Folder of the token dataset.", parser=typed_path)],
     out: Out,
-    ids: Annotated[str | None, typer.Option(help="Only these clips, commas between.")] = None,
-    suffix: Annotated[str, typer.Option(help=".flac or .wav")] = ".flac",
+    ids: Annotated[str | None, typer.Option(help="Comma-separated clip ids. Default: all clips.")] = None,
+    suffix: Annotated[str, typer.Option(help="Format of the output: .flac or .wav.")] = ".flac",
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Turn a token dataset back into audio, each clip exactly as long as it was.
+    """Decode a token dataset to audio.
+
+    Decoded clips have exactly the length of the originals.
 
     Example: [bold]codecvq detokenize runs/quickstart tokens/ --out decoded/[/]
     """
@@ -107,7 +112,7 @@ def detokenize(
     from codecvq.tokens import read_tokens
 
     if suffix not in (".flac", ".wav"):
-        raise CodecvqError(f"suffix is {suffix!r}; it is .flac or .wav")
+        raise CodecvqError(f"--suffix is {suffix!r}; it must be .flac or .wav")
     chosen = parse_names(ids, "--ids")
     dataset = read_tokens(tokens)
     for id in chosen or ():
@@ -152,8 +157,8 @@ def _json(failures: Sequence[TokenFailure]) -> list[dict[str, Any]]:  # Any: JSO
 
 
 def _part(text: str) -> tuple[int, int]:
-    """The part of the work that `i/n` names."""
+    """Parse `i/n` to (i, n). Raises typer.BadParameter for other text."""
     match = SHARD.fullmatch(text)
     if match is None or not int(match[1]) < int(match[2]):
-        raise typer.BadParameter(f"--shard is {text!r}; it is i/n with i from 0 to n - 1, as 0/4")
+        raise typer.BadParameter(f"--shard is {text!r}; it must be I/N with I from 0 to N - 1, such as 0/4")
     return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""`codecvq train`."""
+"""`codecvq train`: train a codec from a recipe."""
 
 from __future__ import annotations
 
@@ -28,46 +28,48 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name from: codecvq recipes list")],
+    recipe: Annotated[str, typer.Argument(help="YAML file, or name listed by: codecvq recipes list")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Recipe keys to set, as training.steps=1000; or to remove, as ~discriminator: then their "
-            "default holds."
+            help="Recipe keys to set, such as training.steps=1000, or to reset to their defaults, such as "
+            "~discriminator."
         ),
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(
-            "--run", "-r", help="Run folder; by default runs/RECIPE. (torchrun takes --run for its own: -r.)"
-        ),
+        typer.Option("--run", "-r", help="Run folder. Default: runs/RECIPE. With torchrun, use -r."),
     ] = None,
     init_from: Annotated[
         str | None,
         typer.Option(
             "--init-from",
             metavar="CODEC|RUN",
-            help="Begin with the weights of this run, codec folder or registered codec.",
+            help="Initial weights: a run folder, codec folder or registered codec.",
         ),
     ] = None,
     init_partial: Annotated[
-        bool, typer.Option("--init-partial", help="Take those weights that fit, begin the others anew.")
+        bool,
+        typer.Option(
+            "--init-partial", help="Load only the weights that fit; initialize the others randomly."
+        ),
     ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
             "--smoke",
-            help="Three steps on a few clips of the corpus (of the speech in the box where it is not "
-            "installed), to see that the recipe works; without --run nothing is kept.",
+            help="Test the recipe with three steps on a few clips. Uses the bundled corpus if the recipe's "
+            "corpus is not installed. Without --run, the results are deleted.",
         ),
     ] = False,
-    plugin: Plugins = [],  # noqa: B006  typer's default for a repeatable option
+    plugin: Plugins = [],  # noqa: B006  typer requires a list
     as_json: Json = False,
 ) -> None:
-    """Train a codec from a recipe; the same command goes on where it was stopped, by Ctrl-C too.
+    """Train a codec from a recipe.
 
-    More steps, other threads, logging and validation may be given then; the learning rate falls to its end at
-    the new number of steps.
+    Run the same command again to resume an interrupted training, also after Ctrl-C.
+
+    Steps, threads, logging and validation may change. The learning rate decays to the new last step.
 
     Example: [bold]codecvq train quickstart training.steps=2000 --run runs/longer[/]
     """
@@ -88,9 +90,7 @@ def train(
 
 @contextmanager
 def exit_on_stop() -> Iterator[None]:
-    """A block in which a training that Ctrl-C or SIGTERM stopped says where it goes on, and leaves with the
-    exit code of the signal.
-    """
+    """Context for a training: after Ctrl-C or SIGTERM, print how to resume and exit."""
     try:
         yield
     except KeyboardInterrupt as stopped:
@@ -106,7 +106,7 @@ def exit_on_stop() -> Iterator[None]:
 def _load_recipe(
     recipe: str, overrides: list[str], plugins: list[str], init_from: str | None, init_partial: bool
 ) -> Recipe:
-    """The recipe with what the options say."""
+    """Load the recipe with overrides, options and plugins."""
     from codecvq.errors import RecipeError
     from codecvq.plugins import load
     from codecvq.training.recipe import load_recipe, with_loaded_plugins
@@ -119,15 +119,15 @@ def _load_recipe(
         training = training.model_copy(update={"init_partial": True})
     if training.init_partial and training.init_from is None:
         raise RecipeError(
-            "--init-partial (training.init_partial) is given, but not whose weights to take: add --init-from "
-            "and a run or codec"
+            "--init-partial (training.init_partial) needs initial weights. Add --init-from with a run "
+            "folder or codec."
         )
-    named = [load(plugin) for plugin in plugins]  # loaded already: this gives their origins
+    named = [load(plugin) for plugin in plugins]  # already loaded; returns their origins
     return with_loaded_plugins(loaded.model_copy(update={"training": training}), named)
 
 
 def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
-    """Three steps into `run`, or into a folder that goes away."""
+    """Run the smoke test in `run`, or in a temporary folder."""
     from codecvq.training.smoke import smoke_test
 
     with (
@@ -152,20 +152,20 @@ def _smoke(recipe: Recipe, run: Path | None, as_json: bool) -> None:
             }
         )
         return
-    discriminators = "" if recipe.discriminator is None else ", the discriminators from the second on"
+    discriminators = "" if recipe.discriminator is None else ", with discriminators from the second step on"
     print_written(
         (
             "works",
             f"{trained.steps} steps on corpus {done.corpus} in {trained.seconds:.0f} s{discriminators}; "
-            f"validated, saved, read again, and {done.seconds_of_audio:.1f} s of audio to codes "
-            f"({done.bitrate_bps:.0f} bit/s) and back",
+            f"validated, saved and loaded; {done.seconds_of_audio:.1f} s of audio encoded "
+            f"({done.bitrate_bps:.0f} bit/s) and decoded",
         ),
-        ("run", trained.folder.path if run else "not kept: give --run to keep it"),
+        ("run", trained.folder.path if run else "deleted; use --run to keep it"),
     )
 
 
 def show_progress(line: ProgressLine, progress: TrainingProgress) -> None:
-    """One line: step, loss, codebook use, time left."""
+    """Show step, loss, codebook usage and remaining time in one line."""
     loss, usage = progress.scalars.get("loss/total"), progress.scalars.get("codebook/usage")
     parts = [f"step {progress.step}/{progress.steps}"]
     parts += [f"loss {loss:.3f}"] if loss is not None else []
@@ -194,10 +194,10 @@ def _print_result(trained: TrainingResult, as_json: bool) -> None:
     if len(trained.failures) > 10:
         print_written(("not read", f"{len(trained.failures) - 10} more clips"))
     if trained.resumed_at == trained.steps:
-        how = "was finished before"
+        how = "already complete"
     else:
         start = f", from step {trained.resumed_at} on" if trained.resumed_at else ""
-        how = f"took {duration(trained.seconds)}{start}"
+        how = f"{duration(trained.seconds)}{start}"
     print_written(
         (f"trained {trained.steps} steps", how),
         ("codec", folder.codec),
