@@ -1,1 +1,1 @@
-"""Programs for those who maintain codecvq."""
+"""Maintainer scripts of codecvq."""

@@ -1,17 +1,18 @@
-"""Writes the corpus in the box, `plugins/codecvq_free_speech/prompts/`, from Debian's asterisk-core-sounds
-packages.
+"""Writes the bundled corpus from Debian's asterisk-core-sounds packages.
 
     mkdir /tmp/sounds && cd /tmp/sounds
     apt-get download asterisk-core-sounds-{en,es,fr,ru}-g722 asterisk-core-sounds-{en,es,fr,ru}
     for package in *.deb; do dpkg-deb -x $package .; done
     python scripts/make_prompts_corpus.py --root /tmp/sounds
 
-Which clips are taken is a function of the packages alone: no randomness, no clock. Each voice but the Italian
-one, which is only ever tested, gets the same number of seconds. A clip's split is the one that it has in the
-corpus `asterisk`, so that a codec trained on either is tested fairly on both. Within a split, clips are taken
-greedily by how many new letter trigrams a second of them brings, a cheap stand-in for phonetic variety; one
-that says nearly what another one of its voice says is left out, and so is one that says nearly what a held-
-out clip says.
+The output is `plugins/codecvq_free_speech/prompts/`. The selection depends on the packages alone: there is no
+randomness and no clock. Each voice gets the same number of seconds, except the Italian one, which is used for
+testing only. A clip has the same split as in the corpus `asterisk`, so that a codec trained on either corpus
+can be tested on both.
+
+Within a split, clips are selected greedily by the number of new letter trigrams per second, an approximation
+of phonetic variety. Excluded are clips whose words are nearly those of another selected clip of the voice, or
+of a held-out clip.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-# The tree's own codecvq and plugins, installed or not.
+# Import codecvq and plugins from this checkout, even if another version is installed.
 HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
@@ -41,9 +42,9 @@ from codecvq.files import write_atomically  # noqa: E402
 SAMPLE_RATE = 16000
 SECONDS_PER_VOICE = 121.0
 MIN_DURATION_S, MAX_DURATION_S = 1.5, 8.0
-TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the rest of its seconds are for training
-MAX_TEST_DURATION_S = 6.0  # longer ones would leave too little to train on
-SIMILAR_RATIO = 0.6  # share of words in common, in order, from which two texts count as nearly the same
+TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the remaining seconds are for training
+MAX_TEST_DURATION_S = 6.0  # longer test clips would leave too little for training
+SIMILAR_RATIO = 0.6  # two texts are similar if they share at least so many words, in order
 SILENT_DB, MIN_ACTIVE_SHARE = (
     -50.0,
     0.6,
@@ -54,7 +55,7 @@ MAX_TOTAL_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Candidate:
-    """A clip, decoded, and what is said in it."""
+    """A clip, its samples and its words."""
 
     clip: Clip
     samples: FloatArray  # [S]
@@ -62,29 +63,29 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
-        """Length in seconds."""
+        """Duration in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
     @property
     def level_db(self) -> float:
-        """Mean power against full scale, in dB."""
+        """Mean power relative to full scale, in dB."""
         return float(10 * np.log10(np.mean(self.samples**2) + 1e-10))
 
     @property
     def active_share(self) -> float:
-        """Share of its 20 ms frames that are not silent."""
+        """Share of 20 ms frames that are not silent."""
         frames = self.samples[: len(self.samples) // 320 * 320].reshape(-1, 320)
         return float(np.mean(10 * np.log10(np.mean(frames**2, axis=1) + 1e-10) > SILENT_DB))
 
     @property
     def letter_trigrams(self) -> set[str]:
-        """The letter trigrams of the text, word boundaries included."""
+        """The letter trigrams of the text, including word boundaries."""
         text = f" {self.words} "
         return {text[i : i + 3] for i in range(len(text) - 2)}
 
 
 def main() -> None:
-    """Writes the clips, their manifest and their licences, and prints what was written."""
+    """Write the clips, their manifest and their license file, and print a summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -110,7 +111,7 @@ def main() -> None:
 
 
 def choose_clips(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
-    """The clips of one voice with their splits, sorted by id."""
+    """The selected clips of one voice with their splits, sorted by id."""
     clips = [clip for clip in corpus if clip.speaker == speaker]
     said_in_held_out = [asterisk.normalized_words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
     decoded = [
@@ -141,18 +142,17 @@ def choose_clips(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
 
 
 def is_usable(clip: Clip) -> bool:
-    """Whether a clip is of the right length and its words are known."""
+    """Whether a clip has an accepted duration and a known text."""
     return bool(clip.text) and MIN_DURATION_S <= (clip.duration_s or 0.0) <= MAX_DURATION_S
 
 
 def select_varied(
     pool: Iterable[Candidate], taken: list[Candidate], *, clips: int = 10**9, seconds: float = float("inf")
 ) -> list[Candidate]:
-    """Clips of the pool that bring the most new trigrams a second, as many clips or seconds as asked; none
-    like those taken.
+    """Select clips with the most new trigrams per second, up to a number of clips or seconds.
 
-    What is in `taken` has been heard, so its trigrams are new no more, except where a test is chosen for
-    itself.
+    Clips similar to those in `taken` or to each other are excluded. Trigrams of `taken` do not count as new,
+    except when selecting test and validation clips (`clips` is given).
     """
     left, chosen = list(pool), list[Candidate]()
     known: set[str] = (
@@ -169,7 +169,7 @@ def select_varied(
         ]
         if not left:
             break
-        # the id breaks ties, so that no order of files matters
+        # The id breaks ties, so that the order of files does not matter.
         best = max(left, key=lambda c: (len(c.letter_trigrams - known) / c.seconds, c.clip.id))
         known |= best.letter_trigrams
         chosen.append(best)
@@ -178,15 +178,15 @@ def select_varied(
 
 
 def is_similar(one: str, other: str) -> bool:
-    """Whether two texts say nearly the same."""
+    """Whether two texts have nearly the same words."""
     return difflib.SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio() >= SIMILAR_RATIO
 
 
 def write_clip(folder: Path, candidate: Candidate, split: str) -> dict[str, object]:
-    """The manifest's row of a clip, which is written beside it as FLAC."""
+    """Write a clip as FLAC and return its manifest row."""
     clip = candidate.clip
     name = clip.id.removeprefix("asterisk/").replace("/", "__") + ".flac"
-    # FLAC's level 8, the smallest; the samples are those that G.722 decodes to, to the last bit.
+    # FLAC's highest compression level, 8; the samples are exactly those decoded from G.722.
     write_audio(folder / name, candidate.samples, SAMPLE_RATE, compression=1.0)
     return {
         "path": name,
@@ -202,7 +202,7 @@ def write_clip(folder: Path, candidate: Candidate, split: str) -> dict[str, obje
 
 
 def print_summary(folder: Path, rows: list[dict[str, object]]) -> None:
-    """Prints clips and seconds of each voice and split. Raises SystemExit where the whole is too large."""
+    """Print clips and seconds per voice and split. Raises SystemExit if the corpus is too large."""
     out = io.StringIO()
     for speaker in sorted({str(row["speaker"]) for row in rows}):
         for split in ("train", "validation", "test"):

@@ -1,16 +1,17 @@
-"""Writes `plugins/codecvq_pretrained/clips/test_speech.jsonl`, the list of clips that pretrained codecs are
-measured on, from Debian's asterisk-core-sounds and festvox-ru packages.
+"""Writes the list of clips that pretrained codecs are evaluated on, from Debian's packages.
 
     mkdir /tmp/sounds && cd /tmp/sounds
     apt-get download asterisk-core-sounds-{en,es,fr,it,ru}{-g722,} festvox-ru
     for package in *.deb; do dpkg-deb -x $package .; done
     python scripts/make_test_speech.py --root /tmp/sounds
 
-Which clips are taken is a function of the packages alone. All are test clips of their corpora, so that no
-training that keeps to the splits has heard them. None is of the fixed comparison set that `held_out.py` tells
-of, nor says the same as one of it: the two tables are of different clips. Of each speaker as many are taken,
-evenly spread over those in the order of their length; of the one who is never trained on there are more,
-since he alone stands for all who are not.
+The output is `plugins/codecvq_pretrained/clips/test_speech.jsonl`. The selection depends on the packages
+alone. All clips are test clips of their corpora, so no training that follows the splits has used them. None
+belongs to the fixed comparison set of `held_out.py` or has the same words as one of its clips: the two tables
+use different clips.
+
+The same number of clips is selected for each speaker, evenly spaced by duration. The one speaker who is never
+used for training gets more clips, because he alone represents unseen speakers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# The tree's own codecvq and plugins, installed or not.
+# Import codecvq and plugins from this checkout, even if another version is installed.
 HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
@@ -33,9 +34,9 @@ from codecvq.files import write_atomically  # noqa: E402
 OUT = HERE / "plugins/codecvq_pretrained/clips/test_speech.jsonl"
 CORPORA = ("asterisk", "festvox_ru")
 MIN_DURATION_S, MAX_DURATION_S = 1.5, 12.0
-SEEN_CLIPS, UNSEEN_CLIPS = 8, 20  # of each speaker
-#: Clips of the fixed comparison set by the speaker whom the splits hold out whole; its other two of him are
-#: made of prompts shorter than any here.
+SEEN_CLIPS, UNSEEN_CLIPS = 8, 20  # per speaker
+#: Clips of the fixed comparison set by the held-out speaker. Its other two clips of him consist of prompts
+#: that are too short to be selected here.
 COMPARISON_CLIPS = frozenset({"asterisk/carlo_flora/agent-alreadyon", "asterisk/carlo_flora/vm-whichbox"})
 
 
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def chosen_rows(root: Path | None) -> Iterator[dict[str, str | float]]:
-    """A row for each clip, by corpus, speaker and length."""
+    """Yield a row for each clip, by corpus, speaker and duration."""
     for corpus in CORPORA:
         speakers: dict[str, list[Clip]] = {}
         for clip in open_corpus(corpus, root=root).split("test").measured():
@@ -69,17 +70,17 @@ def chosen_rows(root: Path | None) -> Iterator[dict[str, str | float]]:
 
 
 def is_eligible(clip: Clip) -> bool:
-    """Whether a clip has the right length and is none of the fixed comparison set, nor says the same."""
+    """Whether a clip has an accepted duration and is neither in the comparison set nor a repetition of it."""
     assert clip.duration_s is not None, "the corpus is measured"
     known = {clip.id, clip.split_key} & (HELD_OUT | COMPARISON_CLIPS)
     return MIN_DURATION_S <= clip.duration_s <= MAX_DURATION_S and not known
 
 
 def evenly_spaced(clips: list[Clip], count: int) -> list[Clip]:
-    """`count` clips at even distances in the order of their length, with the shortest and the longest."""
+    """`count` clips evenly spaced in the order of duration, including the shortest and the longest."""
     if len(clips) < count:
         sys.exit(
-            f"{clips[0].speaker} has {len(clips)} clips that fit, {count} are needed: is a package missing?"
+            f"{clips[0].speaker} has {len(clips)} eligible clips; {count} are needed. Is a package missing?"
         )
     ordered = sorted(clips, key=lambda clip: (clip.duration_s or 0.0, clip.id))
     return [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]

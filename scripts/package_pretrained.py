@@ -1,10 +1,10 @@
-"""Make the folder of a pretrained codec from a run: weights in float16, the run's own curves beside them.
+"""Make the folder of a pretrained codec from a run: weights in float16, and the curves of the run.
 
     python scripts/package_pretrained.py runs/speech-16k speech-16k
 
 writes plugins/codecvq_pretrained/speech_16k: config.json and model.safetensors as `Codec.save` writes them,
-curves.png, and metrics.jsonl: every third row that the run logged, and all validations. The model card,
-README.md, is written by hand from what `codecvq compare` prints.
+curves.png, and metrics.jsonl with every third logged row and all validations. The model card, README.md, is
+written by hand from the output of `codecvq compare`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 
 from codecvq.codec import load
 
-ROW_INTERVAL = 3  # of these rows one is kept
+ROW_INTERVAL = 3  # metrics.jsonl gets one of so many rows
 FOLDER = Path(__file__).resolve().parents[1] / "plugins" / "codecvq_pretrained"
 
 
 def main() -> None:
-    """Write the folder of the run and name that the command line gives."""
+    """Write the folder for the run and name on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("name", help="as users will say it: speech-16k")
+    parser.add_argument("name", help="the registered name: speech-16k")
     arguments = parser.parse_args()
     folder = FOLDER / arguments.name.replace("-", "_")
     codec = load(arguments.run)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def draw_curves(rows: list[dict[str, float]], picture: Path) -> None:
-    """Losses, quality on validation clips and the use of codebooks over the steps, one above the other."""
+    """Plot losses, quality on validation clips and codebook usage over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")

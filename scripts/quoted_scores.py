@@ -1,9 +1,9 @@
-"""Scores that came with a set of clips, as rows for a model card.
+"""Scores that were published with a set of clips, as rows for a model card.
 
     python scripts/quoted_scores.py eval20/clips.jsonl lyra2_3.2 opus6_60ms
 
-prints what rows of the manifest hold under `baselines`, by their `group`, as `codecvq compare` prints what it
-measured: means over clips with 95 % intervals.
+prints the scores under `baselines` in the rows of the manifest, by `group`, in the format of `codecvq
+compare`: means over clips with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from codecvq.evaluation.interval import mean_of
 from codecvq.evaluation.result import format_value
 
-COLUMNS = {  # ours -> theirs, unit
+COLUMNS = {  # column of codecvq -> key in the manifest, unit
     "pesq_wb": ("pesq", "MOS-LQO"),
     "stoi": ("stoi", ""),
     "estoi": ("estoi", ""),
@@ -34,7 +34,7 @@ def _cell(values: list[float], unit: str) -> str:
 
 
 def main() -> None:
-    """Print the rows of the codecs that the command line names."""
+    """Print the rows of the codecs on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("codecs", nargs="+")

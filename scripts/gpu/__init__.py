@@ -1,1 +1,1 @@
-"""What a machine with a GPU and without a network needs: see README.md."""
+"""Scripts for a GPU machine without a network; see README.md."""

@@ -1,18 +1,18 @@
-"""CheckRun on a GPU all that could not be checked without one, in at most so many seconds.
+"""Run all checks that need a GPU, within a time limit.
 
     scripts/gpu/check [--seconds 230] [--out FOLDER]
 
-Parts, in this order; what does not fit into the time is listed as not run:
+Parts, in this order; parts that do not fit into the time are listed as not run:
 
-    tests        those marked gpu, against the CPU
-    recipes      every recipe at its real size in bf16, discriminators from the first step: seconds a step
-                 after warm-up, peak memory, finite losses, the share of time in which the device works
+    tests        tests marked gpu, compared with the CPU
+    recipes      every recipe at full size in bf16, with discriminators from the first step: seconds per step
+                 after warm-up, peak memory, finite losses, device utilization
     codec        real-time factors of encode, decode and tokenize, by batch size
-    quantizers   benchmarks/quantizers.py against vector-quantize-pytorch
-    compiled     some of the recipes again, by torch.compile
+    quantizers   benchmarks/quantizers.py, compared with vector-quantize-pytorch
+    compiled     some of the recipes again, with torch.compile
 
-One table is printed last, and FOLDER (by default $OUT) gets check.json. `--device cpu --small` runs all of it
-on a CPU with everything small: that checks this script.
+The script prints one table at the end and writes check.json to FOLDER (by default $OUT). `--device cpu
+--small` runs everything on a CPU at a small size, to test this script.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if str(HERE) not in sys.path:
 
 from scripts.gpu.utilization import Utilization  # noqa: E402
 
-CPU_RECIPES = ("quickstart", "speech-16k")  # recipes that are measured elsewhere
+CPU_RECIPES = ("quickstart", "speech-16k")  # measured elsewhere, on CPUs
 COMPILED = ("speech-16k-natural", "tts-24k-residual-fsq", "tts-24k-rotation-vq", "encodec-24k")
 WARM_UP, STEPS = 10, 20
 BATCHES, AUDIO_S = (1, 8, 32), 8.0
@@ -61,7 +61,7 @@ QUANTIZERS = ("vq 8192×8", "residual_vq", "simvq 8192", "lfq 2^10", "fsq 8,5,5,
 
 
 class CheckRun:
-    """What was found, and how much time is left. Rows are on disk as soon as they are there."""
+    """The results of a run and its remaining time. Rows are written to disk as soon as they are complete."""
 
     def __init__(self, options: argparse.Namespace, out: Path) -> None:
         self.device, self.small, self.out = torch.device(options.device), options.small, out
@@ -73,21 +73,21 @@ class CheckRun:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left."""
+        """Remaining seconds."""
         return self.ends - time.monotonic()
 
     def run(self, part: str, name: str, needed_s: float, do: Callable[[], dict[str, Any]]) -> None:
-        """Add a row of what `do` finds, or of its error; not run where less than `needed_s` are left."""
+        """Add a row with the results or the error of `do`; skip it if less than `needed_s` seconds remain."""
         if any((row["part"], row["name"]) == (part, name) for row in self.rows):
             return
         began, row = time.monotonic(), dict[str, Any](part=part, name=name)
         failed = False
         if self.left_s < needed_s:
-            row["not_run"] = f"{self.left_s:.0f} s were left"
+            row["not_run"] = f"{self.left_s:.0f} s remained"
         else:
             try:
                 row |= do()
-            except Exception as error:  # whatever a first run on a GPU gives: the rest goes on
+            except Exception as error:  # any failure: continue with the other checks
                 failed = True
                 row["error"] = self._record_error(f"{part} {name}", error)
         row["took_s"] = round(time.monotonic() - began, 1)
@@ -99,7 +99,7 @@ class CheckRun:
             self._restart_if_device_failed()
 
     def _record_error(self, what: str, error: Exception) -> str:
-        """A line of an error with the last place of ours that it passed; errors.txt gets all of it."""
+        """One line of an error with its innermost location in this repository; errors.txt gets the rest."""
         text = traceback.format_exc()
         with (self.out / "errors.txt").open("a", encoding="utf-8") as file:
             file.write(f"# {what}\n{text}\n")
@@ -109,7 +109,7 @@ class CheckRun:
         return f"{type(error).__name__} at {where}: {first}"
 
     def _restart_if_device_failed(self) -> None:
-        """After a fault on the card nothing works in this process: a new one does the rest."""
+        """Restart in a new process after a GPU fault, after which nothing works in this one."""
         if self.device.type != "cuda":
             return
         try:
@@ -121,15 +121,15 @@ class CheckRun:
 
 
 def main() -> None:
-    """CheckRun, print a table, and exit with 1 where something failed."""
+    """Run the checks, print a table, and exit with 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=230)
-    parser.add_argument("--began", type=float, default=time.time(), help="when they began, in Unix time")
+    parser.add_argument("--began", type=float, default=time.time(), help="start of these seconds, Unix time")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--small", action="store_true", help="everything small, for a CPU")
-    parser.add_argument("--only", default="", help="only parts and names that contain this")
-    parser.add_argument("--resume", action="store_true", help="leave out what check.json in FOLDER has")
-    parser.add_argument("--out", type=Path, help="by default $OUT")
+    parser.add_argument("--small", action="store_true", help="run everything at a small size, for a CPU")
+    parser.add_argument("--only", default="", help="run only parts and names that contain this")
+    parser.add_argument("--resume", action="store_true", help="skip rows that check.json in FOLDER has")
+    parser.add_argument("--out", type=Path, help="FOLDER; by default $OUT")
     options = parser.parse_args()
     out = Path(options.out or os.environ.get("OUT") or "check")
     out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def main() -> None:
     for part, name, needed_s, do in jobs(check):
         if options.only not in f"{part} {name}":
             continue
-        if part == "compiled" != before:  # what is printed last may be cut off by a limit of time
+        if part == "compiled" != before:  # print before the part that a time limit may interrupt
             print(table(check), flush=True)
         before = part
         check.run(part, name, needed_s, do)
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def jobs(check: CheckRun) -> Iterator[tuple[str, str, float, Callable[[], dict[str, Any]]]]:
-    """Part, name, seconds that it is not begun below, and what it does."""
+    """Yield part, name, the seconds that it needs, and the function that runs it."""
     yield "tests", "marked gpu", 60, lambda: run_tests(check)
     for name in sorted(registry().all("recipes")):
         if name not in CPU_RECIPES and registry().find("recipes", name).path().parent.name == "recipes":
@@ -157,12 +157,12 @@ def jobs(check: CheckRun) -> Iterator[tuple[str, str, float, Callable[[], dict[s
     yield "codec", "tokenize", 10, lambda: tokenize_speed(check)
     yield "quantizers", "against vector-quantize-pytorch", 20, lambda: quantizer_speedups(check)
     for name in COMPILED:
-        needed_s = 10 if check.small else 100  # nothing can interrupt a compiler
+        needed_s = 10 if check.small else 100  # compilation cannot be interrupted
         yield "compiled", name, needed_s, lambda name=name: measure_steps(check, name, compiled=True)
 
 
 def run_tests(check: CheckRun) -> dict[str, Any]:
-    """Counts of the tests marked gpu, and the names of those that failed."""
+    """Run the tests marked gpu; the counts, and the names of failed tests."""
     report = check.out / "tests.txt"
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     command += ["tests/gpu", "-m", "gpu and not slow"]
@@ -175,7 +175,7 @@ def run_tests(check: CheckRun) -> dict[str, Any]:
         try:
             code: int | None = tests.wait(timeout=max(30.0, min(120.0, check.left_s - 60)))
         except subprocess.TimeoutExpired:
-            os.killpg(tests.pid, signal.SIGKILL)  # with processes of its own, which would hold the card
+            os.killpg(tests.pid, signal.SIGKILL)  # including child processes that would occupy the GPU
             code = None
     lines = report.read_text(encoding="utf-8").splitlines()
     found = {"result": lines[-1] if lines else "no output"}
@@ -190,7 +190,7 @@ def run_tests(check: CheckRun) -> dict[str, Any]:
 
 
 def full_size_recipe(check: CheckRun, name: str, compiled: bool) -> Recipe:
-    """The recipe at its own size on the speech in the box, its discriminators active from the first step."""
+    """The recipe at its own size on the bundled corpus, with discriminators active from the first step."""
     keys = ["corpus.name=prompts", "corpus.root=null", "corpus.cache=device", "training.workers=0"]
     keys += ["training.init_from=null", "training.init_partial=false", "training.freeze=[]"]
     recipe = load_recipe(name, keys)
@@ -200,14 +200,14 @@ def full_size_recipe(check: CheckRun, name: str, compiled: bool) -> Recipe:
         section = recipe.discriminator.model_copy(update={"start_step": 0})
         recipe = recipe.model_copy(update={"discriminator": section})
     frozen = load_recipe(name).training.freeze
-    training = {"freeze": frozen, "compile": compiled and not check.small}  # a CPU compiles for minutes
+    training = {"freeze": frozen, "compile": compiled and not check.small}  # compiling on a CPU takes minutes
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
 
 
 def measure_steps(check: CheckRun, name: str, compiled: bool) -> dict[str, Any]:
-    """How fast steps of a recipe are, and what they take."""
+    """Time, memory and losses of training steps of a recipe."""
     recipe = full_size_recipe(check, name, compiled)
-    gc.collect()  # a learner holds itself, and the memory of the one before counts
+    gc.collect()  # frees the previous learner, which is in a reference cycle, before memory is measured
     if check.device.type == "cuda":
         torch.cuda.empty_cache()
     if compiled:
@@ -242,20 +242,20 @@ def measure_steps(check: CheckRun, name: str, compiled: bool) -> dict[str, Any]:
 
 
 def is_finite(scalars: dict[str, float], learner: Learner) -> bool:
-    """Whether all losses are, and no step was skipped."""
+    """Whether all losses are finite and no step was skipped."""
     return bool(scalars) and not learner.step_metrics.skipped and all(map(math.isfinite, scalars.values()))
 
 
 def peak_gb(device: torch.device) -> float | None:
-    """Memory that tensors took at most."""
+    """Peak memory of tensors in GB; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if device.type == "cuda" else None
 
 
-# the codec in the box
+# the bundled codec
 
 
 def codec_speed(check: CheckRun, batch: int) -> dict[str, Any]:
-    """Seconds of audio a second that are encoded and decoded, in batches."""
+    """Seconds of audio per second that are encoded and decoded, in batches."""
     codec = codecvq.load("speech-16k", check.device)
     clip = open_corpus("prompts").clips[0].read(16000)
     seconds = 1.0 if check.small else AUDIO_S
@@ -269,7 +269,7 @@ def codec_speed(check: CheckRun, batch: int) -> dict[str, Any]:
 
 
 def median_s(device: torch.device, do: Callable[[], Any], repeats: int = 5) -> float:
-    """Median seconds of a call, from an idle device to an idle device; the first is not counted."""
+    """Median seconds of a call, from an idle device to an idle device; the first call is not counted."""
     times = []
     for _ in range(repeats + 1):
         synchronize(device)
@@ -281,13 +281,13 @@ def median_s(device: torch.device, do: Callable[[], Any], repeats: int = 5) -> f
 
 
 def synchronize(device: torch.device) -> None:
-    """Until a GPU has done all that was queued."""
+    """Wait until a GPU has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def tokenize_speed(check: CheckRun) -> dict[str, Any]:
-    """Seconds of audio a second that become a token dataset: reading, encoding, writing."""
+    """Seconds of audio per second that become a token dataset: reading, encoding, writing."""
     codec = codecvq.load("speech-16k", check.device)
     clips = open_corpus("prompts").clips
     with tempfile.TemporaryDirectory() as folder:
@@ -296,7 +296,7 @@ def tokenize_speed(check: CheckRun) -> dict[str, Any]:
 
 
 def quantizer_speedups(check: CheckRun) -> dict[str, Any]:
-    """How many times as fast as the peer's each of our quantizers is."""
+    """Speedup of each codecvq quantizer over the peer library."""
     script, file = HERE / "benchmarks" / "quantizers.py", check.out / "quantizers.json"
     command = [sys.executable, script, "--quick", "--device", check.device.type, "--json", file]
     command += ["--vectors", "64" if check.small else "8192", "--only"]
@@ -313,17 +313,17 @@ def quantizer_speedups(check: CheckRun) -> dict[str, Any]:
     return found | {f"{r['quantizer']} {r['mode']}": round(r["peer_ms"] / r["ours_ms"], 2) for r in rows}
 
 
-# what is printed
+# output
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What ran this."""
+    """The device and the versions of this run."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     return {"device": name, "torch": torch.__version__, "codecvq": codecvq.__version__}
 
 
 def table(check: CheckRun) -> str:
-    """All rows, as Markdown."""
+    """All rows as Markdown."""
     lines = [f"{machine(check.device)}", "", "| part | what | found | s |", "|---|---|---|---|"]
     for row in check.rows:
         hidden = ("part", "name", "took_s")

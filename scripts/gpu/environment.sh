@@ -1,9 +1,9 @@
-# Makes python3 of the GPU machine ready for codecvq, without a network. To be sourced from the repository root:
+# Prepares python3 of the GPU machine for codecvq, without a network. Source it from the repository root:
 #
 #     source scripts/gpu/environment.sh
 #
 # It installs the wheels of .gpu/wheels into /tmp/site (once), registers the working tree as codecvq, and unpacks
-# the parts of speech that lie in .gpu (each once). The code is that of the working tree.
+# the speech archives in .gpu (each once). The code comes from the working tree.
 
 _site=${CODECVQ_SITE:-/tmp/site}
 _packed=${CODECVQ_PACKED:-.gpu}

@@ -1,11 +1,11 @@
-"""A decoder of G.722 at 64 kbit/s, bit by bit what FFmpeg's is: no library on the GPU machine has one.
+"""A decoder of G.722 at 64 kbit/s, bit-identical to FFmpeg's. No library on the GPU machine has one.
 
-Each byte holds two samples at 16 kHz: 6 bits of the lower band, 2 of the upper one. Both bands are adaptive
-differential codes; a filter bank of 24 taps joins them. The names of steps and the tables are those of ITU-T
-Recommendation G.722 (09/2012), clauses 6.2.1 (lower band), 6.2.2 (upper band) and 5.2 (filter bank).
+Each byte contains two samples at 16 kHz: 6 bits of the lower band, 2 bits of the upper band. Both bands are
+adaptive differential codes; a filter bank of 24 taps joins them. The names of steps and tables are those of
+ITU-T Recommendation G.722 (09/2012), clauses 6.2.1 (lower band), 6.2.2 (upper band) and 5.2 (filter bank).
 
-Each sample depends on all those before, so numpy is of no use. Where numba is installed, it compiles the
-loop: an hour takes five seconds of a core, without numba half an hour.
+Each sample depends on all earlier ones, so numpy cannot vectorize the loop. If numba is installed, it
+compiles the loop: an hour of audio takes five seconds on one core. Without numba it takes half an hour.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ try:
     import numba
 
     COMPILED = True
-except Exception:  # numba also refuses a numpy that is newer than it knows
+except Exception:  # numba also raises for unsupported, newer versions of numpy
     COMPILED = False
 
 
 def _compiled(function: Function) -> Function:
-    """The function compiled by numba, or as it is where numba cannot be imported."""
+    """Compile the function with numba, if numba can be imported."""
     return cast(Function, numba.njit(nogil=True)(function)) if COMPILED else function
 
 
@@ -40,7 +40,7 @@ def _table(*values: int) -> Int64Array:
     return np.array(values, dtype=np.int64)
 
 
-#: Quantizer outputs: 2 bits of the upper band, 4 bits of the lower one for its predictor, 6 for its sound.
+#: Quantizer outputs: 2 bits of the upper band; of the lower band, 4 bits for its predictor, 6 for its output.
 QM2 = _table(-7408, -1616, 7408, 1616)
 QM4 = _table(
     0, -20456, -12896, -8968, -6288, -4240, -2584, -1200, 20456, 12896, 8968, 6288, 4240, 2584, 1200, 0
@@ -50,7 +50,7 @@ QM6_STEPS = (
     4944, 4464, 4008, 3576, 3168, 2776, 2400, 2032, 1688, 1360, 1040, 728,
 )  # fmt: skip
 QM6 = _table(*[-136] * 4, *(-step for step in QM6_STEPS), *QM6_STEPS, 432, 136, -432, -136)
-#: How a code moves the logarithm of its band's step: by the 4 bits of the lower band, the 2 of the upper one.
+#: Change of the logarithmic step size per code: for 4 bits of the lower band, 2 bits of the upper band.
 WL = _table(-60, 3042, 1198, 538, 334, 172, 58, -30, 3042, 1198, 538, 334, 172, 58, -30, -60)
 WH = _table(798, -214, 798, -214)
 ILB = _table(
@@ -59,11 +59,11 @@ ILB = _table(
 )  # fmt: skip
 QMF = _table(3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11)
 LOWER, UPPER = 0, 1
-#: Band -> least step's logarithm is 0; the largest, and by how much its table is shifted.
+#: By band: the largest logarithm of the step size (the smallest is 0), and the shift of its table.
 LARGEST = _table(18432, 22528)
 SHIFT = _table(8, 10)
-# Rows of a band's state: [step's logarithm, step, estimate, its zeros' part], poles, zeros, and what they
-# filter: two reconstructed samples, two partial ones, six differences.
+# Indices into a band's state: logarithmic step, step, estimate, zero section of the estimate; two poles; two
+# reconstructed samples; two partial samples; six zeros; six differences.
 NB, DET, S, SZ, A1, A2, R1, R2, P1, P2, B, D, SIZE = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 22
 
 
@@ -74,7 +74,7 @@ def _clip(value: int, largest: int) -> int:
 
 @_compiled
 def _scale(band: Int64Array, which: int, weight: int) -> None:
-    """Move the step of a band (LOGSCL and SCALEL, or LOGSCH and SCALEH)."""
+    """Update the step size of a band (LOGSCL and SCALEL, or LOGSCH and SCALEH)."""
     band[NB] = max(0, min(LARGEST[which], (band[NB] * 127 >> 7) + weight))
     shift = SHIFT[which] - (band[NB] >> 11)
     mantissa = ILB[band[NB] >> 6 & 31]
@@ -83,7 +83,7 @@ def _scale(band: Int64Array, which: int, weight: int) -> None:
 
 @_compiled
 def _poles(band: Int64Array, partial: int) -> None:
-    """Move the two poles of a band's predictor (UPPOL2, UPPOL1)."""
+    """Update the two poles of a band's predictor (UPPOL2, UPPOL1)."""
     same1, same2 = (partial < 0) == (band[P1] < 0), (partial < 0) == (band[P2] < 0)
     product = _clip(band[A1] << 2, 32767)
     product = min(-product if same1 else product, 32767)
@@ -96,7 +96,7 @@ def _poles(band: Int64Array, partial: int) -> None:
 
 @_compiled
 def _predict(band: Int64Array, difference: int) -> None:
-    """Adapt the predictor of a band to a difference, and make the next estimate (block 4)."""
+    """Adapt the predictor of a band to a difference and compute the next estimate (block 4)."""
     reconstructed = _clip(band[S] + difference, 32767)
     partial = _clip(band[SZ] + difference, 32767)
     _poles(band, partial)
@@ -118,10 +118,10 @@ def _predict(band: Int64Array, difference: int) -> None:
 
 @_compiled
 def _decode(codes: npt.NDArray[np.uint8], out: Int16Array) -> None:
-    """Fill `out` `[2 * len(codes)]`."""
+    """Decode into `out` `[2 * len(codes)]`."""
     lower, upper = np.zeros(SIZE, dtype=np.int64), np.zeros(SIZE, dtype=np.int64)
     lower[DET], upper[DET] = 32, 8
-    past = np.zeros(24, dtype=np.int64)  # sums and differences of the bands in turn
+    past = np.zeros(24, dtype=np.int64)  # alternating sums and differences of the bands
     for n in range(len(codes)):
         low, high = int(codes[n]) & 63, int(codes[n]) >> 6
         low_sample = _clip(lower[S] + (lower[DET] * QM6[low] >> 15), 16383)
@@ -142,7 +142,7 @@ def _decode(codes: npt.NDArray[np.uint8], out: Int16Array) -> None:
 
 
 def decode(stream: bytes) -> Int16Array:
-    """Samples `[2 * len(stream)]` at 16 kHz of a bare G.722 stream, the suffix of which is .g722."""
+    """Samples `[2 * len(stream)]` at 16 kHz of a raw G.722 stream (suffix .g722)."""
     out = np.zeros(2 * len(stream), dtype=np.int16)
     _decode(np.frombuffer(stream, dtype=np.uint8), out)
     return out

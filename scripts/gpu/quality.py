@@ -1,10 +1,10 @@
-"""What packing costs: clips as they travel against the same clips as they lie here.
+"""The quality cost of packing: packed clips compared with the originals.
 
     python scripts/gpu/unpack.py .gpu
     python scripts/gpu/quality.py --root /root/sounds --packed .gpu
 
-prints a line a corpus: the bit rate; of `--clips` clips, drawn by a fixed seed, the PESQ-WB of packed clips
-against the original, its SNR, how many have exactly its samples, and the largest delay.
+prints a line per corpus: the bit rate and, for `--clips` clips drawn with a fixed seed, the PESQ-WB of packed
+against original clips, the SNR, the number of identical clips, and the largest delay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-# The tree's own codecvq and plugins, installed or not.
+# Import codecvq and plugins from this checkout, even if another version is installed.
 HERE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE), str(HERE / "plugins")]
 
@@ -31,27 +31,29 @@ FloatArray = npt.NDArray[np.float32]
 
 RECIPE = HERE / "recipes" / "speech-16k.yaml"
 SAMPLE_RATE = 16000  # Hz
-MIN_DURATION_S = 0.75  # PESQ of less says little
-MAX_DELAY = 400  # samples; looked for in both directions
+MIN_DURATION_S = 0.75  # PESQ of shorter clips is not informative
+MAX_DELAY = 400  # samples, searched in both directions
 
 
 @dataclass(frozen=True)
 class Score:
-    """A clip that packed_clip, against itself."""
+    """A packed clip compared with its original."""
 
     bits: int
     duration_s: float
     pesq_wb: float
-    snr_db: float  # infinite where samples are equal
+    snr_db: float  # infinite if all samples are equal
     delay: int  # samples
 
 
 def main() -> None:
-    """Print the table for what the command line gives."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, help="where the corpora lie, if not where they are installed")
-    parser.add_argument("--packed", type=Path, default=HERE / ".gpu", help="what pack.py wrote; %(default)s")
-    parser.add_argument("--clips", type=int, default=40, help="of each corpus; %(default)s")
+    parser.add_argument("--root", type=Path, help="folder of the corpora; default: where they are installed")
+    parser.add_argument(
+        "--packed", type=Path, default=HERE / ".gpu", help="output of pack.py; default: %(default)s"
+    )
+    parser.add_argument("--clips", type=int, default=40, help="per corpus; default: %(default)s")
     options = parser.parse_args()
     names = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["corpus"]["name"]
     originals = open_corpus(names, root=options.root)
@@ -64,7 +66,7 @@ def main() -> None:
 
 
 def draw_pairs(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
-    """Name of a corpus -> pairs of original and packed clip."""
+    """Map the name of a corpus to pairs of original and packed clips."""
     known = {clip.id: clip for clip in originals}
     pairs = defaultdict(list)
     for clip in packed:
@@ -75,11 +77,11 @@ def draw_pairs(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[
 
 
 def score(original: Clip, packed_clip: Clip) -> Score:
-    """What one clip lost."""
+    """Compare one packed clip with its original."""
     from pesq import NoUtterancesError, pesq
 
     before, after = original.read(SAMPLE_RATE), packed_clip.read(SAMPLE_RATE)
-    before = to_int16(before).astype(np.float32) / np.float32(32768)  # as training has it
+    before = to_int16(before).astype(np.float32) / np.float32(32768)  # as in training
     assert before.shape == after.shape, f"{original.id}: {len(before)} samples became {len(after)}"
     try:
         quality = pesq(SAMPLE_RATE, before, after, "wb")
@@ -87,7 +89,7 @@ def score(original: Clip, packed_clip: Clip) -> Score:
         quality = float("nan")
     with np.errstate(divide="ignore"):
         snr_db = 10 * np.log10(np.sum(before**2) / np.sum((before - after) ** 2))
-    # a WAV there is a G.722 stream here
+    # Unpacked WAV files were transferred as G.722 streams.
     file = original.path if original.path.suffix == ".g722" else packed_clip.path
     return Score(
         8 * file.stat().st_size, len(before) / SAMPLE_RATE, quality, float(snr_db), delay(before, after)
@@ -95,14 +97,14 @@ def score(original: Clip, packed_clip: Clip) -> Score:
 
 
 def delay(before: FloatArray, after: FloatArray) -> int:
-    """By how many samples `after` is late: where their cross-correlation is largest."""
+    """Delay of `after` in samples, at the maximum of the cross-correlation."""
     size = 1 << (len(before) + MAX_DELAY).bit_length()
     cross = np.fft.irfft(np.fft.rfft(after, size) * np.fft.rfft(before, size).conj())
     return int(np.argmax(np.roll(cross, MAX_DELAY)[: 2 * MAX_DELAY + 1])) - MAX_DELAY
 
 
 def table_row(name: str, scores: list[Score]) -> str:
-    """The table's line of a corpus."""
+    """The table row of a corpus."""
     rate = sum(score.bits for score in scores) / sum(score.duration_s for score in scores) / 1000
     quality = [score.pesq_wb for score in scores if np.isfinite(score.pesq_wb)]
     finite = [score.snr_db for score in scores if np.isfinite(score.snr_db)]

@@ -1,11 +1,10 @@
-"""Register the working tree as an installed codecvq, so that its entry points are found: without pip, without
-a build tool, without a network.
+"""Register the working tree as an installed codecvq, so that its entry points are found.
 
     python scripts/gpu/registration.py /tmp/site
 
-writes /tmp/site/codecvq-VERSION.dist-info with the entry points that pyproject.toml has now, and the command
-/tmp/site/bin/codecvq. The code comes from PYTHONPATH. A wheel would be as small, but it would go on offering
-the plugins of the day when it was built.
+writes /tmp/site/codecvq-VERSION.dist-info with the current entry points of pyproject.toml, and the command
+/tmp/site/bin/codecvq. The code comes from PYTHONPATH. No pip, build tool or network is needed. A wheel would
+be as small, but it would contain the entry points of the day it was built.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ sys.exit({function}())
 
 
 def main() -> None:
-    """Register the tree in the folder that the command line gives."""
+    """Register the tree in the folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("site", type=Path, help="a folder on PYTHONPATH")
     register(HERE / "pyproject.toml", parser.parse_args().site)
 
 
 def register(pyproject: Path, site: Path) -> Path:
-    """The dist-info folder written in `site`, in the place of an older one."""
+    """Write the dist-info folder in `site`, replacing an older one, and return it."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     for stale in site.glob(f"{project['name']}-*.dist-info"):
         shutil.rmtree(stale)
@@ -51,8 +50,8 @@ def register(pyproject: Path, site: Path) -> Path:
     return folder
 
 
-def entry_points(project: dict[str, Any]) -> str:  # Any: what TOML holds
-    """What entry_points.txt says of a project."""
+def entry_points(project: dict[str, Any]) -> str:  # Any: TOML values
+    """The contents of entry_points.txt for a project."""
     groups = {"console_scripts": project["scripts"], **project["entry-points"]}
     return "\n".join(
         f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entries.items())

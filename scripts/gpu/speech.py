@@ -1,16 +1,16 @@
-"""Speech in parts that travel one by one: `speech-1/clips.zip`, `speech-2/clips.zip`, ...
+"""Speech in parts that are transferred one by one: `speech-1/clips.zip`, `speech-2/clips.zip`, ...
 
-A part is an uncompressed zip of clips, each a file of its own, and of `manifest.jsonl` with their rows. Parts
-hold clips of training and validation in the order of the corpus, so that the manifests of all parts, joined,
-list the clips in the order in which training draws them; their durations are those of the corpus, too. Test
-clips and held-out speakers stay at home.
+A part is an uncompressed zip of clips, one file each, and of `manifest.jsonl` with their rows. Parts contain
+the training and validation clips in the order of the corpus. The joined manifests of all parts list the clips
+in the order in which training draws them, with the durations of the corpus. Test clips and held-out speakers
+are not packed.
 
-Why a zip: 14,000 single files are slow to transfer. A tar adds 0.8 kB a clip, a zip 0.1 kB. One long Opus
-file a part is smaller by a hundredth, but a clip that is cut out of it is not the clip that was coded: the
-decoder begins anew 80 ms before, and the neighbour is heard in the first frames.
+A zip, because 14,000 single files are slow to transfer. A tar adds 0.8 kB per clip, a zip 0.1 kB. One long
+Opus file per part is smaller by a hundredth, but a clip cut out of it differs from the coded clip: the
+decoder restarts 80 ms earlier, and the preceding clip leaks into the first frames.
 
-What is G.722 travels as it is (64 kbit/s, lossless; as FLAC it is 163), everything else as Opus by `opusenc`,
-or as FLAC where that fits.
+G.722 files are packed unchanged (64 kbit/s, lossless; as FLAC they have 163 kbit/s). All other clips are
+coded as Opus with `opusenc`, or as FLAC if that fits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Int16Array = npt.NDArray[np.int16]
 
 SAMPLE_RATE = 16000  # Hz
 PROCESSES = 2
-#: What a zip adds: two headers and a name of about ten letters, twice; its end.
+#: Overhead of a zip: two headers and twice a name of about ten letters per file; its end record.
 BYTES_A_FILE, BYTES_A_ZIP = 76 + 2 * 16, 22
 OPUSENC = (
     "opusenc", "--quiet", "--raw", "--raw-rate", str(SAMPLE_RATE), "--raw-chan", "1",
@@ -51,7 +51,7 @@ OPUSENC = (
 
 @dataclass(frozen=True)
 class CodedClip:
-    """A clip as it travels."""
+    """A clip as it is packed."""
 
     clip: Clip
     split: str
@@ -61,7 +61,7 @@ class CodedClip:
 
 @dataclass(frozen=True)
 class Part:
-    """A folder that was written, and what is in it."""
+    """A written part."""
 
     folder: Path
     clips: int
@@ -77,10 +77,13 @@ def pack_speech(
     limit_bytes: int = 30 << 20,
     max_parts: int = 5,
 ) -> list[Part]:
-    """The parts written below `out`, each at most `limit_bytes`. Raises CorpusError where they do not fit."""
+    """Write the parts below `out` and return them; each has at most `limit_bytes`.
+
+    Raises CorpusError if the corpus has failures or does not fit into `max_parts`.
+    """
     corpus = corpus.measured()
     if corpus.failures:
-        raise CorpusError(f"corpus {corpus.name!r}: {corpus.failures[0]}. Repair it, or leave it out.")
+        raise CorpusError(f"corpus {corpus.name!r}: {corpus.failures[0]}. Repair or exclude it.")
     chosen = clips_to_pack(corpus)
 
     def code(clip: Clip) -> CodedClip:
@@ -89,7 +92,7 @@ def pack_speech(
     for stale in out.glob("speech-*"):
         shutil.rmtree(stale)
     parts = list[Part]()
-    with ThreadPoolExecutor(PROCESSES) as pool:  # the threads wait for opusenc, soxr and libsndfile
+    with ThreadPoolExecutor(PROCESSES) as pool:  # the threads mostly wait for opusenc, soxr and libsndfile
         for number, clips in enumerate(split_into_parts(pool.map(code, chosen), limit_bytes), start=1):
             if number > max_parts:
                 raise CorpusError(
@@ -101,16 +104,19 @@ def pack_speech(
 
 
 def clips_to_pack(corpus: Corpus) -> list[Clip]:
-    """The clips of training and validation, in the order of the corpus."""
+    """The training and validation clips in the order of the corpus."""
     clips = [clip for clip in corpus if corpus.split_of(clip) != "test"]
-    for clip in clips:  # the corpora see to it; an error here would spoil every later comparison
+    for clip in clips:  # the corpora guarantee this; a leak would invalidate every later comparison
         if clip.speaker in HELD_OUT_SPEAKERS or {clip.id, clip.split_key} & HELD_OUT:
             raise CorpusError(f"clip {clip.id} is held out, but its split is {corpus.split_of(clip)!r}.")
     return clips
 
 
 def encode_clip(clip: Clip, split: str, coding: Coding, bitrate_bps: int) -> CodedClip:
-    """The clip as it travels; what is decoded from it has the clip's number of samples at 16 kHz."""
+    """Encode a clip for transfer; it decodes to the same number of samples at 16 kHz.
+
+    Raises CorpusError otherwise.
+    """
     whole = clip.start_s == 0 and (clip.open_end or clip.duration_s is None)
     if clip.path.suffix.lower() == G722 and whole:
         return CodedClip(clip, split, G722, clip.path.read_bytes())
@@ -126,36 +132,39 @@ def encode_clip(clip: Clip, split: str, coding: Coding, bitrate_bps: int) -> Cod
 
 
 def to_int16(samples: npt.NDArray[np.float32]) -> Int16Array:
-    """Samples `[S]` as training sees them: 16 bits, clamped."""
+    """Samples `[S]` as used in training: rounded to 16 bits and clamped."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def to_flac(samples: Int16Array) -> bytes:
-    """A FLAC file of samples `[S]`, as small as libsndfile makes it."""
+    """A FLAC file of samples `[S]`, at the highest compression of libsndfile."""
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=1.0)
     return file.getvalue()
 
 
 def to_opus(samples: Int16Array, bitrate_bps: int) -> bytes:
-    """An Ogg Opus file of samples `[S]`, at a variable bit rate around that; the same bytes each time."""
+    """An Ogg Opus file of samples `[S]` at a variable bit rate around `bitrate_bps`; reproducible.
+
+    Raises CorpusError if opusenc is missing or fails.
+    """
     command = [*OPUSENC, "--bitrate", f"{bitrate_bps / 1000:.3f}", "--framesize", "40", "-", "-"]
     try:
         return subprocess.run(
             command, input=samples.astype("<i2").tobytes(), capture_output=True, check=True
         ).stdout
     except FileNotFoundError as error:
-        raise CorpusError("opusenc is not installed. apt-get install opus-tools, or take FLAC.") from error
+        raise CorpusError("opusenc is not installed. apt-get install opus-tools, or use FLAC.") from error
     except subprocess.CalledProcessError as error:
         raise CorpusError(f"opusenc failed: {error.stderr.decode(errors='replace').strip()}") from error
 
 
 def split_into_parts(clips: Iterable[CodedClip], limit_bytes: int) -> Iterator[list[CodedClip]]:
-    """The clips, in their order, in lists as long as the limit allows."""
+    """Split the clips, in order, into lists as long as the limit allows."""
     part: list[CodedClip] = []
     free = limit_bytes - BYTES_A_ZIP
     for clip in clips:
-        # the manifest is compressed; its rows as they are, a third of that again, are more than it takes
+        # A third of the row's length is an upper bound of its size in the compressed manifest.
         size = len(clip.content) + BYTES_A_FILE + len(_row(clip, "")) // 3
         if size > free and part:
             yield part
@@ -167,7 +176,7 @@ def split_into_parts(clips: Iterable[CodedClip], limit_bytes: int) -> Iterator[l
 
 
 def write_part(folder: Path, clips: list[CodedClip], limit_bytes: int) -> Part:
-    """The part with these clips. Raises CorpusError where it is larger than the limit."""
+    """Write a part with these clips. Raises CorpusError if it exceeds the limit."""
     rows = []
     with atomic_file(folder / CLIPS) as path, zipfile.ZipFile(path, "w") as archive:
         for number, clip in enumerate(clips):
@@ -181,16 +190,19 @@ def write_part(folder: Path, clips: list[CodedClip], limit_bytes: int) -> Part:
 
 
 def unpacked_suffix(suffix: str) -> str:
-    """The suffix of a clip once it is unpacked."""
+    """The suffix of a clip after unpacking."""
     return DECODED if suffix == G722 else suffix
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int) -> None:
-    archive.writestr(zipfile.ZipInfo(name), content, compression)  # of 1980: no clock in it
+    archive.writestr(zipfile.ZipInfo(name), content, compression)  # constant date of 1980: reproducible
 
 
 def _row(coded_clip: CodedClip, path: str) -> str:
-    """A manifest's line. It has no start, so the duration cuts nothing: it is what the corpus says."""
+    """A row of the manifest.
+
+    It has no start, so the duration does not cut the clip: it is the duration that the corpus reports.
+    """
     clip = coded_clip.clip
     row: Mapping[str, Any] = {  # Any: JSON values
         **clip.columns,
@@ -203,5 +215,5 @@ def _row(coded_clip: CodedClip, path: str) -> str:
         "duration": clip.duration_s,
         "licence": clip.licence,
     }
-    kept = {name: value for name, value in row.items() if value not in ("", None)}
-    return json.dumps(kept, ensure_ascii=False) + "\n"
+    non_empty = {name: value for name, value in row.items() if value not in ("", None)}
+    return json.dumps(non_empty, ensure_ascii=False) + "\n"

@@ -1,16 +1,16 @@
-"""Train a recipe for so many minutes of wall time, evaluate, and write what can be carried output.
+"""Train a recipe for a number of minutes, evaluate it, and write results that can be transferred back.
 
     scripts/gpu/train speech-16k-natural --minutes 5 [--init-from CODEC] [--out FOLDER] [KEY=VALUE ...]
 
-It is the training of `codecvq train` with `training.minutes` and `corpus.cache: device`. Where packed speech
+It runs the training of `codecvq train` with `training.minutes` and `corpus.cache: device`. If packed speech
 has been unpacked (.gpu/clips), it replaces the recipe's corpus: the same clips with the same split, without
-test clips. Weights begin with `--init-from`, by default the best so far where there are some
-(scripts/gpu/best), else with what the recipe names. FOLDER (by default $OUT) gets:
+test clips. Weights are initialized from `--init-from`, by default from the best codec (scripts/gpu/best) if
+it exists, else from the recipe's `init_from`. FOLDER (by default $OUT) gets:
 
-    leg.json                  what was run, steps, seconds, the share of time that the device worked, scores
+    leg.json                  settings, steps, seconds, device utilization and scores of this training leg
     metrics.jsonl             the curves
-    best.tar.*, codec.tar.*   the best and the last codec, weights in float16, in parts of at most 15 MiB: to
-                              unpack them, cat best.tar.* | tar x
+    best.tar.*, codec.tar.*   the best and the last codec, weights in float16, in parts of at most 15 MiB;
+                              unpack them with: cat best.tar.* | tar x
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from scripts.gpu.utilization import Utilization  # noqa: E402
 
 CLIPS = Path(os.environ.get("CODECVQ_PACKED", ".gpu")) / "clips" / "manifest.jsonl"
 BEST_CODEC = HERE / "scripts" / "gpu" / "best"
-PART_BYTES, MAX_PARTS, MAX_BYTES = 15 * 2**20, 6, 60 * 2**20  # of 16 MiB, 8 files and 64 MiB
+PART_BYTES, MAX_PARTS, MAX_BYTES = 15 * 2**20, 6, 60 * 2**20  # limits are 16 MiB, 8 files and 64 MiB
 METRICS = ("pesq_wb", "stoi", "estoi", "mel_distance")
 MAX_EVALUATED_CLIPS = 24  # validation clips
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Run the training leg of the command line."""
     options = arguments()
     out = Path(options.out or os.environ.get("OUT") or "leg")
     out.mkdir(parents=True, exist_ok=True)
@@ -65,21 +65,21 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", help="a YAML file or a name")
+    parser.add_argument("recipe", help="a YAML file or a registered name")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the recipe")
-    parser.add_argument("--minutes", type=float, required=True, help="of training; evaluation comes after")
-    parser.add_argument("--init-from", help="a codec, a run, or a name")
-    parser.add_argument("--out", type=Path, help="by default $OUT")
+    parser.add_argument("--minutes", type=float, required=True, help="of training, without evaluation")
+    parser.add_argument("--init-from", help="a codec folder, a run folder, or a registered name")
+    parser.add_argument("--out", type=Path, help="FOLDER; by default $OUT")
     parser.add_argument("--run", type=Path, help="the run folder, by default a temporary one")
     return parser.parse_intermixed_args()
 
 
 def leg_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe for this machine and these minutes."""
+    """The recipe with the settings of this leg."""
     keys = [f"training.minutes={options.minutes}", "corpus.cache=device", "training.workers=0"]
-    # a checkpoint is 600 MB with the discriminators, which stay there: only at the end
+    # Only a final checkpoint: it has 600 MB with the discriminators, which are not transferred back.
     keys += ["training.checkpoint_every=1000000"]
     if CLIPS.is_file():
         keys += ["corpus.name=null", f"corpus.manifest={CLIPS.resolve()}"]
@@ -90,7 +90,7 @@ def leg_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
-    """Train, write the codecs, and compare them with what they began as; what came out."""
+    """Train, write the codecs, compare them with the initial codec, and return the results."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     output, started = OutputFolder(folder, out), time.monotonic()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
@@ -100,7 +100,7 @@ def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
     try:
         with Utilization(device) as utilization:
             trained = train(recipe, folder, output.report)
-    finally:  # what is there comes output, however a training ends
+    finally:  # results are written however the training ends
         output.copy_results()
     leg |= {
         "steps": trained.steps,
@@ -118,17 +118,18 @@ def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
 
 
 class OutputFolder:
-    """Files of a run in the output folder: written as soon as they are there, since a machine may be
-    taken back at any moment.
+    """Writes the files of a run to the output folder as soon as they exist.
+
+    A machine may be taken away at any time.
     """
 
     def __init__(self, run: Path, out: Path) -> None:
         self.run, self.out = run, out
-        self.skipped_codecs: list[str] = []  # codecs that are too large
-        self._copied_at: dict[str, float] = {}  # by name, when they were written
+        self.skipped_codecs: list[str] = []  # codecs that are too large to transfer
+        self._copied_at: dict[str, float] = {}  # modification time of each copied codec, by name
 
     def report(self, moment: TrainingProgress) -> None:
-        """A line each hundred steps, and the best codec wherever there is a new one."""
+        """Print a line every hundred steps and copy new results."""
         if moment.step % 100 == 0 or moment.step == moment.steps:
             loss = moment.scalars.get("loss/total", float("nan"))
             print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
@@ -145,7 +146,7 @@ class OutputFolder:
                 self._write(load(self.run / name), name)
 
     def _write(self, codec: Codec, name: str) -> None:
-        """The codec's folder as a tar file in parts, weights in float16, unless it is too large."""
+        """Write the codec's folder as a tar file in parts, weights in float16, unless it is too large."""
         with tempfile.TemporaryDirectory() as temporary:
             codec.save(Path(temporary) / name, dtype=torch.float16)
             packed = io.BytesIO()
@@ -164,13 +165,14 @@ class OutputFolder:
             (self.out / f"{name}.tar.{n}").write_bytes(data[n * PART_BYTES : (n + 1) * PART_BYTES])
 
     def write_leg(self, leg: dict[str, Any]) -> None:
-        """leg.json, as far as it is known."""
+        """Write leg.json with the results so far."""
         (self.out / "leg.json").write_text(json.dumps(leg, indent=1) + "\n", encoding="utf-8")
 
 
 def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
-    """Means over validation clips of the best codec, of the last, and of what they began as, each with half
-    of its codebooks and with all.
+    """Mean scores on validation clips of the best, the last and the initial codec.
+
+    Each is evaluated with all codebooks and, if prefixes decode, with half of them.
     """
     last = load(folder / "codec")
     depths = {last.num_codebooks}
@@ -190,7 +192,7 @@ def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
 
 
 def is_available(metric: str) -> bool:
-    """Whether a metric can be used here: PESQ is a compiled package."""
+    """Whether a metric can be used on this machine; PESQ is a compiled package."""
     try:
         return bool(prepare([metric]).ready)
     except MissingExtra:

@@ -1,9 +1,10 @@
-"""Unpack the parts of speech that are there, and join their manifests.
+"""Unpack the speech parts that are present, and join their manifests.
 
     python scripts/gpu/unpack.py .gpu
 
-writes .gpu/clips/manifest.jsonl and the clips that it names, G.722 decoded to WAV. A part that was unpacked
-before stays. Where a part is missing, so are its clips in the manifest, and the others are as they would be.
+writes .gpu/clips/manifest.jsonl and the clips that it names, with G.722 decoded to WAV. Parts that were
+unpacked before are not unpacked again. If a part is missing, the manifest lacks its clips and is otherwise
+the same.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from scripts.gpu import g722  # noqa: E402
 
 CLIPS, MANIFEST, CHECKSUM = "clips.zip", "manifest.jsonl", "sha256"
 G722 = ".g722"
-#: A WAV under its longer suffix. Of a `.wav` longer than a minute, training reads the segment alone; of G.722
-#: it cuts the segment from the whole, which is up to a sample beside.
+#: The suffix of decoded WAV files. With `.wav`, training would read only the segment of files longer than a
+#: minute; from G.722 it cuts the segment out of the whole file, which can differ by one sample.
 DECODED = ".wave"
 
 
 def main() -> None:
-    """Unpack the folder that the command line gives, and print what is there."""
+    """Unpack the folder given on the command line, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(".gpu"), help="what pack.py wrote")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".gpu"), help="output of pack.py")
     options = parser.parse_args()
     manifest = unpack(options.folder, options.folder / "clips")
     parts = sum(1 for _ in packed_parts(options.folder))
@@ -42,13 +43,13 @@ def main() -> None:
 
 
 def packed_parts(folder: Path) -> Iterable[Path]:
-    """The parts' archives, in their order."""
+    """The archives of the parts, in order."""
     archives = folder.glob(f"speech-*/{CLIPS}")
     return sorted(archives, key=lambda path: int(path.parent.name.removeprefix("speech-")))
 
 
 def unpack(folder: Path, clips: Path) -> Path:
-    """The manifest of all parts below `folder`, which are unpacked below `clips`."""
+    """Unpack all parts below `folder` into `clips`, and return the joined manifest."""
     archives = packed_parts(folder)
     names = {archive.parent.name for archive in archives}
     for stale in clips.glob("speech-*"):
@@ -64,7 +65,7 @@ def unpack(folder: Path, clips: Path) -> Path:
 
 
 def unpack_part(archive: Path, folder: Path) -> None:
-    """Unpack one part, unless `folder` holds it already."""
+    """Unpack one part, unless `folder` already contains it."""
     checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
     done = folder / CHECKSUM
     if done.is_file() and done.read_text(encoding="utf-8") == checksum:
@@ -81,7 +82,7 @@ def unpack_part(archive: Path, folder: Path) -> None:
 
 
 def decode_g722(paths: list[Path]) -> None:
-    """Put a WAV in the place of each G.722 file, on all cores."""
+    """Replace each G.722 file with a WAV file, on all cores."""
     pool: Executor = ThreadPoolExecutor() if g722.COMPILED else ProcessPoolExecutor()
     with pool:
         for _ in pool.map(to_wav, paths):
@@ -89,7 +90,7 @@ def decode_g722(paths: list[Path]) -> None:
 
 
 def to_wav(path: Path) -> None:
-    """Put a WAV of 16 bits in the place of a G.722 file."""
+    """Replace a G.722 file with a 16-bit WAV file."""
     import soundfile
 
     samples = g722.decode(path.read_bytes())

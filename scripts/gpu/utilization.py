@@ -1,4 +1,4 @@
-"""The share of time in which a device works: sampled from the driver of a GPU, processor time of a CPU."""
+"""Utilization of a device: sampled from the driver of a GPU, computed from processor time on a CPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ INTERVAL_S = 0.1
 
 
 class Utilization:
-    """Measures while a block lasts: `share` is 0 … 1, None where the driver cannot be asked.
+    """Context manager that measures utilization: `share` is 0 … 1, or None if the driver does not report it.
 
-    A GPU's share is that of the time in which a kernel ran. A CPU's is relative to the threads of torch.
+    On a GPU it is the share of time in which a kernel ran. On a CPU it is relative to torch's threads.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,5 +47,5 @@ class Utilization:
         while not self._stop.wait(INTERVAL_S):
             try:
                 self._samples.append(torch.cuda.utilization(self.device))
-            except Exception:  # no NVML, or one that refuses: then there is no share
+            except Exception:  # NVML is missing or rejects the query: no share is reported
                 return

@@ -1,7 +1,7 @@
-"""The wheels that the GPU machine lacks: Python 3.12, x86-64, manylinux or pure.
+"""The wheels that the GPU machine lacks: Python 3.12, x86-64, manylinux or pure Python.
 
-`WHEELS` lists them with their versions, `EXCLUDED` what codecvq can name and that machine goes without;
-image.txt has what it holds already. `fetch` brings the files, `check` follows the requirements of codecvq and
+`WHEELS` lists them with versions, `EXCLUDED` lists requirements that this machine does without, image.txt
+lists the packages of its image. `fetch` downloads the files. `check` follows the requirements of codecvq and
 of each wheel and raises WheelError for one that is in none of the three.
 """
 
@@ -28,27 +28,26 @@ PLATFORMS = (
     "manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
     "manylinux1_x86_64",
 )  # fmt: skip
-#: For the same bytes each time: the files of a wheel that is built here are of 1980, its libraries know no
-#: temporary folder.
+#: Makes built wheels reproducible: file dates of 1980, and no paths of temporary folders in libraries.
 REPEATABLE = {"SOURCE_DATE_EPOCH": "315532800", "CFLAGS": "-g0 -O3"}
 
 
 class WheelError(Exception):
-    """Wheels that cannot be had, or do not do."""
+    """Wheels that cannot be fetched or do not meet the requirements."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package that travels."""
+    """A package to transfer."""
 
     name: str
     version: str
-    built: bool = False  # from a source distribution, by a Python 3.12 of this machine
+    built: bool = False  # built from a source distribution, with a local Python 3.12
 
 
 WHEELS = (
     Wheel("pydantic", "2.14.4"),
-    Wheel("pydantic-core", "2.50.5"),  # pydantic takes this one only
+    Wheel("pydantic-core", "2.50.5"),  # pydantic requires exactly this version
     Wheel("annotated-types", "0.8.0"),
     Wheel("typing-inspection", "0.4.5"),
     Wheel("typing-extensions", "4.16.0"),  # the image's may be older than pydantic needs
@@ -60,31 +59,31 @@ WHEELS = (
     Wheel("pystoi", "0.4.1"),
     Wheel("encodec", "0.1.1", built=True),  # PyPI has no wheel
     Wheel("pesq", "0.0.4", built=True),  # PyPI has no wheel; validation by PESQ-WB
-    Wheel("vector-quantize-pytorch", "1.32.0"),  # what benchmarks/quantizers.py compares with, and its needs:
+    Wheel("vector-quantize-pytorch", "1.32.0"),  # for benchmarks/quantizers.py, with its requirements:
     Wheel("einx", "0.4.3"),
     Wheel("frozendict", "2.5.1"),
     Wheel("loguru", "0.7.3"),
     Wheel("torch-einops-utils", "0.2.0"),
 )
-#: What a requirement names, and why it stays at home.
+#: Requirements that are not transferred, and the reason.
 EXCLUDED = {
-    "librosa": "20 MB with what it needs; training and evaluation do without it",
-    "av": "35 MB; it reads formats that do not travel",
-    "distillmos": "16 MB, and it needs librosa; naturalness is judged at home",
-    "xls-r-sqa": "as distillmos",
+    "librosa": "20 MB with its requirements; training and evaluation do not need it",
+    "av": "35 MB; it reads formats that are not packed",
+    "distillmos": "16 MB, and it needs librosa; naturalness is evaluated elsewhere",
+    "xls-r-sqa": "as for distillmos",
 }
 
 
 def read_image(path: Path = IMAGE) -> frozenset[str]:
-    """The packages that the image has."""
+    """The packages that the image contains."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return frozenset(canonicalize_name(line) for line in lines if line and not line.startswith("#"))
 
 
 def fetch(folder: Path, python: str, wheels: Iterable[Wheel] = WHEELS) -> None:
-    """Bring every wheel into `folder` that is not there, and remove what is not listed.
+    """Fetch every missing wheel into `folder`, and remove wheels that are not listed.
 
-    `python` is an interpreter of Python 3.12; it builds what PyPI has no wheel of.
+    `python` is a Python 3.12 interpreter, which builds packages without a wheel on PyPI.
     """
     folder.mkdir(parents=True, exist_ok=True)
     present = {parse_wheel_filename(path.name)[:2]: path for path in folder.glob("*.whl")}
@@ -110,17 +109,17 @@ def _pip(python: str, wheel: Wheel, folder: Path) -> None:
 
 
 def find_python() -> str:
-    """An interpreter of Python 3.12: from pyenv, or from the path. Raises WheelError."""
-    # first pyenv: the python3.12 that it puts on the path fails unless that version is switched on
+    """A Python 3.12 interpreter, from pyenv or from the path. Raises WheelError if there is none."""
+    # pyenv first: the python3.12 that it puts on the path fails unless that version is activated
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{PYTHON}*/bin/python"))
     found = next(map(str, pyenv), None) or shutil.which(f"python{PYTHON}")
     if found is None:
-        raise WheelError(f"no Python {PYTHON} found. Install one, or name it by --python.")
+        raise WheelError(f"no Python {PYTHON} found. Install one, or pass it with --python.")
     return found
 
 
 def requirements(pyproject: Path) -> list[str]:
-    """What codecvq needs, extras left out."""
+    """The requirements of codecvq, without extras."""
     import tomllib
 
     with pyproject.open("rb") as file:
@@ -128,7 +127,7 @@ def requirements(pyproject: Path) -> list[str]:
 
 
 def read_requirements(folder: Path) -> dict[str, list[str]]:
-    """NAME==VERSION of each wheel in a folder -> what it requires."""
+    """Map NAME==VERSION of each wheel in a folder to its requirements."""
     found = {}
     for path in sorted(folder.glob("*.whl")):
         name, version, *_ = parse_wheel_filename(path.name)
@@ -145,9 +144,9 @@ def check(
     image: Collection[str],
     excluded: Collection[str] = frozenset(EXCLUDED),
 ) -> None:
-    """Raise WheelError for what is needed by codecvq (`needed`) or by a wheel, and is not there.
+    """Raise WheelError for a requirement of codecvq (`needed`) or of a wheel that is not met.
 
-    `wheels` is what `read_requirements` gives. The image's versions are not known, so they are not checked.
+    `wheels` is the result of `read_requirements`. The versions in the image are unknown and are not checked.
     """
     versions = dict(wheel.split("==") for wheel in wheels)
     faults = []
@@ -169,7 +168,7 @@ def check(
 
 
 def _applies(requirement: Requirement) -> bool:
-    """Whether a requirement counts on that machine; one of an extra does not."""
+    """Whether a requirement applies to that machine; requirements of extras do not."""
     environment = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.3", "extra": ""}
     environment |= {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
     environment |= {"implementation_name": "cpython", "os_name": "posix"}
