@@ -86,17 +86,18 @@ def checked_num_codebooks(
     Raises `error`, which calls the number `what`, if the codec has fewer codebooks or if it cannot decode a
     prefix of them.
     """
-    most = codec.num_codebooks
+    maximum = codec.num_codebooks
     if num_codebooks is None:
-        return most
+        return maximum
     number = as_integer(num_codebooks)
-    if number is None or not 1 <= number <= most:
+    if number is None or not 1 <= number <= maximum:
         raise error(
-            f"{what} is {num_codebooks!r:.40}, but codec {codec.name!r} has {most}. Give 1 to {most}."
+            f"{what} is {num_codebooks!r:.40}, but codec {codec.name!r} has {maximum}. Give 1 to {maximum}."
         )
-    if number < most and not codec.prefix_decodable:
+    if number < maximum and not codec.prefix_decodable:
         raise error(
-            f"{what} is {number}, but codec {codec.name!r} needs all {most} codebooks to decode. Omit {what}."
+            f"{what} is {number}, but codec {codec.name!r} needs all {maximum} codebooks to "
+            f"decode. Omit {what}."
         )
     return number
 
@@ -114,10 +115,10 @@ def checked_sample_rate(sample_rate: Any, default: int) -> int:  # Any: a caller
     return rate
 
 
-def checked_lengths(lengths: Any, batch: int, most: int, what: str) -> Tensor | None:
+def checked_lengths(lengths: Any, batch: int, maximum: int, what: str) -> Tensor | None:
     """Return the lengths `[B]` as int64; None for None.
 
-    `most` is the largest valid length, and `what` explains that limit in the error.
+    `maximum` is the largest valid length, and `what` explains that limit in the error.
     """
     if lengths is None:
         return None
@@ -127,24 +128,24 @@ def checked_lengths(lengths: Any, batch: int, most: int, what: str) -> Tensor | 
             "samples of each item."
         )
     lengths = lengths.long()
-    invalid = ((lengths < 0) | (lengths > most)).nonzero()
+    invalid = ((lengths < 0) | (lengths > maximum)).nonzero()
     if len(invalid):
         item = int(invalid[0])
         raise ShapeError(
-            f"lengths[{item}] is {int(lengths[item])}, but item {item} has 0 to {most} samples: {what}."
+            f"lengths[{item}] is {int(lengths[item])}, but item {item} has 0 to {maximum} samples: {what}."
         )
     return lengths
 
 
 def checked_num_samples(num_samples: Any, frames: int, hop_length: int) -> int:
     """Return the number of samples to decode; None means all samples of `frames` frames."""
-    most = frames * hop_length
+    maximum = frames * hop_length
     if num_samples is None:
-        return most
+        return maximum
     number = as_integer(num_samples)
-    if number is None or not 0 <= number <= most:
+    if number is None or not 0 <= number <= maximum:
         raise ShapeError(
-            f"num_samples is {num_samples!r}; {frames} frames of {hop_length} samples hold 0 to {most}. "
+            f"num_samples is {num_samples!r}; {frames} frames of {hop_length} samples hold 0 to {maximum}. "
             "Codes are missing, or they were encoded with another hop."
         )
     return number

@@ -22,8 +22,8 @@ try:
 except ImportError:  # Windows: temporary files of killed processes are not removed
     fcntl = None  # type: ignore[assignment]
 
-LONGEST_NAME = 255  # bytes of a file name, the limit of common filesystems
-LONGEST_SUFFIX = 16  # characters of a suffix that a temporary file copies
+MAX_NAME_BYTES = 255  # bytes of a file name, the limit of common filesystems
+MAX_SUFFIX_LENGTH = 16  # characters of a suffix that a temporary file copies
 #: characters with a special meaning for some filesystem or terminal
 _SPECIAL = re.compile(
     r'[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff<>:"|?*\\/]'
@@ -111,7 +111,7 @@ def file_name(text: str, suffix: str = "") -> str:
     """
     name = _SPECIAL.sub("_", text if suffix else text.rstrip(". "))  # Windows drops dots at the end
     valid = name == text and text and not _RESERVED.fullmatch(text)
-    if valid and len((name + suffix).encode()) <= LONGEST_NAME:
+    if valid and len((name + suffix).encode()) <= MAX_NAME_BYTES:
         return name + suffix
     tail = f"~{_digest(text)}{suffix}"
     stem = name.lstrip(".").encode()[: 200 - len(tail)].decode(errors="ignore")
@@ -131,7 +131,7 @@ def path_inside(folder: Path, text: str, suffix: str = "") -> Path:
 
 def _create_temporary(path: Path) -> tuple[int, Path]:
     """Create a file that this process has locked. Returns its descriptor and path."""
-    suffix = path.suffix if len(path.suffix) <= LONGEST_SUFFIX else ""
+    suffix = path.suffix if len(path.suffix) <= MAX_SUFFIX_LENGTH else ""
     while True:
         temporary = path.with_name(f".{_digest(path.name)}-{secrets.token_hex(8)}{suffix}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from codecvq.errors import CodecvqError
 
-MOST_BYTES = 1 << 20  # in a file
-MOST_DEPTH = 50  # nesting levels of lists and objects
-MOST_DIGITS = 40  # in a number
-MOST_SHOWN = 60  # characters of a value in an error message
+MAX_BYTES = 1 << 20  # in a file
+MAX_DEPTH = 50  # nesting levels of lists and objects
+MAX_DIGITS = 40  # in a number
+MAX_SHOWN = 60  # characters of a value in an error message
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,14 +33,14 @@ def read_model(
     *,
     error: type[CodecvqError] = CodecvqError,
     advice: str = "Copy it again.",
-    most_bytes: int = MOST_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> Model:
     """Read a JSON file and return its content as a `model`.
 
     Raises `error` if the file is missing, too large, not regular, not JSON, or does not match the model. The
     message names the file and the key, and ends with `advice`.
     """
-    value = read_json(path, error=error, advice=advice, most_bytes=most_bytes)
+    value = read_json(path, error=error, advice=advice, max_bytes=max_bytes)
     return validated(model, value, str(path), error=error, advice=advice)
 
 
@@ -49,17 +49,17 @@ def read_json(
     *,
     error: type[CodecvqError] = CodecvqError,
     advice: str = "Copy it again.",
-    most_bytes: int = MOST_BYTES,
+    max_bytes: int = MAX_BYTES,
 ) -> dict[str, Any]:  # Any: JSON
     """Read a JSON file and return its object; raises `error` like `read_model`, without a model check."""
-    content = read_bounded(path, most_bytes, error=error, advice=advice)
+    content = read_bounded(path, max_bytes, error=error, advice=advice)
     return parse_json(content, str(path), error=error, advice=advice)
 
 
 def read_bounded(
-    path: Path, most_bytes: int, *, error: type[CodecvqError] = CodecvqError, advice: str = ""
+    path: Path, max_bytes: int, *, error: type[CodecvqError] = CodecvqError, advice: str = ""
 ) -> bytes:
-    """Read a regular file of at most `most_bytes`. Raises `error` for any other path without blocking."""
+    """Read a regular file of at most `max_bytes`. Raises `error` for any other path without blocking."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
@@ -68,18 +68,18 @@ def read_bounded(
                 raise error(f"{path} is not a regular file. {advice}".rstrip())
             content = (
                 bytearray()
-            )  # in blocks: a single read would allocate `most_bytes` for a file of any size
-            too_large = status.st_size > most_bytes
+            )  # in blocks: a single read would allocate `max_bytes` for a file of any size
+            too_large = status.st_size > max_bytes
             while not too_large and (piece := os.read(descriptor, 1 << 20)):
                 content += piece
-                too_large = len(content) > most_bytes
+                too_large = len(content) > max_bytes
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
     if too_large:
-        raise error(f"{path} has more than the limit of {most_bytes:,} bytes. {advice}".rstrip())
+        raise error(f"{path} has more than the limit of {max_bytes:,} bytes. {advice}".rstrip())
     return bytes(content)
 
 
@@ -125,7 +125,7 @@ def validated(
         return model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as failure:
         problem = failure.errors(include_url=False, include_context=False)[0]
-        key = ".".join(map(str, problem["loc"]))[:MOST_SHOWN] or "the file"
+        key = ".".join(map(str, problem["loc"]))[:MAX_SHOWN] or "the file"
         raise error(
             f"{origin}: {_explained(key, problem['type'], problem['msg'], problem['input'])} {advice}"
         ) from None
@@ -137,7 +137,7 @@ def _explained(key: str, kind: str, message: str, given: object) -> str:
     if kind == "extra_forbidden":
         return f"{key} is not a key of this format."
     shown = repr(given)
-    shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
+    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}…"
     message = message.removeprefix("Value error, ")
     return f"{key} is {shown}: {message[:1].lower()}{message[1:]}."
 
@@ -146,12 +146,12 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
     values = dict(pairs)
     if len(values) < len(pairs):
         duplicate = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {duplicate[:MOST_SHOWN]!r} occurs twice")
+        raise ValueError(f"the key {duplicate[:MAX_SHOWN]!r} occurs twice")
     return values
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MOST_DIGITS or not -(2**63) <= int(digits) < 2**64:
+    if len(digits) > MAX_DIGITS or not -(2**63) <= int(digits) < 2**64:
         raise ValueError(f"the number {_shortened(digits)} does not fit in 64 bits")
     return int(digits)
 
@@ -168,7 +168,7 @@ def _reject_constant(word: str) -> NoReturn:
 
 
 def _shortened(digits: str) -> str:
-    return digits if len(digits) <= MOST_DIGITS else f"{digits[:10]}… of {len(digits)} digits"
+    return digits if len(digits) <= MAX_DIGITS else f"{digits[:10]}… of {len(digits)} digits"
 
 
 def _check_depth_and_texts(value: object) -> None:
@@ -176,11 +176,11 @@ def _check_depth_and_texts(value: object) -> None:
     while level:
         for text in level:
             if isinstance(text, str) and ("\0" in text or not _is_unicode(text)):
-                raise ValueError(f"the text {text[:MOST_SHOWN]!r} contains a NUL or a lone surrogate")
+                raise ValueError(f"the text {text[:MAX_SHOWN]!r} contains a NUL or a lone surrogate")
         lists = [item for item in level if isinstance(item, list)]
         objects = [item for item in level if isinstance(item, dict)]
-        if depth == MOST_DEPTH and (lists or objects):
-            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+        if depth == MAX_DEPTH and (lists or objects):
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [item for items in lists for item in items]
         level += [item for items in objects for pair in items.items() for item in pair]
         depth += 1

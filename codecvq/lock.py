@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows: folders are not locked
     fcntl = None  # type: ignore[assignment]
 
-_MOST_BYTES = 1000  # read from a lock file
+_MAX_BYTES = 1000  # read from a lock file
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _acquire(descriptor: int, path: Path, what: str) -> None:
 
 def _holder(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        holder = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
         return f"process {int(holder['pid'])} on {str(holder['host'])!r} since {str(holder['since'])[:19]!r}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -49,8 +49,9 @@ class WeightsFile:
     def limits(self) -> Limits:
         """Construction limits of a module that these weights fit."""
         count = sum(math.prod(shape) for shape in self.shapes.values())
-        most = 8 * count + SLACK_BYTES
-        return Limits(weights_bytes=most, tensors=2 * len(self.shapes) + SLACK_TENSORS, tensor_bytes=most)
+        max_bytes = 8 * count + SLACK_BYTES
+        max_tensors = 2 * len(self.shapes) + SLACK_TENSORS
+        return Limits(weights_bytes=max_bytes, tensors=max_tensors, tensor_bytes=max_bytes)
 
     def load_into(self, module: nn.Module) -> None:
         """Copy the weights into a module.

@@ -16,11 +16,11 @@ import yaml
 from codecvq.errors import CodecvqError
 from codecvq.json_file import read_bounded
 
-MOST_BYTES = 1 << 18  # in a file: recipes have some thousands, lists of speakers more
-MOST_DEPTH = 50  # nesting levels of lists and mappings
-MOST_VALUES = 50_000  # after alias expansion
-MOST_DIGITS = 40  # in a number
-MOST_SHOWN = 60  # characters of a value in an error message
+MAX_BYTES = 1 << 18  # in a file: recipes have some thousands, lists of speakers more
+MAX_DEPTH = 50  # nesting levels of lists and mappings
+MAX_VALUES = 50_000  # after alias expansion
+MAX_DIGITS = 40  # in a number
+MAX_SHOWN = 60  # characters of a value in an error message
 
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
@@ -61,7 +61,7 @@ def read_yaml(path: Path, *, error: type[CodecvqError] = CodecvqError) -> Any:  
 
     Raises `error` if the file is missing, not regular, too large, or not YAML within the limits.
     """
-    content = read_bounded(path, MOST_BYTES, error=error, advice="Check the path.")
+    content = read_bounded(path, MAX_BYTES, error=error, advice="Check the path.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -102,13 +102,13 @@ def _check(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
 
     def size_of(node: yaml.Node, depth: int) -> int:
-        if depth > MOST_DEPTH:
-            raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if id(node) not in sizes:
-            sizes[id(node)] = MOST_VALUES + 1  # marks an alias inside its own anchor
+            sizes[id(node)] = MAX_VALUES + 1  # marks an alias inside its own anchor
             sizes[id(node)] = 1 + sum(size_of(inner, depth + 1) for inner in _inner(node))
-        if sizes[id(node)] > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values, including alias expansion")
+        if sizes[id(node)] > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values, including alias expansion")
         return sizes[id(node)]
 
     size_of(root, 0)
@@ -119,13 +119,13 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         duplicates = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()
         for key in duplicates:
-            raise ValueError(f"the key {key[:MOST_SHOWN]!r} occurs twice")
+            raise ValueError(f"the key {key[:MAX_SHOWN]!r} occurs twice")
         return [part for pair in node.value for part in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     text = node.value
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"the text {text[:MOST_SHOWN]!r} contains a NUL or a lone surrogate")
+        raise ValueError(f"the text {text[:MAX_SHOWN]!r} contains a NUL or a lone surrogate")
     return []
 
 
@@ -136,12 +136,12 @@ def parse_assignment(text: str, what: str, *, error: type[CodecvqError]) -> tupl
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise error(f"{what} {text[:MOST_SHOWN]!r} is not key=value, as in steps=1000 or levels=[5,5].")
-    return key.strip(), parse_yaml(value, f"{what} {text[:MOST_SHOWN]!r}: the value", error=error)
+        raise error(f"{what} {text[:MAX_SHOWN]!r} is not key=value, as in steps=1000 or levels=[5,5].")
+    return key.strip(), parse_yaml(value, f"{what} {text[:MAX_SHOWN]!r}: the value", error=error)
 
 
 def _integer(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+    if len(text) > MAX_DIGITS:
         raise ValueError(f"the number {text[:10]}… has {len(text)} digits")
     number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if not -(2**63) <= number < 2**63:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from codecvq.errors import CodecError, CodecvqError
-from codecvq.json_file import MOST_BYTES, MOST_DEPTH, read_json, read_model
+from codecvq.json_file import MAX_BYTES, MAX_DEPTH, read_json, read_model
 
 
 class Part(BaseModel):
@@ -33,7 +33,7 @@ def test_what_is_right_comes_back(tmp_path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(path)  # as the cache of Hugging Face has them
     assert read_json(link)["name"] == "ä"
-    deep = "[" * (MOST_DEPTH - 1) + "]" * (MOST_DEPTH - 1)
+    deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     path.write_text(f'{{"a": {deep}}}')
     read_json(path)
 
@@ -52,7 +52,7 @@ def test_what_is_right_comes_back(tmp_path: Path) -> None:
         ('{"a": ' + "9" * 400 + "}", "of 400 digits does not fit"),
         ('{"a": ' + "9" * 5000 + "}", "of 5000 digits does not fit"),
         ('{"a": 0.' + "9" * 5000 + "e999999}", "too large"),
-        ('{"a": ' + "[" * MOST_DEPTH + "]" * MOST_DEPTH + "}", "nested deeper"),
+        ('{"a": ' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + "}", "nested deeper"),
         ('{"a": ' + "[" * 100_000 + "}", "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"a": "\\ud800"}', "surrogate"),
@@ -97,7 +97,7 @@ def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str, what: st
 def test_what_is_no_file_of_bounded_size_is_refused_at_once(tmp_path: Path) -> None:
     large, pipe, loop = tmp_path / "large", tmp_path / "pipe", tmp_path / "loop"
     with large.open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     os.mkfifo(pipe)
     loop.symlink_to(loop)
     began = time.monotonic()

@@ -24,10 +24,10 @@ from codecvq.errors import OptionError
 
 Integers = npt.NDArray[np.int64]
 
-LARGEST_RADIX = 4096  # of a symbol: the largest alphabet of the range coder
-LARGEST_ROW = 1 << 24  # sum of a row
-LARGEST_STEP = 1 << 12
-MOST_ENTRIES = 1 << 26  # of all tables of a codec
+MAX_RADIX = 4096  # of a symbol: the largest alphabet of the range coder
+MAX_ROW_SUM = 1 << 24  # sum of a row
+MAX_STEP = 1 << 12
+MAX_ENTRIES = 1 << 26  # of all tables of a codec
 CONTEXTS = ("previous", "below", "digit")
 
 
@@ -44,7 +44,7 @@ class SymbolContext:
             return
         classes = _integers(self.classes, "classes")
         object.__setattr__(self, "classes", classes)
-        if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= LARGEST_RADIX:
+        if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= MAX_RADIX:
             raise OptionError(f"classes have shape {list(classes.shape)}; [K] from 0 to 4095 are needed")
 
 
@@ -58,9 +58,9 @@ class Symbol:
     contexts: tuple[SymbolContext, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radix <= LARGEST_RADIX:
+        if not 1 <= self.radix <= MAX_RADIX:
             raise OptionError(
-                f"a symbol of codebook {self.codebook} has {self.radix} values; 1 to {LARGEST_RADIX} are "
+                f"a symbol of codebook {self.codebook} has {self.radix} values; 1 to {MAX_RADIX} are "
                 "possible. Split larger codes with levels."
             )
 
@@ -123,18 +123,18 @@ class CodeTables:
         tables = tuple(_integers(table, "frequencies") for table in self.frequencies)
         object.__setattr__(self, "frequencies", tables)
         _check_symbols(self.symbols, self.codebook_sizes)
-        if not 0 <= self.step <= LARGEST_STEP:
-            raise OptionError(f"step is {self.step}; 0 to {LARGEST_STEP} is possible")
-        if len(tables) != len(self.symbols) or self.entries > MOST_ENTRIES:
+        if not 0 <= self.step <= MAX_STEP:
+            raise OptionError(f"step is {self.step}; 0 to {MAX_STEP} is possible")
+        if len(tables) != len(self.symbols) or self.entries > MAX_ENTRIES:
             raise OptionError(
                 f"{len(tables)} tables with {self.entries:,} entries are given; one for each of the "
-                f"{len(self.symbols)} symbols is needed, and at most {MOST_ENTRIES:,} entries"
+                f"{len(self.symbols)} symbols is needed, and at most {MAX_ENTRIES:,} entries"
             )
         for at, (symbol, table) in enumerate(zip(self.symbols, tables, strict=True)):
             shape = (num_contexts(symbol, self.symbols), symbol.radix)
             if table.shape != shape:
                 raise OptionError(f"table {at} has shape {list(table.shape)}; {list(shape)} is needed")
-            if table.min() < 1 or table.max() > LARGEST_ROW or table.sum(axis=1).max() > LARGEST_ROW:
+            if table.min() < 1 or table.max() > MAX_ROW_SUM or table.sum(axis=1).max() > MAX_ROW_SUM:
                 raise OptionError(
                     f"table {at} has frequencies from {table.min()} to {table.max()} and rows of up to "
                     f"{table.sum(axis=1).max()}; frequencies are at least 1, and a row's sum at most 2^24"
@@ -168,8 +168,8 @@ class CodeTables:
         A rare context gets nearly the frequencies of its symbol without context. `strides` are the strides of
         the codebooks: a code is counted once per block of frames.
         """
-        if not 1 <= total <= LARGEST_ROW // 2:
-            raise OptionError(f"total is {total}; 1 to {LARGEST_ROW // 2} is possible")
+        if not 1 <= total <= MAX_ROW_SUM // 2:
+            raise OptionError(f"total is {total}; 1 to {MAX_ROW_SUM // 2} is possible")
         strides = (1,) * len(self.codebook_sizes) if strides is None else strides
         counts = [np.zeros(table.shape, dtype=np.int64) for table in self.frequencies]
         for codes in clips:
@@ -251,9 +251,9 @@ def _symbols(
 
 def _ones(symbol: Symbol, symbols: Sequence[Symbol]) -> Integers:
     rows = num_contexts(symbol, symbols)
-    if rows * symbol.radix > MOST_ENTRIES:
+    if rows * symbol.radix > MAX_ENTRIES:
         raise OptionError(
-            f"a table of {rows} contexts and {symbol.radix} values is larger than {MOST_ENTRIES:,} entries. "
+            f"a table of {rows} contexts and {symbol.radix} values is larger than {MAX_ENTRIES:,} entries. "
             "Use fewer contexts, classes, or levels."
         )
     return np.ones((rows, symbol.radix), dtype=np.int64)

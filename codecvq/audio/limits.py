@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import AudioError
-from codecvq.limits import LONGEST_S, SAMPLE_RATES
+from codecvq.limits import MAX_AUDIO_S, SAMPLE_RATES
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class ReadLimit:
     name: str  # of the file, for messages
     sample_rate: int  # Hz
     channels: int
-    longest_s: float = LONGEST_S
+    longest_s: float = MAX_AUDIO_S
 
     def __post_init__(self) -> None:
         """Raise AudioError for an unsupported sample rate or number of channels."""

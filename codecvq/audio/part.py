@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codecvq.audio.limits import FloatArray
-from codecvq.limits import LONGEST_S
+from codecvq.limits import MAX_AUDIO_S
 
 PAST_END_S = 1e9  # after the end of every file
 
@@ -32,7 +32,7 @@ class Part:
     name: str  # of the file, for messages
     start_s: float = 0.0
     duration_s: float | None = None  # None: to the end of the file
-    longest_s: float = LONGEST_S
+    longest_s: float = MAX_AUDIO_S
 
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
         """Return the index of the first sample and the number of samples; None: to the end of the file."""

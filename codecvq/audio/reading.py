@@ -13,7 +13,7 @@ from codecvq.audio.limits import is_plausible
 from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
-from codecvq.limits import LONGEST_S
+from codecvq.limits import MAX_AUDIO_S
 
 G722_RATE = 16000  # Hz; at 64 kbit/s, each byte has two samples
 #: Formats without a reliable duration: streams without a container, and MP3. They must be decoded to find it
@@ -26,7 +26,7 @@ def read_audio(
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
-    longest_s: float = LONGEST_S,
+    longest_s: float = MAX_AUDIO_S,
 ) -> Audio:
     """Read samples `[C, S]` of a file, or of its part from `start_s` with `duration_s`, at its sample rate.
 

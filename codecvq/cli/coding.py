@@ -21,8 +21,8 @@ from codecvq.cli.console import (
 )
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import AudioError, CodecError, CodecvqError
-from codecvq.files import LONGEST_NAME, file_name
-from codecvq.limits import LONGEST_S
+from codecvq.files import MAX_NAME_BYTES, file_name
+from codecvq.limits import MAX_AUDIO_S
 
 Inputs = Annotated[
     list[Path],
@@ -116,7 +116,7 @@ def decode(
     loaded = load(codec, resolve_device(device))
 
     def process(task: FileTask) -> dict[str, Any]:
-        packet = read_cvq(task.source, loaded, longest_s=LONGEST_S)
+        packet = read_cvq(task.source, loaded, longest_s=MAX_AUDIO_S)
         codes = torch.as_tensor(packet.codes)[None]
         wav = loaded.decode(codes, num_samples=packet.num_samples)[0].cpu().numpy()
         write_audio(task.target, wav, loaded.sample_rate)
@@ -168,7 +168,7 @@ def _target(tasks: dict[Path, FileTask], source: Path, out: Path, relative: Path
     """
     for name in (relative.stem, relative.name):
         whole = name + suffix
-        if len(os.fsencode(whole)) > LONGEST_NAME:
+        if len(os.fsencode(whole)) > MAX_NAME_BYTES:
             whole = file_name(relative.name, suffix)
         target = out / relative.with_name(whole)
         existing = tasks.get(target)

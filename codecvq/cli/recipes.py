@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from codecvq.codec import Codec
     from codecvq.training.recipe import Recipe
 
-MOST_BYTES = 1 << 20  # of a recipe file
+MAX_BYTES = 1 << 20  # of a recipe file
 
 app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 
@@ -66,7 +66,7 @@ def show_recipe(
 
     path = find_recipe(name)
     if not resolved and not as_json:  # print first: a recipe can be read even if its codec cannot be built
-        content = read_bounded(path, MOST_BYTES, error=RecipeError)
+        content = read_bounded(path, MAX_BYTES, error=RecipeError)
         print_text(content.decode(errors="backslashreplace").rstrip("\n"))
     recipe = load_recipe(path)
     facts, missing = _recipe_facts(recipe)

@@ -13,7 +13,7 @@ from codecvq.errors import CodecvqError
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MOST_RUNS = 6  # runs of equal codebook sizes in an error message
+MAX_RUNS = 6  # runs of equal codebook sizes in an error message
 SHOWN = 12  # digits of a hash in an error message
 
 
@@ -85,5 +85,5 @@ def _rates(sample_rate: int, hop_length: int) -> str:
 def short_runs(numbers: Sequence[int]) -> str:
     """Return numbers as runs of equal values, for example "8 x 1024"."""
     runs = groupby(numbers)
-    shown = [f"{len(list(group))} x {number}" for number, group in islice(runs, MOST_RUNS)]
+    shown = [f"{len(list(group))} x {number}" for number, group in islice(runs, MAX_RUNS)]
     return " + ".join([*shown, "…"] if next(runs, None) else shown)

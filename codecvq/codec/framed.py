@@ -163,10 +163,10 @@ class FramedCodec(ABC):
         self, batch: int, frames: int, num_samples: int | None, lengths: Tensor | None
     ) -> OutputLength:
         """Return the output length of a batch; the arguments are the same as for `decode`."""
-        most = frames * self.hop_length
+        maximum = frames * self.hop_length
         num_samples = checked_num_samples(num_samples, frames, self.hop_length)
-        lengths = checked_lengths(lengths, batch, most, f"{frames} frames hold no more")
-        return OutputLength(num_samples, lengths, self.frame_mask(lengths, most))
+        lengths = checked_lengths(lengths, batch, maximum, f"{frames} frames hold no more")
+        return OutputLength(num_samples, lengths, self.frame_mask(lengths, maximum))
 
 
 def zero_after(wav: Tensor, lengths: Tensor) -> Tensor:

@@ -203,17 +203,19 @@ def _group_by_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[t
         yield [item for item, own in enumerate(counts) if own == count], count
 
 
-def _checked_integer(what: str, value: Any, least: int, most: int) -> int:  # Any: an unchecked argument
+def _checked_integer(what: str, value: Any, minimum: int, maximum: int) -> int:  # Any: an unchecked argument
     number = as_integer(value)
-    if number is None or not least <= number <= most:
-        raise OptionError(f"{what} is {value!r:.40}, but a whole number from {least} to {most} is needed.")
+    if number is None or not minimum <= number <= maximum:
+        raise OptionError(
+            f"{what} is {value!r:.40}, but a whole number from {minimum} to {maximum} is needed."
+        )
     return number
 
 
-def _checked_integers(what: str, values: Sequence[int], most: int) -> tuple[int, ...]:
+def _checked_integers(what: str, values: Sequence[int], maximum: int) -> tuple[int, ...]:
     if not 1 <= len(values) <= MAX_CODEBOOKS:
         raise OptionError(f"{what} has {len(values)} numbers, but 1 to {MAX_CODEBOOKS} are needed.")
-    return tuple(_checked_integer(f"{what}[{n}]", value, 1, most) for n, value in enumerate(values))
+    return tuple(_checked_integer(f"{what}[{n}]", value, 1, maximum) for n, value in enumerate(values))
 
 
 def _check_source(name: str, source: Any) -> None:  # Any: an unchecked argument

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from codecvq.audio import Audio, duration_s, read_audio
 from codecvq.data.fingerprint import fingerprint
-from codecvq.limits import LONGEST_S
+from codecvq.limits import MAX_AUDIO_S
 
 
 class AudioSource(Protocol):
@@ -19,7 +19,7 @@ class AudioSource(Protocol):
     """
 
     def read(
-        self, *, start_s: float = 0.0, duration_s: float | None = None, longest_s: float = LONGEST_S
+        self, *, start_s: float = 0.0, duration_s: float | None = None, longest_s: float = MAX_AUDIO_S
     ) -> Audio:
         """Read samples `[C, S]` at the sample rate of the recording.
 
@@ -41,7 +41,7 @@ class AudioFile:
     path: Path
 
     def read(
-        self, *, start_s: float = 0.0, duration_s: float | None = None, longest_s: float = LONGEST_S
+        self, *, start_s: float = 0.0, duration_s: float | None = None, longest_s: float = MAX_AUDIO_S
     ) -> Audio:
         """See `codecvq.audio.read_audio`."""
         return read_audio(self.path, start_s=start_s, duration_s=duration_s, longest_s=longest_s)

@@ -15,7 +15,7 @@ from codecvq.data.audio_source import AudioFile, AudioSource
 from codecvq.data.text import utf8_safe, utf8_safe_id
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
-from codecvq.limits import LONGEST_S
+from codecvq.limits import MAX_AUDIO_S
 
 ROUNDING_S = 0.1  # a part may end this much after its file: times in manifests are often rounded
 
@@ -51,7 +51,7 @@ class Clip:
         for name in ("text", "speaker", "language", "licence", "split", "split_key"):
             object.__setattr__(self, name, utf8_safe(getattr(self, name)))
 
-    def read(self, sample_rate: int, *, longest_s: float = LONGEST_S) -> npt.NDArray[np.float32]:
+    def read(self, sample_rate: int, *, longest_s: float = MAX_AUDIO_S) -> npt.NDArray[np.float32]:
         """Read the mono samples `[S]` of the clip, resampled to `sample_rate`.
 
         Raises AudioError if the file cannot be read, is longer than `longest_s`, or ends before the clip.

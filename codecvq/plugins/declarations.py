@@ -22,7 +22,7 @@ from codecvq.plugins.registration import Origin
 
 _PINNED = re.compile(r"(.+)#sha256=([0-9a-f]{64})", re.DOTALL)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-_MOST_BYTES = 10 << 20  # of a plugin file that is hashed for an error message
+_MAX_BYTES = 10 << 20  # of a plugin file that is hashed for an error message
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DeclaredPlugin:
             return f"the module {self.source!r}. If you trust it, name it{flag}"
         flag = f"--plugin {shlex.quote(self.source)}"
         try:
-            content = read_bounded(Path(self.source), _MOST_BYTES, error=PluginError)
+            content = read_bounded(Path(self.source), _MAX_BYTES, error=PluginError)
         except PluginError:
             pinned = f", sha256 {self.sha256[:12]}…" if self.sha256 else ""
             return f"the file {self.source} (not found{pinned}). Give its path with --plugin"

@@ -51,8 +51,8 @@ KINDS: dict[str, type[Spec]] = {
     "readers": hookspecs.ReaderSpec,
     "recipes": hookspecs.RecipeSpec,
 }
-MOST_BYTES = 10 << 20  # of a plugin file
-LONGEST_FAILURE = 200  # characters of a failure in an UnknownName error
+MAX_BYTES = 10 << 20  # of a plugin file
+MAX_FAILURE_LENGTH = 200  # characters of a failure in an UnknownName error
 
 S = TypeVar("S", bound=Spec)
 
@@ -117,7 +117,7 @@ class Registry:
     def _load_file(self, path: Path) -> Origin:
         from codecvq.json_file import read_bounded  # imports pydantic, which listing plugins does not need
 
-        content = read_bounded(path, MOST_BYTES, error=PluginError, advice="Check the path.")
+        content = read_bounded(path, MAX_BYTES, error=PluginError, advice="Check the path.")
         origin = Origin(path.stem, "", "", path, hashlib.sha256(content).hexdigest())
         if self.origins.get(str(origin)) == origin:
             return origin
@@ -315,7 +315,7 @@ class Registry:
         names = ", ".join(known) or "none"
         text = f"no {_singular(kind)} named {name!r}; known: {names}.{nearest(name, known)}"
         for failure in self.failures[:3]:
-            text += f" Not loaded: {str(failure)[:LONGEST_FAILURE]}."
+            text += f" Not loaded: {str(failure)[:MAX_FAILURE_LENGTH]}."
         return text + (" Details: codecvq plugins doctor." if self.failures else "")
 
     def call(self, hook: str, **arguments: object) -> None:

@@ -17,7 +17,7 @@ from codecvq.errors import CodecvqError, OptionError, PluginError, nearest
 from codecvq.plugins.host import registry
 from codecvq.plugins.registration import Registration
 
-MOST_SHOWN = 80  # characters of a value in an error message
+MAX_SHOWN = 80  # characters of a value in an error message
 MAX_INTEGER = 2**63  # integers are below it, so that tensors can store them
 #: part of a codec -> options that a user cannot set -> their source
 RESERVED_OPTIONS: dict[str, dict[str, str]] = {
@@ -120,7 +120,7 @@ def shortened(value: object, quoted: bool = True) -> str:
         text = repr(value) if quoted else " ".join(str(value).split())
     except ValueError:  # an integer with thousands of digits
         text = f"a {type(value).__name__}"
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:

@@ -16,7 +16,7 @@ from codecvq.plugins.third_party import contained
 
 S = TypeVar("S", bound=Spec, covariant=True)
 
-LONGEST_REASON = 200  # characters of an error in a warning or listing
+MAX_REASON_LENGTH = 200  # characters of an error in a warning or listing
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PluginFailure:
         """The error as one short line."""
         kind = "" if isinstance(self.error, PluginError) else f"{type(self.error).__name__}: "
         text = f"{kind}{' '.join(_text_of(self.error).split())}"
-        return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+        return text if len(text) <= MAX_REASON_LENGTH else f"{text[:MAX_REASON_LENGTH]}…"
 
     def details(self) -> str:
         """Return the traceback from the plugin's own code on, for `codecvq plugins doctor`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from codecvq.api.code_tables import LARGEST_RADIX, CodeTables
+from codecvq.api.code_tables import MAX_RADIX, CodeTables
 
 if TYPE_CHECKING:
     from codecvq.quantizer.author import Quantizer
@@ -33,7 +33,7 @@ def join_tables(members: Iterable[Quantizer]) -> CodeTables | None:
 
 def _levels(size: int) -> list[int] | None:
     levels: list[int] = []
-    while size > LARGEST_RADIX:
+    while size > MAX_RADIX:
         levels.append(DIGIT)
         size = -(-size // DIGIT)
     return [*levels, size] if levels else None

@@ -15,7 +15,7 @@ from codecvq.audio import WRITTEN_FORMATS, write_audio
 from codecvq.codec.compatibility import CodesOrigin, check_compatible
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
-from codecvq.limits import LONGEST_S
+from codecvq.limits import MAX_AUDIO_S
 from codecvq.plugins.third_party import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
@@ -158,10 +158,10 @@ def _decode(codec: AudioCodec, row: TokenRow) -> npt.NDArray[np.float32]:
     """Return the samples `[C, S]` of a row; raises TokensError if it is too long to be decoded at once."""
     import torch
 
-    if row.num_samples > LONGEST_S * codec.sample_rate:
+    if row.num_samples > MAX_AUDIO_S * codec.sample_rate:
         raise TokensError(
             f"it holds {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, but at most "
-            f"{LONGEST_S / 3600:g} are decoded at once."
+            f"{MAX_AUDIO_S / 3600:g} are decoded at once."
         )
     codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]
     with contained(), torch.inference_mode():
