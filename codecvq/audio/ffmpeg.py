@@ -32,7 +32,7 @@ PAST_END = 10**13  # in FFmpeg's microseconds: after the end of every file
 
 
 class _Source(io.BufferedReader):
-    """A file for FFmpeg. An invalid seek returns an error code, where Python would raise."""
+    """A file for FFmpeg. An invalid seek returns an error code instead of raising."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -46,7 +46,7 @@ def read_samples(path: Path, part: Part) -> Audio:
     with _open(path) as container:
         stream = container.streams.audio[0]
         limit, layout = _read_limit(part.name, stream, part.longest_s), stream.codec_context.layout
-        # Converts only the sample format. Packed samples, because av supports only eight planes.
+        # Converts only the sample format. Packed samples, because av reads out of bounds beyond eight planes.
         convert = av.AudioResampler(format="flt", layout=layout, rate=limit.sample_rate)
         start, count = part.samples(limit.sample_rate)
         pieces, decoded, returned = list[FloatArray](), 0, 0

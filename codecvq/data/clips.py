@@ -30,8 +30,8 @@ class Clips(Sequence[Clip]):
     """A selection of the rows of a source, in any order. Clips are created on access and not cached.
 
     `source[row]` returns a clip; a source is a tuple of clips or a sequence that reads a file. `columns`
-    holds the values that are needed for all clips at once. Splits that a run recorded and measured durations
-    in it override the values of the source.
+    holds the values that are needed for all clips at once. Its splits and measured durations override those
+    of the source.
     """
 
     MAX_IN_MEMORY = 20_000  # readers hold up to this many clips of a source in memory

@@ -90,7 +90,7 @@ class BatchClips(Sequence[Clip]):
 
 
 class _StepDataset(Dataset[tuple[Tensor | str, list[int], dict[int, ClipFailure]]]):
-    """Data set of the steps in `range(first, last)` for worker processes.
+    """Dataset of the steps in `range(first, last)` for worker processes.
 
     An item is the batch, the indices of its clips, and the clips that the worker could not read. The error
     message replaces a batch that cannot be created: an exception would include the traceback of the worker.

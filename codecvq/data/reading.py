@@ -126,7 +126,7 @@ def _unknown_source(source: str) -> CorpusError:
 def _exists(path: str) -> bool:
     try:
         return os.path.exists(path)
-    except ValueError:  # a NUL
+    except ValueError:  # NUL in the path
         return False
 
 

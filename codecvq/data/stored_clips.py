@@ -54,7 +54,7 @@ class StoredClips(Sequence[Clip]):
 
 
 def to_listing(result: object) -> ClipListing:
-    """Convert the result of a reader or corpus to a listing. Raises CorpusError if it has no clips."""
+    """Convert the result of a reader or corpus to a listing. Raises CorpusError for other objects."""
     if isinstance(result, ClipListing):
         return replace(result, clips=to_listing(result.clips).clips)
     if isinstance(result, Clips):

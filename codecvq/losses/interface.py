@@ -39,9 +39,7 @@ class LossInputs:
     #: contribution of each codebook to `quantized`, `[B, D, T]` each, with gradient; needs `uses_parts`
     parts: tuple[Tensor, ...] | None = None
     codes: Tensor | None = None  # [B, n, T] int64
-    active: Tensor | None = (
-        None  # [B, n, T] bool: False if quantizer dropout removed the code; None: all True
-    )
+    active: Tensor | None = None  # [B, n, T] bool: False for codes that dropout removed; None: all True
     mask: Tensor | None = None  # [B, T] bool padding mask: True for valid frames; None: all True
     clips: Sequence[Clip] = ()  # of each item: id, text, speaker; looked up on access
     sample_rate: int = 0  # Hz

@@ -5,12 +5,12 @@ magnitudes are smoother over frequency and time than those of speech and sound u
 therefore matches the "global variance" of features over an utterance (Toda and Tokuda 2007,
 doi:10.1093/ietisy/e90-d.5.816). This loss matches the variance of local deviations. Let l = ln |X| for frames
 of 40 ms, 10 ms apart, m_n the mean over n neighbors, and V(b) the mean over band b and over the speech frames
-of the recording:
+of the reference:
 
     V_f(b) = mean (l - m_41 l)²  over frequencies        V_t(b)  the same over 21 frames
     the loss   mean over bands, and over f and t, of  |ln (V(x̂) + ε) - ln (V(x) + ε)| / 2
 
-The bands are 500 Hz wide. The loss is 0 for a signal that varies as much as the recording, wherever it
+The bands are 500 Hz wide. The loss is 0 for a signal that varies as much as the reference, wherever it
 varies. (Comparing each cell would again teach the median of what the codes do not determine, which is too
 smooth.) Combine it with distance losses.
 """
