@@ -38,8 +38,8 @@ def decoding_steps(layout: Layout, split_above: int | None, with_depths: bool = 
             radix + (radix**2 if radix <= TRANSITION_ALPHABET else 0) for radix in radices
         )
         for span in plane_slices(radices):
-            each = STEPS_PER_CALL + (span.stop - span.start) * (STEPS_PER_DIGIT + max(radices[span]))
-            total += each * block_count(layout.frames, stride)
+            slice_steps = STEPS_PER_CALL + (span.stop - span.start) * (STEPS_PER_DIGIT + max(radices[span]))
+            total += slice_steps * block_count(layout.frames, stride)
             total += 0 if layout.is_full and not with_depths else STEPS_PER_SLICE * layout.frames
     return total
 

@@ -128,13 +128,13 @@ def _frame_models(modeled: list[Plane], layout: Layout) -> Iterator[list[tuple[s
         if layout.is_full:
             yield all_slices
             continue
-        now = []
+        coded = []
         for part in slices:
             if frame % part.stride == 0:
                 depth = len(layout.sizes) if layout.depths is None else layout.depths[frame]
                 count = int(np.searchsorted(part.books, depth))
-                now += [(slice(part.span.start, part.span.start + count), part.model)] if count else []
-        yield now
+                coded += [(slice(part.span.start, part.span.start + count), part.model)] if count else []
+        yield coded
 
 
 def _plane_slices(modeled: list[Plane], layout: Layout) -> Iterator[_PlaneSlice]:

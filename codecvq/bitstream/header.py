@@ -137,16 +137,16 @@ class _FieldReader:
     def numbers(self, count: int) -> list[int]:
         return [self._varint() for _ in range(count)]
 
-    def runs(self, what: str, most: int) -> tuple[int, ...]:
-        """Read one number per codebook, from 1 to `most`, in the form that `_runs` writes."""
+    def runs(self, name: str, maximum: int) -> tuple[int, ...]:
+        """Read one number per codebook, from 1 to `maximum`, in the form that `_runs` writes."""
         values: list[int] = []
         for _ in range(self._varint()):
             count, value = self._varint(), self._varint()
-            if not (0 < count <= MAX_CODEBOOKS - len(values) and 0 < value <= most):
-                raise malformed(f"{len(values)} + {count} {what} of {value}")
+            if not (0 < count <= MAX_CODEBOOKS - len(values) and 0 < value <= maximum):
+                raise malformed(f"{len(values)} + {count} {name} of {value}")
             values += [value] * count
         if not values:
-            raise malformed(f"no {what}")
+            raise malformed(f"no {name}")
         return tuple(values)
 
     def payload(self, length: int) -> bytes:
@@ -167,22 +167,22 @@ class _FieldReader:
 
     def _varint(self) -> int:
         value = 0
-        for place in range(9):
+        for index in range(9):
             if self.offset == len(self.data):
                 raise _truncated(len(self.data), "its header")
             byte = self.data[self.offset]
             self.offset += 1
-            value |= (byte & 0x7F) << 7 * place
+            value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
-                if byte == 0 and place > 0:
+                if byte == 0 and index > 0:
                     break  # not the shortest form: equal packets must have equal bytes
                 return value
         raise malformed("a number in its header does not end")
 
 
-def malformed(what: str) -> BitstreamError:
+def malformed(details: str) -> BitstreamError:
     """Return the error for header values that the writer never produces."""
-    return BitstreamError(f"its header is invalid ({what}): the file is damaged. Use another copy.")
+    return BitstreamError(f"its header is invalid ({details}): the file is damaged. Use another copy.")
 
 
 def _truncated(have: int, need: str) -> BitstreamError:

@@ -63,11 +63,12 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
 
     With `force`, only other sizes raise. Issues a UserWarning for the same codebooks with other weights.
     """
-    ours = Identity.from_codec(codec)
+    identity = Identity.from_codec(codec)
     if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):
         raise BitstreamError(
             f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, but codec "
-            f"{ours.name!r} has other tables. Read it with the codec that wrote it; force has no effect here."
+            f"{identity.name!r} has other tables. Read it with the codec that wrote it; force has no effect "
+            "here."
         )
     origin = CodesOrigin(
         "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
@@ -76,15 +77,15 @@ def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     check_compatible(origin, codec, BitstreamError, force)
 
 
-def whole_number(value: Any, what: str, least: int, most: int) -> int:  # Any: a caller's value
-    """Return the value as an int; raises BitstreamError unless it is an integer from `least` to `most`."""
+def whole_number(value: Any, name: str, minimum: int, maximum: int) -> int:  # Any: a caller's value
+    """Return the value as an int; raises BitstreamError unless it is an integer in the range."""
     try:
         number = operator.index(value)
     except (TypeError, RuntimeError):  # RuntimeError: a tensor with several elements
-        raise BitstreamError(f"{what} is a {type(value).__name__}, but an integer is needed.") from None
-    if not least <= number <= most:
+        raise BitstreamError(f"{name} is a {type(value).__name__}, but an integer is needed.") from None
+    if not minimum <= number <= maximum:
         given = number if abs(number) < 2**64 else f"a number of {number.bit_length()} bits"
-        raise BitstreamError(f"{what} is {given}, but {least} to {most} is needed.")
+        raise BitstreamError(f"{name} is {given}, but {minimum} to {maximum} is needed.")
     return number
 
 
@@ -108,9 +109,9 @@ def checked_code_tables(codec: AudioCodec, sizes: Sequence[int]) -> CodeTables |
     return tables
 
 
-def _id_prefix(sha256: Any, length: int, what: str) -> str:  # Any: from a third-party codec
+def _id_prefix(sha256: Any, length: int, name: str) -> str:  # Any: from a third-party codec
     if not isinstance(sha256, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * length},}}", sha256):
         raise BitstreamError(
-            f"{what} is {sha256!r:.80}, but {2 * length} or more hexadecimal digits are needed."
+            f"{name} is {sha256!r:.80}, but {2 * length} or more hexadecimal digits are needed."
         )
     return sha256[: 2 * length]

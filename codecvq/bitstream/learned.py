@@ -112,14 +112,14 @@ class _Group:
         self.at = np.array(at)  # [P], sorted by codebook
         self.books = np.array([symbol.codebook for symbol in members])  # [P]
         self.places = np.array([symbol.place for symbol in members])  # [P]
-        found = [tables.frequencies[index] for index in at]
-        self.counts = np.concatenate(found)  # [rows of all tables, R]
-        self.first_rows = np.cumsum([0, *map(len, found)])[:-1]  # [P]
+        frequencies = [tables.frequencies[index] for index in at]
+        self.counts = np.concatenate(frequencies)  # [rows of all tables, R]
+        self.first_rows = np.cumsum([0, *map(len, frequencies)])[:-1]  # [P]
         self.rows = self.first_rows  # [P], the rows in `counts` of the symbols that are being coded
-        most = max(len(symbol.contexts) for symbol in members)
+        max_contexts = max(len(symbol.contexts) for symbol in members)
         #: For each symbol and context: the index of its value in [previous, current], the factor of its rows,
         #: and the start of its lookup. A symbol with fewer contexts has factor 0 for the rest.
-        self.source = np.zeros((len(members), most), dtype=np.int64)
+        self.source = np.zeros((len(members), max_contexts), dtype=np.int64)
         self.factor, self.start = np.zeros_like(self.source), np.zeros_like(self.source)
         lookups = [np.zeros(1 + max(symbol.radix for symbol in symbols), dtype=np.int64)]
         for p, symbol in enumerate(members):

@@ -77,10 +77,10 @@ def _shortest(words: npt.NDArray[np.uint32], position: int, state: tuple[int, in
     lower, width = state
     total = 32 * (position + 2)  # number of bits up to the end of `lower`
     number = int.from_bytes(words.astype(">u4").tobytes(), "big") << total - 32 * len(words)
-    begin = number - ((number - lower) & 0xFFFF_FFFF_FFFF_FFFF)
+    start = number - ((number - lower) & 0xFFFF_FFFF_FFFF_FFFF)
     for length in range(4 * max(0, position - 1), total // 8 + 1):
         drop = total - 8 * length
-        candidate = -(-begin >> drop)
-        if candidate << drop < begin + width:
+        candidate = -(-start >> drop)
+        if candidate << drop < start + width:
             return candidate.to_bytes(length, "big").rstrip(b"\0")
     raise AssertionError(f"no number in the range coder's interval of {width} within {total} bits")

@@ -108,7 +108,7 @@ def curve_svg(curve: Curve) -> str:
 
 
 def _downsample(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MOST_POINTS points, each the mean of neighbours; the first and last steps stay."""
+    """Return at most MAX_POINTS points, each the mean of neighbors; keeps the first and last steps."""
     if steps.size <= MAX_POINTS:
         return steps, values
     parts = np.array_split(np.arange(steps.size), MAX_POINTS)

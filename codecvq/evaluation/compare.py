@@ -40,7 +40,7 @@ Progress = Callable[[str, int, int], None]  # codec name, transmissions done, to
 
 @dataclass(kw_only=True)
 class _Results(Exclusions):
-    """The results of one codec so far."""
+    """The results of one codec, collected clip by clip."""
 
     rows: list[ComparedClip] = field(default_factory=list)
 
@@ -93,16 +93,16 @@ def compare(
     transmitters, absent = _open(codecs, device)
     codec_infos = [(_identity(transmitter), _training_clip_test(transmitter)) for transmitter in transmitters]
     _check_against(against, transmitters, absent)
-    missing = corpus_failures(corpus)
+    unusable = corpus_failures(corpus)
     compared: list[ComparedCodec] = []
     for transmitter, (identity, is_training_clip) in zip(transmitters, codec_infos, strict=True):
-        results = _Results(failures=list(missing))
+        results = _Results(failures=list(unusable))
         audio = AudioWriter(_folder_of(transmitter, audio_dir), sample_rate)
-        for place, clip in enumerate(clips, start=1):
+        for count, clip in enumerate(clips, start=1):
             group = _group_of(clip, group_by)
-            _add(results, transmitter, clip, group, ready, audio, place - 1)
+            _add(results, transmitter, clip, group, ready, audio, count - 1)
             if progress:
-                done = len(compared) * len(clips) + place
+                done = len(compared) * len(clips) + count
                 progress(transmitter.name, done, len(transmitters) * len(clips))
         compared.append(
             ComparedCodec(
@@ -127,7 +127,7 @@ def compare(
         data=data,
         sample_rate=sample_rate,
         group_by=group_by,
-        clips_given=len(clips) + len(missing),
+        clips_given=len(clips) + len(unusable),
         columns=metric_columns(ready),
         codecs=tuple(compared),
         absent=absent,
@@ -147,8 +147,8 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
         except MissingProgram as error:
             absent[str(codec)] = str(error)
     names = [codec.name for codec in opened]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise CodecvqError(f"codec {twice[0]} is given twice. Give each codec once.")
+    if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise CodecvqError(f"codec {duplicates[0]} is given twice. Give each codec once.")
     if not opened:
         raise CodecvqError(" ".join(absent.values()) or "no codec was given. Give one or more.")
     return opened, absent
@@ -216,18 +216,18 @@ def _add(
         return results.fail(clip.id, "read", error)
     try:
         with contained():
-            sent = transmitter.transmit(samples, sample_rate)
-        _check(sent.samples, samples)
+            transmission = transmitter.transmit(samples, sample_rate)
+        _check(transmission.samples, samples)
     except Exception as error:  # third-party codec or program
         return results.fail(clip.id, "codec", error)
-    audio.write(f"{number:04d}-{clip.id}", sent.samples, clip.id, results)
+    audio.write(f"{number:04d}-{clip.id}", transmission.samples, clip.id, results)
     results.rows.append(
         ComparedClip(
             id=clip.id,
             group=group,
             duration_s=samples.size / sample_rate,
-            payload_bits=sent.payload_bits,
-            values=results.measure(metrics, clip.id, samples, sent.samples, sample_rate),
+            payload_bits=transmission.payload_bits,
+            values=results.measure(metrics, clip.id, samples, transmission.samples, sample_rate),
         )
     )
     return None

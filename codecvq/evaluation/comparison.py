@@ -88,16 +88,16 @@ class Comparison:
     @property
     def groups(self) -> tuple[str, ...]:
         """`ALL`, followed by the groups if there are several."""
-        found = sorted({row.group for codec in self.codecs for row in codec.rows})
-        return (ALL, *found) if len(found) > 1 else (ALL,)
+        groups = sorted({row.group for codec in self.codecs for row in codec.rows})
+        return (ALL, *groups) if len(groups) > 1 else (ALL,)
 
     def codec(self, name: str) -> ComparedCodec:
         """Return the codec with that name; raises CodecvqError for an unknown name."""
-        found = [codec for codec in self.codecs if codec.name == name]
-        if not found:
+        matches = [codec for codec in self.codecs if codec.name == name]
+        if not matches:
             known = ", ".join(codec.name for codec in self.codecs)
             raise CodecvqError(f"codec {name!r} is not part of the comparison; the codecs are {known}.")
-        return found[0]
+        return matches[0]
 
     def difference(self, name: str, other: str, column: str, group: str = ALL) -> Mean:
         """Return the mean over clips of (value of `name` - value of `other`), with its interval.
@@ -105,9 +105,13 @@ class Comparison:
         Clips differ more than codecs. This paired interval is therefore much narrower than the intervals of
         the two means, and can separate two codecs whose intervals overlap.
         """
-        theirs = {row.id: row.values for row in self.codec(other).in_group(group) if column in row.values}
-        ours = [row for row in self.codec(name).in_group(group) if column in row.values and row.id in theirs]
-        return mean_of([row.values[column] - theirs[row.id][column] for row in ours])
+        other_values = {
+            row.id: row.values for row in self.codec(other).in_group(group) if column in row.values
+        }
+        rows = [
+            row for row in self.codec(name).in_group(group) if column in row.values and row.id in other_values
+        ]
+        return mean_of([row.values[column] - other_values[row.id][column] for row in rows])
 
     def table(self, group: str = ALL, against: str | None = None) -> list[list[str]]:
         """Return one row of text per codec: name, kbit/s, and the mean of each column with its interval.

@@ -42,7 +42,7 @@ class _Reconstruction:
 
 @dataclass(kw_only=True)
 class _Results(Exclusions):
-    """The results so far; the only mutable state of an evaluation."""
+    """The results, collected clip by clip; the only mutable state of an evaluation."""
 
     counter: CodeCounter
     rows: list[ClipRow] = field(default_factory=list)
@@ -111,14 +111,14 @@ def read_reference(clip: Clip, sample_rate: int) -> np.ndarray:
     return samples
 
 
-def evenly_spaced(given: Iterable[Clip], most: int | None) -> list[Clip]:
-    """Return at most `most` clips at even distances; the first clips would often be of one speaker."""
-    clips = getattr(given, "clips", None) or list(given)  # a corpus creates only the selected clips
-    if most is None or most >= len(clips):
+def evenly_spaced(corpus: Iterable[Clip], max_clips: int | None) -> list[Clip]:
+    """Return at most `max_clips` clips at even distances; the first clips would often be of one speaker."""
+    clips = getattr(corpus, "clips", None) or list(corpus)  # a corpus creates only the selected clips
+    if max_clips is None or max_clips >= len(clips):
         return list(clips)
-    if most < 1:
-        raise CorpusError(f"max_clips is {most}, but 1 or more is needed.")
-    return [clips[i * len(clips) // most] for i in range(most)]
+    if max_clips < 1:
+        raise CorpusError(f"max_clips is {max_clips}, but 1 or more is needed.")
+    return [clips[i * len(clips) // max_clips] for i in range(max_clips)]
 
 
 def _evaluate_clip(

@@ -101,13 +101,13 @@ def unavailable(registry: Registry | None = None) -> list[Unavailable]:
     """Return the registered metrics whose packages are not installed, without importing any metric."""
     from codecvq.plugins import registry as the_registry
 
-    found = []
+    unavailable_metrics = []
     for name, registration in _leading_first((registry or the_registry()).all(MetricSpec)):
         spec = registration.spec
         if missing := missing_packages(spec):
             error = _missing(name, spec, missing)
-            found.append(Unavailable(name, str(error), error))
-    return found
+            unavailable_metrics.append(Unavailable(name, str(error), error))
+    return unavailable_metrics
 
 
 def missing_packages(spec: MetricSpec) -> list[str]:

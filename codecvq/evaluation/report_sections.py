@@ -95,7 +95,9 @@ def _tile(column: Column, mean: Mean) -> str:
 
 def _warnings(evaluation: Evaluation) -> str:
     """Warnings about clips and metrics that are not in the results; empty without any."""
-    lines = [f"{text(name)} was not computed: {text(why)}" for name, why in evaluation.unavailable.items()]
+    lines = [
+        f"{text(name)} was not computed: {text(reason)}" for name, reason in evaluation.unavailable.items()
+    ]
     if num_trained_on := len(evaluation.trained_on or ()):
         lines.insert(0, f"the codec was trained on {num_trained_on} of these {len(evaluation.rows)} clips")
     lines += [
@@ -109,9 +111,9 @@ def _warnings(evaluation: Evaluation) -> str:
     hidden = max(0, len(evaluation.failures) - MAX_LISTED) + max(0, len(evaluation.undefined) - MAX_LISTED)
     if not lines:
         return ""
-    lost = int(evaluation.clips_given) - len(evaluation.rows)
+    num_failed = int(evaluation.clips_given) - len(evaluation.rows)
     summary = (
-        f"{lost} of {int(evaluation.clips_given)} clips could not be evaluated, "
+        f"{num_failed} of {int(evaluation.clips_given)} clips could not be evaluated, "
         f"{len(evaluation.undefined)} values are undefined"
     )
     more = f"<p>{hidden} more in evaluation.json.</p>" if hidden else ""
@@ -187,7 +189,9 @@ def bitrates(evaluation: Evaluation) -> str:
             "all bytes on disk, one file per clip",
         ),
     )
-    rows = [[name, f"{bps / 1000:.3f}", how] for name, bps, how in measured if bps is not None]
+    rows = [
+        [name, f"{bps / 1000:.3f}", description] for name, bps, description in measured if bps is not None
+    ]
     machine = evaluation.machine
     threads = f"{text(machine.threads)} thread{'s' if machine.threads != 1 else ''}"
     return (
@@ -277,10 +281,10 @@ def _clip(sample: Sample, evaluation: Evaluation) -> str:
 def groups(evaluation: Evaluation) -> str:
     """Means by speaker and by language; empty without groups."""
     parts = []
-    for kind, found in evaluation.groups.items():
-        if not found:
+    for kind, group_means in evaluation.groups.items():
+        if not group_means:
             continue
-        shown = list(found.items())[:MAX_GROUPS]
+        shown = list(group_means.items())[:MAX_GROUPS]
         rows = [
             [text(name) or "unknown", str(sum(getattr(row, kind) == name for row in evaluation.rows))]
             + [_group_value(means[c.name], c, name, kind, evaluation) for c in evaluation.columns]
@@ -288,8 +292,8 @@ def groups(evaluation: Evaluation) -> str:
         ]
         head = [kind, "clips", *(c.name for c in evaluation.columns)]
         more = (
-            f"<p class='note'>{len(found) - len(shown)} more in evaluation.json.</p>"
-            if len(found) > len(shown)
+            f"<p class='note'>{len(group_means) - len(shown)} more in evaluation.json.</p>"
+            if len(group_means) > len(shown)
             else ""
         )
         parts.append(f"<h2>By {kind}</h2>" + table(head, rows, range(1, len(head))) + more)

@@ -103,9 +103,9 @@ class Card(BaseModel):
     def to_json(self) -> str:
         """Return the text of `codec.json`."""
         rate = self.frame_rate
-        own = self.model_dump(exclude={"strides"} if self.strides is None else None)
+        values = self.model_dump(exclude={"strides"} if self.strides is None else None)
         name = FORMAT if self.strides is None else STRIDED_FORMAT
-        fields = {"format": name, **own, "frame_rate": [rate.numerator, rate.denominator]}
+        fields = {"format": name, **values, "frame_rate": [rate.numerator, rate.denominator]}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -136,13 +136,13 @@ def make_card(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
     """
     from codecvq import __version__
 
-    kept = checked_num_codebooks(num_codebooks, codec, TokensError)
+    depth = checked_num_codebooks(num_codebooks, codec, TokensError)
     if codec.variable_depth:
         raise TokensError(
             f"codec {codec.name!r} has a variable number of codes per frame, which a token dataset cannot "
             "store. Write .cvq files, or use a codec with a fixed number."
         )
-    strides = tuple(codec.strides)[:kept]
+    strides = tuple(codec.strides)[:depth]
     fields: dict[str, Any] = {  # Any: pydantic validates them
         "codec": codec.name,
         "weights_sha256": codec.weights_sha256,
@@ -150,7 +150,7 @@ def make_card(codec: AudioCodec, num_codebooks: int | None, job: Job) -> Card:
         "quantizer": dict(codec.quantizer_info),
         "sample_rate": codec.sample_rate,
         "hop_length": codec.hop_length,
-        "codebook_sizes": tuple(codec.codebook_sizes)[:kept],
+        "codebook_sizes": tuple(codec.codebook_sizes)[:depth],
         "strides": strides if max(strides, default=1) != 1 else None,
         "codec_codebooks": codec.num_codebooks,
         "channels": codec.channels,
@@ -190,10 +190,10 @@ def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec)
         ("shard_clips", stored.job.shard_clips, current.job.shard_clips),
         ("shard_seconds", stored.job.shard_seconds, current.job.shard_seconds),
     ]
-    for what, old, new in comparisons:
+    for name, old, new in comparisons:
         if old != new:
             raise TokensError(
-                f"{folder} holds tokens of another job: its {what} is {old}, but now it is {new}. "
+                f"{folder} holds tokens of another job: its {name} is {old}, but now it is {new}. "
                 "Give another folder, or remove this one to start again."
             )
 

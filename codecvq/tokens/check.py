@@ -38,7 +38,7 @@ def check(folder: str | Path) -> CheckResult:
         for index in range(len(shard.groups)):
             try:
                 group = shard.group(index)
-                found = [group[i] for i in range(len(group)) if i not in group.problems]
+                valid_rows = [group[i] for i in range(len(group)) if i not in group.problems]
             except TokensError as error:
                 problems.append(str(error))
                 continue
@@ -46,7 +46,7 @@ def check(folder: str | Path) -> CheckResult:
             for id in group.ids:
                 problems += [f"{shard.path.name}: clip {id!r} occurs twice"] if id in seen else []
                 seen.add(id)
-            rows, samples = rows + len(group), samples + sum(row.num_samples for row in found)
+            rows, samples = rows + len(group), samples + sum(row.num_samples for row in valid_rows)
     failures = len(dataset.failures)
     if rows + failures != card.job.clips:
         problems.append(f"{rows} rows and {failures} failures, but the job has {card.job.clips} clips")
@@ -55,6 +55,6 @@ def check(folder: str | Path) -> CheckResult:
 
 def _unexpected_files(dataset: TokenDataset) -> list[str]:
     """Return a problem for each Parquet file in `data` that is not a shard of this dataset."""
-    known = {shard.path.name for shard in dataset.shards}
+    shard_names = {shard.path.name for shard in dataset.shards}
     files = {path.name for path in (dataset.folder / "data").glob("[!.]*.parquet")}
-    return [f"data/{name!r} is not a shard of this dataset" for name in sorted(files - known)]
+    return [f"data/{name!r} is not a shard of this dataset" for name in sorted(files - shard_names)]

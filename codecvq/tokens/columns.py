@@ -37,8 +37,10 @@ def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
     These are the manifest columns, and text, speaker, language and licence if the clip has them. Raises
     TokensError for a value that is too long or nested too deeply.
     """
-    own = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
-    return {utf8_safe(name): _value(clip, name, value) for name, value in {**clip.columns, **own}.items()}
+    attributes = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
+    return {
+        utf8_safe(name): _value(clip, name, value) for name, value in {**clip.columns, **attributes}.items()
+    }
 
 
 def column_types(clips: Iterable[Clip]) -> dict[str, pa.DataType]:
@@ -186,12 +188,12 @@ def _mismatch_message(name: str, values: Sequence[Any], clips: Sequence[Clip], e
     shown = [
         f"{value!r:.40} in clip {clips[i].id!r}" for i, value in ((first, values[first]), (low, values[low]))
     ]
-    found = shown[0] if low == first else f"{shown[0]}, but {shown[1]}"
+    examples = shown[0] if low == first else f"{shown[0]}, but {shown[1]}"
     reason = " ".join(str(error).split())[:200]
     return (
         f"the manifest's column {name!r} mixes types, or has values that a token dataset cannot store: it is "
-        f"{found} ({reason}). Give all of its values one type (text, a number, true or false, a list or an "
-        "object of these), or remove the column."
+        f"{examples} ({reason}). Give all of its values one type (text, a number, true or false, a list or "
+        "an object of these), or remove the column."
     )
 
 

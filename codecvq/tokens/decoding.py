@@ -84,7 +84,7 @@ def detokenize(
 
 
 def _every_row(dataset: TokenDataset) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
-    """Yield each row, or the failure of a row or of its row group, with the number of rows so far."""
+    """Yield each row, or the failure of a row or of its row group, with the number of rows processed."""
     done = 0
     for shard in dataset.shards:
         for index, size in enumerate(shard.group_sizes):
@@ -101,7 +101,7 @@ def _every_row(dataset: TokenDataset) -> Iterator[tuple[int, TokenRow | TokenFai
 
 
 def _chosen_rows(dataset: TokenDataset, ids: Sequence[str]) -> Iterator[tuple[int, TokenRow | TokenFailure]]:
-    """Return the rows of these ids, or their failures, each with the number of rows so far.
+    """Return the rows of these ids, or their failures, each with the number of rows processed.
 
     Raises TokensError for an unknown id before the first row.
     """

@@ -275,9 +275,9 @@ def _encode_clips(
             yield from _encode_clips(codec, card, [item])
         return
     for (clip, samples), row in zip(batch, codes, strict=True):
-        own = row[:, : -(-samples.size // card.hop_length)]
-        problem = codes_problem(own, samples.size, card)
-        yield clip, samples.size, TokensError(f"{problem}.") if problem else own
+        clip_codes = row[:, : -(-samples.size // card.hop_length)]
+        problem = codes_problem(clip_codes, samples.size, card)
+        yield clip, samples.size, TokensError(f"{problem}.") if problem else clip_codes
 
 
 def _encode_batch(

@@ -48,15 +48,15 @@ def read_groups(file: BinaryIO) -> tuple[RowGroupMetadata, ...]:
     file.seek(size - 8 - length)
     try:
         fields = CompactReader(file.read(length)).struct()
-        groups = tuple(_group(one) for one in _structs(fields, 4))
+        groups = tuple(_group(item) for item in _structs(fields, 4))
         rows = fields[3, I64]
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError("its footer cannot be read") from error
     if sum(group.num_rows for group in groups) != rows:
         raise ValueError(f"its footer claims {rows} rows, but its row groups have another number")
     for column in (column for group in groups for column in group.columns):
-        least = min(column.num_values, column.compressed, column.uncompressed, column.start)
-        if least < 0 or column.start + column.compressed > size - 8 - length:
+        smallest = min(column.num_values, column.compressed, column.uncompressed, column.start)
+        if smallest < 0 or column.start + column.compressed > size - 8 - length:
             raise ValueError(f"its column {column.path[:60]!r} lies outside the file")
     return groups
 
@@ -69,7 +69,7 @@ def _structs(fields: Fields, number: int) -> list[Fields]:
 
 
 def _group(fields: Fields) -> RowGroupMetadata:
-    return RowGroupMetadata(fields[3, I64], tuple(_column(one[3, STRUCT]) for one in _structs(fields, 1)))
+    return RowGroupMetadata(fields[3, I64], tuple(_column(item[3, STRUCT]) for item in _structs(fields, 1)))
 
 
 def _column(fields: Fields) -> ColumnChunk:

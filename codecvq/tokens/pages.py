@@ -38,8 +38,8 @@ def column_problem(file: BinaryIO, column: ColumnChunk) -> str:
         at = page.start + page.compressed
     values = sum(page.values for page in pages if page.kind != _DICTIONARY_PAGE)
     if at != end or values != column.num_values:
-        found = f"{values:,} values in {at - column.start:,} bytes"
-        return f"its pages have {found}, its footer claims {column.num_values:,} in {column.compressed:,}"
+        claimed = f"{values:,} values in {at - column.start:,} bytes"
+        return f"its pages have {claimed}, its footer claims {column.num_values:,} in {column.compressed:,}"
     if sum(page.uncompressed for page in pages) > column.uncompressed:
         return "its pages are larger than its footer claims"
     return _text_problem(file, column, pages) if column.physical_type == _TEXT else ""

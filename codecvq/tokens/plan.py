@@ -109,10 +109,10 @@ def check_columns(card: Card, plan: Plan) -> None:
         ) from error
 
 
-def _splits(given: Iterable[Clip]) -> dict[str, Clips]:
+def _splits(source: Iterable[Clip]) -> dict[str, Clips]:
     """Return the clips of each split, in order."""
-    split_of = getattr(given, "split_of", None) or (lambda clip: clip.split or "train")
-    clips = given.lazy_clips if isinstance(given, Corpus) else Clips.from_clips(given)
+    split_of = getattr(source, "split_of", None) or (lambda clip: clip.split or "train")
+    clips = source.lazy_clips if isinstance(source, Corpus) else Clips.from_clips(source)
     if duplicates := clips.duplicate_ids():
         id_ = clips[duplicates[0]].id
         raise TokensError(f"two clips have the id {id_!r}. Ids identify rows, so each must be unique.")
@@ -140,20 +140,20 @@ class _ChainedClips:
 
 def _corpus_failures(clips: Iterable[Clip]) -> tuple[TokenFailure, ...]:
     return tuple(
-        TokenFailure(one.id, utf8_safe(str(one.path)), " ".join(one.error.split()))
-        for one in getattr(clips, "failures", ())
+        TokenFailure(failure.id, utf8_safe(str(failure.path)), " ".join(failure.error.split()))
+        for failure in getattr(clips, "failures", ())
     )
 
 
 def _parts(clips: Clips, shard_clips: int, shard_seconds: float) -> list[Clips]:
-    begins: list[int] = []
+    starts: list[int] = []
     seconds = 0.0
     for index, duration_s in enumerate(np.nan_to_num(clips.durations_s, nan=0.0).tolist()):
-        if not begins or index - begins[-1] >= shard_clips or seconds >= shard_seconds:
-            begins.append(index)
+        if not starts or index - starts[-1] >= shard_clips or seconds >= shard_seconds:
+            starts.append(index)
             seconds = 0.0
         seconds += duration_s
-    return [clips[begin:end] for begin, end in itertools.pairwise([*begins, len(clips)])]
+    return [clips[start:end] for start, end in itertools.pairwise([*starts, len(clips)])]
 
 
 def _digest(

@@ -85,12 +85,14 @@ def schema_problem(schema: pa.Schema, card: Card) -> str:
     names = schema.names
     if len(set(names)) < len(names):
         return "two columns have the same name"
-    for own in schema_of(card, {}):
-        if own.name not in names:
-            return f"it has no column {own.name!r}"
-        found = schema.field(own.name).type
-        if found != own.type:
-            return f"its column {own.name!r} is of type {str(found)[:60]}, but {own.type} is needed"
+    for expected in schema_of(card, {}):
+        if expected.name not in names:
+            return f"it has no column {expected.name!r}"
+        actual = schema.field(expected.name).type
+        if actual != expected.type:
+            return (
+                f"its column {expected.name!r} is of type {str(actual)[:60]}, but {expected.type} is needed"
+            )
     return ""
 
 
@@ -263,8 +265,8 @@ class RowGroup:
         rates = _numpy(columns["sample_rate"], -1)
         yield rates != card.sample_rate, lambda i: f"has a sample_rate of {rates[i]}, not {card.sample_rate}"
         codec = columns["codec"].fill_null("").to_numpy(zero_copy_only=False)
-        own = card.codebooks_sha256[:CODEC_DIGITS]
-        yield codec != own, lambda i: f"is of codec {codec[i][:40]!r}, not {own!r}"
+        expected = card.codebooks_sha256[:CODEC_DIGITS]
+        yield codec != expected, lambda i: f"is of codec {codec[i][:40]!r}, not {expected!r}"
 
 
 def _missing_message(name: str, row: int) -> str:
@@ -331,9 +333,9 @@ class _Codes:
             np.maximum.reduceat(self._values[: self._inner[-1]], self._inner[filled]) if len(filled) else 0
         )
         book = np.minimum(self._book_of, len(sizes) - 1)
-        most = np.array([size - 1 for size in sizes], dtype=np.uint64)[book]
+        limits = np.array([size - 1 for size in sizes], dtype=np.uint64)[book]
         out_of_range = np.zeros(len(self._row_of), dtype=bool)
-        out_of_range[filled] = largest > most[filled]
+        out_of_range[filled] = largest > limits[filled]
         return self._rows_with(out_of_range)
 
     def _rows_with(self, lists: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

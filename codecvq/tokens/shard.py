@@ -96,8 +96,8 @@ def write_shard(
     """
     with atomic_file(path) as temporary:
         write_parquet(temporary, card, columns, rows, failures, str(path))
-    for left in stale_temporary_files(path):
-        left.unlink(missing_ok=True)
+    for leftover in stale_temporary_files(path):
+        leftover.unlink(missing_ok=True)
 
 
 def write_parquet(
@@ -215,17 +215,17 @@ class Shard:
 
     def ids(self) -> list[str]:
         """Read the ids of all rows, in order."""
-        found = []
+        ids = []
         for index in range(len(self.groups)):
             batch = self._read(index, ["id"])
             try:
                 batch.validate(full=True)
             except _read_errors() as error:
                 raise _damaged_error(self.path, error) from error
-            found += batch.column("id").to_pylist()
-        if None in found:
+            ids += batch.column("id").to_pylist()
+        if None in ids:
             raise _damaged_error(self.path, "a row has no id")
-        return found
+        return ids
 
     def _read(self, group: int, columns: list[str] | None = None) -> pa.RecordBatch:
         try:
@@ -307,13 +307,13 @@ def _footer(
 ) -> tuple[tuple[TokenFailure, ...], tuple[int, ...] | None]:
     """Return the failures and the checksums in a footer."""
     failed = texts.get(FAILURES_KEY, b"null")
-    whole = parse_json(
+    document = parse_json(
         b'{"failures": ' + failed + b"}", f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
     )
     listed = validated(
-        _Failures, whole, f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
+        _Failures, document, f"{path}, failures", error=TokensError, advice=REWRITE_ADVICE
     ).failures
-    failures = tuple(TokenFailure(one.id, one.source, one.error) for one in listed)
+    failures = tuple(TokenFailure(failure.id, failure.source, failure.error) for failure in listed)
     if CHECKSUMS_KEY not in texts:
         return failures, None
     fields = parse_json(texts[CHECKSUMS_KEY], f"{path}, checksums", error=TokensError, advice=REWRITE_ADVICE)
