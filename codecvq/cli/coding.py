@@ -60,7 +60,7 @@ def encode(
 ) -> None:
     """Compress audio files to .cvq files.
 
-    Audio may have any format, sample rate and number of channels. A mono codec mixes the channels.
+    Audio may have any format, sample rate and number of channels. A mono codec mixes down the channels.
 
     Example: [bold]codecvq encode runs/quickstart recordings/ --out compressed/[/]
     """

@@ -45,7 +45,7 @@ def tokenize(
     reader: ReaderName = None,
     shard: Annotated[
         str,
-        typer.Option(help="I/N: write every N-th shard, starting with shard I, for N parallel processes."),
+        typer.Option(help="I/N: process I of N, counted from 0, writes every N-th shard."),
     ] = "0/1",
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
