@@ -170,5 +170,5 @@ def test_every_quantizer_plugin_has_a_page() -> None:
     assert folders == {page.parent for page in PAGES}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for needed in ("**When to take it.**", "**When not.**", "**Traps.**", "arXiv:"):
+        for needed in ("**When to use it.**", "**When not to use it.**", "**Pitfalls.**", "arXiv:"):
             assert needed in text, f"{page}: {needed}"
