@@ -218,15 +218,15 @@ def print_summary(folder: Path, rows: list[dict[str, object]]) -> None:
 
 
 LICENCE = """\
-# Licences of these recordings
+# Licenses of these recordings
 
 The recordings are excerpts of the *Asterisk core sounds* 1.6.1, telephone prompts made for the Asterisk
 project (<http://downloads.asterisk.org/pub/telephony/>), taken from Debian's packages
-`asterisk-core-sounds-XX-g722` 1.6.1-1, and their texts from `asterisk-core-sounds-XX` 1.6.1-1. They are not
-under the licence of codecvq's code. Every row of `clips.jsonl` names the speaker, the licence and the
-package of its clip.
+`asterisk-core-sounds-XX-g722` 1.6.1-1, and their texts from `asterisk-core-sounds-XX` 1.6.1-1. The license of
+codecvq's code does not cover them. Every row of `clips.jsonl` has the speaker, the license and the package of
+its clip.
 
-| speaker | language | author and credits | licence |
+| speaker | language | author and credits | license |
 |---|---|---|---|
 | `asterisk/allison_smith` | English (en-US) | © 2003–2010 Allison Smith (<http://www.theivrvoice.com>); \
 financial contributions by Digium, Inc. | \
@@ -238,17 +238,17 @@ financial contributions by Digium, Inc. | \
 translated by Clod Patry, Kristopher Lalletti and June Wallack; financial contributions by Digium, Inc., \
 Unlimitel and BGM Informatique | [CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/) |
 | `asterisk/maxim_topal` | Russian (ru-RU) | © 2010 Maxim; provided by Maxim Topal \
-(<http://www.ivrvoice.ru>); the voice is a woman's whom the package does not name | \
+(<http://www.ivrvoice.ru>); the package does not name the speaker, a woman | \
 [CC BY 3.0](https://creativecommons.org/licenses/by/3.0/) |
 
-The full texts of both licences are at the addresses above and in the packages' `copyright` files.
+The full texts of both licenses are at the addresses above and in the packages' `copyright` files.
 
 **Changes made.** A selection of the prompts; decoded from G.722 and stored as FLAC, 16 kHz, 16 bits, mono;
-files renamed. The samples are unchanged. Notes in brackets that are not spoken were taken out of the texts.
-The selection is distributed under the same licences as the recordings in it.
-`scripts/make_prompts_corpus.py` made it and tells how.
+files renamed. The samples are unchanged. Notes in brackets that are not spoken were removed from the texts.
+The selection is distributed under the same licenses as the recordings in it.
+`scripts/make_prompts_corpus.py` made and documents it.
 
-The recordings come as they are, without warranties; nobody named here endorses codecvq.
+The recordings are provided as they are, without warranties. The people named here do not endorse codecvq.
 """
 
 if __name__ == "__main__":

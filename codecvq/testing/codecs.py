@@ -274,7 +274,7 @@ def prefix(case: CodecCase) -> None:
 
 
 def cvq_file(case: CodecCase) -> str:
-    """Codes survive a round trip through a .cvq file, with each entropy coding mode."""
+    """Writing and reading a .cvq file returns the same codes, with each entropy coding mode."""
     from codecvq.bitstream import pack, unpack
 
     codec = case.codec
@@ -295,7 +295,7 @@ def cvq_file(case: CodecCase) -> str:
 
 
 def token_dataset(case: CodecCase) -> None:
-    """Codes survive a round trip through a token dataset."""
+    """Writing and reading a token dataset returns the same codes."""
     from codecvq.audio import write_audio
     from codecvq.data.clip import Clip
     from codecvq.tokens import read_tokens, tokenize

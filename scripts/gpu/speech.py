@@ -201,7 +201,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int) 
 def _row(coded_clip: CodedClip, path: str) -> str:
     """A row of the manifest.
 
-    It has no start, so the duration does not cut the clip: it is the duration that the corpus reports.
+    It has no start, so the duration, as reported by the corpus, does not cut the clip.
     """
     clip = coded_clip.clip
     row: Mapping[str, Any] = {  # Any: JSON values

@@ -165,7 +165,7 @@ class OutputFolder:
             (self.out / f"{name}.tar.{n}").write_bytes(data[n * PART_BYTES : (n + 1) * PART_BYTES])
 
     def write_leg(self, leg: dict[str, Any]) -> None:
-        """Write leg.json with the results so far."""
+        """Write leg.json with the current results."""
         (self.out / "leg.json").write_text(json.dumps(leg, indent=1) + "\n", encoding="utf-8")
 
 

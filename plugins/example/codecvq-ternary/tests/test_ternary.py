@@ -31,7 +31,7 @@ def test_stages_are_a_balanced_ternary_expansion(stages: int) -> None:
     assert error <= 0.5 * 3.0 ** -(stages - 1) + 1e-6
 
 
-def test_codes_survive_decode_and_encode() -> None:
+def test_decode_and_encode_return_the_same_codes() -> None:
     quantizer = codecvq.build_quantizer("ternary", dim=5, trits=5).eval()
     codes = torch.arange(3**5)[None, None]
     assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
