@@ -355,7 +355,7 @@ def provenance(evaluation: Evaluation, recipe: str, commands: Sequence[str]) -> 
     identity = table(["", ""], [[text(name), f"<code>{text(value)}</code>"] for name, value in facts.items()])
     parts = [f"<h2>Codec and environment</h2>{identity}"]
     if recipe:
-        parts.append(f"<details><summary>Recipe, as resolved</summary><pre>{text(recipe)}</pre></details>")
+        parts.append(f"<details><summary>Resolved recipe</summary><pre>{text(recipe)}</pre></details>")
     if commands:
         parts.append(f"<h3>Reproduce</h3><pre>{text(chr(10).join(commands))}</pre>")
     return "".join(parts)

@@ -157,7 +157,9 @@ class Evaluation:
         rows.append(TableRow("exact lengths", str(self.exact_lengths), f"of {self.decoded} decoded", "", ""))
         if self.trained_on:
             rows.append(
-                TableRow("clips of its training", str(len(self.trained_on)), f"of {len(self.rows)}", "", "")
+                TableRow(
+                    "clips in the training split", str(len(self.trained_on)), f"of {len(self.rows)}", "", ""
+                )
             )
         return rows
 
