@@ -108,10 +108,10 @@ def _kind_of(name: str, kind: str | None) -> str:
 
     known = {each: {*registry().registrations(registrations)} for each, registrations in CHECKED.items()}
     known["quantizer"].update(quantizer_names())
-    found = [each for each, names in known.items() if name.rpartition("/")[2] in names]
-    if not found and os.path.exists(name):
-        found = ["codec"]
-    if not found:
+    matches = [each for each, names in known.items() if name.rpartition("/")[2] in names]
+    if not matches and os.path.exists(name):
+        matches = ["codec"]
+    if not matches:
         everything = sorted(set().union(*known.values()))
         other = next((each for each in KINDS if name in registry().registrations(each)), None)
         if other:
@@ -121,11 +121,11 @@ def _kind_of(name: str, kind: str | None) -> str:
         raise UnknownName(
             f"no quantizer, network, codec or reader is named {name!r}.{nearest(name, everything)}"
         )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise OptionError(
-            f"{name!r} is a {' and a '.join(found)}. Choose one, for example with --kind {found[0]}."
+            f"{name!r} is a {' and a '.join(matches)}. Choose one, for example with --kind {matches[0]}."
         )
-    return found[0]
+    return matches[0]
 
 
 def _checks(what: str, name: str, forms: str | None, options: Mapping[str, Any]) -> Iterable[Check]:
@@ -190,15 +190,15 @@ def _print_table(outcomes: list[Outcome]) -> None:
 
 def _print_broken(broken: list[Outcome]) -> None:
     """Print each broken check once, with its result in each form; equal results of many checks are merged."""
-    for found, same in _grouped(broken, lambda outcome: outcome.found):
+    for result, same in _grouped(broken, lambda outcome: outcome.found):
         if len({outcome.check.short_name for outcome in same}) > 1:
-            print_text(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {found}")
+            print_text(f"\n{', '.join(outcome.check.name for outcome in same)}\n  found: {result}")
             _print_places(same)
             broken = [outcome for outcome in broken if outcome not in same]
     for (name, why), same in _grouped(broken, lambda o: (o.check.short_name, o.check.why)):
         print_text(f"\n{name}\n  contract: {why}")
-        for found, forms in _grouped(same, lambda outcome: outcome.found):
-            print_text(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {found}")
+        for result, forms in _grouped(same, lambda outcome: outcome.found):
+            print_text(f"  found in {', '.join(outcome.check.form for outcome in forms)}: {result}")
         _print_places(same)
 
 

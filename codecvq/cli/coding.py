@@ -144,13 +144,17 @@ def _file_tasks(
     """
     tasks: dict[Path, FileTask] = {}
     failures: list[ItemFailure] = []
-    for given in inputs:
+    for input_path in inputs:
         try:
-            files = [(path, path.relative_to(given)) for path in find(given)] if given.is_dir() else []
+            files = (
+                [(path, path.relative_to(input_path)) for path in find(input_path)]
+                if input_path.is_dir()
+                else []
+            )
         except (CodecvqError, OSError) as error:
-            failures.append(failure_of(str(given), error))
+            failures.append(failure_of(str(input_path), error))
             continue
-        for source, relative in files or [(given, Path(given.name))]:
+        for source, relative in files or [(input_path, Path(input_path.name))]:
             try:
                 task = FileTask(source, _target(tasks, source, out, relative, suffix))
             except AudioError as error:

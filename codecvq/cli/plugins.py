@@ -34,19 +34,19 @@ def list_plugins(
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"no kind of plugin is named {kind!r}; available kinds are {', '.join(KINDS)}.")
     kinds = [kind] if kind else LISTED
-    found = [(k, name, registration) for k in kinds for name, registration in registry().all(k).items()]
+    entries = [(k, name, registration) for k in kinds for name, registration in registry().all(k).items()]
     failures = [str(failure) for failure in registry().failures]
     if as_json:
         print_json(
             {
-                "offers": [_as_json(k, name, registration) for k, name, registration in found],
+                "offers": [_as_json(k, name, registration) for k, name, registration in entries],
                 "failures": failures,
             }
         )
         return
     print_table(
         ["kind", "name", "description", "source"],
-        [[k, name, o.spec.summary, _source_of(o)] for k, name, o in found],
+        [[k, name, o.spec.summary, _source_of(o)] for k, name, o in entries],
     )
     if kind in (None, "quantizers"):
         print_text("\nEvery quantizer X is also available as residual_X, grouped_X and grouped_residual_X.")

@@ -38,15 +38,17 @@ def new_plugin(
     _check_name(name)
     files = _distribution(name, into) if packaged else {into / f"{name}.py": "plugin.py.txt"}
     try:
-        there = [path for path in files if path.exists()]
+        existing = [path for path in files if path.exists()]
         into.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise PluginError(
             f"the folder {_short(into)} is not writable ({reason}). Choose another folder with --into."
         ) from error
-    if there:
-        raise PluginError(f"{there[0]} already exists. Choose another name, or another folder with --into.")
+    if existing:
+        raise PluginError(
+            f"{existing[0]} already exists. Choose another name, or another folder with --into."
+        )
     words = {
         "name": name,
         "Class": "".join(part.capitalize() for part in name.split("_")),

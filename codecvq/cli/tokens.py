@@ -85,8 +85,8 @@ def tokenize(
     else:
         batch.print_failures()
         state = "complete" if summary.complete else "shards of other processes are missing"
-        there = f", {summary.clips_there} already present" if summary.clips_there else ""
-        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{there}, {batch.failed} failed"
+        already = f", {summary.clips_there} already present" if summary.clips_there else ""
+        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{already}, {batch.failed} failed"
         print_written(("tokenized", f"{done}; {state}"), ("dataset", out))
     batch.exit_if_failed()
 

@@ -77,7 +77,7 @@ def _load_matching(
     partial: bool,
     advice: str = "",
 ) -> None:
-    """Load those `weights` that fit into `module`.
+    """Load the `weights` that fit into `module`.
 
     Raises RunError for `mismatches`; logs a warning instead if `partial`.
     """
@@ -87,9 +87,11 @@ def _load_matching(
             f"{what} do not fit this recipe: {shown}. Use the recipe that made them, or set "
             f"training.init_partial=true (--init-partial) to load only what fits.{advice}"
         )
-    own = module.state_dict()
+    state = module.state_dict()
     matching = {
-        name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape
+        name: tensor
+        for name, tensor in weights.items()
+        if name in state and state[name].shape == tensor.shape
     }
     try:
         module.load_state_dict(matching, strict=False)
@@ -100,19 +102,19 @@ def _load_matching(
         logger.warning(
             "%s do not all fit; %d of %d tensors start from new random weights: %s",
             what,
-            len(own) - len(matching),
-            len(own),
+            len(state) - len(matching),
+            len(state),
             shown,
         )
 
 
 def _weight_mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """Missing, unexpected and differently shaped tensors of `weights`, one phrase each."""
-    own = module.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not in the model" for name in weights if name not in own]
+    state = module.state_dict()
+    problems = [f"{name} is missing" for name in state if name not in weights]
+    problems += [f"{name} is not in the model" for name in weights if name not in state]
     return problems + [
-        f"{name} is {list(weights[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        f"{name} is {list(weights[name].shape)} instead of {list(state[name].shape)}"
+        for name in state
+        if name in weights and weights[name].shape != state[name].shape
     ]

@@ -54,9 +54,9 @@ class Learner:
         self.step_budget = StepBudget(self.config.steps, self.config.minutes)
         self.weights = recipe.losses.weights()
         self.losses = LossTerms(recipe, self.codec, accelerator)
-        own = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
-        self.parameters = own | self.losses.parameters
-        groups = [{"params": list(each.values())} for each in (own, self.losses.parameters) if each]
+        trainable = {name: each for name, each in self.codec.named_parameters() if each.requires_grad}
+        self.parameters = trainable | self.losses.parameters
+        groups = [{"params": list(each.values())} for each in (trainable, self.losses.parameters) if each]
         optimizer = torch.optim.AdamW(
             groups,
             lr=recipe.optimizer.learning_rate,

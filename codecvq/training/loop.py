@@ -184,11 +184,11 @@ class Trainer:
             last = False
             if logs or saves or done >= self.step_budget.steps:
                 last = self._synchronize(done, timer)
-                found = self.learner.step_metrics.take_means() if logs or last else {}
+                means = self.learner.step_metrics.take_means() if logs or last else {}
             if self.accelerator.is_main_process:
                 if logs or last:
                     validated = self._validate(done) if validates or last else {}
-                    scalars = self._log(run, done, found | validated, timer)
+                    scalars = self._log(run, done, means | validated, timer)
                 left_s = self.step_budget.remaining_s(timer.step_s, done)
                 report(TrainingProgress(done, self.step_budget.steps, scalars, left_s))
             if saves or last:
@@ -272,8 +272,8 @@ class Trainer:
         with self.learner.averaged():
             return self.validation.run(done)
 
-    def _log(self, run: TrainRun, done: int, found: dict[str, float], timer: StepTimer) -> dict[str, float]:
-        scalars = found | self.learner.usage.scalars()
+    def _log(self, run: TrainRun, done: int, means: dict[str, float], timer: StepTimer) -> dict[str, float]:
+        scalars = means | self.learner.usage.scalars()
         if timer.step_s:
             scalars["speed/steps_per_s"] = 1 / timer.step_s
         scalars["steps/skipped"] = self.learner.step_metrics.skipped
@@ -316,10 +316,10 @@ class Trainer:
 
     def check_same_step(self, first: int) -> None:
         """Raise RunError unless all processes resume from the same step."""
-        found = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
-        if len(set(found)) > 1:
+        steps = self.accelerator.gather(torch.tensor([first], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
             raise RunError(
-                f"the processes found checkpoints of different steps in {self.folder.path}: {found}. Choose "
+                f"the processes found checkpoints of different steps in {self.folder.path}: {steps}. Choose "
                 "a folder with --run that is on a disk shared by all nodes."
             )
 

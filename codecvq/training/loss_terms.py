@@ -32,10 +32,10 @@ class LossTerms:
                 name: _build_loss(name, options, recipe, codec)
                 for name, options in recipe.losses.options().items()
             }
-        own = {id(weight) for weight in codec.parameters()}
+        codec_weights = {id(weight) for weight in codec.parameters()}
         for name, loss in self.modules.items():
             loss.to(accelerator.device)
-            if any(id(weight) in own for weight in loss.parameters()):
+            if any(id(weight) in codec_weights for weight in loss.parameters()):
                 raise OptionError(
                     f"loss {name!r} contains parameters of the codec. In setup(codec), read sizes from the "
                     "codec and store none of its modules."
@@ -104,8 +104,10 @@ class LossTerms:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Load a state returned by `state`."""
         for name, loss in self.modules.items():
-            own = {key: state[f"{name}.{key}"] for key in loss.state_dict() if f"{name}.{key}" in state}
-            missing = loss.load_state_dict(own, strict=False).missing_keys
+            loss_state = {
+                key: state[f"{name}.{key}"] for key in loss.state_dict() if f"{name}.{key}" in state
+            }
+            missing = loss.load_state_dict(loss_state, strict=False).missing_keys
             not_loaded = [key for key in missing if not key.startswith(_teacher_prefixes(loss))]
             assert not not_loaded, f"the checkpoint lacks {not_loaded} of loss {name!r}"
 

@@ -57,10 +57,10 @@ class LossesSection(BaseModel):
                 f"{{{example}}}, or use the override losses.{losses[0]}.{option}=…"
             )
         known = cls.model_fields
-        found = {key: value if key in known else parse_entry(key, value) for key, value in given.items()}
-        found.setdefault("mel", {WEIGHT: MEL_WEIGHT})
+        entries = {key: value if key in known else parse_entry(key, value) for key, value in given.items()}
+        entries.setdefault("mel", {WEIGHT: MEL_WEIGHT})
         # keep mel even if its weight is 0: a missing key means the default weight
-        return {key: value for key, value in found.items() if key in known or value[WEIGHT] or key == "mel"}
+        return {key: value for key, value in entries.items() if key in known or value[WEIGHT] or key == "mel"}
 
     @model_validator(mode="after")
     def _check_weights(self) -> LossesSection:
@@ -128,8 +128,8 @@ def parse_entry(name: object, value: object) -> dict[str, Any]:
 
 def expand_weights(losses: Mapping[str, Any]) -> dict[str, Any]:
     """Replace each weight W of a section by `{weight: W}`, so that overrides can set options."""
-    found = {key: merge_weight(key, None, value) for key, value in losses.items()}
-    return {"mel": {WEIGHT: MEL_WEIGHT}, **found}
+    entries = {key: merge_weight(key, None, value) for key, value in losses.items()}
+    return {"mel": {WEIGHT: MEL_WEIGHT}, **entries}
 
 
 def merge_weight(key: object, before: object, value: object) -> object:
@@ -141,13 +141,13 @@ def merge_weight(key: object, before: object, value: object) -> object:
 
 def migrate_0_1_0(losses: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the section of a run of version 0.1.0: move `RENAMED_KEYS` to the options of their losses."""
-    found = {key: value for key, value in losses.items() if key not in RENAMED_KEYS}
+    entries = {key: value for key, value in losses.items() if key not in RENAMED_KEYS}
     for key in RENAMED_KEYS.keys() & losses.keys():
         names, option = RENAMED_KEYS[key]
         for name in names:
-            if found.get(name):
-                found[name] = {**parse_entry(name, found[name]), option: losses[key]}
-    return found
+            if entries.get(name):
+                entries[name] = {**parse_entry(name, entries[name]), option: losses[key]}
+    return entries
 
 
 def _is_number(value: object) -> bool:
@@ -160,7 +160,7 @@ def _defaults(name: str) -> dict[str, Any]:
         defaults = option_defaults(registry().find(LossSpec, name))
     except (CodecvqError, ValueError, TypeError):  # raised again when the loss is built
         return {}
-    found = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     plain = (type(None), bool, int, float, str, list, dict)  # types that a recipe can contain
-    own = found.keys() - {"sample_rate", WEIGHT}  # these two are not options in a recipe
-    return {key: value for key, value in found.items() if key in own and isinstance(value, plain)}
+    names = options.keys() - {"sample_rate", WEIGHT}  # these two are not options in a recipe
+    return {key: value for key, value in options.items() if key in names and isinstance(value, plain)}

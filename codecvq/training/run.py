@@ -180,12 +180,12 @@ class RunFolder:
         """Delete the lines of steps after `step`, which will be repeated, and a partial last line."""
         if not self.metrics_file.is_file():
             return
-        kept = [
+        lines = [
             line
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines()
             if _step_of(line) <= step
         ]
-        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in kept))
+        write_atomically(self.metrics_file, "".join(f"{line}\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

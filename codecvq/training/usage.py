@@ -52,15 +52,15 @@ class CodebookUsage:
         rows = torch.stack(
             [_codebook_scalars(counts) for counts in self.counts.values()]
         ).tolist()  # one transfer
-        found: dict[str, float] = {}
+        scalars: dict[str, float] = {}
         for n, (total, usage, perplexity) in zip(self.counts, rows, strict=True):
             if total > 0:
-                found |= {f"codebook/usage/{n}": usage, f"codebook/perplexity/{n}": perplexity}
+                scalars |= {f"codebook/usage/{n}": usage, f"codebook/perplexity/{n}": perplexity}
         for name in ("usage", "perplexity"):
-            each = [value for key, value in found.items() if key.startswith(f"codebook/{name}/")]
+            each = [value for key, value in scalars.items() if key.startswith(f"codebook/{name}/")]
             if each:
-                found[f"codebook/{name}"] = sum(each) / len(each)
-        return found
+                scalars[f"codebook/{name}"] = sum(each) / len(each)
+        return scalars
 
     def load(self, counts: Mapping[int, Tensor]) -> None:
         """Load the counts of a checkpoint."""

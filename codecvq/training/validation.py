@@ -59,11 +59,11 @@ class Validation:
 
     def run(self, step: int) -> dict[str, float]:
         """Return means over the clips as `validation/NAME`; save the codec to `best/` if it has improved."""
-        found = self._measure()
-        value = found.get(self.best_by)
+        means = self._measure()
+        value = means.get(self.best_by)
         if value is not None:
             self._save_if_best(step, value)
-        return found
+        return means
 
     def take_samples(self) -> list[ValidationSample]:
         """Return and clear the samples decoded by the last validation."""
@@ -143,8 +143,8 @@ def _saved_value(file: Path, best_by: str) -> float | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return float(found["value"]) if found.get("by", best_by) == best_by else None
+        best = json.loads(file.read_text(encoding="utf-8"))
+        return float(best["value"]) if best.get("by", best_by) == best_by else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read (%s); the next validation replaces the codec in best/", file, error)
         return None
@@ -173,16 +173,16 @@ def _scores(
     decoded: npt.NDArray[np.float32],
     sample_rate: int,
 ) -> dict[str, float]:
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for metric in metrics:
         try:
-            found |= metric.measure(reference, decoded, sample_rate)
+            scores |= metric.measure(reference, decoded, sample_rate)
         except MetricUndefined:
             continue  # too short or silent for this metric
-    return found
+    return scores
 
 
-def _spread_clips(clips: Corpus, most: int) -> list[Clip]:
-    """At most `most` clips, spread evenly over the corpus, since adjacent clips often share a speaker."""
-    count = min(most, len(clips))
+def _spread_clips(clips: Corpus, max_clips: int) -> list[Clip]:
+    """At most `max_clips` clips, spread evenly, since adjacent clips often share a speaker."""
+    count = min(max_clips, len(clips))
     return [clips[i * len(clips) // count] for i in range(count)]
