@@ -197,7 +197,7 @@ def _print_result(trained: TrainingResult, as_json: bool) -> None:
         how = "already complete"
     else:
         start = f", from step {trained.resumed_at} on" if trained.resumed_at else ""
-        how = f"{duration(trained.seconds)}{start}"
+        how = f"took {duration(trained.seconds)}{start}"
     print_written(
         (f"trained {trained.steps} steps", how),
         ("codec", folder.codec),
