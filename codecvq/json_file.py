@@ -19,9 +19,9 @@ from pydantic import BaseModel, ValidationError
 
 from codecvq.errors import CodecvqError
 
-MAX_BYTES = 1 << 20  # in a file
+MAX_BYTES = 1 << 20  # of a file
 MAX_DEPTH = 50  # nesting levels of lists and objects
-MAX_DIGITS = 40  # in a number
+MAX_DIGITS = 40  # of a number
 MAX_SHOWN = 60  # characters of a value in an error message
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,9 +66,8 @@ def read_bounded(
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise error(f"{path} is not a regular file. {advice}".rstrip())
-            content = (
-                bytearray()
-            )  # in blocks: a single read would allocate `max_bytes` for a file of any size
+            # read in blocks: a single read would allocate `max_bytes` for a file of any size
+            content = bytearray()
             too_large = status.st_size > max_bytes
             while not too_large and (piece := os.read(descriptor, 1 << 20)):
                 content += piece
@@ -127,11 +126,11 @@ def validated(
         problem = failure.errors(include_url=False, include_context=False)[0]
         key = ".".join(map(str, problem["loc"]))[:MAX_SHOWN] or "the file"
         raise error(
-            f"{origin}: {_explained(key, problem['type'], problem['msg'], problem['input'])} {advice}"
+            f"{origin}: {_explain(key, problem['type'], problem['msg'], problem['input'])} {advice}"
         ) from None
 
 
-def _explained(key: str, kind: str, message: str, given: object) -> str:
+def _explain(key: str, kind: str, message: str, given: object) -> str:
     if kind == "missing":
         return f"{key} is missing."
     if kind == "extra_forbidden":

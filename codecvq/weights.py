@@ -59,13 +59,13 @@ class WeightsFile:
         Raises CodecError before it copies if names or shapes differ; also for non-finite values and another
         kind of dtype.
         """
-        own = module.state_dict()
-        self._check_names(own)
+        state = module.state_dict()
+        self._check_names(state)
         tensors = {*dict(module.named_parameters(remove_duplicate=False))}
         tensors |= {*dict(module.named_buffers(remove_duplicate=False))}
         computed = {}  # state-dict entries that are neither parameters nor buffers
         with torch.no_grad():
-            for name, tensor in own.items():
+            for name, tensor in state.items():
                 stored = self._get(name)
                 if stored.is_floating_point() != tensor.is_floating_point():
                     raise self._mismatch(f"{name} is {stored.dtype}, but {tensor.dtype} is needed")
@@ -78,12 +78,12 @@ class WeightsFile:
         if computed:
             module.load_state_dict(computed, strict=False)
 
-    def _check_names(self, own: Mapping[str, Tensor]) -> None:
-        missing, unused = own.keys() - self.shapes.keys(), self.shapes.keys() - own.keys()
+    def _check_names(self, state: Mapping[str, Tensor]) -> None:
+        missing, unused = state.keys() - self.shapes.keys(), self.shapes.keys() - state.keys()
         if missing or unused:
             what = f"{min(missing)} is missing" if missing else f"{min(unused)} is unexpected"
             raise self._mismatch(f"{what}, and {len(missing) + len(unused) - 1} more")
-        for name, tensor in own.items():
+        for name, tensor in state.items():
             if tuple(tensor.shape) != self.shapes[name]:
                 raise self._mismatch(
                     f"{name} is {list(self.shapes[name])}, but {list(tensor.shape)} is needed"

@@ -16,10 +16,10 @@ import yaml
 from codecvq.errors import CodecvqError
 from codecvq.json_file import read_bounded
 
-MAX_BYTES = 1 << 18  # in a file: recipes have some thousands, lists of speakers more
+MAX_BYTES = 1 << 18  # of a file: recipes have some thousands, lists of speakers more
 MAX_DEPTH = 50  # nesting levels of lists and mappings
 MAX_VALUES = 50_000  # after alias expansion
-MAX_DIGITS = 40  # in a number
+MAX_DIGITS = 40  # of a number
 MAX_SHOWN = 60  # characters of a value in an error message
 
 _NUMBERS = {
@@ -93,7 +93,7 @@ def parse_yaml(text: str, origin: str, *, error: type[CodecvqError] = CodecvqErr
 
 
 def dump_yaml(value: object) -> str:
-    """Return a value as YAML text, which `parse_yaml` reads as the same value. The order of keys is kept."""
+    """Return a value as YAML text that `parse_yaml` reads as the same value. Keys stay in order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

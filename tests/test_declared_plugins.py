@@ -259,7 +259,7 @@ def test_nothing_in_the_working_folder_is_imported(tmp_path: Path) -> None:
         )
         assert done.returncode == code, done.stderr
         assert "stranger_vq" not in done.stdout
-    assert "Give a module that can be imported, or a file as ./my_plugin.py" in done.stderr
+    assert "Give an importable module, or a file such as ./my_plugin.py" in done.stderr
     assert not (tmp_path / "it-ran").exists()
 
 

@@ -179,19 +179,19 @@ class CodeTables:
     def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
         """Add the symbols of one clip `[N, T]` to `counts`, in place."""
         values = [symbol_values(codes, symbol) for symbol in self.symbols]
-        for symbol, own, count in zip(self.symbols, values, counts, strict=True):
+        for symbol, digits, count in zip(self.symbols, values, counts, strict=True):
             row = np.zeros(codes.shape[1], dtype=np.int64)
             for context in symbol.contexts:
-                known = values[context.symbol]
+                other = values[context.symbol]
                 if context.lag:
-                    known = np.concatenate([[self.symbols[context.symbol].radix], known[:-1]])[: len(known)]
+                    other = np.concatenate([[self.symbols[context.symbol].radix], other[:-1]])[: len(other)]
                 row = (
                     row * num_context_values(context, self.symbols)
-                    + context_values(context, self.symbols)[known]
+                    + context_values(context, self.symbols)[other]
                 )
-            present = own < symbol.radix
+            present = digits < symbol.radix
             present[np.arange(len(present)) % strides[symbol.codebook] != 0] = False
-            np.add.at(count, (row[present], own[present]), 1)
+            np.add.at(count, (row[present], digits[present]), 1)
 
 
 def num_context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> int:
@@ -215,8 +215,8 @@ def context_values(context: SymbolContext, symbols: Sequence[Symbol]) -> Integer
 
 def symbol_values(codes: Integers, symbol: Symbol) -> Integers:
     """Return the values `[T]` of a symbol in codes `[N, T]`; R for absent codes."""
-    own = codes[symbol.codebook]
-    return np.where(own < 0, symbol.radix, own // symbol.place % symbol.radix)
+    book = codes[symbol.codebook]
+    return np.where(book < 0, symbol.radix, book // symbol.place % symbol.radix)
 
 
 def _symbols(

@@ -136,7 +136,7 @@ class CodecSpec(Spec):
     existing model. A `foreign` codec has no codes, such as Opus. Its factory takes no arguments and returns a
     `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
 
-    Raises ValueError if none or both fields are set, or if a `foreign` codec has a `folder`.
+    Raises ValueError if neither or both fields are set, or if a `foreign` codec has a `folder`.
     """
 
     factory: str | Callable[..., Any] = ""

@@ -49,9 +49,14 @@ class Reconstruction:
 class Codec(FramedCodec, nn.Module):
     """A codec built from a registered network and quantizer.
 
-    Args: `sample_rate` in Hz; `network` and `quantizer` mappings with the registered `name` and its options
-    (the quantizer's `dim` comes from the network); `channels` of the audio; `name` for reports and token
-    datasets. Raises UnknownName for an unknown network or quantizer, OptionError for invalid options.
+    Args:
+        sample_rate: Sample rate in Hz.
+        network: Registered `name` and options of the network.
+        quantizer: Registered `name` and options of the quantizer. The network determines its `dim`.
+        channels: Number of audio channels C.
+        name: Name in reports and token datasets.
+
+    Raises UnknownName for an unknown network or quantizer, OptionError for invalid options.
     """
 
     def __init__(
@@ -218,9 +223,9 @@ class Codec(FramedCodec, nn.Module):
         arguments of the wrong type, shape or range, NonFiniteError for NaN or infinity in the latents.
         """
         latents = checked_latents(latents, self.latent_dim).to(self.device)
-        end = self._output_length(len(latents), latents.shape[2], num_samples, lengths)
+        length = self._output_length(len(latents), latents.shape[2], num_samples, lengths)
         with self._exact_float32():
-            return end.trim(self._decode_latents(latents, end.mask))
+            return length.trim(self._decode_latents(latents, length.mask))
 
     def _encode_latents(self, wav: Tensor, mask: Tensor | None) -> Tensor:
         if not wav.shape[2]:  # many convolutions raise for empty input
@@ -249,7 +254,7 @@ class Codec(FramedCodec, nn.Module):
     ) -> Reconstruction:
         """Run the whole codec on audio `[B, C, S]`, S a multiple of the hop, with mask `[B, T]`.
 
-        With `parts`, its `quantized` contains the contribution of each codebook.
+        With `parts`, `quantized` of the result contains the contribution of each codebook.
         """
         latents = self.encoder(wav, mask)
         quantized = self.quantizer(latents, mask, num_codebooks, parts=parts)
@@ -257,8 +262,8 @@ class Codec(FramedCodec, nn.Module):
         decoded = self.decoder(quantized.latents, mask, *guide)
         if not isinstance(decoded, AudioWithLosses):
             return Reconstruction(decoded, latents, quantized, quantized.losses)
-        own = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
-        return Reconstruction(decoded.wav, latents, quantized, quantized.losses | own)
+        decoder_losses = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
+        return Reconstruction(decoded.wav, latents, quantized, quantized.losses | decoder_losses)
 
     # files
 

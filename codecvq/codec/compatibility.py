@@ -43,7 +43,7 @@ def check_compatible(
     sizes, strides = tuple(codec.codebook_sizes)[:count], tuple(codec.strides)[:count]
     advice = f"Decode with {repr(origin.codec) if origin.codec else 'the codec that wrote it'}"
     rates = _rates(codec.sample_rate, codec.hop_length)
-    for same, theirs, ours in (
+    for same, recorded, actual in (
         (
             origin.codebook_sizes == sizes,
             f"codebooks of {short_runs(origin.codebook_sizes)}",
@@ -61,7 +61,7 @@ def check_compatible(
         ),
     ):
         if not same:
-            raise error(f"{origin.what} has {theirs}, but codec {codec.name!r} has {ours}. {advice}.")
+            raise error(f"{origin.what} has {recorded}, but codec {codec.name!r} has {actual}. {advice}.")
     if not force and not codec.matches_codebooks(origin.codebooks):
         or_force = "" if force is None else ", or pass force=True"
         raise error(

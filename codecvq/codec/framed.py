@@ -120,11 +120,11 @@ class FramedCodec(ABC):
         Raises ShapeError for arguments of the wrong type, shape or range.
         """
         codes = checked_codes(codes, self.num_codebooks).to(self.device)
-        end = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
-        return end.trim(self._decode_padded(codes, end.mask))
+        length = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
+        return length.trim(self._decode_padded(codes, length.mask))
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
-        """Return the padding mask `[B, T]` of lengths `[B]`: True for frames with valid samples."""
+        """Return the padding mask `[B, T]` of lengths `[B]`, True for frames with valid samples; or None."""
         if lengths is None:
             return None
         frames = -(-lengths.to(self.device) // self.hop_length)

@@ -47,13 +47,12 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
         )
     if folder := codec_folder(registration):
         return load_folder(folder, device)
-    made = registration.make(device=device)
-    if missing := missing_members(made):
+    codec: AudioCodec = registration.make(device=device)
+    if missing := missing_members(codec):
         raise PluginError(
-            f"codec {registration.qualified_name} is a {type(made).__name__} without "
+            f"codec {registration.qualified_name} is a {type(codec).__name__} without "
             f"{', '.join(missing)}. Its factory must return an AudioCodec: subclass codecvq.WrappedCodec."
         )
-    codec: AudioCodec = made
     return codec
 
 

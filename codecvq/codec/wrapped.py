@@ -29,12 +29,18 @@ MAX_HOP = 2**31 - 1
 class WrappedCodec(FramedCodec):
     """Adapts an existing model to `AudioCodec`. Subclasses define `encode_frames` and `decode_frames`.
 
-    Args: `name` in reports and datasets; `sample_rate` in Hz; `hop_length` in samples per frame;
-    `codebook_sizes` the size K of each codebook; `weights` the identity of the codec: the state dict of the
-    model, or a text that names its version; `codebooks` the identity of the codes, by default `weights` (pass
-    that of another codec if this one can decode its codes); `channels` C; `strides` the frames per code of
-    each codebook, by default 1; `prefix_decodable` whether the first n codebooks decode without the others;
-    `device` of the computation.
+    Args:
+        name: Name in reports and datasets.
+        sample_rate: Sample rate in Hz.
+        hop_length: Samples per frame.
+        codebook_sizes: Size K of each codebook.
+        weights: Identity of the codec: the state dict of the model, or a text that names its version.
+        codebooks: Identity of the codes, by default `weights`. Pass that of another codec if this codec can
+            decode its codes.
+        channels: Number of audio channels C.
+        strides: Frames per code of each codebook, by default 1.
+        prefix_decodable: Whether the first n codebooks decode without the others.
+        device: Device of the computation.
 
     Raises OptionError for invalid values.
     """
@@ -152,8 +158,8 @@ class WrappedCodec(FramedCodec):
         codes = torch.zeros(len(wav), self.num_codebooks, frames, dtype=torch.int64, device=self.device)
         for items, count in _group_by_length(mask, len(wav), frames):
             with plain_float32(self.device):
-                made = self.encode_frames(wav[items, :, : count * self.hop_length])
-            codes[items, :, :count] = self._validated_codes(made, len(items), count)
+                encoded = self.encode_frames(wav[items, :, : count * self.hop_length])
+            codes[items, :, :count] = self._validated_codes(encoded, len(items), count)
         return codes[:, :depth]
 
     def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
@@ -162,11 +168,11 @@ class WrappedCodec(FramedCodec):
         frames = codes.shape[2]
         wav = torch.zeros(len(codes), self.channels, frames * self.hop_length, device=self.device)
         for items, count in _group_by_length(mask, len(codes), frames):
-            own = codes[items, :, :count]
-            check_blocks(own, self.strides)
+            group = codes[items, :, :count]
+            check_blocks(group, self.strides)
             with plain_float32(self.device):
-                made = self.decode_frames(own)
-            wav[items, :, : count * self.hop_length] = self._validated_wav(made, len(items), count)
+                decoded = self.decode_frames(group)
+            wav[items, :, : count * self.hop_length] = self._validated_wav(decoded, len(items), count)
         return wav
 
     def _validated_codes(self, codes: Any, batch: int, frames: int) -> Tensor:  # Any: third-party result
@@ -200,7 +206,7 @@ def _group_by_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[t
     """Yield batch items grouped by their number of valid frames, and that number. Skips empty items."""
     counts = [frames] * batch if mask is None else mask.sum(dim=1).tolist()
     for count in sorted(set(counts) - {0}, reverse=True):
-        yield [item for item, own in enumerate(counts) if own == count], count
+        yield [item for item, valid in enumerate(counts) if valid == count], count
 
 
 def _checked_integer(what: str, value: Any, minimum: int, maximum: int) -> int:  # Any: an unchecked argument

@@ -1,6 +1,6 @@
 """`Registry`: loads plugins, and records their registrations and failures.
 
-pluggy stores and calls the hooks, in its own order and with its wrappers; each implementation is guarded
+pluggy stores and calls the hooks in its order and with its wrappers; each implementation is guarded
 (`codecvq.plugins.guard`). The registry loads the built-in registrations (`codecvq.plugins.library`), the
 entry points of the group `codecvq`, which include bundled plugins, and the files or modules that the user
 names on the command line or passes to `load`. It never loads a plugin because a recipe, a codec or a dataset
@@ -110,7 +110,7 @@ class Registry:
             except Exception as error:
                 raise PluginError(
                     f"plugin {text!r} did not load: {type(error).__name__}: {error}. "
-                    f"Give a module that can be imported, or a file as ./my_plugin.py."
+                    f"Give an importable module, or a file such as ./my_plugin.py."
                 ) from error
         return origin
 
@@ -165,8 +165,8 @@ class Registry:
 
     def origin_of_module(self, name: str) -> Origin | None:
         """Return the origin of the plugin module of that name; None if it is not loaded."""
-        of_module = [key for key, plugin in self._plugins.items() if getattr(plugin, "__name__", "") == name]
-        return self.origins[of_module[0]] if of_module else None
+        keys = [key for key, plugin in self._plugins.items() if getattr(plugin, "__name__", "") == name]
+        return self.origins[keys[0]] if keys else None
 
     def _register(self, plugin: ModuleType | object, origin: Origin) -> None:
         key = str(origin)
@@ -257,10 +257,10 @@ class Registry:
         name = _name_of(kind)
         with self._lock:
             if name not in self._registrations:
-                self._registrations[name] = self._collected(name)
+                self._registrations[name] = self._call_hooks(name)
             return self._registrations[name]
 
-    def _collected(self, kind: str) -> dict[str, list[Registration[Any]]]:
+    def _call_hooks(self, kind: str) -> dict[str, list[Registration[Any]]]:
         before, self._by_spec = self._by_spec, {}  # a hook may look up registrations of another kind
         try:
             collected: dict[str, list[Registration[Any]]] = {}
@@ -296,7 +296,9 @@ class Registry:
         registrations = self.registrations(_name_of(kind))
         distribution, slash, bare = name.rpartition("/")
         candidates = [
-            o for o in registrations.get(bare, []) if not slash or o.origin.distribution == distribution
+            each
+            for each in registrations.get(bare, [])
+            if not slash or each.origin.distribution == distribution
         ]
         if len(candidates) == 1:
             return candidates[0]

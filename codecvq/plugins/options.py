@@ -138,9 +138,9 @@ def _check_type(what: str, value: object, adapter: TypeAdapter[Any]) -> None:
 
 
 def _accepted_of_registration(registration: Registration[Any], visited: tuple[str, ...]) -> AcceptedOptions:
-    own = _accepted(registration.load())
-    if not own.any_name or not registration.spec.options:
-        return own
+    from_factory = _accepted(registration.load())
+    if not from_factory.any_name or not registration.spec.options:
+        return from_factory
     if registration.qualified_name in visited:
         raise PluginError(
             f"{registration.spec.name!r} of {registration.origin}: its options refer to "
@@ -149,7 +149,9 @@ def _accepted_of_registration(registration: Registration[Any], visited: tuple[st
         )
     declared = _declared_options(registration, (*visited, registration.qualified_name))
     return AcceptedOptions(
-        {**declared.parameters, **own.parameters}, {**declared.types, **own.types}, declared.any_name
+        {**declared.parameters, **from_factory.parameters},
+        {**declared.types, **from_factory.types},
+        declared.any_name,
     )
 
 

@@ -58,9 +58,9 @@ def _printing_to_stderr() -> Iterator[None]:
 def _redirect() -> None:
     if _is_descriptor(sys.stdout, 1) and _is_descriptor(sys.stderr, 2):
         sys.stdout.flush()
-        own = os.dup(1)
-        _redirected.callback(os.close, own)
-        _redirected.callback(os.dup2, own, 1)
+        saved_stdout = os.dup(1)
+        _redirected.callback(os.close, saved_stdout)
+        _redirected.callback(os.dup2, saved_stdout, 1)
         os.dup2(2, 1)
     if sys.stderr is not None:
         _redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
