@@ -34,8 +34,8 @@ MAX_DEPTH = 20  # nesting of lists and objects
 def column_values(clip: Clip) -> dict[str, Any]:  # Any: a manifest's values
     """Return the extra columns of a clip's row.
 
-    These are the manifest columns, and text, speaker, language and licence if the clip has them. Raises
-    TokensError for a value that is too long or nested too deeply.
+    These are the manifest columns, and `text`, `speaker`, `language` and `licence` if the clip has them.
+    Raises TokensError for a value that is too long or nested too deeply.
     """
     attributes = {name: getattr(clip, name) for name in CLIP_COLUMNS if getattr(clip, name)}
     return {
