@@ -1,4 +1,4 @@
-"""Encoders, decoders and discriminators. The built-in ones are registered as those of any plugin are.
+"""Encoders, decoders and discriminators. The built-in ones are registered in the same way as plugins.
 
 Names for authors of networks are imported on first use: the hooks below do not need torch.
 """

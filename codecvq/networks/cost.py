@@ -1,7 +1,7 @@
 """Cost of a codec: parameters and multiply-adds per second of audio, for each part.
 
-Counted are matrix products and convolutions, as torch runs them in eval mode, and Fourier transforms. As is
-usual, element-wise operations and table lookups are not counted.
+The count includes matrix products and convolutions, as torch runs them in eval mode, and Fourier transforms.
+As is usual, it excludes element-wise operations and table lookups.
 """
 
 from __future__ import annotations

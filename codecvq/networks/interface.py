@@ -17,7 +17,7 @@ class AudioWithLosses:
     """Output of a decoder that adds losses in training."""
 
     wav: Tensor  # [B, C, T * hop]
-    losses: dict[str, Tensor]  # 0-d each, weighted
+    losses: dict[str, Tensor]  # name -> weighted 0-d tensor
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Network:
     Both modules may have an attribute `reach` (`Reach`): in samples for the encoder, in frames for the
     decoder. Without it, streaming is unavailable.
 
-    If the decoder has a true attribute `uses_target_audio`, training calls it as `decoder(latents, mask,
-    wav)` with the audio to reconstruct. The decoder may read information from it that codes do not contain,
-    such as phases. Such a decoder may return `AudioWithLosses` instead of audio; training adds these losses,
-    without further weights, under "decoder/" and their name.
+    If the decoder has a true attribute `uses_target_audio`, training calls it as
+    `decoder(latents, mask, wav)` with the audio to reconstruct. The decoder may read information from it that
+    codes do not contain, such as phases. Such a decoder may return `AudioWithLosses` instead of audio;
+    training adds these losses, without further weights, under "decoder/" and their name.
     """
 
     encoder: nn.Module
     decoder: nn.Module
-    dim: int  # D
-    hop_length: int  # samples a frame
+    dim: int  # number of latent channels D
+    hop_length: int  # samples per frame
     #: Called with the quantizer when a codec is built. Raises OptionError if the quantizer does not preserve
     #: information that the decoder needs. None: accepts all quantizers.
     check: Callable[[Quantizer], None] | None = None

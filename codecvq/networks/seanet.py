@@ -115,10 +115,9 @@ class PerItem(nn.Module):
         self.reach = _reach(module, samples_in, samples_out)
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the module: `[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames *
-        samples_out]`.
+        """Run the module on each item; the output is zero at padding.
 
-        The output is zero at padding.
+        Shapes: `[B, X, frames * samples_in]`, mask `[B, frames]` -> `[B, Y, frames * samples_out]`.
         """
         if mask is None or bool(mask.all()):
             return self.module(signal)

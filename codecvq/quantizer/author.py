@@ -185,18 +185,17 @@ class Quantizer(QuantizerBase):
         """
 
     def stage_scale(self, stage: int) -> Tensor | float:
-        """Return the grid step of residual stage `stage`, relative to the first: a number or `[D]`, below 1
-        for finer grids.
+        """Return the grid step of residual stage `stage` relative to the first: a number or `[D]`.
 
-        Used only with `refines`.
+        It is below 1 for finer grids. Used only with `refines`.
         """
         return 1.0
 
     def candidates(self, vectors: Tensor, count: int) -> Tensor:
-        """Return the codes of the `count` best values of each vector, best first: `[M, D]` -> int64 `[M,
-        count]`.
+        """Return the codes of the `count` best values of each vector, best first.
 
-        Override it to support beam search in residual stacks. `count` is at most K.
+        Shapes: `[M, D]` -> int64 `[M, count]`; `count` is at most K. Override it to support beam search in
+        residual stacks.
         """
         raise NotImplementedError(f"{type(self).__name__} lists no candidates, so it has no beam search")
 

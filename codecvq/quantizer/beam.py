@@ -36,9 +36,8 @@ def _search(stack: Residual, vectors: Tensor, beam: int) -> Tensor:
         width = min(beam, stack.codebook_sizes[n])
         flat, total = residuals.flatten(0, 1), totals.flatten(0, 1)
         stage, context = stack.stage(n), _context(total)
-        candidates = stage.candidates_with_context(
-            stack.to_stage_space(n, flat), width, context
-        )  # [M·sums, width]
+        entered = stack.to_stage_space(n, flat)
+        candidates = stage.candidates_with_context(entered, width, context)  # [M·sums, width]
         flat, total = (rows.repeat_interleave(width, dim=0) for rows in (flat, total))
         value = stage.dequantize_with_context(candidates.reshape(-1, 1), _context(total))
         values = stack.from_stage_space(n, value)

@@ -56,8 +56,9 @@ def quantizer_names() -> list[str]:
 
 
 def plain_registration(name: str) -> Registration[QuantizerSpec]:
-    """Return the registration behind `name`: that of X for residual_X, unless a plugin registers residual_X
-    itself.
+    """Return the registration behind `name`: for a short name such as residual_X, that of X.
+
+    If a plugin registers residual_X itself, returns that one.
     """
     loaded = registry()
     form = _derived_form(loaded, name)

@@ -73,7 +73,7 @@ def active_mask(rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
 
 
 def scatter_rows(rows: Tensor | slice, part: Tensor, count: int) -> Tensor:
-    """Scatter `part` `[m, X]` into `rows` of `[count, X]`, zeros elsewhere. A slice stands for all rows."""
+    """Scatter `part` `[m, X]` into `rows`, zeros elsewhere: `[count, X]`. A slice stands for all rows."""
     if isinstance(rows, slice):
         return part
     return part.new_zeros(count, part.shape[1]).index_copy(0, rows, part)

@@ -53,8 +53,9 @@ class Frames:
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
     def to_items(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Scatter vectors `[M, X]` to items `[B, X, T]`, zeros elsewhere, and return their mask bool `[B,
-        T]`, too.
+        """Scatter vectors `[M, X]` to items `[B, X, T]`, zeros elsewhere.
+
+        Also returns the mask of these frames, bool `[B, T]`.
         """
         shape = (self.count, self.length)
         if self.is_complete:

@@ -97,8 +97,9 @@ def candidate_groups(
 
 
 def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
-    """Return the greatest score of each group, 0 if it is negative: bfloat16 `[R, D + 2]` -> float32 `[R,
-    G]`.
+    """Return the greatest score of each group, or 0 if it is negative.
+
+    Shapes: bfloat16 `[R, D + 2]` -> float32 `[R, G]`.
     """
     rows = min(len(rounded), ROWS)
     buffer = rounded.new_empty(rows * PART)  # at most 2 MB, which fits into the cache

@@ -167,13 +167,12 @@ class Residual(Quantizer):
         total = torch.zeros(len(codes), self.code_dim, device=codes.device)
         for n in range(
             codes.shape[1]
-        ):  # same order as in training, since floating-point addition is not associative
+        ):  # in the order of training: floating-point addition is not associative
             view = self._view(n, context, slice(None), total)
             values = self.stage(n).dequantize_with_context(view.first_rows(codes[:, n : n + 1]), view.context)
             part = view.scatter(self.from_stage_space(n, values))
-            total = (
-                total + part if self.uses_partial_sum else total.add_(part)
-            )  # not in place: a stage may store its input
+            # not in place if stages use the partial sum, since they may store it
+            total = total + part if self.uses_partial_sum else total.add_(part)
         return total
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:

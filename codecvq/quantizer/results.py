@@ -17,9 +17,7 @@ class Quantized:
     codes: Tensor  # [B, n, T] int64; 0 at padding
     losses: dict[str, Tensor]  # name -> weighted 0-d tensor; detached in eval mode
     metrics: dict[str, Tensor]  # name -> detached 0-d tensor; "perplexity/1" belongs to codebook 1
-    active: Tensor | None = (
-        None  # [B, n, T] bool: False at padding and where dropout removed a code; None: all active
-    )
+    active: Tensor | None = None  # [B, n, T] bool: False at padding and dropped codes; None: all active
     #: What each codebook adds to the latents, `[B, D, T]` each, with its own gradient. None unless `forward`
     #: is called with `parts=True` and the quantizer is a sum over its codebooks.
     parts: tuple[Tensor, ...] | None = None

@@ -25,9 +25,8 @@ def code_metrics(
     rows, count = codes.shape
     sizes = codebook_sizes[:count]
     by_histogram = max(sizes) <= max(MAX_SMALL_HISTOGRAM, MAX_BINS_PER_CODE * rows)
-    counts = (
-        _by_histogram(codes, max(sizes), active) if by_histogram else _by_sorting(codes, active)
-    )  # [n, bins]
+    # [n, bins]
+    counts = _by_histogram(codes, max(sizes), active) if by_histogram else _by_sorting(codes, active)
     perplexity, different = entropy_nats(counts).exp(), counts.count_nonzero(dim=1)
     if count == 1:
         return {"perplexity": perplexity[0], "usage": different[0] / sizes[0]}

@@ -107,8 +107,9 @@ class Resolution(nn.Module):
         return DiscriminatorOutput(self.score(torch.cat(outputs, dim=3)), tuple(features))
 
     def _spectra(self, wav: Tensor) -> Tensor:
-        """Compute spectra, scaled so that white noise keeps its variance: `[B, C, S]` -> `[B, 2 C, frames,
-        bins]`.
+        """Compute spectra: `[B, C, S]` -> `[B, 2 C, frames, bins]`.
+
+        They are scaled so that white noise keeps its variance.
         """
         size = len(self.window)
         padded = F.pad(wav, (size // 2, size // 2))

@@ -148,8 +148,9 @@ class ConcatFeatures(FrontEnd):
 
 
 class CompressedStft(FrontEnd):
-    """Real and imaginary parts of spectra with magnitudes to the power 0.3: `[B, 1, S]` -> `[B, T, 2 *
-    bins]`.
+    """Real and imaginary parts of spectra with magnitudes to the power 0.3.
+
+    Shapes: `[B, 1, S]` -> `[B, T, 2 * bins]`.
     """
 
     def __init__(self, framing: Framing) -> None:

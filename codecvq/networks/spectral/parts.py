@@ -36,11 +36,9 @@ REQUIRED_ATTRIBUTES: dict[str, Collection[str]] = {
 
 
 class FrontEnd(nn.Module):
-    """Base class of parts of kind "features", which compute features of frames: `[B, 1, T * H]` -> `[B, T,
-    F]`.
-    """
+    """Base class of parts of kind "features": features of frames, `[B, 1, T * H]` -> `[B, T, F]`."""
 
-    num_features: int  # F
+    num_features: int  # number of features F
     before: int  # number of samples before its hop on which a frame depends
     after: int  # number of samples after its hop on which a frame depends
 
@@ -51,7 +49,7 @@ class FrameNetwork(nn.Module):
     Maps `(features [B, T, F], mask [B, T] or None)` to `[B, T, X]`. Padded frames must not affect real ones.
     """
 
-    width: int  # X
+    width: int  # number of channels X
     reach: Reach  # in frames
 
 

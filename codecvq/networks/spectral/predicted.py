@@ -33,8 +33,8 @@ def make_predicted(
 
 def _decoder(framing: Framing | Crossfade, dim: int, backbone: MakeBackbone, causal: bool) -> Decoder:
     made = backbone(dim)
-    beside = framing.overlapping_frames
-    return Decoder(made, PredictedSpectra(made.width, framing), Reach(beside, 0 if causal else beside))
+    overlap = framing.overlapping_frames
+    return Decoder(made, PredictedSpectra(made.width, framing), Reach(overlap, 0 if causal else overlap))
 
 
 class PredictedSpectra(nn.Linear):

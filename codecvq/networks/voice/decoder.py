@@ -37,7 +37,7 @@ WAVES, LONGEST = 6, 160.0  # pitch features: number of sines and cosines, longes
 MAX_CORRECTION = 4.0  # steps, to a coded pitch
 BLUR = 1.0  # standard deviation in steps of the target distribution of a predicted pitch
 NEIGHBORS = 3  # steps on either side of the likeliest one over which the predicted pitch is averaged
-MAX_PITCH_ERROR = 8.0  # steps; larger errors are octave errors, which the correction cannot fix
+MAX_PITCH_ERROR = 8.0  # steps; larger errors are octave errors, which the correction loss excludes
 LEARNED_WEIGHT = 0.2  # loss weight of the predicted pitch
 SECOND_NOISE_START = 1 << 40  # start of the second noise signal, which is not part of the source
 
@@ -180,10 +180,13 @@ def expected_position(pitch_logits: Tensor) -> Tensor:
 def voice_losses(
     voicing: Tensor, pitch_logits: Tensor, pitch: Pitch, mask: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return cross-entropies of voicing and pitch.
+    """Return weighted cross-entropies of voicing and pitch.
 
-    That of voicing, logits `[B, T]`, is over real frames (mask `[B, T]`), that of pitch, logits `[B, T, G]`,
-    over voiced frames.
+    Args:
+        voicing: Logits `[B, T]`. The loss is over real frames.
+        pitch_logits: Logits of grid positions `[B, T, G]`. The loss is over voiced frames.
+        pitch: The pitch of the recording.
+        mask: Padding mask, bool `[B, T]`.
     """
     real = torch.ones_like(voicing) if mask is None else mask.float()
     voiced = pitch.voiced.float()

@@ -81,8 +81,8 @@ class Correlation(nn.Module):
         self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
 
     def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute correlations `[B, T, G]` and the largest magnitude of each frame `[B, T]` of audio `[B,
-        S]`.
+        """Compute autocorrelations `[B, T, G]` and peak magnitudes `[B, T]` of the frames of
+        audio `[B, S]`.
         """
         margin = (self.length - self.hop_length) // 2
         if margin >= 0:

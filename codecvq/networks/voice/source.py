@@ -19,7 +19,7 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     The logarithm of the frequency is interpolated linearly between the middles of frames. The signal is the
     sum of all harmonics below half the sample rate, with equal amplitudes and a total power of 1.
     """
-    rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles a sample
+    rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles per sample
     cycles = rates.double().cumsum(dim=1)
     phase = (cycles - cycles.round()).float()  # -1/2 … 1/2
     harmonics = (0.5 / rates).floor().clamp(min=1)
