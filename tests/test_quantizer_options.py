@@ -165,11 +165,11 @@ def test_each_stage_and_group_of_simvq_has_a_map_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("os:system", "no class of torch.nn.Module"),
-        ("torch.nn", "no class of torch.nn.Module"),
-        ("antigravity:Mlp", "in a loaded plugin"),
-        ("torch.nn:Linear", "cannot be made"),
-        (nn.Linear(8, 3), r"makes \[2, 3\]"),
+        ("os:system", "not a torch.nn.Module class"),
+        ("torch.nn", "not a torch.nn.Module class"),
+        ("antigravity:Mlp", "of a loaded plugin"),
+        ("torch.nn:Linear", "cannot be built"),
+        (nn.Linear(8, 3), r"returns \[2, 3\]"),
         (7, "map is 7"),
     ],
     ids=str,
@@ -309,7 +309,7 @@ def test_a_smaller_depth_in_training_leaves_later_stages_alone(estimator: str) -
 
 
 def test_a_residual_stage_has_one_codebook() -> None:
-    with pytest.raises(OptionError, match=r"one codebook, and these have \[2, 2\].*grouped_residual_X"):
+    with pytest.raises(OptionError, match=r"one codebook, but these have \[2, 2\].*grouped_residual_X"):
         Residual(8, [make("fsq", levels=[5] * 4, num_codebooks=2) for _ in range(2)])
 
 
