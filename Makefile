@@ -28,7 +28,7 @@ lint: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -c 'import mkdocstrings, latex2mathml' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
 	$(BIN)/python scripts/docs/check_links.py site
 
 bench: $(VENV)/installed

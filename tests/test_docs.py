@@ -200,3 +200,21 @@ def test_reference_pages_name_objects_that_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert resolve_name(name) is not None, f"{relative(page)}: {name}"
+
+
+def test_comments_of_fields_are_their_documentation(tmp_path: Path) -> None:
+    griffe = pytest.importorskip("griffe", reason="of the extra docs")
+    from scripts.docs.field_comments import FieldComments
+
+    (tmp_path / "module_with_fields.py").write_text(
+        'class Clip:\n    """One utterance."""\n\n    path: str  # the file\n    #: seconds,\n    #: from 0\n'
+        "    start: float = 0.0\n    text: str = ''\n    rate: int = field(\n        1,  # Hz\n    )\n"
+    )
+    extensions = griffe.load_extensions(FieldComments())
+    module = griffe.load("module_with_fields", search_paths=[tmp_path], extensions=extensions)
+    assert module["Clip"].docstring.value.splitlines()[2:] == [
+        "Attributes:",
+        "    path: the file",
+        "    start: seconds, from 0",
+        "    rate: Hz",
+    ]
