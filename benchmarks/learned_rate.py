@@ -35,7 +35,7 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".g722"}
 
 def codes_of(codec: codecvq.Codec, clips: Iterable[Clip]) -> list[Codes]:
     """Codes `[N, T]` of the readable clips of 0.5 to 20 s."""
-    found = []
+    codes = []
     for clip in clips:
         try:
             samples = clip.read(codec.sample_rate)
@@ -43,8 +43,8 @@ def codes_of(codec: codecvq.Codec, clips: Iterable[Clip]) -> list[Codes]:
             print(f"skipped: {error}", file=sys.stderr)
             continue
         if 0.5 <= samples.size / codec.sample_rate <= 20:
-            found.append(codec.encode(torch.from_numpy(samples)[None, None])[0].numpy())
-    return found
+            codes.append(codec.encode(torch.from_numpy(samples)[None, None])[0].numpy())
+    return codes
 
 
 def speech_in(folders: Sequence[Path], most: int) -> list[Clip]:
@@ -59,7 +59,7 @@ def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> l
 
     Computed by k-means of the distributions of the next code, with the Kullback-Leibler divergence.
     """
-    found = []
+    classes_by_codebook = []
     for n, size in enumerate(sizes):
         follows = np.zeros((size, size))
         for codes in clips:
@@ -73,8 +73,8 @@ def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> l
             centers = (sums + 50 * alone) / (sums.sum(axis=1, keepdims=True) + 50)
             classes = (follows @ np.log(centers).T).argmax(axis=1)
         classes[0] = count - 1  # makes the number of classes equal to `count`
-        found.append(classes)
-    return found
+        classes_by_codebook.append(classes)
+    return classes_by_codebook
 
 
 def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
@@ -97,7 +97,7 @@ def variants(
 ) -> dict[str, CodeTables]:
     """Tables without frequencies, by label."""
     classes = cluster_codes(clips, sizes, 128)
-    found = {
+    tables = {
         "whole codes": CodeTables.uniform(sizes),
         "whole codes, 128 classes of the previous": CodeTables.uniform(
             sizes, contexts=("previous",), classes=classes
@@ -107,8 +107,8 @@ def variants(
     if levels:
         for contexts in ((), ("previous",), ("previous", "digit"), ("previous", "digit", "below")):
             name = "digits" + "".join(f", {context}" for context in contexts)
-            found[name] = CodeTables.uniform(sizes, levels=levels, contexts=contexts)
-    return found
+            tables[name] = CodeTables.uniform(sizes, levels=levels, contexts=contexts)
+    return tables
 
 
 def main() -> None:

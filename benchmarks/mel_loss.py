@@ -21,15 +21,15 @@ from codecvq.losses.mel import FLOOR, MelLoss
 class PlainMelLoss(nn.Module):
     """The same loss with torch.stft of both signals in one transform, and torch's differentiation."""
 
-    def __init__(self, ours: MelLoss) -> None:
+    def __init__(self, mel_loss: MelLoss) -> None:
         super().__init__()
-        self.ours = ours
+        self.mel_loss = mel_loss
 
     def forward(self, decoded: Tensor, reference: Tensor) -> Tensor:
         both = torch.cat([decoded, reference]).flatten(0, 1)
         losses = []
-        for size in self.ours.windows:
-            window, mel = self.ours.get_buffer(f"window_{size}"), self.ours.get_buffer(f"mel_{size}")
+        for size in self.mel_loss.windows:
+            window, mel = self.mel_loss.get_buffer(f"window_{size}"), self.mel_loss.get_buffer(f"mel_{size}")
             spectra = torch.stft(
                 both, size, size // 4, window=window, pad_mode="constant", return_complex=True
             )

@@ -338,11 +338,11 @@ def markdown(row: Row) -> str:
 def readme_table(rows: list[Row]) -> str:
     """The README's table: one line per quantizer and step, with the columns of each N side by side."""
     sizes = sorted({row.vectors for row in rows}, reverse=True)
-    found = {(row.quantizer, row.mode, row.vectors): row for row in rows}
+    rows_by_key = {(row.quantizer, row.mode, row.vectors): row for row in rows}
     head = [f"{size:,} vectors, ms | faster | MB" for size in sizes]
     lines = [f"| quantizer | step | {' | '.join(head)} |", "|---|---" + "|---|---|---" * len(sizes) + "|"]
     for name, mode in dict.fromkeys((row.quantizer, row.mode) for row in rows):
-        cells = [_three_cells(found.get((name, mode, size))) for size in sizes]
+        cells = [_three_cells(rows_by_key.get((name, mode, size))) for size in sizes]
         lines.append(f"| `{name}` | {mode} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -383,8 +383,8 @@ def main() -> None:
         name, side, mode, vectors = options.memory_of
         return print_peak_growth(name, side, mode, int(vectors))
     if options.table:
-        kept = json.loads(options.table.read_text())
-        return print(f"{kept['machine']}\n\n{readme_table([Row(**row) for row in kept['rows']])}")
+        results = json.loads(options.table.read_text())
+        return print(f"{results['machine']}\n\n{readme_table([Row(**row) for row in results['rows']])}")
     rows = []
     print(f"{machine(options.device)}\n\n{HEADER}", flush=True)
     for case in all_cases(options.quick):
@@ -397,8 +397,8 @@ def main() -> None:
                 rows.append(measure(case, mode, vectors, repeats, memory, options.device))
                 print(markdown(rows[-1]), flush=True)
                 if options.json:  # after each case, so that an interrupted run leaves its results
-                    kept = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
-                    options.json.write_text(json.dumps(kept, indent=1) + "\n")
+                    results = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
+                    options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -98,18 +98,18 @@ def main() -> None:
     if options.json:
         return print(json.dumps(measure(options.recipe, options.threads, options.steps, options.adversarial)))
     sides = {"this": HERE} | ({"other": options.against.resolve()} if options.against else {})
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(options.turns):
         for side, checkout in sides.items():
-            found[side].append(measure_checkout(checkout, options))
+            results[side].append(measure_checkout(checkout, options))
     kind = "adversarial" if options.adversarial else "without discriminators"
     print(f"{options.recipe}, {kind}, {options.threads} thread(s), medians of {options.turns} processes")
-    for side, rows in found.items():
+    for side, rows in results.items():
         step_s, waits, data = (median(row[key] for row in rows) for key in ("step_s", "waits", "data"))
         shares = f"waiting for batches {100 * waits:.1f} %, loader thread {100 * data:.1f} %"
         print(f"{side:6} {step_s:.3f} s per step, {1 / step_s:.2f} steps per second; {shares}")
     if options.against:
-        ours, theirs = (median(row["step_s"] for row in found[side]) for side in ("this", "other"))
+        ours, theirs = (median(row["step_s"] for row in results[side]) for side in ("this", "other"))
         print(f"ratio  {theirs / ours:.2f}")
 
 

@@ -45,10 +45,8 @@ MIN_DURATION_S, MAX_DURATION_S = 1.5, 8.0
 TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the remaining seconds are for training
 MAX_TEST_DURATION_S = 6.0  # longer test clips would leave too little for training
 SIMILAR_RATIO = 0.6  # two texts are similar if they share at least so many words, in order
-SILENT_DB, MIN_ACTIVE_SHARE = (
-    -50.0,
-    0.6,
-)  # frames below count as silence; the share of a clip that must not be
+SILENT_DB = -50.0  # frames below this level count as silent
+MIN_ACTIVE_SHARE = 0.6  # of the frames of a clip
 LEVEL_RANGE_DB = 8.0  # around the median of the voice
 MAX_TOTAL_BYTES = 10_000_000
 
@@ -113,7 +111,7 @@ def main() -> None:
 def choose_clips(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
     """The selected clips of one voice with their splits, sorted by id."""
     clips = [clip for clip in corpus if clip.speaker == speaker]
-    said_in_held_out = [asterisk.normalized_words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
+    held_out_words = [asterisk.normalized_words(clip.text) for clip in clips if clip.split_key in HELD_OUT]
     decoded = [
         Candidate(clip, clip.read(SAMPLE_RATE), asterisk.normalized_words(clip.text))
         for clip in clips
@@ -126,7 +124,7 @@ def choose_clips(corpus: Corpus, speaker: str) -> list[tuple[Candidate, str]]:
         if candidate.active_share >= MIN_ACTIVE_SHARE
         and abs(candidate.level_db - level_db) <= LEVEL_RANGE_DB
         and np.abs(candidate.samples).max() < 0.99
-        and not any(is_similar(candidate.words, said) for said in said_in_held_out)
+        and not any(is_similar(candidate.words, text) for text in held_out_words)
     ]
     splits = {
         split: [c for c in pool if corpus.split_of(c.clip) == split]
@@ -155,7 +153,7 @@ def select_varied(
     except when selecting test and validation clips (`clips` is given).
     """
     left, chosen = list(pool), list[Candidate]()
-    known: set[str] = (
+    known_trigrams: set[str] = (
         set().union(*(candidate.letter_trigrams for candidate in taken)) if clips == 10**9 else set()
     )
     while left and len(chosen) < clips:
@@ -170,8 +168,8 @@ def select_varied(
         if not left:
             break
         # The id breaks ties, so that the order of files does not matter.
-        best = max(left, key=lambda c: (len(c.letter_trigrams - known) / c.seconds, c.clip.id))
-        known |= best.letter_trigrams
+        best = max(left, key=lambda c: (len(c.letter_trigrams - known_trigrams) / c.seconds, c.clip.id))
+        known_trigrams |= best.letter_trigrams
         chosen.append(best)
         left.remove(best)
     return chosen

@@ -72,8 +72,8 @@ def chosen_rows(root: Path | None) -> Iterator[dict[str, str | float]]:
 def is_eligible(clip: Clip) -> bool:
     """Whether a clip has an accepted duration and is neither in the comparison set nor a repetition of it."""
     assert clip.duration_s is not None, "the corpus is measured"
-    known = {clip.id, clip.split_key} & (HELD_OUT | COMPARISON_CLIPS)
-    return MIN_DURATION_S <= clip.duration_s <= MAX_DURATION_S and not known
+    comparison_ids = {clip.id, clip.split_key} & (HELD_OUT | COMPARISON_CLIPS)
+    return MIN_DURATION_S <= clip.duration_s <= MAX_DURATION_S and not comparison_ids
 
 
 def evenly_spaced(clips: list[Clip], count: int) -> list[Clip]:

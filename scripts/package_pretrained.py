@@ -32,8 +32,8 @@ def main() -> None:
     codec.name = arguments.name
     codec.save(folder, dtype=torch.float16)
     lines = (arguments.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    kept = [line for n, line in enumerate(lines) if n % ROW_INTERVAL == 0 or "validation/" in line]
-    (folder / "metrics.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    selected = [line for n, line in enumerate(lines) if n % ROW_INTERVAL == 0 or "validation/" in line]
+    (folder / "metrics.jsonl").write_text("\n".join(selected) + "\n", encoding="utf-8")
     draw_curves([json.loads(line) for line in lines], folder / "curves.png")
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.2f} MB of weights, sha256 {load(folder).weights_sha256}")

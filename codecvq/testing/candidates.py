@@ -24,19 +24,19 @@ def candidates(case: QuantizerCase) -> None:
     vectors = quantizer.to_code_space(case.latents().transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     count = min(COUNT, quantizer.codebook_sizes[0])
-    found = quantizer.candidates_with_context(vectors, count, context)
+    codes = quantizer.candidates_with_context(vectors, count, context)
     expect(
-        found.shape == (len(vectors), count) and found.dtype == torch.int64,
-        f"candidates are {found.dtype} {list(found.shape)}, not int64 [M, count] = {[len(vectors), count]}",
+        codes.shape == (len(vectors), count) and codes.dtype == torch.int64,
+        f"candidates are {codes.dtype} {list(codes.shape)}, not int64 [M, count] = {[len(vectors), count]}",
     )
-    low, high = int(found.min()), int(found.max())
+    low, high = int(codes.min()), int(codes.max())
     expect(
         low >= 0 and high < quantizer.codebook_sizes[0],
         f"candidates span {low} … {high}; K is {quantizer.codebook_sizes[0]}",
     )
-    twice = [row for row in found.tolist() if len(set(row)) < count]
+    twice = [row for row in codes.tolist() if len(set(row)) < count]
     expect(not twice, f"candidates {twice[:1]} list a code more than once")
-    values = torch.stack([quantizer.dequantize_with_context(column[:, None], context) for column in found.T])
+    values = torch.stack([quantizer.dequantize_with_context(column[:, None], context) for column in codes.T])
     errors = (values - vectors).square().sum(dim=2)  # [count, M]
     wrong = (errors[1:] < errors[:-1] - ROUNDING * (1 + errors[:-1])).any(dim=0).nonzero()
     if len(wrong):

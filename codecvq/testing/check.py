@@ -113,10 +113,10 @@ def summary_of(test: Callable[..., object]) -> str:
     return (inspect.getdoc(test) or "").partition("\n")[0]
 
 
-def expect(condition: bool, found: str) -> None:
-    """Raise CheckFailed with the message `found` unless the condition holds."""
+def expect(condition: bool, message: str) -> None:
+    """Raise CheckFailed with this message unless the condition holds."""
     if not condition:
-        raise CheckFailed(found)
+        raise CheckFailed(message)
 
 
 def expect_equal(got: Tensor, needed: Tensor, what: str) -> None:

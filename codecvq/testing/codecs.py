@@ -150,10 +150,10 @@ def decode_length(case: CodecCase) -> None:
     codec, hop = case.codec, case.codec.hop_length
     for samples in (0, 1, hop, 2 * hop + 3):
         codes = codec.encode(case.wav(samples))
-        for asked in (None, samples):
-            wav = codec.decode(codes, num_samples=asked)
-            length = codes.shape[2] * hop if asked is None else asked
-            what = f"audio of {codes.shape[2]} frames, num_samples={asked}"
+        for num_samples in (None, samples):
+            wav = codec.decode(codes, num_samples=num_samples)
+            length = codes.shape[2] * hop if num_samples is None else num_samples
+            what = f"audio of {codes.shape[2]} frames, num_samples={num_samples}"
             needed = (1, codec.channels, length)
             expect(tuple(wav.shape) == needed, f"{what}: {list(wav.shape)}, not {list(needed)}")
             expect(wav.dtype == torch.float32 and bool(wav.isfinite().all()), f"{what} is not finite float32")
@@ -284,8 +284,8 @@ def cvq_file(case: CodecCase) -> str:
     for entropy in (True, False, "auto"):
         data = pack(codec, codes[0], samples, entropy=entropy)
         packet = unpack(data, codec)
-        found = torch.from_numpy(np.asarray(packet.codes).astype(np.int64))
-        expect_equal(found, codes[0].cpu(), f"codes of the .cvq file, entropy={entropy}")
+        unpacked = torch.from_numpy(np.asarray(packet.codes).astype(np.int64))
+        expect_equal(unpacked, codes[0].cpu(), f"codes of the .cvq file, entropy={entropy}")
         expect(
             packet.num_samples == samples, f"the .cvq file has {packet.num_samples} samples, not {samples}"
         )
@@ -313,8 +313,8 @@ def token_dataset(case: CodecCase) -> None:
         for clip in clips:
             samples = clip.read(codec.sample_rate)
             codes = codec.encode(torch.from_numpy(samples)[None, None])
-            found = torch.from_numpy(rows[clip.id].codes.astype(np.int64))
-            expect_equal(found, codes[0].cpu(), f"codes of clip {clip.id} in the dataset, and of encode")
+            stored = torch.from_numpy(rows[clip.id].codes.astype(np.int64))
+            expect_equal(stored, codes[0].cpu(), f"codes of clip {clip.id} in the dataset, and of encode")
             expect(rows[clip.id].num_samples == len(samples), f"num_samples of clip {clip.id}")
 
 
@@ -323,20 +323,20 @@ def latents(case: CodecCase) -> None:
     """Latents [B, D, T] have one vector per frame and decode to audio of the right length."""
     codec = case.codec
     wav, lengths = case.batch()
-    found = codec.encode_latents(wav, lengths=lengths)
+    encoded = codec.encode_latents(wav, lengths=lengths)
     frames = -(-wav.shape[2] // codec.hop_length)
     needed = (len(wav), codec.latent_dim, frames)
-    expect(tuple(found.shape) == needed, f"latents are {list(found.shape)}, not {list(needed)}")
-    expect(not found.requires_grad, "latents of encode_latents carry a gradient")
+    expect(tuple(encoded.shape) == needed, f"latents are {list(encoded.shape)}, not {list(needed)}")
+    expect(not encoded.requires_grad, "latents of encode_latents carry a gradient")
     for b, length in enumerate(lengths.tolist()):
         alone = codec.encode_latents(wav[b : b + 1, :, :length])
         expect_close(
-            found[b : b + 1, :, : alone.shape[2]],
+            encoded[b : b + 1, :, : alone.shape[2]],
             alone,
             f"latents of item {b} in a batch, and alone",
             TOLERANCE,
         )
-    decoded = codec.decode_latents(found, lengths=lengths)
+    decoded = codec.decode_latents(encoded, lengths=lengths)
     expect(decoded.shape == wav.shape, f"audio of latents: {list(decoded.shape)}, not {list(wav.shape)}")
     expect(bool(decoded.isfinite().all()), "audio of latents is non-finite")
 

@@ -31,10 +31,8 @@ def items_are_independent(case: QuantizerCase) -> None:
     latents = scales * case.latents(len(LENGTHS), max(LENGTHS))
     latents = torch.where(mask[:, None], latents, math.nan)
     for mode in comparable_modes(case.build()):
-        if (
-            mode and case.draws_random_numbers()
-        ):  # each frame has draws of its own, and other ones in another batch
-            continue
+        if mode and case.draws_random_numbers():
+            continue  # the numbers drawn for a frame depend on the batch
         quantizer = case.trained().train(mode)
         batch = copy.deepcopy(quantizer)(latents, mask).latents
         decoded = quantizer.decode(quantizer.encode(latents, mask=mask), mask)
@@ -78,8 +76,8 @@ def declared_reach(case: QuantizerCase) -> None:
         high = min(frames, end + future)
         what = f"frames {start} … {end - 1} of {frames}, with frames {low} … {high - 1} ({reach})"
         piece = codes.clone()
-        found = quantizer.encode(latents[:, :, low:high])
-        piece[:, :, start:end] = found[:, :, start - low : end - low]
+        part_codes = quantizer.encode(latents[:, :, low:high])
+        piece[:, :, start:end] = part_codes[:, :, start - low : end - low]
         expect_close(quantizer.decode(piece), values, f"encode of {what}, compared with the whole")
         decoded = quantizer.decode(codes[:, :, low:high])[:, :, start - low : end - low]
         expect_close(decoded, values[:, :, start:end], f"decode of {what}, compared with the whole")

@@ -203,8 +203,8 @@ def gradients(case: NetworkCase) -> None:
     wav = case.wav(network).requires_grad_()
     modules = nn.ModuleDict({"encoder": network.encoder, "decoder": network.decoder}).train()
     latents = network.encoder(wav, None)
-    takes = getattr(network.decoder, "uses_target_audio", False)
-    out = network.decoder(latents, None, wav) if takes else network.decoder(latents, None)
+    uses_target = getattr(network.decoder, "uses_target_audio", False)
+    out = network.decoder(latents, None, wav) if uses_target else network.decoder(latents, None)
     losses = list(out.losses.values()) if isinstance(out, AudioWithLosses) else []
     audio = out.wav if isinstance(out, AudioWithLosses) else out
     upstream = torch.randn(audio.shape, generator=torch.Generator().manual_seed(7))

@@ -59,13 +59,13 @@ class ReaderCase:
     @cached_property
     def readable(self) -> list[tuple[Clip, int]]:
         """The clips of `sampled` whose audio can be read, with their sample rates."""
-        found = []
+        readable = []
         for clip in self.sampled:
             try:
-                found.append((clip, clip.audio.read(start_s=clip.start_s, duration_s=0.01).sample_rate))
+                readable.append((clip, clip.audio.read(start_s=clip.start_s, duration_s=0.01).sample_rate))
             except (AudioError, OSError):
                 continue
-        return found
+        return readable
 
 
 def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:

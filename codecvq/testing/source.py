@@ -28,14 +28,16 @@ class PluginSource:
 
     def frame(self, error: BaseException) -> str:
         """The innermost plugin line in the traceback of an error or of its causes; empty if there is none."""
-        found = ""
+        location = ""
         for each in _causes(error):
-            own = [
+            plugin_frames = [
                 frame for frame in traceback.extract_tb(each.__traceback__) if self._contains(frame.filename)
             ]
-            if own:
-                found = _format_location(own[-1].filename, own[-1].lineno or 1, own[-1].name)
-        return found
+            if plugin_frames:
+                location = _format_location(
+                    plugin_frames[-1].filename, plugin_frames[-1].lineno or 1, plugin_frames[-1].name
+                )
+        return location
 
     def definition(self, names: Iterable[str]) -> str:
         """The first of these methods that the plugin overrides, else its class or function."""
@@ -59,11 +61,11 @@ class PluginSource:
         return ""
 
     def _contains(self, file: str) -> bool:
-        return any(file == own or file.startswith(own + os.sep) for own in self._files)
+        return any(file == path or file.startswith(path + os.sep) for path in self._files)
 
 
 def _root_path(module_name: str) -> str:
-    """The folder of a third-party package or its single file; of a bundled part, the file of its own module.
+    """The folder of a third-party package or its single file; of a bundled part, the file of its module.
 
     Empty for code that is not a plugin's.
     """
@@ -79,10 +81,10 @@ def _root_path(module_name: str) -> str:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and its chain of causes."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
 
 
 def _line_of_def(code: object) -> int:

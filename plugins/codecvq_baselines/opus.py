@@ -58,7 +58,7 @@ class Opus:
                 "opusenc", "--quiet", "--speech", "--comp", "10", s.rate, "--bitrate", str(s.kbps),
                 "--framesize", str(s.frame_ms), original, coded,
             ])  # fmt: skip
-            run_program(["opusdec", "--quiet", coded, decoded])  # at the rate of what went in
+            run_program(["opusdec", "--quiet", coded, decoded])  # writes at the sample rate of the input
             bits = 8 * sum(list(packet_sizes(coded.read_bytes()))[HEADER_PACKETS:])
             audio = read_audio(decoded)
             decoded_samples = resample(to_mono(audio.samples), audio.sample_rate, sample_rate)

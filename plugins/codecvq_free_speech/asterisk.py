@@ -31,9 +31,8 @@ NOT_SPEECH = frozenset(
         "tt-monkeys",
     }
 )
-UNSPOKEN_NOTE = re.compile(
-    r"\s*(\([^)]*\)|\[.?\]|<[^>]*>)"
-)  # "dot [.]", "IAX (note: does not say 2)": not said
+#: Unspoken parts of a text: "dot [.]", "IAX (note: does not say 2)".
+UNSPOKEN_NOTE = re.compile(r"\s*(\([^)]*\)|\[.?\]|<[^>]*>)")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ VOICES = (
     ),
     Voice("asterisk/june_wallack", "fr_CA_f_June", "fr-CA", "CC-BY-SA-3.0", "asterisk-core-sounds-fr-g722"),
     Voice("asterisk/carlo_flora", "it_IT_m_Carlo", "it-IT", "CC-BY-3.0", "asterisk-core-sounds-it-g722"),
-    # A woman's voice; the package names only who provided it, Maxim Topal of ivrvoice.ru.
+    # A woman's voice; the package names only the provider, Maxim Topal of ivrvoice.ru.
     Voice("asterisk/maxim_topal", "ru_RU_f_IvrvoiceRU", "ru-RU", "CC-BY-3.0", "asterisk-core-sounds-ru-g722"),
 )
 
@@ -93,8 +92,8 @@ def find_sounds(root: Path) -> Path:
 
 def _voice_clips(voice: Voice, sounds: Path) -> Iterator[Clip]:
     texts = _texts(voice, sounds)
-    found = [_clip(voice, name, path, texts) for name, path in _prompts(sounds / voice.folder)]
-    for clip in _assign_split_keys(found):
+    clips = [_clip(voice, name, path, texts) for name, path in _prompts(sounds / voice.folder)]
+    for clip in _assign_split_keys(clips):
         held_out = voice.speaker in HELD_OUT_SPEAKERS or clip.split_key in HELD_OUT
         yield replace(clip, split="test") if held_out else clip
 
@@ -142,15 +141,15 @@ def _length_s(path: Path) -> float | None:
         return None
 
 
-def _assign_split_keys(found: list[Clip]) -> Iterator[Clip]:
+def _assign_split_keys(clips: list[Clip]) -> Iterator[Clip]:
     """Yield the clips; clips with the same words share a split key, so that no training text is tested.
 
     The key is the id of the first such clip, or of a held-out one if there is any.
     """
     keys: dict[str, str] = {}
-    for clip in sorted(found, key=lambda clip: (clip.id not in HELD_OUT, clip.id)):
+    for clip in sorted(clips, key=lambda clip: (clip.id not in HELD_OUT, clip.id)):
         keys.setdefault(normalized_words(clip.text) or clip.id, clip.id)
-    for clip in found:
+    for clip in clips:
         yield replace(clip, split_key=keys[normalized_words(clip.text) or clip.id])
 
 

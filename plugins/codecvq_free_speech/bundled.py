@@ -19,9 +19,9 @@ def clips(root: Path | None = None) -> Sequence[Clip]:
     manifest = (root or FOLDER) / "clips.jsonl"
     if not manifest.is_file():
         raise CorpusError(f"{manifest} is missing.")
-    found = read_manifest(manifest)
-    if found.failures:
+    corpus = read_manifest(manifest)
+    if corpus.failures:
         raise CorpusError(
-            f"{len(found.failures)} of its files are missing, the first: {found.failures[0].path}."
+            f"{len(corpus.failures)} of its files are missing, the first: {corpus.failures[0].path}."
         )
-    return found.clips
+    return corpus.clips

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIN_SAMPLE_RATE = 16000  # Hz
 MIN_DURATION_S = 0.3
 
-DESCRIPTION_NAME = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": what is said of cat.png in French
+DESCRIPTION_NAME = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": the French description of cat.png
 CLIPPED_LANGUAGES = frozenset({"es"})  # Tux Paint's Spanish: a tenth of its samples are at the limit
 
 #: By the second part of a file's name, from Czech malá (small) and velká (big): "vit-m-nebo".
@@ -33,7 +33,7 @@ SPOKEN_LANGUAGES = frozenset({"cs", "nl"})
 
 
 class Recording(NamedTuple):
-    """An audio file, and what its name tells about it."""
+    """An audio file and the information in its name."""
 
     path: Path
     language: str  # BCP 47

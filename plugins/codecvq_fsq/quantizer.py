@@ -9,7 +9,7 @@ k/⌊L/2⌋ - 1. The paper's listing differs from this implementation in two poi
 only atanh maps 0 to 0. It scales the range by 1 - ε; 1 + ε also works for L = 2.
 
 With `noise_dropout` p, a training vector gets, with probability p, uniform noise as wide as a level instead
-of rounding (arXiv:2411.19842 uses one half of each). The decoder then sees errors of the same size everywhere
+of rounding (arXiv:2411.19842 uses one half of each). The decoder then gets errors of the same size everywhere
 between the levels, and the gradient of these vectors is exact. Codes do not change.
 
 The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, with the first channel fastest. It is

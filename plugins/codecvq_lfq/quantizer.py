@@ -99,11 +99,10 @@ class LFQ(Quantizer):
         Entropies are computed per codebook and averaged.
         """
         logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n d m", d=self.bits)
-        total = (
-            sum_over_ranks if self.training else _without_reduction
-        )  # one process may evaluate while others wait
-        per_sample = torch.stack([sample_entropy(part, total) for part in logits]).mean()
-        of_codebook = torch.stack([codebook_entropy(part, total) for part in logits]).mean()
+        # In eval a process may run alone, so there is no reduction.
+        reduce_sum = sum_over_ranks if self.training else _without_reduction
+        per_sample = torch.stack([sample_entropy(part, reduce_sum) for part in logits]).mean()
+        of_codebook = torch.stack([codebook_entropy(part, reduce_sum) for part in logits]).mean()
         error = (vectors - values.detach()).square().sum() / max(1, vectors.numel())
         losses = {
             "per_sample_entropy": self.entropy_weight * per_sample,

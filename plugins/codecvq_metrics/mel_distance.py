@@ -49,7 +49,6 @@ class MelDistance:
 
     def _log_mel(self, signal: np.ndarray, window_s: float, bands: int, sample_rate: int) -> np.ndarray:
         window = 4 * round(window_s * sample_rate / 4)  # an integer number of hops
-        mel = magnitudes(signal, window, window // 4) @ self._filters(
-            bands, window, sample_rate
-        )  # [frames, bands]
+        filters = self._filters(bands, window, sample_rate)
+        mel = magnitudes(signal, window, window // 4) @ filters  # [frames, bands]
         return np.log10(np.maximum(mel, FLOOR))

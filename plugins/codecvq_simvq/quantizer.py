@@ -142,10 +142,10 @@ def _map_class(name: str) -> type[nn.Module]:
     """
     where, _, attribute = name.partition(":")
     modules = [sys.modules.get(where), *registry().plugins_of(where)]
-    found = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    map_class = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
+    if not (isinstance(map_class, type) and issubclass(map_class, nn.Module)):
         raise OptionError(
             f"simvq: map is {name!r}, which is not a torch.nn.Module class of a loaded plugin. Use "
             "'my_map:Name' with --plugin ./my_map.py."
         )
-    return found
+    return map_class

@@ -178,12 +178,12 @@ def run_tests(check: CheckRun) -> dict[str, Any]:
             os.killpg(tests.pid, signal.SIGKILL)  # including child processes that would occupy the GPU
             code = None
     lines = report.read_text(encoding="utf-8").splitlines()
-    found = {"result": lines[-1] if lines else "no output"}
+    result = {"result": lines[-1] if lines else "no output"}
     if code == 0:
-        return found
+        return result
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
     stopped = "the tests took too long" if code is None else f"pytest ended with {code}"
-    return found | {"error": "; ".join(failed) or stopped}
+    return result | {"error": "; ".join(failed) or stopped}
 
 
 # recipes
@@ -228,7 +228,7 @@ def measure_steps(check: CheckRun, name: str, compiled: bool) -> dict[str, Any]:
     with Utilization(check.device) as utilization:
         for step in range(warm_up, warm_up + steps):
             learner.step(step, on_device.batch(step))
-        scalars = learner.step_metrics.take_means()  # waits for the device
+        scalars = learner.step_metrics.take_means()  # synchronizes with the device
     items, seconds = recipe.training.batch_size, recipe.corpus.segment_s
     return {
         "step_s": round(utilization.seconds / steps, 4),
@@ -301,16 +301,18 @@ def quantizer_speedups(check: CheckRun) -> dict[str, Any]:
     command = [sys.executable, script, "--quick", "--device", check.device.type, "--json", file]
     command += ["--vectors", "64" if check.small else "8192", "--only"]
     command += QUANTIZERS[-2:] if check.small else QUANTIZERS
-    found: dict[str, Any] = {}
+    speedups: dict[str, Any] = {}
     try:
         limit_s = max(10.0, min(60.0, check.left_s - 5))
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
         if done.returncode:
-            found["error"] = done.stderr.splitlines()[-1] if done.stderr else f"ended with {done.returncode}"
+            speedups["error"] = (
+                done.stderr.splitlines()[-1] if done.stderr else f"ended with {done.returncode}"
+            )
     except subprocess.TimeoutExpired:
-        found["stopped_after_s"] = limit_s
+        speedups["stopped_after_s"] = limit_s
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-    return found | {f"{r['quantizer']} {r['mode']}": round(r["peer_ms"] / r["ours_ms"], 2) for r in rows}
+    return speedups | {f"{r['quantizer']} {r['mode']}": round(r["peer_ms"] / r["ours_ms"], 2) for r in rows}
 
 
 # output
@@ -324,11 +326,13 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def table(check: CheckRun) -> str:
     """All rows as Markdown."""
-    lines = [f"{machine(check.device)}", "", "| part | what | found | s |", "|---|---|---|---|"]
+    lines = [f"{machine(check.device)}", "", "| part | what | results | s |", "|---|---|---|---|"]
     for row in check.rows:
         hidden = ("part", "name", "took_s")
-        found = ", ".join(f"{key} {_format_value(value)}" for key, value in row.items() if key not in hidden)
-        lines.append(f"| {row['part']} | {row['name']} | {found} | {row['took_s']} |")
+        results = ", ".join(
+            f"{key} {_format_value(value)}" for key, value in row.items() if key not in hidden
+        )
+        lines.append(f"| {row['part']} | {row['name']} | {results} | {row['took_s']} |")
     return "\n".join(lines)
 
 

@@ -67,13 +67,13 @@ def main() -> None:
 
 def draw_pairs(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
     """Map the name of a corpus to pairs of original and packed clips."""
-    known = {clip.id: clip for clip in originals}
+    originals_by_id = {clip.id: clip for clip in originals}
     pairs = defaultdict(list)
     for clip in packed:
         if (clip.duration_s or 0.0) >= MIN_DURATION_S:
-            pairs[clip.id.partition("/")[0]].append((known[clip.id], clip))
+            pairs[clip.id.partition("/")[0]].append((originals_by_id[clip.id], clip))
     rng = random.Random(0)
-    return {name: rng.sample(found, min(count, len(found))) for name, found in pairs.items()}
+    return {name: rng.sample(clips, min(count, len(clips))) for name, clips in pairs.items()}
 
 
 def score(original: Clip, packed_clip: Clip) -> Score:

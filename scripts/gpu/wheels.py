@@ -112,10 +112,10 @@ def find_python() -> str:
     """A Python 3.12 interpreter, from pyenv or from the path. Raises WheelError if there is none."""
     # pyenv first: the python3.12 that it puts on the path fails unless that version is activated
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{PYTHON}*/bin/python"))
-    found = next(map(str, pyenv), None) or shutil.which(f"python{PYTHON}")
-    if found is None:
+    python = next(map(str, pyenv), None) or shutil.which(f"python{PYTHON}")
+    if python is None:
         raise WheelError(f"no Python {PYTHON} found. Install one, or pass it with --python.")
-    return found
+    return python
 
 
 def requirements(pyproject: Path) -> list[str]:
@@ -128,14 +128,14 @@ def requirements(pyproject: Path) -> list[str]:
 
 def read_requirements(folder: Path) -> dict[str, list[str]]:
     """Map NAME==VERSION of each wheel in a folder to its requirements."""
-    found = {}
+    requirements = {}
     for path in sorted(folder.glob("*.whl")):
         name, version, *_ = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as wheel:
             inner = next(filter(re.compile(r"[^/]+\.dist-info/METADATA").fullmatch, wheel.namelist()))
             metadata = Parser().parsestr(wheel.read(inner).decode("utf-8"))
-        found[f"{name}=={version}"] = metadata.get_all("Requires-Dist") or []
-    return found
+        requirements[f"{name}=={version}"] = metadata.get_all("Requires-Dist") or []
+    return requirements
 
 
 def check(

@@ -22,9 +22,9 @@ class QINCo(ConditionalQuantizer):
 
     def quantize_given(self, vectors, partial_sum):  # [M, D], [M, D] -> values [M, D], codes [M, 1]
         with torch.no_grad():
-            own = partial_sum[:, None].expand(-1, len(self.codebook), -1)  # [M, K, D]
+            sums = partial_sum[:, None].expand(-1, len(self.codebook), -1)  # [M, K, D]
             distances = (
-                (vectors[:, None] - self.codewords(self.codebook.expand_as(own), own)).square().sum(dim=2)
+                (vectors[:, None] - self.codewords(self.codebook.expand_as(sums), sums)).square().sum(dim=2)
             )
         codes = distances.argmin(dim=1, keepdim=True)
         return self.dequantize_given(codes, partial_sum), codes

@@ -15,8 +15,8 @@ def begin(run: TrainRun) -> None:
     """Keep the rows up to the first step of this run; drop rows of steps that will be repeated."""
     path = run.folder.path / "loss.csv"
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
-    kept = [row for row in rows if int(row.partition(",")[0]) <= run.first_step]
-    path.write_text("\n".join([HEADER, *kept]) + "\n", encoding="utf-8")
+    previous = [row for row in rows if int(row.partition(",")[0]) <= run.first_step]
+    path.write_text("\n".join([HEADER, *previous]) + "\n", encoding="utf-8")
     run.state["ternary_loss_table"] = path
 
 
