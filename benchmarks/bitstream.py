@@ -70,7 +70,8 @@ def measure(layout: str, seconds: float) -> Result:
     sha256 = hashlib.sha256(layout.encode()).hexdigest()
     codec = SimpleNamespace(
         name=layout, sample_rate=24000, hop_length=hop, codebook_sizes=(size,) * books,
-        strides=(1,) * books, variable_depth=False, codebooks_sha256=sha256, weights_sha256=sha256,
+        strides=(1,) * books, variable_depth=False, code_tables=lambda: None,
+        codebooks_sha256=sha256, weights_sha256=sha256,
     )  # fmt: skip
     codes = skewed_codes(books, size, frames)
     data = {entropy: pack(codec, codes, frames * hop, entropy) for entropy in (False, True)}

@@ -2,7 +2,7 @@
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/quantizers.py [--only residual_vq] [--quick] [--device cuda] [--json out.json]
-    python benchmarks/quantizers.py --table out.json        # the README's table of an earlier run
+    python benchmarks/quantizers.py --table out.json        # the table of docs/benchmarks.md of an earlier run
 
 Both sides have the same codebooks and get the same N vectors, each in its own layout (codecvq `[B, D, T]`,
 the peer `[B, T, D]`). They run interleaved in one process on one thread; a time is the median of processor
@@ -335,8 +335,8 @@ def markdown(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def readme_table(rows: list[Row]) -> str:
-    """The README's table: one line per quantizer and step, with the columns of each N side by side."""
+def page_table(rows: list[Row]) -> str:
+    """The table of docs/benchmarks.md: one line per quantizer and step, the columns of each N together."""
     sizes = sorted({row.vectors for row in rows}, reverse=True)
     rows_by_key = {(row.quantizer, row.mode, row.vectors): row for row in rows}
     head = [f"{size:,} vectors, ms | faster | MB" for size in sizes]
@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, slow peers scaled")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--table", type=Path, help="print the README's table of a JSON file and exit")
+    parser.add_argument("--table", type=Path, help="print the table of docs/benchmarks.md of a JSON file and exit")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -384,7 +384,7 @@ def main() -> None:
         return print_peak_growth(name, side, mode, int(vectors))
     if options.table:
         results = json.loads(options.table.read_text())
-        return print(f"{results['machine']}\n\n{readme_table([Row(**row) for row in results['rows']])}")
+        return print(f"{results['machine']}\n\n{page_table([Row(**row) for row in results['rows']])}")
     rows = []
     print(f"{machine(options.device)}\n\n{HEADER}", flush=True)
     for case in all_cases(options.quick):
