@@ -24,7 +24,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = ROOT / "scripts" / "plain_words.yaml"
-MARKED_CODE = re.compile(r"``.*?``|`[^`]*`", re.DOTALL)  # names in backquotes are code, not words
+# Names in backquotes are code, not words. The marks of fenced blocks pair with nothing.
+MARKED_CODE = re.compile(r"```|``.*?``|`[^`]*`", re.DOTALL)
 SPACE = r"[\s#]+"  # of a phrase: it may run over the lines of a comment
 
 

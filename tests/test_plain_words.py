@@ -37,6 +37,7 @@ def test_a_phrase_of_the_vocabulary_is_found_with_its_line(place: str, tmp_path:
 
 def test_names_in_backquotes_are_not_words(tmp_path: Path) -> None:
     assert problems_of(tmp_path, "a.md", "The option `nobody` is gone. ``nobody`` too.\n") == []
+    assert problems_of(tmp_path, "a.md", "```text\na fenced block\n```\n\nThe option `nobody`.\n") == []
 
 
 def test_a_phrase_over_two_lines_is_problems_of(tmp_path: Path) -> None:
