@@ -375,7 +375,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="5 repeats, no memory, slow peers scaled")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--table", type=Path, help="print the table of docs/benchmarks.md of a JSON file and exit")
+    parser.add_argument(
+        "--table", type=Path, help="print the table of docs/benchmarks.md of a JSON file and exit"
+    )
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
