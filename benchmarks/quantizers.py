@@ -2,7 +2,7 @@
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/quantizers.py [--only residual_vq] [--quick] [--device cuda] [--json out.json]
-    python benchmarks/quantizers.py --table out.json        # the table of docs/benchmarks.md of an earlier run
+    python benchmarks/quantizers.py --table out.json  # the table of docs/benchmarks.md
 
 Both sides have the same codebooks and get the same N vectors, each in its own layout (codecvq `[B, D, T]`,
 the peer `[B, T, D]`). They run interleaved in one process on one thread; a time is the median of processor
