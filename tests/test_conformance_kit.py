@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import pytest
 import torch
-from faulty_by_design import EVERY_FORM, FAULTY, SOUND, EmaOfNothing, SumsOverVectors
+from faulty_declarations import EVERY_FORM, FAULTY, SOUND, EmaOfNothing, SumsOverVectors
 from faulty_quantizers import (
     BROKEN,
     CannotBeMade,
@@ -148,7 +148,7 @@ def test_every_failure_shows_a_line_of_the_author() -> None:
                 check.run()
             notes = getattr(failed.value, "__notes__", [f"at {outcome.place}"])  # Python 3.10 has none
             assert notes == [f"at {outcome.place}"]
-            assert "faulty_by_design.py:" in outcome.place
+            assert "faulty_declarations.py:" in outcome.place
             assert "\n    def terms" in outcome.place or "\n    def update" in outcome.place
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from stranger import ROOT, distribution
+from third_party_plugins import ROOT, install_distribution
 
 import codecvq
 from codecvq.cli.app import main
@@ -245,7 +245,7 @@ def test_nothing_in_the_working_folder_is_imported(tmp_path: Path) -> None:
     """Neither a module nor a distribution, though `python -m` looks there first."""
     for name in ("rich", "my_plugin"):
         (tmp_path / f"{name}.py").write_text(PLUGIN.format(ran=tmp_path / "it-ran"))
-    distribution(tmp_path, "evil-plugin", PLUGIN.format(ran=tmp_path / "it-ran"))
+    install_distribution(tmp_path, "evil-plugin", PLUGIN.format(ran=tmp_path / "it-ran"))
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
     command = [sys.executable, "-m", "codecvq", "plugins", "list"]
     for more, code in (([], 0), (["--plugin", "my_plugin"], 2)):

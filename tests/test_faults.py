@@ -1,7 +1,7 @@
 """What must hold where vector-quantize-pytorch 1.32.0 fails: 32 faults reproduced in it, a test for each.
 
 Every test says the promise in its name and the fault's number in its docstring. Here are faults 1 to 15;
-those of numbers, state and search, 16 to 27 and 32, are in test_faults_of_numbers.py; 28 to 31 need several
+those of numbers, state and search, 16 to 27 and 32, are in test_numeric_faults.py; 28 to 31 need several
 processes and are in test_ranks.py. README.md here has the list.
 """
 

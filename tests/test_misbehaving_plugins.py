@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stranger import ONE_FILE, codecvq_command, distribution, run
+from third_party_plugins import METRIC_PLUGIN, codecvq_command, install_distribution, run
 
 from codecvq import MetricSpec, hookimpl
 from codecvq.errors import PluginError
 from codecvq.plugins import MAX_SPECS_PER_HOOK, Registry
 from codecvq.signals import Terminated
 
-GOOD = ONE_FILE.format(name="brightness")
+GOOD = METRIC_PLUGIN.format(name="brightness")
 SPEC = "MetricSpec(name='m{0}', columns=('m',), factory=lambda: None)"
 HOOK = "from codecvq import MetricSpec, hookimpl\n@hookimpl\ndef codecvq_metrics():\n"
 
@@ -69,8 +69,8 @@ def test_it_is_one_warning_that_names_the_distribution(
     site: Path, warnings: Callable[[], list[str]], source: str, said: str, request: pytest.FixtureRequest
 ) -> None:
     number = list(MODULES).index(source)  # a module of its own each time: Python keeps what it has imported
-    distribution(site, f"bad-{number}", source)
-    distribution(site, f"good-{number}", GOOD)
+    install_distribution(site, f"bad-{number}", source)
+    install_distribution(site, f"good-{number}", GOOD)
     registry = loaded()
     assert {"brightness", "mel_distance"} <= set(registry.all("metrics"))
     about = [text for text in warnings() if f"bad-{number} 1.0" in text]
@@ -84,13 +84,13 @@ def test_it_is_one_warning_that_names_the_distribution(
 
 
 def test_a_signal_is_the_users(site: Path) -> None:
-    distribution(site, "terminated", "from codecvq.signals import Terminated\nraise Terminated(15)")
+    install_distribution(site, "terminated", "from codecvq.signals import Terminated\nraise Terminated(15)")
     with pytest.raises(Terminated):
         loaded()
 
 
 def test_a_keyboard_interrupt_is_the_users(site: Path) -> None:
-    distribution(site, "interrupted", "raise KeyboardInterrupt")
+    install_distribution(site, "interrupted", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         loaded()
 
@@ -179,9 +179,9 @@ def test_a_path_that_is_none_is_an_error(path: str) -> None:
 def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
     site: Path, warnings: Callable[[], list[str]]
 ) -> None:
-    distribution(site, "no-metadata", GOOD)
+    install_distribution(site, "no-metadata", GOOD)
     (site / "no_metadata-1.0.dist-info/METADATA").unlink()
-    distribution(site, "no-latin", GOOD)
+    install_distribution(site, "no-latin", GOOD)
     (site / "no_latin-1.0.dist-info/entry_points.txt").write_bytes(b"[codecvq]\n\xff\xfe = \xff\n")
     registry = loaded()
     assert "fsq" in registry.all("quantizers")
@@ -194,9 +194,11 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     """Prints of Python, C code and child processes, at import and in a hook; with all the bad modules."""
     loud = "import os, subprocess, sys\nprint('loud')\nos.write(1, b'loud')\n"
     loud += "subprocess.run([sys.executable, '-c', 'print(\"loud\")'])\n"
-    distribution(tmp_path, "loud-one", loud + HOOK + f"    print('loud'); yield {SPEC.format('loud')}\n")
+    install_distribution(
+        tmp_path, "loud-one", loud + HOOK + f"    print('loud'); yield {SPEC.format('loud')}\n"
+    )
     for number, source in enumerate(MODULES):
-        distribution(tmp_path, f"bad-{number}", source)
+        install_distribution(tmp_path, f"bad-{number}", source)
     done = run(sys.executable, "-m", "codecvq", "plugins", "list", "--json", site=tmp_path)
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)

@@ -101,10 +101,10 @@ def test_dnsmos_hears_the_decoded_clip_alone_and_overshoot_is_clipped() -> None:
 
 def test_dnsmos_keeps_to_one_thread() -> None:
     make("dnsmos")
-    from codecvq_metrics.dnsmos import _listener
+    from codecvq_metrics.dnsmos import _load_scorer
 
-    listener = _listener()
-    for session in (listener.onnx_sess, listener.p808_onnx_sess):
+    scorer = _load_scorer()
+    for session in (scorer.onnx_sess, scorer.p808_onnx_sess):
         options = session.get_session_options()
         assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stranger import ROOT, codecvq_command, distribution, run
+from third_party_plugins import ROOT, codecvq_command, install_distribution, run
 
 import codecvq
 from codecvq.errors import CodecvqError
@@ -326,7 +326,7 @@ def test_the_example_trains_out_of_tree(ternary_site: Path, tmp_path: Path) -> N
 
 
 def test_a_broken_distribution_leaves_the_list_whole(tmp_path: Path) -> None:
-    distribution(tmp_path, "codecvq-broken", "import a_module_that_is_not_there")
+    install_distribution(tmp_path, "codecvq-broken", "import a_module_that_is_not_there")
     done = run(sys.executable, "-m", "codecvq", "plugins", "list", site=tmp_path)
     assert done.returncode == 0
     assert "fsq" in done.stdout

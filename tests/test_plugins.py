@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stranger import ONE_FILE, codecvq_command, distribution
+from third_party_plugins import METRIC_PLUGIN, codecvq_command, install_distribution
 
 from codecvq import MetricSpec, QuantizerSpec, hookimpl
 from codecvq.api.hookspecs import API_VERSION
@@ -48,9 +48,9 @@ def test_every_entry_point_of_the_distribution_is_loaded() -> None:
 def test_a_broken_distribution_stops_nothing_and_is_named(
     site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    distribution(site, "broken-one", "import a_module_that_is_not_there")
-    distribution(site, "broken-two", "raise SystemError('at import')")
-    distribution(site, "whole-one", ONE_FILE.format(name="loudness"))
+    install_distribution(site, "broken-one", "import a_module_that_is_not_there")
+    install_distribution(site, "broken-two", "raise SystemError('at import')")
+    install_distribution(site, "whole-one", METRIC_PLUGIN.format(name="loudness"))
     with caplog.at_level(logging.WARNING, logger="codecvq"):
         own_registry()  # so that its warnings, if any, are not counted
         caplog.clear()
@@ -70,15 +70,15 @@ def test_a_broken_distribution_stops_nothing_and_is_named(
 
 def test_a_hook_that_fails_when_asked_is_a_failure_of_its_plugin(site: Path) -> None:
     source = "from codecvq import hookimpl\n@hookimpl\ndef codecvq_metrics():\n    raise KeyError('inside')\n"
-    distribution(site, "broken-hook", source)
+    install_distribution(site, "broken-hook", source)
     registry = loaded()
     assert "mel_distance" in registry.all("metrics")
     assert [str(f.origin.distribution) for f in registry.failures] == ["broken-hook"]
 
 
 def test_two_distributions_may_offer_one_name_and_both_can_be_had(site: Path) -> None:
-    distribution(site, "first-loudness", ONE_FILE.format(name="loudness"))
-    distribution(site, "second-loudness", ONE_FILE.format(name="loudness"), version="2.5")
+    install_distribution(site, "first-loudness", METRIC_PLUGIN.format(name="loudness"))
+    install_distribution(site, "second-loudness", METRIC_PLUGIN.format(name="loudness"), version="2.5")
     registry = loaded()
     with pytest.raises(PluginError) as error:
         registry.find("metrics", "loudness")
@@ -95,13 +95,13 @@ def test_two_distributions_may_offer_one_name_and_both_can_be_had(site: Path) ->
 
 
 def test_two_distributions_with_one_entry_point_name_are_both_loaded(site: Path) -> None:
-    distribution(site, "first-loudness", ONE_FILE.format(name="loudness"), entry="loudness")
-    distribution(site, "second-level", ONE_FILE.format(name="level"), entry="loudness")
+    install_distribution(site, "first-loudness", METRIC_PLUGIN.format(name="loudness"), entry="loudness")
+    install_distribution(site, "second-level", METRIC_PLUGIN.format(name="level"), entry="loudness")
     assert {"loudness", "level"} <= set(loaded().all("metrics"))
 
 
 def test_a_stranger_cannot_take_a_built_in_name_silently(site: Path) -> None:
-    distribution(site, "own-mel", ONE_FILE.format(name="mel_distance"))
+    install_distribution(site, "own-mel", METRIC_PLUGIN.format(name="mel_distance"))
     registry = loaded()
     with pytest.raises(PluginError, match=r"registered by codecvq .* and by own-mel"):
         registry.find("metrics", "mel_distance")
@@ -109,7 +109,7 @@ def test_a_stranger_cannot_take_a_built_in_name_silently(site: Path) -> None:
 
 
 def test_plugins_can_be_left_out(site: Path) -> None:
-    distribution(site, "whole-one", ONE_FILE.format(name="loudness"))
+    install_distribution(site, "whole-one", METRIC_PLUGIN.format(name="loudness"))
     registry = Registry()
     registry.load_installed(disabled=["whole-one", "fsq"])
     assert "loudness" not in registry.all("metrics")
@@ -205,7 +205,7 @@ def test_a_plugin_can_be_taken_back() -> None:
 
 def test_a_file_is_a_plugin_and_its_hash_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "my_metric.py"
-    path.write_text(ONE_FILE.format(name="loudness"))
+    path.write_text(METRIC_PLUGIN.format(name="loudness"))
     registry = Registry()
     registry.load(path)
     registry.load(str(path))  # a second time changes nothing
@@ -218,7 +218,7 @@ def test_a_file_is_a_plugin_and_its_hash_is_recorded(tmp_path: Path) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     assert registry.find("metrics", "my_metric/loudness") is registration
-    path.write_text(ONE_FILE.format(name="louder"))
+    path.write_text(METRIC_PLUGIN.format(name="louder"))
     with pytest.raises(PluginError, match="changed after it was loaded"):
         registry.load(path)
 
@@ -245,6 +245,6 @@ def test_a_module_that_is_not_there_is_the_users_error() -> None:
 
 
 def test_nothing_is_loaded_from_the_working_folder(tmp_path: Path) -> None:
-    (tmp_path / "my_metric.py").write_text(ONE_FILE.format(name="brightness"))
+    (tmp_path / "my_metric.py").write_text(METRIC_PLUGIN.format(name="brightness"))
     assert "brightness" not in codecvq_command("plugins", "list", cwd=tmp_path)
     assert "brightness" in codecvq_command("plugins", "list", "--plugin", "./my_metric.py", cwd=tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from codecvq_free_speech.held_out import HELD_OUT, HELD_OUT_SPEAKERS
 from codecvq_pretrained import test_speech as test_speech_corpus
-from stranger import codecvq_command, distribution
+from third_party_plugins import codecvq_command, install_distribution
 
 import codecvq
 from codecvq import CodecSpec
@@ -92,7 +92,7 @@ def test_a_spec_has_a_folder_or_a_factory(given: dict) -> None:
 def test_a_strangers_distribution_offers_a_codec(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    distribution(site, "stranger-codecs", PLUGIN)
+    install_distribution(site, "stranger-codecs", PLUGIN)
     make().save(site / "weights")
     listed = json.loads(codecvq_command("plugins", "list", "--kind", "codecs", "--json", site=site))["offers"]
     (mine,) = (registration for registration in listed if registration["name"] == "my-speech")

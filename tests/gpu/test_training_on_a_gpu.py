@@ -20,7 +20,7 @@ from codecvq.training import loop
 from codecvq.training.builders import recipe_corpus, recipe_segments
 from codecvq.training.recipe import Recipe
 
-SCRIPT = Path(__file__).with_name("two_on_one.py")
+SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def recipe(tmp_path: Path, **sections: Any) -> Recipe:

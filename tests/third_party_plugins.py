@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE_FILE = """
+METRIC_PLUGIN = """
 from codecvq import MetricSpec, hookimpl
 
 @hookimpl
@@ -41,7 +41,7 @@ def codecvq_command(*arguments: str | Path, site: Path | None = None, cwd: Path 
     return done.stdout
 
 
-def distribution(site: Path, name: str, source: str, entry: str = "", version: str = "1.0") -> None:
+def install_distribution(site: Path, name: str, source: str, entry: str = "", version: str = "1.0") -> None:
     """Install a distribution with one module and one entry point into a folder."""
     module = name.replace("-", "_")
     (site / f"{module}.py").write_text(source)

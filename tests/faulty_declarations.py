@@ -6,7 +6,8 @@ Each faulty one is the sound one above it but for a line.
 from __future__ import annotations
 
 import torch
-from faulty_in_time import (
+from faulty_quantizers import Whole
+from faulty_sequence_quantizers import (
     Delta,
     DeltaOverRows,
     DeltaThatLeaks,
@@ -17,7 +18,6 @@ from faulty_in_time import (
     Smooths,
     SmoothsFarther,
 )
-from faulty_quantizers import Whole
 from torch import Tensor, nn
 from torch.nn import functional as F
 
