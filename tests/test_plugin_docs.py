@@ -1,8 +1,7 @@
-"""The plugins of the how-to pages work, and the plugins' own pages are complete."""
+"""The plugins of the how-to pages work, and the reference lists every plugin, hook and author method."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -20,16 +19,12 @@ from torch import nn
 import codecvq.quantizer
 from codecvq.api import hookspecs
 from codecvq.losses import LossInputs
-from codecvq.plugins import PROJECT, Registry, registry
-from codecvq.quantizer.build import quantizer_options
+from codecvq.plugins import PROJECT, Registry
 from scripts.docs.generated import filled
 
 README = ROOT / "plugins/README.md"
 HOW_TO = ROOT / "docs/how-to"
 CONTRACT = ROOT / "docs/reference/quantizer-contract.md"
-PAGES = sorted(
-    path for path in ROOT.glob("plugins/codecvq_*/README.md") if (path.parent / "quantizer.py").is_file()
-)
 
 
 @pytest.mark.slow
@@ -142,33 +137,3 @@ def test_everything_an_author_can_override_or_use_is_in_the_contract() -> None:
     names = {*members, "forward", *codecvq.quantizer.__all__}
     assert {"quantize", "dequantize", "bound", "terms", "update", "stage_scale", "refines"} <= names
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_options_of_a_page_are_those_of_the_quantizer(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    offered = [
-        n
-        for n, o in registry().all("quantizers").items()
-        if getattr(o.module, "__name__", "") == page.parent.name
-    ]
-    assert re.findall(r"^\| option of `(\w+)`", text, re.MULTILINE) == sorted(offered, key=text.index)
-    assert offered
-    for name in offered:
-        table = re.search(rf"^\| option of `{name}`.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
-        assert table
-        rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", table[0], re.MULTILINE)
-        needed = [
-            (option, "–" if default is inspect.Parameter.empty else f"`{default!r}`")
-            for option, default in quantizer_options(name).items()
-        ]
-        assert rows == needed
-
-
-def test_every_quantizer_plugin_has_a_page() -> None:
-    folders = {path.parent for path in ROOT.glob("plugins/codecvq_*/quantizer.py")}
-    assert folders == {page.parent for page in PAGES}
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for needed in ("**When to use it.**", "**When not to use it.**", "**Pitfalls.**", "arXiv:"):
-            assert needed in text, f"{page}: {needed}"
