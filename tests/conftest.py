@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def gradients_stay_on() -> Iterator[None]:
+def gradients_stay_enabled() -> Iterator[None]:
     """A test, or what it calls, that leaves torch without gradients fails, and breaks no other."""
     yield
     import torch

@@ -29,7 +29,7 @@ from codecvq.training.watch import WINDOW, codecvq_train_logged
 
 
 @pytest.fixture
-def stopped_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def stop_at_step_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     plain = Learner.step
 
     def stop(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
@@ -43,13 +43,13 @@ def stopped_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyP
 
 
 @pytest.mark.parametrize("balance", [False, True], ids=["weights", "balancer"])
-def test_everything_that_an_adversarial_training_is_resumes(
-    tmp_path: Path, stopped_at_eight: pytest.MonkeyPatch, balance: bool
+def test_a_resumed_adversarial_training_gives_the_same_state(
+    tmp_path: Path, stop_at_step_eight: pytest.MonkeyPatch, balance: bool
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", losses={"balance": balance})
     with pytest.raises(KeyboardInterrupt):
         loop.train(recipe, tmp_path / "stopped")
-    stopped_at_eight.undo()
+    stop_at_step_eight.undo()
     assert loop.train(recipe, tmp_path / "stopped").resumed_at == 5
     loop.train(recipe, tmp_path / "whole")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
@@ -62,7 +62,7 @@ def test_everything_that_an_adversarial_training_is_resumes(
     assert same(ours.state.get("balancer", {}), theirs.state.get("balancer", {}))
 
 
-def test_the_codec_hears_nothing_before_the_start_and_something_after(tmp_path: Path) -> None:
+def test_discriminators_change_the_codec_only_from_start_step_on(tmp_path: Path) -> None:
     plain = recipe_at(
         tmp_path / "plain.yaml", losses={"adversarial": 0.0, "feature_matching": 0.0}, discriminator=None
     )
@@ -76,7 +76,7 @@ def test_the_codec_hears_nothing_before_the_start_and_something_after(tmp_path: 
     assert "loss/adversarial" not in rows(tmp_path / "late")[-1]
 
 
-def test_what_is_saved_is_the_average_and_what_goes_on_is_not(tmp_path: Path) -> None:
+def test_the_saved_codec_has_averaged_weights_and_the_checkpoint_has_both(tmp_path: Path) -> None:
     loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
     checkpoint = last_checkpoint(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
@@ -86,7 +86,7 @@ def test_what_is_saved_is_the_average_and_what_goes_on_is_not(tmp_path: Path) ->
     assert any(not torch.equal(checkpoint.weights[name], averaged[name]) for name in averaged)
 
 
-def test_the_average_is_its_definition() -> None:
+def test_the_moving_average_matches_its_definition() -> None:
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     average = WeightAverage(module, decay=0.5)
@@ -104,7 +104,7 @@ def test_the_average_is_its_definition() -> None:
     assert torch.equal(module.weight.detach(), own), "the module's own weights are back"
 
 
-def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
+def test_accumulated_batches_train_as_one_batch(tmp_path: Path) -> None:
     for name, batch, accumulate in (("whole", 4, 1), ("parts", 1, 4)):
         training = {"batch_size": batch, "accumulate": accumulate, "steps": 4, "validate_every": 100}
         recipe = recipe_at(tmp_path / f"{name}.yaml", quantizer=FSQ, training=training)
@@ -122,7 +122,7 @@ def test_worker_processes_make_the_same_batches(tmp_path: Path) -> None:
     assert same(weights(tmp_path / "run0"), weights(tmp_path / "run2"))
 
 
-def test_discriminators_that_nobody_would_hear_are_told(
+def test_discriminators_that_are_never_used_give_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     late = {"networks": [BAND], "start_step": 2}
@@ -132,7 +132,7 @@ def test_discriminators_that_nobody_would_hear_are_told(
     assert "start_step is 2, but training.steps is 2: the discriminators are never used" in caplog.text
 
 
-def test_a_corpus_without_clips_for_validation_is_told(
+def test_a_corpus_without_validation_clips_gives_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = builders.recipe_corpus(recipe_at(tmp_path / "a.yaml").corpus).split("train").clips[:3]
@@ -146,13 +146,13 @@ def test_a_corpus_without_clips_for_validation_is_told(
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_a_best_codec_whose_worth_cannot_be_read_is_taken_over(
-    tmp_path: Path, stopped_at_eight: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_best_codec_with_an_unreadable_score_is_replaced(
+    tmp_path: Path, stop_at_step_eight: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml")
     with pytest.raises(KeyboardInterrupt):
         loop.train(recipe, tmp_path / "run")
-    stopped_at_eight.undo()
+    stop_at_step_eight.undo()
     told = tmp_path / "run" / "best" / "best.json"
     assert json.loads(told.read_text())["step"] == 6
     told.write_text("")
@@ -161,7 +161,7 @@ def test_a_best_codec_whose_worth_cannot_be_read_is_taken_over(
     assert json.loads(told.read_text())["step"] == 6 + 6
 
 
-def test_the_best_codec_is_kept_by_a_metric(tmp_path: Path) -> None:
+def test_the_best_codec_is_selected_by_a_metric(tmp_path: Path) -> None:
     training = {"validation_metrics": ["stoi"], "keep_best": "validation/stoi", "validate_every": 3}
     loop.train(recipe_at(tmp_path / "tiny.yaml", training=training), tmp_path / "run")
     best = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
@@ -173,7 +173,7 @@ def test_the_best_codec_is_kept_by_a_metric(tmp_path: Path) -> None:
         loop.train(recipe_at(tmp_path / "b.yaml", training={"keep_best": "validation/pesq"}), tmp_path / "b")
 
 
-def test_a_metric_that_is_not_installed_is_left_out_unless_the_best_is_chosen_by_it(
+def test_a_missing_metric_is_skipped_unless_it_selects_the_best_codec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     find_spec = importlib.util.find_spec
@@ -191,7 +191,9 @@ def test_a_metric_that_is_not_installed_is_left_out_unless_the_best_is_chosen_by
         loop.train(recipe, tmp_path / "b")
 
 
-def test_a_best_codec_that_nothing_measures_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_that_cannot_select_a_best_codec_give_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", losses={"mel": 0.0, "waveform": 1.0}, training={"steps": 1})
     with caplog.at_level(logging.WARNING, "codecvq"):
         loop.train(recipe, tmp_path / "run")
@@ -199,7 +201,7 @@ def test_a_best_codec_that_nothing_measures_is_told(tmp_path: Path, caplog: pyte
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_discriminators_that_need_more_than_a_segment_are_told_at_once(tmp_path: Path) -> None:
+def test_discriminators_longer_than_a_segment_are_an_error_before_training(tmp_path: Path) -> None:
     network = {"name": "ms_stft", "windows": [16384], "filters": 1}
     recipe = recipe_at(tmp_path / "tiny.yaml", discriminator={"networks": [network], "start_step": 10})
     with pytest.raises(ShapeError, match=r"at least 16384 samples.*segment_s"):
@@ -207,7 +209,7 @@ def test_discriminators_that_need_more_than_a_segment_are_told_at_once(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_validation_clips_can_be_heard_by_plugins(tmp_path: Path) -> None:
+def test_plugins_receive_decoded_validation_clips(tmp_path: Path) -> None:
     heard: list[tuple[int, str, int]] = []
 
     class Listener:
@@ -225,14 +227,14 @@ def test_validation_clips_can_be_heard_by_plugins(tmp_path: Path) -> None:
     assert all(length > 0 for _, _, length in heard)
 
 
-def test_adversarial_losses_and_discriminators_need_each_other(tmp_path: Path) -> None:
+def test_adversarial_losses_and_discriminators_require_each_other(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="need a discriminator"):
         recipe_at(tmp_path / "a.yaml", discriminator=None)
     with pytest.raises(RecipeError, match="it is never used"):
         recipe_at(tmp_path / "b.yaml", losses={"adversarial": 0.0, "feature_matching": 0.0})
 
 
-def test_trackers_that_would_be_left_out_without_a_word_are_told(tmp_path: Path) -> None:
+def test_misspelled_trackers_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Did you mean 'wandb'"):
         loop.train(recipe_at(tmp_path / "a.yaml", training={"trackers": ["wandbb"]}), tmp_path / "a")
     with pytest.raises(RecipeError, match="pip install aim"):
@@ -244,7 +246,7 @@ def test_trackers_that_would_be_left_out_without_a_word_are_told(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("rate", "said"), [(0.999, "WIN"), (0.5, "GUESS"), (0.7, "")])
-def test_discriminators_that_win_or_guess_for_long_are_warned_about(
+def test_discriminators_that_win_or_guess_for_long_give_a_warning(
     rate: float, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Run:
@@ -272,7 +274,7 @@ FSQ = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}
     ],
     ids=["balanced", "accumulated, in turn"],
 )
-def test_two_processes_with_half_the_batch_are_one_with_the_whole(
+def test_two_processes_with_half_batches_learn_what_one_learns(
     tmp_path: Path,
     quantizer: dict[str, Any],
     stages: list[str],
@@ -322,7 +324,7 @@ def _norm(tensors: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.slow
-def test_two_thousand_adversarial_steps_hold_and_a_codec_that_hears_is_told_apart_less_often(
+def test_adversarial_losses_lower_the_win_rate_of_discriminators_over_two_thousand_steps(
     tmp_path: Path,
 ) -> None:
     late: dict[str, float] = {}

@@ -32,20 +32,20 @@ def wav(batch: int = 2, samples: int = 800) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-def test_codes_of_every_integer_type_decode_to_the_same(codec: Codec, dtype: torch.dtype) -> None:
+def test_codes_of_every_integer_type_decode_to_the_same_audio(codec: Codec, dtype: torch.dtype) -> None:
     codes = codec.encode(wav()) % 128  # fits into int8
     assert torch.equal(codec.decode(codes.to(dtype)), codec.decode(codes))
     assert torch.equal(codec.quantizer.decode(codes.to(dtype)), codec.quantizer.decode(codes))
 
 
-def test_codes_as_a_dataset_has_them_decode(codec: Codec) -> None:
+def test_uint16_codes_of_a_dataset_decode(codec: Codec) -> None:
     codes = codec.encode(wav())
     row = codes[0].numpy().astype(np.uint16)
     assert torch.equal(codec.decode(torch.from_numpy(row)[None]), codec.decode(codes[:1]))
 
 
 @pytest.mark.parametrize("size", [256, 1 << 16])
-def test_a_codebook_size_never_wraps_to_the_type_of_the_codes(size: int) -> None:
+def test_a_codebook_size_never_overflows_the_type_of_the_codes(size: int) -> None:
     quantizer = build_quantizer("vq", dim=4, codebook_size=size).eval()
     codes = torch.tensor([[[0, size - 1]]])
     dtype = torch.uint8 if size == 256 else torch.uint16
@@ -71,7 +71,7 @@ def test_a_codebook_size_never_wraps_to_the_type_of_the_codes(size: int) -> None
     ],
     ids=lambda codes: f"{getattr(codes, 'dtype', type(codes).__name__)} {tuple(getattr(codes, 'shape', ()))}",
 )
-def test_what_are_no_codes_is_refused(codec: Codec, codes: Any) -> None:
+def test_invalid_codes_raise_an_error(codec: Codec, codes: Any) -> None:
     with pytest.raises(ShapeError, match="code"):
         codec.decode(codes)
     with pytest.raises(ShapeError, match="code"):
@@ -92,7 +92,7 @@ WRONG_LENGTHS = [
 
 
 @pytest.mark.parametrize("lengths", WRONG_LENGTHS, ids=str)
-def test_wrong_lengths_are_refused(codec: Codec, lengths: Any) -> None:
+def test_invalid_lengths_raise_an_error(codec: Codec, lengths: Any) -> None:
     audio = wav()
     codes = codec.encode(audio)
     with pytest.raises(ShapeError, match="lengths"):
@@ -104,13 +104,13 @@ def test_wrong_lengths_are_refused(codec: Codec, lengths: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-def test_lengths_of_every_integer_type_are_the_same(codec: Codec, dtype: torch.dtype) -> None:
+def test_lengths_of_every_integer_type_give_the_same_codes(codec: Codec, dtype: torch.dtype) -> None:
     audio, lengths = wav(), torch.tensor([127, 80])
     assert torch.equal(codec.encode(audio, lengths=lengths.to(dtype)), codec.encode(audio, lengths=lengths))
 
 
 @pytest.mark.parametrize("num_samples", [-1, 801, 1.5, 800.0, True, "800", torch.tensor([1, 2])], ids=str)
-def test_a_wrong_number_of_samples_is_refused(codec: Codec, num_samples: Any) -> None:
+def test_an_invalid_number_of_samples_raises_an_error(codec: Codec, num_samples: Any) -> None:
     with pytest.raises(ShapeError, match="num_samples"):
         codec.decode(codec.encode(wav()), num_samples=num_samples)
 
@@ -118,18 +118,18 @@ def test_a_wrong_number_of_samples_is_refused(codec: Codec, num_samples: Any) ->
 @pytest.mark.parametrize(
     "num_samples", [799, np.int64(799), torch.tensor(799)], ids=lambda n: type(n).__name__
 )
-def test_the_number_of_samples_is_any_integer(codec: Codec, num_samples: Any) -> None:
+def test_the_number_of_samples_may_have_any_integer_type(codec: Codec, num_samples: Any) -> None:
     assert codec.decode(codec.encode(wav()), num_samples=num_samples).shape[2] == 799
 
 
 @pytest.mark.parametrize("num_codebooks", [0, -1, 4, 1.5, True, "2"], ids=str)
-def test_a_wrong_number_of_codebooks_is_refused(codec: Codec, num_codebooks: Any) -> None:
+def test_an_invalid_number_of_codebooks_raises_an_error(codec: Codec, num_codebooks: Any) -> None:
     with pytest.raises(ShapeError, match="num_codebooks"):
         codec.encode(wav(), num_codebooks=num_codebooks)
 
 
 @pytest.mark.parametrize("sample_rate", [0, -8000, 8000.5, True, "8000", float("nan"), 1, 10**9], ids=str)
-def test_a_wrong_sample_rate_is_refused(codec: Codec, sample_rate: Any) -> None:
+def test_an_invalid_sample_rate_raises_an_error(codec: Codec, sample_rate: Any) -> None:
     with pytest.raises(ShapeError, match="sample_rate"):
         codec.encode(wav(), sample_rate=sample_rate)
 
@@ -139,6 +139,6 @@ def test_a_wrong_sample_rate_is_refused(codec: Codec, sample_rate: Any) -> None:
     [np.zeros((1, 1, 80), dtype=np.float32), [[[0.0]]], None, torch.zeros(1, 1, 80, dtype=torch.complex64)],
     ids=lambda audio: type(audio).__name__,
 )
-def test_what_is_no_audio_is_refused(codec: Codec, audio: Any) -> None:
+def test_invalid_audio_raises_an_error(codec: Codec, audio: Any) -> None:
     with pytest.raises(ShapeError, match="wav is"):
         codec.encode(audio)

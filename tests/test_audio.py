@@ -62,7 +62,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 @pytest.mark.parametrize(("channels", "length"), [(1, 1), (1, 16001), (2, 7), (2, 4096)])
-def test_sixteen_bits_survive_writing_and_reading(tmp_path, suffix, channels, length):
+def test_16_bit_samples_are_unchanged_after_writing_and_reading(tmp_path, suffix, channels, length):
     integers = np.random.default_rng(length).integers(-32768, 32768, (channels, length))
     samples = integers.astype(np.float32) / 32768
     path = write_audio(tmp_path / f"x.{suffix}", samples, 24000)
@@ -73,13 +73,13 @@ def test_sixteen_bits_survive_writing_and_reading(tmp_path, suffix, channels, le
     assert write_audio(tmp_path / f"y.{suffix}", audio.samples, 24000).read_bytes() == path.read_bytes()
 
 
-def test_writing_clamps_what_leaves_the_range(tmp_path):
+def test_writing_clamps_samples_beyond_full_scale(tmp_path):
     path = write_audio(tmp_path / "x.wav", np.array([-3.0, -1.0, 0.5, 1.0, 7.0]), 8000)
     assert read_audio(path).samples.tolist() == [[-1.0, -1.0, 0.5, 32767 / 32768, 32767 / 32768]]
 
 
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "m4a", "mka", "g722"])
-def test_compressed_files_hold_what_was_put_in(files, kind):
+def test_compressed_files_decode_to_the_original_signal(files, kind):
     audio = read_audio(files[kind])
     rate, channels = (16000, 1) if kind == "g722" else (RATE, 2)
     assert audio.sample_rate == rate
@@ -95,7 +95,7 @@ def test_compressed_files_hold_what_was_put_in(files, kind):
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "ogg", "m4a", "mka", "g722"])
 @pytest.mark.parametrize(("start_s", "length_s"), [(0.0, 0.1), (0.3333, 0.25), (0.9, None), (0.9, 5.0)])
-def test_a_part_equals_the_slice_of_the_whole(files, kind, start_s, length_s):
+def test_reading_a_part_equals_slicing_the_whole_file(files, kind, start_s, length_s):
     whole = read_audio(files[kind])
     part = read_audio(files[kind], start_s=start_s, duration_s=length_s)
     start = round(start_s * whole.sample_rate)
@@ -104,21 +104,21 @@ def test_a_part_equals_the_slice_of_the_whole(files, kind, start_s, length_s):
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "ogg", "g722"])
-def test_the_header_tells_the_duration_that_decoding_gives(files, kind):
+def test_the_duration_of_the_header_is_the_decoded_duration(files, kind):
     assert duration_s(files[kind]) == pytest.approx(read_audio(files[kind]).duration_s, abs=1e-9)
 
 
-def test_a_container_tells_about_how_long_it_is(files):
+def test_the_duration_of_a_container_is_approximate(files):
     assert duration_s(files["m4a"]) == pytest.approx(1.0, abs=0.05)
     assert duration_s(files["mka"]) == pytest.approx(1.0, abs=0.06)
 
 
-def test_a_bare_stream_is_decoded_for_its_duration(tmp_path):
+def test_a_stream_without_container_is_decoded_to_get_its_duration(tmp_path):
     path = encode_with_av(tmp_path / "a.aac", tone(1.0), RATE, "aac", "adts")
     assert duration_s(path) == read_audio(path).duration_s
 
 
-def test_asterisks_raw_files_have_the_rate_of_their_suffix(tmp_path):
+def test_raw_asterisk_files_have_the_sample_rate_of_their_suffix(tmp_path):
     integers = np.array([0, 1, -32768, 32767, -5], dtype="<i2")
     (tmp_path / "a.sln16").write_bytes(integers.tobytes())
     audio = read_audio(tmp_path / "a.sln16")
@@ -160,7 +160,7 @@ def make_cut_off(path: Path) -> None:
         ("missing.wav", lambda path: None, "does not exist"),
     ],
 )
-def test_what_is_no_audio_is_one_line_that_names_the_file(tmp_path, name, make, why):
+def test_undecodable_files_give_a_one_line_error_with_the_file_name(tmp_path, name, make, why):
     make(tmp_path / name)
     with pytest.raises(AudioError) as caught:
         read_audio(tmp_path / name)
@@ -170,7 +170,7 @@ def test_what_is_no_audio_is_one_line_that_names_the_file(tmp_path, name, make, 
     assert "\n" not in message
 
 
-def test_a_part_behind_the_end_or_of_no_length_is_an_error(files):
+def test_an_empty_part_or_one_after_the_end_is_an_error(files):
     with pytest.raises(AudioError, match=r"no samples from 2 s on"):
         read_audio(files["wav"], start_s=2.0)
     with pytest.raises(AudioError, match=r"no samples from 2 s on"):
@@ -182,7 +182,7 @@ def test_a_part_behind_the_end_or_of_no_length_is_an_error(files):
             read_audio(files["wav"], start_s=start_s, duration_s=length_s)
 
 
-def test_what_cannot_be_written_says_what_can(tmp_path):
+def test_an_unsupported_output_format_is_an_error_that_lists_formats(tmp_path):
     with pytest.raises(AudioError, match=r"written as \.wav or \.flac"):
         write_audio(tmp_path / "x.mp3", np.zeros(8), 8000)
     with pytest.raises(AudioError, match="NaN"):
@@ -196,7 +196,7 @@ def test_what_cannot_be_written_says_what_can(tmp_path):
 @pytest.mark.parametrize(
     ("source", "target"), [(44100, 16000), (16000, 24000), (48000, 16000), (8000, 44100)]
 )
-def test_resampling_gives_exactly_the_ceiling(length, source, target):
+def test_resampling_gives_the_length_rounded_up(length, source, target):
     assert resample(np.zeros(length, np.float32), source, target).shape == (
         math.ceil(length * target / source),
     )
@@ -204,14 +204,14 @@ def test_resampling_gives_exactly_the_ceiling(length, source, target):
 
 
 @pytest.mark.parametrize(("source", "target"), [(44100, 16000), (16000, 24000), (48000, 16000)])
-def test_resampling_keeps_a_sine_where_it_is(source, target):
+def test_resampling_preserves_a_sine(source, target):
     resampled = resample(tone(0.5, source, 1000.0), source, target)
     expected = tone(0.5, target, 1000.0)
     inside = slice(target // 20, -target // 20)  # the ends see the silence around the signal
     assert np.abs(resampled[:, inside] - expected[:, : resampled.shape[1]][:, inside]).max() < 1e-4
 
 
-def test_resampling_treats_rows_alike_and_removes_what_does_not_fit():
+def test_resampling_treats_channels_alike_and_removes_frequencies_above_the_new_nyquist():
     rows = np.concatenate([tone(0.2, 48000, 1000.0), tone(0.2, 48000, 11000.0)])
     both = resample(rows, 48000, 16000)
     assert np.allclose(both[0], resample(rows[0], 48000, 16000), atol=1e-6)
@@ -227,7 +227,7 @@ def test_mono_is_the_mean():
     assert to_mono(np.array([1.0, 0.0], np.float32)).tolist() == [1.0, 0.0]
 
 
-def test_finding_is_recursive_sorted_and_follows_links_once(tmp_path):
+def test_finding_audio_files_is_recursive_sorted_and_follows_links_once(tmp_path):
     for name in (
         "b/2.FLAC",
         "b/1.wav",
@@ -249,7 +249,7 @@ def test_finding_is_recursive_sorted_and_follows_links_once(tmp_path):
         find_audio_files(tmp_path / "nowhere")
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_not_left_out_in_silence(tmp_path, monkeypatch, caplog):
+def test_an_unreadable_folder_gives_a_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "closed").mkdir()
     (tmp_path / "a.wav").touch()
     scan = os.scandir

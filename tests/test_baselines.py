@@ -43,25 +43,25 @@ def speech(seconds: float = 2.0) -> np.ndarray:
         ([[10, 255], [255, 4, 8]], [10, 514, 8]),  # one that goes on in the next page
     ],
 )
-def test_packets_are_those_of_the_page_tables(pages: list[list[int]], sizes: list[int]) -> None:
+def test_packet_sizes_follow_from_the_page_tables(pages: list[list[int]], sizes: list[int]) -> None:
     assert list(opus.packet_sizes(b"".join(map(page, pages)))) == sizes
 
 
 @pytest.mark.parametrize("damaged", [b"RIFF" + bytes(60), page([15, 15])[:-1], page([15])[:20]])
-def test_what_is_no_whole_page_is_an_error(damaged: bytes) -> None:
+def test_an_incomplete_page_is_an_error(damaged: bytes) -> None:
     with pytest.raises(CodecError, match="incomplete Ogg page"):
         list(opus.packet_sizes(page([19]) + damaged))
 
 
 @pytest.mark.parametrize("delay", [0, 1, 37, 2400])
-def test_a_delay_within_reach_is_found_to_the_sample(delay: int) -> None:
+def test_a_delay_within_the_search_range_is_found_to_the_sample(delay: int) -> None:
     reference = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
     late = np.concatenate([np.zeros(delay, np.float32), 0.3 * reference])
     assert delay_samples(reference, late, 2400) == delay
     np.testing.assert_array_equal(align(reference, late, RATE), (0.3 * reference).astype(np.float32))
 
 
-def test_alignment_gives_the_references_length_and_leaves_silence() -> None:
+def test_alignment_returns_the_length_of_the_reference_and_pads_with_silence() -> None:
     reference = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     for decoded in (reference[:1000], np.zeros(7000, np.float32), reference[:0]):
         assert align(reference, decoded, RATE).shape == reference.shape
@@ -80,7 +80,7 @@ def test_the_original_is_the_clip_at_16_bits() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_baseline_gives_back_as_many_samples_and_a_rate_near_its_name(name: str) -> None:
+def test_every_baseline_returns_as_many_samples_and_a_bitrate_near_its_nominal_one(name: str) -> None:
     factory = registry().find("codecs", name).load()
     try:
         codec = factory()
@@ -99,7 +99,7 @@ def test_every_baseline_gives_back_as_many_samples_and_a_rate_near_its_name(name
 
 
 @needs_opus
-def test_opus_at_a_constant_rate_has_15_bytes_a_packet_and_no_delay() -> None:
+def test_opus_at_a_constant_rate_has_15_bytes_per_packet_and_no_delay() -> None:
     clip = speech(2.0)
     sent = opus.opus_6().transmit(clip, RATE)
     packets = sent.payload_bits / 8 / 15
@@ -111,7 +111,7 @@ def test_opus_at_a_constant_rate_has_15_bytes_a_packet_and_no_delay() -> None:
 
 
 @needs_opus
-def test_opus_takes_clips_at_another_rate() -> None:
+def test_opus_accepts_clips_at_other_sample_rates() -> None:
     clip = speech(1.0)
     sent = opus.opus_8().transmit(clip, 24_000)  # the same samples, heard faster
     assert sent.samples.shape == clip.shape
@@ -123,7 +123,7 @@ def test_opus_takes_clips_at_another_rate() -> None:
     ("make", "frame_bits", "frame_s"),
     [(codec2.codec2_3200, 64, 0.02), (codec2.codec2_1300, 52, 0.04), (codec2.codec2_700c, 28, 0.04)],
 )
-def test_codec2_counts_the_modes_own_bits_and_codes_the_whole_clip(
+def test_codec2_counts_the_bits_of_its_mode_and_encodes_the_whole_clip(
     make, frame_bits: int, frame_s: float
 ) -> None:
     for seconds in (1.0, 1.05, 0.01):
@@ -138,7 +138,7 @@ def test_codec2_counts_the_modes_own_bits_and_codes_the_whole_clip(
     ("make", "program", "package"),
     [(opus.opus_6, "opusenc", "opus-tools"), (codec2.codec2_3200, "c2enc", "codec2")],
 )
-def test_a_missing_program_is_told_with_its_package(
+def test_a_missing_program_is_an_error_that_names_its_package(
     make, program: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -146,7 +146,9 @@ def test_a_missing_program_is_told_with_its_package(
         make()
 
 
-def test_a_program_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_output_of_a_failing_program_is_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from codecvq_baselines.programs import run_program
 
     program = tmp_path / "broken"

@@ -32,7 +32,7 @@ def do(item: Any) -> dict[str, Any]:
     return {"did": item}
 
 
-def test_any_failure_is_listed_in_one_line_and_the_rest_goes_on() -> None:
+def test_every_failure_is_listed_in_one_line_and_the_loop_continues() -> None:
     items = [1, AudioError("x.wav is no audio"), RuntimeError("two\nlines"), MemoryError(), KeyError("k"), 2]
     done, outcome = run_batch(items, do, lambda item: f"item {items.index(item)}")
     assert done == [{"did": 1}, {"did": 2}]
@@ -47,7 +47,7 @@ def test_any_failure_is_listed_in_one_line_and_the_rest_goes_on() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
-def test_a_full_disk_ends_the_loop_and_keeps_what_is_done(number: int) -> None:
+def test_a_full_disk_ends_the_loop_and_keeps_finished_items(number: int) -> None:
     items = [1, OSError(number, "no more", "out/x"), 2, 3]
     done, outcome = run_batch(items, do, str)
     assert done == [{"did": 1}]
@@ -55,7 +55,7 @@ def test_a_full_disk_ends_the_loop_and_keeps_what_is_done(number: int) -> None:
     assert outcome.stopped == "out/x: no more"
 
 
-def test_an_interrupt_is_no_failure_of_an_item() -> None:
+def test_an_interrupt_is_not_a_failure_of_an_item() -> None:
     def interrupted(item: int) -> dict[str, Any]:
         raise KeyboardInterrupt
 
@@ -73,7 +73,7 @@ def test_an_interrupt_is_no_failure_of_an_item() -> None:
         (BatchResult(1, (), not_tried=2, stopped="full"), 1),
     ],
 )
-def test_one_rule_for_exit_codes(outcome: BatchResult, code: int) -> None:
+def test_exit_codes_depend_on_finished_and_failed_items(outcome: BatchResult, code: int) -> None:
     assert outcome.exit_code == code
     assert set(outcome.to_json()) == {"done", "failed", "failures", "stopped"}
     if code:
@@ -98,23 +98,23 @@ def works_of(
     return [work.target.relative_to(out).as_posix() for work in works], failures
 
 
-def test_two_files_with_one_result_are_a_failure_of_the_second(tmp_path: Path) -> None:
+def test_the_second_file_with_the_same_result_is_a_failure(tmp_path: Path) -> None:
     names, failures = works_of(tmp_path, "s1/a.wav", "s2/a.wav", "s2/b.wav")
     assert names == ["a.cvq", "b.cvq"]
     assert [Path(failure.source).parts[-2:] for failure in failures] == [("s2", "a.wav")]
     assert "would both be written to" in failures[0].error
 
 
-def test_files_beside_each_other_that_differ_in_their_suffix_both_get_a_name(tmp_path: Path) -> None:
+def test_files_that_differ_only_in_their_suffix_get_different_results(tmp_path: Path) -> None:
     assert works_of(tmp_path, "in/a.mp3", "in/a.wav", given=["in"]) == (["a.cvq", "a.wav.cvq"], [])
 
 
-def test_a_file_that_is_named_twice_is_done_once(tmp_path: Path) -> None:
+def test_a_file_that_is_given_twice_is_processed_once(tmp_path: Path) -> None:
     assert works_of(tmp_path, "in/a.wav", given=["in", "in/a.wav", "in"]) == (["a.cvq"], [])
 
 
 @pytest.mark.parametrize("bytes_", [247, 251, 255])
-def test_names_as_long_as_a_filesystem_takes_stay_below_its_limit(bytes_: int, tmp_path: Path) -> None:
+def test_results_of_the_longest_file_names_stay_below_the_limit(bytes_: int, tmp_path: Path) -> None:
     long = "é" * ((bytes_ - 4) // 2)
     names, failures = works_of(tmp_path, f"in/{long}.wav", f"in/{long}.m4a", f"in/{long}.au", given=["in"])
     assert not failures
@@ -122,7 +122,7 @@ def test_names_as_long_as_a_filesystem_takes_stay_below_its_limit(bytes_: int, t
     assert all(len(os.fsencode(name)) <= 255 and name.endswith(".cvq") for name in names)
 
 
-def test_inputs_without_files_are_failures_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_inputs_without_files_are_failures_and_the_others_are_processed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     def find(folder: Path) -> list[Path]:
@@ -168,7 +168,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, d
     return int(leaving.value.code or 0), json.loads(captured.out), captured.err
 
 
-def test_encode_and_decode_go_on_over_what_is_damaged(
+def test_encode_and_decode_continue_after_damaged_files(
     capsys: pytest.CaptureFixture[str], codec: Path, folder: Path, tmp_path: Path
 ) -> None:
     code, said, _ = call(capsys, "encode", codec, folder, "-o", tmp_path / "small", "--json")
@@ -193,7 +193,7 @@ def manifest(folder: Path) -> Path:
     return path
 
 
-def test_evaluate_counts_what_is_missing(
+def test_evaluate_counts_missing_clips(
     capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
 ) -> None:
     arguments = [
@@ -217,7 +217,7 @@ def test_evaluate_counts_what_is_missing(
     assert "gone.wav does not exist" in (report / "index.html").read_text()
 
 
-def test_compare_counts_what_is_missing(
+def test_compare_counts_missing_clips(
     capsys: pytest.CaptureFixture[str], codec: Path, manifest: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -240,7 +240,7 @@ def test_compare_counts_what_is_missing(
     assert folder.parent == out / "audio", "a codec's path is one name"
 
 
-def test_any_text_is_saved(codec: Path, manifest: Path, tmp_path: Path) -> None:
+def test_unprintable_text_can_be_saved(codec: Path, manifest: Path, tmp_path: Path) -> None:
     odd = "half\udce9 \x1b[31m | <b>"
     clip = open_corpus(manifest=manifest)[0]
     found = evaluate(load(codec), [clip], ["si_sdr"], audio_dir=tmp_path / "audio")
@@ -260,7 +260,7 @@ def test_any_text_is_saved(codec: Path, manifest: Path, tmp_path: Path) -> None:
     assert "half\\\\udce9" in (tmp_path / "c" / "comparison.md").read_bytes().decode("utf-8")
 
 
-def test_the_numbers_are_saved_where_the_page_fails(
+def test_results_are_saved_if_the_report_fails(
     capsys: pytest.CaptureFixture[str],
     codec: Path,
     manifest: Path,
@@ -288,7 +288,7 @@ def test_the_numbers_are_saved_where_the_page_fails(
     assert Evaluation.load(tmp_path / "out" / "report").means["si_sdr"].n == 1
 
 
-def test_a_name_of_a_codec_leads_out_of_no_folder(
+def test_the_name_of_a_codec_cannot_escape_the_output_folder(
     capsys: pytest.CaptureFixture[str],
     codec: Path,
     manifest: Path,
@@ -303,7 +303,7 @@ def test_a_name_of_a_codec_leads_out_of_no_folder(
     assert list((tmp_path / "a" / "b" / "c" / "evaluation").rglob("evaluation.json"))
 
 
-def test_audio_that_cannot_be_written_costs_no_numbers(
+def test_results_are_saved_if_audio_cannot_be_written(
     codec: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:

@@ -70,7 +70,7 @@ SIZES = {
 @pytest.mark.parametrize("entropy", [True, False, "auto"], ids=["entropy", "packed", "auto"])
 @pytest.mark.parametrize("frames", [0, 1, 2, 27, 28, 65])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_every_code_comes_back(sizes, frames, entropy):
+def test_every_code_is_restored(sizes, frames, entropy):
     codec = Sizes(sizes)
     lowest, highest = (
         np.zeros((len(sizes), frames), np.int64),
@@ -87,7 +87,7 @@ def test_every_code_comes_back(sizes, frames, entropy):
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_sizes_and_codes_come_back(data):
+def test_codes_of_any_codebook_sizes_are_restored(data):
     sizes = tuple(data.draw(st.lists(st.integers(1, 2**62), min_size=1, max_size=6)))
     frames = data.draw(st.integers(0, 9))
     codes = [[data.draw(st.integers(0, size - 1)) for _ in range(frames)] for size in sizes]
@@ -96,7 +96,7 @@ def test_any_sizes_and_codes_come_back(data):
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_packing_is_as_near_to_the_ideal_as_it_says(sizes):
+def test_packed_size_is_near_the_ideal(sizes):
     frames = 500
     ideal = frames * sum(np.log2(size) for size in sizes)
     bits = packed_bits(sizes, [frames] * len(sizes))
@@ -104,12 +104,12 @@ def test_packing_is_as_near_to_the_ideal_as_it_says(sizes):
     assert len(pack_codes(random_codes(sizes, frames), sizes)) == -(-bits // 8)
 
 
-def test_packed_bits_are_those_of_a_number_written_by_hand():
+def test_packed_bits_match_an_example_computed_by_hand():
     # 1 + 2*5 + 4*25 = 111 in 7 bits (5^3 = 125), most significant first, then one bit of padding
     assert pack_codes(np.array([[1, 2, 4]]), [5]) == bytes([111 << 1])
 
 
-def test_entropy_coding_wins_on_speech_and_auto_takes_the_smaller():
+def test_entropy_coding_is_smaller_for_speech_and_auto_selects_the_smaller():
     codec = Sizes((5,) * 12)
     dwelling, even = speech_like(codec.codebook_sizes, 100), random_codes(codec.codebook_sizes, 100)
     small, large = (unpack(pack(codec, dwelling, 32000, entropy)) for entropy in (True, False))
@@ -118,7 +118,7 @@ def test_entropy_coding_wins_on_speech_and_auto_takes_the_smaller():
     assert unpack(pack(codec, even, 32000)).kind == "packed"
 
 
-def test_codes_made_of_levels_are_taken_apart():
+def test_codes_made_of_levels_are_coded_as_digits():
     """Four levels of 5 as one codebook of 625 cost what four codebooks of 5 cost, or nearly."""
     levels = speech_like((5,) * 12, 150)
     joined = np.tensordot(5 ** np.arange(4), levels.reshape(3, 4, 150), axes=(0, 1))
@@ -168,7 +168,7 @@ RAGGED = (2,) * 60 + (4093,) + (2,) * 60 + (64,) + (3,) * 30
     [(5,) * 12, (3, 2, 64, 65, 7), (1000, 4), (4096,), RAGGED],
     ids=["5", "3 2 64 65 7", "1000 4", "4096", "ragged"],
 )
-def test_no_float_decides_a_bit(sizes):
+def test_payloads_do_not_depend_on_floating_point_rounding(sizes):
     codes = speech_like(sizes, 60)
     assert (len(list(plane_slices(sizes))) > 1) == (
         sizes == RAGGED
@@ -178,7 +178,7 @@ def test_no_float_decides_a_bit(sizes):
     assert np.array_equal(np.array(decoded).T, codes)
 
 
-def test_weights_are_whole_and_their_sum_leaves_nothing_to_scale():
+def test_model_weights_are_integers_with_a_constant_sum():
     model = FrameModel([5, 2, 1000])
     for digits in random_codes([5, 2, 1000], 200).T:
         weights = model.weights()
@@ -202,7 +202,7 @@ DAMAGED = [pytest.param(entropy, id="entropy" if entropy else "packed") for entr
 
 
 @pytest.mark.parametrize("entropy", DAMAGED)
-def test_truncation_at_any_byte_is_told(entropy):
+def test_truncation_at_any_byte_is_an_error(entropy):
     data = pack(Sizes((5,) * 12), speech_like((5,) * 12, 50), 16000, entropy)
     for length in range(len(data)):
         with pytest.raises(BitstreamError):
@@ -212,7 +212,7 @@ def test_truncation_at_any_byte_is_told(entropy):
 
 
 @pytest.mark.parametrize("entropy", DAMAGED)
-def test_any_flipped_bit_is_told(entropy):
+def test_any_flipped_bit_is_an_error(entropy):
     data = pack(Sizes((5,) * 12), speech_like((5,) * 12, 50), 16000, entropy)
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
@@ -223,7 +223,7 @@ def test_any_flipped_bit_is_told(entropy):
 
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_an_error_and_nothing_else(data):
+def test_random_bytes_raise_bitstream_error(data):
     for start in (b"", b"CVQ\x01"):
         with pytest.raises(BitstreamError):
             unpack(start + data)
@@ -262,7 +262,7 @@ BOMBS = {  # kind, frames, runs of codebooks, bytes of payload; files of 50 to 1
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_a_bomb_costs_a_reader_without_a_codec_little(bomb):
+def test_decompression_bombs_use_little_memory_without_a_codec(bomb):
     kind, frames, runs, payload = bomb
     data = forged(kind, [16000, 320, 0, frames, payload, *runs], bytes(payload))
 
@@ -273,7 +273,7 @@ def test_a_bomb_costs_a_reader_without_a_codec_little(bomb):
     assert run_limited(read, 1, memory_bytes=100 << 20, seconds=4) == []
 
 
-def test_memory_goes_with_the_sum_over_the_planes():
+def test_memory_is_proportional_to_the_sum_of_plane_sizes():
     """One wide plane among many narrow ones pads none of them."""
     sizes = (2,) * 20_000 + (4093, 61)
     cells = sum(
@@ -298,7 +298,7 @@ def test_the_codec_is_compared_before_the_payload_is_decoded(monkeypatch):
             unpack(data, other)
 
 
-def test_a_budget_holds_with_and_without_a_codec():
+def test_a_budget_applies_with_and_without_a_codec():
     codec = Sizes((5,) * 12)
     data = pack(codec, np.zeros((12, 3000), np.int64), 960_000)
     needed = decoding_steps(Layout.full(codec.codebook_sizes, 3000), SPLIT_ABOVE["entropy"])
@@ -308,7 +308,7 @@ def test_a_budget_holds_with_and_without_a_codec():
             unpack(data, given_codec, budget=needed - 1)
 
 
-def test_a_codec_that_fits_sets_no_limit(monkeypatch):
+def test_no_default_budget_applies_to_files_of_the_given_codec(monkeypatch):
     codec = Sizes((5,) * 12)
     data = pack(codec, np.zeros((12, 300), np.int64), 96_000)
     monkeypatch.setattr("codecvq.bitstream.format.BUDGET", 1000)
@@ -329,13 +329,13 @@ def test_speech_of_any_length_stays_below_the_budget(sizes):
     )
 
 
-def test_a_payload_that_no_encoder_writes_is_refused():
+def test_a_payload_that_is_too_long_is_an_error():
     with pytest.raises(BitstreamError, match="100 bytes of payload for codes of at most"):
         unpack(forged(1, [16000, 320, 0, 1, 100, 1, 1, 5], bytes(100)))
 
 
 @pytest.mark.parametrize("size", [2, 5, 2**40], ids=str)
-def test_packed_codes_longer_than_a_block_come_back(size):
+def test_packed_codes_longer_than_a_block_are_restored(size):
     codes = random_codes((size, size, 3), 24 * BLOCK_ROWS if size == 2 else 2 * BLOCK_ROWS + 5)
     data = pack(Sizes((size, size, 3)), codes, 0, entropy=False)
     assert np.array_equal(unpack(data).codes, codes)
@@ -355,14 +355,14 @@ def test_a_forged_payload_gives_valid_codes_or_an_error(payload, frames):
             assert packet.codes.max() < size
 
 
-def test_a_minute_of_silence_can_be_read_although_it_takes_almost_nothing():
+def test_a_minute_of_silence_in_a_few_bytes_can_be_read():
     codec = Sizes((5,) * 12)
     data = pack(codec, np.full((12, 3000), 2), 960_000, entropy=True)
     assert len(data) < 400
     assert (unpack(data).codes == 2).all()
 
 
-def test_another_codec_is_refused_and_other_weights_are_told(tmp_path):
+def test_another_codec_is_an_error_and_other_weights_give_a_warning(tmp_path):
     ours, other = Sizes((5,) * 3), Sizes((5,) * 3, name="other")
     path = tmp_path / "clip.cvq"
     written = write_cvq(path, ours, random_codes((5,) * 3, 10), 3200)
@@ -379,13 +379,13 @@ def test_another_codec_is_refused_and_other_weights_are_told(tmp_path):
             read_cvq(path, wrong, force=True)
 
 
-def test_the_first_codebooks_alone_can_be_packed():
+def test_a_prefix_of_codebooks_can_be_packed():
     codec = Sizes((7, 5, 3))
     codes = random_codes((7, 5), 20)
     assert np.array_equal(unpack(pack(codec, codes, 6400), codec).codes, codes)
 
 
-def test_torch_codes_are_taken_as_they_come():
+def test_torch_tensors_of_codes_are_accepted():
     torch = pytest.importorskip("torch")
     codes = random_codes((5,) * 3, 10)
     codec = Sizes((5,) * 3)
@@ -417,7 +417,7 @@ def test_torch_codes_are_taken_as_they_come():
         "float length", "no length", "huge length", "ragged", "beyond 64 bits", "bool", "text", "nothing",
     ],
 )  # fmt: skip
-def test_what_cannot_be_packed_says_why(codes, num_samples, what):
+def test_invalid_codes_cannot_be_packed(codes, num_samples, what):
     with pytest.raises(BitstreamError, match=what):
         pack(Sizes((5, 5)), codes, num_samples)
 
@@ -436,7 +436,7 @@ def test_what_cannot_be_packed_says_why(codes, num_samples, what):
     ],
     ids=["none", "above 2^62", "empty", "float", "huge", "float rate", "large rate", "no hop"],
 )
-def test_a_codec_that_no_file_can_name_is_refused_by_writer_and_reader(codec, what):
+def test_a_codec_with_invalid_attributes_is_rejected_by_writer_and_reader(codec, what):
     data = pack(Sizes((5, 5)), np.zeros((2, 3), int), 0)
     with pytest.raises(BitstreamError, match=what):
         pack(codec, np.zeros((2, 3), int), 0)
@@ -446,14 +446,14 @@ def test_a_codec_that_no_file_can_name_is_refused_by_writer_and_reader(codec, wh
 
 
 @pytest.mark.parametrize("sha256", ["abc", "x" * 64, b"a" * 64, None], ids=str)
-def test_a_hash_that_is_none_is_refused(monkeypatch, sha256):
+def test_an_invalid_hash_is_an_error(monkeypatch, sha256):
     codec = Sizes((5, 5))
     monkeypatch.setattr(LevelCodec, "weights_sha256", sha256)
     with pytest.raises(BitstreamError, match="weights_sha256 of codec 'fake'"):
         pack(codec, np.zeros((2, 3), int), 0)
 
 
-def test_more_codebooks_than_a_file_holds_are_not_written():
+def test_more_codebooks_than_the_format_supports_are_not_written():
     sizes = (2,) * 1025
     codec = Odd(sizes)
     with pytest.raises(BitstreamError, match="N from 1 to 1024"):
@@ -472,12 +472,12 @@ def test_a_file_too_large_to_be_read_is_not_written(monkeypatch):
 
 
 @pytest.mark.parametrize("data", [None, "CVQ", 5, [1]], ids=str)
-def test_what_is_not_bytes_is_refused(data):
+def test_only_bytes_like_objects_are_accepted(data):
     with pytest.raises(BitstreamError, match="bytes are needed"):
         unpack(data)
 
 
-def test_any_kind_of_bytes_is_read():
+def test_every_bytes_like_type_can_be_read():
     data = pack(Sizes((5,) * 3), random_codes((5,) * 3, 10), 3200)
     for kind in (bytearray, memoryview):
         assert unpack(kind(data)).file_bytes == len(data)
@@ -504,7 +504,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
     assert all("\n" not in error for error in errors)
 
 
-def test_files_that_are_none_say_so(tmp_path):
+def test_other_files_and_missing_files_are_an_error(tmp_path):
     (tmp_path / "text.cvq").write_text("hello")
     with pytest.raises(BitstreamError, match=r"text\.cvq.*not a \.cvq file"):
         read_cvq(tmp_path / "text.cvq")
@@ -514,7 +514,7 @@ def test_files_that_are_none_say_so(tmp_path):
         unpack(b"CVQ\x03" + bytes(60))
 
 
-def test_audio_longer_than_is_decoded_at_once_is_refused_before_its_codes_are_decoded(monkeypatch):
+def test_files_with_too_much_audio_are_an_error_before_their_codes_are_decoded(monkeypatch):
     codec = Sizes((2,), hop_length=1600)
     data = pack(codec, np.zeros((1, 36_002), dtype=np.int64), 36_002 * 1600, entropy=False)
     assert unpack(data, codec, longest_s=3601).num_samples == 36_002 * 1600

@@ -55,7 +55,7 @@ def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]], ids=" ".join)
-def test_help_and_plugins_list_answer_at_once(arguments: list[str]) -> None:
+def test_help_and_plugins_list_start_fast(arguments: list[str]) -> None:
     times: list[float] = []
     while len(times) < 20 and (not times or min(times) >= 0.4):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,13 +80,13 @@ VERBS = (
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, out, _ = call(capsys, *verb.split(), "--help")
     assert code == 0
     assert f"Example: codecvq {verb.split()[0]}" in " ".join(out.replace("│", " ").split())
 
 
-def test_mistakes_are_one_line_and_exit_2(
+def test_user_errors_are_one_line_with_exit_code_2(
     capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,7 +124,7 @@ def test_mistakes_are_one_line_and_exit_2(
     assert not (tmp_path / "runs").exists(), "a training that could not begin leaves no folder"
 
 
-def test_any_audio_goes_in_and_comes_back_as_long_as_it_was(
+def test_decoded_files_have_the_original_length(
     capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
 ) -> None:
     recordings = tmp_path / "recordings"
@@ -150,7 +150,7 @@ def test_any_audio_goes_in_and_comes_back_as_long_as_it_was(
         assert decoded.samples.shape == (1, -(-original.samples.shape[1] * 16000 // 44100))
 
 
-def test_tokens_go_and_come_back(
+def test_tokenized_and_detokenized_files_have_the_original_length(
     capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
 ) -> None:
     recordings = tmp_path / "recordings"
@@ -164,7 +164,7 @@ def test_tokens_go_and_come_back(
     assert [read_audio(file).samples.shape for file in json.loads(out)["files"]] == [(1, 16001)]
 
 
-def test_evaluate_prints_what_it_wrote_last(
+def test_evaluate_prints_the_numbers_of_its_report(
     capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
 ) -> None:
     code, out, _ = call(
@@ -188,7 +188,7 @@ def test_evaluate_prints_what_it_wrote_last(
 
 
 @pytest.mark.parametrize("inside", ["", "codec"])
-def test_clips_of_the_training_are_told(
+def test_evaluated_training_clips_are_reported(
     inside: str, capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path
 ) -> None:
     codec, options = run_folder / inside, ["--metrics", "si_sdr", "--max-clips", 3, "--json"]
@@ -209,7 +209,7 @@ def test_clips_of_the_training_are_told(
     assert "| ? |" in table
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_debug_option_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--debug", "train", "nosuch"])
     assert left.value.code == 2, "as without --debug"
@@ -219,7 +219,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_goes_through_and_goes_on(tmp_path: Path) -> None:
+def test_the_quickstart_runs_and_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "codecvq", "quickstart", "--run", str(tmp_path / "run"), "--steps", "4"]
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr

@@ -53,14 +53,14 @@ TYPED = {
 
 
 @pytest.mark.parametrize("options", TYPED, ids=[" ".join(words)[:30] for words in TYPED])
-def test_what_is_typed_wrong_is_one_line(folder, capsys, options):
+def test_invalid_options_give_a_one_line_error(folder, capsys, options):
     code, out, said = run(capsys, "tokenize", CODEC, "clips", "--out", "t", *options)
     assert (code, out, len(said.splitlines())) == (2, "", 1)
     assert TYPED[options] in said
     assert not (folder / "t").exists()
 
 
-def test_failures_are_listed_and_counted_on_the_way_and_back(folder, capsys):
+def test_failures_of_tokenize_and_detokenize_are_listed_and_counted(folder, capsys):
     for again in range(2):
         code, found, _ = run(capsys, "tokenize", CODEC, "m.jsonl", "--out", "t", "--json")
         assert (code, found["done"], found["failed"], found["complete"]) == (1, 2, 1, True)
@@ -90,7 +90,7 @@ def test_failures_are_listed_and_counted_on_the_way_and_back(folder, capsys):
         assert not (folder / "other").exists()
 
 
-def test_a_corpus_without_a_clip_that_can_be_read_is_exit_2(folder, capsys):
+def test_a_corpus_without_readable_clips_gives_exit_code_2(folder, capsys):
     (folder / "bad").mkdir()
     (folder / "bad" / "a.wav").write_bytes(np.arange(1000, dtype=np.uint8).tobytes())
     code, _, said = run(capsys, "tokenize", CODEC, "bad", "--out", "t")

@@ -26,12 +26,12 @@ KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.array, "torch": torch.tens
         ([0.5, 0.5], math.log(2)),
     ],
 )
-def test_the_entropy_is_its_definition(kind: str, counts: list[float], entropy: float) -> None:
+def test_the_entropy_matches_its_definition(kind: str, counts: list[float], entropy: float) -> None:
     assert float(entropy_nats(KINDS[kind](counts))) == pytest.approx(entropy, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_row_has_its_own(kind: str) -> None:
+def test_each_row_has_its_own_entropy(kind: str) -> None:
     found = entropy_nats(KINDS[kind]([[1, 1, 1, 1], [4, 0, 0, 0], [0, 0, 0, 0]]))
     assert found.tolist() == pytest.approx([math.log(4), 0.0, 0.0], abs=1e-6)
     assert min(found.tolist()) >= 0

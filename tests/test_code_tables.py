@@ -47,7 +47,7 @@ def reference_bits(codes, tables, radix):
     return bits
 
 
-def test_the_payload_takes_what_the_tables_say():
+def test_the_payload_size_matches_the_table_probabilities():
     tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
         markov((50,), 400, s) for s in range(20)
     )
@@ -61,7 +61,7 @@ def test_the_payload_takes_what_the_tables_say():
     assert packet.payload_bits < 0.7 * adaptive
 
 
-def test_what_counts_is_what_was_counted():
+def test_frequencies_match_the_counts():
     codes = np.array([[0, 1, 1, 2, -1, 1]])
     alone = CodeTables.uniform((3,)).with_counts([codes], total=1000)
     shares = alone.frequencies[0][0] / alone.frequencies[0].sum()
@@ -78,7 +78,7 @@ def test_what_counts_is_what_was_counted():
 
 @pytest.mark.parametrize("contexts", [(), ("previous",), ("below",), ("previous", "below"), ALL], ids=str)
 @pytest.mark.parametrize("levels", [None, (8, 5, 5), (2, 1, 40), (40, 5)], ids=str)
-def test_every_code_comes_back(levels, contexts):
+def test_every_code_is_restored(levels, contexts):
     sizes = (60, 75, 3, 1)
     if levels is None and contexts != ():
         sizes = (9, 12, 3, 1)
@@ -99,7 +99,7 @@ def test_every_code_comes_back(levels, contexts):
                 assert np.array_equal(packet.codes, own[:count])
 
 
-def test_classes_stand_for_codes():
+def test_context_classes_replace_codes():
     codes = markov((40,), 200, 3)
     whole = CodeTables.uniform((40,), contexts=("previous",))
     classes = np.arange(40) // 8
@@ -111,7 +111,7 @@ def test_classes_stand_for_codes():
     assert np.array_equal(packet.codes, codes)
 
 
-def test_the_bytes_follow_from_the_integers_alone():
+def test_payload_bytes_depend_only_on_the_integer_tables():
     """The bytes of one payload, written down: every machine and library version must give the same."""
     tables = CodeTables.uniform((5, 5), contexts=("previous", "below"), step=8)
     tables = tables.with_frequencies(1 + np.arange(tables.entries) ** 2 % 97)
@@ -121,7 +121,7 @@ def test_the_bytes_follow_from_the_integers_alone():
     assert np.array_equal(learned_decode(data, layout, tables), codes)
 
 
-def test_flat_goes_into_a_buffer_and_back():
+def test_flat_frequencies_are_restored_from_a_buffer():
     tables = CodeTables.uniform((5, 7), contexts=ALL).with_counts([markov((5, 7), 90)])
     buffer = torch.from_numpy(tables.flat)
     assert (buffer.dtype, buffer.shape) == (torch.int32, (tables.entries,))
@@ -129,7 +129,7 @@ def test_flat_goes_into_a_buffer_and_back():
     assert all(map(np.array_equal, again.frequencies, tables.frequencies))
 
 
-def test_joined_tables_are_those_of_each_stage():
+def test_joined_tables_equal_the_tables_of_each_stage():
     sizes, codes = (9, 12), markov((9, 12), 100, 5)
     clips = [markov(sizes, 100, seed) for seed in range(5)]
     together = CodeTables.uniform(sizes, contexts=("previous",)).with_counts(clips)
@@ -143,14 +143,14 @@ def test_joined_tables_are_those_of_each_stage():
         CodeTables.join([parts[0], replace(parts[1], step=8)])
 
 
-def test_auto_takes_tables_only_where_they_help():
+def test_auto_uses_tables_only_if_the_file_gets_smaller():
     noise = np.random.default_rng(0).integers(0, 50, (1, 200))
     wrong = CodeTables.uniform((50,)).with_frequencies([1 << 18] + [1] * 49)
     assert unpack(pack(Learned((50,), wrong), noise, 0)).kind == "packed"
     assert pack(Learned((50,), wrong), noise, 0) == pack(Learned((50,), None), noise, 0)
 
 
-def test_learned_files_need_their_codec():
+def test_files_with_learned_tables_need_their_codec():
     tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
         markov((50,), 400, s) for s in range(9)
     )
@@ -174,12 +174,12 @@ def test_learned_files_need_their_codec():
     [CodeTables.uniform((50, 50)), CodeTables.uniform((49,)), [1, 2], 5],
     ids=["two", "49", "list", "int"],
 )
-def test_tables_of_other_codebooks_are_refused(tables):
+def test_tables_that_do_not_match_the_codebooks_are_an_error(tables):
     with pytest.raises(BitstreamError, match=r"code_tables of codec 'learned' returns .* 1 x 50 are needed"):
         pack(Learned((50,), tables), markov((50,), 10), 0)
 
 
-def test_frequencies_that_are_none_are_an_error_of_the_file():
+def test_invalid_frequencies_raise_bitstream_error():
     class Spoilt(StoredCodec):
         def code_tables(self):
             return CodeTables.uniform((50,)).with_frequencies(np.zeros(50, int))
@@ -188,7 +188,7 @@ def test_frequencies_that_are_none_are_an_error_of_the_file():
         pack(Spoilt((50,), name="learned"), markov((50,), 10), 0)
 
 
-def test_so_many_frames_that_counts_overflow_take_another_kind(monkeypatch):
+def test_too_many_frames_for_learned_tables_use_another_kind(monkeypatch):
     tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
         markov((50,), 400, s) for s in range(9)
     )
@@ -200,7 +200,7 @@ def test_so_many_frames_that_counts_overflow_take_another_kind(monkeypatch):
         unpack(data, codec)
 
 
-def test_a_budget_holds_for_learned_files():
+def test_a_budget_applies_to_files_with_learned_tables():
     tables = CodeTables.uniform((50,), contexts=("previous",)).with_counts(
         markov((50,), 400, s) for s in range(9)
     )
@@ -272,6 +272,6 @@ def bad(**change):
         (lambda: CodeTables.join([]), "steps"),
     ],
 )  # fmt: skip
-def test_tables_that_no_coder_can_use_are_refused(make, what):
+def test_invalid_tables_raise_an_error(make, what):
     with pytest.raises(OptionError, match=what):
         make()

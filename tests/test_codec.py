@@ -73,7 +73,7 @@ def test_padding_changes_neither_codes_nor_audio(codec: Codec, length: int) -> N
 
 
 @pytest.mark.parametrize("length", [1, HOP, 5 * HOP + 3])
-def test_padding_changes_nothing_where_a_code_stands_for_several_frames(length: int) -> None:
+def test_padding_changes_nothing_with_strided_codebooks(length: int) -> None:
     codec = make("spectral")
     stages = [build_quantizer("vq", dim=8, codebook_size=16) for _ in range(3)]
     codec.quantizer = Residual(8, stages, strides=(4, 2, 1)).eval()
@@ -98,14 +98,14 @@ def test_a_saved_codec_gives_the_same_codes_and_audio(codec: Codec, tmp_path: Pa
     assert (again.weights_sha256, again.codebooks_sha256) == (codec.weights_sha256, codec.codebooks_sha256)
 
 
-def test_what_a_codec_says_of_itself() -> None:
+def test_a_codec_has_name_rates_and_sizes() -> None:
     codec = make("spectral")
     assert (codec.sample_rate, codec.hop_length, codec.frame_rate) == (8000, HOP, Fraction(100))
     assert codec.codebook_sizes == (625, 625)
     assert codec.bitrate == pytest.approx(100 * 8 * 2.321928, rel=1e-6)
 
 
-def test_the_hashes_tell_codecs_apart() -> None:
+def test_different_codecs_have_different_hashes() -> None:
     codec = make("spectral")
     weights, codebooks = codec.weights_sha256, codec.codebooks_sha256
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_audio_at_another_rate_is_resampled() -> None:
     assert not codec.encode(at_44k, sample_rate=44100, lengths=lengths)[:, :, 50:].any()
 
 
-def test_depth_is_chosen_at_run_time() -> None:
+def test_the_number_of_codebooks_is_selected_at_run_time() -> None:
     codec = make("spectral", {"name": "residual_vq", "codebook_size": 16, "num_codebooks": 3})
     wav = noise(1, 1, 800)
     codes = codec.encode(wav)
@@ -148,12 +148,12 @@ def test_depth_is_chosen_at_run_time() -> None:
     ],
     ids=["no channel axis", "stereo", "integers"],
 )
-def test_wrong_audio_is_told(wav: torch.Tensor, says: str) -> None:
+def test_wrong_audio_is_an_error(wav: torch.Tensor, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         make("spectral").encode(wav)
 
 
-def test_more_samples_than_the_codes_hold_are_refused() -> None:
+def test_more_samples_than_the_codes_cover_are_an_error() -> None:
     codec = make("spectral")
     with pytest.raises(ShapeError, match="hold 0 to 800"):
         codec.decode(codec.encode(noise(1, 1, 800)), num_samples=801)
@@ -165,7 +165,7 @@ class TestFiles:
         return make("spectral").save(tmp_path)
 
     @pytest.mark.parametrize("cut", [0, 7, 1000, -1])
-    def test_a_cut_weights_file_is_an_error_in_one_line(self, saved: Path, cut: int) -> None:
+    def test_a_truncated_weights_file_gives_a_one_line_error(self, saved: Path, cut: int) -> None:
         path = saved / "model.safetensors"
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(CodecError, match="cannot be read"):
@@ -178,7 +178,7 @@ class TestFiles:
         with pytest.raises(CodecError, match="do not match the hashes"):
             load(saved)
 
-    def test_a_folder_that_is_no_codec_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_folder_without_a_codec_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(CodecError, match="is not a codec"):
             load(tmp_path)
 
@@ -188,7 +188,7 @@ class TestFiles:
         with pytest.raises(CodecError, match="Update codecvq"):
             load(saved)
 
-    def test_without_its_plugin_it_says_which_one_to_bring(self, tmp_path: Path) -> None:
+    def test_a_missing_plugin_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         plugin = tmp_path / "my_vq.py"
         plugin.write_text(
             "import torch\nfrom codecvq import Quantizer, QuantizerSpec, hookimpl\n"
@@ -236,6 +236,6 @@ class TestFiles:
         ({"hop_length": 320}, "network has no name"),
     ],
 )
-def test_a_wrong_network_is_told(network: dict, says: str) -> None:
+def test_an_invalid_network_is_an_error(network: dict, says: str) -> None:
     with pytest.raises((OptionError, codecvq.CodecvqError), match=says):
         Codec(sample_rate=16000, network=network, quantizer=FSQ)

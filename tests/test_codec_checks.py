@@ -87,17 +87,17 @@ def found_in(codec: Any) -> dict[str, str]:  # Any: an AudioCodec
     return {o.check.short_name: f"{o.found}\n{o.place}" for o in outcomes if o.found}
 
 
-def test_nothing_is_found_where_nothing_is_wrong() -> None:
+def test_a_correct_implementation_passes_every_check() -> None:
     assert found_in(LevelCodec()) == {}
     assert found_in(LevelCodec((16, 16), channels=2)) == {}
 
 
-def test_nothing_is_found_in_codebooks_of_several_rates() -> None:
+def test_strided_codebooks_pass_every_check() -> None:
     assert found_in(LevelCodec((16, 16, 16), strides=(4, 2, 1))) == {}
 
 
 @pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
-def test_what_is_broken_is_found(faulty: type[LevelCodec]) -> None:
+def test_each_fault_is_found(faulty: type[LevelCodec]) -> None:
     found = found_in(faulty())
     assert set(found) >= FAULTY[faulty]
     for check in FAULTY[faulty]:
@@ -113,7 +113,7 @@ def test_what_is_broken_is_found(faulty: type[LevelCodec]) -> None:
     ],
     ids=["residual_fsq", "lfq", "multiscale_vq"],
 )
-def test_a_new_codec_keeps_every_promise(quantizer: dict[str, Any]) -> None:
+def test_a_new_codec_passes_every_check(quantizer: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = {"name": "seanet", "filters": 4, "ratios": [8, 5], "dim": 8}
     codec = codecvq.Codec(sample_rate=16_000, network=network, quantizer=quantizer).eval()
@@ -122,10 +122,10 @@ def test_a_new_codec_keeps_every_promise(quantizer: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @parametrize_codec("speech-16k")
-def test_the_codec_in_the_box_keeps_every_promise(check: Check) -> None:
+def test_the_bundled_codec_passes_every_check(check: Check) -> None:
     check.run()
 
 
-def test_a_codec_of_others_has_no_codes_to_check() -> None:
+def test_external_codecs_without_codes_cannot_be_checked() -> None:
     with pytest.raises(CodecError, match="no codes"):
         list(codec_checks("opus-16"))

@@ -74,6 +74,6 @@ def test_most_codes_are_in_use_with_the_defaults(name: str, seed: int) -> None:
     assert found["perplexity"] >= 150, found
 
 
-def test_the_study_would_see_a_collapse() -> None:
+def test_a_codebook_without_replacement_collapses() -> None:
     found = train("rotation_vq", 0, dead_code_threshold=0.0)
     assert found["used"] < 300, found

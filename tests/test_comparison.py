@@ -78,15 +78,13 @@ def compared(corpus: Corpus) -> Comparison:
     return compare([Rounding(8), Rounding(5)], corpus, MEASURED, data="noise")
 
 
-def test_rates_are_all_bits_over_all_seconds(compared: Comparison) -> None:
+def test_rates_are_total_bits_divided_by_total_seconds(compared: Comparison) -> None:
     for group in compared.groups:
         assert compared.codec("round-8").bitrate_bps(group) == pytest.approx(8 * RATE)
     assert [row[:2] for row in compared.table()] == [["round-8", "128.00"], ["round-5", "80.00"]]
 
 
-def test_groups_are_those_of_the_manifest_and_share_out_the_clips(
-    compared: Comparison, corpus: Corpus
-) -> None:
+def test_groups_follow_the_manifest_and_partition_the_clips(compared: Comparison, corpus: Corpus) -> None:
     assert compared.groups == (ALL, "far", "near")
     finer = compared.codec("round-8")
     assert len(finer.in_group("far")) + len(finer.in_group("near")) == len(finer.in_group()) == len(corpus)
@@ -96,12 +94,14 @@ def test_groups_are_those_of_the_manifest_and_share_out_the_clips(
     assert by_speaker.groups == (ALL, "s0", "s1", "s2")
 
 
-def test_groups_that_nobody_has_are_an_error(corpus: Corpus) -> None:
+def test_unknown_groups_are_an_error(corpus: Corpus) -> None:
     with pytest.raises(CorpusError, match=r"no column 'accent'.*group.*speaker"):
         compare([Rounding(8)], corpus, MEASURED, group_by="accent")
 
 
-def test_a_difference_is_that_of_the_means_with_a_narrower_interval(compared: Comparison) -> None:
+def test_a_paired_difference_equals_the_difference_of_means_with_a_narrower_interval(
+    compared: Comparison,
+) -> None:
     finer, coarser = compared.codec("round-8").mean("si_sdr"), compared.codec("round-5").mean("si_sdr")
     difference = compared.difference("round-8", "round-5", "si_sdr")
     assert difference.value == pytest.approx(finer.value - coarser.value)
@@ -113,7 +113,7 @@ def test_a_difference_is_that_of_the_means_with_a_narrower_interval(compared: Co
         compared.difference("round-8", "opus", "si_sdr")
 
 
-def test_depths_of_a_codec_are_codecs_of_their_own_with_real_rates(codec: Codec, corpus: Corpus) -> None:
+def test_each_depth_of_a_codec_is_measured_with_its_real_rate(codec: Codec, corpus: Corpus) -> None:
     depths = [CodecTransmitter(f"tiny@{n}", codec, n) for n in (1, 2, 3)]
     result = compare(depths, corpus, ["mel_distance"])
     rates = [result.codec(depth.name).bitrate_bps() for depth in depths]
@@ -132,7 +132,7 @@ def test_a_codec_is_measured_at_the_common_rate(codec: Codec, corpus: Corpus) ->
         assert sent.samples.shape == samples.shape
 
 
-def test_names_with_a_depth_are_opened_from_a_folder(codec: Codec, tmp_path: Path) -> None:
+def test_a_folder_name_with_a_depth_opens_the_codec_at_that_depth(codec: Codec, tmp_path: Path) -> None:
     folder = codec.save(tmp_path / "saved")
     opened = open_transmitter(f"{folder}@2")
     assert opened.identity["codebooks_used"] == 2
@@ -162,7 +162,9 @@ def plugin():
     registry().unregister(origin)
 
 
-def test_a_codec_that_is_not_installed_is_told_and_the_others_go_on(plugin, corpus: Corpus) -> None:
+def test_a_codec_that_is_not_installed_is_reported_and_the_others_are_measured(
+    plugin, corpus: Corpus
+) -> None:
     result = compare(["absent", "coarse-4"], corpus, MEASURED)
     assert [codec.name for codec in result.codecs] == ["coarse-4"]
     assert "apt-get install absent" in result.absent["absent"]
@@ -170,7 +172,7 @@ def test_a_codec_that_is_not_installed_is_told_and_the_others_go_on(plugin, corp
         compare(["absent"], corpus, MEASURED)
 
 
-def test_wrong_names_are_told_before_anything_is_measured(plugin, corpus: Corpus) -> None:
+def test_wrong_names_are_an_error_before_anything_is_measured(plugin, corpus: Corpus) -> None:
     first = Rounding(8)
     with pytest.raises(CodecError, match=r"Did you mean 'coarse-4'"):
         compare([first, "coarse-3"], corpus, MEASURED)
@@ -183,7 +185,7 @@ def test_wrong_names_are_told_before_anything_is_measured(plugin, corpus: Corpus
     assert first.sent == 0
 
 
-def test_what_fails_is_listed_and_the_rest_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+def test_failed_clips_are_listed_and_the_others_are_measured(corpus: Corpus, tmp_path: Path) -> None:
     clips = [*corpus, Clip(id="gone", path=tmp_path / "gone.wav")]
     result = compare([Rounding(8, fails_at=2), Rounding(5)], clips, MEASURED, group_by="")
     left = [(f.clip, f.stage) for f in result.codec("round-8").failures]
@@ -201,7 +203,7 @@ class WrongLength(Rounding):
 
 
 @pytest.mark.parametrize(("decoded", "said"), [(np.zeros(3), "3 samples"), (None, "NaN")])
-def test_what_cannot_be_compared_is_a_failure(decoded, said: str, corpus: Corpus) -> None:
+def test_invalid_decoded_audio_is_a_failure(decoded, said: str, corpus: Corpus) -> None:
     class Odd(Rounding):
         def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
             return Transmission(np.full_like(samples, np.nan) if decoded is None else decoded, 1)
@@ -212,7 +214,7 @@ def test_what_cannot_be_compared_is_a_failure(decoded, said: str, corpus: Corpus
     assert result.table()[0] == ["odd", "–", "–", "–"]
 
 
-def test_saved_files_hold_every_number(compared: Comparison, tmp_path: Path) -> None:
+def test_saved_files_contain_every_number(compared: Comparison, tmp_path: Path) -> None:
     path = compared.save(tmp_path / "out")
     data = json.loads(path.read_text())
     far = data["codecs"][0]["groups"]["far"]
@@ -227,7 +229,7 @@ def test_saved_files_hold_every_number(compared: Comparison, tmp_path: Path) -> 
     assert "si_sdr ↑ | mel_distance ↓" in text
 
 
-def test_the_verb_prints_tables_and_says_where_the_numbers_are(
+def test_the_command_prints_tables_and_the_output_folder(
     plugin, corpus: Corpus, codec: Codec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved, manifest = codec.save(tmp_path / "saved"), corpus[0].path.parent / "clips.jsonl"
@@ -243,7 +245,7 @@ def test_the_verb_prints_tables_and_says_where_the_numbers_are(
     assert len(list((tmp_path / "out/audio/coarse-4").glob("*.flac"))) == 6
 
 
-def test_the_verb_prints_json_alone(
+def test_the_command_prints_only_json(
     plugin, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["compare", "coarse-4", "-d", str(corpus[0].path.parent), "--metrics", "si_sdr", "--json"]

@@ -81,7 +81,7 @@ def assert_same(got: Quantized, needed: Quantized, tolerance: float = 0.0) -> No
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_eval_is_one_graph_and_gives_what_eager_gives(name: str) -> None:
+def test_eval_is_one_graph_and_equals_eager_mode(name: str) -> None:
     quantizer = make(name).eval()
     latents = normal(3)
     needed = quantizer(latents)
@@ -94,7 +94,7 @@ def test_eval_is_one_graph_and_gives_what_eager_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SOME if plain_name(name) in TRAINED_BY_GRADIENT])
-def test_training_is_one_graph_where_no_codebook_is_updated(name: str) -> None:
+def test_training_without_codebook_updates_is_one_graph(name: str) -> None:
     quantizer = make(name)
     gradients = []
     for compiled in (False, True):
@@ -107,7 +107,7 @@ def test_training_is_one_graph_where_no_codebook_is_updated(name: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
-def test_noise_in_training_is_one_graph_too() -> None:
+def test_training_with_noise_is_one_graph() -> None:
     quantizer = codecvq.build_quantizer("fsq", dim=DIM, levels=[5, 4], noise_dropout=1.0)
     forward, latents = torch.compile(quantizer, fullgraph=True, backend="aot_eager"), normal(3)
     out = forward(latents)
@@ -116,7 +116,7 @@ def test_noise_in_training_is_one_graph_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["residual_vq", "simvq"])
-def test_inductor_gives_the_codes_of_eager(name: str) -> None:
+def test_inductor_gives_the_codes_of_eager_mode(name: str) -> None:
     quantizer = make(name).eval()
     latents = normal(3, frames=75)
     needed = quantizer(latents)
@@ -127,7 +127,7 @@ def test_inductor_gives_the_codes_of_eager(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_what_is_refused_in_eager_is_refused_in_a_graph(backend: str) -> None:
+def test_compiled_quantizers_raise_the_errors_of_eager_mode(backend: str) -> None:
     quantizer = make("residual_vq").eval()
     latents, codes = normal(3), torch.full((1, 3, 4), 16)
     decode = torch.compile(quantizer.decode, fullgraph=True, backend=backend)
@@ -140,7 +140,7 @@ def test_what_is_refused_in_eager_is_refused_in_a_graph(backend: str) -> None:
         encode(latents)
 
 
-def test_a_graph_of_any_length_of_audio() -> None:
+def test_one_graph_handles_any_length_of_audio() -> None:
     quantizer = make("residual_vq").eval()
     encode = torch.compile(quantizer.encode, fullgraph=True, backend="eager", dynamic=True)
     for frames in (20, 33, 150):

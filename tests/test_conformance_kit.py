@@ -38,12 +38,12 @@ def found_in(broken: type[Quantizer], form: str = "", only: Collection[str] = ()
 
 
 @pytest.mark.parametrize("form", EVERY_FORM)
-def test_nothing_is_found_where_nothing_is_wrong(form: str) -> None:
+def test_a_correct_implementation_passes_every_check(form: str) -> None:
     assert found_in(Whole, form) == {}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_what_is_broken_is_found(broken: type[Quantizer]) -> None:
+def test_each_fault_is_found(broken: type[Quantizer]) -> None:
     assert set(found_in(broken, only=BROKEN[broken])) == BROKEN[broken]
 
 
@@ -55,42 +55,42 @@ def test_what_is_broken_is_found(broken: type[Quantizer]) -> None:
         for form in forms
     ],
 )
-def test_nothing_is_found_in_sound_ones_that_declare_more(sound: type[Quantizer], form: str) -> None:
+def test_correct_quantizers_with_declarations_pass_every_check(sound: type[Quantizer], form: str) -> None:
     assert found_in(sound, form) == {}
 
 
 @pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
-def test_what_is_declared_and_not_kept_is_found_by_its_check(faulty: type[Quantizer]) -> None:
+def test_each_false_declaration_is_found_by_its_check(faulty: type[Quantizer]) -> None:
     for each in FAULTY[faulty]:
         form, _, check = each.partition("/")
         assert set(found_in(faulty, form, [check])) == {check}, each
 
 
-def test_a_grid_that_does_not_refine_is_found() -> None:
+def test_residual_stages_that_repeat_the_same_grid_are_found() -> None:
     assert "refinement" in found_in(ScalesNothing, "residual_", ["refinement"])
 
 
-def test_a_stage_that_learns_though_it_is_dropped_is_found() -> None:
+def test_a_dropped_stage_that_learns_is_found() -> None:
     only = ["dropped_stages_untouched"]
     assert "stage " in found_in(CountsCalls, "residual_", only)["dropped_stages_untouched"]
     assert found_in(Whole, "residual_", only) == {}
 
 
-def test_what_was_found_is_said() -> None:
+def test_failures_describe_the_fault() -> None:
     assert "K is 16" in found_in(OneTooHigh, only=["shapes"])["shapes"]
     assert "steps by up to" in found_in(LearnsInEval, only=["eval_changes_nothing"])["eval_changes_nothing"]
     assert "RuntimeError: no codebook today" in found_in(CannotBeMade)["builds"]
     assert "gain of 2" in found_in(GradientTwice, only=["gradient_gain"])["gradient_gain"]
 
 
-def test_wrong_options_and_names_are_the_users_errors() -> None:
+def test_wrong_options_and_names_raise_user_errors() -> None:
     with pytest.raises(OptionError, match="levels"):
         list(quantizer_checks("fsq"))
     with pytest.raises(UnknownName, match="Did you mean 'simvq'"):
         list(quantizer_checks("simvk"))
 
 
-def test_a_check_leaves_random_numbers_as_they_were() -> None:
+def test_checks_do_not_change_the_global_random_state() -> None:
     before = torch.get_rng_state()
     for check in quantizer_checks("vq", codebook_size=4):
         if check.name in ("vq/same_seed", "residual_vq/dropout_per_item"):
@@ -116,7 +116,7 @@ def test_expected_failures_become_strict_xfails() -> None:
             parametrize_quantizer(name, expected_failures={"frames_are_independend": "misspelt"})
 
 
-def test_a_failed_shape_skips_what_needs_it() -> None:
+def test_checks_that_depend_on_a_failed_shape_check_are_skipped() -> None:
     with registered(OneTooHigh):
         name = OneTooHigh.__name__.lower()
         outcomes = list(run_checks(quantizer_checks(name)))
@@ -130,7 +130,7 @@ def test_a_failed_shape_skips_what_needs_it() -> None:
     assert issubclass(CheckSkipped, unittest.SkipTest)  # so pytest skips the test
 
 
-def test_the_first_failure_stops_where_that_is_wanted() -> None:
+def test_the_first_failure_stops_the_checks_if_requested() -> None:
     with registered(DecodesSomethingElse):
         checks = quantizer_checks("decodessomethingelse", forms=["plain"])
         *before, last = run_checks(checks, stop_at_first=True)
@@ -138,7 +138,7 @@ def test_the_first_failure_stops_where_that_is_wanted() -> None:
         assert not any(outcome.is_broken for outcome in before)
 
 
-def test_every_failure_shows_a_line_of_the_author() -> None:
+def test_every_failure_shows_a_line_of_the_plugin() -> None:
     for faulty, name in ((SumsOverVectors, "losses_are_means"), (EmaOfNothing, "update_without_vectors")):
         with registered(faulty):
             checks = quantizer_checks(faulty.__name__.lower(), forms=["plain"])

@@ -40,7 +40,7 @@ def test_a_construction_stops_at_its_limits(build: Any, says: str) -> None:
         build()
 
 
-def test_what_is_within_the_limits_is_built_as_ever() -> None:
+def test_construction_within_the_limits_is_unchanged() -> None:
     torch.manual_seed(0)
     plain = nn.Linear(10, 10)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ NETWORK: dict[str, Any] = {
     ],
     ids=str,
 )
-def test_a_folder_cannot_ask_for_more_than_its_weights(
+def test_options_of_a_folder_cannot_build_more_than_its_weights(
     tmp_path: Path, part: str, options: dict[str, Any]
 ) -> None:
     Codec(sample_rate=8000, network=NETWORK, quantizer={"name": "fsq", "levels": [5] * 4}).save(tmp_path)

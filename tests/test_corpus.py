@@ -33,7 +33,7 @@ def clips_named(ids: list[str], **fields: str) -> tuple[Clip, ...]:
 # splits
 
 
-def test_the_hash_gives_five_per_cent_each_and_never_changes():
+def test_hash_splits_have_five_percent_each_and_never_change():
     ids = [f"speaker{n % 50}/clip{n}" for n in range(20000)]
     counts = {split: sum(split_of(id_) == split for id_ in ids) for split in SPLITS}
     assert counts["test"] / len(ids) == pytest.approx(0.05, abs=0.005)
@@ -53,7 +53,7 @@ def test_splits_are_disjoint_complete_and_independent_of_the_other_clips():
         corpus.split("valid")  # type: ignore[arg-type]
 
 
-def test_a_clips_own_split_and_key_come_before_its_hash():
+def test_split_and_split_key_of_a_clip_override_its_hash():
     train = next(f"c{n}" for n in range(100) if split_of(f"c{n}") == "train")
     test = next(f"c{n}" for n in range(200) if split_of(f"c{n}") == "test")
     own = Clip(id=train, path=Path("a"), split="test")
@@ -63,7 +63,7 @@ def test_a_clips_own_split_and_key_come_before_its_hash():
     assert corpus.split_of(Clip(id=train, path=Path("a"))) == "train"
 
 
-def test_by_speaker_a_speaker_is_never_in_two_splits(tmp_path):
+def test_a_split_by_speaker_keeps_each_speaker_in_one_split(tmp_path):
     rows = [{"path": "a.wav", "id": f"{s}-{n}", "speaker": f"s{s}"} for s in range(60) for n in range(5)]
     corpus = open_corpus(manifest=write_manifest(tmp_path, rows), split_by="speaker")
     splits_of = {s: {corpus.split_of(clip) for clip in corpus if clip.speaker == s} for s in corpus.speakers}
@@ -71,7 +71,7 @@ def test_by_speaker_a_speaker_is_never_in_two_splits(tmp_path):
     assert set().union(*splits_of.values()) == set(SPLITS)
 
 
-def test_the_split_is_written_down(tmp_path):
+def test_splits_are_written_to_a_file(tmp_path):
     write_noise(tmp_path / "audio/a.wav", 0.25)
     write_noise(tmp_path / "audio/b.wav", 0.5)
     corpus = open_corpus(folder=tmp_path / "audio")
@@ -86,7 +86,7 @@ def test_the_split_is_written_down(tmp_path):
 # folders
 
 
-def test_a_folders_clips_are_named_by_their_paths(tmp_path):
+def test_ids_of_a_folder_corpus_are_relative_paths(tmp_path):
     for name in ("b/2.flac", "a.wav", "b/1.wav"):
         write_noise(tmp_path / name)
     (tmp_path / "readme.txt").touch()
@@ -97,7 +97,7 @@ def test_a_folders_clips_are_named_by_their_paths(tmp_path):
     assert corpus.measured().duration_s == pytest.approx(0.3)
 
 
-def test_clips_are_read_mono_at_the_rate_asked(tmp_path):
+def test_clips_are_read_as_mono_at_the_requested_rate(tmp_path):
     stereo = np.stack([np.full(4410, 0.5), np.full(4410, -0.25)])
     write_audio(tmp_path / "a.wav", stereo, 44100)
     samples = open_corpus(folder=tmp_path)[0].read(RATE)
@@ -106,7 +106,7 @@ def test_clips_are_read_mono_at_the_rate_asked(tmp_path):
     assert samples[800] == pytest.approx(0.125, abs=1e-3)
 
 
-def test_a_file_that_is_no_audio_is_a_failure_not_an_end(tmp_path):
+def test_an_undecodable_file_is_a_failure_and_the_corpus_opens(tmp_path):
     write_noise(tmp_path / "good.wav")
     (tmp_path / "bad.wav").write_text("no audio")
     corpus = open_corpus(folder=tmp_path).measured()
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_audio_is_a_failure_not_an_end(tmp_path):
     ],
     ids=["missing", "file", "empty", "same-id"],
 )  # fmt: skip
-def test_a_folder_that_is_no_corpus_says_why(tmp_path, make, why):
+def test_a_folder_without_usable_audio_is_an_error(tmp_path, make, why):
     make(tmp_path / "x")
     with pytest.raises(CorpusError, match=why):
         open_corpus(folder=tmp_path / "x")
@@ -140,7 +140,7 @@ def test_a_folder_that_is_no_corpus_says_why(tmp_path, make, why):
         ({"folder": "a", "split_by": "speakers"}, "Did you mean 'speaker'"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(options, why):
+def test_contradictory_options_are_an_error(options, why):
     with pytest.raises(CorpusError, match=why):
         open_corpus(**options)
 
@@ -159,7 +159,7 @@ def write_manifest(
 
 
 @pytest.mark.parametrize("column", ["path", "audio", "audio_filepath", "file", "file_name"])
-def test_json_lines_are_read_under_the_usual_names(tmp_path, column):
+def test_json_lines_accept_common_column_names(tmp_path, column):
     row = {
         column: "a.wav",
         "text": "да",
@@ -178,7 +178,7 @@ def test_json_lines_are_read_under_the_usual_names(tmp_path, column):
 @pytest.mark.parametrize(
     ("name", "delimiter", "said"), [("m.csv", ",", 'Yes, "no"'), ("m.tsv", "\t", '"Yes, ""no"""')]
 )
-def test_tables_are_read_with_their_own_columns_as_text(tmp_path, name, delimiter, said):
+def test_tables_are_read_with_extra_columns_as_text(tmp_path, name, delimiter, said):
     write_noise(tmp_path / "clips/deep/a.wav")  # where Common Voice keeps what its tables name
     table = [
         ["path", "sentence", "speaker_id", "votes", "split"],
@@ -194,7 +194,7 @@ def test_tables_are_read_with_their_own_columns_as_text(tmp_path, name, delimite
     assert corpus.split_of(clip) == "validation"
 
 
-def test_a_start_cuts_and_a_duration_alone_only_tells(tmp_path):
+def test_start_selects_a_part_and_a_duration_alone_is_metadata(tmp_path):
     rows: list[dict[str, object]] = [
         {"path": "a.wav", "start": 0.25, "duration": 0.5},
         {"path": "a.wav", "start": 0, "duration": 0.25},
@@ -212,7 +212,7 @@ def test_a_start_cuts_and_a_duration_alone_only_tells(tmp_path):
         assert np.array_equal(clip.read(RATE), corpus.measured()[corpus.clips.index(clip)].read(RATE))
 
 
-def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
+def test_missing_files_are_failures_and_the_other_clips_remain(tmp_path):
     corpus = open_corpus(
         manifest=write_manifest(tmp_path, [{"path": "a.wav"}, {"path": "gone.wav", "id": "g"}])
     )
@@ -242,7 +242,7 @@ def test_missing_files_are_listed_and_the_rest_is_kept(tmp_path):
         ("m.csv", 'path,text\na.wav,"open\n', "Repair the quotes"),
     ],
 )
-def test_a_broken_manifest_says_what_and_where(tmp_path, name, content, why):
+def test_errors_of_a_broken_manifest_name_line_and_cause(tmp_path, name, content, why):
     write_noise(tmp_path / "a.wav")
     (tmp_path / name).write_text(content)
     with pytest.raises(CorpusError) as caught:
@@ -252,7 +252,7 @@ def test_a_broken_manifest_says_what_and_where(tmp_path, name, content, why):
     assert "\n" not in str(caught.value)
 
 
-def test_a_manifest_that_is_no_text_or_not_there(tmp_path):
+def test_a_binary_or_missing_manifest_is_an_error(tmp_path):
     (tmp_path / "m.jsonl").write_bytes(b'{"path": "\xff.wav"}\n')
     with pytest.raises(CorpusError, match="not UTF-8"):
         open_corpus(manifest=tmp_path / "m.jsonl")
@@ -263,7 +263,7 @@ def test_a_manifest_that_is_no_text_or_not_there(tmp_path):
 # speakers
 
 
-def test_speakers_are_kept_and_dropped_by_name(tmp_path):
+def test_speakers_are_selected_and_excluded_by_name(tmp_path):
     rows: list[dict[str, object]] = [
         {"path": "a.wav", "id": f"{s}{n}", "speaker": s} for s in ("ann", "bob", "cy") for n in "12"
     ]
@@ -276,7 +276,7 @@ def test_speakers_are_kept_and_dropped_by_name(tmp_path):
         open_corpus(manifest=manifest, exclude_speakers=["ann", "bob", "cy"])
 
 
-def test_without_speakers_there_is_no_split_by_speaker(tmp_path):
+def test_a_split_by_speaker_needs_speakers(tmp_path):
     write_noise(tmp_path / "a.wav")
     with pytest.raises(CorpusError, match="has no speaker"):
         open_corpus(folder=tmp_path, split_by="speaker")
@@ -326,7 +326,7 @@ def test_a_registered_corpus_is_opened_by_name(tmp_path):
 
 
 @pytest.mark.usefixtures("registered")
-def test_several_names_are_one_corpus_and_each_is_named_once(registered):
+def test_several_names_give_one_corpus_and_repeated_names_count_once(registered):
     class Another:
         @hookimpl
         def codecvq_corpora(self):
@@ -346,7 +346,7 @@ def test_several_names_are_one_corpus_and_each_is_named_once(registered):
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_registered_corpus_that_is_not_there_says_how_to_get_it():
+def test_the_error_of_a_missing_registered_corpus_says_how_to_get_it():
     with pytest.raises(CorpusError, match=r"'missing': nothing at /usual\. To get it: apt-get install it"):
         open_corpus("missing")
     with pytest.raises(CorpusError, match=r"'empty' has no clips.*apt-get"):
@@ -357,6 +357,6 @@ def test_a_registered_corpus_that_is_not_there_says_how_to_get_it():
         open_corpus("goood")
 
 
-def test_a_clip_whose_file_is_gone_is_an_audio_error(tmp_path):
+def test_a_clip_with_a_deleted_file_raises_audio_error(tmp_path):
     with pytest.raises(AudioError, match="does not exist"):
         Clip(id="a", path=tmp_path / "a.wav").read(RATE)

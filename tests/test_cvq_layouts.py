@@ -69,7 +69,7 @@ LAYOUTS = {
 @KINDS
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 7, 8, 9, 65])
 @pytest.mark.parametrize(("sizes", "strides"), LAYOUTS.values(), ids=LAYOUTS)
-def test_every_code_of_every_block_comes_back(sizes, strides, frames, entropy):
+def test_every_code_of_every_block_is_restored(sizes, strides, frames, entropy):
     codec, codes = Blocks(sizes, strides), block_codes(sizes, strides, frames)
     data = pack(codec, codes, frames * HOP, entropy)
     for reader in (None, codec):
@@ -83,7 +83,7 @@ def test_every_code_of_every_block_comes_back(sizes, strides, frames, entropy):
 
 
 @pytest.mark.parametrize(("sizes", "strides"), LAYOUTS.values(), ids=LAYOUTS)
-def test_packed_files_have_one_code_a_block_and_nothing_more(sizes, strides):
+def test_packed_files_store_one_code_per_block(sizes, strides):
     for frames in (1, 9, 65):
         packet = unpack(pack(Blocks(sizes, strides), block_codes(sizes, strides, frames), 0, False))
         counts = [-(-frames // stride) for stride in strides]
@@ -92,7 +92,7 @@ def test_packed_files_have_one_code_a_block_and_nothing_more(sizes, strides):
         assert ideal - 1e-6 <= packet.payload_bits <= 1.011 * ideal + 2 * len(sizes)
 
 
-def test_entropy_coded_blocks_cost_what_the_blocks_alone_cost():
+def test_entropy_coded_blocks_cost_as_much_as_their_codes_without_strides():
     """Three codebooks of one stride are the same payload as without it, on a third of the frames."""
     rng = np.random.default_rng(0)
     blocks = np.minimum(rng.geometric(0.4, (3, 80)) - 1, 8).astype(np.int64)
@@ -101,7 +101,7 @@ def test_entropy_coded_blocks_cost_what_the_blocks_alone_cost():
     assert strided.payload_bits == plain.payload_bits
 
 
-def test_files_without_strides_are_those_of_earlier_versions():
+def test_files_without_strides_equal_files_of_earlier_versions():
     """`earlier/cvq_sha256.json` holds the hashes of what the writer wrote before version 2."""
     written = json.loads((Path(__file__).parent / "earlier" / "cvq_sha256.json").read_text())
     cases = {
@@ -118,7 +118,7 @@ def test_files_without_strides_are_those_of_earlier_versions():
     assert len(written) == 3 * len(cases)
 
 
-def test_codes_that_change_within_a_block_are_refused():
+def test_codes_that_change_within_a_block_are_an_error():
     codes = block_codes((50, 50), (4, 1), 10)
     codes[0, 6] += 1 if codes[0, 6] < 49 else -1
     with pytest.raises(BitstreamError, match=r"codebook 0 change at frame 6, .*one code for 4 frames"):
@@ -126,7 +126,7 @@ def test_codes_that_change_within_a_block_are_refused():
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_another_codec_s_strides_are_refused(force):
+def test_a_codec_with_other_strides_is_an_error(force):
     data = pack(Blocks((5, 5), (2, 1)), block_codes((5, 5), (2, 1), 9), 0)
     with pytest.raises(
         BitstreamError, match=r"strides of 1 x 2 \+ 1 x 1, but codec 'blocks' has strides of 2 x 1"
@@ -138,7 +138,7 @@ def test_another_codec_s_strides_are_refused(force):
     ("strides", "what"),
     [((0, 1), "a stride"), ((2.0, 1), "float"), ((2**32, 1), "stride"), ((2,), "1 strides")],
 )
-def test_strides_that_no_file_can_hold_are_refused(strides, what):
+def test_invalid_strides_are_an_error(strides, what):
     with pytest.raises(BitstreamError, match=what):
         pack(Odd((5, 5), _strides=strides), np.zeros((2, 4), int), 0)
 
@@ -153,7 +153,7 @@ def test_strides_that_no_file_can_hold_are_refused(strides, what):
     [((5,) * 12, None), ((1024,) * 4, None), ((625, 2**40), None), ((7,), None), ((50, 9, 1000), (4, 2, 1))],
     ids=str,
 )
-def test_absent_codes_come_back_as_absent(sizes, strides, frames, entropy):
+def test_absent_codes_are_restored(sizes, strides, frames, entropy):
     strides = strides or (1,) * len(sizes)
     codec = Blocks(sizes, strides, variable_depth=True)
     for seed in range(3):
@@ -167,7 +167,7 @@ def test_absent_codes_come_back_as_absent(sizes, strides, frames, entropy):
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_any_sizes_strides_and_depths_come_back(data):
+def test_codes_of_any_sizes_strides_and_depths_are_restored(data):
     count = data.draw(st.integers(1, 5))
     sizes = tuple(data.draw(st.lists(st.integers(1, 2**62), min_size=count, max_size=count)))
     strides = tuple(data.draw(st.lists(st.integers(1, 6), min_size=count, max_size=count)))
@@ -182,7 +182,7 @@ def test_any_sizes_strides_and_depths_come_back(data):
         assert np.array_equal(unpack(pack(codec, codes, 0, entropy)).codes, codes)
 
 
-def test_absent_codes_take_no_bits_but_the_depths():
+def test_absent_codes_cost_only_the_bits_of_the_depths():
     sizes, frames = (1024,) * 8, 200
     codes = depth_codes(sizes, frames)
     packet = unpack(pack(Blocks(sizes, (1,) * 8, True), codes, 0, False))
@@ -194,12 +194,12 @@ def test_absent_codes_take_no_bits_but_the_depths():
     assert alone.payload_bits <= constant.payload_bits <= alone.payload_bits + 8 * 12
 
 
-def test_a_file_in_which_no_code_is_absent_is_of_version_1():
+def test_a_file_without_absent_codes_has_version_1():
     codes = block_codes((5, 5), (1, 1), 20)
     assert pack(Blocks((5, 5), (1, 1), True), codes, 0) == pack(Blocks((5, 5), (1, 1)), codes, 0)
 
 
-def test_absent_codes_of_other_codecs_and_in_front_of_others_are_refused():
+def test_unexpected_absent_codes_are_an_error():
     absent = np.array([[0, 1, 2], [3, -1, 0]])
     with pytest.raises(BitstreamError, match=r"code -1 of codebook 1 at frame 1 is not in 0\.\.4"):
         pack(Blocks((5, 5), (1, 1)), absent, 0)
@@ -215,7 +215,7 @@ def test_absent_codes_of_other_codecs_and_in_front_of_others_are_refused():
 
 
 @KINDS
-def test_truncation_and_flipped_bits_are_told(entropy):
+def test_truncation_and_flipped_bits_are_an_error(entropy):
     codec = Blocks((50, 9), (2, 1), True)
     data = pack(codec, depth_codes((50, 9), 20, 1, (2, 1)), 0, entropy)
     damaged = [data[:length] for length in range(len(data))]
@@ -246,7 +246,7 @@ def test_truncation_and_flipped_bits_are_told(entropy):
     ],
     ids=str,
 )
-def test_headers_that_lie_are_refused(kind, numbers, what):
+def test_inconsistent_headers_are_an_error(kind, numbers, what):
     with pytest.raises(BitstreamError, match=what):
         unpack(forged(kind, numbers, b"\xff" * 8, version=2))
 
@@ -256,7 +256,7 @@ def test_version_1_has_no_flags():
         unpack(forged(64, [16000, 320, 0, 8, 8, 1, 1, 5], bytes(8)))
 
 
-def test_depths_that_change_within_a_block_are_refused():
+def test_depths_that_change_within_a_block_are_an_error():
     packed = pack_codes(np.array([[1, 0]]), (2,))  # of one codebook with a stride of 2
     payload = packed + pack_codes(np.array([[3]]), (5,))
     with pytest.raises(BitstreamError, match="change within a block"):

@@ -126,7 +126,7 @@ def stranger(tmp_path: Path) -> Stranger:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_no_verb_runs_what_a_folder_or_a_recipe_names(
+def test_no_command_runs_plugins_that_a_folder_or_a_recipe_names(
     command: Command, stranger: Stranger, monkeypatch: pytest.MonkeyPatch, verb: str, code: int
 ) -> None:
     monkeypatch.syspath_prepend(str(stranger.folder))  # evil_module could be imported
@@ -148,7 +148,7 @@ def test_loading_from_python_runs_nothing(stranger: Stranger) -> None:
     assert not (stranger.folder / "new").exists()
 
 
-def test_the_error_names_file_hash_and_flag_and_the_flag_is_all_it_takes(
+def test_the_error_names_file_hash_and_option_and_the_option_is_sufficient(
     command: Command, stranger: Stranger
 ) -> None:
     recipe = write_recipe(
@@ -176,7 +176,9 @@ def test_the_error_names_file_hash_and_flag_and_the_flag_is_all_it_takes(
     assert command("recipes", "show", recipe, "--plugin", stranger.plugin)[0] == 0
 
 
-def test_a_run_says_which_plugin_its_corpus_needs(command: Command, stranger: Stranger) -> None:
+def test_the_error_names_the_plugin_that_the_corpus_of_a_run_needs(
+    command: Command, stranger: Stranger
+) -> None:
     write_recipe(stranger.run / "recipe.yaml", corpus={"name": "its_speech"}, plugins=["../stranger_vq.py"])
     code, _, err = command("evaluate", stranger.run)
     assert code == 2
@@ -184,7 +186,7 @@ def test_a_run_says_which_plugin_its_corpus_needs(command: Command, stranger: St
     assert f"--plugin {stranger.plugin}" in err
 
 
-def test_a_pinned_plugin_is_the_one_with_that_hash(stranger: Stranger) -> None:
+def test_a_pinned_plugin_must_have_the_given_hash(stranger: Stranger) -> None:
     origin = registry().load(stranger.plugin)
     entry = f"/elsewhere/stranger_vq.py#sha256={origin.sha256}"
     assert pinned_plugins([entry]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
@@ -218,7 +220,7 @@ def test_plugins_are_compared_by_hash(before: list[str], after: list[str], same:
         ("their_vq.plugin", "name it: --plugin their_vq.plugin"),
     ],
 )
-def test_advice_repeats_no_command(tmp_path: Path, source: str, shown: str) -> None:
+def test_advice_never_repeats_untrusted_text_as_a_command(tmp_path: Path, source: str, shown: str) -> None:
     if source.startswith("/"):
         source = str(tmp_path) + source
         Path(source).parent.mkdir()
@@ -227,11 +229,11 @@ def test_advice_repeats_no_command(tmp_path: Path, source: str, shown: str) -> N
     assert shown in DeclaredPlugin(source).load_hint().replace("//", "/")
 
 
-def test_a_device_named_as_a_plugin_is_not_read() -> None:
+def test_a_device_file_is_not_read_as_a_plugin() -> None:
     assert "not found" in DeclaredPlugin("/dev/zero").load_hint()
 
 
-def test_what_was_hashed_is_what_runs(tmp_path: Path) -> None:
+def test_the_hashed_source_is_the_code_that_runs(tmp_path: Path) -> None:
     """A .pyc file beside a plugin, which Python would prefer, is passed over."""
     ran, plugin = tmp_path / "it-ran", tmp_path / "innocent.py"
     plugin.write_text(PLUGIN.format(ran=ran))
@@ -241,7 +243,7 @@ def test_what_was_hashed_is_what_runs(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_nothing_in_the_working_folder_is_imported(tmp_path: Path) -> None:
+def test_the_working_folder_is_not_on_the_import_path(tmp_path: Path) -> None:
     """Neither a module nor a distribution, though `python -m` looks there first."""
     for name in ("rich", "my_plugin"):
         (tmp_path / f"{name}.py").write_text(PLUGIN.format(ran=tmp_path / "it-ran"))
@@ -291,7 +293,7 @@ def codecvq_quantizers():
 
 
 @pytest.mark.slow
-def test_a_quantizer_that_prints_or_ends_the_process_stops_no_verb(command: Command) -> None:
+def test_a_quantizer_that_prints_or_exits_does_not_stop_commands(command: Command) -> None:
     Path("loud.py").write_text(LOUD)
     Path("audio").mkdir()
     soundfile.write("audio/a.wav", np.full(8000, 0.1), 16000)

@@ -34,7 +34,7 @@ def speech(batch_size: int = 16, segment_s: float = 0.5, **augment: object) -> S
     [{"polarity": 0.0}, {"gain_db": (-12.0, 30.0)}, {"tilt_db": 6.0, "gain_db": (-9.0, 4.0)}],
     ids=["as it is", "gain up to the limit", "tilt"],
 )
-def test_segments_are_those_of_the_processor(augment: dict[str, object]) -> None:
+def test_device_segments_equal_cpu_segments(augment: dict[str, object]) -> None:
     segments = speech(**augment)
     on_device = DeviceSegments(segments, CPU)
     for step in range(4):
@@ -42,7 +42,7 @@ def test_segments_are_those_of_the_processor(augment: dict[str, object]) -> None
         torch.testing.assert_close(on_device.batch(step), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_another_speed_gives_what_the_resampler_gives_below_the_highest_frequencies() -> None:
+def test_changed_speed_matches_the_resampler_below_6_khz() -> None:
     segments = speech(speed=(0.8, 1.25))
     on_device = DeviceSegments(segments, CPU)
     wanted, found = segments.batch(3)[:, 0], on_device.batch(3)[:, 0].numpy()
@@ -53,7 +53,7 @@ def test_another_speed_gives_what_the_resampler_gives_below_the_highest_frequenc
 
 
 @pytest.mark.parametrize("speed", [0.6, 0.9, 1.0, 1.1, 1.7])
-def test_a_tone_played_faster_is_a_higher_tone(speed: float) -> None:
+def test_a_tone_at_higher_speed_has_a_higher_frequency(speed: float) -> None:
     time = torch.arange(4000) / 16000
     wav = torch.sin(2 * torch.pi * 1000 * time)[None]
     samples = int(3000 / speed)
@@ -62,13 +62,13 @@ def test_a_tone_played_faster_is_a_higher_tone(speed: float) -> None:
     torch.testing.assert_close(found[100:-100], wanted[100:-100], rtol=0, atol=2e-3)
 
 
-def test_what_would_alias_is_not_there() -> None:
+def test_changed_speed_has_no_aliasing() -> None:
     wav = torch.sin(2 * torch.pi * 7000 * torch.arange(4000) / 16000)[None]
     found = change_speed(wav, torch.tensor([2.0], dtype=torch.float64), 2000)[0]
     assert float(found[100:-100].abs().max()) < 0.01
 
 
-def test_processes_share_a_batch_and_a_batch_is_the_same_each_time() -> None:
+def test_processes_share_a_batch_and_batches_are_reproducible() -> None:
     whole = DeviceSegments(speech(8, speed=(0.9, 1.1), tilt_db=3.0), CPU)
     half = DeviceSegments(speech(4, speed=(0.9, 1.1), tilt_db=3.0), CPU)
     torch.testing.assert_close(torch.cat([half.batch(5, rank, 2) for rank in (0, 1)]), whole.batch(5))
@@ -76,7 +76,7 @@ def test_processes_share_a_batch_and_a_batch_is_the_same_each_time() -> None:
     assert all(torch.equal(batch.wav, whole.batch(step)) for step, batch in enumerate(made, 4))
 
 
-def test_short_clips_stand_in_silence_and_broken_ones_are_replaced(tmp_path: Path) -> None:
+def test_short_clips_are_padded_and_unreadable_ones_are_replaced(tmp_path: Path) -> None:
     clips = []
     for n, length in enumerate((700, 5000, 9000)):
         path = write_audio(tmp_path / f"{n}.wav", 0.1 * np.ones(length, dtype=np.float32), 16000)
@@ -90,7 +90,7 @@ def test_short_clips_stand_in_silence_and_broken_ones_are_replaced(tmp_path: Pat
     assert set((wav > 0).sum(dim=2).flatten().tolist()) == {700, 1600}
 
 
-def test_unreadable_clips_pass_their_draws_to_the_clips_that_the_processor_takes(tmp_path: Path) -> None:
+def test_unreadable_clips_are_replaced_by_the_same_clips_as_on_the_cpu(tmp_path: Path) -> None:
     clips = []
     for n in range(12):
         path = write_audio(tmp_path / f"{n}.wav", np.full(4000, 0.02 * (n + 1), dtype=np.float32), 16000)
@@ -109,7 +109,7 @@ def test_unreadable_clips_pass_their_draws_to_the_clips_that_the_processor_takes
         DeviceSegments(Segments(segments.corpus, 16000, 0.1, 64, 1), CPU)
 
 
-def test_a_corpus_that_does_not_fit_is_an_error_that_says_how_large_it_is(
+def test_a_corpus_that_does_not_fit_is_an_error_with_its_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     segments = speech()
@@ -120,7 +120,7 @@ def test_a_corpus_that_does_not_fit_is_an_error_that_says_how_large_it_is(
         DeviceSegments(segments, torch.device("cuda:0"))
 
 
-def test_a_training_from_the_device_goes_on_as_one_that_was_not_stopped(
+def test_a_resumed_training_with_the_device_cache_gives_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = {"cache": "device", "augment": {"speed": [0.9, 1.1], "tilt_db": 2.0}}
@@ -144,7 +144,7 @@ def test_a_training_from_the_device_goes_on_as_one_that_was_not_stopped(
     assert last[0] == last[1]
 
 
-def test_workers_have_nothing_to_cut_on_a_device(tmp_path: Path) -> None:
+def test_workers_cannot_be_combined_with_the_device_cache(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", corpus={"cache": "device"}, training={"workers": 2})
     with pytest.raises(RecipeError, match="workers is 2, but corpus"):
         load_recipe(path)

@@ -13,12 +13,12 @@ from codecvq.transfer import usable_device
 @pytest.mark.parametrize(
     "name", ["bogus", "", "cuda:x", "cpu:0:1", "9" * 400, "\0", "meta", "cuda:99", "xla"]
 )
-def test_a_device_that_cannot_be_used_is_refused(name: str) -> None:
+def test_an_unusable_device_is_an_error(name: str) -> None:
     with pytest.raises(OptionError, match="device"):
         usable_device(name)
     with pytest.raises(OptionError, match="device"):
         load("speech-16k", name)
 
 
-def test_the_cpu_can_always_be_used() -> None:
+def test_the_cpu_is_always_usable() -> None:
     assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")

@@ -51,7 +51,7 @@ def parts(name: str) -> int:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_each_window_or_period_gives_a_judgement(name: str, channels: int) -> None:
+def test_each_window_or_period_gives_scores(name: str, channels: int) -> None:
     judgements = make(name, channels)(audio(3, channels))
     assert len(judgements) == parts(name)
     for judgement in judgements:
@@ -63,7 +63,7 @@ def test_each_window_or_period_gives_a_judgement(name: str, channels: int) -> No
         assert bool(judgement.scores.isfinite().all())
 
 
-def test_items_are_judged_each_by_itself(name: str) -> None:
+def test_scores_of_an_item_do_not_depend_on_the_batch(name: str) -> None:
     discriminator, wav = make(name).eval(), audio(3)
     together, alone = discriminator(wav), discriminator(wav[1:2])
     for ours, theirs in zip(together, alone, strict=True):
@@ -91,7 +91,7 @@ def test_silence_has_finite_gradients(name: str, part: str) -> None:
     assert bool(wav.grad.isfinite().all())
 
 
-def test_the_shortest_audio_is_judged_and_less_is_refused(name: str) -> None:
+def test_the_shortest_audio_has_scores_and_shorter_audio_is_an_error(name: str) -> None:
     discriminator = make(name)
     shortest = discriminator.min_samples
     assert len(discriminator(audio(samples=shortest))) == parts(name)
@@ -100,7 +100,7 @@ def test_the_shortest_audio_is_judged_and_less_is_refused(name: str) -> None:
             discriminator(audio(samples=shortest - 1))
 
 
-def test_a_copy_judges_alike_and_learns_by_itself(name: str) -> None:
+def test_a_copy_gives_the_same_scores_and_learns_separately(name: str) -> None:
     discriminator, wav = make(name), audio()
     copied = copy.deepcopy(discriminator)
     before = discriminator(wav)[0].scores
@@ -122,7 +122,7 @@ def test_weights_are_saved_and_loaded(name: str) -> None:
     assert torch.equal(other(wav)[0].scores, discriminator(wav)[0].scores)
 
 
-def test_a_step_of_its_optimizer_tells_noise_from_a_tone_better(name: str) -> None:
+def test_optimizer_steps_improve_the_separation_of_noise_and_tone(name: str) -> None:
     discriminator = make(name)
     optimizer = torch.optim.AdamW(discriminator.parameters(), lr=5e-3, betas=(0.5, 0.9))
     tone = 0.2 * torch.sin(torch.arange(2000) * 0.3).expand(4, 1, -1)
@@ -142,9 +142,7 @@ def test_a_step_of_its_optimizer_tells_noise_from_a_tone_better(name: str) -> No
 
 @pytest.mark.parametrize("window", [1024, 512, 256, 128])
 @pytest.mark.parametrize("items", [1, 3, 8])
-def test_bfloat16_judges_as_float32_does_also_where_a_band_is_one_column_wide(
-    window: int, items: int
-) -> None:
+def test_bfloat16_scores_are_close_to_float32_also_for_bands_of_one_column(window: int, items: int) -> None:
     torch.manual_seed(0)
     options = {"windows": [window], "bands": [0.0, 0.25, 1.0], "filters": 16, "stride": 4, "power": 0.5}
     judge = build_discriminator("multi_band", sample_rate=16000, channels=1, **options)
@@ -159,7 +157,7 @@ def test_bfloat16_judges_as_float32_does_also_where_a_band_is_one_column_wide(
         torch.testing.assert_close(ours.float(), theirs, rtol=0.1, atol=0.05)
 
 
-def test_the_paper_s_sizes_are_the_defaults() -> None:
+def test_default_sizes_match_the_papers() -> None:
     weights = {
         name: sum(p.numel() for p in build_discriminator(name, sample_rate=24000).parameters())
         for name in ("ms_stft", "multi_period", "multi_band")
@@ -185,12 +183,12 @@ def test_the_paper_s_sizes_are_the_defaults() -> None:
         ({"name": "ms_stft", "filters": "many"}, "filters is 'many'; needed is a valid integer"),
     ],
 )
-def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
+def test_a_wrong_option_is_an_error(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         build_discriminator(sample_rate=16000, **options)
 
 
-def test_they_are_registered_as_networks_that_judge() -> None:
+def test_discriminators_are_registered_with_their_kind() -> None:
     kinds = {name: type(registration.spec) for name, registration in registry().all("networks").items()}
     assert {name for name, kind in kinds.items() if kind is DiscriminatorSpec} >= {
         "ms_stft",
@@ -199,7 +197,7 @@ def test_they_are_registered_as_networks_that_judge() -> None:
     }
 
 
-def test_a_discriminator_is_no_network_of_a_codec_and_the_other_way_round() -> None:
+def test_discriminators_and_codec_networks_cannot_be_exchanged() -> None:
     with pytest.raises(
         OptionError, match=r"'multi_band' is not an encoder and decoder\. Take one of: .*spectral"
     ):

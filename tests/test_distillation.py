@@ -52,7 +52,7 @@ def speech(count: int = 2, seconds: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("hop", [160, 320, 333, 1280])
 @pytest.mark.parametrize("rate", [Fraction(50), Fraction(100), Fraction(16000, 333)], ids=str)
-def test_a_feature_that_is_the_time_is_the_time_of_the_codecs_frames(rate: Fraction, hop: int) -> None:
+def test_aligned_features_have_the_times_of_the_codec_frames(rate: Fraction, hop: int) -> None:
     teacher = Times(rate, 1 / rate / 2)
     features = teacher.features(torch.zeros(2, 1, 32000))
     frames = 32000 // hop
@@ -66,7 +66,7 @@ def test_a_feature_that_is_the_time_is_the_time_of_the_codecs_frames(rate: Fract
     torch.testing.assert_close(aligned[0, 0, inner], times[inner], atol=atol, rtol=0)
 
 
-def test_frames_of_equal_rates_are_left_alone_and_ends_are_held() -> None:
+def test_equal_frame_rates_need_no_interpolation_and_ends_are_repeated() -> None:
     teacher = Times(Fraction(50), Fraction(1, 100))  # centres as those of a hop of 320 at 16 kHz
     features = torch.randn(1, 3, 49)
     aligned = Alignment(teacher, 16000, 320)(features, 50)
@@ -74,14 +74,14 @@ def test_frames_of_equal_rates_are_left_alone_and_ends_are_held() -> None:
     torch.testing.assert_close(aligned[..., 49], features[..., 48])
 
 
-def test_a_constant_stays_a_constant() -> None:
+def test_alignment_preserves_constants() -> None:
     weights = Alignment(Times(Fraction(50), Fraction(1, 80)), 24000, 1920).weights(149, 38)  # 12.5 Hz
     torch.testing.assert_close(weights.sum(dim=0), torch.ones(38))
     assert int((weights > 0).sum(dim=0).max()) == 8, "two codec frames of four teacher frames, as in Mimi"
 
 
 class TestDistances:
-    def test_they_are_their_definitions(self) -> None:
+    def test_distances_match_their_definitions(self) -> None:
         a, s = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
         weights = torch.tensor([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], dtype=torch.float64)
         for b in range(2):
@@ -101,7 +101,7 @@ class TestDistances:
                 assert float(found[b]) == pytest.approx(value), kind
 
     @pytest.mark.parametrize("kind", ["cosine", "cosine_over_time", "l1"])
-    def test_an_item_without_frames_counts_nothing(self, kind: Any) -> None:
+    def test_an_item_without_frames_has_distance_zero(self, kind: Any) -> None:
         weights = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
         found = feature_distance(kind, torch.randn(2, 3, 2), torch.randn(2, 3, 2), weights)
         assert float(found[0]) == 0
@@ -110,7 +110,7 @@ class TestDistances:
 
 class TestTeachers:
     @pytest.mark.parametrize("name", ["log_mel", "mfcc"])
-    def test_formulas_have_the_shape_that_they_say(self, name: str) -> None:
+    def test_teachers_have_the_declared_shapes(self, name: str) -> None:
         teacher = build_teacher(name, sample_rate=16000)
         wav = speech().requires_grad_()
         features = teacher.features(wav)
@@ -127,7 +127,7 @@ class TestTeachers:
         assert not teacher.train().training
         assert not any(weight.requires_grad for weight in teacher.parameters())
 
-    def test_cepstra_are_those_of_librosa(self) -> None:
+    def test_cepstra_correlate_with_those_of_librosa(self) -> None:
         librosa = pytest.importorskip("librosa")
         wav = speech(1)
         ours = build_teacher({"name": "mfcc", "coefficients": 13, "bands": 40}, sample_rate=16000)
@@ -159,13 +159,13 @@ class TestTeachers:
         ],
         ids=str,
     )
-    def test_a_wrong_teacher_is_told(self, options: Any, says: str) -> None:
+    def test_a_wrong_teacher_is_an_error(self, options: Any, says: str) -> None:
         with pytest.raises((OptionError, UnknownName), match=says):
             build_teacher(options, sample_rate=16000)
 
 
 class TestDistillation:
-    def test_its_gradient_reaches_encoder_and_projection_and_no_teacher(self, tmp_path: Path) -> None:
+    def test_gradients_reach_encoder_and_projection_but_not_the_teacher(self, tmp_path: Path) -> None:
         losses = {"mel": 0, "distillation": {"weight": 1.0, "teacher": "mfcc"}}
         recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, losses=losses))
         learner = Learner(recipe, "codec", Accelerator(cpu=True))
@@ -179,7 +179,7 @@ class TestDistillation:
             "losses.distillation.projection.bias",
         }
 
-    def test_the_first_codebook_alone_is_taken(self, tmp_path: Path) -> None:
+    def test_only_the_first_codebook_is_distilled(self, tmp_path: Path) -> None:
         recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ))
         codec, wav = build_codec(recipe), speech(2, 0.5)
         parts = tuple(torch.randn(2, 8, 50, requires_grad=True) for _ in range(2))
@@ -196,7 +196,7 @@ class TestDistillation:
         both(inputs).backward()
         assert parts[1].grad is not None
 
-    def test_padding_and_dropped_codebooks_count_nothing(self, tmp_path: Path) -> None:
+    def test_padding_and_dropped_codebooks_do_not_change_the_loss(self, tmp_path: Path) -> None:
         recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ))
         codec, wav = build_codec(recipe), speech(2, 0.5)
         loss = build_loss("distillation", sample_rate=16000, teacher="mfcc", codebook=1, distance="l1")
@@ -219,23 +219,19 @@ class TestDistillation:
             ({"distance": "l2"}, "'cosine', 'cosine_over_time' or 'l1'"),
         ],
     )
-    def test_options_that_cannot_work_are_told(
-        self, tmp_path: Path, options: dict[str, Any], says: str
-    ) -> None:
+    def test_invalid_options_are_an_error(self, tmp_path: Path, options: dict[str, Any], says: str) -> None:
         codec = build_codec(load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ)))
         with pytest.raises(OptionError, match=says):
             build_loss("distillation", sample_rate=16000, teacher="mfcc", **options).setup(codec)
 
-    def test_a_quantizer_whose_codebooks_do_not_add_up_is_refused_before_training(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_quantizer_that_is_not_additive_is_an_error_before_training(self, tmp_path: Path) -> None:
         losses = {"distillation": {"weight": 1.0, "teacher": "mfcc"}}
         path = write_recipe(tmp_path / "r.yaml", losses=losses)  # fsq with two codebooks
         with pytest.raises(OptionError, match=r"the codebooks of 'fsq' are not additive.*residual_vq"):
             loop.train(load_recipe(path), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_training_brings_the_first_codebook_closer_to_the_teacher(self, tmp_path: Path) -> None:
+    def test_training_moves_the_first_codebook_toward_the_teacher(self, tmp_path: Path) -> None:
         losses = {
             "mel": {"windows": [512], "bands": [40]},
             "distillation": {"weight": 20.0, "teacher": "mfcc"},
@@ -252,7 +248,7 @@ class TestDistillation:
         assert rows[-1]["loss/distillation"] < 0.85 * rows[0]["loss/distillation"]
 
 
-def test_no_checkpoint_holds_a_teacher(tmp_path: Path) -> None:
+def test_checkpoints_contain_no_teacher(tmp_path: Path) -> None:
     losses = {
         "distillation": {"weight": 1.0, "teacher": "mfcc", "codebook": None},
         "feature_reconstruction": {"weight": 1.0, "teacher": {"name": "log_mel", "bands": 20}},
@@ -267,7 +263,7 @@ def test_no_checkpoint_holds_a_teacher(tmp_path: Path) -> None:
     assert checkpoint.state["losses"].keys() == names
 
 
-def test_feature_reconstruction_is_nothing_for_the_recording_and_has_a_gradient_for_others() -> None:
+def test_feature_reconstruction_is_zero_for_the_reference_and_has_gradients_for_other_audio() -> None:
     loss = build_loss("feature_reconstruction", sample_rate=16000, teacher="log_mel")
     assert loss.of_audio
     wav = speech()

@@ -43,7 +43,7 @@ def test_every_block_runs(page: Path, user: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_blocks_are_of_known_kinds(page: Path) -> None:
+def test_blocks_have_known_languages_and_comments(page: Path) -> None:
     for block in blocks(page):
         assert block.language in {"bash", "text", "diff", *WRITTEN}, block.text
         assert block.reason is None or block.reason in REASONS
@@ -56,7 +56,7 @@ def test_blocks_are_of_known_kinds(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_point_to_existing_files(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(<?([^)#>\s]+)", text):
         if not re.match(r"https?:|mailto:", target):
@@ -153,7 +153,7 @@ def test_formulas_become_mathml() -> None:
     assert "costs 5 $ or $6," in html
 
 
-def test_generated_parts_are_known() -> None:
+def test_generated_parts_have_known_names() -> None:
     for page in PAGES:
         assert "<!-- generated:" not in filled(page.read_text(encoding="utf-8"))
     with pytest.raises(KeyError):

@@ -82,7 +82,7 @@ def clips(tmp_path: Path) -> list[Clip]:
 # numbers
 
 
-def test_interval_holds_its_mean_and_covers_as_it_says() -> None:
+def test_interval_contains_its_mean_and_has_the_stated_coverage() -> None:
     covered = 0
     for trial in range(100):
         values = np.random.default_rng(trial).normal(3.0, 1.0, size=60)
@@ -98,7 +98,7 @@ def test_mean_of_too_few_has_no_interval(values: list[float], expected: tuple) -
     assert (mean.value, mean.low, mean.high, mean.n) == expected
 
 
-def test_interval_is_the_same_each_time_and_as_wide_as_theory_says() -> None:
+def test_interval_is_reproducible_and_has_the_theoretical_width() -> None:
     values = list(np.random.default_rng(0).standard_normal(3_000))  # more draws than one block holds
     mean = mean_of(values)
     assert mean == mean_of(values)
@@ -106,7 +106,7 @@ def test_interval_is_the_same_each_time_and_as_wide_as_theory_says() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 5, 1024, 2**60])
-def test_entropy_of_even_use_is_log2_of_the_codes_used(size: int) -> None:
+def test_entropy_of_uniform_codes_is_log2_of_their_number(size: int) -> None:
     counter = CodeCounter([size, size])
     used = np.array([0, size - 1])
     counter.add(np.stack([np.tile(used, 50), np.zeros(100, np.int64)]))
@@ -118,7 +118,7 @@ def test_entropy_of_even_use_is_log2_of_the_codes_used(size: int) -> None:
     assert (constant.used, constant.entropy_bits, constant.corrected_entropy_bits) == (1, 0.0, 0.0)
 
 
-def test_correction_takes_most_of_the_bias_away() -> None:
+def test_the_correction_removes_most_of_the_entropy_bias() -> None:
     plain, corrected = [], []
     for seed in range(20):
         counter = CodeCounter([64])
@@ -130,7 +130,7 @@ def test_correction_takes_most_of_the_bias_away() -> None:
     assert 5.97 < np.mean(corrected) <= 6.0
 
 
-def test_counts_do_not_depend_on_how_codes_are_cut_into_clips() -> None:
+def test_counts_do_not_depend_on_clip_boundaries() -> None:
     codes = np.random.default_rng(1).integers(0, 9, size=(3, 500))
     whole, parts = CodeCounter([9] * 3), CodeCounter([9] * 3)
     whole.add(codes)
@@ -149,7 +149,7 @@ def test_rates_add_up() -> None:
     assert rates(CodeCounter([8]), 50.0, 0.0).entropy_bps == 0.0
 
 
-def test_a_code_counts_once_for_its_block_and_not_where_it_is_absent() -> None:
+def test_codes_count_once_per_block_and_absent_codes_do_not_count() -> None:
     blocks = np.random.default_rng(4).integers(0, 8, size=(1, 50))
     codes = np.concatenate([np.repeat(blocks, 4, axis=1), np.random.default_rng(5).integers(0, 32, (1, 200))])
     counter = CodeCounter([8, 32], strides=(4, 1))
@@ -167,7 +167,7 @@ def test_a_code_counts_once_for_its_block_and_not_where_it_is_absent() -> None:
     assert alone.stats()[0].entropy_bits == coarse.entropy_bits
 
 
-def test_real_rate_of_even_codes_is_the_nominal_one_and_of_constant_codes_much_less() -> None:
+def test_real_rate_is_nominal_for_uniform_codes_and_much_lower_for_constant_codes() -> None:
     codec = MulawCodec(levels=16, hop_length=4)
     even = np.random.default_rng(3).integers(0, 16, size=(4, 4_000))
     found = file_bytes(codec, even, 16_000)
@@ -181,7 +181,7 @@ def test_real_rate_of_even_codes_is_the_nominal_one_and_of_constant_codes_much_l
 # evaluate
 
 
-def test_evaluation_of_every_clip(clips: list[Clip], metrics: MetricSet, tmp_path: Path) -> None:
+def test_every_clip_is_evaluated(clips: list[Clip], metrics: MetricSet, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     codec = MulawCodec(levels=64)
     found = evaluate(codec, iter(clips), metrics, progress=lambda *args: seen.append(args))
@@ -203,14 +203,14 @@ def test_evaluation_of_every_clip(clips: list[Clip], metrics: MetricSet, tmp_pat
     assert found.codec["weights_sha256"] == codec.weights_sha256
 
 
-def test_a_finer_codec_is_measured_as_better(clips: list[Clip], metrics: MetricSet) -> None:
+def test_a_finer_codec_has_better_metrics(clips: list[Clip], metrics: MetricSet) -> None:
     coarse, fine = (evaluate(MulawCodec(levels=levels), clips, metrics).means for levels in (8, 128))
     assert fine["si_sdr"].value > coarse["si_sdr"].value
     assert fine["mel_distance"].value < coarse["mel_distance"].value
     assert fine["error"].value < coarse["error"].value
 
 
-def test_what_fails_is_listed_and_the_rest_goes_on(
+def test_failed_clips_are_listed_and_the_others_are_measured(
     clips: list[Clip], metrics: MetricSet, tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("this is no audio")
@@ -241,7 +241,7 @@ def test_what_fails_is_listed_and_the_rest_goes_on(
     assert [row.n for row in found.table()[:3]] == ["5 of 6", "6", "4 of 6"]
 
 
-def test_groups_are_means_of_their_own_clips(clips: list[Clip], metrics: MetricSet) -> None:
+def test_group_means_cover_the_clips_of_the_group(clips: list[Clip], metrics: MetricSet) -> None:
     found = evaluate(MulawCodec(), clips, metrics)
     assert set(found.groups["speaker"]) == {"ann", "bob"}
     assert found.groups["language"] == {}  # all are of one language: nothing to compare
@@ -272,7 +272,7 @@ class Broken(MulawCodec):
     [(OneTooMany(), "length", 3), (NotANumber(), "finite", 4)],
     ids=["length", "finite"],
 )
-def test_a_decoded_clip_that_cannot_be_compared_is_not_measured(
+def test_invalid_decoded_clips_are_not_measured(
     codec: MulawCodec, stage: str, exact: int, clips: list[Clip], metrics: MetricSet
 ) -> None:
     found = evaluate(codec, clips, metrics)
@@ -287,7 +287,7 @@ def test_a_codec_that_always_fails_is_an_error_with_its_cause(clips: list[Clip],
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_no_clip_is_an_error(metrics: MetricSet) -> None:
+def test_an_empty_corpus_is_an_error(metrics: MetricSet) -> None:
     with pytest.raises(CorpusError, match="no clips to evaluate"):
         evaluate(MulawCodec(), [], metrics)
 
@@ -302,17 +302,17 @@ def test_max_clips_are_spread_over_the_corpus(
     assert [row.id for row in found.rows] == [f"set/clip{i}" for i in expected]
 
 
-def test_max_clips_of_none_is_an_error(clips: list[Clip], metrics: MetricSet) -> None:
+def test_max_clips_of_zero_is_an_error(clips: list[Clip], metrics: MetricSet) -> None:
     with pytest.raises(CorpusError, match="max_clips is 0"):
         evaluate(MulawCodec(), clips, metrics, max_clips=0)
 
 
-def test_stereo_codec_hears_the_clip_on_both_channels(clips: list[Clip], metrics: MetricSet) -> None:
+def test_stereo_codecs_receive_the_clip_on_both_channels(clips: list[Clip], metrics: MetricSet) -> None:
     mono, stereo = (evaluate(MulawCodec(channels=channels), clips, metrics) for channels in (1, 2))
     assert [row.values for row in stereo.rows] == [row.values for row in mono.rows]
 
 
-def test_audio_written_is_what_was_measured(clips: list[Clip], metrics: MetricSet, tmp_path: Path) -> None:
+def test_written_audio_is_the_measured_audio(clips: list[Clip], metrics: MetricSet, tmp_path: Path) -> None:
     same_name = [replace(clips[0], id="a/b"), replace(clips[1], id="a?b")]
     found = evaluate(MulawCodec(), same_name, metrics, audio_dir=tmp_path / "audio")
     names = {name for row in found.rows for name in (row.original_audio, row.decoded_audio)}
@@ -326,7 +326,7 @@ def test_audio_written_is_what_was_measured(clips: list[Clip], metrics: MetricSe
 # files
 
 
-def test_saved_and_loaded_it_is_the_same_also_after_a_move(
+def test_a_saved_evaluation_loads_unchanged_also_after_a_move(
     clips: list[Clip], metrics: MetricSet, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -341,7 +341,7 @@ def test_saved_and_loaded_it_is_the_same_also_after_a_move(
     assert not [path for path in moved.iterdir() if "tmp" in path.name]
 
 
-def test_csv_has_a_line_a_clip_and_empty_cells_for_what_is_undefined(
+def test_csv_has_one_line_per_clip_and_empty_cells_for_undefined_values(
     clips: list[Clip], metrics: MetricSet, tmp_path: Path
 ) -> None:
     silent = clip_of(tmp_path, "silent", np.zeros(2_000))
@@ -357,12 +357,12 @@ def test_csv_has_a_line_a_clip_and_empty_cells_for_what_is_undefined(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 99}', "no json"])
-def test_what_is_no_evaluation_is_a_clear_error(content: str, tmp_path: Path) -> None:
+def test_an_invalid_evaluation_file_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(CodecvqError, match="codecvq"):
         Evaluation.load(tmp_path)
 
 
-def test_a_missing_evaluation_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_evaluation_says_how_to_create_it(tmp_path: Path) -> None:
     with pytest.raises(CodecvqError, match="codecvq evaluate"):
         Evaluation.load(tmp_path / "nothing")

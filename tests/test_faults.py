@@ -61,7 +61,7 @@ def test_every_fault_has_exactly_one_test_and_the_readme_lists_it() -> None:
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_the_gradient_through_n_residual_stages_is_not_n_fold(name: str) -> None:
+def test_the_gradient_through_n_residual_stages_is_not_multiplied_by_n(name: str) -> None:
     """Fault 1: 8 stages multiplied the gradient by 8."""
     quantizer = make(name, num_codebooks=8, **STACKS[name])
     latents = (0.01 * normal(4, DIM, 16)).requires_grad_()
@@ -94,7 +94,7 @@ def test_the_rotation_in_a_residual_stack_keeps_the_gradient_bounded(distance: s
 
 @pytest.mark.parametrize("estimator", ["ste", "rotation", "rotation_unscaled"])
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6])
-def test_a_vector_of_nearly_zero_comes_out_as_its_codeword(estimator: str, scale: float) -> None:
+def test_a_vector_near_zero_is_quantized_to_its_codeword(estimator: str, scale: float) -> None:
     """Fault 3: a zero vector came out as zero, not as its codeword, with a gradient of 1e5."""
     quantizer = make("vq", dim=16, codebook_size=64, init="random", estimator=estimator)
     latents = (scale * normal(1, 16, 5)).requires_grad_()
@@ -109,7 +109,7 @@ def test_a_vector_of_nearly_zero_comes_out_as_its_codeword(estimator: str, scale
 
 
 @pytest.mark.parametrize("name", ["vq", "residual_vq", "grouped_rotation_vq"])
-def test_eval_starts_no_codebook(name: str) -> None:
+def test_eval_does_not_initialize_codebooks(name: str) -> None:
     """Fault 4: k-means ran in eval."""
     options = {} if name == "vq" else {"num_codebooks": 2}
     quantizer = make(name, codebook_size=16, init="kmeans", **options).eval()
@@ -121,7 +121,7 @@ def test_eval_starts_no_codebook(name: str) -> None:
     assert_same_state(quantizer, before)
 
 
-def test_a_quantizer_kept_in_eval_is_frozen_and_passes_the_gradient() -> None:
+def test_a_quantizer_in_eval_mode_is_frozen_and_passes_the_gradient() -> None:
     """Fault 5: a codebook that should be frozen was started from data all the same."""
     quantizer = make("residual_vq", codebook_size=16, num_codebooks=2)
     model = torch.nn.ModuleList([torch.nn.Conv1d(3, DIM, 1), quantizer]).train()
@@ -134,7 +134,7 @@ def test_a_quantizer_kept_in_eval_is_frozen_and_passes_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_decode_before_any_training_gives_what_forward_gives(name: str) -> None:
+def test_decode_equals_forward_before_any_training(name: str) -> None:
     """Fault 6: decoding before k-means gave zeros."""
     quantizer = make(name, **PROJECTED[name]).eval()
     latents = normal(2, DIM, 7)
@@ -143,7 +143,7 @@ def test_decode_before_any_training_gives_what_forward_gives(name: str) -> None:
     assert bool(decoded.any())
 
 
-def test_kmeans_of_few_vectors_gives_every_codeword_a_place_of_its_own() -> None:
+def test_kmeans_of_few_vectors_gives_distinct_codewords() -> None:
     """Fault 7: 100 vectors for 1024 codewords gave 101 different ones."""
     quantizer = make("vq", codebook_size=1024, dead_code_threshold=0.0, decay=0.999)
     quantizer(normal(1, DIM, 100))
@@ -152,7 +152,7 @@ def test_kmeans_of_few_vectors_gives_every_codeword_a_place_of_its_own() -> None
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_eval_repeats_itself_and_its_state_loads(name: str) -> None:
+def test_eval_is_reproducible_and_its_state_loads(name: str) -> None:
     """Fault 8: eval moved statistics, and the state could not be loaded into a new quantizer."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(2, DIM, 20)
     first = quantizer(latents)
@@ -170,7 +170,7 @@ def test_eval_repeats_itself_and_its_state_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_decoding_codes_gives_what_forward_gave_behind_any_projection(name: str) -> None:
+def test_decode_equals_forward_with_any_projection(name: str) -> None:
     """Fault 9: spherical, rotated and bridged codebooks decoded to something else, off by up to 4.9."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), 3 * normal(2, DIM, 20)
     out = quantizer(latents)
@@ -180,7 +180,7 @@ def test_decoding_codes_gives_what_forward_gave_behind_any_projection(name: str)
 
 @pytest.mark.parametrize("name", PROJECTED)
 @pytest.mark.parametrize("frames", [1, 5, DIM, 13])  # as many as codebooks, as channels, and others
-def test_latents_are_b_d_t_in_every_direction(name: str, frames: int) -> None:
+def test_latents_are_b_d_t_in_forward_encode_and_decode(name: str, frames: int) -> None:
     """Fault 10: channels first could not be decoded, or decoded to garbage where T was N."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(3, DIM, frames)
     codes = quantizer.encode(latents)
@@ -210,7 +210,7 @@ def test_several_codebooks_decode_to_the_shape_of_the_latents(name: str, options
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_a_mask_works_with_projections_and_several_codebooks(name: str) -> None:
+def test_masks_work_with_projections_and_several_codebooks(name: str) -> None:
     """Fault 12: a mask with codebook_dim or with heads was a RuntimeError in training."""
     quantizer = trained(name, **PROJECTED[name])
     mask = torch.arange(9) < torch.tensor([9, 4, 0])[:, None]
@@ -223,7 +223,7 @@ def test_a_mask_works_with_projections_and_several_codebooks(name: str) -> None:
     assert not bool(out.codes.transpose(1, 2)[~mask].any())
 
 
-def test_a_mask_of_all_true_changes_no_cosine_loss() -> None:
+def test_an_all_true_mask_does_not_change_the_cosine_loss() -> None:
     """Fault 13: with a mask the cosine commitment loss was 104.7, not .058: vectors were not of length 1."""
     options = {"codebook_size": 16, "distance": "cosine", "dead_code_threshold": 0.0}
     latents = 40 * normal(3, DIM, 9)
@@ -234,7 +234,7 @@ def test_a_mask_of_all_true_changes_no_cosine_loss() -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_a_batch_without_a_real_frame_has_losses_of_zero(name: str) -> None:
+def test_a_batch_without_valid_frames_has_losses_of_zero(name: str) -> None:
     """Fault 14: all padding gave NaN, an empty batch an error."""
     for quantizer in (make(name, **PROJECTED[name]), trained(name, **PROJECTED[name])):
         for batch, frames in ((3, 9), (2, 0), (0, 4)):
@@ -250,7 +250,7 @@ def test_a_batch_without_a_real_frame_has_losses_of_zero(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lfq", "bsq", "residual_lfq"])
-def test_the_entropy_loss_sees_masked_batches_as_they_are(name: str) -> None:
+def test_an_all_true_mask_does_not_change_the_entropy_loss(name: str) -> None:
     """Fault 15: with a mask of all True the entropy loss was 0 instead of -4.3."""
     options = {"num_codebooks": 2} if name == "residual_lfq" else {}
     quantizer = make(name, bits=DIM, diversity_weight=2.0, **options)

@@ -11,7 +11,7 @@ import pytest
 from codecvq.files import atomic_file, path_inside, stale_temporary_files, write_atomically
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(b"old")
 
@@ -34,7 +34,7 @@ def test_a_write_replaces_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_path_do_not_interfere(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     with atomic_file(path) as first, atomic_file(path) as second:
         first.write_bytes(b"first")
@@ -44,7 +44,7 @@ def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_of_a_killed_writer_are_leftovers(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_writer_are_stale(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     program = (
         "import os, signal, pathlib, codecvq.files as f\n"
@@ -89,7 +89,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
 @pytest.mark.parametrize("suffix", ["", ".flac"])
-def test_no_text_leads_out_of_the_folder(tmp_path: Path, text: str, suffix: str) -> None:
+def test_no_name_escapes_the_folder(tmp_path: Path, text: str, suffix: str) -> None:
     folder = tmp_path / "inside"
     path = path_inside(folder, text, suffix)
     write_atomically(path, b"content")
@@ -103,11 +103,11 @@ def test_no_text_leads_out_of_the_folder(tmp_path: Path, text: str, suffix: str)
 
 
 @pytest.mark.parametrize("suffix", ["", ".flac"])
-def test_different_texts_are_different_paths(suffix: str) -> None:
+def test_different_names_give_different_paths(suffix: str) -> None:
     texts = {*HOSTILE, "abs/x", "abs_x", "x", "ab", "a_b", "a b", "A", "nul ", "a/b", "a.b"}
     assert len({path_inside(Path(), text, suffix) for text in texts}) == len(texts)
 
 
 @pytest.mark.parametrize("text", ["LJ001-0001", "p225/p225_001", "a b", "клип", "x.y", "it/wavs/1"])
-def test_a_good_name_stays_as_it_is(text: str) -> None:
+def test_valid_names_are_unchanged(text: str) -> None:
     assert path_inside(Path("out"), text, ".flac") == Path("out", f"{text}.flac")

@@ -33,13 +33,13 @@ def prompts() -> Corpus:
 # in the box
 
 
-def test_the_box_holds_eight_to_ten_minutes_in_ten_megabytes(prompts):
+def test_the_bundled_corpus_has_eight_to_ten_minutes_in_ten_megabytes(prompts):
     assert 8 * 60 <= prompts.duration_s <= 10 * 60
     assert sum(path.stat().st_size for path in bundled.FOLDER.iterdir()) <= 10_000_000
     assert {path.name for path in bundled.FOLDER.glob("*.flac")} == {clip.path.name for clip in prompts}
 
 
-def test_the_box_is_balanced_over_four_speakers(prompts):
+def test_the_bundled_corpus_is_balanced_over_four_speakers(prompts):
     assert set(prompts.speakers) == {voice.speaker for voice in asterisk.VOICES} - HELD_OUT_SPEAKERS
     for speaker in prompts.speakers:
         clips = [clip for clip in prompts if clip.speaker == speaker]
@@ -48,18 +48,18 @@ def test_the_box_is_balanced_over_four_speakers(prompts):
         assert sum(clip.split == "validation" for clip in clips) == 4
 
 
-def test_the_boxs_tests_are_a_minute_and_say_what_training_does_not(prompts):
+def test_bundled_test_clips_exceed_a_minute_and_have_other_texts_than_training(prompts):
     assert prompts.split("test").duration_s > 60
     trained = {(clip.speaker, asterisk.normalized_words(clip.text)) for clip in prompts.split("train")}
     for clip in (*prompts.split("test"), *prompts.split("validation")):
         assert (clip.speaker, asterisk.normalized_words(clip.text)) not in trained
 
 
-def test_nothing_held_out_is_in_the_box(prompts):
+def test_the_bundled_corpus_has_no_held_out_clips(prompts):
     assert not HELD_OUT & {clip.id for clip in prompts}
 
 
-def test_the_box_says_of_every_clip_whose_it_is(prompts):
+def test_every_bundled_clip_has_its_license(prompts):
     licences = {voice.speaker: (voice.language, voice.licence, voice.package) for voice in asterisk.VOICES}
     notice = (bundled.FOLDER / "LICENCE.md").read_text(encoding="utf-8")
     for clip in prompts:
@@ -68,7 +68,7 @@ def test_the_box_says_of_every_clip_whose_it_is(prompts):
         assert f"`{clip.speaker}`" in notice
 
 
-def test_the_boxs_audio_is_what_its_manifest_says(prompts):
+def test_bundled_audio_matches_its_manifest(prompts):
     for clip in prompts:
         header = soundfile.info(clip.path)
         assert (header.samplerate, header.channels, header.subtype, header.format) == (
@@ -81,7 +81,7 @@ def test_the_boxs_audio_is_what_its_manifest_says(prompts):
         assert 1.5 <= header.frames / RATE <= 8.0
 
 
-def test_the_boxs_levels_are_those_of_speech(prompts):
+def test_bundled_clips_have_speech_levels(prompts):
     for clip in prompts.clips[::10]:
         samples = clip.read(RATE)
         assert -30 < 10 * np.log10(np.mean(samples**2)) < -10
@@ -89,7 +89,7 @@ def test_the_boxs_levels_are_those_of_speech(prompts):
         assert abs(samples.mean()) < 2e-3
 
 
-def test_a_box_without_its_files_is_an_error(tmp_path):
+def test_missing_bundled_files_are_an_error(tmp_path):
     with pytest.raises(CorpusError, match=r"clips\.jsonl is missing"):
         list(bundled.clips(tmp_path))
     write_audio(tmp_path / "a.flac", np.zeros(8), RATE)
@@ -140,7 +140,7 @@ def asterisk_of(root: Path) -> dict[str, Clip]:
     return {clip.id.removeprefix("asterisk/"): clip for clip in asterisk.clips(root)}
 
 
-def test_only_prompts_that_are_speech_are_clips(packages):
+def test_only_speech_prompts_are_clips(packages):
     said = {"vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"}
     assert set(asterisk_of(packages)) == {f"allison_smith/{name}" for name in said} | {"carlo_flora/ciao"}
 
@@ -160,7 +160,7 @@ def test_prompts_have_their_texts_speakers_and_durations(packages):
     assert clips["carlo_flora/ciao"].text == ""  # its package of texts is not installed
 
 
-def test_the_same_words_share_a_split_and_held_out_ones_are_tests(packages):
+def test_equal_words_share_a_split_and_held_out_prompts_are_test_clips(packages):
     clips = asterisk_of(packages)
     assert clips["allison_smith/hello-again"].split_key == clips["allison_smith/hello"].split_key
     assert clips["allison_smith/hello"].split == ""
@@ -176,11 +176,11 @@ def test_the_same_words_share_a_split_and_held_out_ones_are_tests(packages):
 
 
 @pytest.mark.parametrize("below", [".", "usr/share", "usr/share/asterisk/sounds"])
-def test_the_root_may_be_any_folder_on_the_way(packages, below):
+def test_the_root_may_be_any_parent_folder(packages, below):
     assert set(asterisk_of(packages / below)) == set(asterisk_of(packages))
 
 
-def test_packages_that_are_not_there_are_a_clear_error(tmp_path):
+def test_missing_packages_are_an_error(tmp_path):
     with pytest.raises(CorpusError, match="en_US_f_Allison"):
         list(asterisk.clips(tmp_path))
     with pytest.raises(CorpusError, match="msu_ru_nsh_clunits"):
@@ -200,7 +200,7 @@ def test_festvox_has_texts_without_stress_marks(tmp_path, below):
 
 
 @pytest.mark.parametrize("below", [".", "usr/share", "usr/share/ktuberling/sounds"])
-def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_copy(tmp_path, below):
+def test_games_have_one_speaker_per_language_and_exclude_narrowband_clips_and_copies(tmp_path, below):
     sounds = tmp_path / "usr/share/ktuberling/sounds"
     for name, rate, length_s in (
         ("da/hat", 44100, 1.0),
@@ -218,7 +218,7 @@ def test_the_games_give_a_speaker_a_language_and_leave_out_what_is_narrow_or_a_c
         list(game_recordings.klettres(tmp_path))
 
 
-def test_a_root_with_the_name_of_a_games_folder_is_no_such_folder(tmp_path):
+def test_a_root_named_like_a_game_folder_is_not_a_game_folder(tmp_path):
     """All was unpacked into "sounds", as the README has it, and ktuberling's folder is "sounds" too."""
     root = tmp_path / "sounds"
     write_tones(root / "usr/share/ktuberling/sounds", ["da/hat"])
@@ -234,7 +234,7 @@ def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
 
 
 @pytest.mark.parametrize("below", [".", "usr/share", "usr/share/tuxpaint/stamps"])
-def test_tux_paint_says_what_its_lists_have_in_each_language(tmp_path, below):
+def test_tux_paint_clips_have_the_texts_of_each_language(tmp_path, below):
     stamps = tmp_path / "usr/share/tuxpaint/stamps/animals"
     said = ["cat_desc", "cat_desc_fr", "cat_desc_pt_BR", "cat_desc_es", "cat", "dog_desc_fr"]
     write_tones(stamps, said)
@@ -255,7 +255,7 @@ def test_tux_paint_says_what_its_lists_have_in_each_language(tmp_path, below):
     assert brazilian.columns["package"] == "tuxpaint-stamps-default"
 
 
-def test_fish_fillets_has_a_speaker_a_fish_and_language(tmp_path):
+def test_fish_fillets_has_one_speaker_per_fish_and_language(tmp_path):
     sound = tmp_path / "usr/share/games/fillets-ng/sound"
     lines = ["city/cs/vit-m-nebo", "city/cs/vit-v-proc", "city/nl/vit-m-nebo", "share/jokes/cs/intro"]
     write_tones(sound, [*lines, "city/en/bang", "share/bang"])
@@ -278,7 +278,7 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_libritts_keeps_its_official_splits(tmp_path):
+def test_libritts_has_its_official_splits(tmp_path):
     for subset in ("train-clean-100", "dev-clean", "test-other"):
         stem = tmp_path / "LibriTTS" / subset / "19/198" / f"19_198_{len(subset):06}_000000"
         write_audio(stem.with_suffix(".wav"), np.zeros(240), 24000)
@@ -296,7 +296,7 @@ def test_libritts_keeps_its_official_splits(tmp_path):
     assert list(corpora.libritts(tmp_path / "LibriTTS")) == [clips[subset] for subset in sorted(clips)]
 
 
-def test_ljspeech_has_its_normalised_text(tmp_path):
+def test_ljspeech_has_its_normalized_text(tmp_path):
     write_audio(tmp_path / "LJSpeech-1.1/wavs/LJ001-0001.wav", np.zeros(220), 22050)
     write_text(tmp_path / "LJSpeech-1.1/metadata.csv", 'LJ001-0001|"In 1455|"In fourteen fifty-five\n')
     (clip,) = corpora.ljspeech(tmp_path)
@@ -304,7 +304,7 @@ def test_ljspeech_has_its_normalised_text(tmp_path):
     assert clip.path.is_file()
 
 
-def test_vctk_takes_the_second_microphone(tmp_path):
+def test_vctk_uses_the_second_microphone(tmp_path):
     folder = tmp_path / "VCTK-Corpus-0.92"
     for microphone in ("mic1", "mic2"):
         write_audio(folder / f"wav48_silence_trimmed/p225/p225_001_{microphone}.flac", np.zeros(480), 48000)
@@ -316,7 +316,7 @@ def test_vctk_takes_the_second_microphone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["libritts", "ljspeech", "vctk"])
-def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
+def test_a_failed_download_gives_a_one_line_error(tmp_path, monkeypatch, name):
     def refuse(root: Path) -> None:
         raise OSError("no route to host")
 
@@ -338,7 +338,7 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch, name):
         (codecvq_torchaudio_corpora, {"libritts", "ljspeech", "vctk"}),
     ],
 )
-def test_the_plugins_offer_corpora_that_load(plugin, names):
+def test_registered_corpora_load(plugin, names):
     registry = Registry()
     registry.register(plugin, "here")
     registrations = registry.registrations("corpora")

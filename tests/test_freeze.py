@@ -25,7 +25,7 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
-def test_frozen_parts_keep_codes_and_their_hash_while_the_decoder_learns(tmp_path: Path, name: str) -> None:
+def test_codes_and_their_hash_stay_the_same_while_only_the_decoder_learns(tmp_path: Path, name: str) -> None:
     quantizer = {"name": name, **QUANTIZERS[name]}
     loop.train(recipe_at(tmp_path / "tiny.yaml", quantizer=quantizer), tmp_path / "first")
     frozen = {"init_from": str(tmp_path / "first"), "freeze": ["encoder", "quantizer"], "average": 0.9}
@@ -43,7 +43,7 @@ def test_frozen_parts_keep_codes_and_their_hash_while_the_decoder_learns(tmp_pat
     assert all(n.startswith("decoder.") for n in learned)
 
 
-def test_a_frozen_decoder_lets_the_encoder_learn(tmp_path: Path) -> None:
+def test_the_encoder_learns_with_a_frozen_decoder(tmp_path: Path) -> None:
     loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "first")
     training = {"init_from": str(tmp_path / "first"), "freeze": ["decoder"]}
     loop.train(recipe_at(tmp_path / "tiny.yaml", training=training), tmp_path / "second")
@@ -53,7 +53,7 @@ def test_a_frozen_decoder_lets_the_encoder_learn(tmp_path: Path) -> None:
     assert not any(torch.equal(own[n], theirs[n]) for n in parts["encoder."] if "weight" in n)
 
 
-def test_a_frozen_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_with_frozen_parts_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "first")
     training = {"init_from": str(tmp_path / "first"), "freeze": ["encoder", "quantizer"]}
     recipe = recipe_at(tmp_path / "tiny.yaml", training=training)
@@ -72,7 +72,7 @@ def test_a_frozen_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-def test_a_frozen_codebook_does_not_begin_with_the_data() -> None:
+def test_a_frozen_codebook_is_not_initialized_from_data() -> None:
     quantizer = codecvq.build_quantizer("vq", dim=4, codebook_size=8)
     quantizer.freeze()
     before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
@@ -92,6 +92,6 @@ def test_a_frozen_codebook_does_not_begin_with_the_data() -> None:
         ({"freeze": ["decodr"], "init_from": "speech-16k"}, r"training\.freeze"),
     ],
 )
-def test_what_cannot_be_frozen_is_an_error(tmp_path: Path, training: dict[str, Any], message: str) -> None:
+def test_invalid_freeze_options_are_an_error(tmp_path: Path, training: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(write_recipe(tmp_path / "tiny.yaml", training=training))

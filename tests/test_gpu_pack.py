@@ -50,7 +50,7 @@ def repacked(corpus: Corpus, out: Path, **options: object) -> Corpus:
     return open_corpus(manifest=unpack.unpack(out, out / "clips"))
 
 
-def test_parts_obey_the_limit_and_hold_the_corpus_in_its_order(corpus: Corpus, tmp_path: Path) -> None:
+def test_parts_respect_the_size_limit_and_contain_the_corpus_in_order(corpus: Corpus, tmp_path: Path) -> None:
     limit = 40_000
     packed = repacked(corpus, tmp_path / "out", limit_bytes=limit)
     sizes = [row["bytes"] for row in pack.describe(tmp_path / "out").values()]
@@ -59,14 +59,14 @@ def test_parts_obey_the_limit_and_hold_the_corpus_in_its_order(corpus: Corpus, t
     assert [clip.id for clip in packed] == [f"clip/{n}" for n in range(CLIPS) if n % 4]
 
 
-def test_what_does_not_fit_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_corpus_that_exceeds_the_parts_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="2 parts of 40000 bytes hold"):
         speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=40_000, max_parts=2)
     with pytest.raises(CorpusError, match="more than"):
         speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=5000)
 
 
-def test_no_test_clip_travels_and_the_rest_is_as_the_corpus_has_it(corpus: Corpus, tmp_path: Path) -> None:
+def test_test_clips_are_not_packed_and_metadata_is_unchanged(corpus: Corpus, tmp_path: Path) -> None:
     packed = repacked(corpus, tmp_path / "out")
     assert len(packed.split("test")) == 0
     for split in ("train", "validation"):
@@ -75,7 +75,7 @@ def test_no_test_clip_travels_and_the_rest_is_as_the_corpus_has_it(corpus: Corpu
                 assert getattr(before, name) == getattr(after, name), name
 
 
-def test_a_held_out_clip_that_is_not_for_test_is_an_error(
+def test_a_held_out_clip_outside_the_test_split_is_an_error(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert speech.clips_to_pack(corpus)
@@ -114,7 +114,7 @@ def test_packing_again_gives_the_same_bytes(corpus: Corpus, tmp_path: Path) -> N
     assert pack.describe(tmp_path / "one") == pack.describe(tmp_path / "two")
 
 
-def test_parts_that_are_not_there_are_no_part_of_the_manifest(corpus: Corpus, tmp_path: Path) -> None:
+def test_clips_of_missing_parts_are_not_in_the_manifest(corpus: Corpus, tmp_path: Path) -> None:
     everything = repacked(corpus, tmp_path / "out", limit_bytes=40_000)
     shutil.rmtree(tmp_path / "out" / "speech-2")
     some = open_corpus(manifest=unpack.unpack(tmp_path / "out", tmp_path / "out" / "clips"))
@@ -134,7 +134,7 @@ def g722_stream(path: Path, samples: npt.NDArray[np.int16]) -> Path:
 
 
 @pytest.mark.parametrize("amplitude", [300, 12000, 32767], ids=["quiet", "loud", "overdriven"])
-def test_g722_travels_as_it_is_and_decodes_to_the_samples_of_ffmpeg(tmp_path: Path, amplitude: int) -> None:
+def test_g722_files_are_packed_unchanged_and_decode_like_ffmpeg(tmp_path: Path, amplitude: int) -> None:
     rng = np.random.default_rng(1)
     samples = np.clip(amplitude * rng.standard_normal(800), -32768, 32767).astype(np.int16)
     path = g722_stream(tmp_path / "a.g722", samples)
@@ -156,7 +156,7 @@ def write_wheel(folder: Path, name: str, version: str, *required: str) -> None:
         wheel.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
 
 
-def test_the_closure_of_wheels_names_what_is_missing(tmp_path: Path) -> None:
+def test_the_wheel_closure_reports_missing_wheels(tmp_path: Path) -> None:
     write_wheel(
         tmp_path, "upper", "2.0", "lower>=1", "there", "win ; sys_platform == 'win32'", "x; extra == 'x'"
     )
@@ -171,7 +171,7 @@ def test_the_closure_of_wheels_names_what_is_missing(tmp_path: Path) -> None:
         wheels.check(["upper>=3"], found, {"there"}, set())
 
 
-def test_what_codecvq_needs_is_a_wheel_in_the_image_or_left_out() -> None:
+def test_every_dependency_is_a_wheel_in_the_image_or_excluded() -> None:
     pytest.importorskip("tomllib")
     needed = wheels.requirements(ROOT / "pyproject.toml")
     listed = {f"{wheel.name}=={wheel.version}": [] for wheel in wheels.WHEELS}

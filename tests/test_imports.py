@@ -110,12 +110,12 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return next((found for node in sorted(graph) if (found := walk(node, []))), [])
 
 
-def test_the_walk_finds_a_circle() -> None:
+def test_the_search_finds_an_import_cycle() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {module: runs(module) for module in modules()}
     assert "codecvq.quantizer" in graph["codecvq.networks.interface"], "the walk sees imports"
     assert circle(graph) == []
@@ -126,11 +126,11 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_package_has_a_layer() -> None:
     assert {room(module) for module in modules()} == set().union(*FLOORS)
 
 
-def test_the_way_of_the_data_is_downwards() -> None:
+def test_imports_go_to_lower_layers_only() -> None:
     floor = {name: number for number, floor in enumerate(FLOORS) for name in floor}
     upwards = [
         f"{module} -> {each.module}"
@@ -142,7 +142,7 @@ def test_the_way_of_the_data_is_downwards() -> None:
 
 
 @pytest.mark.parametrize("floor", [floor for floor in FLOORS if len(floor) > 1], ids=lambda f: min(f))
-def test_rooms_of_one_floor_are_in_no_circle(floor: set[str]) -> None:
+def test_packages_of_one_layer_have_no_import_cycle(floor: set[str]) -> None:
     graph: dict[str, set[str]] = {name: set() for name in floor}
     for module, path in modules().items():
         if room(module) in floor:
@@ -166,7 +166,7 @@ def test_plugins_import_public_names_only() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(PUBLIC))
-def test_what_a_public_module_exports_is_there(module: str) -> None:
+def test_exported_names_exist(module: str) -> None:
     public = importlib.import_module(module)
     assert public.__doc__
     assert len(set(public.__all__)) == len(public.__all__) > 0

@@ -54,7 +54,7 @@ def pins(lock: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
-def test_the_lock_has_every_dependency_at_a_version_that_the_project_allows(lock: Path) -> None:
+def test_the_lock_has_an_allowed_version_of_every_dependency(lock: Path) -> None:
     locked = pins(lock)
     extras = project()["project"]["optional-dependencies"]
     for text in [*project()["project"]["dependencies"], *extras["dev"], *extras["eval"], *extras["docs"]]:
@@ -77,7 +77,7 @@ def test_ci_installs_from_the_lock_and_users_do_not() -> None:
     assert "require-hashes" not in (ROOT / "Makefile").read_text()
 
 
-def test_the_readme_says_what_is_built_from_source() -> None:
+def test_the_readme_lists_packages_built_from_source() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in FROM_SOURCE | COMPILED:
         assert f"`{name}`" in readme
@@ -117,7 +117,7 @@ def test_the_base_install_needs_no_compiler(tmp_path: Path) -> None:
 
 @needs_index
 @pytest.mark.slow
-def test_the_readme_names_all_that_the_extra_builds_from_source() -> None:
+def test_the_readme_lists_all_packages_of_the_extra_built_from_source() -> None:
     files = resolved(".[eval]")
     built = {name for name, url in files.items() if not url.endswith(".whl")}
     assert built == FROM_SOURCE | FROM_SOURCE_FOR_EVAL

@@ -26,7 +26,7 @@ class Whole(BaseModel):
     part: Part
 
 
-def test_what_is_right_comes_back(tmp_path: Path) -> None:
+def test_a_valid_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"name": "ä", "part": {"size": 3, "sizes": [1, 18446744073709551615], "share": 1}}')
     assert read_model(path, Whole) == Whole(name="ä", part=Part(size=3, sizes=(1, 2**64 - 1), share=1.0))
@@ -62,7 +62,7 @@ def test_what_is_right_comes_back(tmp_path: Path) -> None:
     ],
     ids=range(18),
 )
-def test_what_is_no_strict_json_is_refused(tmp_path: Path, text: str | bytes, what: str) -> None:
+def test_invalid_json_text_is_an_error(tmp_path: Path, text: str | bytes, what: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(CodecError, match=what) as raised:
@@ -94,7 +94,7 @@ def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str, what: st
         read_model(path, Whole)
 
 
-def test_what_is_no_file_of_bounded_size_is_refused_at_once(tmp_path: Path) -> None:
+def test_special_and_oversized_files_are_an_error(tmp_path: Path) -> None:
     large, pipe, loop = tmp_path / "large", tmp_path / "pipe", tmp_path / "loop"
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)

@@ -19,7 +19,7 @@ def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 4])
-def test_knots_are_those_of_least_squares(times: int) -> None:
+def test_knots_match_the_least_squares_solution(times: int) -> None:
     walks, counts = values(times)
     found = knots(walks, counts, times)
     lines = interpolate(torch.eye(12), times).T.double()  # [T * n, T]
@@ -29,7 +29,7 @@ def test_knots_are_those_of_least_squares(times: int) -> None:
         torch.testing.assert_close(knot.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_line_is_followed_exactly_where_half_of_it_counts() -> None:
+def test_a_straight_line_is_fitted_exactly_with_half_of_its_values_masked() -> None:
     line = torch.arange(80.0)[None] * 0.3
     counts = torch.arange(80)[None] % 8 < 4
     inside = slice(20, -20)  # at the ends lines hold
@@ -39,7 +39,7 @@ def test_a_line_is_followed_exactly_where_half_of_it_counts() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_what_is_behind_the_mask_changes_nothing(times: int) -> None:
+def test_masked_values_do_not_change_the_result(times: int) -> None:
     walks, counts = values(times)
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[1, 7:] = False

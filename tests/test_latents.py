@@ -16,7 +16,7 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 @pytest.mark.parametrize("samples", [0, 1, HOP, 5 * HOP + 3])
-def test_encode_and_decode_are_latents_and_quantizer(codec: Codec, samples: int) -> None:
+def test_encode_and_decode_equal_latents_and_quantizer(codec: Codec, samples: int) -> None:
     wav = noise(2, 1, samples)
     latents = codec.encode_latents(wav)
     assert latents.shape == (2, codec.latent_dim, -(-samples // HOP))
@@ -27,7 +27,7 @@ def test_encode_and_decode_are_latents_and_quantizer(codec: Codec, samples: int)
     assert torch.equal(codec.decode_latents(values, num_samples=samples), codec.decode(codes, samples))
 
 
-def test_latents_of_a_padded_batch_are_those_of_each_item_alone(codec: Codec) -> None:
+def test_padding_does_not_change_latents(codec: Codec) -> None:
     batch, length = noise(2, 1, 12 * HOP), 5 * HOP + 3
     lengths = torch.tensor([12 * HOP, length])
     together, alone = (
@@ -41,7 +41,7 @@ def test_latents_of_a_padded_batch_are_those_of_each_item_alone(codec: Codec) ->
     assert not wav[1, :, length:].any()
 
 
-def test_latents_are_not_quantized_and_decode_as_they_are() -> None:
+def test_latents_are_unquantized_and_decode_without_quantization() -> None:
     codec = load("speech-16k")
     wav = noise(1, 1, 16000)
     latents = codec.encode_latents(wav)
@@ -52,7 +52,7 @@ def test_latents_are_not_quantized_and_decode_as_they_are() -> None:
     assert at_44k.shape[2] == codec.encode(noise(1, 1, 44100), sample_rate=44100).shape[2]
 
 
-def test_no_latent_carries_a_gradient_and_none_is_rounded() -> None:
+def test_latents_have_no_gradient_and_stay_in_float32() -> None:
     codec = make("spectral")
     with torch.autocast("cpu", torch.bfloat16):
         inside = codec.encode_latents(noise(1, 1, 800))
@@ -71,12 +71,12 @@ def test_no_latent_carries_a_gradient_and_none_is_rounded() -> None:
     ],
     ids=["dim", "no batch", "integers", "list", "NaN"],
 )
-def test_wrong_latents_are_told(latents: object, error: type[Exception], says: str) -> None:
+def test_invalid_latents_raise_an_error(latents: object, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         make("spectral").decode_latents(latents)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("samples", [-1, 3 * HOP + 1])
-def test_a_length_that_frames_do_not_hold_is_told(samples: int) -> None:
+def test_a_length_that_the_frames_do_not_cover_is_an_error(samples: int) -> None:
     with pytest.raises(ShapeError, match="num_samples"):
         make("spectral").decode_latents(torch.zeros(1, 8, 3), num_samples=samples)

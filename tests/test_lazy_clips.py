@@ -60,7 +60,7 @@ def lazy_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"], ids=repr)
 @pytest.mark.parametrize(("name", "content"), [("m.jsonl", as_json), ("m.csv", as_table)])
-def test_a_manifest_of_which_nothing_is_kept_has_the_same_clips(
+def test_a_lazy_manifest_has_the_same_clips(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, end: str
 ) -> None:
     (folder / name).write_bytes(content(end))
@@ -80,7 +80,7 @@ def test_a_manifest_of_which_nothing_is_kept_has_the_same_clips(
 
 
 @pytest.mark.usefixtures("lazy_clips")
-def test_speakers_slices_and_splits_of_a_run_are_rows_of_the_same_table(folder: Path) -> None:
+def test_speakers_slices_and_splits_reference_the_same_table(folder: Path) -> None:
     (folder / "m.jsonl").write_bytes(as_json("\n"))
     corpus = open_corpus(manifest=folder / "m.jsonl", exclude_speakers=["s1"])
     assert "naïve" not in [clip.id for clip in corpus]
@@ -99,7 +99,7 @@ def test_speakers_slices_and_splits_of_a_run_are_rows_of_the_same_table(folder: 
 
 
 @pytest.mark.usefixtures("lazy_clips")
-def test_a_manifest_that_goes_away_is_still_read_and_one_that_changes_is_an_error(folder: Path) -> None:
+def test_a_deleted_manifest_stays_readable_and_a_changed_one_is_an_error(folder: Path) -> None:
     manifest = folder / "m.jsonl"
     manifest.write_bytes(as_json("\n"))
     corpus = open_corpus(manifest=manifest)
@@ -116,7 +116,7 @@ def test_a_manifest_that_goes_away_is_still_read_and_one_that_changes_is_an_erro
 
 
 @pytest.mark.usefixtures("lazy_clips")
-def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) -> None:
+def test_clips_of_a_reader_are_stored_in_a_file_that_is_deleted_with_them(folder: Path) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Own(Clip):
         pass
@@ -140,7 +140,7 @@ def test_what_a_reader_yields_is_stored_and_its_file_goes_with_it(folder: Path) 
 
 
 @pytest.mark.usefixtures("lazy_clips")
-def test_the_same_id_twice_is_found_wherever_it_is(folder: Path) -> None:
+def test_duplicate_ids_are_found_anywhere(folder: Path) -> None:
     rows = [{"path": "a.wav", "id": f"{n}"} for n in range(3000)]
     rows[2900]["id"] = "17"
     (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -148,7 +148,7 @@ def test_the_same_id_twice_is_found_wherever_it_is(folder: Path) -> None:
         open_corpus(manifest=folder / "m.jsonl")
 
 
-def test_two_ids_with_one_hash_are_two_ids(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_with_equal_hashes_are_different_ids(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codecvq.data.columns.id_hash", lambda text: 1)
     monkeypatch.setattr("codecvq.data.table_clips.id_hash", lambda text: 1)
     (folder / "m.jsonl").write_text('{"path": "a.wav"}\n{"path": "b.wav"}\n')
@@ -175,7 +175,7 @@ def test_another_process_has_the_same_clips(folder: Path, method: str) -> None:
     assert np.array_equal(batch, segments.batch(3))
 
 
-def test_a_large_array_goes_to_another_process_as_a_file_and_no_copy() -> None:
+def test_a_large_array_is_shared_with_other_processes_as_a_file() -> None:
     values = np.arange(10 * SMALL_BYTES, dtype=np.int64)
     array = SharedArray(values)
     sent = pickle.dumps(array)
@@ -211,7 +211,7 @@ class Tone:
         return f"{self.hertz:032.0f}"
 
 
-def test_audio_that_is_no_file_is_measured_read_cut_and_known_again(tmp_path: Path) -> None:
+def test_audio_sources_without_files_are_measured_read_and_segmented(tmp_path: Path) -> None:
     clips = [Clip(id=f"{n}", path=Path(f"box/{n}.wav"), source=Tone(100.0 * n)) for n in range(1, 40)]
     corpus = Corpus("tones", (*clips, replace(clips[0], id="bad", source=Tone(-1))))
     measured = corpus.measured()
@@ -228,7 +228,7 @@ def test_audio_that_is_no_file_is_measured_read_cut_and_known_again(tmp_path: Pa
     ]
 
 
-def test_a_listing_of_a_sequence_is_asked_once_for_each_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sequence_of_clips_is_indexed_once_per_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     from codecvq.data.stored_clips import to_listing
 
     monkeypatch.setattr(Clips, "MAX_IN_MEMORY", 10)

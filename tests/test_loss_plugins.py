@@ -178,7 +178,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "step", stop)
 
 
-def test_a_loss_is_given_everything_of_a_batch_in_a_training(tmp_path: Path) -> None:
+def test_losses_receive_all_inputs_of_a_batch_in_training(tmp_path: Path) -> None:
     augment = {"gain_db": [0.0, 0.0], "polarity": 0.0}
     recipe = recipe_of(
         tmp_path,
@@ -231,7 +231,7 @@ def test_parts_add_up_to_the_quantized_latents(tmp_path: Path) -> None:
         inputs.codebook_part(2)
 
 
-def test_what_a_loss_learns_is_saved_and_restored_and_not_in_the_codec(
+def test_parameters_of_losses_are_saved_restored_and_not_part_of_the_codec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(tmp_path, losses={"learning": {"weight": 0.5, "width": 2}}, training={"steps": 8})
@@ -254,7 +254,7 @@ def test_what_a_loss_learns_is_saved_and_restored_and_not_in_the_codec(
     assert same(of_resumed["losses"], state["losses"])
 
 
-def test_modules_of_losses_change_no_random_number_of_the_codec(tmp_path: Path) -> None:
+def test_modules_of_losses_do_not_change_the_random_numbers_of_the_codec(tmp_path: Path) -> None:
     plain = learner_of(recipe_of(tmp_path, "plain"))
     other = learner_of(recipe_of(tmp_path, "other", losses={"learning": 1e-30}))
     assert same(plain.codec.state_dict(), other.codec.state_dict())
@@ -266,7 +266,7 @@ def test_modules_of_losses_change_no_random_number_of_the_codec(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("balance", [False, True])
-def test_losses_that_learn_have_their_gradients_with_and_without_the_balancer(
+def test_parameters_of_losses_have_gradients_with_and_without_the_balancer(
     tmp_path: Path, balance: bool
 ) -> None:
     losses = {"mel": 1.0, "toned": 2.0, "learning": 3.0, "balance": balance}
@@ -282,7 +282,7 @@ def test_losses_that_learn_have_their_gradients_with_and_without_the_balancer(
     assert any(name.startswith("encoder") for name in moved)
 
 
-def test_the_balancer_leaves_losses_of_latents_as_they_are(tmp_path: Path) -> None:
+def test_the_balancer_does_not_change_losses_of_latents(tmp_path: Path) -> None:
     """The gradient of a term that does not pass through the audio is its own, whatever is balanced."""
     grads = {}
     for balance in (False, True):
@@ -296,7 +296,7 @@ def test_the_balancer_leaves_losses_of_latents_as_they_are(tmp_path: Path) -> No
     assert any(bool(grad.abs().sum() > 0) for grad in grads[True].values())
 
 
-def test_a_module_that_is_no_subclass_works(tmp_path: Path) -> None:
+def test_a_module_that_does_not_subclass_loss_works(tmp_path: Path) -> None:
     learner = learner_of(recipe_of(tmp_path, losses={"without_base": 1.0}))
     learner.step(0, wav_of())
     assert learner.step_metrics.take_means()["loss/without_base"] > 0
@@ -310,14 +310,14 @@ def test_a_module_that_is_no_subclass_works(tmp_path: Path) -> None:
         ("commitment", r"'commitment' is both a loss of the recipe and a loss of the quantizer"),
     ],
 )
-def test_a_loss_that_cannot_be_used_is_refused(tmp_path: Path, name: str, says: str) -> None:
+def test_an_unusable_loss_is_an_error(tmp_path: Path, name: str, says: str) -> None:
     quantizer = {"name": "vq", "codebook_size": 16}
     recipe = recipe_of(tmp_path, losses={name: 1.0}, quantizer=quantizer)
     with pytest.raises(OptionError, match=says):
         learner_of(recipe).step(0, wav_of())
 
 
-def test_the_quantizer_knows_the_step_whatever_accumulate_is_and_after_a_resume(
+def test_progress_counts_optimizer_steps_with_accumulate_and_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = {"steps": 7, "accumulate": 2, "batch_size": 2, "validation_clips": 0}
@@ -332,7 +332,7 @@ def test_the_quantizer_knows_the_step_whatever_accumulate_is_and_after_a_resume(
     assert [(step, 7) for step in (5, 6) for _ in range(2)] == PROGRESS
 
 
-def test_the_steps_in_all_are_those_that_fit_into_minutes(tmp_path: Path) -> None:
+def test_total_steps_follow_from_the_time_budget(tmp_path: Path) -> None:
     learner = learner_of(recipe_of(tmp_path, quantizer={"name": "stepping"}, training={"minutes": 1.0}))
     learner.step(0, wav_of())
     learner.step_budget.steps = 123  # as `fit` would
@@ -363,13 +363,13 @@ def test_the_example_of_distillation_trains_the_first_codebook(tmp_path: Path) -
 
 
 class TestRecipes:
-    def test_a_number_is_the_weight_and_a_mapping_has_options(self, tmp_path: Path) -> None:
+    def test_a_loss_is_a_weight_or_a_mapping_with_options(self, tmp_path: Path) -> None:
         recipe = recipe_of(tmp_path, losses={"learning": {"weight": 2, "width": 5}, "toned": 1, "stft": 0})
         assert recipe.losses.weights() == {"mel": 15.0, "learning": 2.0, "toned": 1.0}
         assert recipe.losses.options()["learning"] == {"width": 5}
         assert load_recipe(rewritten(recipe, tmp_path)) == recipe, "written out, it reads back as itself"
 
-    def test_an_override_of_the_weight_keeps_the_options(self, tmp_path: Path) -> None:
+    def test_an_override_of_the_weight_preserves_the_options(self, tmp_path: Path) -> None:
         path = write_recipe(tmp_path / "tiny.yaml")
         recipe = load_recipe(path, ["losses.mel=3", "losses.stft=1", "losses.stft.windows=[64]"])
         assert recipe.losses.weights() == {"mel": 3.0, "stft": 1.0}
@@ -378,14 +378,14 @@ class TestRecipes:
         fewer = load_recipe(path, ["~losses", "losses.mel.windows=[64]", "losses.mel.bands=[8]"])
         assert fewer.losses.options()["mel"]["bands"] == [8]
 
-    def test_unknown_losses_and_options_are_told_when_the_recipe_is_read(self, tmp_path: Path) -> None:
+    def test_unknown_losses_and_options_are_an_error_when_the_recipe_is_read(self, tmp_path: Path) -> None:
         path = write_recipe(tmp_path / "tiny.yaml")
         with pytest.raises(RecipeError, match=r"losses\.learnin is not a key.*Did you mean 'learning'"):
             load_recipe(path, ["losses.learnin=1"])
         with pytest.raises(OptionError, match=r"losses\.learning has no option 'wide'"):
             load_recipe(path, ["losses.learning={weight: 1, wide: 3}"])
 
-    def test_a_loss_of_a_plugin_that_is_declared_and_not_loaded_can_be_read(self, tmp_path: Path) -> None:
+    def test_a_recipe_with_a_loss_of_an_unloaded_plugin_can_be_read(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text("raise SystemExit('it ran')\n")
         recipe = recipe_of(tmp_path, losses={"of_mine": {"weight": 1.0, "depth": 2}}, plugins=["./mine.py"])
         assert recipe.losses.options()["of_mine"] == {"depth": 2}
@@ -432,7 +432,7 @@ def rewritten(recipe: Recipe, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Gradients of modules in losses are means over the processes."""
     file = tmp_path / "learned_loss.py"
     file.write_text(PLUGIN_FILE)

@@ -26,7 +26,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     monkeypatch.setattr(loop, "Accelerator", Scaled)
 
 
-def test_a_scale_changes_no_bit_of_codec_and_discriminators(
+def test_a_loss_scale_does_not_change_codec_and_discriminators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml")
@@ -43,7 +43,7 @@ def test_a_scale_changes_no_bit_of_codec_and_discriminators(
     assert other.state["scaler"]["scale"] == 2.0**14, "twelve steps, doubled after each third"
 
 
-def test_overflows_lower_the_scale_and_are_no_bad_steps(
+def test_overflows_lower_the_scale_and_do_not_count_as_bad_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaled(monkeypatch, init_scale=2.0**127, growth_interval=1000)
@@ -57,7 +57,7 @@ def test_overflows_lower_the_scale_and_are_no_bad_steps(
     assert found[-1]["loss/total"] < found[0]["loss/total"]
 
 
-def test_nan_in_a_loss_is_a_bad_step_with_a_scale_too(
+def test_nan_in_a_loss_is_a_bad_step_also_with_a_loss_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaled(monkeypatch, init_scale=1024.0)
@@ -69,7 +69,7 @@ def test_nan_in_a_loss_is_a_bad_step_with_a_scale_too(
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
-def test_fp16_without_a_gpu_is_an_error_and_not_float32(tmp_path: Path) -> None:
+def test_fp16_without_a_gpu_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="fp16, which needs a GPU"):
         loop.train(recipe_at(tmp_path / "tiny.yaml", training={"precision": "fp16"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

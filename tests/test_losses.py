@@ -30,7 +30,7 @@ def spectra(wav: torch.Tensor, size: int) -> torch.Tensor:
     return (padded.unfold(1, size, size // 4) * hann).to(waves.dtype) @ waves.T
 
 
-def test_the_stft_loss_is_its_definition() -> None:
+def test_the_stft_loss_matches_its_definition() -> None:
     decoded, reference = audio(0), audio(1)
     parts = []
     for size in (64, 256):
@@ -42,7 +42,7 @@ def test_the_stft_loss_is_its_definition() -> None:
     torch.testing.assert_close(found.double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
+def test_the_complex_stft_loss_matches_its_definition_and_depends_on_phase() -> None:
     decoded, reference = audio(0), audio(1)
     parts = []
     for size in (64, 256):
@@ -69,7 +69,7 @@ def test_the_complex_stft_loss_is_its_definition_and_sees_phases() -> None:
         SimilarityLoss(8000).double(),
     ],
 )
-def test_gradients_of_losses_are_the_true_ones(loss: AudioLoss) -> None:
+def test_gradients_of_losses_match_finite_differences(loss: AudioLoss) -> None:
     decoded, reference = (audio(seed)[:1, :, :200].double() for seed in (0, 1))
     assert torch.autograd.gradcheck(lambda wav: loss.distance(wav, reference), (decoded.requires_grad_(),))
 
@@ -79,7 +79,7 @@ SMALL = {"mel": {"windows": [256], "bands": [20]}}
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_signal_against_itself_loses_nothing_and_another_something(term: str) -> None:
+def test_losses_are_zero_for_equal_signals_and_positive_for_others(term: str) -> None:
     loss = build_loss(term, sample_rate=16000, **SMALL.get(term, {}))
     same, other = (LossInputs(decoded=audio(0), reference=audio(seed)) for seed in (0, 1))
     assert float(loss(same)) == pytest.approx(0, abs=3e-5)
@@ -92,7 +92,7 @@ SCORES = {
 }
 
 
-def test_adversarial_losses_are_their_definitions() -> None:
+def test_adversarial_losses_match_their_definitions() -> None:
     recorded, decoded = SCORES["recorded"], SCORES["decoded"]
     assert float(discriminator_loss("hinge", recorded, decoded)) == pytest.approx(
         (0 + 0.5 + 1.5 + 0) / 4 + (0 + 1.25 + 1.75 + 0.5) / 4
@@ -106,7 +106,7 @@ def test_adversarial_losses_are_their_definitions() -> None:
     assert float(win_rate("least_squares", recorded, decoded)) == pytest.approx((2 / 4 + 3 / 4) / 2)
 
 
-def test_the_feature_distance_is_its_definition_and_knows_no_scale() -> None:
+def test_the_feature_distance_matches_its_definition_and_ignores_scale() -> None:
     layers = [torch.randn(2, 3, 4), torch.randn(2, 5)]
     others = [layer + 0.1 * torch.randn_like(layer) for layer in layers]
 
@@ -126,7 +126,7 @@ def test_the_feature_distance_is_its_definition_and_knows_no_scale() -> None:
     assert float(louder) == pytest.approx(float(found), rel=1e-5)
 
 
-def test_the_balancer_makes_weights_shares_of_the_gradient() -> None:
+def test_balanced_weights_are_shares_of_the_gradient() -> None:
     torch.manual_seed(0)
     output = torch.randn(4, 1, 50, dtype=torch.float64, requires_grad=True)
     target = torch.randn_like(output)
@@ -140,7 +140,7 @@ def test_the_balancer_makes_weights_shares_of_the_gradient() -> None:
     torch.testing.assert_close(gradient, 2.0 * (0.25 * parts["a"] + 0.75 * parts["b"]))
 
 
-def test_a_scale_keeps_the_balancer_from_losing_small_gradients_in_half_precision() -> None:
+def test_a_loss_scale_prevents_underflow_of_balanced_gradients() -> None:
     output = torch.randn(2, 1, 500, requires_grad=True)
     losses = {"a": (1e-5 * output.half()).float().mean()}  # a gradient of 1e-8: in half precision 0
     assert not bool(Balancer({"a": 1.0}).gradient(losses, output).any())
@@ -148,7 +148,7 @@ def test_a_scale_keeps_the_balancer_from_losing_small_gradients_in_half_precisio
     torch.testing.assert_close(scaled.flatten(1).norm(dim=1) * 2, torch.ones(2))
 
 
-def test_the_balancer_averages_norms_and_leaves_out_what_is_not_finite() -> None:
+def test_the_balancer_averages_norms_and_skips_non_finite_gradients() -> None:
     balancer = Balancer({"a": 1.0}, decay=0.5)
     output = torch.ones(1, 4, requires_grad=True)
     for scale in (1.0, 3.0):
@@ -160,7 +160,7 @@ def test_the_balancer_averages_norms_and_leaves_out_what_is_not_finite() -> None
     assert torch.equal(balancer.averages["a"], before)
 
 
-def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
+def test_the_share_of_an_item_does_not_depend_on_the_batch_size() -> None:
     def shares(items: int) -> torch.Tensor:
         output = torch.ones(items, 1, 8, requires_grad=True)
         return Balancer({"a": 1.0}).gradient({"a": output.square().mean()}, output) * items
@@ -168,7 +168,7 @@ def test_the_share_of_an_item_does_not_depend_on_how_many_there_are() -> None:
     torch.testing.assert_close(shares(1)[0], shares(6)[0])
 
 
-def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
+def test_the_loss_of_a_batch_is_the_mean_of_its_items() -> None:
     decoded, reference = audio(0), audio(1) * torch.tensor([1.0, 0.1, 3.0])[:, None, None]
     for name in TERMS:
         loss = build_loss(name, sample_rate=16000, **SMALL.get(name, {})).distance
@@ -191,7 +191,7 @@ def test_every_loss_of_a_batch_is_the_mean_of_the_losses_of_its_items() -> None:
         ("mel", {"floor": 0.0}, r"losses\.mel\.floor is 0\.0; it must be above 0"),
     ],
 )
-def test_options_that_cannot_work_are_refused_when_a_loss_is_built(
+def test_invalid_options_are_an_error_when_a_loss_is_built(
     name: str, options: dict[str, object], says: str
 ) -> None:
     with pytest.raises(OptionError, match=says):

@@ -49,7 +49,7 @@ def opened(folder: Path, *rows: dict[str, Any], name: str = "m.jsonl") -> Corpus
     ],
     ids=lambda row: "-".join(row),
 )
-def test_a_part_has_the_same_samples_under_each_of_its_names(
+def test_every_spelling_of_a_part_gives_the_same_samples(
     folder: Path, row: dict[str, float], name: str
 ) -> None:
     whole = opened(folder, {"path": "a.wav"})[0].read(RATE)
@@ -59,7 +59,7 @@ def test_a_part_has_the_same_samples_under_each_of_its_names(
     assert clip.id == "a@0.5"
 
 
-def test_an_end_alone_cuts_and_a_start_alone_goes_to_the_end(folder: Path) -> None:
+def test_end_and_start_alone_select_the_beginning_and_the_rest(folder: Path) -> None:
     whole = opened(folder, {"path": "a.wav"})[0].read(RATE)
     first, last = opened(folder, {"path": "a.wav", "end": 0.5}, {"path": "a.wav", "begin": 1.5})
     assert np.array_equal(first.read(RATE), whole[: RATE // 2])
@@ -90,7 +90,7 @@ def test_an_end_alone_cuts_and_a_start_alone_goes_to_the_end(folder: Path) -> No
     ],
     ids=str,
 )
-def test_what_contradicts_itself_or_is_not_understood_is_refused_by_name(
+def test_contradictory_and_unsupported_columns_are_an_error_with_their_names(
     folder: Path, row: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(CorpusError) as caught:
@@ -99,19 +99,19 @@ def test_what_contradicts_itself_or_is_not_understood_is_refused_by_name(
     assert why in str(caught.value)
 
 
-def test_columns_of_other_things_travel(folder: Path) -> None:
+def test_other_columns_are_preserved(folder: Path) -> None:
     others = {"channels": 2, "num_frames": 16000, "sampling_rate": 8000}
     assert dict(opened(folder, {"path": "a.wav", **others})[0].columns) == others
 
 
-def test_the_audio_column_of_hugging_face_is_its_path(folder: Path) -> None:
+def test_the_hugging_face_audio_column_is_read_as_a_path(folder: Path) -> None:
     rows = [{"audio": {"path": "a.wav", "bytes": None}, "text": "x"}]
     clip = opened(folder, *rows)[0]
     assert (clip.id, clip.text) == ("a", "x")
     assert clip.read(RATE).size == 2 * RATE
 
 
-def test_a_channel_is_taken_and_not_mixed(folder: Path) -> None:
+def test_a_selected_channel_is_not_mixed_with_others(folder: Path) -> None:
     first, second, mix = opened(
         folder, {"path": "a.wav", "channel": 0}, {"path": "a.wav", "channel": "1"}, {"path": "a.wav"}
     )
@@ -125,7 +125,9 @@ def test_a_channel_is_taken_and_not_mixed(folder: Path) -> None:
         opened(folder, {"path": "a.wav", "channel": 2})[0].read(RATE)
 
 
-def test_a_wrong_duration_cuts_nothing_and_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_duration_gives_a_warning_and_does_not_change_the_clip(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for n in range(4):
         write_audio(folder / f"{n}.wav", np.zeros(2 * RATE), RATE)
     told = [2.1, 2000, 0.5, 2]  # rounded, in milliseconds, too short, right
@@ -141,7 +143,7 @@ def test_a_wrong_duration_cuts_nothing_and_is_told(folder: Path, caplog: pytest.
     assert measured.measured() is measured
 
 
-def test_a_part_that_ends_behind_its_file_is_a_failure_and_no_shorter_clip(folder: Path) -> None:
+def test_a_part_that_ends_after_its_file_is_a_failure(folder: Path) -> None:
     rows = [
         {"path": "a.wav", "start": 1.0, "duration": 1.05},  # rounded
         {"path": "a.wav", "start": 0.5, "duration": 1500},  # in milliseconds
@@ -168,7 +170,7 @@ def test_a_part_that_ends_behind_its_file_is_a_failure_and_no_shorter_clip(folde
         ("pipe.wav", "not a regular file"),
     ],
 )
-def test_rows_without_a_usable_file_are_failures_that_say_why(folder: Path, path: str, why: str) -> None:
+def test_rows_without_a_usable_file_are_failures_with_a_reason(folder: Path, path: str, why: str) -> None:
     import os
 
     os.mkfifo(folder / "pipe.wav")
@@ -189,14 +191,14 @@ def test_rows_without_a_usable_file_are_failures_that_say_why(folder: Path, path
     ],
     ids=["csv-twice", "deep", "digits", "surrogate", "key-twice"],
 )
-def test_manifests_of_an_attacker_are_one_line(folder: Path, name: str, content: str, why: str) -> None:
+def test_malicious_manifests_give_a_one_line_error(folder: Path, name: str, content: str, why: str) -> None:
     (folder / name).write_text(content)
     with pytest.raises(CorpusError) as caught:
         open_corpus(manifest=folder / name)
     assert why in str(caught.value)
 
 
-def test_places_that_are_no_manifest_or_folder_are_one_line(tmp_path: Path) -> None:
+def test_paths_of_other_kinds_give_a_one_line_error(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "m.jsonl")

@@ -75,13 +75,13 @@ def test_more_noise_is_a_worse_score(name: str) -> None:
 
 @pytest.mark.parametrize("sample_rate", [8_000, 24_000, 44_100])
 @pytest.mark.parametrize("name", ["stoi", "mel_distance", "si_sdr", "log_spectral_distance", "pesq_nb"])
-def test_metrics_take_other_rates(name: str, sample_rate: int) -> None:
+def test_metrics_accept_other_sample_rates(name: str, sample_rate: int) -> None:
     clip = speechlike(3.0)  # read as if it had that rate
     assert math.isfinite(make(name)(clip, clip + 0.01 * noise(clip), sample_rate))
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_repeated_calls_agree_and_leave_numpys_generator_alone(name: str) -> None:
+def test_repeated_calls_agree_and_do_not_change_the_numpy_random_state(name: str) -> None:
     clip, measure = speechlike(), make(name)
     degraded = np.zeros_like(clip) if name == "estoi" else clip + 0.01 * noise(clip)
     np.random.seed(3)
@@ -91,7 +91,7 @@ def test_repeated_calls_agree_and_leave_numpys_generator_alone(name: str) -> Non
     assert np.random.standard_normal() == expected
 
 
-def test_si_sdr_is_the_closed_form_and_ignores_gain() -> None:
+def test_si_sdr_matches_its_closed_form_and_ignores_gain() -> None:
     clip = speechlike().astype(np.float64)
     orthogonal = noise(clip).astype(np.float64)
     orthogonal -= clip * (orthogonal @ clip) / (clip @ clip)
@@ -115,14 +115,14 @@ def test_distances_are_symmetric_and_obey_the_triangle_inequality(distance) -> N
     assert between(a, c) <= between(a, b) + between(b, c)
 
 
-def test_mel_distance_of_a_gain_is_its_logarithm() -> None:
+def test_mel_distance_of_a_gain_equals_its_logarithm() -> None:
     clip = 0.3 * noise(speechlike())  # every band far above the floor
     distance = mel_distance.MelDistance()(clip, clip / 10, RATE)["mel_distance"]
     assert distance == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("signal", [np.zeros(1, np.float32), np.zeros(999, np.float32)])
-def test_silence_against_silence_has_no_distance(signal: np.ndarray) -> None:
+def test_the_distance_of_silence_to_silence_is_zero(signal: np.ndarray) -> None:
     assert mel_distance.MelDistance()(signal, signal, RATE) == {"mel_distance": 0.0}
 
 
@@ -216,7 +216,7 @@ def registry_of(*specs: MetricSpec) -> Registry:
     return registry
 
 
-def test_default_set_leads_with_what_listeners_agree_with_and_lists_what_is_missing() -> None:
+def test_default_metrics_start_with_perceptual_ones_and_missing_ones_are_listed() -> None:
     registry = registry_of(
         spec("a_distance"),
         spec("stoi"),
@@ -230,7 +230,7 @@ def test_default_set_leads_with_what_listeners_agree_with_and_lists_what_is_miss
     assert metrics.unavailable(registry) == list(found.unavailable)
 
 
-def test_a_missing_metric_asked_for_by_name_is_an_error() -> None:
+def test_requesting_a_missing_metric_by_name_is_an_error() -> None:
     registry = registry_of(
         spec("gone", requires=("not_installed_x",), extra="eval"), spec("bare", requires=("not_installed_x",))
     )
@@ -242,12 +242,12 @@ def test_a_missing_metric_asked_for_by_name_is_an_error() -> None:
         metrics.prepare(["gon"], registry)
 
 
-def test_names_keep_their_order_and_count_once() -> None:
+def test_metric_names_preserve_their_order_and_count_once() -> None:
     registry = registry_of(spec("b"), spec("a"))
     assert [metric.name for metric in metrics.prepare(["b", "a", "b"], registry).ready] == ["b", "a"]
 
 
-def test_a_factory_that_fails_is_listed_by_default_and_an_error_by_name() -> None:
+def test_a_failing_factory_is_listed_by_default_and_an_error_by_name() -> None:
     def broken():
         raise OSError("libfoo.so is missing")
 
@@ -262,15 +262,13 @@ def test_a_factory_that_fails_is_listed_by_default_and_an_error_by_name() -> Non
 @pytest.mark.parametrize(
     ("values", "error"), [({"y": 1.0}, PluginError), ({}, PluginError), ({"x": math.nan}, MetricUndefined)]
 )
-def test_a_metric_that_does_not_keep_to_its_spec_gives_no_number(
-    values: dict, error: type[Exception]
-) -> None:
+def test_values_that_violate_the_spec_are_an_error(values: dict, error: type[Exception]) -> None:
     (metric,) = metrics.prepare(["odd"], registry_of(spec("odd", lambda: lambda r, d, s: values))).ready
     with pytest.raises(error):
         metric.measure(SHORT, SHORT, RATE)
 
 
-def test_the_readmes_own_metric_works(tmp_path: Path) -> None:
+def test_the_metric_in_the_readme_works(tmp_path: Path) -> None:
     readme = (Path(codecvq_metrics.__file__).parent / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (tmp_path / "my_metric.py").write_text(code)

@@ -65,7 +65,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("source", "said"), MODULES.items(), ids=[said[:40] for said in MODULES.values()])
-def test_it_is_one_warning_that_names_the_distribution(
+def test_a_failing_plugin_gives_one_warning_that_names_its_distribution(
     site: Path, warnings: Callable[[], list[str]], source: str, said: str, request: pytest.FixtureRequest
 ) -> None:
     number = list(MODULES).index(source)  # a module of its own each time: Python keeps what it has imported
@@ -83,13 +83,13 @@ def test_it_is_one_warning_that_names_the_distribution(
     assert len([text for text in warnings() if f"bad-{number} 1.0" in text]) == 1
 
 
-def test_a_signal_is_the_users(site: Path) -> None:
+def test_termination_during_loading_is_not_suppressed(site: Path) -> None:
     install_distribution(site, "terminated", "from codecvq.signals import Terminated\nraise Terminated(15)")
     with pytest.raises(Terminated):
         loaded()
 
 
-def test_a_keyboard_interrupt_is_the_users(site: Path) -> None:
+def test_a_keyboard_interrupt_during_loading_is_not_suppressed(site: Path) -> None:
     install_distribution(site, "interrupted", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         loaded()
@@ -135,14 +135,16 @@ def the_same_for_ever() -> object:
     ],
     ids=["half way", "endless", "the same", "a list is fine", "twice"],
 )
-def test_what_a_hook_gives_before_it_fails_is_kept(hook: Callable[..., object], kept: int, said: str) -> None:
+def test_specs_from_before_the_failure_of_a_hook_stay_registered(
+    hook: Callable[..., object], kept: int, said: str
+) -> None:
     registry = offering(hook)
     assert len(registry.all("metrics")) == kept
     assert len(registry.failures) == bool(said)
     assert said in "".join(map(str, registry.failures))
 
 
-def test_a_training_survives_a_hook_that_ends_the_process(warnings: Callable[[], list[str]]) -> None:
+def test_training_continues_after_a_hook_that_exits(warnings: Callable[[], list[str]]) -> None:
     registry, seen = Registry(), []
     hooks = {
         "ending": lambda run, step, scalars: sys.exit(0),
@@ -156,7 +158,7 @@ def test_a_training_survives_a_hook_that_ends_the_process(warnings: Callable[[],
     assert "ending failed: PluginError: it tried to end the process" in warnings()[-1]
 
 
-def test_a_factory_that_ends_the_process_is_an_error(site: Path) -> None:
+def test_a_factory_that_exits_is_an_error(site: Path) -> None:
     (site / "ends_at_import.py").write_text("import sys; sys.exit(0)")
     registry = offering(lambda: [MetricSpec(name="m", columns=("m",), factory="ends_at_import:make")])
     with pytest.raises(PluginError, match=r"'ends_at_import:make'.*tried to end the process"):
@@ -171,12 +173,12 @@ def test_a_named_plugin_that_fails_is_an_error(tmp_path: Path, source: str) -> N
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x.py", "a\0b.py", "a/" + "b" * 5000 + ".py"])
-def test_a_path_that_is_none_is_an_error(path: str) -> None:
+def test_an_invalid_plugin_path_is_an_error(path: str) -> None:
     with pytest.raises(PluginError, match="cannot be read"):
         Registry().load(path)
 
 
-def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
+def test_distributions_with_broken_metadata_are_reported_and_the_others_load(
     site: Path, warnings: Callable[[], list[str]]
 ) -> None:
     install_distribution(site, "no-metadata", GOOD)
@@ -190,7 +192,7 @@ def test_distributions_with_broken_metadata_are_named_and_the_rest_is_loaded(
     assert [text for text in warnings() if "no-latin" in text or "no_latin" in text]
 
 
-def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
+def test_prints_of_plugins_do_not_corrupt_json_output(tmp_path: Path) -> None:
     """Prints of Python, C code and child processes, at import and in a hook; with all the bad modules."""
     loud = "import os, subprocess, sys\nprint('loud')\nos.write(1, b'loud')\n"
     loud += "subprocess.run([sys.executable, '-c', 'print(\"loud\")'])\n"
@@ -215,7 +217,7 @@ def test_prints_of_strangers_leave_json_whole(tmp_path: Path) -> None:
     assert "brightness" not in codecvq_command("plugins", "list")
 
 
-def test_prints_of_several_threads_leave_stdout_as_it_was() -> None:
+def test_stdout_is_restored_after_prints_of_several_threads() -> None:
     program = (
         "import threading\n"
         "from codecvq.plugins.third_party import contained\n"

@@ -38,7 +38,7 @@ def speech(samples: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("samples", [1, HOP, 5 * HOP + 3, 40 * HOP])
 @pytest.mark.parametrize("entropy", [True, False])
-def test_a_file_of_a_multiscale_codec_decodes_to_the_same_samples(tmp_path, samples, entropy):
+def test_a_multiscale_file_decodes_to_the_same_samples(tmp_path, samples, entropy):
     codec = multiscale()
     wav = speech(samples)[None, None]
     codes = codec.encode(wav)
@@ -54,7 +54,7 @@ def test_a_file_of_a_multiscale_codec_decodes_to_the_same_samples(tmp_path, samp
         assert packet.payload_bits == packed_bits((16,) * 3, [-(-frames // stride) for stride in (4, 2, 1)])
 
 
-def test_rates_of_a_multiscale_codec_count_one_code_a_block():
+def test_rates_of_a_multiscale_codec_count_one_code_per_block():
     codec = multiscale()
     assert codec.strides == (4, 2, 1)
     assert codec.bitrate == pytest.approx(100 * 4 * (1 / 4 + 1 / 2 + 1))
@@ -66,7 +66,7 @@ def test_rates_of_a_multiscale_codec_count_one_code_a_block():
     assert found.packed_payload_bps == pytest.approx(codec.bitrate)  # 40 frames are whole blocks
 
 
-def test_a_dataset_of_a_multiscale_codec_comes_back(tmp_path):
+def test_codes_of_a_multiscale_dataset_are_restored(tmp_path):
     codec = multiscale()
     clips = []
     for i, samples in enumerate((1, 3 * HOP, 7 * HOP + 9, 20 * HOP)):
@@ -81,7 +81,7 @@ def test_a_dataset_of_a_multiscale_codec_comes_back(tmp_path):
     assert not detokenize(codec, tmp_path / "t", tmp_path / "wavs").failures
 
 
-def test_a_codec_with_tables_writes_smaller_files_that_it_alone_reads(tmp_path, monkeypatch):
+def test_a_codec_with_tables_writes_smaller_files_that_only_it_can_read(tmp_path, monkeypatch):
     codec = multiscale()
     even = CodeTables.uniform(codec.codebook_sizes, contexts=("previous", "below"))
     clips = [codec.encode(speech(60 * HOP, seed)[None, None])[0] for seed in range(1, 9)]
@@ -136,7 +136,7 @@ def test_compositions_join_the_tables_of_their_members():
     assert "stages.0.frequencies" in Residual(8, stages).state_dict()  # part of the codec's identity
 
 
-def test_members_without_tables_get_even_ones():
+def test_members_without_tables_get_uniform_ones():
     plain = build_quantizer("fsq", dim=8, levels=[8, 8, 8, 8, 8])  # 32,768 codes: more than one table has
     tables = Grouped([plain, counted(RatedVQ(8, step=7), 0)]).code_tables()
     assert tables.codebook_sizes == (8**5, 9)
@@ -148,7 +148,7 @@ def test_members_without_tables_get_even_ones():
         Residual(8, [RatedVQ(8), RatedVQ(8, step=7)]).code_tables()
 
 
-def test_the_codec_in_the_box_has_neither_strides_nor_tables(tmp_path: Path):
+def test_the_bundled_codec_has_neither_strides_nor_tables(tmp_path: Path):
     codec = load("speech-16k")
     assert codec.strides == (1,) * codec.num_codebooks
     assert not codec.variable_depth

@@ -28,7 +28,7 @@ from codecvq.quantizer import nearest_codes
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("name", ["vq", "rotation_vq", "residual_vq", "grouped_vq"])
-def test_a_broken_frame_leaves_codebooks_as_they_were(name: str, bad: float) -> None:
+def test_a_non_finite_frame_does_not_change_codebooks(name: str, bad: float) -> None:
     """Fault 16: one NaN frame poisoned a codebook for ever."""
     forms = {"num_codebooks": 2} if name.startswith(("residual", "grouped")) else {}
     quantizer = trained(name, codebook_size=16, **forms)
@@ -52,7 +52,7 @@ def test_the_entropy_loss_has_a_gradient_for_latents_of_any_size(name: str) -> N
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_a_broken_frame_has_no_plausible_code(name: str) -> None:
+def test_a_non_finite_frame_has_no_valid_code(name: str) -> None:
     """Fault 17: NaN got code -2147483648 (fsq) or an ordinary one (lfq)."""
     quantizer, latents = trained(name, **PROJECTED[name]), normal(2, DIM, 20)
     latents[1, 3, 7] = math.nan
@@ -90,7 +90,7 @@ def test_fsq_codes_of_large_codebooks_are_exact(levels: list[int]) -> None:
 
 @pytest.mark.parametrize("convert", ["bfloat16", "half", "double"])
 @pytest.mark.parametrize("name", PROJECTED)
-def test_converting_the_module_changes_no_code(name: str, convert: str) -> None:
+def test_converting_the_module_does_not_change_codes(name: str, convert: str) -> None:
     """Fault 19: bfloat16 modules raised, or gave other codes from the third stage on."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(2, DIM, 20).bfloat16()
     codes = quantizer.encode(latents)
@@ -105,7 +105,7 @@ def test_converting_the_module_changes_no_code(name: str, convert: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_autocast_changes_nothing(name: str) -> None:
+def test_autocast_does_not_change_codes(name: str) -> None:
     """Fault 20: inside CPU autocast up to .7 % of the codes were others."""
     latents = normal(2, DIM, 200)
     plain = trained(name, **PROJECTED[name])(latents)
@@ -118,7 +118,7 @@ def test_autocast_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in STACKS if not name.startswith("grouped_")])
-def test_quantizer_dropout_is_per_item_and_has_one_rule(name: str) -> None:
+def test_quantizer_dropout_is_per_item_with_and_without_gradients(name: str) -> None:
     """Fault 21: a whole batch kept one depth, and without gradients some kinds dropped and some did not."""
     options = {**STACKS[name], "num_codebooks": 4, "dropout": 1.0}
     codes = []
@@ -138,7 +138,7 @@ def test_quantizer_dropout_is_per_item_and_has_one_rule(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("residual_fsq", {"levels": [3] * DIM}), ("residual_lfq", {"bits": DIM})]
 )
-def test_items_of_a_batch_keep_different_depths(name: str, size: dict[str, Any]) -> None:
+def test_items_of_a_batch_have_different_dropout_depths(name: str, size: dict[str, Any]) -> None:
     """Of ours, beside fault 21: an item that is all padding changed what the others drew."""
     quantizer = make(name, num_codebooks=4, dropout=0.7, **size)
     latents, drawn = 10 * torch.ones(32, DIM, 3), []
@@ -163,7 +163,7 @@ def test_a_code_out_of_range_is_an_error(name: str, wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_losses_of_eval_carry_no_gradient(name: str) -> None:
+def test_losses_in_eval_mode_have_no_gradient(name: str) -> None:
     """Fault 23: a loss of eval required a gradient after training."""
     quantizer = trained(name, **PROJECTED[name]).eval()
     for loss in quantizer(normal(2, DIM, 20).requires_grad_()).losses.values():
@@ -196,7 +196,7 @@ def test_a_shared_codebook_learns(learn: str) -> None:
         assert float(quantizer.stage(0).usage.sum()) == pytest.approx(expected, rel=1e-3)
 
 
-def test_replacement_of_dead_codewords_is_rate_limited_and_comes_to_rest() -> None:
+def test_replacement_of_dead_codewords_is_rate_limited_and_converges() -> None:
     """Fault 25: with 512 vectors for 1024 codewords, all codewords changed place at each step, for ever."""
     quantizer = make("vq", codebook_size=256, init="random", learn="gradient", decay=0.9)
     seen, moved = torch.zeros(256), []
@@ -215,14 +215,14 @@ def test_replacement_of_dead_codewords_is_rate_limited_and_comes_to_rest() -> No
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
-def test_the_nearest_codeword_is_the_nearest_far_from_the_origin(offset: float) -> None:
+def test_nearest_codewords_are_exact_far_from_the_origin(offset: float) -> None:
     """Fault 26: at 1000 from the origin 85 % of the codes were wrong."""
     vectors, codebook = normal(500, 64) + offset, normal(1024, 64, seed=2) + offset
     exact = torch.cdist(vectors.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
     assert torch.equal(nearest_codes(vectors, codebook), exact.argmin(dim=1))
 
 
-def test_codewords_that_nearly_coincide_are_told_apart() -> None:
+def test_codewords_that_nearly_coincide_are_distinguished() -> None:
     """Fault 27: distances below 1e-8 counted as equal."""
     for gap in (2e-5, 1e-7):
         codebook = gap * torch.arange(8.0)[:, None] * torch.ones(1, 4)
@@ -230,7 +230,7 @@ def test_codewords_that_nearly_coincide_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_codes_of_a_training_step_belong_to_the_values_it_returned(name: str) -> None:
+def test_codes_of_a_training_step_decode_to_its_values(name: str) -> None:
     """Fault 32: decoding the codes of a training step gave something else, off by 1.15."""
     quantizer = trained(name, **PROJECTED[name])
     before = copy.deepcopy(quantizer).eval()

@@ -73,7 +73,7 @@ def loudness_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) -> f
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(16000, 9000), (8000, 1000), (44100, 30000)])
-def test_the_loudness_loss_is_its_definition(rate: int, samples: int) -> None:
+def test_the_loudness_loss_matches_its_definition(rate: int, samples: int) -> None:
     rng = np.random.default_rng(0)
     envelope = np.sin(np.linspace(0, 9, samples)) ** 2
     reference = 0.1 * envelope * rng.standard_normal(samples)
@@ -84,7 +84,7 @@ def test_the_loudness_loss_is_its_definition(rate: int, samples: int) -> None:
     assert float(found) == pytest.approx(loudness_by_hand(decoded, reference, rate), rel=1e-3)
 
 
-def test_the_loudness_loss_knows_no_level_and_hears_added_sound_more() -> None:
+def test_the_loudness_loss_ignores_gain_and_weighs_added_sound_more() -> None:
     wav = embedded_speech()
     noise = 0.003 * torch.randn(wav.shape, generator=torch.Generator().manual_seed(0))
     loss = LoudnessLoss(16000)
@@ -93,7 +93,7 @@ def test_the_loudness_loss_knows_no_level_and_hears_added_sound_more() -> None:
     assert added > float(loss.distance(wav, wav + noise))
 
 
-def test_the_loudness_loss_ranks_speech_as_pesq_does() -> None:
+def test_the_loudness_loss_ranks_distortions_like_pesq() -> None:
     pesq = pytest.importorskip("pesq")
     wav = embedded_speech()
     loss = LoudnessLoss(16000)
@@ -144,7 +144,7 @@ def similarity_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) ->
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(16000, 9000), (8000, 3000), (44100, 20000)])
-def test_the_similarity_loss_is_its_definition(rate: int, samples: int) -> None:
+def test_the_similarity_loss_matches_its_definition(rate: int, samples: int) -> None:
     rng = np.random.default_rng(0)
     envelope = np.sin(np.linspace(0, 9, samples)) ** 4
     reference = 0.1 * envelope * rng.standard_normal(samples)
@@ -156,7 +156,7 @@ def test_the_similarity_loss_is_its_definition(rate: int, samples: int) -> None:
     assert 0.02 < float(found) < 0.9
 
 
-def test_the_similarity_loss_sees_shapes_and_no_filter() -> None:
+def test_the_similarity_loss_depends_on_spectral_shapes_more_than_on_filters() -> None:
     wav = embedded_speech()
     loss = SimilarityLoss(16000)
     tilted = wav.clone()
@@ -166,7 +166,7 @@ def test_the_similarity_loss_sees_shapes_and_no_filter() -> None:
     assert float(loss.distance(moved, wav)) > 0.3
 
 
-def test_the_similarity_loss_leaves_out_what_is_not_speech() -> None:
+def test_the_similarity_loss_excludes_frames_without_speech() -> None:
     generator = torch.Generator().manual_seed(0)
     room, other = (1e-4 * torch.randn(2, 1, 16000, generator=generator) for _ in range(2))
     loss = SimilarityLoss(16000)
@@ -177,7 +177,7 @@ def test_the_similarity_loss_leaves_out_what_is_not_speech() -> None:
     assert float(loss.distance(torch.zeros(1, 1, 100), torch.zeros(1, 1, 100))) == 0
 
 
-def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:
+def test_the_similarity_loss_ranks_distortions_like_visqol() -> None:
     pytest.importorskip("visqol")
     pytest.importorskip("ai_edge_litert")
     from codecvq_metrics.visqol_score import make
@@ -194,7 +194,7 @@ def test_the_similarity_loss_ranks_speech_as_visqol_does() -> None:
 
 @pytest.mark.parametrize("kind", [LoudnessLoss, SimilarityLoss])
 @pytest.mark.parametrize("reference", [torch.zeros(2, 1, 8000), 0.1 * torch.ones(2, 1, 8000)])
-def test_in_silence_gradients_can_be_used(kind: type[torch.nn.Module], reference: torch.Tensor) -> None:
+def test_gradients_are_finite_for_silence(kind: type[torch.nn.Module], reference: torch.Tensor) -> None:
     for decoded in (torch.zeros(2, 1, 8000), 0.1 * torch.randn(2, 1, 8000)):
         decoded.requires_grad_()
         kind(16000).distance(decoded, reference).backward()

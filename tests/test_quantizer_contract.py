@@ -35,7 +35,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/reference/quantizer-contra
 DIM = 6
 
 
-def test_every_line_of_the_page_names_a_test_that_exists() -> None:
+def test_every_line_of_the_page_names_an_existing_test() -> None:
     lines = re.findall(
         r"\| `(?:(test_\w+\.py)::)?(test_\w+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -158,7 +158,7 @@ def test_a_shared_stage_is_updated_once_with_all_its_vectors() -> None:
     assert [len(each) for each in stage.named("update")] == [24]
 
 
-def test_encode_is_in_eval_also_while_training() -> None:
+def test_encode_runs_in_eval_mode_also_during_training() -> None:
     quantizer = Residual(DIM, [Recorder(DIM), Recorder(DIM)], dropout=1.0)
     quantizer.encode(normal(2, DIM, 4))
     for stage in quantizer.stages:
@@ -167,12 +167,12 @@ def test_encode_is_in_eval_also_while_training() -> None:
     assert quantizer.training
 
 
-def test_what_moves_to_half_precision_stays_in_float32() -> None:
+def test_quantizers_stay_in_float32_after_half_and_bfloat16() -> None:
     quantizer = Grouped([Soft(2), Soft(4)]).half()
     assert {each.dtype for each in quantizer.parameters()} == {torch.float32}
 
 
-def test_the_generator_is_that_of_all_stages() -> None:
+def test_all_stages_share_one_generator() -> None:
     quantizer = Split(Soft(DIM), Residual(DIM, [Recorder(DIM), Recorder(DIM)]))
     quantizer.generator = torch.Generator().manual_seed(1)
     assert {member.generator for member in quantizer.quantizers()} == {quantizer.generator}
@@ -224,7 +224,9 @@ def needed_gradients(latents: Tensor, parameters: list[Tensor], values: Any) -> 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize("code_dim", [None, 3], ids=["plain", "projected"])
-def test_own_gradients_arrive_plain_residual_grouped_and_split(code_dim: int | None, mode: bool) -> None:
+def test_own_gradients_arrive_in_plain_residual_grouped_and_split_forms(
+    code_dim: int | None, mode: bool
+) -> None:
     latents = normal(2, DIM, 7)
 
     def stage(dim: int = DIM) -> Soft:
@@ -265,7 +267,7 @@ def test_own_gradients_arrive_plain_residual_grouped_and_split(code_dim: int | N
         assert all(bool(each.any()) for each in needed)
 
 
-def test_own_gradients_arrive_where_dropout_keeps_a_stage() -> None:
+def test_own_gradients_arrive_in_stages_that_dropout_leaves_active() -> None:
     quantizer = Residual(DIM, [Soft(DIM), Soft(DIM)], dropout=1.0, dropout_depths=[1])
     quantizer(normal(3, DIM, 4)).latents.square().sum().backward()
     first, second = quantizer.stages
@@ -273,7 +275,7 @@ def test_own_gradients_arrive_where_dropout_keeps_a_stage() -> None:
     assert second.codebook.grad is None or not bool(second.codebook.grad.any())
 
 
-def test_an_estimator_that_would_do_nothing_is_an_error() -> None:
+def test_an_estimator_without_effect_is_an_error() -> None:
     with pytest.raises(OptionError, match=r"estimator is 'rotation', but the values of Soft carry their own"):
         Soft(DIM, estimator="rotation")
     assert Soft(DIM).estimator is None
@@ -285,7 +287,7 @@ def test_an_estimator_that_would_do_nothing_is_an_error() -> None:
 # training values
 
 
-def test_training_values_of_the_last_stage_count_and_codes_are_those_of_encode() -> None:
+def test_training_values_are_used_for_the_last_stage_and_codes_equal_those_of_encode() -> None:
     quantizer = Residual(DIM, [Noisy(DIM), Noisy(DIM), Noisy(DIM)])
     latents = normal(2, DIM, 7)
     out = quantizer(latents)
@@ -296,7 +298,7 @@ def test_training_values_of_the_last_stage_count_and_codes_are_those_of_encode()
     assert torch.equal(quantizer.eval()(latents).latents, quantizer.decode(out.codes))
 
 
-def test_training_values_count_for_the_last_stage_that_an_item_keeps() -> None:
+def test_training_values_are_used_for_the_last_active_stage_of_an_item() -> None:
     quantizer = Residual(DIM, [Noisy(DIM), Noisy(DIM)], dropout=1.0)
     quantizer.generator = torch.Generator().manual_seed(0)
     latents = normal(8, DIM, 3)
@@ -332,7 +334,7 @@ class Shifting(ConditionalQuantizer):
         )
 
 
-def test_a_conditional_stage_sees_the_sum_of_those_before() -> None:
+def test_a_conditional_stage_receives_the_sum_of_earlier_stages() -> None:
     quantizer = Residual(DIM, [Shifting(DIM), Shifting(DIM), Shifting(DIM)]).eval()
     latents = normal(2, DIM, 7)
     codes = quantizer.encode(latents)
@@ -346,7 +348,7 @@ def test_a_conditional_stage_sees_the_sum_of_those_before() -> None:
     assert not bool(plain.sums[-1].any())
 
 
-def test_a_beam_of_conditional_stages_finds_no_worse_sum() -> None:
+def test_beam_search_of_conditional_stages_does_not_increase_the_error() -> None:
     stages = [Shifting(DIM), Shifting(DIM)]
     latents = normal(2, DIM, 20)
     errors = []
@@ -380,7 +382,7 @@ class Running(SequenceQuantizer):
 
 
 @pytest.mark.parametrize("form", ["plain", "residual", "grouped"])
-def test_a_sequence_quantizer_sees_items_and_masks(form: str) -> None:
+def test_a_sequence_quantizer_receives_items_and_masks(form: str) -> None:
     quantizer: Quantizer = {
         "plain": lambda: Running(DIM),
         "residual": lambda: Residual(DIM, [Running(DIM), Running(DIM)], dropout=0.5),
@@ -445,7 +447,7 @@ def test_strides_repeat_codes_over_blocks() -> None:
     ],
     ids=lambda config: config["name"],
 )
-def test_the_nested_form_and_the_short_one_are_one_codec(nested: Any, short: Any) -> None:
+def test_the_nested_form_and_the_short_name_give_the_same_codec(nested: Any, short: Any) -> None:
     assert shorten_config(nested) == short
     assert shorten_config(short) == short
     network = {"name": "spectral", "hop_length": 160, "window_length": 320, "num_mels": 16, "dim": 6}
@@ -474,7 +476,7 @@ def test_stages_and_groups_may_differ_in_kind() -> None:
     ]  # fmt: skip
 
 
-def test_a_split_keeps_its_semantic_codebook_and_both_see_the_latents() -> None:
+def test_both_parts_of_a_split_receive_the_latents_and_the_semantic_codebook_is_first() -> None:
     split = Split(Recorder(DIM), Residual(DIM, [Recorder(DIM), Recorder(DIM)], dropout=1.0))
     latents = normal(5, DIM, 4)
     out = split(latents)
@@ -521,7 +523,7 @@ class Deep(Quantizer):
         return codes.clamp(min=0).float().sum(dim=1, keepdim=True).expand(-1, self.code_dim)
 
 
-def test_absent_codes_are_a_suffix_and_no_composition_takes_them() -> None:
+def test_absent_codes_are_a_suffix_and_compositions_reject_them() -> None:
     quantizer = Deep(DIM)
     codes = quantizer.encode(normal(2, DIM, 9))
     assert {-1} < set(codes[:, 1].flatten().tolist())

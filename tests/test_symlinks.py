@@ -31,7 +31,9 @@ def contents(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("part", ["checkpoints", "codec", "best", "tensorboard", "metrics.jsonl"])
 @pytest.mark.parametrize("dangling", [False, True], ids=["there", "dangling"])
-def test_a_training_writes_through_no_link(tmp_path: Path, outside: Path, part: str, dangling: bool) -> None:
+def test_training_does_not_write_through_links(
+    tmp_path: Path, outside: Path, part: str, dangling: bool
+) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"steps": 1}))
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
@@ -50,7 +52,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 
 @pytest.mark.parametrize("part", ["report", "report/audio"])
-def test_a_report_is_written_through_no_link(
+def test_reports_are_not_written_through_links(
     tmp_path: Path, outside: Path, evaluation: Evaluation, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codecvq.evaluation.report.EMBED_BYTES", 0)  # the audio lies beside the page
@@ -63,7 +65,7 @@ def test_a_report_is_written_through_no_link(
     assert (outside / "index.html").read_text() == "mine"
 
 
-def test_a_file_that_is_a_link_is_replaced(tmp_path: Path, outside: Path, evaluation: Evaluation) -> None:
+def test_a_link_in_place_of_a_file_is_replaced(tmp_path: Path, outside: Path, evaluation: Evaluation) -> None:
     (tmp_path / "codec/report").mkdir(parents=True)
     (tmp_path / "codec/report/index.html").symlink_to(outside / "index.html")
     page = write_report(tmp_path / "codec", evaluation)
@@ -76,6 +78,6 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path, outside: Path) -> None:
     assert path_without_links(tmp_path / "runs", "report", "audio") == tmp_path / "runs/report/audio"
 
 
-def test_text_that_utf_8_cannot_hold_is_written_all_the_same(tmp_path: Path) -> None:
+def test_lone_surrogates_can_be_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "ä\udc80")
     assert (tmp_path / "file").read_bytes() == "ä\\udc80".encode()

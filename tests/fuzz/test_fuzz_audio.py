@@ -161,7 +161,7 @@ def _use(path: Path, rng: random.Random) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_but_audio_or_an_audio_error_comes_out(originals: dict[str, bytes], tmp_path: Path) -> None:
+def test_hostile_audio_is_read_or_raises_audio_error(originals: dict[str, bytes], tmp_path: Path) -> None:
     for read in originals:  # and all libraries are loaded before limits are set
         (tmp_path / read).write_bytes(originals[read])
         _use(tmp_path / read, random.Random(0))
@@ -185,7 +185,7 @@ def test_nothing_but_audio_or_an_audio_error_comes_out(originals: dict[str, byte
 
 
 @pytest.mark.slow
-def test_originals_are_read_as_they_are(originals: dict[str, bytes], tmp_path: Path) -> None:
+def test_unmodified_files_are_read(originals: dict[str, bytes], tmp_path: Path) -> None:
     lengths = {}
     for name, content in originals.items():
         (tmp_path / name).write_bytes(content)

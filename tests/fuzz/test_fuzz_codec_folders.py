@@ -40,7 +40,7 @@ def wav() -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CODECS)
-def test_a_hostile_folder_is_the_codec_or_an_error(name: str, tmp_path: Path) -> None:
+def test_a_hostile_folder_gives_the_same_codec_or_an_error(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, quantizer = CODECS[name]
     codec = Codec(sample_rate=8000, network=network, quantizer=quantizer).eval()

@@ -167,12 +167,12 @@ def case(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_files_are_read_or_refused_within_limits() -> None:
+def test_hostile_files_are_read_or_raise_an_error_within_limits() -> None:
     assert run_limited(case, CASES, memory_bytes=512 << 20, seconds=10) == []
 
 
 @pytest.mark.slow
-def test_hostile_paths_are_refused_within_limits(tmp_path) -> None:
+def test_hostile_paths_raise_an_error_within_limits(tmp_path) -> None:
     def from_disk(seed: int) -> None:
         rng = np.random.default_rng(seed)
         path = tmp_path / f"{seed}.cvq"
@@ -185,7 +185,7 @@ def test_hostile_paths_are_refused_within_limits(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_many_mutated_files_get_as_far_as_their_codes() -> None:
+def test_many_mutated_files_reach_the_decoding_of_codes() -> None:
     """The fuzzer is worth its time only if its files pass the checks of the header."""
     read_whole = 0
     for seed in range(300):

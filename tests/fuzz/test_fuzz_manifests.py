@@ -157,7 +157,7 @@ def _use(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [0, 1000], ids=["made", "kept"])
-def test_nothing_but_a_corpus_or_a_corpus_error_comes_out(
+def test_hostile_manifests_give_a_corpus_or_corpus_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
     monkeypatch.setattr(Clips, "MAX_IN_MEMORY", in_memory)

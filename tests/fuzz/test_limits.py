@@ -20,7 +20,7 @@ def misbehaving(seed: int) -> None:
             pass
 
 
-def test_each_way_to_fail_is_a_problem_and_the_rest_goes_on() -> None:
+def test_every_kind_of_failure_is_reported_and_later_cases_run() -> None:
     problems = run_limited(misbehaving, 10, memory_bytes=1 << 30, seconds=1)
     assert [problem.partition(":")[0] for problem in problems] == ["seed 1", "seed 3", "seed 5", "seed 7"]
     assert "MemoryError" in problems[2]

@@ -28,13 +28,13 @@ def pair(device: torch.device) -> tuple[Codec, Codec]:
     return codecvq.load("speech-16k"), codecvq.load("speech-16k", device)
 
 
-def test_codes_are_those_of_the_cpu(pair: tuple[Codec, Codec], clips: list[torch.Tensor]) -> None:
+def test_codes_equal_those_of_the_cpu(pair: tuple[Codec, Codec], clips: list[torch.Tensor]) -> None:
     cpu, gpu = pair
     equal = [(gpu.encode(wav).cpu() == cpu.encode(wav)).float().flatten() for wav in clips]
     assert float(torch.cat(equal).mean()) >= SAME_CODES
 
 
-def test_audio_is_that_of_the_cpu(pair: tuple[Codec, Codec], clips: list[torch.Tensor]) -> None:
+def test_audio_equals_that_of_the_cpu(pair: tuple[Codec, Codec], clips: list[torch.Tensor]) -> None:
     cpu, gpu = pair
     for wav in clips:
         codes = cpu.encode(wav)
@@ -58,7 +58,7 @@ def test_a_padded_batch_has_the_codes_of_its_items(
     assert float(torch.cat(equal).mean()) >= SAME_CODES
 
 
-def test_a_token_dataset_is_that_of_the_cpu(pair: tuple[Codec, Codec], tmp_path: Path) -> None:
+def test_a_token_dataset_equals_that_of_the_cpu(pair: tuple[Codec, Codec], tmp_path: Path) -> None:
     import pyarrow.parquet as parquet
 
     corpus = open_corpus("prompts").split("validation").clips[:6]
@@ -73,7 +73,7 @@ def test_a_token_dataset_is_that_of_the_cpu(pair: tuple[Codec, Codec], tmp_path:
         assert float(equal.float().mean()) >= 0.98
 
 
-def test_the_path_of_a_pitch_is_that_of_the_cpu(device: torch.device, clips: list[torch.Tensor]) -> None:
+def test_the_pitch_path_equals_that_of_the_cpu(device: torch.device, clips: list[torch.Tensor]) -> None:
     tracker = PitchTracker(16000, 160)
     strengths = []
     for wav in clips:

@@ -55,7 +55,7 @@ def trained(name: str, device: torch.device, steps: int = 2, dropout: float = 0.
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_codes_and_values_are_those_of_the_cpu(name: str, device: torch.device) -> None:
+def test_codes_and_values_equal_those_of_the_cpu(name: str, device: torch.device) -> None:
     quantizer = trained(name, torch.device("cpu")).eval()
     twin, latents = copy.deepcopy(quantizer).to(device), normal(9)
     codes = quantizer.encode(latents)
@@ -68,7 +68,7 @@ def test_codes_and_values_are_those_of_the_cpu(name: str, device: torch.device) 
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_masked_step_of_training_is_that_of_the_cpu(name: str, device: torch.device) -> None:
+def test_a_masked_training_step_equals_that_of_the_cpu(name: str, device: torch.device) -> None:
     mask = torch.arange(200)[None] < torch.tensor([[200], [150], [1], [90]])
     results = []
     for where in (torch.device("cpu"), device):
@@ -100,7 +100,7 @@ def test_ema_codebooks_learn_as_on_the_cpu(name: str, dropout: float, device: to
 
 
 @pytest.mark.parametrize("name", EMA)
-def test_a_batch_with_nan_changes_no_state_and_waits_for_nothing(
+def test_a_batch_with_nan_changes_no_state_without_synchronization(
     name: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(codecvq.quantizer.engine, "reads_without_sync", lambda device: False)
@@ -118,7 +118,7 @@ def test_a_batch_with_nan_changes_no_state_and_waits_for_nothing(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", FORMS)
-def test_autocast_changes_no_code(name: str, dtype: torch.dtype, device: torch.device) -> None:
+def test_autocast_does_not_change_codes(name: str, dtype: torch.dtype, device: torch.device) -> None:
     quantizer, latents = trained(name, torch.device("cpu")).to(device).eval(), normal(7).to(device)
     with torch.autocast(device.type, dtype=dtype):
         inside = quantizer(latents)
@@ -128,7 +128,7 @@ def test_autocast_changes_no_code(name: str, dtype: torch.dtype, device: torch.d
 
 
 @pytest.mark.parametrize("name", ["vq", "simvq", "fsq", "lfq", "residual_vq"])
-def test_what_is_wrong_is_refused_there_too(name: str, device: torch.device) -> None:
+def test_invalid_inputs_raise_the_same_errors_as_on_the_cpu(name: str, device: torch.device) -> None:
     quantizer = trained(name, torch.device("cpu")).to(device).eval()
     latents = normal(1).to(device)
     latents[0, 0, 0] = torch.inf

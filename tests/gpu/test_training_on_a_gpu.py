@@ -44,7 +44,7 @@ def deterministic() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_adversarial_training_in_every_precision(
+def test_adversarial_training_works_in_every_precision(
     tmp_path: Path, precision: str, device: torch.device
 ) -> None:
     if precision == "fp16" and device.type == "cpu":
@@ -59,7 +59,7 @@ def test_adversarial_training_in_every_precision(
 
 
 @pytest.mark.slow
-def test_a_compiled_codec_learns_as_an_eager_one(tmp_path: Path, device: torch.device) -> None:
+def test_a_compiled_codec_learns_like_an_eager_one(tmp_path: Path, device: torch.device) -> None:
     del device
     quantizer = {"name": "fsq", "levels": [5, 5, 5, 5]}
     for name, compiled in (("eager", False), ("compiled", True)):
@@ -94,7 +94,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-def test_segments_cut_on_the_device_are_those_of_the_processor(tmp_path: Path, device: torch.device) -> None:
+def test_segments_on_the_gpu_equal_those_of_the_cpu(tmp_path: Path, device: torch.device) -> None:
     augment = {"tilt_db": 6.0, "gain_db": [-9.0, 4.0]}
     made = recipe(tmp_path, corpus={"augment": augment, "cache": "device"})
     segments = recipe_segments(made, recipe_corpus(made.corpus), 320)
@@ -103,7 +103,7 @@ def test_segments_cut_on_the_device_are_those_of_the_processor(tmp_path: Path, d
     torch.testing.assert_close(found.cpu(), torch.from_numpy(segments.batch(3)), rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_on_one_card_learn_what_one_learns(tmp_path: Path, device: torch.device) -> None:
+def test_two_processes_on_one_gpu_learn_what_one_learns(tmp_path: Path, device: torch.device) -> None:
     """By gloo: NCCL refuses two processes on a card."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
