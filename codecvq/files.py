@@ -76,7 +76,7 @@ def stale_temporary_files(path: Path) -> list[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync `folder`, so that renames in it survive a power failure. Does nothing on Windows."""
+    """Sync `folder`, so that renames in it persist after a power failure. Does nothing on Windows."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -71,7 +71,7 @@ class Passage:
 
 
 def passages_of_python(source: str) -> Iterator[Passage]:
-    """Docstrings, comments and all other strings of a Python file."""
+    """Docstrings, comments and other strings of a Python file, except strings of one word: these are names."""
     tree = ast.parse(source)
     docstrings = set()
     for node in ast.walk(tree):
@@ -80,7 +80,7 @@ def passages_of_python(source: str) -> Iterator[Passage]:
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 docstrings.add(id(first.value))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) > 1:
             yield Passage(node.lineno, node.value, is_docstring=id(node) in docstrings)
     lines: list[tuple[int, str]] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -29,7 +29,7 @@ MEASURED = ["si_sdr", "mel_distance"]
 
 @dataclass
 class Rounding:
-    """A foreign codec that keeps `bits` of each sample."""
+    """An external codec that keeps `bits` of each sample."""
 
     bits: int
     name: str = ""
@@ -151,8 +151,8 @@ class NotInstalled(Rounding):
 class Plugin:
     @hookimpl
     def codecvq_codecs(self):
-        yield CodecSpec(name="coarse-4", factory=lambda: Rounding(4, "coarse-4"), foreign=True)
-        yield CodecSpec(name="absent", factory=NotInstalled, foreign=True)
+        yield CodecSpec(name="coarse-4", factory=lambda: Rounding(4, "coarse-4"), external=True)
+        yield CodecSpec(name="absent", factory=NotInstalled, external=True)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_a_folder_that_is_not_there_is_told(plugin: Codec, tmp_path: Path) -> No
         load("my-speech")
 
 
-@pytest.mark.parametrize("given", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "foreign": True}])
+@pytest.mark.parametrize("given", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "external": True}])
 def test_a_spec_has_a_folder_or_a_factory(given: dict) -> None:
     with pytest.raises(ValueError, match="one of them is needed"):
         CodecSpec(name="odd", **given)

@@ -133,23 +133,23 @@ class CodecSpec(Spec):
 
     Set one of two fields. `folder` is a folder that `Codec.save` wrote, bundled with the plugin. `factory` is
     called with `device` and returns an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around an
-    existing model. A `foreign` codec has no codes, such as Opus. Its factory takes no arguments and returns a
+    existing model. An `external` codec has no codes, such as Opus. Its factory takes no arguments and returns a
     `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
 
-    Raises ValueError if neither or both fields are set, or if a `foreign` codec has a `folder`.
+    Raises ValueError if neither or both fields are set, or if an `external` codec has a `folder`.
     """
 
     factory: str | Callable[..., Any] = ""
     folder: str = ""  # path relative to the plugin's module file
-    foreign: bool = False  # whether the codec has no codes
+    external: bool = False  # whether the codec has no codes
     licence: str = ""  # license of the weights, and of the training data if required
     card: str = ""  # path of the model card, relative to the plugin's module file
 
     def __post_init__(self) -> None:
-        if bool(self.factory) == bool(self.folder) or (self.foreign and self.folder):
+        if bool(self.factory) == bool(self.folder) or (self.external and self.folder):
             raise ValueError(
                 f"codec {self.name!r} has factory {self.factory!r} and folder {self.folder!r}; one of them "
-                "is needed, and a foreign codec needs a factory"
+                "is needed, and an external codec needs a factory"
             )
 
 

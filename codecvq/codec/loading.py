@@ -40,7 +40,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> AudioCodec:
         if os.path.exists(source):
             return load_folder(source, device)
         raise unknown_codec(source)
-    if registration.spec.foreign:
+    if registration.spec.external:
         raise CodecError(
             f"{source} is an external codec, for compare only: it has no codes. Measure it with: codecvq "
             f"compare {source}"

@@ -137,7 +137,7 @@ class Segments:
 
     @property
     def failures(self) -> tuple[ClipFailure, ...]:
-        """Clips that could not be read so far; failures of the corpus come first."""
+        """Clips that could not be read; failures of the corpus come first."""
         return self.corpus.failures + tuple(self._failures[index] for index in sorted(self._failures))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Segments:
 
     @property
     def unreadable(self) -> dict[int, ClipFailure]:
-        """Clips that could not be read so far, by their indices in the corpus."""
+        """Clips that could not be read, by their indices in the corpus."""
         return dict(self._failures)
 
     def add_failures(self, unreadable: Mapping[int, ClipFailure]) -> None:

@@ -93,7 +93,7 @@ def table_listing(table: Table, builder: ClipBuilder, *, strict: bool) -> ClipLi
 
 
 class _TableReader:
-    """The state of the first pass over a table."""
+    """The state of the first reading of a table."""
 
     def __init__(self, table: Table, builder: ClipBuilder, strict: bool) -> None:
         self.table, self.builder, self.strict = table, builder, strict

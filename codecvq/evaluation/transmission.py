@@ -2,7 +2,7 @@
 
 An `AudioCodec` has codes `[B, N, T]`, a sample rate and a depth. Other codecs have no such codes: Opus has
 packets, and Codec2 has frames of bits. All of them take samples and return samples and a number of bits. That
-is the interface `Transmitter`. Plugins for external codecs (`CodecSpec.foreign`) create transmitters.
+is the interface `Transmitter`. Plugins for external codecs (`CodecSpec.external`) create transmitters.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def open_transmitter(name: str, device: str = "cpu") -> Transmitter:
     source, depth = _split_depth(name)
     registration = codec_registration(source)
     if registration is None and not Path(source).exists():
-        raise unknown_codec(source, foreign=True)
-    if registration is not None and registration.spec.foreign:
+        raise unknown_codec(source, external=True)
+    if registration is not None and registration.spec.external:
         if depth is not None:
             raise CodecError(f"{name}: {source} has no codebooks. Remove @{depth}.")
         transmitter: Transmitter = registration.make()

@@ -14,7 +14,7 @@ def codecvq_codecs() -> Iterator[CodecSpec]:
         name="original",
         factory="codecvq_baselines.original:Original",
         summary="the original clip at 16 bits per sample",
-        foreign=True,
+        external=True,
     )
     for name, summary in (
         ("opus-16", "Opus, 16 kbit/s, variable rate, 20 ms"),
@@ -29,7 +29,7 @@ def codecvq_codecs() -> Iterator[CodecSpec]:
             summary=f"{summary} (opusenc, opusdec)",
             reference="RFC 6716",
             licence="BSD-3-Clause",
-            foreign=True,
+            external=True,
         )
     for mode, kbps in (("3200", "3.2"), ("1300", "1.3"), ("700c", "0.7")):
         yield CodecSpec(
@@ -38,5 +38,5 @@ def codecvq_codecs() -> Iterator[CodecSpec]:
             summary=f"Codec2, {kbps} kbit/s, 8 kHz (c2enc, c2dec)",
             reference="https://github.com/drowe67/codec2",
             licence="LGPL-2.1-only",
-            foreign=True,
+            external=True,
         )
