@@ -41,6 +41,8 @@ def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
 def unknown_codec(name: str | Path, external: bool = False) -> CodecError:
     """Return an error that lists the registered names; with `external`, includes codecs without codes."""
     registrations = registry().all(CodecSpec)
-    known = [name for name, registration in registrations.items() if external or not registration.spec.external]
+    known = [
+        name for name, registration in registrations.items() if external or not registration.spec.external
+    ]
     why = registry().unknown_name_message(CodecSpec, str(name), known)
     return CodecError(f"{name} is not a codec: there is no such folder, and {why}")
