@@ -1,13 +1,13 @@
-# make quickstart   trains a small codec on real speech and shows what it does
-# make test         passes the tests
-# make lint         ruff and mypy          make bench   the speed claims          make slow   the longer tests
-# make docs         builds the documentation into site/ and checks its links
+# make quickstart   train a small codec on real speech, and evaluate it
+# make test         fast tests                    make slow    long tests
+# make lint         ruff, mypy and words          make bench   speed comparisons
+# make docs         build the documentation into site/ and check its links
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Two test processes with a thread each: torch's threads would only wait for one another.
+# Two test processes with one thread each. More threads of torch would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: quickstart test slow lint docs bench clean

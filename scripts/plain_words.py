@@ -71,7 +71,7 @@ class Passage:
 
 
 def passages_of_python(source: str) -> Iterator[Passage]:
-    """Docstrings, comments and other strings of a Python file, except strings of one word: these are names."""
+    """Docstrings, comments and strings of a Python file. Strings of one word are names and are skipped."""
     tree = ast.parse(source)
     docstrings = set()
     for node in ast.walk(tree):

@@ -133,8 +133,8 @@ class CodecSpec(Spec):
 
     Set one of two fields. `folder` is a folder that `Codec.save` wrote, bundled with the plugin. `factory` is
     called with `device` and returns an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around an
-    existing model. An `external` codec has no codes, such as Opus. Its factory takes no arguments and returns a
-    `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
+    existing model. An `external` codec has no codes, such as Opus. Its factory takes no arguments and returns
+    a `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
 
     Raises ValueError if neither or both fields are set, or if an `external` codec has a `folder`.
     """
