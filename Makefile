@@ -39,17 +39,17 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/quantizer_quality.py
 	$(BIN)/python benchmarks/adversarial_step.py
 
-# The measures that are built from source are an extra: without a C compiler, everything else works and says what is missing.
+# Metrics that pip builds from source are an extra. Without a C compiler everything else works.
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"codecvq needs Python 3.10 or later, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@if command -v cc >/dev/null; then \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval]' \
-	  || { echo "the extra 'eval' could not be installed whole: evaluation goes without ViSQOL, DNSMOS and speaker similarity"; \
+	  || { echo "the extra 'eval' was not installed completely: evaluation omits ViSQOL, DNSMOS and speaker similarity"; \
 	       $(BIN)/python -m pip install --quiet --disable-pip-version-check pesq \
-	       || echo "and without PESQ (a C compiler and Python headers are needed)"; }; \
-	else echo "no C compiler: evaluation goes without PESQ (pip install 'codecvq[eval]' once there is one)"; fi
+	       || echo "PESQ was not installed either: it needs a C compiler and the Python headers"; }; \
+	else echo "no C compiler: evaluation omits PESQ. Install a compiler, then: pip install 'codecvq[eval]'"; fi
 	@touch $@
 
 clean:
