@@ -181,7 +181,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_training(
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"max_bad_steps": 3}))
     plain = Learner.step
     monkeypatch.setattr(Learner, "step", lambda learner, step, wav, *_: plain(learner, step, wav * torch.nan))
-    with pytest.raises(RunError, match="3 steps in a row"):
+    with pytest.raises(RunError, match="3 consecutive steps"):
         loop.train(recipe, tmp_path / "run")
 
 
