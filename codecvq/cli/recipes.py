@@ -21,7 +21,7 @@ app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_recipes(as_json: Json = False) -> None:
+def list_recipes(plugin: Plugins = [], as_json: Json = False) -> None:  # noqa: B006
     """List installed recipes.
 
     Example: [bold]codecvq recipes list[/]
