@@ -1,4 +1,4 @@
-"""Tiny adversarial trainings for tests, and what they left."""
+"""Tiny adversarial trainings for tests, and readers of their run folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def gradients_stay_enabled() -> Iterator[None]:
-    """A test, or what it calls, that leaves torch without gradients fails, and breaks no other."""
+    """Fail a test that leaves gradients disabled, and enable them again for the next tests."""
     yield
     import torch
 
     if not torch.is_grad_enabled():
         torch.set_grad_enabled(True)
-        pytest.fail("gradients were left switched off: every test after this one would have trained nothing")
+        pytest.fail("the test left gradients disabled, so later tests would train nothing")

@@ -1,21 +1,21 @@
-"""Runs the fenced blocks of a page, as its reader would.
+"""Runs the fenced blocks of a page as a reader would.
 
 Fenced blocks of a page run in order, in a folder that holds `runs/quickstart` (a tiny codec), `recordings/`
-(real clips) and nothing else:
+(clips of speech) and nothing else:
 
-- `bash`: by `bash -e`; `codecvq train` gets the overrides `SMALLER`, so that it takes seconds;
-- `python`: in a process of its own;
-- `python`, `yaml`, `toml` and `json` that begin with a comment `# path/file.ext`: written as that file;
-- other `yaml`, `toml`, `json`: parsed; `text`: output, not run.
+- `bash`: run by `bash -e`. `codecvq train` gets the overrides `SMALLER`, so that it takes seconds.
+- `python`: run in a separate process.
+- `python`, `yaml`, `toml` and `json` that begin with a comment `# path/file.ext`: written to that file.
+- other `yaml`, `toml`, `json`: parsed, not run. `text`: output, not run.
 
 A line `# include: PATH` in a block is replaced by that file of the repository.
 
 Comments in the line before a block change this:
 
-- `<!-- not run: REASON -->` with a reason of `REASONS`;
-- `<!-- train: key=value key=value -->`: these overrides in place of `SMALLER`, for the rest of the page;
-- `<!-- fails -->`: the block exits with an error, which the page explains;
-- `<!-- as written -->`: the file exists, a command has written it, and the block shows it.
+- `<!-- not run: REASON -->`: the block is not run, for one of the `REASONS`.
+- `<!-- train: key=value key=value -->`: these overrides replace `SMALLER` for the rest of the page.
+- `<!-- fails -->`: the block exits with an error that the page explains.
+- `<!-- as written -->`: the block shows a file that a command has written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REASONS = {
     "CI runs it itself",
     "a sketch",
 }
-SMALLER = (  # a recipe's full networks take minutes
+SMALLER = (  # the full networks of a recipe take minutes
     "training.steps=3 training.threads=1 training.batch_size=2 training.validation_clips=2 "
     "network.encoder_width=16 network.decoder_width=16 network.encoder_blocks=1 network.decoder_blocks=1 "
     "losses.mel.windows=[512] losses.mel.bands=[40]"
@@ -69,7 +69,7 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """Why the block is not run."""
+        """The reason why the block is not run, or None."""
         return next((c.removeprefix("not run: ") for c in self.comments if c.startswith("not run: ")), None)
 
     @property
@@ -86,7 +86,7 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-# A codecvq that appends the overrides of $TRAIN to `codecvq train`.
+# A wrapper of codecvq that appends the overrides of $TRAIN to `codecvq train`.
 CODECVQ = """#!/bin/sh
 if [ "$1" = train ] && [ -n "$TRAIN" ]; then
   case "$*" in *--help*) ;; *) eval "set -- \\"\\$@\\" $TRAIN" ;; esac
@@ -96,7 +96,7 @@ exec "{python}" -m codecvq "$@"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables with which commands find this Python's programs and install into `folder`/site, offline."""
+    """Environment for commands: the programs of this Python, and offline installs into `folder`/site."""
     programs = folder / "bin"
     programs.mkdir()
     scripts = {"codecvq": CODECVQ.format(python=sys.executable)}
@@ -123,13 +123,13 @@ def environment(folder: Path) -> dict[str, str]:
         "TERM": "dumb",
     }
     if importlib.util.find_spec("hatchling"):
-        # pip reads this variable as "build isolation": a false value switches it off.
+        # pip reads this variable as "build isolation". A false value disables it.
         variables |= {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
     return os.environ | variables
 
 
 def make_user_folder(folder: Path) -> Path:
-    """Return `folder` with a trained codec and some recordings, of which each page gets a copy."""
+    """Create `folder` with a trained codec and some recordings. Each page gets a copy."""
     folder.mkdir()
     recipe = write_recipe(folder.parent / "tiny.yaml", training={"steps": 3})
     command = [sys.executable, "-m", "codecvq", "train", str(recipe), "--run", "runs/quickstart"]
@@ -161,13 +161,13 @@ def quoted(overrides: str) -> str:
 
 
 def written(block: Block, work: Path) -> bool:
-    """Write a block that begins with the name of a file, and return whether it does."""
+    """Write a block that begins with a file name to that file. Returns whether it does."""
     named = FILE.match(block.text) if block.language in WRITTEN else None
     if named is None:
         return False
     path, content = work / named[1], block.text[named.end() :]
     if "as written" in block.comments:
-        assert path.read_text(encoding="utf-8") == content, f"{named[1]} differs from what the page shows"
+        assert path.read_text(encoding="utf-8") == content, f"{named[1]} differs from the block of the page"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding="utf-8")
     return True

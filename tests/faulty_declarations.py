@@ -1,22 +1,22 @@
-"""Quantizers that declare more of themselves (gradient, progress, random numbers), sound and faulty.
+"""Correct and faulty quantizers that use declarations of the contract: gradients, progress, random numbers.
 
-Each faulty one is the sound one above it but for a line.
+A faulty one differs in few lines from the correct one above it.
 """
 
 from __future__ import annotations
 
 import torch
-from faulty_quantizers import Whole
+from faulty_quantizers import CorrectQuantizer
 from faulty_sequence_quantizers import (
     Delta,
-    DeltaOverRows,
-    DeltaThatLeaks,
-    DeltaThatLeaksALittle,
+    DeltaAcrossItems,
+    DeltaMixesItems,
+    DeltaOverVectors,
     DeltaWithoutReach,
     Halves,
-    HalvesInName,
+    HalvesInNameOnly,
     Smooths,
-    SmoothsFarther,
+    SmoothsBeyondItsReach,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +27,8 @@ from codecvq.quantizer import ConditionalQuantizer, nearest_candidates, nearest_
 # Random numbers
 
 
-class Perturbs(Whole):
-    """Moves its codewords a little in each update, with its own random numbers."""
+class Perturbs(CorrectQuantizer):
+    """Moves its codewords by a random step in each update, with its own generator."""
 
     moved: Tensor
 
@@ -43,7 +43,7 @@ class Perturbs(Whole):
         return torch.randn(like.shape, generator=self.generator)
 
 
-class DrawsFromTheGlobal(Perturbs):
+class DrawsFromTheGlobalGenerator(Perturbs):
     def noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape)
 
@@ -57,13 +57,13 @@ class Reseeds(Perturbs):
 # Losses and state
 
 
-class SumsOverVectors(Whole):
+class SumsOverVectors(CorrectQuantizer):
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         return Terms({"codebook": (values - vectors.detach()).square().sum()})
 
 
-class Ema(Whole):
-    """Codewords are means of what chose them, remembered for a while."""
+class Ema(CorrectQuantizer):
+    """Codewords are moving averages of the vectors assigned to them."""
 
     counts: Tensor
     sums: Tensor
@@ -84,7 +84,7 @@ class Ema(Whole):
         return torch.where(seen, self.sums / self.counts[:, None].clamp(min=1e-6), self.codebook)
 
 
-class EmaOfNothing(Ema):
+class EmaWithoutVectors(Ema):
     def means(self) -> Tensor:
         return self.sums / self.counts.sum() + self.codebook - self.sums / self.counts.sum()
 
@@ -92,7 +92,7 @@ class EmaOfNothing(Ema):
 # The gradient
 
 
-class HasEstimator(Whole):
+class HasEstimator(CorrectQuantizer):
     def __init__(self, dim: int, estimator: str = "ste") -> None:
         Quantizer.__init__(self, dim, [16], estimator=estimator)
         self.codebook = nn.Parameter(torch.randn(16, dim))
@@ -104,15 +104,15 @@ class IgnoresEstimator(HasEstimator):
         super().__init__(dim)
 
 
-class PassesNothingOn(HasEstimator):
-    """Names its estimator, and uses straight-through all the same."""
+class IgnoresItsEstimator(HasEstimator):
+    """Accepts an estimator, but always uses the straight-through gradient."""
 
     def apply_estimator(self, vectors: Tensor, values: Tensor) -> Tensor:
         return values.detach() + vectors - vectors.detach()
 
 
-class Softly(Whole):
-    """The hard choice with the gradient of the soft one (IBQ, arXiv:2412.02692)."""
+class SoftGradient(CorrectQuantizer):
+    """Hard assignment with the gradient of soft assignment (IBQ, arXiv:2412.02692)."""
 
     own_gradient = True
 
@@ -123,17 +123,17 @@ class Softly(Whole):
         return (hard + soft - soft.detach()) @ self.codebook, codes
 
 
-class SoftlyButDetached(Softly):
+class SoftGradientDetached(SoftGradient):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         return super().quantize(vectors.detach())
 
 
-class SoftlyUndeclared(Softly):
+class SoftGradientUndeclared(SoftGradient):
     own_gradient = False
 
 
-class SoftlyWhereWide(Softly):
-    """In groups, which are narrower, the codebook gets no gradient."""
+class SoftGradientOnlyIfWide(SoftGradient):
+    """In groups, which have fewer channels, the codebook gets no gradient."""
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         values, codes = super().quantize(vectors)
@@ -143,28 +143,28 @@ class SoftlyWhereWide(Softly):
 # Candidates
 
 
-class Searched(Whole):
+class WithCandidates(CorrectQuantizer):
     def candidates(self, vectors: Tensor, count: int) -> Tensor:
         return nearest_candidates(vectors, self.codebook, count)
 
 
-class WorstFirst(Searched):
+class WorstFirst(WithCandidates):
     def candidates(self, vectors: Tensor, count: int) -> Tensor:
         return super().candidates(vectors, count).flip(1)
 
 
-class WorstOfAll(Searched):
-    """The farthest codewords, the nearest of them first."""
+class WorstOfAll(WithCandidates):
+    """The farthest codewords, sorted from near to far."""
 
     def candidates(self, vectors: Tensor, count: int) -> Tensor:
         return super().candidates(vectors, 16)[:, -count:]
 
 
-# Values of training
+# Training values
 
 
-class Substitutes(Whole):
-    """Noise as long as the error in place of it, in training (NSVQ, DOI 10.1109/ACCESS.2022.3147670)."""
+class NoiseSubstitution(CorrectQuantizer):
+    """In training, noise replaces the error at equal norm (NSVQ, DOI 10.1109/ACCESS.2022.3147670)."""
 
     own_gradient = True
     training_values_differ = True
@@ -179,18 +179,18 @@ class Substitutes(Whole):
         return vectors + error / noise.norm(dim=1, keepdim=True).clamp(min=1e-9) * noise, codes
 
 
-class SubstitutesUndeclared(Substitutes):
+class NoiseSubstitutionUndeclared(NoiseSubstitution):
     training_values_differ = False
 
 
-class SaysThatItDiffers(Whole):
+class DeclaresTrainingValuesInVain(CorrectQuantizer):
     training_values_differ = True
 
 
 # Progress
 
 
-class Anneals(Whole):
+class Anneals(CorrectQuantizer):
     uses_progress = True
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
@@ -202,16 +202,16 @@ class AnnealsUndeclared(Anneals):
     uses_progress = False
 
 
-class KeepsProgressToItself(Anneals):
+class IgnoresProgress(Anneals):
     def set_progress(self, step: int, steps: int | None = None) -> None:
         self.step = step
 
 
-# Stages that see the sum
+# Conditional stages
 
 
 class Conditional(ConditionalQuantizer):
-    """Codewords move with the sum so far (in the manner of QINCo, arXiv:2401.14732)."""
+    """Codewords depend on the partial sum (as in QINCo, arXiv:2401.14732)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, [16])
@@ -238,11 +238,11 @@ class DecodesWithoutTheSum(Conditional):
         return super().dequantize_given(codes, partial_sum), codes
 
 
-# As many codebooks as a frame needs
+# Variable depth
 
 
-class Shallow(Quantizer):
-    """A second codebook only for vectors that the first leaves far away."""
+class VariableDepth(Quantizer):
+    """Uses a second codebook only for vectors with a large error after the first."""
 
     variable_depth = True
 
@@ -266,7 +266,7 @@ class Shallow(Quantizer):
         return Terms({"codebook": (values - vectors.detach()).square().mean()})
 
 
-class ShallowAtTheFront(Shallow):
+class AbsentCodesInFront(VariableDepth):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         values, codes = super().quantize(vectors)
         return values, codes.flip(1)
@@ -276,44 +276,44 @@ class ShallowAtTheFront(Shallow):
 
 
 EVERY_FORM = ("", "residual_", "multiscale_", "grouped_")
-#: the sound ones, with the forms in which they work
-SOUND: dict[type[Quantizer], tuple[str, ...]] = {
+#: correct quantizers and the forms in which they work
+CORRECT: dict[type[Quantizer], tuple[str, ...]] = {
     Perturbs: EVERY_FORM,
     Ema: EVERY_FORM,
     HasEstimator: EVERY_FORM,
-    Softly: EVERY_FORM,
-    Searched: EVERY_FORM,
-    Substitutes: EVERY_FORM,
+    SoftGradient: EVERY_FORM,
+    WithCandidates: EVERY_FORM,
+    NoiseSubstitution: EVERY_FORM,
     Anneals: EVERY_FORM,
     Delta: EVERY_FORM,
     Smooths: EVERY_FORM,
     Halves: ("",),
     Conditional: EVERY_FORM,
-    Shallow: ("",),
+    VariableDepth: ("",),
 }
-#: the faulty ones: form/check that must notice
+#: faulty quantizers and the checks (form/check) that must find the fault
 FAULTY: dict[type[Quantizer], set[str]] = {
-    DrawsFromTheGlobal: {"/generator_is_used", "/equal_generators", "residual_/generator_is_used"},
+    DrawsFromTheGlobalGenerator: {"/generator_is_used", "/equal_generators", "residual_/generator_is_used"},
     Reseeds: {"/global_seed_unchanged", "grouped_/global_seed_unchanged"},
     SumsOverVectors: {"/losses_are_means", "residual_/losses_are_means"},
-    EmaOfNothing: {"/update_without_vectors"},
+    EmaWithoutVectors: {"/update_without_vectors"},
     IgnoresEstimator: {"/estimator_is_used"},
-    PassesNothingOn: {"/estimator_is_used"},
-    SoftlyButDetached: {"/own_gradient", "/task_gradient"},
-    SoftlyUndeclared: {"/own_gradient"},
-    SoftlyWhereWide: {"grouped_/task_gradient"},
+    IgnoresItsEstimator: {"/estimator_is_used"},
+    SoftGradientDetached: {"/own_gradient", "/task_gradient"},
+    SoftGradientUndeclared: {"/own_gradient"},
+    SoftGradientOnlyIfWide: {"grouped_/task_gradient"},
     WorstFirst: {"/candidates"},
     WorstOfAll: {"/candidates", "residual_/beam"},
-    SubstitutesUndeclared: {"/training_values"},
-    SaysThatItDiffers: {"/training_values_differ", "residual_/training_values_differ"},
-    KeepsProgressToItself: {"/progress"},
+    NoiseSubstitutionUndeclared: {"/training_values"},
+    DeclaresTrainingValuesInVain: {"/training_values_differ", "residual_/training_values_differ"},
+    IgnoresProgress: {"/progress"},
     AnnealsUndeclared: {"/undeclared_progress", "residual_/undeclared_progress"},
     DeltaWithoutReach: {"/frames_are_independent"},
-    DeltaOverRows: {"/items_are_independent", "/frames_are_independent"},
-    DeltaThatLeaks: {"/items_are_independent"},
-    DeltaThatLeaksALittle: {"/items_are_independent"},
-    SmoothsFarther: {"/declared_reach"},
-    HalvesInName: {"/strides"},
+    DeltaOverVectors: {"/items_are_independent", "/frames_are_independent"},
+    DeltaAcrossItems: {"/items_are_independent"},
+    DeltaMixesItems: {"/items_are_independent"},
+    SmoothsBeyondItsReach: {"/declared_reach"},
+    HalvesInNameOnly: {"/strides"},
     DecodesWithoutTheSum: {"/dequantize_matches_quantize"},
-    ShallowAtTheFront: {"/absent_codes"},
+    AbsentCodesInFront: {"/absent_codes"},
 }

@@ -1,4 +1,4 @@
-"""Quantizers that each break one promise, the checks that must notice, and sound ones beside them."""
+"""Quantizers with one fault each, the checks that must find it, and a correct one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from codecvq.plugins import registry
 from codecvq.quantizer import nearest_codes
 
 
-class Whole(Quantizer):
-    """Nothing is wrong with it: sixteen codewords, learned by gradient, and a count of steps."""
+class CorrectQuantizer(Quantizer):
+    """A quantizer without faults: sixteen codewords, learned by gradient, and a step counter."""
 
     codebook: Tensor
     steps: Tensor
@@ -39,7 +39,7 @@ class Whole(Quantizer):
         self.steps += 1
 
 
-class OneTooHigh(Whole):
+class OneTooHigh(CorrectQuantizer):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         values, codes = super().quantize(vectors)
         return values, codes + 1
@@ -48,63 +48,63 @@ class OneTooHigh(Whole):
         return super().dequantize(codes % 16)
 
 
-class DecodesSomethingElse(Whole):
+class DecodesSomethingElse(CorrectQuantizer):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         values, codes = super().quantize(vectors)
         return values * 1.001, codes
 
 
-class SumsItsLoss(Whole):
+class SumsItsLoss(CorrectQuantizer):
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         padded = torch.nn.functional.pad(values - vectors.detach(), (0, 0, 0, 3))
         return Terms({"codebook": padded.square().mean() + padded[:, 0].square().sum()})
 
     def forward(self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Any:
-        return super().forward(latents.nan_to_num(nan=1e4), None, num_codebooks)  # as if there were no masks
+        return super().forward(latents.nan_to_num(nan=1e4), None, num_codebooks)  # ignores masks
 
 
-class LearnsInEval(Whole):
+class LearnsInEval(CorrectQuantizer):
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         self.steps += 1
         return super().quantize(vectors)
 
 
-class NormalisesOverTheBatch(Whole):
+class NormalizesOverTheBatch(CorrectQuantizer):
     def bound(self, vectors: Tensor) -> Tensor:
         return vectors - vectors.mean(dim=0) if len(vectors) else vectors
 
 
-class GradientTwice(Whole):
+class GradientTwice(CorrectQuantizer):
     def forward(self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Any:
         return super().forward(latents + (latents - latents.detach()), mask, num_codebooks)
 
 
-class NoGradient(Whole):
+class NoGradient(CorrectQuantizer):
     def bound(self, vectors: Tensor) -> Tensor:
         return vectors.detach()
 
 
-class KeepsItsCache(Whole):
-    """Decodes with what the codebook was when it was first asked, even after loading another."""
+class StaleCache(CorrectQuantizer):
+    """Encodes with a copy of the first codebook, even after another one is loaded."""
 
-    kept: Tensor | None = None
+    cached: Tensor | None = None
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:
             return super().quantize(vectors)
-        if self.kept is None:
-            self.kept = self.codebook.detach().clone()
-        codes = nearest_codes(vectors, self.kept)[:, None]
+        if self.cached is None:
+            self.cached = self.codebook.detach().clone()
+        codes = nearest_codes(vectors, self.cached)[:, None]
         return self.dequantize(codes), codes
 
 
-class DividesByNothing(Whole):
+class DividesByTheNorm(CorrectQuantizer):
     def bound(self, vectors: Tensor) -> Tensor:
         return vectors / vectors.norm(dim=1, keepdim=True)
 
 
-class Forgets(Whole):
-    """Its codebook is in no buffer."""
+class ShiftNotSaved(CorrectQuantizer):
+    """Its shift is not a buffer, so it is not saved."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -114,7 +114,7 @@ class Forgets(Whole):
         return vectors + self.shift
 
 
-class LeavesAGraph(Whole):
+class LeavesAGraph(CorrectQuantizer):
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
         return Terms({"codebook": (values - vectors.detach()).square().mean()}, {"norm": values.norm()})
 
@@ -124,14 +124,14 @@ class LeavesAGraph(Whole):
         return out
 
 
-class WritesToItsInput(Whole):
+class WritesToItsInput(CorrectQuantizer):
     def forward(self, latents: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None) -> Any:
         with torch.no_grad():
             latents += 0.0 if latents.requires_grad else 1.0
         return super().forward(latents, mask, num_codebooks)
 
 
-class Unseeded(Whole):
+class Unseeded(CorrectQuantizer):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         with torch.random.fork_rng(devices=[]):
@@ -139,13 +139,13 @@ class Unseeded(Whole):
             self.codebook.data.copy_(torch.randn_like(self.codebook))
 
 
-class HalfInAutocast(Whole):
+class HalfInAutocast(CorrectQuantizer):
     def encode(self, latents: Tensor, num_codebooks: int | None = None) -> Tensor:
         inside = torch.is_autocast_enabled("cpu")
         return super().encode(latents.bfloat16().float() * 0 if inside else latents, num_codebooks)
 
 
-class AlwaysAnswers(Whole):
+class ChecksNoInput(CorrectQuantizer):
     def decode(self, codes: Tensor) -> Tensor:
         return super().decode(codes.long().clamp(0, self.codebook_sizes[0] - 1))
 
@@ -153,8 +153,8 @@ class AlwaysAnswers(Whole):
         return super().encode(latents.nan_to_num(), num_codebooks)
 
 
-class ScalesNothing(Whole):
-    """Says that it refines, and does not say by how much: each stage repeats the first."""
+class RefinesWithoutScale(CorrectQuantizer):
+    """Declares `refines` without `stage_scale`, so each stage repeats the first."""
 
     refines = True
 
@@ -166,15 +166,15 @@ class ScalesNothing(Whole):
         return (codes * 2.0 - 1.0).expand(-1, self.code_dim)
 
 
-class Converts(Whole):
-    """Lets .bfloat16() round its codebook."""
+class RoundsItsCodebook(CorrectQuantizer):
+    """Allows .bfloat16() to round its codebook."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         return nn.Module._apply(self, fn, recurse)
 
 
-class CountsCalls(Whole):
-    """Changes its state whenever it is asked, also for no vectors at all."""
+class CountsCalls(CorrectQuantizer):
+    """Changes its state at each call, also without vectors."""
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:
@@ -182,7 +182,7 @@ class CountsCalls(Whole):
         return super().quantize(vectors)
 
 
-class CannotBeMade(Whole):
+class CannotBeBuilt(CorrectQuantizer):
     def __init__(self, dim: int) -> None:
         raise RuntimeError("no codebook today")
 
@@ -191,26 +191,26 @@ BROKEN: dict[type[Quantizer], set[str]] = {
     OneTooHigh: {"shapes"},
     DecodesSomethingElse: {"training_values"},
     SumsItsLoss: {"padding_values", "padding_losses", "padding_gradients", "padding_width", "all_padding"},
-    Converts: {"dtype_conversion"},
+    RoundsItsCodebook: {"dtype_conversion"},
     LearnsInEval: {"eval_changes_nothing", "encode_changes_nothing", "all_padding", "non_finite_training"},
-    NormalisesOverTheBatch: {"frames_are_independent"},
+    NormalizesOverTheBatch: {"frames_are_independent"},
     GradientTwice: {"gradient_gain"},
     NoGradient: {"gradient"},
-    KeepsItsCache: {"save_load"},
-    DividesByNothing: {"codes_in_range", "gradient_at_edges"},
-    Forgets: {"save_load"},
+    StaleCache: {"save_load"},
+    DividesByTheNorm: {"codes_in_range", "gradient_at_edges"},
+    ShiftNotSaved: {"save_load"},
     LeavesAGraph: {"metrics_are_detached"},
     WritesToItsInput: {"input_unchanged"},
     Unseeded: {"same_seed"},
     HalfInAutocast: {"autocast"},
-    AlwaysAnswers: {"wrong_codes", "non_finite_encode"},
-    CannotBeMade: {"builds"},
+    ChecksNoInput: {"wrong_codes", "non_finite_encode"},
+    CannotBeBuilt: {"builds"},
 }
 
 
 @contextmanager
 def registered(*classes: type[Quantizer]) -> Iterator[None]:
-    """A block in which quantizers are registered, under their names in lower case."""
+    """Register quantizers within a `with` block, under their class names in lower case."""
 
     class Plugin:
         @hookimpl

@@ -1,9 +1,9 @@
-"""Quantizers over items, sound and faulty: each faulty one is the sound one above it but for a line."""
+"""Correct and faulty sequence quantizers. A faulty one differs in few lines from the correct one above it."""
 
 from __future__ import annotations
 
 import torch
-from faulty_quantizers import Whole
+from faulty_quantizers import CorrectQuantizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +13,7 @@ from codecvq.quantizer import SequenceQuantizer, nearest_codes
 
 
 class Delta(SequenceQuantizer):
-    """Each frame as the nearest step from the one before, which is what decoding has."""
+    """Quantizes the difference of each frame from the previous decoded frame."""
 
     reach = Reach(None, 0)
 
@@ -46,8 +46,8 @@ class DeltaWithoutReach(Delta):
     reach = Reach(0, 0)
 
 
-class DeltaThatLeaks(Delta):
-    """Goes on from the item before, as if the batch were one long item."""
+class DeltaAcrossItems(Delta):
+    """Continues from the previous item, as if the batch were one long item."""
 
     def quantize_items(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         def long(items: Tensor) -> Tensor:
@@ -59,15 +59,15 @@ class DeltaThatLeaks(Delta):
         return (each[0].unflatten(1, mask.shape).transpose(0, 1) for each in (values, codes))  # type: ignore[return-value]
 
 
-class DeltaThatLeaksALittle(Delta):
-    """Adds a tenth of the item before."""
+class DeltaMixesItems(Delta):
+    """Adds a tenth of the previous item."""
 
     def quantize_items(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return super().quantize_items(latents + 0.1 * latents.roll(1, dims=0), mask)
 
 
-class DeltaOverRows(Whole):
-    """Vectors as they come, each after the one before, of whatever item that is."""
+class DeltaOverVectors(CorrectQuantizer):
+    """Quantizes differences of consecutive vectors, also across items."""
 
     def quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         codes = nearest_codes(vectors.diff(dim=0, prepend=vectors[:1] * 0), self.codebook)[:, None]
@@ -78,7 +78,7 @@ class DeltaOverRows(Whole):
 
 
 class Smooths(SequenceQuantizer):
-    """Quantizes the mean of a frame and the one after it."""
+    """Quantizes the mean of a frame and the next one."""
 
     reach = Reach(0, 1)
 
@@ -99,7 +99,7 @@ class Smooths(SequenceQuantizer):
         return Terms({"codebook": (values - vectors.detach()).square().mean()})
 
 
-class SmoothsFarther(Smooths):
+class SmoothsBeyondItsReach(Smooths):
     def quantize_items(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return super().quantize_items(latents + F.pad(latents, (0, 2))[:, :, 2:], mask)
 
@@ -124,8 +124,8 @@ class Halves(Smooths):
         return self.dequantize_items(codes, mask), codes
 
 
-class HalvesInName(Smooths):
-    """Says one code for two frames, and gives each frame its own."""
+class HalvesInNameOnly(Smooths):
+    """Declares one code for two frames, but each frame has its own."""
 
     reach = Reach(1, 1)
 

@@ -1,4 +1,4 @@
-"""Shards of token datasets that were written anew with other content."""
+"""Shards of token datasets that are rewritten with other content."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ CHECKSUMS = b"codecvq.checksums"
 
 
 def forge(path, columns=None, *, drop=(), metadata=None, checksums=False, **options):
-    """Write a shard again: other `columns` (arrays by name), some of them dropped, other texts in its footer;
-    without the checksums of its content unless asked, as earlier versions and strangers do.
+    """Rewrite a shard with other `columns` (arrays by name), dropped columns, or other texts in its footer.
+    By default the checksums of the content are removed, as in datasets of earlier versions.
     """
     file = pq.ParquetFile(path)
     table = file.read()

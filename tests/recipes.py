@@ -1,4 +1,4 @@
-"""A recipe that trains in seconds, on real speech: for tests."""
+"""A recipe for tests that trains in seconds on real speech."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
 
 
 def write_recipe(path: Path, **sections: Any) -> Path:
-    """The tiny recipe at `path`, with sections updated key by key (`training={"steps": 3}`) or replaced
+    """Write the tiny recipe to `path`, with sections updated (`training={"steps": 3}`) or replaced
     (`quantizer={...}`).
     """
     tree = {**TINY}

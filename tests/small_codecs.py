@@ -1,4 +1,4 @@
-"""Codecs without a network for tests, each an `AudioCodec` by `WrappedCodec`."""
+"""Codecs for tests without a network, derived from `WrappedCodec`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RATE, HOP = 16_000, 160
 
 
 class LevelCodec(WrappedCodec):
-    """The mean of each frame as a number in [0, 1), whose digits in mixed radix are the codes: the first n
-    codebooks are the number to n digits. `batches` are the shapes that `encode` was given.
+    """Codes are the mixed-radix digits of the mean of each frame, a number in [0, 1).
+    The first n codebooks give the number to n digits. `batches` lists the shapes of the inputs of `encode`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LevelCodec(WrappedCodec):
 
 
 class StoredCodec(LevelCodec):
-    """A level codec that states what files need to know: absent codes and learned tables."""
+    """A level codec with variable depth (absent codes) and learned tables."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class StoredCodec(LevelCodec):
 
 
 class MulawCodec(WrappedCodec):
-    """mu-law of each sample, one codebook for each sample of a frame; more `levels` are less distortion."""
+    """mu-law of each sample, with one codebook per sample of a frame. More `levels` reduce distortion."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Small quantizers of every kind, and what tests of them share."""
+"""Small quantizers of every kind, and helpers for their tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import codecvq
 from codecvq.quantizer import Quantized, Quantizer
 
-#: a small one of every kind of stack
+#: options of a small quantizer of every residual and grouped kind
 STACKS: dict[str, dict[str, Any]] = {
     "residual_vq": {"codebook_size": 16},
     "residual_rotation_vq": {"codebook_size": 16, "estimator": "ste"},
@@ -20,7 +20,7 @@ STACKS: dict[str, dict[str, Any]] = {
     "residual_fsq": {"levels": [5] * 8},
     "grouped_residual_vq": {"codebook_size": 16, "num_groups": 2},
 }
-#: a small one of every kind, projected to a dimension of its own
+#: options of a small quantizer of every kind, with a projection to another dimension
 PROJECTED: dict[str, dict[str, Any]] = {
     "vq": {"codebook_size": 16, "codebook_dim": 3},
     "rotation_vq": {"codebook_size": 16, "codebook_dim": 3, "distance": "cosine"},
@@ -37,11 +37,11 @@ PROJECTED: dict[str, dict[str, Any]] = {
     "grouped_residual_fsq": {"levels": [5, 4, 3], "num_codebooks": 5, "num_groups": 2},
 }
 DIM = 8
-MLP = f"{__name__}:Mlp"  # as an option names it
+MLP = f"{__name__}:Mlp"  # as the value of an option
 
 
 class Mlp(nn.Module):
-    """A map of codewords that is not linear."""
+    """A nonlinear map of codewords."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adversarial training: what resumes, what is averaged, what it begins from, how many make one."""
+"""Adversarial training: resuming, averaged weights, start step, accumulation and several processes."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def test_the_moving_average_matches_its_definition() -> None:
         keep = min(0.5, (1 + step) / (10 + step))
         expected = keep * expected + (1 - keep) * module.weight.detach().double()
     own = module.weight.detach().clone()
-    average.update(torch.tensor(False))  # of a step that was skipped
+    average.update(torch.tensor(False))  # a skipped step
     with average.applied():
         torch.testing.assert_close(module.weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(module.weight.detach(), own), "the module's own weights are back"
+    assert torch.equal(module.weight.detach(), own), "the weights of the module are restored"
 
 
 def test_accumulated_batches_train_as_one_batch(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_accumulated_batches_train_as_one_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # as many as processors, or more
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # the machine may have fewer cores
 def test_worker_processes_make_the_same_batches(tmp_path: Path) -> None:
     for workers in (0, 2):
         recipe = recipe_at(tmp_path / f"{workers}.yaml", training={"steps": 3, "workers": workers})
@@ -153,12 +153,12 @@ def test_a_best_codec_with_an_unreadable_score_is_replaced(
     with pytest.raises(KeyboardInterrupt):
         loop.train(recipe, tmp_path / "run")
     stop_at_step_eight.undo()
-    told = tmp_path / "run" / "best" / "best.json"
-    assert json.loads(told.read_text())["step"] == 6
-    told.write_text("")
+    score = tmp_path / "run" / "best" / "best.json"
+    assert json.loads(score.read_text())["step"] == 6
+    score.write_text("")
     loop.train(recipe, tmp_path / "run")
     assert "best.json cannot be read" in caplog.text
-    assert json.loads(told.read_text())["step"] == 6 + 6
+    assert json.loads(score.read_text())["step"] == 6 + 6
 
 
 def test_the_best_codec_is_selected_by_a_metric(tmp_path: Path) -> None:
@@ -210,21 +210,21 @@ def test_discriminators_longer_than_a_segment_are_an_error_before_training(tmp_p
 
 
 def test_plugins_receive_decoded_validation_clips(tmp_path: Path) -> None:
-    heard: list[tuple[int, str, int]] = []
+    received: list[tuple[int, str, int]] = []
 
-    class Listener:
+    class Collector:
         @hookimpl
         def codecvq_train_logged(self, run: Any, step: int) -> None:
-            heard.extend((step, clip.id, len(clip.decoded)) for clip in run.validation_samples)
+            received.extend((step, clip.id, len(clip.decoded)) for clip in run.validation_samples)
 
-    origin = registry().register(Listener(), "listener")
+    origin = registry().register(Collector(), "collector")
     try:
         loop.train(recipe_at(tmp_path / "tiny.yaml"), tmp_path / "run")
     finally:
         registry().unregister(origin)
-    assert {step for step, _, _ in heard} == {6, 12}
-    assert len({id_ for _, id_, _ in heard}) == 2
-    assert all(length > 0 for _, _, length in heard)
+    assert {step for step, _, _ in received} == {6, 12}
+    assert len({id_ for _, id_, _ in received}) == 2
+    assert all(length > 0 for _, _, length in received)
 
 
 def test_adversarial_losses_and_discriminators_require_each_other(tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_misspelled_trackers_are_an_error(tmp_path: Path) -> None:
     assert list((tmp_path / "c").rglob("events.out*"))
 
 
-@pytest.mark.parametrize(("rate", "said"), [(0.999, "WIN"), (0.5, "GUESS"), (0.7, "")])
+@pytest.mark.parametrize(("rate", "warned"), [(0.999, "WIN"), (0.5, "GUESS"), (0.7, "")])
 def test_discriminators_that_win_or_guess_for_long_give_a_warning(
-    rate: float, said: str, caplog: pytest.LogCaptureFixture
+    rate: float, warned: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Run:
         state: dict[str, Any] = {"codebook_watch": {}, "discriminator_watch": []}  # noqa: RUF012
@@ -256,12 +256,12 @@ def test_discriminators_that_win_or_guess_for_long_give_a_warning(
     with caplog.at_level(logging.WARNING):
         for step in range(WINDOW - 1):
             codecvq_train_logged(Run(), step, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
-        assert not caplog.text, "not yet for long"
+        assert not caplog.text, "the warning needs more steps"
         codecvq_train_logged(Run(), WINDOW, {"discriminator/win_rate": rate})  # type: ignore[arg-type]
-    assert (f"DISCRIMINATORS {said}" in caplog.text) == bool(said)
+    assert (f"DISCRIMINATORS {warned}" in caplog.text) == bool(warned)
 
 
-#: no codebook that each part of a batch moves
+#: no EMA codebook, which each part of an accumulated batch would update
 FSQ = {"name": "fsq", "levels": [5, 5, 5, 5], "num_codebooks": 2}
 
 
@@ -301,7 +301,7 @@ def test_two_processes_with_half_batches_learn_what_one_learns(
     start = builders.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
     moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
     apart = {name: ours[name] - theirs[name] for name in moved}
-    # Adam divides a gradient by its size, so where that is rounding noise so is the step: hence all together
+    # Adam normalizes gradients, so rounding noise in a gradient gives a noisy step. Hence norms over all tensors.
     for part in ("encoder", "decoder", *(f"quantizer.{stage}" for stage in stages)):
         ours_moved, ours_apart = (
             _norm({name: tensor for name, tensor in tensors.items() if name.startswith(part)})
@@ -328,7 +328,7 @@ def test_adversarial_losses_lower_the_win_rate_of_discriminators_over_two_thousa
     tmp_path: Path,
 ) -> None:
     late: dict[str, float] = {}
-    for name, adversarial in (("hears", 1.0), ("deaf", 1e-9)):
+    for name, adversarial in (("adversarial", 1.0), ("without", 1e-9)):
         recipe = recipe_at(
             tmp_path / f"{name}.yaml",
             losses={"adversarial": adversarial, "feature_matching": 0.0},
@@ -345,6 +345,6 @@ def test_adversarial_losses_lower_the_win_rate_of_discriminators_over_two_thousa
         rates = [row["discriminator/win_rate"] for row in found if row["step"] > 1200]
         late[name] = sum(rates) / len(rates)
         assert found[-1]["steps/skipped"] == 0
-        assert found[-1]["loss/mel"] < found[len(found) // 10]["loss/mel"], "it still learns"
-    assert late["deaf"] > 0.55, "there is something to tell apart"
-    assert late["hears"] < late["deaf"] - 0.02
+        assert found[-1]["loss/mel"] < found[len(found) // 10]["loss/mel"], "the loss decreases"
+    assert late["without"] > 0.55, "without adversarial losses the discriminators win often"
+    assert late["adversarial"] < late["without"] - 0.02

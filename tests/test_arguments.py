@@ -1,4 +1,4 @@
-"""Arguments of `encode` and `decode`: every integer type works, and what cannot be right is refused."""
+"""Arguments of `encode` and `decode`: every integer type is accepted, and invalid values raise an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio files: what is written comes back, parts equal slices, and what is no audio is one line."""
+"""Audio files: writing and reading, parts of files, durations, and errors of undecodable files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ RATE = 44100
 
 
 def tone(seconds: float, rate: int = RATE, hz: float = 440.0, channels: int = 1) -> np.ndarray:
-    """0.4 sin(2 pi hz n / rate), halved and turned over in every further channel: [C, S]."""
+    """0.4 sin(2 pi hz n / rate), halved and negated in each further channel: [C, S]."""
     wave = 0.4 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
     return np.stack([wave * (-0.5) ** c for c in range(channels)]).astype(np.float32)
 
 
 def encode_with_av(path: Path, samples: np.ndarray, rate: int, codec: str, container: str) -> Path:
-    """A file written by FFmpeg through PyAV from samples [C, S]."""
+    """Write samples [C, S] to a file with FFmpeg, through PyAV."""
     import av
 
     layout = "mono" if len(samples) == 1 else "stereo"
@@ -47,7 +47,7 @@ def encode_with_av(path: Path, samples: np.ndarray, rate: int, codec: str, conta
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same second of stereo in every kind of container, and G.722; to be read, not changed."""
+    """The same second of stereo audio in every container, and as G.722. Tests must not change the files."""
     tmp_path = tmp_path_factory.mktemp("audio")
     samples = tone(1.0, channels=2)
     made = {}
@@ -207,7 +207,7 @@ def test_resampling_gives_the_length_rounded_up(length, source, target):
 def test_resampling_preserves_a_sine(source, target):
     resampled = resample(tone(0.5, source, 1000.0), source, target)
     expected = tone(0.5, target, 1000.0)
-    inside = slice(target // 20, -target // 20)  # the ends see the silence around the signal
+    inside = slice(target // 20, -target // 20)  # the ends depend on the silence around the signal
     assert np.abs(resampled[:, inside] - expected[:, : resampled.shape[1]][:, inside]).max() < 1e-4
 
 
@@ -215,7 +215,7 @@ def test_resampling_treats_channels_alike_and_removes_frequencies_above_the_new_
     rows = np.concatenate([tone(0.2, 48000, 1000.0), tone(0.2, 48000, 11000.0)])
     both = resample(rows, 48000, 16000)
     assert np.allclose(both[0], resample(rows[0], 48000, 16000), atol=1e-6)
-    assert np.abs(both[1, 320:-320]).max() < 1e-4  # 11 kHz lies above 8 kHz: gone, not folded
+    assert np.abs(both[1, 320:-320]).max() < 1e-4  # 11 kHz is above 8 kHz: removed, without aliasing
     assert resample(rows, 48000, 48000) is rows
     with pytest.raises(AudioError, match="above 0"):
         resample(rows, 48000, 0)

@@ -1,4 +1,4 @@
-"""Codecs of others: their rates by hand, their delay, and what is said where they are not installed."""
+"""Baseline codecs: bit rates computed by hand, delays, and errors of missing programs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def speech(seconds: float = 2.0) -> np.ndarray:
     [
         ([[19], [60]], [19, 60]),
         ([[15, 15, 15]], [15, 15, 15]),
-        ([[255, 0, 7]], [255, 7]),  # a multiple of 255 ends with a segment of none
+        ([[255, 0, 7]], [255, 7]),  # a multiple of 255 ends with an empty segment
         ([[255, 255, 3, 0]], [513, 0]),
-        ([[10, 255], [255, 4, 8]], [10, 514, 8]),  # one that goes on in the next page
+        ([[10, 255], [255, 4, 8]], [10, 514, 8]),  # a packet that continues in the next page
     ],
 )
 def test_packet_sizes_follow_from_the_page_tables(pages: list[list[int]], sizes: list[int]) -> None:
@@ -104,7 +104,7 @@ def test_opus_at_a_constant_rate_has_15_bytes_per_packet_and_no_delay() -> None:
     sent = opus.opus_6().transmit(clip, RATE)
     packets = sent.payload_bits / 8 / 15
     assert packets == int(packets)
-    assert 100 <= packets <= 102  # 2 s and the encoder's look-ahead
+    assert 100 <= packets <= 102  # 2 s and the lookahead of the encoder
     assert delay_samples(clip, sent.samples, 2400) == 0
     again = opus.opus_6().transmit(clip, RATE)
     np.testing.assert_array_equal(sent.samples, again.samples)
@@ -113,7 +113,7 @@ def test_opus_at_a_constant_rate_has_15_bytes_per_packet_and_no_delay() -> None:
 @needs_opus
 def test_opus_accepts_clips_at_other_sample_rates() -> None:
     clip = speech(1.0)
-    sent = opus.opus_8().transmit(clip, 24_000)  # the same samples, heard faster
+    sent = opus.opus_8().transmit(clip, 24_000)  # the same samples at a higher rate
     assert sent.samples.shape == clip.shape
     assert delay_samples(clip, sent.samples, 3600) <= 1
 
@@ -131,7 +131,7 @@ def test_codec2_counts_the_bits_of_its_mode_and_encodes_the_whole_clip(
         sent = make().transmit(clip, RATE)
         assert sent.payload_bits == frame_bits * math.ceil(seconds / frame_s - 1e-9)
         assert sent.samples.shape == clip.shape
-        assert np.any(sent.samples[-80:]), "its end is digital silence"
+        assert np.any(sent.samples[-80:]), "the end of the clip is not coded"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One loop and one rule of exit codes for all verbs that work on many items."""
+"""The loop and the exit codes of all commands that process many items."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_exit_codes_depend_on_finished_and_failed_items(outcome: BatchResult, co
         assert leaving.value.exit_code == code
 
 
-# where results go
+# output paths
 
 
-def works_of(
+def tasks_of(
     tmp_path: Path, *names: str, given: list[str] | None = None
 ) -> tuple[list[str], list[ItemFailure]]:
-    """The names of the results of files with these names, given one by one or as `given`."""
+    """Names of the results for files `names`. They are passed one by one, or as the inputs `given`."""
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -99,24 +99,24 @@ def works_of(
 
 
 def test_the_second_file_with_the_same_result_is_a_failure(tmp_path: Path) -> None:
-    names, failures = works_of(tmp_path, "s1/a.wav", "s2/a.wav", "s2/b.wav")
+    names, failures = tasks_of(tmp_path, "s1/a.wav", "s2/a.wav", "s2/b.wav")
     assert names == ["a.cvq", "b.cvq"]
     assert [Path(failure.source).parts[-2:] for failure in failures] == [("s2", "a.wav")]
     assert "would both be written to" in failures[0].error
 
 
 def test_files_that_differ_only_in_their_suffix_get_different_results(tmp_path: Path) -> None:
-    assert works_of(tmp_path, "in/a.mp3", "in/a.wav", given=["in"]) == (["a.cvq", "a.wav.cvq"], [])
+    assert tasks_of(tmp_path, "in/a.mp3", "in/a.wav", given=["in"]) == (["a.cvq", "a.wav.cvq"], [])
 
 
 def test_a_file_that_is_given_twice_is_processed_once(tmp_path: Path) -> None:
-    assert works_of(tmp_path, "in/a.wav", given=["in", "in/a.wav", "in"]) == (["a.cvq"], [])
+    assert tasks_of(tmp_path, "in/a.wav", given=["in", "in/a.wav", "in"]) == (["a.cvq"], [])
 
 
 @pytest.mark.parametrize("bytes_", [247, 251, 255])
 def test_results_of_the_longest_file_names_stay_below_the_limit(bytes_: int, tmp_path: Path) -> None:
     long = "é" * ((bytes_ - 4) // 2)
-    names, failures = works_of(tmp_path, f"in/{long}.wav", f"in/{long}.m4a", f"in/{long}.au", given=["in"])
+    names, failures = tasks_of(tmp_path, f"in/{long}.wav", f"in/{long}.m4a", f"in/{long}.au", given=["in"])
     assert not failures
     assert len(set(names)) == 3
     assert all(len(os.fsencode(name)) <= 255 and name.endswith(".cvq") for name in names)
@@ -133,7 +133,7 @@ def test_inputs_without_files_are_failures_and_the_others_are_processed(tmp_path
     assert [failure.source for failure in failures] == [str(tmp_path / "empty")]
 
 
-# the verbs
+# commands
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Good files, damaged ones, and one whose name is not UTF-8."""
+    """Valid files, damaged ones, and one with a name that is not UTF-8."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.wav", "b.flac", os.fsdecode(b"caf\xe9.wav")):
@@ -171,18 +171,18 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, d
 def test_encode_and_decode_continue_after_damaged_files(
     capsys: pytest.CaptureFixture[str], codec: Path, folder: Path, tmp_path: Path
 ) -> None:
-    code, said, _ = call(capsys, "encode", codec, folder, "-o", tmp_path / "small", "--json")
-    assert (code, said["done"], said["failed"]) == (1, 3, 2)
-    assert {Path(failure["source"]).name for failure in said["failures"]} == {"damaged.mp4", "text.wav"}
+    code, output, _ = call(capsys, "encode", codec, folder, "-o", tmp_path / "small", "--json")
+    assert (code, output["done"], output["failed"]) == (1, 3, 2)
+    assert {Path(failure["source"]).name for failure in output["failures"]} == {"damaged.mp4", "text.wav"}
     (tmp_path / "small" / "damaged.cvq").write_bytes(b"CVQ1" + bytes(50))
-    code, said, _ = call(capsys, "decode", codec, tmp_path / "small", "-o", tmp_path / "back", "--json")
-    assert (code, said["done"], said["failed"]) == (1, 3, 1)
+    code, output, _ = call(capsys, "decode", codec, tmp_path / "small", "-o", tmp_path / "back", "--json")
+    assert (code, output["done"], output["failed"]) == (1, 3, 1)
     assert os.fsdecode(b"caf\xe9.wav") in os.listdir(tmp_path / "back")
 
 
 @pytest.fixture
 def manifest(folder: Path) -> Path:
-    """One clip that is there, one that is missing, one far away."""
+    """A manifest with an existing clip, a missing file and a URL."""
     path = folder / "clips.jsonl"
     rows = [
         {"path": "a.wav", "id": "=1|a", "speaker": "<b>"},
@@ -207,10 +207,10 @@ def test_evaluate_counts_missing_clips(
         "--out",
         tmp_path / "out",
     ]
-    code, said, _ = call(capsys, *arguments, "--json")
-    assert (code, said["done"], said["failed"], said["clips_given"]) == (1, 1, 2, 3)
-    assert [failure["source"] for failure in said["failures"]] == ["gone", "far"]
-    assert set(said["failures"][0]) >= {"source", "error", "stage"}
+    code, output, _ = call(capsys, *arguments, "--json")
+    assert (code, output["done"], output["failed"], output["clips_given"]) == (1, 1, 2, 3)
+    assert [failure["source"] for failure in output["failures"]] == ["gone", "far"]
+    assert set(output["failures"][0]) >= {"source", "error", "stage"}
     report = tmp_path / "out" / "report"
     assert Evaluation.load(report).clips_given == 3
     assert "\n'=1|a," in (report / "clips.csv").read_text()
@@ -232,12 +232,12 @@ def test_compare_counts_missing_clips(
         "speaker",
         "--audio",
     ]
-    code, said, _ = call(capsys, *arguments, "-o", out, "--json")
-    assert (code, said["done"], said["failed"], said["clips_given"]) == (1, 1, 2, 3)
-    assert [failure["source"] for failure in said["failures"]] == ["gone", "far"]
+    code, output, _ = call(capsys, *arguments, "-o", out, "--json")
+    assert (code, output["done"], output["failed"], output["clips_given"]) == (1, 1, 2, 3)
+    assert [failure["source"] for failure in output["failures"]] == ["gone", "far"]
     assert len(list((out / "audio").rglob("*.flac"))) == 1
     (folder,) = (out / "audio").iterdir()
-    assert folder.parent == out / "audio", "a codec's path is one name"
+    assert folder.parent == out / "audio", "the path of a codec becomes one folder name"
 
 
 def test_unprintable_text_can_be_saved(codec: Path, manifest: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_unprintable_text_can_be_saved(codec: Path, manifest: Path, tmp_path: Pa
     row = dataclasses.replace(found.rows[0], id=odd, path=odd, text=odd, speaker=odd)
     found = dataclasses.replace(found, rows=(row,), codec={**found.codec, "name": odd})
     found.save(tmp_path)
-    assert Evaluation.load(tmp_path).rows[0] == row, "the same text comes back"
+    assert Evaluation.load(tmp_path).rows[0] == row, "the text is unchanged"
     assert (tmp_path / "clips.csv").read_bytes().decode("utf-8")
     assert write_report(tmp_path, found).read_bytes().decode("utf-8")
 
@@ -282,9 +282,9 @@ def test_results_are_saved_if_the_report_fails(
         "--out",
         tmp_path / "out",
     ]
-    code, said, _ = call(capsys, *arguments, "--json")
+    code, output, _ = call(capsys, *arguments, "--json")
     assert code == 1
-    assert said["failures"][-1] == {"source": "report", "error": "UnicodeError: a font is missing"}
+    assert output["failures"][-1] == {"source": "report", "error": "UnicodeError: a font is missing"}
     assert Evaluation.load(tmp_path / "out" / "report").means["si_sdr"].n == 1
 
 

@@ -1,4 +1,4 @@
-"""The .cvq file: every code comes back, damage never passes, and any machine decodes what another wrote."""
+"""The .cvq file: lossless codes, detection of damage, limits of readers, and machine-independent bytes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from codecvq.bitstream.packed import BLOCK_ROWS, pack_codes, packed_bits
 from codecvq.bitstream.payload import SPLIT_ABOVE
 from codecvq.errors import BitstreamError
 
-Sizes = functools.partial(LevelCodec, hop_length=320, name="fake")  # a codec with these codebook sizes
+Sizes = functools.partial(LevelCodec, hop_length=320, name="fake")  # a codec with given codebook sizes
 
 
 class Odd(LevelCodec):
-    """A codec that states what cannot be."""
+    """A codec with attributes that may be invalid."""
 
     def __init__(self, codebook_sizes, **stated):
         super().__init__([2], name="fake")
@@ -45,7 +45,7 @@ def random_codes(sizes, frames, seed=0):
 
 
 def speech_like(sizes, frames, seed=0):
-    """Codes that dwell: each frame keeps its code with probability 1/2, else draws a geometric one."""
+    """Codes that change slowly: each frame repeats the code with probability 1/2, or draws a new one."""
     rng = np.random.default_rng(seed)
     codes = np.minimum(rng.geometric(0.3, (len(sizes), frames)) - 1, np.array(sizes)[:, None] - 1)
     for t in range(1, frames):
@@ -119,7 +119,7 @@ def test_entropy_coding_is_smaller_for_speech_and_auto_selects_the_smaller():
 
 
 def test_codes_made_of_levels_are_coded_as_digits():
-    """Four levels of 5 as one codebook of 625 cost what four codebooks of 5 cost, or nearly."""
+    """One codebook of 625 made of four levels of 5 costs about as much as four codebooks of 5."""
     levels = speech_like((5,) * 12, 150)
     joined = np.tensordot(5 ** np.arange(4), levels.reshape(3, 4, 150), axes=(0, 1))
     apart, together = pack(Sizes((5,) * 12), levels, 48000), pack(Sizes((625,) * 3), joined, 48000)
@@ -267,14 +267,14 @@ def test_decompression_bombs_use_little_memory_without_a_codec(bomb):
     data = forged(kind, [16000, 320, 0, frames, payload, *runs], bytes(payload))
 
     def read(seed):
-        with contextlib.suppress(BitstreamError):  # the budget's; what is within it is read
+        with contextlib.suppress(BitstreamError):  # files beyond the budget raise; others are read
             unpack(data)
 
     assert run_limited(read, 1, memory_bytes=100 << 20, seconds=4) == []
 
 
 def test_memory_is_proportional_to_the_sum_of_plane_sizes():
-    """One wide plane among many narrow ones pads none of them."""
+    """One wide plane among many narrow ones does not pad the others."""
     sizes = (2,) * 20_000 + (4093, 61)
     cells = sum(
         model.counts.size + model.transitions.size
@@ -497,7 +497,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path):
                 read_cvq(tmp_path / path)
             errors.append(str(caught.value))
 
-    reader = threading.Thread(target=read_all, daemon=True)  # a reader that waits must not stop the tests
+    reader = threading.Thread(target=read_all, daemon=True)  # a reader that blocks must not stop the tests
     reader.start()
     reader.join(timeout=20)
     assert len(errors) == len(paths)

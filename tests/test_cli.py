@@ -1,4 +1,4 @@
-"""The command line: bad input is a line and an exit code, good input is what `--help` says."""
+"""The command line: help, errors in one line with an exit code, and complete workflows."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_help_and_plugins_list_start_fast(arguments: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "codecvq", *arguments], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.6, f"seconds of processor time; what shares the core only adds to them: {times}"
+    assert min(times) < 0.6, f"processor time in s: {times}"
 
 
-VERBS = (
+COMMANDS = (
     "quickstart",
     "train",
     "evaluate",
@@ -79,11 +79,11 @@ VERBS = (
 )
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
-    code, out, _ = call(capsys, *verb.split(), "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = call(capsys, *command.split(), "--help")
     assert code == 0
-    assert f"Example: codecvq {verb.split()[0]}" in " ".join(out.replace("│", " ").split())
+    assert f"Example: codecvq {command.split()[0]}" in " ".join(out.replace("│", " ").split())
 
 
 def test_user_errors_are_one_line_with_exit_code_2(
@@ -117,11 +117,11 @@ def test_user_errors_are_one_line_with_exit_code_2(
     }  # fmt: skip
     for arguments, says in cases.items():
         code, out, err = call(capsys, *arguments)
-        told = [line for line in (out + err).splitlines() if says in line]
+        output = [line for line in (out + err).splitlines() if says in line]
         assert code == 2, (arguments, out, err)
-        assert told, (arguments, out, err)
+        assert output, (arguments, out, err)
         assert "Traceback" not in out + err
-    assert not (tmp_path / "runs").exists(), "a training that could not begin leaves no folder"
+    assert not (tmp_path / "runs").exists(), "a training that cannot start creates no folder"
 
 
 def test_decoded_files_have_the_original_length(
@@ -134,15 +134,15 @@ def test_decoded_files_have_the_original_length(
     soundfile.write(recordings / "deep" / "er" / "a.wav", SECOND[:1], 44100)
     (recordings / "notes.wav").write_text("a text file named .wav")
     code, out, _ = call(capsys, "encode", run_folder, recordings, "-o", tmp_path / "small", "--json")
-    told = json.loads(out)
-    assert code == 1, "some were encoded, some not"
-    assert [Path(failure["source"]).name for failure in told["failures"]] == ["notes.wav"]
-    assert {str(Path(row["file"]).relative_to(tmp_path / "small")) for row in told["files"]} == {
+    output = json.loads(out)
+    assert code == 1, "some files were encoded, some were not"
+    assert [Path(failure["source"]).name for failure in output["failures"]] == ["notes.wav"]
+    assert {str(Path(row["file"]).relative_to(tmp_path / "small")) for row in output["files"]} == {
         "stereo.cvq", "deep/er/a.cvq", "deep/er/a.wav.cvq",
     }  # fmt: skip
     code, out, _ = call(capsys, "decode", run_folder, tmp_path / "small", "-o", tmp_path / "back", "--json")
     assert code == 0
-    for row in told["files"]:
+    for row in output["files"]:
         name = Path(row["file"]).relative_to(tmp_path / "small").with_suffix(".wav")
         original = read_audio(row["source"])
         decoded = read_audio(tmp_path / "back" / name)
@@ -194,15 +194,15 @@ def test_evaluated_training_clips_are_reported(
     codec, options = run_folder / inside, ["--metrics", "si_sdr", "--max-clips", 3, "--json"]
     for split, known in (("train", 3), ("test", 0)):
         out = ["--split", split, "--out", tmp_path / split]
-        code, told, err = call(capsys, "evaluate", codec, "prompts", *options, *out)
+        code, output, err = call(capsys, "evaluate", codec, "prompts", *options, *out)
         assert code == 0
-        assert len(json.loads(told)["trained_on"]) == known
+        assert len(json.loads(output)["trained_on"]) == known
         assert ("was trained on 3 of the 3 clips" in err) == bool(known)
         page = (tmp_path / split / "report" / "index.html").read_text()
         assert ("trained on 3 of these 3 clips" in page) == bool(known)
     compare = ["compare", codec, "speech-16k", "--split", "train", "-o", tmp_path / "c"]
-    told = json.loads(call(capsys, *compare, *options)[1])
-    assert [entry["trained_on"] and len(entry["trained_on"]) for entry in told["codecs"]] == [3, None]
+    output = json.loads(call(capsys, *compare, *options)[1])
+    assert [entry["trained_on"] and len(entry["trained_on"]) for entry in output["codecs"]] == [3, None]
     table = (tmp_path / "c" / "comparison.md").read_text()
     assert "| codec | kbit/s | trained on | si_sdr ↑ |" in table
     assert "| 3 of 3 |" in table

@@ -1,4 +1,4 @@
-"""The verbs of token datasets: what is typed wrong is one line, failures are listed and counted."""
+"""Commands for token datasets: errors of options in one line, and listed and counted failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODEC = "speech-16k"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder: two clips and a manifest that names a third, which is missing."""
+    """The working folder: two clips, and a manifest with these and a missing third."""
     monkeypatch.chdir(tmp_path)
     for i in range(2):
         write_audio(tmp_path / "clips" / f"{i}.wav", tone(4000 + i, i), RATE)
@@ -34,11 +34,15 @@ def run(capsys, *arguments):
         code = 0
     except SystemExit as leaving:
         code = leaving.code
-    said = capsys.readouterr()
-    return code, json.loads(said.out) if "--json" in arguments and said.out else said.out, said.err
+    captured = capsys.readouterr()
+    return (
+        code,
+        json.loads(captured.out) if "--json" in arguments and captured.out else captured.out,
+        captured.err,
+    )
 
 
-TYPED = {
+INVALID_OPTIONS = {
     ("--shard", "²/3"): "--shard is '²/3'",
     ("--shard", "3/3"): "--shard is '3/3'",
     ("--shard", "0/0"): "--shard is '0/0'",
@@ -52,11 +56,11 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("options", TYPED, ids=[" ".join(words)[:30] for words in TYPED])
+@pytest.mark.parametrize("options", INVALID_OPTIONS, ids=[" ".join(words)[:30] for words in INVALID_OPTIONS])
 def test_invalid_options_give_a_one_line_error(folder, capsys, options):
-    code, out, said = run(capsys, "tokenize", CODEC, "clips", "--out", "t", *options)
-    assert (code, out, len(said.splitlines())) == (2, "", 1)
-    assert TYPED[options] in said
+    code, out, err = run(capsys, "tokenize", CODEC, "clips", "--out", "t", *options)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert INVALID_OPTIONS[options] in err
     assert not (folder / "t").exists()
 
 
@@ -84,15 +88,15 @@ def test_failures_of_tokenize_and_detokenize_are_listed_and_counted(folder, caps
         ("--suffix", ".exe"): "suffix is '.exe'",
         ("--ids", os.fsdecode(b"\xff")): "no clip",
     }.items():
-        code, out, said = run(capsys, "detokenize", CODEC, "t", "--out", "other", *options)
-        assert (code, out, len(said.splitlines())) == (2, "", 1)
-        assert what in said
+        code, out, err = run(capsys, "detokenize", CODEC, "t", "--out", "other", *options)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert what in err
         assert not (folder / "other").exists()
 
 
 def test_a_corpus_without_readable_clips_gives_exit_code_2(folder, capsys):
     (folder / "bad").mkdir()
     (folder / "bad" / "a.wav").write_bytes(np.arange(1000, dtype=np.uint8).tobytes())
-    code, _, said = run(capsys, "tokenize", CODEC, "bad", "--out", "t")
-    assert (code, len(said.splitlines()[-1:])) == (2, 1)
-    assert "none of the 1 clips could be tokenized" in said
+    code, _, err = run(capsys, "tokenize", CODEC, "bad", "--out", "t")
+    assert (code, len(err.splitlines()[-1:])) == (2, 1)
+    assert "none of the 1 clips could be tokenized" in err

@@ -1,4 +1,4 @@
-"""The entropy of codes: one definition, for counts in numpy and in torch."""
+"""The entropy of codes, from counts in numpy and in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`CodeTables`: integer frequencies of codes in context, and `.cvq` files that are coded with them."""
+"""`CodeTables`: integer frequencies of codes in context, and `.cvq` files coded with them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ALL = ("previous", "below", "digit")
 
 
 def Learned(sizes, tables, strides=None, variable_depth=False, name="learned"):
-    """A codec with tables."""
+    """A codec with learned tables."""
     return StoredCodec(sizes, strides, variable_depth, tables, name=name)
 
 
 def markov(sizes, frames, seed=0):
-    """Codes in which every codebook goes one step up or stays, with a step over now and then."""
+    """Random walks upwards: each code repeats, goes up by one, or rarely by two."""
     rng = np.random.default_rng(seed)
     steps = rng.choice([0, 1, 2], (len(sizes), frames), p=[0.45, 0.5, 0.05])
     return (np.cumsum(steps, axis=1) + rng.integers(0, 5)) % np.array(sizes)[:, None]
 
 
 def reference_bits(codes, tables, radix):
-    """Bits of codes of one codebook under its table, context "previous", in plain Python."""
+    """Bits for the codes of one codebook under its table with context "previous", in plain Python."""
     counts = [list(map(int, row)) for row in tables.frequencies[0]]
     bits, before = 0.0, radix
     for code in codes.tolist():
@@ -68,7 +68,10 @@ def test_frequencies_match_the_counts():
     assert np.allclose(shares, np.array([1, 3, 1]) / 5, atol=0.06)
     after = CodeTables.uniform((3,), contexts=("previous",)).with_counts([codes] * 1000, total=1 << 20)
     shares = after.frequencies[0] / after.frequencies[0].sum(axis=1, keepdims=True)
-    assert after.frequencies[0].shape == (4, 3)  # the last row: at the first frame, or behind an absent code
+    assert after.frequencies[0].shape == (
+        4,
+        3,
+    )  # the last row is for the first frame, or after an absent code
     assert shares == pytest.approx(
         np.array([[0, 1, 0], [0, 0.5, 0.5], [0.2, 0.6, 0.2], [0.5, 0.5, 0]]), abs=0.01
     )
@@ -112,7 +115,7 @@ def test_context_classes_replace_codes():
 
 
 def test_payload_bytes_depend_only_on_the_integer_tables():
-    """The bytes of one payload, written down: every machine and library version must give the same."""
+    """The bytes of one payload are fixed here: every machine and library version must give them."""
     tables = CodeTables.uniform((5, 5), contexts=("previous", "below"), step=8)
     tables = tables.with_frequencies(1 + np.arange(tables.entries) ** 2 % 97)
     codes, layout = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [4, 3, 2, 1, 0, 4, 3, 2]]), Layout.full((5, 5), 8)
@@ -180,12 +183,12 @@ def test_tables_that_do_not_match_the_codebooks_are_an_error(tables):
 
 
 def test_invalid_frequencies_raise_bitstream_error():
-    class Spoilt(StoredCodec):
+    class Invalid(StoredCodec):
         def code_tables(self):
             return CodeTables.uniform((50,)).with_frequencies(np.zeros(50, int))
 
     with pytest.raises(BitstreamError, match=r"code_tables of codec 'learned': .* frequencies from 0 to 0"):
-        pack(Spoilt((50,), name="learned"), markov((50,), 10), 0)
+        pack(Invalid((50,), name="learned"), markov((50,), 10), 0)
 
 
 def test_too_many_frames_for_learned_tables_use_another_kind(monkeypatch):
@@ -213,7 +216,7 @@ def test_a_budget_applies_to_files_with_learned_tables():
 
 
 class Zeros(StoredCodec):
-    """With the hashes of forged files."""
+    """A codec with the hashes of forged files."""
 
     codebooks_sha256 = weights_sha256 = property(lambda self: "00" * 32)
 

@@ -1,4 +1,4 @@
-"""The codec: exact lengths, padding that changes nothing, files that say what they are."""
+"""The codec: exact lengths, padding, hashes, and codec folders."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_padding_changes_neither_codes_nor_audio(codec: Codec, length: int) -> N
     lengths = torch.tensor([12 * HOP, length])
     together, single = codec.encode(batch, lengths=lengths), codec.encode(alone)
     frames = single.shape[2]
-    assert torch.equal(together[1:, :, :frames], single), "what lies behind the end, here noise, was heard"
+    assert torch.equal(together[1:, :, :frames], single), "noise after the end of an item changes its codes"
     assert not together[1, :, frames:].any(), "padding has code 0"
     decoded = codec.decode(together, lengths=lengths)
     torch.testing.assert_close(
@@ -111,12 +111,10 @@ def test_different_codecs_have_different_hashes() -> None:
     with torch.no_grad():
         codec.decoder.head.bias += 1  # type: ignore[operator, union-attr]
     assert codec.weights_sha256 != weights
-    assert codec.codebooks_sha256 == codebooks, "codes mean the same to a decoder that was trained further"
+    assert codec.codebooks_sha256 == codebooks, "the meaning of codes does not depend on the decoder"
     with torch.no_grad():
         codec.encoder.project.bias += 1  # type: ignore[operator, union-attr]
-    assert codec.codebooks_sha256 != codebooks, (
-        "FSQ has no codebook: what gives its codes their meaning is the encoder"
-    )
+    assert codec.codebooks_sha256 != codebooks, "FSQ has no codebook, so its codes depend on the encoder"
 
 
 def test_audio_at_another_rate_is_resampled() -> None:
@@ -125,7 +123,7 @@ def test_audio_at_another_rate_is_resampled() -> None:
     codes = codec.encode(at_44k, sample_rate=44100)
     assert codes.shape[2] == 100, "one second"
     assert codec.encode(at_44k).shape[2] == -(-44100 // HOP), (
-        "without a rate the samples are taken as they are"
+        "without a sample rate, samples are not resampled"
     )
     lengths = torch.tensor([22050])
     assert not codec.encode(at_44k, sample_rate=44100, lengths=lengths)[:, :, 50:].any()

@@ -1,4 +1,4 @@
-"""The checks of codecs: those in the box keep every promise, and each faulty one here is found."""
+"""The conformance checks of codecs: correct codecs pass, and every fault is found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AsLongAsItsFrames(LevelCodec):
         return super().decode(codes, None, lengths)
 
 
-class HearsThePadding(LevelCodec):
+class DependsOnPadding(LevelCodec):
     def encode(self, wav: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         return super().encode(wav, *arguments, **{**keywords, "lengths": None})
 
@@ -71,7 +71,7 @@ class CodesFromTheHash(LevelCodec):
 FAULTY: dict[type[LevelCodec], set[str]] = {
     OneFrameTooMany: {"shapes"},
     AsLongAsItsFrames: {"decode_length"},
-    HearsThePadding: {"padding"},
+    DependsOnPadding: {"padding"},
     Rolls: {"deterministic"},
     ComparesItems: {"items_are_independent"},
     NotAPrefix: {"prefix"},
@@ -82,23 +82,23 @@ FAULTY: dict[type[LevelCodec], set[str]] = {
 }
 
 
-def found_in(codec: Any) -> dict[str, str]:  # Any: an AudioCodec
+def failures_of(codec: Any) -> dict[str, str]:  # Any: an AudioCodec
     outcomes = list(run_checks(codec_checks(codec)))
     return {o.check.short_name: f"{o.found}\n{o.place}" for o in outcomes if o.found}
 
 
 def test_a_correct_implementation_passes_every_check() -> None:
-    assert found_in(LevelCodec()) == {}
-    assert found_in(LevelCodec((16, 16), channels=2)) == {}
+    assert failures_of(LevelCodec()) == {}
+    assert failures_of(LevelCodec((16, 16), channels=2)) == {}
 
 
 def test_strided_codebooks_pass_every_check() -> None:
-    assert found_in(LevelCodec((16, 16, 16), strides=(4, 2, 1))) == {}
+    assert failures_of(LevelCodec((16, 16, 16), strides=(4, 2, 1))) == {}
 
 
 @pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
 def test_each_fault_is_found(faulty: type[LevelCodec]) -> None:
-    found = found_in(faulty())
+    found = failures_of(faulty())
     assert set(found) >= FAULTY[faulty]
     for check in FAULTY[faulty]:
         assert "codec" in found[check]
@@ -117,7 +117,7 @@ def test_a_new_codec_passes_every_check(quantizer: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = {"name": "seanet", "filters": 4, "ratios": [8, 5], "dim": 8}
     codec = codecvq.Codec(sample_rate=16_000, network=network, quantizer=quantizer).eval()
-    assert found_in(codec) == {}
+    assert failures_of(codec) == {}
 
 
 @pytest.mark.slow

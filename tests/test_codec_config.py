@@ -1,4 +1,4 @@
-"""config.json from a stranger: what is wrong is said in one line that names the file and the key."""
+"""Untrusted config.json: each error is one line that names the file and the key."""
 
 from __future__ import annotations
 

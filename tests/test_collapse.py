@@ -1,8 +1,8 @@
-"""Codebooks stay in use: a toy autoencoder with large latents, where the rotation trick is known to collapse.
+"""Codebook use in a toy autoencoder with large latents, for which the rotation trick is known to collapse.
 
-Data are 64 numbers made from 8 latent ones by a random network; the encoder's last layer is scaled up, so
-that k-means puts the codewords at a radius which training leaves at once. A codebook without replacement of
-dead codewords then keeps 1 to 60 of its 512 codes (shared/research/quantizers.md, section 2e).
+Data are 64 numbers that a random network computes from 8 latent ones. The last encoder layer is scaled up,
+so k-means places the codewords at a radius that training leaves immediately. Without replacement of dead
+codewords, 1 to 60 of the 512 codes stay in use (shared/research/quantizers.md, section 2e).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGE = 7.0  # |z| at the start
 
 
 def toy_data(seed: int) -> Callable[[int], Tensor]:
-    """A source of batches `[M, 64]` on a curved surface of 8 dimensions."""
+    """A function that returns batches `[M, 64]` on a curved 8-dimensional surface."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(HIDDEN, 64, generator=generator) / HIDDEN**0.5
     second = torch.randn(64, OBSERVED, generator=generator) / 8.0
@@ -36,7 +36,7 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def train(name: str, seed: int, **options: Any) -> dict[str, float]:
-    """How an autoencoder around the quantizer ends: codes in use, reconstruction error, length of latents."""
+    """Train an autoencoder with the quantizer. Returns used codes, reconstruction error and latent norm."""
     torch.manual_seed(seed)
     batch = toy_data(seed)
     encoder, decoder = mlp(OBSERVED, DIM), mlp(DIM, OBSERVED)

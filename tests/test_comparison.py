@@ -1,4 +1,4 @@
-"""Several codecs over the same clips: rates, depths, groups, differences, and what is left out."""
+"""Comparison of codecs on the same clips: rates, depths, groups, differences and failures."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MEASURED = ["si_sdr", "mel_distance"]
 
 @dataclass
 class Rounding:
-    """An external codec that keeps `bits` of each sample."""
+    """An external codec that rounds each sample to `bits` bits."""
 
     bits: int
     name: str = ""
     identity: dict[str, int] = field(default_factory=dict)
-    fails_at: int = -1  # transmission that raises
+    fails_at: int = -1  # number of the transmission that raises
     sent: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Rounding:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Six clips of noise, of 0.5 to 1 s, louder each; a manifest with groups."""
+    """A manifest with groups: six clips of noise, 0.5 to 1 s long, each louder than the one before."""
     folder = tmp_path_factory.mktemp("clips")
     rows = []
     for i in range(6):
@@ -117,7 +117,7 @@ def test_each_depth_of_a_codec_is_measured_with_its_real_rate(codec: Codec, corp
     depths = [CodecTransmitter(f"tiny@{n}", codec, n) for n in (1, 2, 3)]
     result = compare(depths, corpus, ["mel_distance"])
     rates = [result.codec(depth.name).bitrate_bps() for depth in depths]
-    # 4 bits a codebook and 100 frames a second; a payload is filled up to a byte, and a clip to a frame
+    # 4 bits per codebook, 100 frames per second. Payloads are padded to bytes, clips to frames.
     for n, rate in enumerate(rates, start=1):
         assert 400 * n <= rate < 400 * n * 1.02 + 16
     assert [result.codec(depth.name).identity["codebooks_used"] for depth in depths] == [1, 2, 3]
@@ -139,7 +139,7 @@ def test_a_folder_name_with_a_depth_opens_the_codec_at_that_depth(codec: Codec, 
     assert opened.identity["weights_sha256"] == codec.weights_sha256
     with pytest.raises(CodecError, match=r"num_codebooks is 4.*1 to 3"):
         open_transmitter(f"{folder}@4")
-    codec.save(tmp_path / "at@2")  # a path that is there is what it says
+    codec.save(tmp_path / "at@2")  # an existing path is not split at the @
     assert open_transmitter(str(tmp_path / "at@2")).identity["codebooks_used"] == 3
 
 
@@ -202,15 +202,15 @@ class WrongLength(Rounding):
         raise ValueError("wrong size")
 
 
-@pytest.mark.parametrize(("decoded", "said"), [(np.zeros(3), "3 samples"), (None, "NaN")])
-def test_invalid_decoded_audio_is_a_failure(decoded, said: str, corpus: Corpus) -> None:
+@pytest.mark.parametrize(("decoded", "reason"), [(np.zeros(3), "3 samples"), (None, "NaN")])
+def test_invalid_decoded_audio_is_a_failure(decoded, reason: str, corpus: Corpus) -> None:
     class Odd(Rounding):
         def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
             return Transmission(np.full_like(samples, np.nan) if decoded is None else decoded, 1)
 
     result = compare([Odd(2, "odd"), Rounding(5)], corpus, MEASURED)
     assert result.codec("odd").rows == ()
-    assert all(said in failure.reason for failure in result.codec("odd").failures)
+    assert all(reason in failure.reason for failure in result.codec("odd").failures)
     assert result.table()[0] == ["odd", "–", "–", "–"]
 
 

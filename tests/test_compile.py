@@ -1,7 +1,7 @@
-"""`torch.compile(fullgraph=True)` gives what eager gives: every quantizer in eval, and those without codebook
+"""`torch.compile(fullgraph=True)` equals eager mode: every quantizer in eval, and quantizers without codebook
 updates in training.
 
-Most compile for the backend that only traces: what breaks a graph breaks it there. Two go the whole way.
+Most tests use the backend that only traces, which finds graph breaks. Two use inductor.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def normal(seed: int, frames: int = 20) -> Tensor:
 
 
 ALL = [name for name in quantizer_names() if name.endswith(tuple(OPTIONS))]
-#: two forms around each other bring nothing new but for one of each kind
+#: nested forms are tested for one quantizer of each kind
 SOME = [
     name
     for name in ALL
@@ -135,7 +135,7 @@ def test_compiled_quantizers_raise_the_errors_of_eager_mode(backend: str) -> Non
         decode(codes)
     latents[0, 0, 0] = torch.nan
     encode = torch.compile(quantizer.encode, fullgraph=True, backend=backend)
-    # torch forgets to switch gradients on again where an error ends a graph that is without them
+    # torch does not enable gradients again after an error in a graph without gradients
     with torch.enable_grad(), pytest.raises(RuntimeError, match="NaN"):
         encode(latents)
 

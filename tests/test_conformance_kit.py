@@ -1,4 +1,4 @@
-"""The kit finds what is wrong: each quantizer here breaks a promise, beside the checks that must notice."""
+"""The conformance checks of quantizers find every fault of the faulty quantizers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Collection
 
 import pytest
 import torch
-from faulty_declarations import EVERY_FORM, FAULTY, SOUND, EmaOfNothing, SumsOverVectors
+from faulty_declarations import CORRECT, EVERY_FORM, FAULTY, EmaWithoutVectors, SumsOverVectors
 from faulty_quantizers import (
     BROKEN,
-    CannotBeMade,
+    CannotBeBuilt,
+    CorrectQuantizer,
     CountsCalls,
     DecodesSomethingElse,
     GradientTwice,
     LearnsInEval,
-    NormalisesOverTheBatch,
+    NormalizesOverTheBatch,
     OneTooHigh,
-    ScalesNothing,
-    Whole,
+    RefinesWithoutScale,
     registered,
 )
 
@@ -28,8 +28,8 @@ from codecvq.testing import CheckFailed, CheckSkipped, parametrize_quantizer, qu
 from codecvq.testing.check import expect_close, expect_equal
 
 
-def found_in(broken: type[Quantizer], form: str = "", only: Collection[str] = ()) -> dict[str, str]:
-    """What the checks of one form find, or those of them in `only`."""
+def failures_of(broken: type[Quantizer], form: str = "", only: Collection[str] = ()) -> dict[str, str]:
+    """Failures of the checks of one form: check -> message. `only` selects checks by name."""
     with registered(broken):
         name = broken.__name__.lower()
         checks = list(quantizer_checks(name, forms=[form.rstrip("_") or "plain"]))
@@ -39,48 +39,50 @@ def found_in(broken: type[Quantizer], form: str = "", only: Collection[str] = ()
 
 @pytest.mark.parametrize("form", EVERY_FORM)
 def test_a_correct_implementation_passes_every_check(form: str) -> None:
-    assert found_in(Whole, form) == {}
+    assert failures_of(CorrectQuantizer, form) == {}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
 def test_each_fault_is_found(broken: type[Quantizer]) -> None:
-    assert set(found_in(broken, only=BROKEN[broken])) == BROKEN[broken]
+    assert set(failures_of(broken, only=BROKEN[broken])) == BROKEN[broken]
 
 
 @pytest.mark.parametrize(
-    ("sound", "form"),
+    ("correct", "form"),
     [
-        pytest.param(sound, form, id=f"{form}{sound.__name__}")
-        for sound, forms in SOUND.items()
+        pytest.param(correct, form, id=f"{form}{correct.__name__}")
+        for correct, forms in CORRECT.items()
         for form in forms
     ],
 )
-def test_correct_quantizers_with_declarations_pass_every_check(sound: type[Quantizer], form: str) -> None:
-    assert found_in(sound, form) == {}
+def test_correct_quantizers_with_declarations_pass_every_check(correct: type[Quantizer], form: str) -> None:
+    assert failures_of(correct, form) == {}
 
 
 @pytest.mark.parametrize("faulty", FAULTY, ids=lambda faulty: faulty.__name__)
 def test_each_false_declaration_is_found_by_its_check(faulty: type[Quantizer]) -> None:
     for each in FAULTY[faulty]:
         form, _, check = each.partition("/")
-        assert set(found_in(faulty, form, [check])) == {check}, each
+        assert set(failures_of(faulty, form, [check])) == {check}, each
 
 
 def test_residual_stages_that_repeat_the_same_grid_are_found() -> None:
-    assert "refinement" in found_in(ScalesNothing, "residual_", ["refinement"])
+    assert "refinement" in failures_of(RefinesWithoutScale, "residual_", ["refinement"])
 
 
 def test_a_dropped_stage_that_learns_is_found() -> None:
     only = ["dropped_stages_untouched"]
-    assert "stage " in found_in(CountsCalls, "residual_", only)["dropped_stages_untouched"]
-    assert found_in(Whole, "residual_", only) == {}
+    assert "stage " in failures_of(CountsCalls, "residual_", only)["dropped_stages_untouched"]
+    assert failures_of(CorrectQuantizer, "residual_", only) == {}
 
 
 def test_failures_describe_the_fault() -> None:
-    assert "K is 16" in found_in(OneTooHigh, only=["shapes"])["shapes"]
-    assert "steps by up to" in found_in(LearnsInEval, only=["eval_changes_nothing"])["eval_changes_nothing"]
-    assert "RuntimeError: no codebook today" in found_in(CannotBeMade)["builds"]
-    assert "gain of 2" in found_in(GradientTwice, only=["gradient_gain"])["gradient_gain"]
+    assert "K is 16" in failures_of(OneTooHigh, only=["shapes"])["shapes"]
+    assert (
+        "steps by up to" in failures_of(LearnsInEval, only=["eval_changes_nothing"])["eval_changes_nothing"]
+    )
+    assert "RuntimeError: no codebook today" in failures_of(CannotBeBuilt)["builds"]
+    assert "gain of 2" in failures_of(GradientTwice, only=["gradient_gain"])["gradient_gain"]
 
 
 def test_wrong_options_and_names_raise_user_errors() -> None:
@@ -99,8 +101,8 @@ def test_checks_do_not_change_the_global_random_state() -> None:
 
 
 def test_expected_failures_become_strict_xfails() -> None:
-    with registered(NormalisesOverTheBatch):
-        name = "normalisesoverthebatch"
+    with registered(NormalizesOverTheBatch):
+        name = "normalizesoverthebatch"
         mark = parametrize_quantizer(
             name, expected_failures={"frames_are_independent": "the whole batch"}
         ).mark
@@ -127,7 +129,7 @@ def test_checks_that_depend_on_a_failed_shape_check_are_skipped() -> None:
         check = next(each for each in quantizer_checks(name) if each.short_name == "round_trip")
         with pytest.raises(CheckSkipped, match=f"because {name}/shapes failed"):
             check.run()
-    assert issubclass(CheckSkipped, unittest.SkipTest)  # so pytest skips the test
+    assert issubclass(CheckSkipped, unittest.SkipTest)  # pytest skips the test
 
 
 def test_the_first_failure_stops_the_checks_if_requested() -> None:
@@ -139,7 +141,10 @@ def test_the_first_failure_stops_the_checks_if_requested() -> None:
 
 
 def test_every_failure_shows_a_line_of_the_plugin() -> None:
-    for faulty, name in ((SumsOverVectors, "losses_are_means"), (EmaOfNothing, "update_without_vectors")):
+    for faulty, name in (
+        (SumsOverVectors, "losses_are_means"),
+        (EmaWithoutVectors, "update_without_vectors"),
+    ):
         with registered(faulty):
             checks = quantizer_checks(faulty.__name__.lower(), forms=["plain"])
             (check,) = (check for check in checks if check.short_name == name)

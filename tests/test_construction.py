@@ -1,4 +1,4 @@
-"""Options of strangers cannot build more than their limits allow."""
+"""Construction from untrusted options stops at limits on memory, tensors and modules."""
 
 from __future__ import annotations
 

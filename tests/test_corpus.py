@@ -1,4 +1,4 @@
-"""Corpora: where clips come from, how they are split, and what is said when something is wrong."""
+"""Corpora: folders, manifests and registered corpora, splits, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RATE = 16000
 
 
 def write_noise(path: Path, seconds: float = 0.1, rate: int = RATE) -> Path:
-    """White noise of a twentieth of full scale, seeded by the file's name."""
+    """White noise at a twentieth of full scale, seeded by the name of the file."""
     rng = np.random.default_rng(list(path.name.encode()))
     return write_audio(path, rng.normal(0, 0.05, round(seconds * rate)), rate)
 
@@ -38,7 +38,7 @@ def test_hash_splits_have_five_percent_each_and_never_change():
     counts = {split: sum(split_of(id_) == split for id_ in ids) for split in SPLITS}
     assert counts["test"] / len(ids) == pytest.approx(0.05, abs=0.005)
     assert counts["validation"] / len(ids) == pytest.approx(0.05, abs=0.005)
-    # A promise to those who trained yesterday: sha256 of these begins at 0.020, 0.073 and 0.440 of its range.
+    # Splits must never change: sha256 of these ids is at 0.020, 0.073 and 0.440 of its range.
     assert [split_of(key) for key in ("clip-17", "clip-7", "clip-1")] == ["test", "validation", "train"]
 
 
@@ -176,10 +176,10 @@ def test_json_lines_accept_common_column_names(tmp_path, column):
 
 
 @pytest.mark.parametrize(
-    ("name", "delimiter", "said"), [("m.csv", ",", 'Yes, "no"'), ("m.tsv", "\t", '"Yes, ""no"""')]
+    ("name", "delimiter", "text"), [("m.csv", ",", 'Yes, "no"'), ("m.tsv", "\t", '"Yes, ""no"""')]
 )
-def test_tables_are_read_with_extra_columns_as_text(tmp_path, name, delimiter, said):
-    write_noise(tmp_path / "clips/deep/a.wav")  # where Common Voice keeps what its tables name
+def test_tables_are_read_with_extra_columns_as_text(tmp_path, name, delimiter, text):
+    write_noise(tmp_path / "clips/deep/a.wav")  # as in Common Voice
     table = [
         ["path", "sentence", "speaker_id", "votes", "split"],
         ["deep/a.wav", '"Yes, ""no"""', "7", "12", "dev"],
@@ -189,7 +189,7 @@ def test_tables_are_read_with_extra_columns_as_text(tmp_path, name, delimiter, s
     )
     corpus = open_corpus(manifest=tmp_path / name)
     clip = corpus[0]
-    assert (clip.id, clip.text, clip.speaker) == ("deep/a", said, "7")
+    assert (clip.id, clip.text, clip.speaker) == ("deep/a", text, "7")
     assert dict(clip.columns) == {"votes": "12"}
     assert corpus.split_of(clip) == "validation"
 
@@ -289,7 +289,7 @@ def test_a_split_by_speaker_needs_speakers(tmp_path):
 
 @pytest.fixture
 def registered() -> Iterator[codecvq.plugins.Registry]:
-    """The registry with one more plugin, whose corpora are good, missing, empty and broken."""
+    """The registry with a plugin whose corpora are good, missing, empty and broken."""
 
     def good(root: Path | None = None) -> list[Clip]:
         return [Clip(id="a", path=(root or Path("/usual")) / "a.wav", speaker="s")]
@@ -300,7 +300,7 @@ def registered() -> Iterator[codecvq.plugins.Registry]:
     def broken(root: Path | None = None) -> list[Clip]:
         raise KeyError("x")
 
-    plugin = types.ModuleType("strangers")
+    plugin = types.ModuleType("third_party")
 
     @hookimpl
     def codecvq_corpora():
@@ -314,7 +314,7 @@ def registered() -> Iterator[codecvq.plugins.Registry]:
 
     plugin.codecvq_corpora = codecvq_corpora  # type: ignore[attr-defined]
     registry = codecvq.plugins.registry()
-    origin = registry.register(plugin, "strangers")
+    origin = registry.register(plugin, "third_party")
     yield registry
     registry.unregister(origin)
 
@@ -322,7 +322,7 @@ def registered() -> Iterator[codecvq.plugins.Registry]:
 @pytest.mark.usefixtures("registered")
 def test_a_registered_corpus_is_opened_by_name(tmp_path):
     assert open_corpus("good")[0].path == Path("/usual/a.wav")
-    assert open_corpus("strangers/good", root=tmp_path)[0].path == tmp_path / "a.wav"
+    assert open_corpus("third_party/good", root=tmp_path)[0].path == tmp_path / "a.wav"
 
 
 @pytest.mark.usefixtures("registered")
@@ -351,7 +351,7 @@ def test_the_error_of_a_missing_registered_corpus_says_how_to_get_it():
         open_corpus("missing")
     with pytest.raises(CorpusError, match=r"'empty' has no clips.*apt-get"):
         open_corpus("empty")
-    with pytest.raises(CorpusError, match=r"'broken' of strangers failed: KeyError"):
+    with pytest.raises(CorpusError, match=r"'broken' of third_party failed: KeyError"):
         open_corpus("broken")
     with pytest.raises(UnknownName, match="Did you mean 'good'"):
         open_corpus("goood")

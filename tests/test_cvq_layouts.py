@@ -1,4 +1,4 @@
-"""`.cvq` files of codebooks with strides, and of frames in which codes are absent."""
+"""`.cvq` files with strides and with absent codes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Blocks = functools.partial(StoredCodec, name="blocks")
 
 
 class Stated(StoredCodec):
-    """With the hashes of its name and of "w"."""
+    """A codec with the hashes of its name and of "w"."""
 
     codebooks_sha256 = property(lambda self: hashlib.sha256(self.name.encode()).hexdigest())
     weights_sha256 = property(lambda self: hashlib.sha256(b"w").hexdigest())
 
 
 def block_codes(sizes, strides, frames, seed=0):
-    """Uniform codes, one for each block, repeated over its frames."""
+    """Uniform random codes, one per block, repeated over its frames."""
     rng = np.random.default_rng(seed)
     parts = [rng.integers(0, size, -(-frames // stride)) for size, stride in zip(sizes, strides, strict=True)]
     rows = [
@@ -47,7 +47,7 @@ def block_codes(sizes, strides, frames, seed=0):
 
 
 def depth_codes(sizes, frames, seed=0, strides=None):
-    """Block codes, of which each span of as many frames as the longest stride keeps 0 to N codebooks."""
+    """Block codes with 0 to N codebooks present in each span of the longest stride."""
     strides = strides or (1,) * len(sizes)
     codes = block_codes(sizes, strides, frames, seed)
     longest = max(strides)
@@ -93,7 +93,7 @@ def test_packed_files_store_one_code_per_block(sizes, strides):
 
 
 def test_entropy_coded_blocks_cost_as_much_as_their_codes_without_strides():
-    """Three codebooks of one stride are the same payload as without it, on a third of the frames."""
+    """Three codebooks of one stride give the payload of codes without strides on a third of the frames."""
     rng = np.random.default_rng(0)
     blocks = np.minimum(rng.geometric(0.4, (3, 80)) - 1, 8).astype(np.int64)
     strided = unpack(pack(Blocks((9,) * 3, (3,) * 3), np.repeat(blocks, 3, axis=1), 0, True))
@@ -102,7 +102,7 @@ def test_entropy_coded_blocks_cost_as_much_as_their_codes_without_strides():
 
 
 def test_files_without_strides_equal_files_of_earlier_versions():
-    """`earlier/cvq_sha256.json` holds the hashes of what the writer wrote before version 2."""
+    """`earlier/cvq_sha256.json` contains hashes of files from before version 2."""
     written = json.loads((Path(__file__).parent / "earlier" / "cvq_sha256.json").read_text())
     cases = {
         "12 x 5": ((5,) * 12, 50), "8 x 1024": ((1024,) * 8, 40), "3 x 625": ((625,) * 3, 60),

@@ -1,4 +1,4 @@
-"""Reading runs nothing: the plugins of a recipe, a run or a codec are loaded if the user names them."""
+"""Plugins that a recipe, a run or a codec declares are loaded only if the user names them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make(dim):
 
 @hookimpl
 def codecvq_quantizers():
-    yield QuantizerSpec(name="stranger_vq", factory=make)
+    yield QuantizerSpec(name="untrusted_vq", factory=make)
 """
 Command = Callable[..., tuple[int, str, str]]
 
@@ -56,7 +56,7 @@ def registry_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """`codecvq …` in an empty working folder: exit code, stdout, stderr."""
+    """Run `codecvq …` in an empty working folder. Returns exit code, stdout and stderr."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
 
@@ -69,18 +69,18 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return call
 
 
-class Stranger:
-    """A recipe with a plugin beside it, a run folder that names both, and a mark of the plugin having run."""
+class UntrustedFolder:
+    """An untrusted recipe, its plugin, and a run folder. The plugin creates the file `ran` if it runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ran = folder, folder / "it-ran"
-        self.plugin = folder / "stranger_vq.py"
+        self.plugin = folder / "untrusted_vq.py"
         self.plugin.write_text(PLUGIN.format(ran=self.ran))
         (folder / "evil_module.py").write_text(PLUGIN.format(ran=self.ran))
         self.recipe = write_recipe(
-            folder / "stranger.yaml",
-            quantizer={"name": "stranger_vq"},
-            plugins=["./stranger_vq.py", "evil_module"],
+            folder / "untrusted.yaml",
+            quantizer={"name": "untrusted_vq"},
+            plugins=["./untrusted_vq.py", "evil_module"],
             training={"steps": 1, "validation_clips": 0, "init_from": str(folder)},
         )
         self.run = folder / "run"
@@ -98,17 +98,17 @@ class Stranger:
         }
         (self.run / "codec/config.json").write_text(json.dumps(config))
         (self.run / "recipe.yaml").write_bytes(self.recipe.read_bytes())
-        (self.run / "stranger_vq.py").write_bytes(self.plugin.read_bytes())
+        (self.run / "untrusted_vq.py").write_bytes(self.plugin.read_bytes())
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Stranger:
-    (tmp_path / "stranger").mkdir()
-    return Stranger(tmp_path / "stranger")
+def untrusted(tmp_path: Path) -> UntrustedFolder:
+    (tmp_path / "untrusted").mkdir()
+    return UntrustedFolder(tmp_path / "untrusted")
 
 
 @pytest.mark.parametrize(
-    ("verb", "code"),
+    ("arguments", "code"),
     [
         ("recipes show {recipe}", 0),
         ("recipes show {recipe} --json", 0),
@@ -127,73 +127,73 @@ def stranger(tmp_path: Path) -> Stranger:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_no_command_runs_plugins_that_a_folder_or_a_recipe_names(
-    command: Command, stranger: Stranger, monkeypatch: pytest.MonkeyPatch, verb: str, code: int
+    command: Command, untrusted: UntrustedFolder, monkeypatch: pytest.MonkeyPatch, arguments: str, code: int
 ) -> None:
-    monkeypatch.syspath_prepend(str(stranger.folder))  # evil_module could be imported
-    paths = {"recipe": stranger.recipe, "run": stranger.run, "plugin": stranger.plugin}
-    found, out, err = command(*(word.format(**paths) for word in verb.split()))
+    monkeypatch.syspath_prepend(str(untrusted.folder))  # evil_module could be imported
+    paths = {"recipe": untrusted.recipe, "run": untrusted.run, "plugin": untrusted.plugin}
+    found, out, err = command(*(word.format(**paths) for word in arguments.split()))
     assert found == code, out + err
-    assert not stranger.ran.exists()
+    assert not untrusted.ran.exists()
     assert "evil_module" not in sys.modules
     assert "Traceback" not in err
 
 
-def test_loading_from_python_runs_nothing(stranger: Stranger) -> None:
-    codecvq.load(stranger.run)
-    recipe = load_recipe(stranger.recipe)
-    RunFolder(stranger.run).recipe()
+def test_loading_from_python_runs_nothing(untrusted: UntrustedFolder) -> None:
+    codecvq.load(untrusted.run)
+    recipe = load_recipe(untrusted.recipe)
+    RunFolder(untrusted.run).recipe()
     with pytest.raises(PluginError, match="needs a plugin"):
-        loop.train(recipe, stranger.folder / "new")
-    assert not stranger.ran.exists()
-    assert not (stranger.folder / "new").exists()
+        loop.train(recipe, untrusted.folder / "new")
+    assert not untrusted.ran.exists()
+    assert not (untrusted.folder / "new").exists()
 
 
 def test_the_error_names_file_hash_and_option_and_the_option_is_sufficient(
-    command: Command, stranger: Stranger
+    command: Command, untrusted: UntrustedFolder
 ) -> None:
     recipe = write_recipe(
-        stranger.folder / "own.yaml",
-        quantizer={"name": "stranger_vq"},
-        plugins=["stranger_vq.py"],
+        untrusted.folder / "own.yaml",
+        quantizer={"name": "untrusted_vq"},
+        plugins=["untrusted_vq.py"],
         training={"steps": 1, "validation_clips": 0},
     )
-    digest = hashlib.sha256(stranger.plugin.read_bytes()).hexdigest()
+    digest = hashlib.sha256(untrusted.plugin.read_bytes()).hexdigest()
     code, _, err = command("train", recipe, "--run", "run")
     assert code == 2
-    assert f"the file {stranger.plugin} (sha256 {digest[:12]}…)" in err
-    assert err.rstrip().endswith(f"--plugin {stranger.plugin}")
+    assert f"the file {untrusted.plugin} (sha256 {digest[:12]}…)" in err
+    assert err.rstrip().endswith(f"--plugin {untrusted.plugin}")
     assert len(err.splitlines()) == 1
     code, out, _ = command("recipes", "show", recipe)
     assert code == 0
     assert out.startswith(recipe.read_text().rstrip())
-    assert f"--plugin {stranger.plugin}" in out
-    for _ in range(2):  # the second time it goes on
-        code, out, err = command("train", recipe, "--run", "run", "--plugin", stranger.plugin)
+    assert f"--plugin {untrusted.plugin}" in out
+    for _ in range(2):  # the second call resumes
+        code, out, err = command("train", recipe, "--run", "run", "--plugin", untrusted.plugin)
         assert code == 0, err
-    assert stranger.ran.exists()
+    assert untrusted.ran.exists()
     assert "already complete" in out
-    assert RunFolder(Path("run")).recipe().plugins == [f"{stranger.plugin}#sha256={digest}"]
-    assert command("recipes", "show", recipe, "--plugin", stranger.plugin)[0] == 0
+    assert RunFolder(Path("run")).recipe().plugins == [f"{untrusted.plugin}#sha256={digest}"]
+    assert command("recipes", "show", recipe, "--plugin", untrusted.plugin)[0] == 0
 
 
 def test_the_error_names_the_plugin_that_the_corpus_of_a_run_needs(
-    command: Command, stranger: Stranger
+    command: Command, untrusted: UntrustedFolder
 ) -> None:
-    write_recipe(stranger.run / "recipe.yaml", corpus={"name": "its_speech"}, plugins=["../stranger_vq.py"])
-    code, _, err = command("evaluate", stranger.run)
+    write_recipe(untrusted.run / "recipe.yaml", corpus={"name": "its_speech"}, plugins=["../untrusted_vq.py"])
+    code, _, err = command("evaluate", untrusted.run)
     assert code == 2
     assert "no corpus named 'its_speech'" in err
-    assert f"--plugin {stranger.plugin}" in err
+    assert f"--plugin {untrusted.plugin}" in err
 
 
-def test_a_pinned_plugin_must_have_the_given_hash(stranger: Stranger) -> None:
-    origin = registry().load(stranger.plugin)
-    entry = f"/elsewhere/stranger_vq.py#sha256={origin.sha256}"
-    assert pinned_plugins([entry]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+def test_a_pinned_plugin_must_have_the_given_hash(untrusted: UntrustedFolder) -> None:
+    origin = registry().load(untrusted.plugin)
+    entry = f"/elsewhere/untrusted_vq.py#sha256={origin.sha256}"
+    assert pinned_plugins([entry]) == [f"{untrusted.plugin}#sha256={origin.sha256}"]
     with pytest.raises(PluginError, match=r"with sha256 000000000000…; .*, has "):
-        pinned_plugins([f"{stranger.plugin}#sha256={'0' * 64}"])
-    assert pinned_plugins(["codecvq_fsq"]) == ["codecvq_fsq"], "an installed plugin is loaded already"
-    assert pinned_plugins([], [origin]) == [f"{stranger.plugin}#sha256={origin.sha256}"]
+        pinned_plugins([f"{untrusted.plugin}#sha256={'0' * 64}"])
+    assert pinned_plugins(["codecvq_fsq"]) == ["codecvq_fsq"], "an installed plugin is already loaded"
+    assert pinned_plugins([], [origin]) == [f"{untrusted.plugin}#sha256={origin.sha256}"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_device_file_is_not_read_as_a_plugin() -> None:
 
 
 def test_the_hashed_source_is_the_code_that_runs(tmp_path: Path) -> None:
-    """A .pyc file beside a plugin, which Python would prefer, is passed over."""
+    """A .pyc file next to a plugin is not used, although Python would prefer it."""
     ran, plugin = tmp_path / "it-ran", tmp_path / "innocent.py"
     plugin.write_text(PLUGIN.format(ran=ran))
     py_compile.compile(str(plugin), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
@@ -244,7 +244,7 @@ def test_the_hashed_source_is_the_code_that_runs(tmp_path: Path) -> None:
 
 
 def test_the_working_folder_is_not_on_the_import_path(tmp_path: Path) -> None:
-    """Neither a module nor a distribution, though `python -m` looks there first."""
+    """Neither modules nor distributions are imported from it, although `python -m` searches it first."""
     for name in ("rich", "my_plugin"):
         (tmp_path / f"{name}.py").write_text(PLUGIN.format(ran=tmp_path / "it-ran"))
     install_distribution(tmp_path, "evil-plugin", PLUGIN.format(ran=tmp_path / "it-ran"))
@@ -260,7 +260,7 @@ def test_the_working_folder_is_not_on_the_import_path(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == code, done.stderr
-        assert "stranger_vq" not in done.stdout
+        assert "untrusted_vq" not in done.stdout
     assert "Give an importable module, or a file such as ./my_plugin.py" in done.stderr
     assert not (tmp_path / "it-ran").exists()
 
@@ -300,7 +300,7 @@ def test_a_quantizer_that_prints_or_exits_does_not_stop_commands(command: Comman
     registry().load("loud.py")
     network = load_recipe("quickstart", ["network.encoder_width=16"]).network
     codecvq.Codec(sample_rate=16000, network=network, quantizer={"name": "loud"}).save("codec")
-    verbs = (
+    command_lines = (
         "encode codec audio --out small",
         "decode codec small --out back",
         "tokenize codec audio --out tokens",
@@ -308,13 +308,13 @@ def test_a_quantizer_that_prints_or_exits_does_not_stop_commands(command: Comman
         "evaluate codec audio --split all --metrics mel_distance --out out",
         "compare codec --data audio --metrics mel_distance",
     )
-    for verb in verbs:
-        code, out, err = command(*verb.split(), "--json")
+    for arguments in command_lines:
+        code, out, err = command(*arguments.split(), "--json")
         assert code == 0, err
         json.loads(out)
         assert "loud" in err
     Path("stop").touch()
-    for verb in (verbs[0], verbs[2].replace("tokens", "others"), *verbs[4:]):
-        code, out, err = command(*verb.split(), "--json")
-        assert code in (1, 2), (verb, out, err)
+    for arguments in (command_lines[0], command_lines[2].replace("tokens", "others"), *command_lines[4:]):
+        code, out, err = command(*arguments.split(), "--json")
+        assert code in (1, 2), (arguments, out, err)
         assert "it tried to end the process" in out + err

@@ -1,4 +1,4 @@
-"""Segments cut on a device: those of the data path on the processor. The device of these tests is the CPU."""
+"""Segments cut on a device equal those of the CPU data path. The device of these tests is the CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_changed_speed_matches_the_resampler_below_6_khz() -> None:
     segments = speech(speed=(0.8, 1.25))
     on_device = DeviceSegments(segments, CPU)
     wanted, found = segments.batch(3)[:, 0], on_device.batch(3)[:, 0].numpy()
-    inside = slice(400, -400)  # a filter has ends of its own
+    inside = slice(400, -400)  # the ends depend on the filter
     apart = np.fft.rfft((found - wanted)[:, inside] * np.hanning(7200))[:, :2700]  # below 6 kHz
     whole = np.fft.rfft(wanted[:, inside] * np.hanning(7200))[:, :2700]
     assert np.linalg.norm(apart) < 0.01 * np.linalg.norm(whole)

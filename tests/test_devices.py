@@ -1,4 +1,4 @@
-"""Devices that cannot be used are an error in one line."""
+"""Unusable devices give a one-line error."""
 
 from __future__ import annotations
 

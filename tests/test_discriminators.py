@@ -1,4 +1,4 @@
-"""Discriminators: what they give for audio, what reaches the audio through them, and what they refuse."""
+"""Discriminators: scores, gradients, shortest inputs, weights and options."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_window_or_period_gives_scores(name: str, channels: int) -> None:
     for judgement in judgements:
         assert isinstance(judgement, DiscriminatorOutput)
         assert judgement.scores.shape[0] == 3
-        assert judgement.scores.numel() > 3, "places are judged, not files"
+        assert judgement.scores.numel() > 3, "scores are per position"
         assert len(judgement.features) >= 4
         assert all(feature.shape[0] == 3 for feature in judgement.features)
         assert bool(judgement.scores.isfinite().all())
@@ -76,7 +76,7 @@ def test_gradients_reach_the_audio_and_every_weight(name: str) -> None:
     assert wav.grad is not None
     assert bool(wav.grad.isfinite().all())
     reached = (wav.grad.abs() > 0).float().mean()
-    assert reached > 0.95, f"{reached:.0%} of the samples are heard"
+    assert reached > 0.95, f"{reached:.0%} of the samples have a gradient"
     silent = [name for name, weight in discriminator.named_parameters() if weight.grad is None]
     assert not silent
 
@@ -162,9 +162,9 @@ def test_default_sizes_match_the_papers() -> None:
         name: sum(p.numel() for p in build_discriminator(name, sample_rate=24000).parameters())
         for name in ("ms_stft", "multi_period", "multi_band")
     }
-    assert weights["multi_period"] == pytest.approx(41.1e6, rel=0.01), "HiFi-GAN's, as others count it"
-    assert weights["ms_stft"] == pytest.approx(0.472e6, rel=0.01), "EnCodec's with five windows"
-    assert weights["multi_band"] == pytest.approx(1.41e6, rel=0.01), "DAC's spectral part"
+    assert weights["multi_period"] == pytest.approx(41.1e6, rel=0.01), "size of HiFi-GAN's"
+    assert weights["ms_stft"] == pytest.approx(0.472e6, rel=0.01), "size of EnCodec's with five windows"
+    assert weights["multi_band"] == pytest.approx(1.41e6, rel=0.01), "size of the spectral part of DAC's"
 
 
 @pytest.mark.parametrize(

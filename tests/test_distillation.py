@@ -1,4 +1,4 @@
-"""Losses of features: teachers, the alignment of their frames with a codec's, and what is learned."""
+"""Feature losses: teachers, the alignment of their frames with codec frames, and training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VQ = {"name": "residual_vq", "codebook_size": 16, "codebook_dim": 4, "num_codebo
 
 
 class Times(Teacher):
-    """Its feature is the time of its frames, in seconds."""
+    """A teacher whose feature is the time of each frame in seconds."""
 
     dim = 1
 
@@ -61,13 +61,13 @@ def test_aligned_features_have_the_times_of_the_codec_frames(rate: Fraction, hop
     wide = float(max(1 / rate, Fraction(hop, 16000)))
     inner = (times > wide) & (times < float(features[0, 0, -1]) - wide)
     assert int(inner.sum()) > frames // 2
-    exact = hop / 16000 <= float(1 / rate)  # interpolation; a mean over whole frames lies between two
+    exact = hop / 16000 <= float(1 / rate)  # interpolation is exact, a mean over frames is not
     atol = 1e-5 if exact else float(1 / rate) / 2
     torch.testing.assert_close(aligned[0, 0, inner], times[inner], atol=atol, rtol=0)
 
 
 def test_equal_frame_rates_need_no_interpolation_and_ends_are_repeated() -> None:
-    teacher = Times(Fraction(50), Fraction(1, 100))  # centres as those of a hop of 320 at 16 kHz
+    teacher = Times(Fraction(50), Fraction(1, 100))  # the frame centers of a hop of 320 at 16 kHz
     features = torch.randn(1, 3, 49)
     aligned = Alignment(teacher, 16000, 320)(features, 50)
     torch.testing.assert_close(aligned[..., :49], features)

@@ -1,4 +1,4 @@
-"""Every block of every page runs (see `doc_blocks`), and the reference pages are complete."""
+"""Every code block of every page runs (see `doc_blocks`), and the reference pages are complete."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 class Tagged(yaml.SafeLoader):
-    """Reads mkdocs.yml, whose tags name Python objects, without making them."""
+    """Reads mkdocs.yml without creating the Python objects of its tags."""
 
 
 Tagged.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: suffix)
@@ -138,7 +138,7 @@ def test_every_name_of_the_package_is_in_the_reference() -> None:
 
 
 def test_formulas_become_mathml() -> None:
-    pytest.importorskip("latex2mathml", reason="of the extra docs")
+    pytest.importorskip("latex2mathml", reason="the extra 'docs' is not installed")
     markdown = pytest.importorskip("markdown")
     from scripts.docs.formulas import Formulas
 
@@ -163,7 +163,7 @@ def test_generated_parts_have_known_names() -> None:
 def recipe_keys(
     model: type[BaseModel], prefix: str = "", instance: object = None
 ) -> Iterator[tuple[str, str]]:
-    """Each key of a recipe and its default as a page shows it."""
+    """Each key of a recipe with its default, in the format of the reference page."""
     for name, field in model.model_fields.items():
         key, default = f"{prefix}{name}", field.get_default(call_default_factory=True)
         if instance is not None:
@@ -203,7 +203,7 @@ def test_reference_pages_name_objects_that_exist() -> None:
 
 
 def test_comments_of_fields_are_their_documentation(tmp_path: Path) -> None:
-    griffe = pytest.importorskip("griffe", reason="of the extra docs")
+    griffe = pytest.importorskip("griffe", reason="the extra 'docs' is not installed")
     from scripts.docs.field_comments import FieldComments
 
     (tmp_path / "module_with_fields.py").write_text(

@@ -1,4 +1,4 @@
-"""Text of strangers does nothing where it is shown."""
+"""Escaping of untrusted text for terminals, CSV and Markdown."""
 
 from __future__ import annotations
 

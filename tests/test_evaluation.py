@@ -1,4 +1,4 @@
-"""Evaluating a codec: bit rates, means and intervals, what is left out, and the files."""
+"""Evaluation of a codec: bit rates, means and intervals, failures, and files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ RATE = 16_000
 
 
 def error_metric():
-    """The mean absolute error; undefined for a silent reference, fails on a clip of 1,234 samples."""
+    """The mean absolute error. Undefined for a silent reference, fails on a clip of 1,234 samples."""
 
     def measure(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         if reference.size == 1_234:
-            raise ZeroDivisionError("a stranger's fault")
+            raise ZeroDivisionError("a fault of the plugin")
         if not reference.any():
             raise MetricUndefined("the reference is silent")
         return {"error": float(np.abs(reference - decoded).mean())}
@@ -40,7 +40,7 @@ def error_metric():
     return measure
 
 
-class Stranger:
+class ErrorMetricPlugin:
     @hookimpl
     def codecvq_metrics(self):
         yield MetricSpec(name="error", factory=error_metric, columns=("error",), higher_is_better=False)
@@ -48,10 +48,10 @@ class Stranger:
 
 @pytest.fixture(scope="module")
 def metrics() -> MetricSet:
-    """SI-SDR, mel distance and the stranger's: what takes no time."""
+    """Fast metrics: SI-SDR, mel distance and a third-party metric."""
     registry = Registry()
     registry.register(codecvq_metrics, "codecvq")
-    registry.register(Stranger(), "stranger")
+    registry.register(ErrorMetricPlugin(), "third-party")
     return prepare(["si_sdr", "mel_distance", "error"], registry)
 
 
@@ -70,7 +70,7 @@ def clip_of(
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Clip]:
-    """Noise of odd lengths by two speakers, at 16 and 24 kHz."""
+    """Noise clips of odd lengths by two speakers, at 16 and 24 kHz."""
     generator = np.random.default_rng(0)
     lengths = [(4_001, "ann", RATE), (3_000, "ann", RATE), (2_999, "bob", RATE), (6_000, "bob", 24_000)]
     return [
@@ -99,7 +99,7 @@ def test_mean_of_too_few_has_no_interval(values: list[float], expected: tuple) -
 
 
 def test_interval_is_reproducible_and_has_the_theoretical_width() -> None:
-    values = list(np.random.default_rng(0).standard_normal(3_000))  # more draws than one block holds
+    values = list(np.random.default_rng(0).standard_normal(3_000))  # more draws than in one block
     mean = mean_of(values)
     assert mean == mean_of(values)
     assert mean.high - mean.low == pytest.approx(2 * 1.96 * np.std(values) / 3_000**0.5, rel=0.1)
@@ -126,7 +126,7 @@ def test_the_correction_removes_most_of_the_entropy_bias() -> None:
         (use,) = counter.stats()
         plain.append(use.entropy_bits)
         corrected.append(use.corrected_entropy_bits)
-    assert np.mean(plain) < 5.93  # the truth is 6 bits
+    assert np.mean(plain) < 5.93  # the exact value is 6 bits
     assert 5.97 < np.mean(corrected) <= 6.0
 
 
@@ -228,7 +228,7 @@ def test_failed_clips_are_listed_and_the_others_are_measured(
         ("gone", "read", ""),
         ("set/fault", "metric", "error"),
     }
-    assert "ZeroDivisionError: a stranger's fault" in {f.reason for f in found.failures}
+    assert "ZeroDivisionError: a fault of the plugin" in {f.reason for f in found.failures}
     assert {(u.clip, u.metric) for u in found.undefined} == {
         ("set/silent", "si_sdr"),
         ("set/silent", "error"),
@@ -244,7 +244,7 @@ def test_failed_clips_are_listed_and_the_others_are_measured(
 def test_group_means_cover_the_clips_of_the_group(clips: list[Clip], metrics: MetricSet) -> None:
     found = evaluate(MulawCodec(), clips, metrics)
     assert set(found.groups["speaker"]) == {"ann", "bob"}
-    assert found.groups["language"] == {}  # all are of one language: nothing to compare
+    assert found.groups["language"] == {}  # all clips have the same language
     expected = np.mean([row.values["error"] for row in found.rows if row.speaker == "bob"])
     assert found.groups["speaker"]["bob"]["error"].value == pytest.approx(expected)
     assert found.groups["speaker"]["bob"]["error"].n == 2

@@ -1,8 +1,8 @@
-"""What must hold where vector-quantize-pytorch 1.32.0 fails: 32 faults reproduced in it, a test for each.
+"""Faults 1 to 15 of 32 faults that were reproduced in vector-quantize-pytorch 1.32.0, with a test for each.
 
-Every test says the promise in its name and the fault's number in its docstring. Here are faults 1 to 15;
-those of numbers, state and search, 16 to 27 and 32, are in test_numeric_faults.py; 28 to 31 need several
-processes and are in test_ranks.py. README.md here has the list.
+The name of each test is the property that must hold. Its docstring begins with the number of the fault.
+Faults 16 to 27 and 32 (numbers, state and search) are in test_numeric_faults.py. Faults 28 to 31 need several
+processes and are in test_ranks.py. tests/README.md has the list.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ def test_the_gradient_through_n_residual_stages_is_not_multiplied_by_n(name: str
 
 
 def rows_to_latents(quantizer: Quantizer, latents: Tensor) -> Tensor:
-    """Latents after the bound, with nothing quantized."""
+    """Latents after `bound`, without quantization."""
     return quantizer.to_code_space(rows(latents)).unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_rotation_in_a_residual_stack_keeps_the_gradient_bounded(distance: str) -> None:
-    """Fault 2: with k-means the gradient of some vectors was 22400 times as long as what came in."""
+    """Fault 2: with k-means, the gradient of some vectors was 22400 times as long as the incoming one."""
     options = {"codebook_size": 64, "num_codebooks": 8, "estimator": "rotation", "distance": distance}
     quantizer = make("residual_vq", dim=16, **options)
-    latents = normal(8, 16, 64).requires_grad_()  # 512 vectors: some codewords are one vector each
+    latents = normal(8, 16, 64).requires_grad_()  # 512 vectors, so some codewords have one vector each
     out, upstream = quantizer(latents), normal(8, 16, 64, seed=3)
     got = gradient_of(out.latents, latents, upstream)
     gain = got.norm(dim=1) / upstream.norm(dim=1)
@@ -95,7 +95,7 @@ def test_the_rotation_in_a_residual_stack_keeps_the_gradient_bounded(distance: s
 @pytest.mark.parametrize("estimator", ["ste", "rotation", "rotation_unscaled"])
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6])
 def test_a_vector_near_zero_is_quantized_to_its_codeword(estimator: str, scale: float) -> None:
-    """Fault 3: a zero vector came out as zero, not as its codeword, with a gradient of 1e5."""
+    """Fault 3: a zero vector was quantized to zero instead of its codeword, with a gradient of 1e5."""
     quantizer = make("vq", dim=16, codebook_size=64, init="random", estimator=estimator)
     latents = (scale * normal(1, 16, 5)).requires_grad_()
     before = copy.deepcopy(quantizer).eval()
@@ -105,7 +105,7 @@ def test_a_vector_near_zero_is_quantized_to_its_codeword(estimator: str, scale: 
     assert float(gain.max()) <= 10.001
 
 
-# Where codebooks begin: faults 4 to 8
+# Initialization of codebooks: faults 4 to 8
 
 
 @pytest.mark.parametrize("name", ["vq", "residual_vq", "grouped_rotation_vq"])
@@ -122,7 +122,7 @@ def test_eval_does_not_initialize_codebooks(name: str) -> None:
 
 
 def test_a_quantizer_in_eval_mode_is_frozen_and_passes_the_gradient() -> None:
-    """Fault 5: a codebook that should be frozen was started from data all the same."""
+    """Fault 5: a frozen codebook was initialized from data."""
     quantizer = make("residual_vq", codebook_size=16, num_codebooks=2)
     model = torch.nn.ModuleList([torch.nn.Conv1d(3, DIM, 1), quantizer]).train()
     quantizer.eval()
@@ -144,7 +144,7 @@ def test_decode_equals_forward_before_any_training(name: str) -> None:
 
 
 def test_kmeans_of_few_vectors_gives_distinct_codewords() -> None:
-    """Fault 7: 100 vectors for 1024 codewords gave 101 different ones."""
+    """Fault 7: k-means of 100 vectors for 1024 codewords gave only 101 different codewords."""
     quantizer = make("vq", codebook_size=1024, dead_code_threshold=0.0, decay=0.999)
     quantizer(normal(1, DIM, 100))
     assert len(quantizer.codebook.unique(dim=0)) == 1024
@@ -153,7 +153,7 @@ def test_kmeans_of_few_vectors_gives_distinct_codewords() -> None:
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_eval_is_reproducible_and_its_state_loads(name: str) -> None:
-    """Fault 8: eval moved statistics, and the state could not be loaded into a new quantizer."""
+    """Fault 8: eval changed statistics, and the state could not be loaded into a new quantizer."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(2, DIM, 20)
     first = quantizer(latents)
     assert_same(quantizer(latents), first)
@@ -171,7 +171,7 @@ def test_eval_is_reproducible_and_its_state_loads(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_decode_equals_forward_with_any_projection(name: str) -> None:
-    """Fault 9: spherical, rotated and bridged codebooks decoded to something else, off by up to 4.9."""
+    """Fault 9: spherical, rotated and bridged codebooks decoded to other values, with errors up to 4.9."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), 3 * normal(2, DIM, 20)
     out = quantizer(latents)
     assert torch.equal(quantizer.decode(out.codes), out.latents)
@@ -179,15 +179,15 @@ def test_decode_equals_forward_with_any_projection(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-@pytest.mark.parametrize("frames", [1, 5, DIM, 13])  # as many as codebooks, as channels, and others
+@pytest.mark.parametrize("frames", [1, 5, DIM, 13])  # the number of codebooks, of channels, and others
 def test_latents_are_b_d_t_in_forward_encode_and_decode(name: str, frames: int) -> None:
-    """Fault 10: channels first could not be decoded, or decoded to garbage where T was N."""
+    """Fault 10: codes of channel-first latents could not be decoded, or decoded to wrong values for T = N."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(3, DIM, frames)
     codes = quantizer.encode(latents)
     assert codes.shape == (3, quantizer.num_codebooks, frames)
     decoded = quantizer.decode(codes)
     assert decoded.shape == latents.shape
-    for t in range(frames):  # frame by frame, so no axis was taken for another
+    for t in range(frames):  # decoding frame by frame detects exchanged axes
         torch.testing.assert_close(
             quantizer.decode(codes[:, :, t : t + 1]), decoded[:, :, t : t + 1], rtol=1e-5, atol=1e-6
         )
@@ -211,7 +211,7 @@ def test_several_codebooks_decode_to_the_shape_of_the_latents(name: str, options
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_masks_work_with_projections_and_several_codebooks(name: str) -> None:
-    """Fault 12: a mask with codebook_dim or with heads was a RuntimeError in training."""
+    """Fault 12: a mask with codebook_dim or with heads raised RuntimeError in training."""
     quantizer = trained(name, **PROJECTED[name])
     mask = torch.arange(9) < torch.tensor([9, 4, 0])[:, None]
     latents = normal(3, DIM, 9).requires_grad_()
@@ -224,18 +224,18 @@ def test_masks_work_with_projections_and_several_codebooks(name: str) -> None:
 
 
 def test_an_all_true_mask_does_not_change_the_cosine_loss() -> None:
-    """Fault 13: with a mask the cosine commitment loss was 104.7, not .058: vectors were not of length 1."""
+    """Fault 13: with a mask, the cosine commitment loss was 104.7, not 0.058: vectors were not normalized."""
     options = {"codebook_size": 16, "distance": "cosine", "dead_code_threshold": 0.0}
     latents = 40 * normal(3, DIM, 9)
     masked = trained("vq", **options)(latents, torch.ones(3, 9, dtype=torch.bool))
     plain = trained("vq", **options)(latents)
     assert_same(masked, plain, 1e-6)
-    assert 0 < float(plain.losses["commitment"]) <= 0.25 * 4 / DIM  # of vectors of length 1, a mean over D
+    assert 0 < float(plain.losses["commitment"]) <= 0.25 * 4 / DIM  # a mean over D for vectors of length 1
 
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_a_batch_without_valid_frames_has_losses_of_zero(name: str) -> None:
-    """Fault 14: all padding gave NaN, an empty batch an error."""
+    """Fault 14: a batch of padding gave NaN, and an empty batch raised an error."""
     for quantizer in (make(name, **PROJECTED[name]), trained(name, **PROJECTED[name])):
         for batch, frames in ((3, 9), (2, 0), (0, 4)):
             latents = normal(batch, DIM, frames).requires_grad_()
@@ -251,14 +251,14 @@ def test_a_batch_without_valid_frames_has_losses_of_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lfq", "bsq", "residual_lfq"])
 def test_an_all_true_mask_does_not_change_the_entropy_loss(name: str) -> None:
-    """Fault 15: with a mask of all True the entropy loss was 0 instead of -4.3."""
+    """Fault 15: with an all-true mask, the entropy loss was 0 instead of -4.3."""
     options = {"num_codebooks": 2} if name == "residual_lfq" else {}
     quantizer = make(name, bits=DIM, diversity_weight=2.0, **options)
     latents = normal(3, DIM, 60)
     plain = quantizer(latents)
     assert_same(quantizer(latents, torch.ones(3, 60, dtype=torch.bool)), plain, 1e-6)
     assert float(sum(plain.losses[loss] for loss in ("per_sample_entropy", "codebook_entropy"))) < -0.1
-    # padding that is masked changes nothing either
+    # masked padding does not change the loss
     longer = torch.cat([latents, 7 + normal(3, DIM, 5)], dim=2)
     mask = (torch.arange(65) < 60).expand(3, -1)
     for loss, value in quantizer(longer, mask).losses.items():

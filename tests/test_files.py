@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Atomic writes, and file names from untrusted text."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_concurrent_writers_of_one_path_do_not_interfere(tmp_path: Path) -> None
     with atomic_file(path) as first, atomic_file(path) as second:
         first.write_bytes(b"first")
         second.write_bytes(b"second")
-        assert stale_temporary_files(path) == []  # both are being written
-    assert path.read_bytes() == b"first"  # whose block ended last
+        assert stale_temporary_files(path) == []  # both writes are in progress
+    assert path.read_bytes() == b"first"  # the block that ended last
     assert list(tmp_path.iterdir()) == [path]
 
 

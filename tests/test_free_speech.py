@@ -1,4 +1,4 @@
-"""The corpora that come with codecvq: what is in the box, and what is found where packages put it."""
+"""Corpora of plugins: bundled prompts, voice prompts of system packages and games, and torchaudio corpora."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prompts() -> Corpus:
     return Corpus("prompts", tuple(bundled.clips()))
 
 
-# in the box
+# bundled
 
 
 def test_the_bundled_corpus_has_eight_to_ten_minutes_in_ten_megabytes(prompts):
@@ -99,11 +99,11 @@ def test_missing_bundled_files_are_an_error(tmp_path):
         list(bundled.clips(tmp_path))
 
 
-# the packages
+# system packages
 
 
 def write_prompt(sounds: Path, voice: str, name: str, seconds: float = 1.0) -> None:
-    """G.722 has no header and every byte is valid, so silence of any length is that many zero bytes."""
+    """Write silence as G.722. The format has no header and every byte is valid, so zero bytes suffice."""
     path = sounds / voice / f"{name}.g722"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(round(seconds * 8000)))
@@ -111,7 +111,7 @@ def write_prompt(sounds: Path, voice: str, name: str, seconds: float = 1.0) -> N
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """Two voices as the Debian packages put them, with the oddities of the real ones."""
+    """Two voices in the folder layout of the Debian packages, with the irregularities of the real ones."""
     sounds = tmp_path / "usr/share/asterisk/sounds"
     names = ["vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"]
     for name in [*names, "beep", "silence/5", "tt-monkeys"]:
@@ -141,8 +141,8 @@ def asterisk_of(root: Path) -> dict[str, Clip]:
 
 
 def test_only_speech_prompts_are_clips(packages):
-    said = {"vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"}
-    assert set(asterisk_of(packages)) == {f"allison_smith/{name}" for name in said} | {"carlo_flora/ciao"}
+    spoken = {"vm-whichbox", "vm-which-else", "hello", "hello-again", "digits/1F", "dot"}
+    assert set(asterisk_of(packages)) == {f"allison_smith/{name}" for name in spoken} | {"carlo_flora/ciao"}
 
 
 def test_prompts_have_their_texts_speakers_and_durations(packages):
@@ -155,9 +155,9 @@ def test_prompts_have_their_texts_speakers_and_durations(packages):
     )
     assert (hello.duration_s, hello.licence) == (1.0, "CC-BY-SA-3.0")
     assert len(hello.read(RATE)) == RATE
-    assert clips["allison_smith/digits/1F"].text == "one"  # the list has another case
-    assert clips["allison_smith/dot"].text == "dot"  # the note is not said
-    assert clips["carlo_flora/ciao"].text == ""  # its package of texts is not installed
+    assert clips["allison_smith/digits/1F"].text == "one"  # the case differs in the list
+    assert clips["allison_smith/dot"].text == "dot"  # the note is not spoken
+    assert clips["carlo_flora/ciao"].text == ""  # the package with its texts is not installed
 
 
 def test_equal_words_share_a_split_and_held_out_prompts_are_test_clips(packages):
@@ -165,7 +165,7 @@ def test_equal_words_share_a_split_and_held_out_prompts_are_test_clips(packages)
     assert clips["allison_smith/hello-again"].split_key == clips["allison_smith/hello"].split_key
     assert clips["allison_smith/hello"].split == ""
     assert clips["allison_smith/vm-whichbox"].split == "test"
-    assert clips["allison_smith/vm-which-else"].split == "test"  # the words of the held-out one
+    assert clips["allison_smith/vm-which-else"].split == "test"  # the same words as the held-out prompt
     assert clips["carlo_flora/ciao"].split == "test"
     corpus = Corpus("asterisk", tuple(clips.values()), split_by="speaker")
     assert corpus.split_of(clips["carlo_flora/ciao"]) == "test"
@@ -219,7 +219,7 @@ def test_games_have_one_speaker_per_language_and_exclude_narrowband_clips_and_co
 
 
 def test_a_root_named_like_a_game_folder_is_not_a_game_folder(tmp_path):
-    """All was unpacked into "sounds", as the README has it, and ktuberling's folder is "sounds" too."""
+    """The README unpacks everything into "sounds", and the folder of ktuberling is named "sounds" too."""
     root = tmp_path / "sounds"
     write_tones(root / "usr/share/ktuberling/sounds", ["da/hat"])
     write_tones(root / "usr/share/other", ["noise"])
@@ -227,7 +227,7 @@ def test_a_root_named_like_a_game_folder_is_not_a_game_folder(tmp_path):
 
 
 def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
-    """A second each, none like another."""
+    """Write tones of one second, each different."""
     for k, name in enumerate(names):
         tone = 0.1 * np.sin(np.arange(rate) * (0.01 + 0.001 * k))
         write_audio(folder / f"{name}.wav", tone.astype(np.float32), rate)
@@ -236,14 +236,14 @@ def write_tones(folder: Path, names: list[str], rate: int = 22050) -> None:
 @pytest.mark.parametrize("below", [".", "usr/share", "usr/share/tuxpaint/stamps"])
 def test_tux_paint_clips_have_the_texts_of_each_language(tmp_path, below):
     stamps = tmp_path / "usr/share/tuxpaint/stamps/animals"
-    said = ["cat_desc", "cat_desc_fr", "cat_desc_pt_BR", "cat_desc_es", "cat", "dog_desc_fr"]
-    write_tones(stamps, said)
+    spoken = ["cat_desc", "cat_desc_fr", "cat_desc_pt_BR", "cat_desc_es", "cat", "dog_desc_fr"]
+    write_tones(stamps, spoken)
     write_text(stamps / "cat.txt", "A cat.\nfr.utf8=Un chat.\npt_BR.utf8=Um gato.\nfr_CA.utf8=Un minou.\n")
     (stamps / "kitten_desc_fr.wav").write_bytes((stamps / "cat_desc_fr.wav").read_bytes())
     found = {
         clip.id.removeprefix("tuxpaint/animals/"): clip for clip in game_recordings.tuxpaint(tmp_path / below)
     }
-    # neither what a cat sounds like, nor Spanish, which is overdriven, nor a copy
+    # excluded: the sound of a cat, Spanish (clipped), and a copy
     assert {name: clip.text for name, clip in found.items()} == {
         "cat_desc": "A cat.",
         "cat_desc_fr": "Un chat.",
@@ -270,7 +270,7 @@ def test_fish_fillets_has_one_speaker_per_fish_and_language(tmp_path):
     assert packages == {"fillets-ng-data-cs", "fillets-ng-data-nl"}
 
 
-# what torchaudio downloads, on layouts as its archives unpack to; the downloads themselves are not run
+# torchaudio corpora, on folders in the layout of the archives; nothing is downloaded
 
 
 def write_text(path: Path, text: str) -> None:
@@ -325,7 +325,7 @@ def test_a_failed_download_gives_a_one_line_error(tmp_path, monkeypatch, name):
         list(getattr(corpora, name)(tmp_path / "new"))
 
 
-# the plugins
+# plugins
 
 
 @pytest.mark.parametrize(
@@ -353,8 +353,8 @@ def test_registered_corpora_load(plugin, names):
 def test_listing_the_plugins_imports_neither_torch_nor_numpy():
     code = (
         "import sys, codecvq_free_speech as a, codecvq_torchaudio_corpora as b\n"
-        "offers = [*a.codecvq_corpora(), *b.codecvq_corpora()]\n"
-        "print(len(offers), {'torch', 'numpy', 'torchaudio'} & set(sys.modules))"
+        "specs = [*a.codecvq_corpora(), *b.codecvq_corpora()]\n"
+        "print(len(specs), {'torch', 'numpy', 'torchaudio'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "10 set()"

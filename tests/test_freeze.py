@@ -1,4 +1,4 @@
-"""Parts of a codec that stay as they are while others learn."""
+"""Training with frozen parts of a codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is packed for a GPU machine: parts obey a limit, no test clip travels, lossless clips are exact."""
+"""Packing of corpora for a GPU machine: size limits, excluded test clips, and exact lossless clips."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTHS = (4001, 8000, 12345)  # samples, in turn
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
-    """Twelve clips of noise, 0.25 to 0.77 s, a third at 24 kHz; each fourth is for test, the next for
+    """Twelve clips of noise, 0.25 to 0.77 s, a third at 24 kHz. Every fourth is for test, the next for
     validation.
     """
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_clips_of_missing_parts_are_not_in_the_manifest(corpus: Corpus, tmp_path
 
 
 def g722_stream(path: Path, samples: npt.NDArray[np.int16]) -> Path:
-    """The samples as FFmpeg codes them."""
+    """Write samples as G.722 with FFmpeg."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w", format="g722") as container:
         stream = container.add_stream("g722", rate=RATE, layout="mono")

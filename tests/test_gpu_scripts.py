@@ -1,4 +1,4 @@
-"""What runs on a GPU machine runs here too, on the CPU and with everything small."""
+"""The scripts for GPU machines, run on the CPU with small settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def script(name: str, folder: Path, *arguments: object) -> str:
-    """What a script prints, run by its wrapper as on the machine, with the environment of these tests."""
+    """Output of a script that its wrapper runs, as on the GPU machine, in the environment of these tests."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -50,14 +50,16 @@ def test_the_gpu_check_passes_on_the_cpu(tmp_path: Path, only: str) -> None:
 
 def test_checks_beyond_the_time_limit_are_listed_as_not_run(tmp_path: Path) -> None:
     arguments = ("--device", "cpu", "--small", "--seconds", 1, "--only", "codec")
-    assert "| codec | tokenize | not_run -" in script("check", tmp_path, *arguments), "it began in the past"
+    assert "| codec | tokenize | not_run -" in script("check", tmp_path, *arguments), (
+        "the time limit is in the past"
+    )
 
 
 def test_a_training_leg_saves_a_better_codec_within_its_time_limit(tmp_path: Path) -> None:
     first = write_recipe(tmp_path / "first.yaml", training={"steps": 10})
     command = [sys.executable, "-m", "codecvq", "train", first, "--run", tmp_path / "first"]
     subprocess.run(command, check=True, capture_output=True)
-    begun = load(tmp_path / "first").save(tmp_path / "begun", dtype=torch.float16)  # as codecs travel
+    begun = load(tmp_path / "first").save(tmp_path / "begun", dtype=torch.float16)  # as in packed codecs
     options = {"log_every": 10, "freeze": ["encoder", "quantizer"], "init_from": str(begun)}
     recipe = write_recipe(tmp_path / "tiny.yaml", training=options)
     script("train", tmp_path, recipe, "--minutes", 0.2, "--init-from", begun, "corpus.segment_s=0.2")

@@ -1,4 +1,4 @@
-"""Texts of strangers in every verb: a terminal, a log and a report show them, and do nothing they say."""
+"""Hostile text in every command: terminals, logs and reports show it escaped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def registry_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """`codecvq …` in a folder: exit code, stdout, stderr. Both are checked here."""
+    """Run `codecvq …` in a folder and check its output. Returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -78,7 +78,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         check_terminal(captured.out)
-        check_terminal(captured.err.replace(NASTY, ""))  # what a plugin prints by itself is its own
+        check_terminal(captured.err.replace(NASTY, ""))  # output that the plugin prints itself is not escaped
         assert "Traceback" not in captured.err
         return int(leaving.value.code or 0), captured.out, captured.err
 
@@ -86,13 +86,13 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def check_terminal(text: str) -> None:
-    """Nothing but letters, spaces and line ends; it can be encoded."""
+    """The text has only printable characters and line ends, and can be encoded."""
     assert [sign for sign in text if not sign.isprintable() and sign != "\n"] == []
     text.encode("utf-8")
 
 
 class Page(HTMLParser):
-    """Fails at an active element or attribute."""
+    """A parser that fails at active elements and attributes."""
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         assert tag not in {"script", "iframe", "object", "embed", "form", "base", "a"}
@@ -103,7 +103,7 @@ class Page(HTMLParser):
 
 
 def check_table(path: Path) -> None:
-    """No cell of a CSV file is a formula, and nothing in it is an escape sequence."""
+    """The CSV file has no formula and no escape sequence."""
     text = path.read_text(encoding="utf-8")
     check_terminal(text)
     for row in csv.reader(text.splitlines()):
@@ -111,7 +111,7 @@ def check_table(path: Path) -> None:
 
 
 def check_markdown(path: Path) -> None:
-    """No HTML and no link; a text does not end the block of code that it stands in."""
+    """The Markdown file has no HTML and no links, and text does not end its code block."""
     text = path.read_text(encoding="utf-8")
     check_terminal(text)
     assert text.count("```") in (0, 2)
@@ -121,7 +121,7 @@ def check_markdown(path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A codec, recordings, a manifest, a plugin and a recipe whose texts are all hostile."""
+    """A codec, recordings, a manifest, a plugin and a recipe with hostile text everywhere."""
     recordings = tmp_path / "recordings"
     recordings.mkdir()
     noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
@@ -172,7 +172,7 @@ def test_coding_and_tokens_escape_text(command: Command, folder: Path) -> None:
     assert code in (0, 1), err
     check_markdown(folder / "tokens/README.md")
     front = yaml.safe_load((folder / "tokens/README.md").read_text(encoding="utf-8").split("---")[1])
-    assert set(front) == {"configs", "tags"}, "a text that is no language is no tag"
+    assert set(front) == {"configs", "tags"}, "invalid languages give no tag"
     command("detokenize", "codec", "tokens", "--out", "again")
     command("detokenize", "codec", "tokens", "--out", "again", "--ids", NASTY)
     command("encode", f"./{NASTY}", "recordings", "--out", "small")
@@ -228,7 +228,7 @@ def test_logs_warnings_progress_and_tables_escape_text(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "advice"),
     [
         ("codecvq-ternary", "pip install codecvq-ternary"),
         ("--index-url=http://evil.example x", "not a valid package name"),
@@ -238,9 +238,9 @@ def test_logs_warnings_progress_and_tables_escape_text(capsys: pytest.CaptureFix
         ("git+https://evil.example/x", "not a valid package name"),
     ],
 )
-def test_installation_advice_contains_only_valid_package_names(name: str, said: str) -> None:
-    assert said in install_advice(name)
-    assert ("pip install" in install_advice(name)) == ("pip install" in said)
+def test_installation_advice_contains_only_valid_package_names(name: str, advice: str) -> None:
+    assert advice in install_advice(name)
+    assert ("pip install" in install_advice(name)) == ("pip install" in advice)
 
 
 def test_a_codec_cannot_add_commands_to_installation_advice(command: Command, folder: Path) -> None:

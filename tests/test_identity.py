@@ -1,4 +1,4 @@
-"""What a codec's hashes cover, and that what was written under earlier hashes stays readable."""
+"""The hashes of a codec: what they cover, and compatibility with earlier files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from codecvq.errors import CodecError, CodecvqError
 from codecvq.tokens import detokenize, read_tokens
 
 EARLIER = Path(__file__).parent / "earlier"
-BOX = Path(codecvq.__file__).parents[1] / "plugins" / "codecvq_pretrained" / "speech_16k"
+BUNDLED = Path(codecvq.__file__).parents[1] / "plugins" / "codecvq_pretrained" / "speech_16k"
 NETWORK: dict[str, Any] = {
     "name": "spectral", "hop_length": 80, "window_length": 320, "num_mels": 20, "dim": 8,
     "encoder_width": 16, "encoder_blocks": 1, "decoder_width": 16, "decoder_blocks": 1,
@@ -108,7 +108,7 @@ def test_non_finite_weights_are_an_error_despite_a_valid_hash(tmp_path: Path) ->
 
 def test_a_codec_saved_in_format_1_loads(tmp_path: Path) -> None:
     shutil.copy(EARLIER / "config.json", tmp_path)
-    (tmp_path / "model.safetensors").symlink_to(BOX / "model.safetensors")
+    (tmp_path / "model.safetensors").symlink_to(BUNDLED / "model.safetensors")
     earlier, now = load(tmp_path), load("speech-16k")
     assert earlier.codebooks_sha256 == now.codebooks_sha256
     assert earlier.weights_sha256 == now.weights_sha256

@@ -1,4 +1,4 @@
-"""What an installation takes: no compiler for the base, and for CI the versions and hashes of a lock."""
+"""Installation: the base needs no compiler, and CI installs locked versions with hashes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted(path for path in (ROOT / ".ci").glob("python3.*.txt") if not path.stem.endswith("-build"))
-FROM_SOURCE = {"encodec"}  # of the base install: pure Python
-FROM_SOURCE_FOR_EVAL = {"libsvm-official", "pesq", "typing", "webrtcvad"}  # besides, with the extra
+FROM_SOURCE = {"encodec"}  # in the base install; pure Python
+FROM_SOURCE_FOR_EVAL = {"libsvm-official", "pesq", "typing", "webrtcvad"}  # additionally, with the extra
 
 
 def project() -> dict:
@@ -42,7 +42,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def pins(lock: Path) -> dict[str, tuple[str, int]]:
-    """Name -> version and number of hashes."""
+    """Versions and numbers of hashes in a lock file, by package."""
     entries = re.findall(
         r"^([\w.-]+)==([^ \\]+).*((?:\n    --hash=sha256:[0-9a-f]{64}.*)*)", lock.read_text(), re.M
     )
@@ -86,7 +86,7 @@ needs_index = pytest.mark.skipif("CI" not in os.environ, reason="asks a package 
 
 
 def resolved(*what: str) -> dict[str, str]:
-    """What pip would install into an empty environment: name -> file."""
+    """Files that pip would install into an empty environment, by package."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     done = subprocess.run(
         [*command, "--disable-pip-version-check", "--report", "-", *what],
@@ -104,7 +104,7 @@ def resolved(*what: str) -> dict[str, str]:
 @needs_index
 @pytest.mark.slow
 def test_the_base_install_needs_no_compiler(tmp_path: Path) -> None:
-    """All of it is wheels but encodec, and that one is built without a compiler."""
+    """All packages are wheels except encodec, which is built without a compiler."""
     only = ["--only-binary", ":all:", "--no-binary", "encodec,codecvq"]
     files = resolved(*only, ".")
     assert {name for name, url in files.items() if not url.endswith(".whl")} == FROM_SOURCE

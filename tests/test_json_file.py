@@ -1,4 +1,4 @@
-"""JSON files of strangers are read within limits, and an error names the file and the key."""
+"""Untrusted JSON files are read within limits. Errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_valid_file_is_read(tmp_path: Path) -> None:
     path.write_text('{"name": "ä", "part": {"size": 3, "sizes": [1, 18446744073709551615], "share": 1}}')
     assert read_model(path, Whole) == Whole(name="ä", part=Part(size=3, sizes=(1, 2**64 - 1), share=1.0))
     link = tmp_path / "link.json"
-    link.symlink_to(path)  # as the cache of Hugging Face has them
+    link.symlink_to(path)  # as in the cache of Hugging Face
     assert read_json(link)["name"] == "ä"
     deep = "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1)
     path.write_text(f'{{"a": {deep}}}')

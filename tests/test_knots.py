@@ -1,4 +1,4 @@
-"""Lines that follow values closer than frames, a knot a frame."""
+"""Knots: one per frame, for least-squares lines through values with several per frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codecvq.networks.voice.source import interpolate
 
 
 def values(times: int, frames: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two walks, and which of their values count: in the first none of its third frame."""
+    """Two random walks and their masks. In the first, the third frame is masked."""
     generator = torch.Generator().manual_seed(times)
     walks = torch.randn(2, frames * times, generator=generator).cumsum(dim=1)
     counts = torch.rand(2, frames * times, generator=generator) > 0.4
@@ -32,7 +32,7 @@ def test_knots_match_the_least_squares_solution(times: int) -> None:
 def test_a_straight_line_is_fitted_exactly_with_half_of_its_values_masked() -> None:
     line = torch.arange(80.0)[None] * 0.3
     counts = torch.arange(80)[None] % 8 < 4
-    inside = slice(20, -20)  # at the ends lines hold
+    inside = slice(20, -20)  # lines are constant at the ends
     torch.testing.assert_close(
         interpolate(knots(line, counts, 2), 2)[:, inside], line[:, inside], atol=1e-3, rtol=0
     )

@@ -1,4 +1,4 @@
-"""Latents of a codec: between audio and codes, the same on the way to codes and back."""
+"""`encode_latents` and `decode_latents` of a codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips that are made when they are used are those that are kept, in every corpus, split and process."""
+"""Lazy clips equal stored clips in every corpus, split and process."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def test_a_lazy_manifest_has_the_same_clips(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, end: str
 ) -> None:
     (folder / name).write_bytes(content(end))
-    kept = open_corpus(manifest=folder / name)
+    stored = open_corpus(manifest=folder / name)
     monkeypatch.setattr(Clips, "MAX_IN_MEMORY", 0)
-    made = open_corpus(manifest=folder / name)
-    assert isinstance(made.lazy_clips._source, TableClips)
-    assert len(made) == 63
-    assert made == kept
-    assert [clip.split_key for clip in made] == [clip.split_key for clip in kept]
-    assert made[0].text == 'line\nbreak, "quoted"'
-    assert [made.split(split) for split in SPLITS] == [kept.split(split) for split in SPLITS]
-    measured = made.measured()
-    assert measured == kept.measured()
+    lazy = open_corpus(manifest=folder / name)
+    assert isinstance(lazy.lazy_clips._source, TableClips)
+    assert len(lazy) == 63
+    assert lazy == stored
+    assert [clip.split_key for clip in lazy] == [clip.split_key for clip in stored]
+    assert lazy[0].text == 'line\nbreak, "quoted"'
+    assert [lazy.split(split) for split in SPLITS] == [stored.split(split) for split in SPLITS]
+    measured = lazy.measured()
+    assert measured == stored.measured()
     assert all(clip.measured for clip in measured)
-    assert np.array_equal(measured[2].read(RATE), kept[2].read(RATE))
+    assert np.array_equal(measured[2].read(RATE), stored[2].read(RATE))
 
 
 @pytest.mark.usefixtures("lazy_clips")
@@ -91,9 +91,9 @@ def test_speakers_slices_and_splits_reference_the_same_table(folder: Path) -> No
         row["split"] = "test"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recorded = read_split(file)
-    kept = recorded.apply(corpus)
-    assert [kept.split_of(clip) for clip in kept] == [row["split"] for row in rows]
-    assert list(kept.split("test")) == [clip for clip in kept if kept.split_of(clip) == "test"]
+    stored = recorded.apply(corpus)
+    assert [stored.split_of(clip) for clip in stored] == [row["split"] for row in rows]
+    assert list(stored.split("test")) == [clip for clip in stored if stored.split_of(clip) == "test"]
     assert [recorded.ids.get(row["id"]) for row in rows] == [row["split"] for row in rows]
     assert recorded.ids.get("another") is None
 
@@ -107,7 +107,7 @@ def test_a_deleted_manifest_stays_readable_and_a_changed_one_is_an_error(folder:
     manifest.rename(folder / "old.jsonl")
     manifest.write_text("something else\n")
     assert list(corpus) == before
-    with (folder / "old.jsonl").open("ab") as file:  # rows that are added do no harm
+    with (folder / "old.jsonl").open("ab") as file:  # appended rows are allowed
         file.write(b"\n{}\n")
     assert list(corpus) == before
     (folder / "old.jsonl").write_bytes(b"\n" + as_json("\n"))
@@ -134,7 +134,7 @@ def test_clips_of_a_reader_are_stored_in_a_file_that_is_deleted_with_them(folder
     del source, listing
     assert not path.exists()
     with pytest.raises(CorpusError, match="clip 'o' cannot be stored"):
-        collect_clips([Own(id="o", path=folder)])  # of a class that no other process can find
+        collect_clips([Own(id="o", path=folder)])  # a local class, which other processes cannot import
     with pytest.raises(CorpusError, match="returned str, but a Clip is needed"):
         collect_clips([*clips, "clip"])  # type: ignore[list-item]
 
@@ -180,7 +180,7 @@ def test_a_large_array_is_shared_with_other_processes_as_a_file() -> None:
     array = SharedArray(values)
     sent = pickle.dumps(array)
     assert len(sent) < 1000
-    assert pickle.dumps(array) == sent  # one file, however often it is sent
+    assert pickle.dumps(array) == sent  # every pickle refers to the same file
     there = pickle.loads(sent)
     assert np.array_equal(there.values, values)
     assert isinstance(there.values, np.memmap)
@@ -191,7 +191,7 @@ def test_a_large_array_is_shared_with_other_processes_as_a_file() -> None:
 
 @dataclass(frozen=True)
 class Tone:
-    """A recording that is no file."""
+    """An audio source without a file."""
 
     hertz: float
 
@@ -271,5 +271,5 @@ def test_a_row_of_a_manifest_takes_less_than_forty_bytes(folder: Path) -> None:
     assert len(train) > 0.85 * rows
     assert not [one for one in gc.get_objects() if isinstance(one, Clip) and one.path.parent == folder]
     assert opened / rows < 40
-    assert both / rows < 60  # measured durations of their own, and the rows of the split
-    assert most / rows < 1000  # a Clip alone takes more, and blocks of them are in work
+    assert both / rows < 60  # measured durations and the rows of the split
+    assert most / rows < 1000  # blocks of clips are processed; a single Clip needs more

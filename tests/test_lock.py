@@ -1,4 +1,4 @@
-"""Two processes do not write into one folder."""
+"""The lock of a folder, which only one process may write to."""
 
 from __future__ import annotations
 

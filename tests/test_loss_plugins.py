@@ -1,4 +1,4 @@
-"""Losses as plugins: what they are given in a real training, what of them learns, is saved and restored."""
+"""Losses as plugins: their inputs in training, and parameters that are trained, saved and restored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROGRESS: list[tuple[int, int | None]] = []
 
 
 class Watching(Loss):
-    """Keeps what it is given; its value is 0 times what it depends on."""
+    """Records its inputs. Its value is 0, with a gradient path to the latents."""
 
     uses_parts = True
 
@@ -46,7 +46,7 @@ class Watching(Loss):
 
 
 class Learning(Loss):
-    """Predicts the energy of the recording from the quantized latents, with a map that learns."""
+    """Predicts the energy of the audio from the quantized latents with a learned map."""
 
     def __init__(self, sample_rate: int, width: int = 3) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Learning(Loss):
 
 
 class Toned(Loss):
-    """A loss of the decoded audio through a module that learns."""
+    """A loss of the decoded audio with a learned filter."""
 
     of_audio = True
 
@@ -93,7 +93,7 @@ class Keeping(Loss):
 
 
 class WithoutBase(nn.Module):
-    """No subclass of Loss: a module that is called with the inputs."""
+    """A module that is not a subclass of Loss."""
 
     def __init__(self, sample_rate: int = 8000) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Plugin:
 
     @hookimpl
     def codecvq_quantizers(self) -> Iterator[QuantizerSpec]:
-        yield QuantizerSpec(name="stepping", factory=stepping, summary="vq that notes its progress")
+        yield QuantizerSpec(name="stepping", factory=stepping, summary="vq that records its progress")
 
 
 def stepping(dim: int, codebook_size: int = 16) -> Any:
@@ -161,7 +161,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 def saved(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the state of the losses in the last checkpoint."""
+    """Weights and state of the losses in the last checkpoint."""
     checkpoint = last_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     return dict(checkpoint.weights), dict(checkpoint.state)
@@ -204,13 +204,13 @@ def test_losses_receive_all_inputs_of_a_batch_in_training(tmp_path: Path) -> Non
         assert inputs.quantized.requires_grad
         assert len(inputs.clips) == 3
         for wav, clip in zip(inputs.reference[:, 0].numpy(), inputs.clips, strict=True):
-            assert holds(clip.read(16000), wav), f"no piece of {clip.id}, whose clip it is said to be"
+            assert holds(clip.read(16000), wav), f"the audio is not a part of {clip.id}"
     texts = {clip.text for inputs in SEEN for clip in inputs.clips}
-    assert len(texts) > 6, "texts of the clips"
+    assert len(texts) > 6, "the clips have texts"
 
 
 def holds(whole: Any, piece: Any) -> bool:
-    """Whether a piece is cut from the whole, to 16 bits; shorter wholes stand in silence."""
+    """Whether `piece` is a part of `whole`, at 16 bits. A shorter `whole` is padded with silence."""
     found, whole = piece[piece.nonzero()[0][0] : piece.nonzero()[0][-1] + 1], (whole * 32768).round()
     middle = (found[: len(whole)] * 32768).round()
     needle, stack = middle[:200].astype("int32").tobytes(), whole.astype("int32").tobytes()
@@ -241,7 +241,9 @@ def test_parameters_of_losses_are_saved_restored_and_not_part_of_the_codec(
     assert state["losses"].keys() == {*names, "learning.steps"}
     assert int(state["losses"]["learning.steps"]) == 8
     begun = learner_of(recipe).losses.state()
-    assert not any(torch.equal(begun[name], state["losses"][name]) for name in names), "all of it learned"
+    assert not any(torch.equal(begun[name], state["losses"][name]) for name in names), (
+        "all parameters changed"
+    )
     codec = load_file(tmp_path / "whole" / "codec" / "model.safetensors")
     assert not [name for name in {**codec, **weights} if "map" in name]
     with monkeypatch.context() as patch:
@@ -262,7 +264,7 @@ def test_modules_of_losses_do_not_change_the_random_numbers_of_the_codec(tmp_pat
     plain.step(0, wav_of())
     other.step(0, wav_of())
     codes = [learner.usage.counts[1] for learner in (plain, other)]
-    assert torch.equal(*codes), "dropout drew the same"
+    assert torch.equal(*codes), "dropout drew the same depths"
 
 
 @pytest.mark.parametrize("balance", [False, True])
@@ -278,15 +280,15 @@ def test_parameters_of_losses_have_gradients_with_and_without_the_balancer(
     wanted = [weight.grad for weight in (toned.filter.weight, *learning.parameters())]
     assert all(grad is not None and bool(grad.abs().sum() > 0) for grad in wanted)
     moved = [name for name, weight in learner.parameters.items() if not torch.equal(weight, before[name])]
-    assert set(learner.losses.parameters) - set(moved) <= {"losses.toned.filter.bias"}, "it cancels out"
+    assert set(learner.losses.parameters) - set(moved) <= {"losses.toned.filter.bias"}, "its gradient is zero"
     assert any(name.startswith("encoder") for name in moved)
 
 
 def test_the_balancer_does_not_change_losses_of_latents(tmp_path: Path) -> None:
-    """The gradient of a term that does not pass through the audio is its own, whatever is balanced."""
+    """The gradient of a loss that does not depend on the decoded audio is not balanced."""
     grads = {}
     for balance in (False, True):
-        # nothing of mel: a share of 1e-12
+        # mel has a negligible share of 1e-12
         losses = {"mel": 1e-12, "learning": 3.0, "balance": balance, "balance_norm": 1e-12}
         learner = learner_of(recipe_of(tmp_path, losses=losses, quantizer={"name": "fsq", "levels": [5, 5]}))
         learner.step(0, wav_of())
@@ -367,7 +369,7 @@ class TestRecipes:
         recipe = recipe_of(tmp_path, losses={"learning": {"weight": 2, "width": 5}, "toned": 1, "stft": 0})
         assert recipe.losses.weights() == {"mel": 15.0, "learning": 2.0, "toned": 1.0}
         assert recipe.losses.options()["learning"] == {"width": 5}
-        assert load_recipe(rewritten(recipe, tmp_path)) == recipe, "written out, it reads back as itself"
+        assert load_recipe(rewritten(recipe, tmp_path)) == recipe, "a written recipe is read back unchanged"
 
     def test_an_override_of_the_weight_preserves_the_options(self, tmp_path: Path) -> None:
         path = write_recipe(tmp_path / "tiny.yaml")
@@ -393,7 +395,7 @@ class TestRecipes:
             learner_of(recipe)
 
     def test_a_run_of_version_010_resumes(self, tmp_path: Path) -> None:
-        """Its recipe has the options of losses as keys of the section, every default written out."""
+        """Recipes of version 0.1.0 have loss options as keys of the section, including all defaults."""
         losses = {"loudness": 2.0, "stft": {"weight": 1.0, "windows": [512]}}
         recipe = recipe_of(tmp_path, losses=losses, training={"steps": 2, "checkpoint_every": 2})
         loop.train(recipe, tmp_path / "run")
@@ -433,14 +435,14 @@ def rewritten(recipe: Recipe, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """Gradients of modules in losses are means over the processes."""
+    """Gradients of loss modules are averaged over processes."""
     file = tmp_path / "learned_loss.py"
     file.write_text(PLUGIN_FILE)
     for name, batch in (("one", 4), ("two", 2)):
         losses = {"stepwise": 5.0, "distillation": {"weight": 1.0, "teacher": "mfcc", "codebook": 0}}
         write_recipe(
             tmp_path / f"{name}.yaml",
-            quantizer={**VQ, "dropout": 0.0},  # which each process draws for itself
+            quantizer={**VQ, "dropout": 0.0},  # each process draws its own dropout depths
             losses=losses,
             training={"batch_size": batch, "steps": 6, "validation_clips": 0},
             plugins=["learned_loss.py"],
@@ -469,7 +471,7 @@ from codecvq.losses import Loss
 
 
 class Stepwise(Loss):
-    """Begins with other weights in each process, unless it is given those of the first."""
+    """Has other initial weights in each process, unless they are synchronized."""
 
     def __init__(self, sample_rate):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The loss scale of fp16, which needs a GPU: here torch's own scaler for processors stands beside float32."""
+"""The loss scale of fp16, tested on the CPU with the CPU scaler of torch and float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codecvq.training.learner import Learner
 
 
 def scaled(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Trainings scale their losses from now on."""
+    """Make trainings use a scaled loss."""
 
     class Scaled(loop.Accelerator):
         def __init__(self, **arguments: Any) -> None:

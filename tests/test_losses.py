@@ -1,4 +1,4 @@
-"""Losses of decoded audio and the balancer, against their definitions in float64."""
+"""Losses of decoded audio and the balancer, compared with their definitions in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def audio(seed: int) -> torch.Tensor:
 
 
 def spectra(wav: torch.Tensor, size: int) -> torch.Tensor:
-    """`[B, frames, bins]` complex, by a sum over samples and no transform of a library."""
+    """Spectra `[B, frames, bins]`, complex, as sums over samples without an FFT."""
     n = torch.arange(size, dtype=torch.float64)
     hann = 0.5 - 0.5 * torch.cos(2 * torch.pi * n / size)
     waves = torch.exp(-2j * torch.pi * torch.outer(torch.arange(size // 2 + 1), n) / size)
@@ -54,7 +54,7 @@ def test_the_complex_stft_loss_matches_its_definition_and_depends_on_phase() -> 
         loss.distance(decoded, reference).double(), torch.stack(parts).mean(), rtol=1e-4, atol=1e-5
     )
     assert float(loss.distance(-reference, reference)) == pytest.approx(2, rel=1e-4), (
-        "another sign is twice as far"
+        "the opposite sign doubles the distance"
     )
     assert float(StftLoss(16000, [64]).distance(-reference, reference)) == pytest.approx(0, abs=1e-6)
 
@@ -142,7 +142,7 @@ def test_balanced_weights_are_shares_of_the_gradient() -> None:
 
 def test_a_loss_scale_prevents_underflow_of_balanced_gradients() -> None:
     output = torch.randn(2, 1, 500, requires_grad=True)
-    losses = {"a": (1e-5 * output.half()).float().mean()}  # a gradient of 1e-8: in half precision 0
+    losses = {"a": (1e-5 * output.half()).float().mean()}  # a gradient of 1e-8 is 0 in half precision
     assert not bool(Balancer({"a": 1.0}).gradient(losses, output).any())
     scaled = Balancer({"a": 1.0}).gradient(losses, output, scale=2.0**14)
     torch.testing.assert_close(scaled.flatten(1).norm(dim=1) * 2, torch.ones(2))

@@ -1,4 +1,4 @@
-"""What the columns of a manifest mean: parts of files, channels, and words that are refused by name."""
+"""The columns of manifests: parts of files, channels, and unsupported columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE = 8000
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two seconds of stereo, every sample of which tells its place: ramps up and, half as steep, down."""
+    """Two seconds of stereo: a ramp up, and one down with half the slope, so each sample is unique."""
     ramp = np.arange(1, 2 * RATE + 1) / 32768
     write_audio(tmp_path / "a.wav", np.stack([ramp, -ramp / 2]), RATE)
     return tmp_path
@@ -130,8 +130,8 @@ def test_a_wrong_duration_gives_a_warning_and_does_not_change_the_clip(
 ) -> None:
     for n in range(4):
         write_audio(folder / f"{n}.wav", np.zeros(2 * RATE), RATE)
-    told = [2.1, 2000, 0.5, 2]  # rounded, in milliseconds, too short, right
-    corpus = opened(folder, *({"path": f"{n}.wav", "duration": told_s} for n, told_s in enumerate(told)))
+    stated = [2.1, 2000, 0.5, 2]  # rounded, in milliseconds, too short, right
+    corpus = opened(folder, *({"path": f"{n}.wav", "duration": told_s} for n, told_s in enumerate(stated)))
     with caplog.at_level(logging.WARNING):
         measured = corpus.measured()
     assert [clip.duration_s for clip in measured] == [2.1, 2.0, 2.0, 2.0]

@@ -1,4 +1,4 @@
-"""The metrics of plugins/codecvq_metrics as functions, and finding them by name."""
+"""The metrics of plugins/codecvq_metrics, and their lookup by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_pesq = pytest.mark.skipif(
 
 
 def speechlike(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
-    """Syllables: harmonics of a gliding pitch, amplitudes 1/k, under a raised cosine of 4 Hz; peak 0.5."""
+    """Synthetic syllables: harmonics of a gliding pitch, amplitudes 1/k, 4 Hz raised-cosine envelope, peak 0.5."""
     t = np.arange(int(seconds * RATE)) / RATE
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t)) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 30)) * (0.5 - 0.5 * np.cos(2 * np.pi * 4 * t))
@@ -76,7 +76,7 @@ def test_more_noise_is_a_worse_score(name: str) -> None:
 @pytest.mark.parametrize("sample_rate", [8_000, 24_000, 44_100])
 @pytest.mark.parametrize("name", ["stoi", "mel_distance", "si_sdr", "log_spectral_distance", "pesq_nb"])
 def test_metrics_accept_other_sample_rates(name: str, sample_rate: int) -> None:
-    clip = speechlike(3.0)  # read as if it had that rate
+    clip = speechlike(3.0)  # interpreted at the other rate
     assert math.isfinite(make(name)(clip, clip + 0.01 * noise(clip), sample_rate))
 
 
@@ -198,7 +198,7 @@ def test_stoi_is_defined_from_its_shortest_clip_on() -> None:
     assert intelligibility.plain()(steady, steady, RATE)["stoi"] == pytest.approx(1.0)
 
 
-# finding
+# lookup
 
 
 def spec(name: str, factory=lambda: lambda r, d, s: {"x": 1.0}, **options) -> MetricSpec:
@@ -212,7 +212,7 @@ def registry_of(*specs: MetricSpec) -> Registry:
             yield from specs
 
     registry = Registry()
-    registry.register(Plugin(), "stranger")
+    registry.register(Plugin(), "third-party")
     return registry
 
 

@@ -1,4 +1,4 @@
-"""A plugin that misbehaves is one warning on stderr; the results on stdout and everything else go on."""
+"""Misbehaving plugins give one warning on stderr. Results on stdout and other plugins are not affected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOOD = METRIC_PLUGIN.format(name="brightness")
 SPEC = "MetricSpec(name='m{0}', columns=('m',), factory=lambda: None)"
 HOOK = "from codecvq import MetricSpec, hookimpl\n@hookimpl\ndef codecvq_metrics():\n"
 
-#: what a stranger's module does when it is imported, or its hook is called -> a word of the warning
+#: source of a misbehaving module -> text of the warning
 MODULES = {
     "import sys; sys.exit()": "tried to end the process (SystemExit: None)",
     "raise SystemExit(0)": "tried to end the process (SystemExit: 0)",
@@ -64,21 +64,23 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("source", "said"), MODULES.items(), ids=[said[:40] for said in MODULES.values()])
+@pytest.mark.parametrize(
+    ("source", "warning"), MODULES.items(), ids=[warning[:40] for warning in MODULES.values()]
+)
 def test_a_failing_plugin_gives_one_warning_that_names_its_distribution(
-    site: Path, warnings: Callable[[], list[str]], source: str, said: str, request: pytest.FixtureRequest
+    site: Path, warnings: Callable[[], list[str]], source: str, warning: str, request: pytest.FixtureRequest
 ) -> None:
-    number = list(MODULES).index(source)  # a module of its own each time: Python keeps what it has imported
+    number = list(MODULES).index(source)  # a new module name each time, because Python caches imports
     install_distribution(site, f"bad-{number}", source)
     install_distribution(site, f"good-{number}", GOOD)
     registry = loaded()
     assert {"brightness", "mel_distance"} <= set(registry.all("metrics"))
     about = [text for text in warnings() if f"bad-{number} 1.0" in text]
     assert len(about) == 1, warnings()
-    assert said in about[0]
+    assert warning in about[0]
     assert "\n" not in about[0]
     assert len(about[0]) < 400
-    registry.register(object(), "another")  # hooks are called again
+    registry.register(object(), "another")  # calls the hooks again
     registry.all("metrics")
     assert len([text for text in warnings() if f"bad-{number} 1.0" in text]) == 1
 
@@ -125,7 +127,7 @@ def the_same_for_ever() -> object:
 
 
 @pytest.mark.parametrize(
-    ("hook", "kept", "said"),
+    ("hook", "registered", "warning"),
     [
         (half_way, 2, "half way"),
         (endless, MAX_SPECS_PER_HOOK, f"yields {MAX_SPECS_PER_HOOK} specs or more"),
@@ -136,12 +138,12 @@ def the_same_for_ever() -> object:
     ids=["half way", "endless", "the same", "a list is fine", "twice"],
 )
 def test_specs_from_before_the_failure_of_a_hook_stay_registered(
-    hook: Callable[..., object], kept: int, said: str
+    hook: Callable[..., object], registered: int, warning: str
 ) -> None:
     registry = offering(hook)
-    assert len(registry.all("metrics")) == kept
-    assert len(registry.failures) == bool(said)
-    assert said in "".join(map(str, registry.failures))
+    assert len(registry.all("metrics")) == registered
+    assert len(registry.failures) == bool(warning)
+    assert warning in "".join(map(str, registry.failures))
 
 
 def test_training_continues_after_a_hook_that_exits(warnings: Callable[[], list[str]]) -> None:
@@ -187,13 +189,13 @@ def test_distributions_with_broken_metadata_are_reported_and_the_others_load(
     (site / "no_latin-1.0.dist-info/entry_points.txt").write_bytes(b"[codecvq]\n\xff\xfe = \xff\n")
     registry = loaded()
     assert "fsq" in registry.all("quantizers")
-    assert "brightness" in registry.all("metrics"), "it can be imported"
+    assert "brightness" in registry.all("metrics"), "the module can be imported"
     assert registry.find("metrics", "brightness").origin.distribution == "no_metadata-1.0.dist-info"
     assert [text for text in warnings() if "no-latin" in text or "no_latin" in text]
 
 
 def test_prints_of_plugins_do_not_corrupt_json_output(tmp_path: Path) -> None:
-    """Prints of Python, C code and child processes, at import and in a hook; with all the bad modules."""
+    """Output of Python, C code and child processes, at import and in a hook, with all misbehaving modules."""
     loud = "import os, subprocess, sys\nprint('loud')\nos.write(1, b'loud')\n"
     loud += "subprocess.run([sys.executable, '-c', 'print(\"loud\")'])\n"
     install_distribution(
@@ -212,7 +214,7 @@ def test_prints_of_plugins_do_not_corrupt_json_output(tmp_path: Path) -> None:
     done = run(sys.executable, "-m", "codecvq", "plugins", "doctor", site=tmp_path)
     assert done.returncode == 1
     assert "SystemExit: 2" in done.stdout
-    assert "argparse.ArgumentParser()" in done.stdout, "the plugin's own line"
+    assert "argparse.ArgumentParser()" in done.stdout, "the line of the plugin"
     assert "codecvq/plugins/host.py" not in done.stdout
     assert "brightness" not in codecvq_command("plugins", "list")
 

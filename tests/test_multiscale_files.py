@@ -1,4 +1,4 @@
-"""A codec whose codebooks have strides, and one whose quantizer has tables: through files and datasets."""
+"""Files and datasets of a codec with strides, and of one with learned tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def multiscale() -> Codec:
 
 
 def speech(samples: int, seed: int = 0) -> torch.Tensor:
-    """A tone that glides, with noise: 0.3 sin(2 pi (200 t + 300 t^2)) + 0.03 n(t)."""
+    """A gliding tone with noise: 0.3 sin(2 pi (200 t + 300 t^2)) + 0.03 n(t)."""
     t = torch.arange(samples) / RATE
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
     return 0.3 * torch.sin(2 * math.pi * (200 * t + 300 * t**2)) + 0.03 * noise
@@ -99,7 +99,7 @@ def test_a_codec_with_tables_writes_smaller_files_that_only_it_can_read(tmp_path
 
 
 class RatedVQ(Quantizer):
-    """Rounds to 0 … K - 1, and says how frequent each is."""
+    """Rounds to 0 … K - 1, with a table of code frequencies."""
 
     def __init__(self, dim: int, codebook_size: int = 9, step: int = 64, **options) -> None:
         super().__init__(dim, [codebook_size], **options)
@@ -131,13 +131,13 @@ def test_compositions_join_the_tables_of_their_members():
         assert np.array_equal(table.reshape(-1), stage.frequencies)
     shared = Residual(8, stages[:1], num_codebooks=2).code_tables()
     assert [table.tolist() for table in shared.frequencies] == [joined.frequencies[0].tolist()] * 2
-    beside = Grouped([Residual(8, stages), stages[1]]).code_tables()
-    assert np.array_equal(beside.frequencies[3], joined.frequencies[1])
-    assert "stages.0.frequencies" in Residual(8, stages).state_dict()  # part of the codec's identity
+    alongside = Grouped([Residual(8, stages), stages[1]]).code_tables()
+    assert np.array_equal(alongside.frequencies[3], joined.frequencies[1])
+    assert "stages.0.frequencies" in Residual(8, stages).state_dict()  # part of the identity of the codec
 
 
 def test_members_without_tables_get_uniform_ones():
-    plain = build_quantizer("fsq", dim=8, levels=[8, 8, 8, 8, 8])  # 32,768 codes: more than one table has
+    plain = build_quantizer("fsq", dim=8, levels=[8, 8, 8, 8, 8])  # 32,768 codes, more than in one table
     tables = Grouped([plain, counted(RatedVQ(8, step=7), 0)]).code_tables()
     assert tables.codebook_sizes == (8**5, 9)
     assert [symbol.radix for symbol in tables.symbols] == [64, 512, 9]

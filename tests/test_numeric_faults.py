@@ -1,4 +1,4 @@
-"""Faults 16 to 27 and 32 of vector-quantize-pytorch 1.32.0, a test for each promise; see test_faults.py."""
+"""Faults 16 to 27 and 32 of vector-quantize-pytorch 1.32.0, with a test for each. See test_faults.py."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from small_quantizers import (
 from codecvq.errors import NonFiniteError, ShapeError
 from codecvq.quantizer import nearest_codes
 
-# Numbers that are none, and numbers that are too large: faults 16 to 18
+# Non-finite and very large numbers: faults 16 to 18
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("name", ["vq", "rotation_vq", "residual_vq", "grouped_vq"])
 def test_a_non_finite_frame_does_not_change_codebooks(name: str, bad: float) -> None:
-    """Fault 16: one NaN frame poisoned a codebook for ever."""
+    """Fault 16: one NaN frame made a codebook NaN permanently."""
     forms = {"num_codebooks": 2} if name.startswith(("residual", "grouped")) else {}
     quantizer = trained(name, codebook_size=16, **forms)
     before, latents = state(quantizer), normal(2, DIM, 20)
@@ -43,7 +43,7 @@ def test_a_non_finite_frame_does_not_change_codebooks(name: str, bad: float) -> 
 
 @pytest.mark.parametrize("name", ["lfq", "bsq", "residual_lfq"])
 def test_the_entropy_loss_has_a_gradient_for_latents_of_any_size(name: str) -> None:
-    """Of ours: a code of probability 0 in float32 made the gradient of the codebook's entropy NaN."""
+    """A fixed fault of codecvq: a code of probability 0 in float32 made the gradient of the entropy NaN."""
     quantizer = make(name, bits=DIM, **({"num_codebooks": 2} if name == "residual_lfq" else {}))
     for scale in (0.0, 1e-6, 1.0, 100.0, 1e6):
         latents = (scale * normal(2, DIM, 40)).requires_grad_()
@@ -53,7 +53,7 @@ def test_the_entropy_loss_has_a_gradient_for_latents_of_any_size(name: str) -> N
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_a_non_finite_frame_has_no_valid_code(name: str) -> None:
-    """Fault 17: NaN got code -2147483648 (fsq) or an ordinary one (lfq)."""
+    """Fault 17: NaN was assigned code -2147483648 (fsq) or a valid code (lfq)."""
     quantizer, latents = trained(name, **PROJECTED[name]), normal(2, DIM, 20)
     latents[1, 3, 7] = math.nan
     with pytest.raises(NonFiniteError, match=r"item 1 .* frame 7"):
@@ -66,13 +66,13 @@ def test_a_non_finite_frame_has_no_valid_code(name: str) -> None:
 
 @pytest.mark.parametrize("levels", [[16] * 7, [5] * 11, [8] * 10, [16] * 8, [1200, 3], [100_003]], ids=str)
 def test_fsq_codes_of_large_codebooks_are_exact(levels: list[int]) -> None:
-    """Fault 18: float32 sums gave wrong codes to up to 98 % of vectors, and L > 1001 left its range."""
+    """Fault 18: float32 sums gave up to 98 % wrong codes, and codes for L > 1001 were out of range."""
     quantizer = make("fsq", dim=len(levels), levels=levels).eval()
     latents = 2 * normal(1, len(levels), 300)
     out = quantizer(latents)
     level = torch.tensor(levels, dtype=torch.float64)
     position = (latents[0].T.tanh().double() + 1) * (level - 1) / 2 + 0.5
-    # where float32 can tell, the level is that of float64, and the code is the whole number of the levels
+    # unless rounding of float32 decides, levels equal those of float64; the code is the integer of the levels
     clear = ((position - position.round()).abs() > (level - 1) * 2**-23).all(dim=1)
     radix = [math.prod(levels[:i]) for i in range(len(levels))]
     digits = ((out.latents[0].T.double() + 1) * (level - 1) / 2).round().long()
@@ -81,7 +81,9 @@ def test_fsq_codes_of_large_codebooks_are_exact(levels: list[int]) -> None:
     assert torch.equal(digits[clear], position.floor().long()[clear])
     assert float(clear.float().mean()) > 0.9
     assert torch.equal(quantizer.decode(out.codes), out.latents)
-    limits = torch.tensor([[-30.0], [30.0]]).expand(2, len(levels))[:, :, None]  # every channel at an end
+    limits = torch.tensor([[-30.0], [30.0]]).expand(2, len(levels))[
+        :, :, None
+    ]  # every channel at its lowest or highest level
     assert quantizer.encode(limits).flatten().tolist() == [0, math.prod(levels) - 1]
 
 
@@ -91,7 +93,7 @@ def test_fsq_codes_of_large_codebooks_are_exact(levels: list[int]) -> None:
 @pytest.mark.parametrize("convert", ["bfloat16", "half", "double"])
 @pytest.mark.parametrize("name", PROJECTED)
 def test_converting_the_module_does_not_change_codes(name: str, convert: str) -> None:
-    """Fault 19: bfloat16 modules raised, or gave other codes from the third stage on."""
+    """Fault 19: bfloat16 modules raised an error, or gave other codes from the third stage on."""
     quantizer, latents = trained(name, **PROJECTED[name]).eval(), normal(2, DIM, 20).bfloat16()
     codes = quantizer.encode(latents)
     decoded = quantizer.decode(codes)
@@ -106,7 +108,7 @@ def test_converting_the_module_does_not_change_codes(name: str, convert: str) ->
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_autocast_does_not_change_codes(name: str) -> None:
-    """Fault 20: inside CPU autocast up to .7 % of the codes were others."""
+    """Fault 20: inside CPU autocast, up to 0.7 % of the codes differed."""
     latents = normal(2, DIM, 200)
     plain = trained(name, **PROJECTED[name])(latents)
     quantizer = trained(name, **PROJECTED[name])
@@ -114,12 +116,12 @@ def test_autocast_does_not_change_codes(name: str) -> None:
         assert_same(quantizer(latents), plain)
 
 
-# Dropout, ranges, what is learned: faults 21 to 25
+# Dropout, ranges and learning: faults 21 to 25
 
 
 @pytest.mark.parametrize("name", [name for name in STACKS if not name.startswith("grouped_")])
 def test_quantizer_dropout_is_per_item_with_and_without_gradients(name: str) -> None:
-    """Fault 21: a whole batch kept one depth, and without gradients some kinds dropped and some did not."""
+    """Fault 21: dropout drew one depth per batch, and only some quantizers dropped without gradients."""
     options = {**STACKS[name], "num_codebooks": 4, "dropout": 1.0}
     codes = []
     for grad in (True, False):
@@ -128,7 +130,7 @@ def test_quantizer_dropout_is_per_item_with_and_without_gradients(name: str) -> 
         with torch.set_grad_enabled(grad):
             codes.append(quantizer(10 + normal(32, DIM, 3)).codes)
     assert torch.equal(*codes)
-    dropped = (codes[0][:, -1] == 0).all(dim=1)  # which items have not kept the last stage
+    dropped = (codes[0][:, -1] == 0).all(dim=1)  # items without the last stage
     assert 0 < int(dropped.sum()) < 32
     quantizer = make(name, **options)
     full = quantizer.train().encode(normal(8, DIM, 3))
@@ -139,7 +141,7 @@ def test_quantizer_dropout_is_per_item_with_and_without_gradients(name: str) -> 
     ("name", "size"), [("residual_fsq", {"levels": [3] * DIM}), ("residual_lfq", {"bits": DIM})]
 )
 def test_items_of_a_batch_have_different_dropout_depths(name: str, size: dict[str, Any]) -> None:
-    """Of ours, beside fault 21: an item that is all padding changed what the others drew."""
+    """A fixed fault of codecvq: an all-padding item changed the dropout depths of the others."""
     quantizer = make(name, num_codebooks=4, dropout=0.7, **size)
     latents, drawn = 10 * torch.ones(32, DIM, 3), []
     for real in (32, 20):
@@ -154,7 +156,7 @@ def test_items_of_a_batch_have_different_dropout_depths(name: str, size: dict[st
 @pytest.mark.parametrize("name", PROJECTED)
 @pytest.mark.parametrize("wrong", [-1, "K", 2**40])
 def test_a_code_out_of_range_is_an_error(name: str, wrong: Any) -> None:
-    """Fault 22: -1 and K decoded to something."""
+    """Fault 22: codes -1 and K were decoded without an error."""
     quantizer = make(name, **PROJECTED[name]).eval()
     codes = torch.zeros(2, quantizer.num_codebooks, 3, dtype=torch.int64)
     codes[1, -1, 2] = quantizer.codebook_sizes[-1] if wrong == "K" else wrong
@@ -164,7 +166,7 @@ def test_a_code_out_of_range_is_an_error(name: str, wrong: Any) -> None:
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_losses_in_eval_mode_have_no_gradient(name: str) -> None:
-    """Fault 23: a loss of eval required a gradient after training."""
+    """Fault 23: losses in eval mode required a gradient after training."""
     quantizer = trained(name, **PROJECTED[name]).eval()
     for loss in quantizer(normal(2, DIM, 20).requires_grad_()).losses.values():
         assert not loss.requires_grad
@@ -172,7 +174,7 @@ def test_losses_in_eval_mode_have_no_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("learn", ["ema", "gradient"])
 def test_a_shared_codebook_learns(learn: str) -> None:
-    """Fault 24: a codebook shared by the stages never moved."""
+    """Fault 24: a codebook that stages share was never updated."""
     quantizer = make(
         "residual_vq", codebook_size=16, num_codebooks=3, shared=True, learn=learn, dead_code_threshold=0.0
     )
@@ -190,14 +192,14 @@ def test_a_shared_codebook_learns(learn: str) -> None:
             optimizer.step()
     assert not torch.allclose(quantizer.stage(0).codebook, start)
     assert errors[-1] < errors[0]
-    # one update a step, with the vectors of all three stages, and not three updates
+    # one update per step with the vectors of all three stages, not three updates
     if learn == "ema":
         expected = 600 + (float(first) - 600) * 0.99**30
         assert float(quantizer.stage(0).usage.sum()) == pytest.approx(expected, rel=1e-3)
 
 
 def test_replacement_of_dead_codewords_is_rate_limited_and_converges() -> None:
-    """Fault 25: with 512 vectors for 1024 codewords, all codewords changed place at each step, for ever."""
+    """Fault 25: with 512 vectors for 1024 codewords, all codewords were replaced at every step."""
     quantizer = make("vq", codebook_size=256, init="random", learn="gradient", decay=0.9)
     seen, moved = torch.zeros(256), []
     for step in range(300):
@@ -216,14 +218,14 @@ def test_replacement_of_dead_codewords_is_rate_limited_and_converges() -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
 def test_nearest_codewords_are_exact_far_from_the_origin(offset: float) -> None:
-    """Fault 26: at 1000 from the origin 85 % of the codes were wrong."""
+    """Fault 26: at a distance of 1000 from the origin, 85 % of the codes were wrong."""
     vectors, codebook = normal(500, 64) + offset, normal(1024, 64, seed=2) + offset
     exact = torch.cdist(vectors.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
     assert torch.equal(nearest_codes(vectors, codebook), exact.argmin(dim=1))
 
 
 def test_codewords_that_nearly_coincide_are_distinguished() -> None:
-    """Fault 27: distances below 1e-8 counted as equal."""
+    """Fault 27: distances below 1e-8 were treated as equal."""
     for gap in (2e-5, 1e-7):
         codebook = gap * torch.arange(8.0)[:, None] * torch.ones(1, 4)
         assert nearest_codes(codebook, codebook).tolist() == list(range(8))
@@ -231,7 +233,7 @@ def test_codewords_that_nearly_coincide_are_distinguished() -> None:
 
 @pytest.mark.parametrize("name", PROJECTED)
 def test_codes_of_a_training_step_decode_to_its_values(name: str) -> None:
-    """Fault 32: decoding the codes of a training step gave something else, off by 1.15."""
+    """Fault 32: codes of a training step decoded to other values, with an error of 1.15."""
     quantizer = trained(name, **PROJECTED[name])
     before = copy.deepcopy(quantizer).eval()
     out = quantizer(normal(2, DIM, 30, seed=9))

@@ -1,4 +1,4 @@
-"""Losses that model hearing, against their definitions and against the metrics whose models they are."""
+"""Perceptual losses, compared with their definitions and with the metrics that they model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from codecvq.losses.loudness import LoudnessLoss
 from codecvq.losses.similarity import SimilarityLoss
 
 
-def embedded_speech() -> torch.Tensor:
-    """Three seconds of a voice prompt, `[1, 1, S]` at 16 kHz."""
+def bundled_speech() -> torch.Tensor:
+    """Three seconds of a bundled voice prompt, `[1, 1, S]` at 16 kHz."""
     clip = next(clip for clip in bundled.clips() if (clip.duration_s or 0) > 4)
     return torch.from_numpy(clip.read(16000)).reshape(1, 1, -1)[:, :, 8000:56000]
 
 
 def distorted(wav: torch.Tensor) -> list[torch.Tensor]:
-    """A dozen that sound worse than `wav [1, 1, S]`."""
+    """Twelve distorted versions of `wav [1, 1, S]`."""
     noise = torch.randn(wav.shape, generator=torch.Generator().manual_seed(0))
     worse = [wav + level * noise for level in (0.0005, 0.002, 0.008, 0.03)]
-    worse += [wav + level * wav.abs() * noise for level in (0.05, 0.15, 0.5, 1.5)]  # noise that speech masks
+    worse += [wav + level * wav.abs() * noise for level in (0.05, 0.15, 0.5, 1.5)]  # noise masked by speech
     return worse + [(wav / step).round() * step for step in (0.001, 0.004, 0.016, 0.06)]
 
 
 def loudness_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) -> float:
-    """The loss of one signal as its module says, a frame and a band at a time."""
+    """The loudness loss of one signal, computed frame by frame and band by band."""
     size, top, bands = 2 * round(0.016 * rate), min(rate / 2, 8000), 49
     barks = np.linspace(-0.53, 26.81 * top / (1960 + top) - 0.53, bands + 1)
     hertz = 1960 * (barks + 0.53) / (26.28 - barks)
@@ -55,11 +55,11 @@ def loudness_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) -> f
     frames = theirs.sum(1)
     level = 10**6.5 / max(frames[frames >= 1e-3 * frames.max()].mean(), 1e-5)
     ours, theirs = level * ours, level * theirs
-    loud, heard = (
+    loud, decoded_loudness = (
         np.maximum(0, 0.1866 * (2 * quiet) ** gamma * ((0.5 + 0.5 * p / quiet) ** gamma - 1))
         for p in (theirs, ours)
     )
-    beyond = np.maximum(0, abs(heard - loud) - np.minimum(heard, loud) / 4)
+    beyond = np.maximum(0, abs(decoded_loudness - loud) - np.minimum(decoded_loudness, loud) / 4)
     h = np.minimum(12, ((ours + 50) / (theirs + 50)) ** 1.2)
     h[h < 3] = 0
     weight = (barks[-1] - barks[0]) / ((theirs.sum(1) + 1e5) / 1e7) ** 0.04
@@ -85,7 +85,7 @@ def test_the_loudness_loss_matches_its_definition(rate: int, samples: int) -> No
 
 
 def test_the_loudness_loss_ignores_gain_and_weighs_added_sound_more() -> None:
-    wav = embedded_speech()
+    wav = bundled_speech()
     noise = 0.003 * torch.randn(wav.shape, generator=torch.Generator().manual_seed(0))
     loss = LoudnessLoss(16000)
     added = float(loss.distance(wav + noise, wav))
@@ -95,7 +95,7 @@ def test_the_loudness_loss_ignores_gain_and_weighs_added_sound_more() -> None:
 
 def test_the_loudness_loss_ranks_distortions_like_pesq() -> None:
     pesq = pytest.importorskip("pesq")
-    wav = embedded_speech()
+    wav = bundled_speech()
     loss = LoudnessLoss(16000)
     losses = [float(loss.distance(other, wav)) for other in distorted(wav)]
     scores = [pesq.pesq(16000, wav[0, 0].numpy(), other[0, 0].numpy(), "wb") for other in distorted(wav)]
@@ -104,7 +104,7 @@ def test_the_loudness_loss_ranks_distortions_like_pesq() -> None:
 
 
 def similarity_by_hand(decoded: np.ndarray, reference: np.ndarray, rate: int) -> float:
-    """The loss of one signal as its module says, a cell at a time."""
+    """The similarity loss of one signal, computed cell by cell."""
     hop = round(0.02 * rate)
     size, bands, quality = 4 * hop, 21, 9.26449
     low, high = (quality * np.log1p(hertz / (24.7 * quality)) for hertz in (50, min(8000, rate / 2)))
@@ -157,7 +157,7 @@ def test_the_similarity_loss_matches_its_definition(rate: int, samples: int) -> 
 
 
 def test_the_similarity_loss_depends_on_spectral_shapes_more_than_on_filters() -> None:
-    wav = embedded_speech()
+    wav = bundled_speech()
     loss = SimilarityLoss(16000)
     tilted = wav.clone()
     tilted[..., 1:] -= 0.5 * wav[..., :-1]
@@ -182,7 +182,7 @@ def test_the_similarity_loss_ranks_distortions_like_visqol() -> None:
     pytest.importorskip("ai_edge_litert")
     from codecvq_metrics.visqol_score import make
 
-    loss, visqol, wav = SimilarityLoss(16000), make(), embedded_speech()
+    loss, visqol, wav = SimilarityLoss(16000), make(), bundled_speech()
     reference = wav[0, 0].numpy()
     losses, scores = [], []
     for other in distorted(wav):

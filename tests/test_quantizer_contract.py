@@ -1,4 +1,4 @@
-"""The contract of quantizers: each line of docs/reference/quantizer-contract.md is a test."""
+"""The contract of quantizers: a test for each line of docs/reference/quantizer-contract.md."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 
 
 class Recorder(Quantizer):
-    """Nearest codewords; remembers its calls."""
+    """Nearest codewords. Records its calls."""
 
     def __init__(self, dim: int, size: int = 8, **more: Any) -> None:
         super().__init__(dim, [size], **more)
@@ -107,7 +107,7 @@ class Noisy(Recorder):
         return (vectors + 10.0 if self.training else values), codes
 
 
-# what comes in
+# inputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -144,7 +144,7 @@ def test_update_is_called_once_for_each_forward_pass_in_training() -> None:
     assert [len(each) for each in quantizer.named("update")] == [8, 8]
     broken = latents.clone()
     broken[0, 0, 0] = torch.nan
-    quantizer(broken)  # not for a batch with NaN
+    quantizer(broken)  # no update for a batch with NaN
     quantizer.encode(latents)
     quantizer.eval()(latents)
     quantizer.train().freeze()
@@ -238,7 +238,7 @@ def test_own_gradients_arrive_in_plain_residual_grouped_and_split_forms(
     plain, stack = stage(), Residual(DIM, [stage(), stage(), stage()])
     groups, split = Grouped([stage(4), stage(2)]), Split(stage(), stage())
 
-    def residual(vectors: Tensor) -> Tensor:  # the derivative of what is computed, through every stage
+    def residual(vectors: Tensor) -> Tensor:  # differentiates the same computation through every stage
         total, rest = torch.zeros_like(vectors), vectors
         for each in stack.stages:
             part = chosen(each, rest)
@@ -293,7 +293,7 @@ def test_training_values_are_used_for_the_last_stage_and_codes_equal_those_of_en
     out = quantizer(latents)
     assert quantizer.training_values_differ
     assert torch.equal(out.codes, quantizer.encode(latents))
-    before = quantizer.decode(out.codes[:, :2])  # all but the last stage are as decoded
+    before = quantizer.decode(out.codes[:, :2])  # earlier stages give decoded values
     torch.testing.assert_close(out.latents, before + (latents - before) + 10.0)
     assert torch.equal(quantizer.eval()(latents).latents, quantizer.decode(out.codes))
 
@@ -308,11 +308,11 @@ def test_training_values_are_used_for_the_last_active_stage_of_an_item() -> None
     torch.testing.assert_close(out.latents, latents + 10.0)
 
 
-# the sum so far
+# partial sums
 
 
 class Shifting(ConditionalQuantizer):
-    """Codewords that move with the sum so far."""
+    """Codewords that depend on the partial sum."""
 
     def __init__(self, dim: int, size: int = 8, **more: Any) -> None:
         super().__init__(dim, [size], **more)
@@ -358,11 +358,11 @@ def test_beam_search_of_conditional_stages_does_not_increase_the_error() -> None
     assert float(errors[1].sum()) < float(errors[0].sum())
 
 
-# time
+# sequences
 
 
 class Running(SequenceQuantizer):
-    """Steps of ±1 from the decoded frame before."""
+    """Steps of ±1 from the previous decoded frame."""
 
     reach = Reach(past=None, future=0)
 
@@ -507,7 +507,7 @@ def test_parts_sum_up_to_the_latents_and_have_a_gradient(name: str) -> None:
 
 
 class Deep(Quantizer):
-    """Two codebooks, the second only where the first leaves much over."""
+    """Two codebooks. The second is used only for vectors with a large error after the first."""
 
     variable_depth = True
 

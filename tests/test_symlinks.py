@@ -1,4 +1,4 @@
-"""A folder from a stranger's archive may hold links: nothing is written through them."""
+"""Nothing is written through links in untrusted folders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 def test_reports_are_not_written_through_links(
     tmp_path: Path, outside: Path, evaluation: Evaluation, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecvq.evaluation.report.EMBED_BYTES", 0)  # the audio lies beside the page
+    monkeypatch.setattr("codecvq.evaluation.report.EMBED_BYTES", 0)  # audio is in separate files
     (tmp_path / "codec" / part).parent.mkdir(parents=True)
     (tmp_path / "codec" / part).symlink_to(outside)
     before = contents(outside)

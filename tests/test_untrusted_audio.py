@@ -1,4 +1,4 @@
-"""Files that claim too much, lie about their length, or are no files: a bound, what is there, or one line."""
+"""Untrusted audio: bounds on rates, channels and durations, false lengths in headers, and special files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATE = 16000
 
 
 def speech_like(seconds: float, rate: int = RATE) -> np.ndarray:
-    """Noise of 0.1 times a slow envelope, seeded: [S]."""
+    """Seeded noise of 0.1 times a slow envelope: [S]."""
     time_s = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(3).normal(0, 0.1, time_s.size)
     return (noise * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time_s))).astype(np.float32)
@@ -77,7 +77,7 @@ def test_a_part_of_a_file_in_any_format_equals_the_slice_of_the_whole(tmp_path: 
 
 @pytest.mark.parametrize("channels", [1, 2, 8, 9, 16, 64])
 def test_ffmpeg_returns_channels_in_order(tmp_path: Path, channels: int) -> None:
-    """A WAV file under a name that FFmpeg reads; above eight channels, planes are somewhere else."""
+    """A WAV file with a suffix that FFmpeg reads. Above eight channels, FFmpeg stores planes elsewhere."""
     samples = (
         np.random.default_rng(channels).integers(-32768, 32768, (channels, 3000)).astype(np.float32) / 32768
     )
@@ -91,7 +91,7 @@ def test_ffmpeg_returns_channels_in_order(tmp_path: Path, channels: int) -> None
 
 
 def with_total(flac: bytes, samples: int) -> bytes:
-    """A FLAC file whose header tells of that many samples."""
+    """The FLAC file with `samples` as the length in its header."""
     return flac[:21] + bytes([flac[21] & 0xF0]) + samples.to_bytes(4, "big") + flac[26:]
 
 
@@ -111,7 +111,7 @@ def twice(name: str, **options: str) -> Callable[[Path], bytes]:
 
 
 def silence_then_speech_mp3(folder: Path) -> bytes:
-    """A variable bit rate and no Xing frame: the first frame's rate would tell of another length."""
+    """A variable bit rate MP3 file without Xing frame. The rate of its first frame gives a wrong length."""
     av = pytest.importorskip("av")
     samples = np.concatenate([np.zeros(RATE, np.float32), speech_like(2.0)])
     with av.open(str(folder / "x.mp3"), "w", format="mp3", options={"write_xing": "0"}) as output:
@@ -146,7 +146,7 @@ def test_the_length_of_the_data_counts_not_the_length_in_the_header(
     path = tmp_path / name
     path.write_bytes(make(tmp_path))
     audio = read_audio(path)
-    # FFmpeg keeps the frames at a seam of MP3 files that a decoder of each alone would drop
+    # at a seam of MP3 files, FFmpeg returns frames that separate decoders would drop
     assert audio.duration_s == pytest.approx(3.0, abs=0.2 if name.endswith(".mp3") else 0.001)
     assert duration_s(path) == pytest.approx(audio.duration_s, abs=1e-6)
     start = round(2.5 * audio.sample_rate)
@@ -242,7 +242,7 @@ def test_more_than_64_channels_raise_an_error(tmp_path: Path) -> None:
 def test_a_small_file_with_hours_of_silence_raises_an_error_before_it_fills_the_memory(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_BYTES", 4 * 20 * RATE)  # twenty seconds instead of hours
+    monkeypatch.setattr(limits, "MAX_BYTES", 4 * 20 * RATE)  # twenty seconds instead of an hour
     options = {key: value for key, value in FORMATS[name].items() if key == "format" or value == "OPUS"}
     with soundfile.SoundFile(tmp_path / name, "w", RATE, 1, **options) as file:
         for _ in range(30):
@@ -265,7 +265,7 @@ def test_at_most_one_hour_is_read_at_once(tmp_path: Path) -> None:
     assert read_audio(tmp_path / "a.flac", start_s=3600).duration_s == 1.0
 
 
-# what is opened
+# special files
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_playlists_and_scripts_are_not_opened_as_audio(tmp_path: Path, name: str
 def make_socket(path: Path) -> None:
     server = socket.socket(socket.AF_UNIX)
     folder = os.getcwd()
-    os.chdir(path.parent)  # a socket's path may have a hundred characters only
+    os.chdir(path.parent)  # the path of a socket has at most about 100 characters
     server.bind(path.name)
     os.chdir(folder)
     server.close()
@@ -340,13 +340,13 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, suffix: bytes) -> None:
 
 def test_channels_that_cancel_out_raise_an_error() -> None:
     left, other = speech_like(1.0), 0.1 * np.random.default_rng(1).normal(0, 1, RATE).astype(np.float32)
-    for ratio in (1.0, 0.9, 1.1):  # -0.9 times the left: the mean is 26 dB below it
+    for ratio in (1.0, 0.9, 1.1):  # -0.9 times the left channel: the mean is 26 dB below it
         with pytest.raises(AudioError, match=r"a\.wav: its 2 channels cancel out"):
             to_mono(np.stack([left, -ratio * left]), "a.wav")
     for right in (left, other, np.zeros_like(left), -0.5 * left):
         assert np.array_equal(to_mono(np.stack([left, right])), (left + right) / 2)
     assert not to_mono(np.zeros((2, RATE), np.float32)).any()
-    assert to_mono(np.stack([left[:100], -left[:100]])).size == 100  # too short to tell
+    assert to_mono(np.stack([left[:100], -left[:100]])).size == 100  # too short for the check
 
 
 # writing

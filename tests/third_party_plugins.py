@@ -1,4 +1,4 @@
-"""What tests of plugins share: distributions made on the spot, and commands in processes of their own."""
+"""Helpers for tests of plugins: installed distributions, and commands in separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def codecvq_metrics():
 def run(
     *command: str | Path, site: Path | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, which also finds what is installed in `site`."""
+    """Run a command in a separate process that can import the packages installed in `site`."""
     paths = [str(p) for p in (site, ROOT, ROOT / "plugins") if p]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     return subprocess.run(
@@ -35,14 +35,14 @@ def run(
 
 
 def codecvq_command(*arguments: str | Path, site: Path | None = None, cwd: Path | None = None) -> str:
-    """What `codecvq …` prints, which must leave with 0."""
+    """Standard output of `codecvq …`, which must exit with 0."""
     done = run(sys.executable, "-m", "codecvq", *arguments, site=site, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def install_distribution(site: Path, name: str, source: str, entry: str = "", version: str = "1.0") -> None:
-    """Install a distribution with one module and one entry point into a folder."""
+    """Install a distribution with one module and one entry point into the folder `site`."""
     module = name.replace("-", "_")
     (site / f"{module}.py").write_text(source)
     info = site / f"{module}-{version}.dist-info"

@@ -1,7 +1,7 @@
-"""What test_ranks.py lets two processes do: `python two_ranks.py RANK FOLDER`, one for each rank.
+"""Scenarios that test_ranks.py runs in two processes: `python two_ranks.py RANK FOLDER` for each rank.
 
-A scenario is a function of a `Share`: which part of a batch this process has. The same function with `WHOLE`
-is the same training in one process. Results of rank n are saved to FOLDER/n.pt.
+A scenario is a function of a `Share`, which selects the part of a batch that this process has. With `whole`,
+the same function is the same training in one process. Results of rank n are saved to FOLDER/n.pt.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ WORLD = 2
 DIM, ITEMS, FRAMES = 4, 8, 24
 TIMEOUT_S = 20
 
-#: a batch -> this process's part of it
+#: maps a batch to the part of this process
 Share = Callable[[Tensor], Tensor]
 Scenario = Callable[[Share], Any]
 
 
 def whole(batch: Tensor) -> Tensor:
-    """The batch of one process."""
+    """The whole batch, for a single process."""
     return batch
 
 
@@ -59,14 +59,17 @@ def learned(quantizer: Quantizer, share: Share, steps: int = 4) -> dict[str, Ten
     return state(quantizer)
 
 
-# 100 codewords for 192 vectors, so that some die and are replaced
+# 100 codewords for 192 vectors, so that some codewords are dead and are replaced
 EMA: dict[str, tuple[str, dict[str, Any]]] = {
     "vq": ("vq", {"codebook_size": 100, "dead_code_threshold": 0.8, "decay": 0.8}),
     "cosine": ("vq", {"codebook_size": 100, "distance": "cosine", "dead_code_threshold": 0.8}),
     "random": ("rotation_vq", {"codebook_size": 100, "init": "random", "dead_code_threshold": 0.8}),
     "residual": ("residual_vq", {"codebook_size": 16, "num_codebooks": 3}),
     "shared": ("residual_vq", {"codebook_size": 16, "num_codebooks": 3, "shared": True}),
-    "heads": ("grouped_vq", {"codebook_size": 16, "num_codebooks": 2}),  # several codebooks start at once
+    "heads": (
+        "grouped_vq",
+        {"codebook_size": 16, "num_codebooks": 2},
+    ),  # several codebooks are initialized at once
 }
 SIGNS: dict[str, tuple[str, dict[str, Any]]] = {
     "lfq": ("lfq", {"bits": 4, "diversity_weight": 2.0}),
@@ -81,7 +84,7 @@ def ema(share: Share) -> Any:
 
 
 def signs(share: Share, mask: Tensor | None = None) -> Any:
-    """Losses of sign codes and the gradient of this process's latents."""
+    """Losses of sign quantizers and the gradient of the latents of this process."""
     found = {}
     for kind, (name, options) in SIGNS.items():
         batch = share(latents(3)).requires_grad_()
@@ -92,7 +95,7 @@ def signs(share: Share, mask: Tensor | None = None) -> Any:
 
 
 def one_rank_all_padding(share: Share) -> Any:
-    """Rank 1 has a batch, and none of it is real: from the very first step on."""
+    """From the first step on, the batch of rank 1 is all padding."""
     quantizers = {kind: make(name, **options) for kind, (name, options) in EMA.items()}
     real = not dist.is_initialized() or dist.get_rank() == 0
     for step in range(3):
@@ -106,7 +109,7 @@ def one_rank_all_padding(share: Share) -> Any:
 
 
 def broken_frame_on_one_rank(share: Share) -> Any:
-    """Rank 1 meets NaN in the first step and again later; what the others had is what all keep."""
+    """Rank 1 has NaN in the first step and in a later one. Both ranks skip these updates."""
     states = {}
     for kind, (name, options) in EMA.items():
         quantizer = make(name, **options)
@@ -123,7 +126,7 @@ def broken_frame_on_one_rank(share: Share) -> Any:
 
 
 def dropout(share: Share) -> Any:
-    """One item a rank, each with its own depth: a stage that nobody keeps here may be kept there."""
+    """One item per rank, each with its own dropout depth, so a stage may be active in one rank only."""
     found: dict[str, Any] = {}
     for kind, (name, options) in {**EMA, **SIGNS}.items():
         if not name.startswith("residual_"):
@@ -142,7 +145,7 @@ def dropout(share: Share) -> Any:
 
 
 def one_rank_evaluates(share: Share) -> Any:
-    """Only rank 0 evaluates: eval waits for nobody."""
+    """Only rank 0 evaluates. Eval mode does not synchronize ranks."""
     for kind, (name, options) in {**EMA, **SIGNS}.items():
         quantizer = make(name, **options).eval()
         if dist.get_rank() == 0:
@@ -151,7 +154,7 @@ def one_rank_evaluates(share: Share) -> Any:
 
 
 def data_parallel(share: Share) -> Any:
-    """A model in DistributedDataParallel, each rank from other weights, on uneven batches."""
+    """A model in DistributedDataParallel on uneven batches, with other initial weights in each rank."""
     found = {}
     for name, options in {
         "residual_vq": {"codebook_size": 16, "num_codebooks": 2, "codebook_dim": 2, "dropout": 0.5},
@@ -174,7 +177,7 @@ def data_parallel(share: Share) -> Any:
 
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    # before there is a group
+    # before the process group exists
     early = {kind: make(name, **options) for kind, (name, options) in EMA.items()}
     store = f"file://{folder.resolve() / 'store'}"
     limit = datetime.timedelta(seconds=TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Runs a fuzzer's cases in child processes that have limits on memory and time."""
+"""Runs fuzzer cases in child processes with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-MEMORY_BYTES = 2 << 30  # that cases may take beyond what the process has when they begin
-SECONDS = 5.0  # of processor time that one case may take
+MEMORY_BYTES = 2 << 30  # for the cases, in addition to the memory of the process at the start
+SECONDS = 5.0  # processor time of one case
 
 
 def run_limited(
@@ -20,11 +20,13 @@ def run_limited(
     memory_bytes: int = MEMORY_BYTES,
     seconds: float = SECONDS,
 ) -> list[str]:
-    """What went wrong: a line for each seed 0 … `cases` - 1 whose `case(seed)` raised, ran out of a limit, or
-    killed its process. A case passes by returning; documented errors are its own to catch.
+    """Run `case(seed)` for the seeds 0 … `cases` - 1.
 
-    The child process is forked, so what is imported and loaded already costs no time. After a crash, or
-    out of time, the next child goes on with the next seed.
+    Returns one line for each case that raised, exceeded a limit, or killed its process. A case passes if it
+    returns. It must catch documented errors itself.
+
+    The child process is forked, so imports are not repeated. After a crash or a timeout, a new child process
+    continues with the next seed.
     """
     context = multiprocessing.get_context("fork")
     problems: list[str] = []

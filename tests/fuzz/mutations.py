@@ -20,7 +20,7 @@ HOSTILE: list[Any] = [
 
 
 def mutated_tree(tree: Any, rng: random.Random, changes: int = 1) -> Any:
-    """A copy of a JSON tree in which a few places hold something else, are missing, doubled or exchanged."""
+    """A copy of a JSON tree in which a few values are replaced, removed, repeated or exchanged."""
     tree = copy.deepcopy(tree)
     for _ in range(changes):
         parent, key = rng.choice(list(_places(tree)))
@@ -42,7 +42,7 @@ def mutated_tree(tree: Any, rng: random.Random, changes: int = 1) -> Any:
 
 
 def mutated_bytes(data: bytes, rng: random.Random, changes: int = 1) -> bytes:
-    """A copy of `data` with bytes flipped, a part cut out, doubled, overwritten, or the end missing."""
+    """A copy of `data` with flipped bits, removed, repeated or overwritten parts, or a missing end."""
     out = bytearray(data)
     for _ in range(changes):
         at, length = rng.randrange(len(out) + 1), rng.choice([1, 1, 2, 4, 8, 64, 1000])
@@ -63,7 +63,7 @@ def mutated_bytes(data: bytes, rng: random.Random, changes: int = 1) -> bytes:
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every parent and key of a tree."""
+    """All parents and keys of a tree."""
     found: list[tuple[Any, Any]] = []
     level = [tree]
     while level:

@@ -1,4 +1,4 @@
-"""Hostile audio: mutated files of every format and generated headers give audio or AudioError."""
+"""Hostile audio files: mutated files of every format and generated headers give audio or AudioError."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTAINERS = {
     "a.aac": ("adts", "aac"),
     "a.wma": ("asf", "wmav2"),
 }
-#: what stands in a header where a length, rate or number of channels is
+#: values of lengths, rates and channel numbers in headers
 EXTREMES = [
     0,
     1,
@@ -50,7 +50,7 @@ EXTREMES = [
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A second of real speech in every format."""
+    """One second of speech in every format, by file name."""
     folder = tmp_path_factory.mktemp("originals")
     speech = next(clip for clip in open_corpus("prompts") if (clip.duration_s or 0) > 1.5).read(8000)[:8000]
     made = {}
@@ -80,7 +80,7 @@ def _mutated(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
     data = bytearray(content)
     for _ in range(rng.choice([0, 1, 1, 2, 4, 16])):
         at = rng.randrange(len(data)) if data else 0
-        if rng.random() < 0.6:  # headers decide the most
+        if rng.random() < 0.6:  # changes of the header reach most code
             at = rng.randrange(min(200, len(data))) if data else 0
         kind = rng.randrange(6)
         if kind == 0:
@@ -101,7 +101,7 @@ def _mutated(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
 
 
 def _generated(rng: random.Random) -> tuple[str, bytes]:
-    """A header with numbers at random, and a little behind it."""
+    """A header with random numbers, and a short random body."""
     wild = lambda width: rng.choice([*EXTREMES, rng.getrandbits(8 * width), 16, 1, 8000]) % 2 ** (8 * width)  # noqa: E731
     body = rng.randbytes(rng.choice([0, 1, 100, 3000]))
     if rng.random() < 0.5:
@@ -135,7 +135,7 @@ def _check(message: str) -> None:
 
 
 def _use(path: Path, rng: random.Random) -> None:
-    """All that is done to an audio file; raises nothing but AudioError."""
+    """Use an audio file in every way. Only AudioError may be raised."""
     for attempt in range(3):
         try:
             if attempt == 0:
@@ -162,7 +162,7 @@ def _use(path: Path, rng: random.Random) -> None:
 
 @pytest.mark.slow
 def test_hostile_audio_is_read_or_raises_audio_error(originals: dict[str, bytes], tmp_path: Path) -> None:
-    for read in originals:  # and all libraries are loaded before limits are set
+    for read in originals:  # loads all libraries before limits are set
         (tmp_path / read).write_bytes(originals[read])
         _use(tmp_path / read, random.Random(0))
     names = sorted(originals)

@@ -1,4 +1,4 @@
-"""A codec's folder from a stranger: a codec that gives the codes it was saved with, or a documented error."""
+"""Hostile codec folders: loading gives a codec with the original codes, or a documented error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_hostile_folder_gives_the_same_codec_or_an_error(name: str, tmp_path: 
             loaded = load(folder)
         except CodecvqError:
             return
-        assert torch.equal(loaded.encode(wav()), expected), "another codec passed for this one"
+        assert torch.equal(loaded.encode(wav()), expected), "a changed codec was loaded as the original"
 
     problems = run_limited(case, CASES // len(CODECS) + 1, seconds=4)
     assert not problems, "\n".join(problems[:20])

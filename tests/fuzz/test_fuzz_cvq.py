@@ -1,4 +1,4 @@
-"""Hostile .cvq files with right checksums: BitstreamError or valid codes, within limits."""
+"""Hostile .cvq files with valid checksums give BitstreamError or valid codes, within limits."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from codecvq.errors import BitstreamError
 from codecvq.quantizer import CodeTables
 
 CASES = 6000
-BUDGET = 1 << 26  # for readers with a codec, which have none by default
+BUDGET = 1 << 26  # for readers with a codec, which have no default budget
 
 
-class Stranger(StoredCodec):
-    """A codec whose hashes are those of every other one: files of one reach the codes under another."""
+class AcceptsEveryFile(StoredCodec):
+    """A codec with the same hashes as the other codecs here, so files of one are decoded by another."""
 
     codebooks_sha256 = property(lambda self: "ab" * 32)
     weights_sha256 = property(lambda self: "cd" * 32)
@@ -32,28 +32,28 @@ class Stranger(StoredCodec):
 LEVELS = CodeTables.uniform((1000,) * 3, levels=(8, 5, 5, 5), contexts=("previous", "below"))
 
 CODECS = [
-    Stranger((1000,) * 6),
-    Stranger((5,) * 12),
-    Stranger((1, 2, 3, 4097, 65536, 64000, 1, 7)),
-    Stranger((2**62,) * 3 + (4093,)),
-    Stranger((625,) * 3),
-    Stranger((1,)),
-    Stranger((4096,) * 3, strides=(4, 2, 1)),
-    Stranger((5, 2**40, 625), strides=(1, 1000, 3), variable_depth=True),
-    Stranger((1024,) * 4, variable_depth=True),
-    Stranger((1000,) * 3, strides=(2, 1, 1), variable_depth=True, tables=LEVELS),
-    Stranger((9,) * 3, tables=CodeTables.uniform((9,) * 3, contexts=("previous", "below"))),
+    AcceptsEveryFile((1000,) * 6),
+    AcceptsEveryFile((5,) * 12),
+    AcceptsEveryFile((1, 2, 3, 4097, 65536, 64000, 1, 7)),
+    AcceptsEveryFile((2**62,) * 3 + (4093,)),
+    AcceptsEveryFile((625,) * 3),
+    AcceptsEveryFile((1,)),
+    AcceptsEveryFile((4096,) * 3, strides=(4, 2, 1)),
+    AcceptsEveryFile((5, 2**40, 625), strides=(1, 1000, 3), variable_depth=True),
+    AcceptsEveryFile((1024,) * 4, variable_depth=True),
+    AcceptsEveryFile((1000,) * 3, strides=(2, 1, 1), variable_depth=True, tables=LEVELS),
+    AcceptsEveryFile((9,) * 3, tables=CodeTables.uniform((9,) * 3, contexts=("previous", "below"))),
 ]
-HUGE = Stranger((2**62,) * 1023 + (4093,))
+HUGE = AcceptsEveryFile((2**62,) * 1023 + (4093,))
 
 
-def real_files() -> list[tuple[Stranger, bytes]]:
+def real_files() -> list[tuple[AcceptsEveryFile, bytes]]:
     rng = np.random.default_rng(0)
     files = []
     for codec in CODECS:
         for frames in (0, 1, 30):
             codes = np.array([rng.integers(0, size, frames) for size in codec.codebook_sizes])
-            codes[:, frames // 2 :] = 0  # half of it is silence
+            codes[:, frames // 2 :] = 0  # the second half is silence
             for row, stride in zip(codes, codec.strides, strict=False):
                 row[:] = row[np.arange(frames) // stride * stride]
             if codec.variable_depth:
@@ -75,7 +75,7 @@ def varint(value: int) -> bytes:
 
 
 def number(rng: np.random.Generator) -> int:
-    """Small ones, powers of two and their neighbours, primes, up to what a varint holds."""
+    """Small numbers, and numbers near powers of two, up to the limit of a varint."""
     exponent = int(rng.integers(0, 63))
     return int(
         rng.choice(
@@ -85,7 +85,7 @@ def number(rng: np.random.Generator) -> int:
 
 
 def generated(rng: np.random.Generator) -> bytes:
-    """A header of any numbers around any payload; lengths are right more often than not."""
+    """A header of random numbers with a random payload. Most lengths are valid."""
     payload = rng.bytes(int(rng.choice([0, 1, 4, 8, 30, 200, 1000])))
     payload = bytes(len(payload)) if rng.random() < 0.3 else payload
     runs = [(number(rng), number(rng)) for _ in range(int(rng.integers(1, 5)))]
@@ -111,7 +111,7 @@ def generated(rng: np.random.Generator) -> bytes:
 
 
 def mutated(rng: np.random.Generator) -> bytes:
-    """A real file with some bytes changed, removed or inserted, cut off, or joined to another one."""
+    """A real file with changed, removed or inserted bytes, truncated, or joined to another one."""
     data = bytearray(FILES[rng.integers(len(FILES))][1][:-4])
     for _ in range(int(rng.integers(1, 5))):
         at = int(rng.integers(0, min(len(data), 60) if rng.random() < 0.7 else len(data)))
@@ -132,7 +132,7 @@ def mutated(rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def read(data: bytes, codec: Stranger | None, force: bool) -> None:
+def read(data: bytes, codec: AcceptsEveryFile | None, force: bool) -> None:
     try:
         packet = unpack(data, codec, force=force, budget=BUDGET if codec else None)
     except BitstreamError as refusal:
@@ -150,7 +150,7 @@ def check(packet: Packet) -> None:
     absent = packet.codes < 0
     assert (packet.codes >= -1).all()
     assert (packet.codes < limits).all()
-    assert (absent[:-1] <= absent[1:]).all()  # the last codebooks of a frame
+    assert (absent[:-1] <= absent[1:]).all()  # absent codes are the last ones of a frame
     for row, stride in zip(packet.codes, packet.strides, strict=True):
         assert (row == row[np.arange(len(row)) // stride * stride]).all()
     assert packet.num_samples <= packet.codes.shape[1] * packet.hop_length
@@ -161,7 +161,7 @@ def case(seed: int) -> None:
     data = generated(rng) if seed % 3 == 0 else mutated(rng)
     data = with_checksum(data) if rng.random() < 0.95 else data
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other weights
+        warnings.simplefilter("ignore")  # warnings about other weights
         for codec in (None, CODECS[rng.integers(len(CODECS))], CODECS[rng.integers(len(CODECS))], HUGE):
             read(data, codec, force=bool(rng.random() < 0.5))
 
@@ -186,7 +186,7 @@ def test_hostile_paths_raise_an_error_within_limits(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_many_mutated_files_reach_the_decoding_of_codes() -> None:
-    """The fuzzer is worth its time only if its files pass the checks of the header."""
+    """The fuzzer is useful only if its files pass the checks of the header."""
     read_whole = 0
     for seed in range(300):
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Token datasets that are damaged or forged: documented errors, and never other codes in silence."""
+"""Damaged and forged token datasets give documented errors, never other codes without an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHARDS = [f"data/train-0000{i}-of-00002.parquet" for i in range(2)]
 
 Codes = dict[str, list[list[int]]]
 
-#: JSON values of every kind, edges among them
+#: JSON values of every kind, including extreme ones
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 255, 256, 2**31, 2**63 - 1, 2**64, 10**400, 1.5, -0.0, float("nan"), float("inf"),
     "", "a", "../x", "a\0b", "\ud800", "²", "9" * 5000, [], [[]], [1, "a"], {}, {"a": {}}, {"train": 10**9},
@@ -61,11 +61,11 @@ def write_dataset(folder: Path, codec: LevelCodec) -> tuple[Path, Codes]:
 
 
 def flip(rng: random.Random, data: bytes) -> bytes:
-    spoilt = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 8))):
-        at = rng.randrange(len(spoilt))
-        spoilt[at] = rng.choice((spoilt[at] ^ (1 << rng.randrange(8)), 0, 255, rng.randrange(256)))
-    return bytes(spoilt)
+        at = rng.randrange(len(damaged))
+        damaged[at] = rng.choice((damaged[at] ^ (1 << rng.randrange(8)), 0, 255, rng.randrange(256)))
+    return bytes(damaged)
 
 
 def splice(rng: random.Random, data: bytes, other: bytes) -> bytes:
@@ -80,7 +80,7 @@ def bytes_changed(rng: random.Random, folder: Path) -> None:
 
 
 def footer_changed(rng: random.Random, folder: Path) -> None:
-    """Bytes of the footer and of page headers, where a reader takes sizes and counts from."""
+    """Change bytes of the footer and of page headers, from which readers take sizes and counts."""
     path = folder / rng.choice(SHARDS)
     data = path.read_bytes()
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
@@ -134,12 +134,12 @@ def values_changed(rng: random.Random, folder: Path) -> None:
     drop = [rng.choice(names)] if rng.random() < 0.1 else []
     try:
         forge(path, {name: array}, drop=[one for one in drop if one != name], checksums=rng.random() < 0.2)
-    except pa.ArrowException:  # what Parquet cannot hold
+    except pa.ArrowException:  # values that Parquet cannot store
         path.write_bytes(b"")
 
 
 def mutated(rng: random.Random, value: Any) -> Any:
-    """A JSON value with a part of it changed."""
+    """A JSON value with one part changed."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key, changed = rng.choice(list(value)), dict(value)
         if rng.random() < 0.1:
@@ -167,7 +167,7 @@ def mutated_text(rng: random.Random, text: bytes) -> bytes:
 def card_changed(rng: random.Random, folder: Path) -> None:
     path = folder / "codec.json"
     path.write_bytes(mutated_text(rng, path.read_bytes()))
-    if rng.random() < 0.5:  # the shards say the same
+    if rng.random() < 0.5:  # the same change in the metadata of the shards
         for name in SHARDS:
             forge(folder / name, metadata={b"codecvq.codec": path.read_bytes()}, checksums=rng.random() < 0.5)
 
@@ -188,7 +188,7 @@ def files_changed(rng: random.Random, folder: Path) -> None:
     ))()  # fmt: skip
 
 
-#: what is done to a dataset, and whether its codes may be others with a clean check (no checksums are left)
+#: attacks, and whether the codes may differ without an error (because checksums are removed)
 ATTACKS = [
     (bytes_changed, False), (bytes_changed, False), (footer_changed, False), (checksums_dropped, True),
     (values_changed, True), (values_changed, True), (card_changed, True), (texts_changed, False),
@@ -197,7 +197,7 @@ ATTACKS = [
 
 
 def read_all(folder: Path) -> Codes:
-    """The codes of every row, by iterating and by id."""
+    """The codes of every row, read by iteration and by id."""
     dataset = read_tokens(folder)
     sizes = np.array(dataset.card.codebook_sizes, dtype=np.uint64)[:, None]
     codes = {}
@@ -219,15 +219,15 @@ def attack(seed: int, base: Path, written: Codes, codec: LevelCodec) -> None:
         folder = Path(name) / "t"
         shutil.copytree(base, folder)
         change(rng, folder)
-        clean, codes, said = False, None, ""
+        clean, codes, message = False, None, ""
         try:
             read_card(folder)
             clean = not check(folder).problems
             codes = read_all(folder)
         except CodecvqError as error:
-            said = str(error)
-        assert "\n" not in said
-        assert len(said) < 1500
+            message = str(error)
+        assert "\n" not in message
+        assert len(message) < 1500
         if clean:
             assert codes is not None
             assert may_differ or codes == written
@@ -247,23 +247,23 @@ def decode(folder: Path, out: Path, codec: LevelCodec) -> None:
 
 @pytest.mark.slow
 def test_changed_footer_bytes_do_not_crash_the_process(tmp_path: Path) -> None:
-    """pyarrow itself ends it for some."""
+    """For some bytes, pyarrow itself crashes."""
     base, written = write_dataset(tmp_path, LevelCodec())
     path = base / SHARDS[0]
-    kept = path.read_bytes()
-    begin = len(kept) - 8 - int.from_bytes(kept[-8:-4], "little")
+    original = path.read_bytes()
+    begin = len(original) - 8 - int.from_bytes(original[-8:-4], "little")
 
     def change_byte(seed: int) -> None:
-        spoilt = bytearray(kept)
-        spoilt[begin + 3 * seed] ^= 1 + seed % 2
-        path.write_bytes(spoilt)
+        damaged = bytearray(original)
+        damaged[begin + 3 * seed] ^= 1 + seed % 2
+        path.write_bytes(damaged)
         try:
             if not check(base).problems:
                 assert read_all(base) == written
         except CodecvqError:
             pass
 
-    assert run_limited(change_byte, (len(kept) - begin) // 3) == []
+    assert run_limited(change_byte, (len(original) - begin) // 3) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Hostile manifests: JSON lines and tables with anything in them give a corpus or CorpusError."""
+"""Hostile manifests: random JSON lines and tables give a corpus or CorpusError."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _table(rng: random.Random, delimiter: str) -> bytes:
     return "\n".join(map(delimiter.join, quoted)).encode("utf-8", "surrogatepass")
 
 
-def _spoilt(content: bytes, rng: random.Random) -> bytes:
+def _damaged(content: bytes, rng: random.Random) -> bytes:
     data = bytearray(content)
     for _ in range(rng.choice([0, 0, 1, 3])):
         at = rng.randrange(len(data) + 1)
@@ -135,7 +135,7 @@ def _check(message: str) -> None:
 
 
 def _use(path: Path) -> None:
-    """All that is done with a manifest, up to the samples of its clips."""
+    """Use a manifest in every way, including reading its clips."""
     try:
         corpus = open_corpus(manifest=path)
     except CorpusError as error:
@@ -156,7 +156,7 @@ def _use(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_memory", [0, 1000], ids=["made", "kept"])
+@pytest.mark.parametrize("in_memory", [0, 1000], ids=["on_disk", "in_memory"])
 def test_hostile_manifests_give_a_corpus_or_corpus_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_hostile_manifests_give_a_corpus_or_corpus_error(
     def case(seed: int) -> None:
         rng = random.Random(seed)
         name = rng.choice([*FORMS, "m.jsonl"])
-        (folder / name).write_bytes(_spoilt(FORMS[name](rng), rng))
+        (folder / name).write_bytes(_damaged(FORMS[name](rng), rng))
         _use(folder / name)
 
     problems = run_limited(case, CASES)

@@ -1,5 +1,5 @@
-"""Recipes of strangers: whatever a recipe or an override says, reading it and building its codec gives the
-codec or a documented error in one line.
+"""Hostile recipes and overrides: reading a recipe and building its codec gives a
+codec or a documented one-line error.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def case(seed: int, folder: Path) -> None:
 
 
 def damaged(rng: random.Random, text: str) -> bytes:
-    """The text of a recipe with some of it replaced, repeated or cut."""
+    """The text of a recipe with a part replaced, repeated or removed."""
     content = text.encode()
     for _ in range(rng.choice((1, 2, 5))):
         at = rng.randrange(len(content) + 1)

@@ -1,4 +1,4 @@
-"""The fuzzers' own limits hold."""
+"""The limits of the fuzzers work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU does, against the CPU. `CODECVQ_GPU_TESTS=cpu` runs all on the CPU, to test the tests."""
+"""Tests that compare a GPU with the CPU. `CODECVQ_GPU_TESTS=cpu` runs them on the CPU, to test the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 WANTED = os.environ.get("CODECVQ_GPU_TESTS", "cuda")
-# cuBLAS reads it when it starts: without it some products differ from run to run
+# cuBLAS reads this variable at its start. Without it, some products differ between runs.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -22,6 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device() -> torch.device:
     if WANTED == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU")
-    # convolutions in TF32, cuDNN's default, round to 10 bits: codes of a few frames in a thousand differ
+    # TF32 convolutions, the default of cuDNN, round to 10 bits, so a few frames in a thousand get other codes
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(WANTED)

@@ -1,4 +1,4 @@
-"""The codec in the box on a GPU: codes, audio, datasets, and the pitch, against the CPU."""
+"""The bundled codec on a GPU: codes, audio, datasets and pitch, compared with the CPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from codecvq.data.corpus import open_corpus
 from codecvq.networks.voice.pitch import PitchTracker, best_path_on_cpu, best_path_on_device
 from codecvq.tokens.engine import tokenize
 
-SAME_CODES = 0.995  # share: cuFFT and the CPU's transforms round differently, and a code is a rounding
-CLOSE = 2e-3  # of full scale, of audio from the same codes, in all but a few samples
+SAME_CODES = 0.995  # share of equal codes; cuFFT rounds differently from the FFT of the CPU
+CLOSE = 2e-3  # relative to full scale, for audio of the same codes, except a few samples
 
 
 @pytest.fixture(scope="module")

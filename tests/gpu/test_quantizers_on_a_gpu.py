@@ -1,4 +1,4 @@
-"""Every quantizer, in every form, gives on a GPU what it gives on the CPU."""
+"""Every quantizer, in every form, gives the same results on a GPU as on the CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 FORMS = [name for name in quantizer_names() if name.endswith(tuple(OPTIONS))]
 EMA = [name for name in FORMS if name.endswith("vq") and not name.endswith("simvq")]
-SAME = 0.999  # share of codes: where two codewords are as near, the rounding of sums decides
+SAME = 0.999  # share of equal codes; rounding decides between equally near codewords
 
 
 def make(name: str, dropout: float = 0.0) -> Quantizer:

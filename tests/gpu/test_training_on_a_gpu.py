@@ -1,4 +1,4 @@
-"""Training on a GPU: precisions, compilation, resuming, two processes on one card."""
+"""Training on a GPU: precisions, compilation, resuming, two processes on one GPU."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(
     made = recipe(tmp_path, training={"precision": precision}, corpus={"cache": "device"})
     loop.train(made, tmp_path / "whole")
     loop.train(made, tmp_path / "again")
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "again")), "two runs are one"
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "again")), "two runs give the same weights"
     plain = loop.Trainer.save
 
     def killed(trainer: loop.Trainer, step: int, required: bool = False) -> bool:
@@ -104,7 +104,7 @@ def test_segments_on_the_gpu_equal_those_of_the_cpu(tmp_path: Path, device: torc
 
 
 def test_two_processes_on_one_gpu_learn_what_one_learns(tmp_path: Path, device: torch.device) -> None:
-    """By gloo: NCCL refuses two processes on a card."""
+    """Uses gloo, because NCCL does not support two processes on one GPU."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""One of two processes that train together on one card: RECIPE RUN DEVICE, with torchrun's variables set."""
+"""One of two processes that train on one GPU: RECIPE RUN DEVICE, with the variables of torchrun set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from codecvq.training.recipe import load_recipe
 
 def main() -> None:
     path, run, device = sys.argv[1:]
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if device == "cuda" else []  # gloo is a CPU's own
+    handlers = (
+        [InitProcessGroupKwargs(backend="gloo")] if device == "cuda" else []
+    )  # on the CPU, gloo is the default
     loop.Accelerator = partial(Accelerator, kwargs_handlers=handlers)  # type: ignore[misc, assignment]
     loop.train(load_recipe(path), run)
 
