@@ -301,7 +301,7 @@ def test_two_processes_with_half_batches_learn_what_one_learns(
     start = builders.build_codec(load_recipe(tmp_path / "one.yaml")).state_dict()
     moved = {name: ours[name] - start[name] for name in ours if ours[name].is_floating_point()}
     apart = {name: ours[name] - theirs[name] for name in moved}
-    # Adam normalizes gradients, so rounding noise in a gradient gives a noisy step. Hence norms over all tensors.
+    # Adam normalizes gradients, so rounding noise in a gradient gives noisy steps. Hence norms of all tensors
     for part in ("encoder", "decoder", *(f"quantizer.{stage}" for stage in stages)):
         ours_moved, ours_apart = (
             _norm({name: tensor for name, tensor in tensors.items() if name.startswith(part)})

@@ -28,7 +28,7 @@ needs_pesq = pytest.mark.skipif(
 
 
 def speechlike(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
-    """Synthetic syllables: harmonics of a gliding pitch, amplitudes 1/k, 4 Hz raised-cosine envelope, peak 0.5."""
+    """Synthetic syllables: harmonics 1/k of a gliding pitch, 4 Hz raised-cosine envelope, peak 0.5."""
     t = np.arange(int(seconds * RATE)) / RATE
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t)) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 30)) * (0.5 - 0.5 * np.cos(2 * np.pi * 4 * t))
