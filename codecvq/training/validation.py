@@ -92,7 +92,7 @@ class Validation:
                 mel = self.mel(LossInputs(decoded=decoded, reference=wav))
                 values.setdefault("mel", []).append(self.mel_weight * float(mel))
             output = decoded[0, 0].cpu().numpy()
-            for name, value in _scores(self.metrics, samples, samples, self.codec.sample_rate).items():
+            for name, value in _scores(self.metrics, samples, output, self.codec.sample_rate).items():
                 values.setdefault(name, []).append(value)
             if len(self._samples) < MAX_SAMPLES:
                 self._samples.append(ValidationSample(clip.id, self.codec.sample_rate, samples, output))
