@@ -30,7 +30,7 @@ def test_validation_metrics_are_those_of_the_decoded_clips(tmp_path: Path) -> No
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = next(row for row in rows if "validation/stoi" in row)
 
-    codec, metrics = load(tmp_path / "run" / "best"), prepare(["stoi", "mel_distance"]).metrics
+    codec, metrics = load(tmp_path / "run" / "best"), prepare(["stoi", "mel_distance"]).ready
     clips = open_corpus("prompts").split("validation").clips
     scores: dict[str, list[float]] = {"stoi": [], "mel_distance": []}
     for clip in (clips[i * len(clips) // CLIPS] for i in range(CLIPS)):
