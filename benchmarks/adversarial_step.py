@@ -27,7 +27,7 @@ def prepare_learner(recipe_name: str, precision: str) -> tuple[Learner, torch.Te
     recipe = load_recipe(recipe_name, ["corpus.name=prompts", "training.validation_clips=0"])
     if recipe.discriminator is None:
         sys.exit(f"recipe {recipe_name} has no discriminator, so there is nothing to compare")
-    # In every recipe, step 0 trains the codec alone and step 1 is adversarial.
+    # For every recipe, start the discriminators at step 1: step 0 trains the codec alone.
     section = recipe.discriminator.model_copy(update={"start_step": 1})
     recipe = recipe.model_copy(update={"discriminator": section})
     learner = Learner(recipe, "codec", Accelerator(mixed_precision=precision))

@@ -1,7 +1,7 @@
 """Bytes and speed of .cvq files: `python benchmarks/bitstream.py`.
 
 The codes are synthetic, with the statistics of speech codes. Each code repeats that of the previous frame
-with probability `dwell`; otherwise it is drawn from a geometric-like distribution over the codebook. Times
+with probability `repeat`; otherwise it is drawn from a geometric-like distribution over the codebook. Times
 are the median of 5 runs on one thread.
 """
 
@@ -44,13 +44,13 @@ class Result:
     entropy_read_s: float
 
 
-def skewed_codes(books: int, size: int, frames: int, dwell: float = 0.3, seed: int = 0) -> Codes:
-    """Codes `[N, T]` whose frequencies fall to a tenth over the codebook."""
+def skewed_codes(books: int, size: int, frames: int, repeat: float = 0.3, seed: int = 0) -> Codes:
+    """Return codes `[N, T]`; the last code of a codebook is drawn a tenth as often as the first."""
     rng = np.random.default_rng(seed)
     fresh = -np.log10(1 - 0.9 * rng.random((books, frames)))  # in [0, 1), dense near 0
     codes = np.minimum((fresh * size).astype(np.int64), size - 1)
     for frame in range(1, frames):
-        codes[:, frame] = np.where(rng.random(books) < dwell, codes[:, frame - 1], codes[:, frame])
+        codes[:, frame] = np.where(rng.random(books) < repeat, codes[:, frame - 1], codes[:, frame])
     return codes
 
 

@@ -59,12 +59,12 @@ def main() -> None:
 
     def timed(what: str, make: Callable[[], Result]) -> Result:
         start = time.perf_counter()
-        made = make()
+        result = make()
         seconds = time.perf_counter() - start
         gc.collect()
         each = (memory_bytes() - before) / rows
         print(f"{what:30} {seconds:8.1f} s  {1e6 * seconds / rows:7.2f} µs/row  {each:8.1f} bytes/row")
-        return made
+        return result
 
     with tempfile.TemporaryDirectory(prefix="codecvq-benchmark-") as folder:
         few = write_manifest(Path(folder), 100).rename(Path(folder) / "few.jsonl")

@@ -1,8 +1,8 @@
 """Bit rate of codes with learned tables and with the adaptive model: `python benchmarks/learned_rate.py`.
 
-Tables are counted on the codes of the training split of a corpus, and of the speech below the folders in
-`--speech`. Bits are those of the `.cvq` payloads of the test split, one file per clip. `--levels` are the
-levels of an FSQ codebook, which split codes into digits.
+Tables are counted on the codes of the training split of a corpus, and of the speech in the folders of
+`--speech`. The bytes are those of the `.cvq` payloads of the test split, one file per clip. `--levels` are
+the levels of an FSQ codebook; they split codes into digits.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> l
     """
     classes_by_codebook = []
     for n, size in enumerate(sizes):
-        follows = np.zeros((size, size))
+        next_counts = np.zeros((size, size))
         for codes in clips:
-            np.add.at(follows, (codes[n, :-1], codes[n, 1:]), 1)
-        alone = (follows.sum(axis=0) + 0.5) / (follows.sum() + 0.5 * size)
+            np.add.at(next_counts, (codes[n, :-1], codes[n, 1:]), 1)
+        marginal = (next_counts.sum(axis=0) + 0.5) / (next_counts.sum() + 0.5 * size)
         classes = np.random.default_rng(0).integers(0, count, size)
         classes[:count] = np.arange(count)
         for _ in range(12):
             sums = np.zeros((count, size))
-            np.add.at(sums, classes, follows)
-            centers = (sums + 50 * alone) / (sums.sum(axis=1, keepdims=True) + 50)
-            classes = (follows @ np.log(centers).T).argmax(axis=1)
+            np.add.at(sums, classes, next_counts)
+            centers = (sums + 50 * marginal) / (sums.sum(axis=1, keepdims=True) + 50)
+            classes = (next_counts @ np.log(centers).T).argmax(axis=1)
         classes[0] = count - 1  # makes the number of classes equal to `count`
         classes_by_codebook.append(classes)
     return classes_by_codebook
@@ -80,7 +80,7 @@ def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> l
 def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
     """Bytes of the smaller of the two payloads without tables."""
     layout = Layout.full(sizes, codes.shape[1])
-    return min(len(entropy_encode(codes, layout, whole)) for whole in SPLIT_ABOVE.values())
+    return min(len(entropy_encode(codes, layout, split_above)) for split_above in SPLIT_ABOVE.values())
 
 
 def learned_bytes(codes: Codes, tables: CodeTables) -> int:
@@ -95,14 +95,14 @@ def learned_bytes(codes: Codes, tables: CodeTables) -> int:
 def variants(
     clips: Sequence[Codes], sizes: Sequence[int], levels: Sequence[int] | None
 ) -> dict[str, CodeTables]:
-    """Tables without frequencies, by label."""
+    """Return uniform tables, to be filled with counts, by label."""
     classes = cluster_codes(clips, sizes, 128)
     tables = {
-        "whole codes": CodeTables.uniform(sizes),
-        "whole codes, 128 classes of the previous": CodeTables.uniform(
+        "split_above codes": CodeTables.uniform(sizes),
+        "split_above codes, 128 classes of the previous": CodeTables.uniform(
             sizes, contexts=("previous",), classes=classes
         ),
-        "whole codes, the previous": CodeTables.uniform(sizes, contexts=("previous",)),
+        "split_above codes, the previous": CodeTables.uniform(sizes, contexts=("previous",)),
     }
     if levels:
         for contexts in ((), ("previous",), ("previous", "digit"), ("previous", "digit", "below")):

@@ -19,7 +19,7 @@ from codecvq.losses.mel import FLOOR, MelLoss
 
 
 class PlainMelLoss(nn.Module):
-    """The same loss with torch.stft of both signals in one transform, and torch's differentiation."""
+    """The same loss with one torch.stft of both signals, differentiated by autograd."""
 
     def __init__(self, mel_loss: MelLoss) -> None:
         super().__init__()

@@ -8,11 +8,11 @@ quantizer codes these with 10 or 30 bits per frame, and another convolution reco
 quantizers get the same encoder, batches and optimizer and use their default options. The loss is the mean
 squared error plus the quantizer's own losses.
 
-SNR is that of the spectra of the other splits (held-out clips): variance over squared error in dB, as mean
-and half-range over seeds. Code usage is counted over the training split, because the other splits are too
-short for 1024 codewords: `used` is the share of codes that occur, `entropy` the bits per frame of an ideal
-memoryless entropy coder. The whole benchmark takes about five minutes on one core. Such short trainings show
-the effect of a quantizer on the same latents; they do not predict how a codec sounds.
+SNR is measured on the spectra of the other splits (held-out clips): variance over squared error in dB, as
+mean and half-range over seeds. Code usage is counted over the training split, because the other splits are
+too short for 1024 codewords: `used` is the share of codes that occur, `entropy` the bits per frame of an
+ideal memoryless entropy coder. The whole benchmark takes about five minutes on one core. Such short trainings
+show the effect of a quantizer on the same latents; they do not predict how a codec sounds.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ def read_spectra() -> Spectra:
 
 @torch.no_grad()
 def log_mels(corpus: Corpus) -> list[Tensor]:
-    front = LogMel(Framing(WINDOW, HOP), SAMPLE_RATE, BANDS)
+    log_mel = LogMel(Framing(WINDOW, HOP), SAMPLE_RATE, BANDS)
     spectra = []
     for clip in corpus:
         wav = torch.from_numpy(clip.read(SAMPLE_RATE))
         whole = wav[: len(wav) // HOP * HOP]
-        spectra.append(front(whole[None, None]).transpose(1, 2))
+        spectra.append(log_mel(whole[None, None]).transpose(1, 2))
     return spectra
 
 

@@ -1,15 +1,15 @@
-"""codecvq's quantizers compared with vector-quantize-pytorch 1.32.0: time, peak memory and codes.
+"""codecvq's quantizers compared with vector-quantize-pytorch 1.32.0 (the peer): time, memory and codes.
 
     pip install vector-quantize-pytorch==1.32.0
     python benchmarks/quantizers.py [--only residual_vq] [--quick] [--device cuda] [--json out.json]
     python benchmarks/quantizers.py --table out.json  # the table of docs/benchmarks.md
 
 Both sides have the same codebooks and get the same N vectors, each in its own layout (codecvq `[B, D, T]`,
-the peer `[B, T, D]`). They run interleaved in one process on one thread; a time is the median of processor
+the peer `[B, T, D]`). They run interleaved in one process on one thread. Times are medians of processor
 time. `encode` computes codes in eval mode. `train` is forward and backward in training mode, with each side's
 own losses and codebook updates (codecvq also computes metrics and replaces dead codes). `decode` maps codes
-to values. Memory is the growth of the resident set of a fresh process in its first step. On a GPU, a time is
-wall time from an idle device to an idle device, and memory is not measured.
+to values. Memory is the growth of the resident set in one step of a fresh process, after a step with 8
+vectors. On a GPU, times are wall times between two synchronizations, and memory is not measured.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def residual_fsq(stages: int, levels: list[int]) -> tuple[nn.Module, codecvq.Qua
 
 
 def _reverse_bits(bits: int) -> Callable[[Tensor], Tensor]:
-    """Convert the peer's bit order, whose first channel is the highest bit, to codecvq's (lowest bit)."""
+    """Return a function that reverses the bits of codes; the peer's highest bit is the first channel."""
     return lambda codes: sum((codes >> bit & 1) << (bits - 1 - bit) for bit in range(bits))  # type: ignore[return-value]
 
 
@@ -292,7 +292,7 @@ def _seconds(step: Callable[[], Tensor], loops: int) -> float:
 
 
 def peak_growth(case: Case, side: str, mode: str, vectors: int) -> float | None:
-    """Growth in MB of the resident set of a fresh process in its first step; None if not available."""
+    """Growth in MB of the resident set in a step of a fresh process after warm-up; None if not available."""
     arguments = ["--memory-of", case.name, side, mode, str(vectors)]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
@@ -319,7 +319,8 @@ def _status_mb(key: str) -> float:
 
 
 HEADER = (
-    "| quantizer | step | N | peer ms | codecvq ms | faster | peer MB | codecvq MB | less | codes apart |\n"
+    "| quantizer | step | N | peer ms | codecvq ms | faster "
+    "| peer MB | codecvq MB | less | different codes |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -376,7 +377,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument(
-        "--table", type=Path, help="print the table of docs/benchmarks.md of a JSON file and exit"
+        "--table", type=Path, help="print the table of docs/benchmarks.md from this JSON file and exit"
     )
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -40,7 +40,7 @@ MODES, FRAMES = ("encode", "decode", "train"), (50, 500)  # frames of each of 8 
 
 
 def serve() -> None:
-    """Answer each line `[case, mode, frames]` on stdin with the seconds of a run."""
+    """Read lines `[case, mode, frames]` from stdin and print the seconds of a run for each."""
     import torch
 
     torch.set_num_threads(1)

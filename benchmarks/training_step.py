@@ -58,7 +58,7 @@ def measure(recipe_name: str, threads: int, steps: int, adversarial: bool) -> di
         batch: Any = next(batches)
         waited = time.perf_counter() - start
         learner.step(step, getattr(batch, "wav", batch))
-        if step % 10 == 9 and hasattr(learner, "outcomes"):
+        if step % 10 == 9 and hasattr(learner, "step_metrics"):
             learner.step_metrics.take_means()
         if step >= WARM_UP:
             times.append(time.perf_counter() - start)

@@ -44,7 +44,7 @@ SECONDS_PER_VOICE = 121.0
 MIN_DURATION_S, MAX_DURATION_S = 1.5, 8.0
 TEST_CLIPS, VALIDATION_CLIPS = 6, 4  # per voice; the remaining seconds are for training
 MAX_TEST_DURATION_S = 6.0  # longer test clips would leave too little for training
-SIMILAR_RATIO = 0.6  # two texts are similar if they share at least so many words, in order
+SIMILAR_RATIO = 0.6  # two texts are similar if they share at least this fraction of their words, in order
 SILENT_DB = -50.0  # frames below this level count as silent
 MIN_ACTIVE_SHARE = 0.6  # of the frames of a clip
 LEVEL_RANGE_DB = 8.0  # around the median of the voice
@@ -152,26 +152,26 @@ def select_varied(
     Clips similar to those in `taken` or to each other are excluded. Trigrams of `taken` do not count as new,
     except when selecting test and validation clips (`clips` is given).
     """
-    left, chosen = list(pool), list[Candidate]()
+    remaining, chosen = list(pool), list[Candidate]()
     known_trigrams: set[str] = (
         set().union(*(candidate.letter_trigrams for candidate in taken)) if clips == 10**9 else set()
     )
-    while left and len(chosen) < clips:
+    while remaining and len(chosen) < clips:
         seconds -= chosen[-1].seconds if chosen else 0.0
         others = [*taken, *chosen]
-        left = [
+        remaining = [
             candidate
-            for candidate in left
+            for candidate in remaining
             if candidate.seconds <= seconds
             and not any(is_similar(candidate.words, other.words) for other in others)
         ]
-        if not left:
+        if not remaining:
             break
         # The id breaks ties, so that the order of files does not matter.
-        best = max(left, key=lambda c: (len(c.letter_trigrams - known_trigrams) / c.seconds, c.clip.id))
+        best = max(remaining, key=lambda c: (len(c.letter_trigrams - known_trigrams) / c.seconds, c.clip.id))
         known_trigrams |= best.letter_trigrams
         chosen.append(best)
-        left.remove(best)
+        remaining.remove(best)
     return chosen
 
 

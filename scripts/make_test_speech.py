@@ -7,8 +7,8 @@
 
 The output is `plugins/codecvq_pretrained/clips/test_speech.jsonl`. The selection depends on the packages
 alone. All clips are test clips of their corpora, so no training that follows the splits has used them. None
-belongs to the fixed comparison set of `held_out.py` or has the same words as one of its clips: the two tables
-use different clips.
+belongs to the fixed comparison set of `held_out.py` or has the same words as one of its clips: the tables of
+the two sets use different clips.
 
 The same number of clips is selected for each speaker, evenly spaced by duration. The one speaker who is never
 used for training gets more clips, because he alone represents unseen speakers.

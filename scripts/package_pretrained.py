@@ -17,7 +17,7 @@ import torch
 
 from codecvq.codec import load
 
-ROW_INTERVAL = 3  # metrics.jsonl gets one of so many rows
+ROW_INTERVAL = 3  # one of this many rows is written to metrics.jsonl
 FOLDER = Path(__file__).resolve().parents[1] / "plugins" / "codecvq_pretrained"
 
 

@@ -24,9 +24,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = ROOT / "scripts" / "plain_words.yaml"
-# Names in backquotes are code, not words. The marks of fenced blocks pair with nothing.
+# Text in backquotes is code, not words. Fences (```) are matched first, so that they do not pair with others.
 MARKED_CODE = re.compile(r"```|``.*?``|`[^`]*`", re.DOTALL)
-SPACE = r"[\s#]+"  # of a phrase: it may run over the lines of a comment
+SPACE = r"[\s#]+"  # replaces each space of a phrase, so that it is found across the lines of a comment
 
 
 @dataclass(frozen=True)

@@ -521,5 +521,5 @@ def test_files_with_too_much_audio_are_an_error_before_their_codes_are_decoded(m
     monkeypatch.setattr(
         "codecvq.bitstream.format.read_payload", lambda *arguments: pytest.fail("was decoded")
     )
-    with pytest.raises(BitstreamError, match=r"holds 1\.0 hours of audio, but at most 1 are"):
+    with pytest.raises(BitstreamError, match=r"contains 1\.0 hours of audio, but at most 1 are"):
         unpack(data, codec, longest_s=3600)

@@ -60,7 +60,7 @@ def test_parts_respect_the_size_limit_and_contain_the_corpus_in_order(corpus: Co
 
 
 def test_a_corpus_that_exceeds_the_parts_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="2 parts of 40000 bytes hold"):
+    with pytest.raises(CorpusError, match="2 parts of 40000 bytes contain"):
         speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=40_000, max_parts=2)
     with pytest.raises(CorpusError, match="more than"):
         speech.pack_speech(corpus, tmp_path / "out", coding="flac", limit_bytes=5000)

@@ -10,7 +10,7 @@ Layout of a file:
     numbers          varints   sample rate, hop length, samples, frames, payload bytes
     codebooks        varints   number of runs of equal sizes; for each run its number of codebooks and size
     strides          varints   only if a stride is not 1: runs in the same form as the sizes
-    depths           varint    only if codes are absent: payload bytes that store the codes per frame
+    depths           varint    only if codes are absent: payload bytes of the depths, see `payload`
     payload
     CRC-32           4 bytes   of everything before it, little-endian
 
@@ -133,8 +133,8 @@ def unpack(
     """Decode the bytes of a `.cvq` file.
 
     With `codec`, its codebooks must be those that the file was written with; `force` also accepts other
-    codebooks of the same sizes. The same codebooks with other weights (a decoder that was trained further)
-    issue a UserWarning. These checks run before the codes are decoded.
+    codebooks of the same sizes, except for the kind `learned`. The same codebooks with other weights (a
+    decoder that was trained further) issue a UserWarning. These checks run before the codes are decoded.
 
     `budget` limits the work of decoding. It is counted in steps of about 10 ns, each with at most 1/8 byte of
     memory. The default is 2^28 steps plus 2^13 per byte of the file without `codec`, and no limit with
@@ -155,8 +155,8 @@ def unpack(
     seconds = header.frames * header.hop_length / header.sample_rate
     if longest_s is not None and seconds > longest_s + header.hop_length / header.sample_rate:
         raise BitstreamError(
-            f"it holds {seconds / 3600:.1f} hours of audio, but at most {longest_s / 3600:g} are decoded at "
-            "once. Encode the recording in parts."
+            f"it contains {seconds / 3600:.1f} hours of audio, but at most {longest_s / 3600:g} are decoded "
+            "at once. Encode the recording in parts."
         )
     if budget is None and codec is None:
         budget = BUDGET + BUDGET_PER_BYTE * len(data)

@@ -17,7 +17,7 @@ KINDS = ("packed", "entropy", "digits", "learned")
 WITH_STRIDES, WITH_DEPTHS = 0x40, 0x80  # bits of the kind byte in version 2
 CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
 FIXED_BYTES = len(MAGIC) + 2 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
-CODES_PER_BYTE = 256  # maximum; a few bytes must not claim a day of silence
+CODES_PER_BYTE = 256  # maximum, so that a file of a few bytes cannot claim hours of audio
 MAX_RATE = 2**32 - 1  # Hz; also the maximum hop length in samples
 MAX_NUMBER = 2**63 - 1  # largest value of a varint
 MAX_STRIDE = 2**32 - 1  # frames
@@ -36,9 +36,7 @@ class Header:
     frames: int
     sizes: tuple[int, ...]  # K of each codebook
     strides: tuple[int, ...]  # frames per code, of each codebook
-    depth_bytes: int | None = (
-        None  # leading payload bytes that store the codes per frame; None: no code is absent
-    )
+    depth_bytes: int | None = None  # payload bytes of the depths, which come first; None: no depths
 
     @property
     def version(self) -> int:
@@ -97,12 +95,12 @@ def parse_file(data: bytes) -> tuple[Header, bytes]:
         KINDS[kind - flags], ids[: 2 * CODEBOOKS_ID_BYTES], ids[2 * CODEBOOKS_ID_BYTES :],
         sample_rate, hop_length, num_samples, frames, sizes, strides, depth_bytes,
     )  # fmt: skip
-    _check_consistency(header, (version, kind), payload)
+    _check_consistency(header, version, kind, payload)
     return header, payload
 
 
-def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) -> None:
-    """Raise BitstreamError if header fields contradict each other."""
+def _check_consistency(header: Header, version: int, kind_byte: int, payload: bytes) -> None:
+    """Raise BitstreamError if header fields contradict each other or the version and kind of the file."""
     sizes, frames, hop_length = header.sizes, header.frames, header.hop_length
     if not (0 < header.sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
         raise malformed(f"sample rate {header.sample_rate} and hop {hop_length}")
@@ -110,8 +108,9 @@ def _check_consistency(header: Header, kind: tuple[int, int], payload: bytes) ->
         raise malformed(f"{header.num_samples} samples in {frames} frames of {hop_length}")
     if len(header.strides) != len(sizes):
         raise malformed(f"{len(header.strides)} strides of {len(sizes)} codebooks")
-    if (header.version, header.kind_byte) != kind:  # one encoding per header: equal packets have equal bytes
-        raise malformed(f"version {kind[0]} and kind {kind[1]} for fields that need others")
+    # One encoding per header, so that equal packets have equal bytes.
+    if (header.version, header.kind_byte) != (version, kind_byte):
+        raise malformed(f"version {version} and kind {kind_byte} do not match the other fields")
     if (header.depth_bytes or 0) > len(payload):
         raise malformed(f"{header.depth_bytes} bytes of depths in a payload of {len(payload)}")
     if len(payload) < header.min_payload_bytes:
@@ -177,7 +176,7 @@ class _FieldReader:
                 if byte == 0 and index > 0:
                     break  # not the shortest form: equal packets must have equal bytes
                 return value
-        raise malformed("a number in its header does not end")
+        raise malformed("a number in its header is too long")
 
 
 def malformed(details: str) -> BitstreamError:
@@ -192,7 +191,7 @@ def _truncated(have: int, need: str) -> BitstreamError:
 def _runs(values: Sequence[int]) -> list[int]:
     """Return the number of runs of equal values, then length and value of each run.
 
-    Any number of codebooks of 5 entries takes 3 bytes.
+    For example, up to 127 codebooks of 5 entries take 3 bytes.
     """
     runs = [(len(list(group)), value) for value, group in groupby(values)]
     return [len(runs), *(number for run in runs for number in run)]

@@ -61,7 +61,8 @@ class Identity:
 def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     """Raise BitstreamError if the file was written with other codebooks than those of `codec`.
 
-    With `force`, only other sizes raise. Issues a UserWarning for the same codebooks with other weights.
+    With `force`, only other sizes and the learned tables of other codebooks raise. Issues a UserWarning for
+    the same codebooks with other weights.
     """
     identity = Identity.from_codec(codec)
     if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):

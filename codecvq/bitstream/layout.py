@@ -71,5 +71,6 @@ class Layout:
         return codes
 
     def _absent(self, depths: Codes) -> npt.NDArray[np.bool_]:
+        """True at the absent codes: depths `[T]` -> `[N, T]`."""
         absent: npt.NDArray[np.bool_] = np.arange(len(self.sizes))[:, None] >= depths
         return absent

@@ -109,7 +109,7 @@ class _Group:
     def __init__(self, at: list[int], stride: int, symbols: list[Symbol], tables: CodeTables) -> None:
         members = [symbols[index] for index in at]
         self.stride, self.radix, self.step = stride, members[0].radix, tables.step
-        self.at = np.array(at)  # [P], sorted by codebook
+        self.at = np.array(at)  # [P], the indices of the P symbols of this group, sorted by codebook
         self.books = np.array([symbol.codebook for symbol in members])  # [P]
         self.places = np.array([symbol.place for symbol in members])  # [P]
         frequencies = [tables.frequencies[index] for index in at]
@@ -117,8 +117,8 @@ class _Group:
         self.first_rows = np.cumsum([0, *map(len, frequencies)])[:-1]  # [P]
         self.rows = self.first_rows  # [P], the rows in `counts` of the symbols that are being coded
         max_contexts = max(len(symbol.contexts) for symbol in members)
-        #: For each symbol and context: the index of its value in [previous, current], the factor of its rows,
-        #: and the start of its lookup. A symbol with fewer contexts has factor 0 for the rest.
+        #: `[P, contexts]` each: the index of the context's value in [previous, current], the factor of the
+        #: context in the row number, and the start of its table in `lookup`. Unused contexts have factor 0.
         self.source = np.zeros((len(members), max_contexts), dtype=np.int64)
         self.factor, self.start = np.zeros_like(self.source), np.zeros_like(self.source)
         lookups = [np.zeros(1 + max(symbol.radix for symbol in symbols), dtype=np.int64)]
@@ -139,7 +139,7 @@ class _Group:
         return scale_counts(self.counts[self.rows], self.radix).astype(np.float64)
 
     def update(self, values: Integers, model: _Model) -> None:
-        """Add the values `[P]`, which were coded with the last weights, to the counts."""
+        """Add `step` to the counts of the values `[P]` that were coded with the last weights."""
         self.counts[self.rows, values] += self.step
         model.current[self.at[: len(values)]] = values
 

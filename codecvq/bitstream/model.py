@@ -19,8 +19,8 @@ SEEN_WEIGHT = 4  # weight per occurrence of a digit
 TRANSITION_WEIGHT = 32  # weight per occurrence after the previous digit
 REPEAT_WEIGHT = 32  # weight of repeating the previous digit
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
-MAX_SLICE_CELLS = 1 << 17  # of the [P, R] weights of a slice: they should fit into the CPU cache
-# Padding that is always accepted: another slice costs as much.
+MAX_SLICE_CELLS = 1 << 17  # maximum size of the weights [P, R] of a slice: they should fit into the CPU cache
+# Padding up to these sizes is always accepted: an additional slice would cost as much.
 PADDING_CELLS, PADDING_PAIRS = 1 << 12, 1 << 13
 
 
@@ -77,9 +77,8 @@ class FrameModel:
         self.columns = max(2, max(radices))
         self.alphabet = max(self.columns, alphabet or 0)
         self.rows = np.arange(len(radices))
-        start = np.clip(
-            1024 // self.radices, 1, 16
-        )  # small alphabets: nearly even at first; large ones learn at once
+        # Small alphabets start nearly uniform; large alphabets adapt from the first frame on.
+        start = np.clip(1024 // self.radices, 1, 16)
         self.counts = np.where(np.arange(self.columns) < self.radices[:, None], start[:, None], 0)  # [P, R]
         self.small = np.flatnonzero(self.radices <= TRANSITION_ALPHABET)
         width = int(self.radices[self.small].max(initial=0))
@@ -110,7 +109,7 @@ class FrameModel:
         return np.concatenate([scaled, rest], axis=1, dtype=np.float64)
 
     def update(self, digits: npt.NDArray[np.int64]) -> None:
-        """Add the digits `[P]` of the first planes, which were coded with the last weights, to the counts."""
+        """Count the digits `[P]` of the first planes, which were coded with the last weights."""
         count = len(digits)
         self.counts[self.rows[:count], digits] += SEEN_WEIGHT
         if num_started := min(count, self.num_started):
@@ -132,20 +131,20 @@ class _SliceSize(NamedTuple):
     planes: int = 0
     columns: int = 0  # the largest radix
     cells: int = 0  # sum of the radices
-    followed: int = 0  # planes with transition counts
-    width: int = 0  # the largest radix of these
-    pairs: int = 0  # sum of the squares of these
+    small_planes: int = 0  # planes with transition counts
+    width: int = 0  # the largest radix of the small planes
+    pairs: int = 0  # sum of the squared radices of the small planes
 
     def with_plane(self, radix: int) -> _SliceSize:
         small = radix if radix <= TRANSITION_ALPHABET else 0
         return _SliceSize(
             self.planes + 1, max(self.columns, radix), self.cells + radix,
-            self.followed + bool(small), max(self.width, small), self.pairs + small**2,
+            self.small_planes + bool(small), max(self.width, small), self.pairs + small**2,
         )  # fmt: skip
 
     @property
     def is_wasteful(self) -> bool:
-        cells, pairs = self.planes * self.columns, self.followed * self.width**2
+        cells, pairs = self.planes * self.columns, self.small_planes * self.width**2
         return (
             cells > MAX_SLICE_CELLS
             or cells > 2 * self.cells + PADDING_CELLS

@@ -2,7 +2,7 @@
 
 For each size K, m codes form one number below K^m, written with ceil(log2 K^m) bits. m is the number of codes
 with the fewest bits per code, up to 64 bits. Example: 27 codes of K = 5 take 63 bits. That is 2.333 bits per
-code, compared with log2 5 = 2.322, and 3 with whole bits.
+code, compared with log2 5 = 2.322, and with 3 for whole bits per code.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def unpack_codes(data: bytes, sizes: Sequence[int], frames: int, stored: Stored 
         if stored_rows is None:
             codes[rows] = stream.reshape(frames, len(rows)).T
         else:
-            of_size = np.zeros((frames, len(rows)), dtype=np.int64)
-            of_size[stored_rows] = stream
-            codes[rows] = of_size.T
+            frame_codes = np.zeros((frames, len(rows)), dtype=np.int64)
+            frame_codes[stored_rows] = stream
+            codes[rows] = frame_codes.T
         at += _stream_bits(size, count)
     return codes
 

@@ -22,7 +22,7 @@ from codecvq.errors import BitstreamError
 SPLIT_ABOVE = {
     "entropy": MAX_ALPHABET,
     "digits": TRANSITION_ALPHABET,
-}  # kind -> largest size coded as one digit
+}  # kind -> largest codebook size that is coded as one digit
 
 Entropy = Literal["auto"] | bool
 

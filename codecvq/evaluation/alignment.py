@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MAX_DELAY_S = 0.15  # maximum delay of the search; longer than that of any codec for calls
+MAX_DELAY_S = 0.15  # maximum delay of the search; no codec for telephone calls has a longer delay
 
 
 def align(
@@ -33,7 +33,7 @@ def remove_delay(decoded: np.ndarray, delay: int, size: int) -> np.ndarray:
 def delay_samples(reference: np.ndarray, decoded: np.ndarray, max_delay: int) -> int:
     """Return the delay of `decoded` in samples, 0 to `max_delay`; 0 if either signal is silent.
 
-    This is the maximum of r[d] = sum over t of reference[t] decoded[t + d], computed with an FFT for all d.
+    The delay maximizes r[d] = sum over t of reference[t] decoded[t + d], computed by FFT for all d.
     """
     if not (np.any(reference) and np.any(decoded)):
         return 0

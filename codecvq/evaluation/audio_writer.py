@@ -29,7 +29,7 @@ class AudioWriter:
         """Write samples `[S]` and return the file name, or "" if no file was written.
 
         `name` may be any text. Characters other than ASCII letters, digits and `_.@-` are replaced, so names
-        must differ in a number.
+        must differ in these. An error is added to `exclusions` as a failure of the clip with the id `clip`.
         """
         if self._disabled or self.folder is None:
             return ""

@@ -13,7 +13,7 @@ from codecvq.evaluation.training_log import Curve
 
 AXIS_COLOR = "#808080"  # axes of a PNG; readable on light and dark pages
 DYNAMIC_RANGE_DB = 80.0
-COLORS = 40  # steps of 2 dB: no visible difference, and a third of the bytes
+COLORS = 40  # steps of 2 dB: looks like 256 colors in a third of the bytes
 WINDOW_S = 0.032
 MAX_POINTS = 300  # per curve; more points are averaged
 

@@ -44,7 +44,7 @@ class ComparedCodec:
     rows: tuple[ComparedClip, ...]
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
-    trained_on: tuple[str, ...] | None = None  # ids of rows in its training split; None: unknown
+    trained_on: tuple[str, ...] | None = None  # ids of rows in the training split of the codec; None: unknown
 
     def training_overlap(self, group: str = ALL) -> str:
         """Return how many clips of a group it was trained on, as "8 of 24"; "?" if unknown."""
@@ -102,7 +102,8 @@ class Comparison:
     def difference(self, name: str, other: str, column: str, group: str = ALL) -> Mean:
         """Return the mean over clips of (value of `name` - value of `other`), with its interval.
 
-        Clips differ more than codecs. This paired interval is therefore much narrower than the intervals of
+        Scores differ more between clips than between codecs. This paired
+        interval is therefore much narrower than the intervals of
         the two means, and can separate two codecs whose intervals overlap.
         """
         other_values = {
@@ -182,7 +183,7 @@ class Comparison:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(folder / FILE, text + "\n")  # first: it is complete
+        write_atomically(folder / FILE, text + "\n")  # first, because it contains all results
         write_atomically(folder / CSV_FILE, self._csv())
         write_atomically(folder / TABLE_FILE, self.markdown())
         return folder / FILE

@@ -70,8 +70,8 @@ def evaluate(
         max_clips: number of clips to use, spread evenly over the corpus.
         audio_dir: folder for the original and decoded audio.
         progress: called after every clip.
-        is_training_clip: returns whether the codec was trained on a clip; `training_clip_test` returns it for
-            a run folder. These clips are listed in `trained_on` of the result.
+        is_training_clip: returns whether the codec was trained on a clip; `training_clip_test` creates this
+            function for a run folder. Clips with the result True are listed in `trained_on` of the result.
 
     Raises CodecvqError if there are no clips, or if no clip could be evaluated.
     """

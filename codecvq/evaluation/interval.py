@@ -9,7 +9,7 @@ import numpy as np
 
 RESAMPLES = 2_000
 COVERAGE = 0.95
-BLOCK_DRAWS = 2**20
+BLOCK_DRAWS = 2**20  # clips drawn at once
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def bitrates(evaluation: Evaluation) -> str:
         (
             "Entropy of the codes",
             rate.entropy_bps,
-            "code frequencies in these clips, without order; no file has this rate",
+            "frequencies of the codes in these clips, ignoring their order; not the rate of a file",
         ),
         (
             "Entropy, Miller–Madow",

@@ -99,7 +99,7 @@ class Evaluation:
     means: Mapping[str, Mean]  # column -> over all clips
     groups: Mapping[
         str, Mapping[str, Mapping[str, Mean]]
-    ]  # "speaker" | "language" -> which -> column -> mean
+    ]  # "speaker" | "language" -> its name -> column -> mean
     bitrate: Bitrate
     encode_rtf: float  # seconds of computation per second of audio; below 1 is faster than real time
     decode_rtf: float
@@ -114,7 +114,7 @@ class Evaluation:
     )  # of codecvq, torch and metric packages
     machine: Machine
     audio_dir: Path | None = None  # folder of the audio files
-    trained_on: tuple[str, ...] | None = None  # ids of rows in its training split; None: unknown
+    trained_on: tuple[str, ...] | None = None  # ids of rows in the training split of the codec; None: unknown
 
     @property
     def exact_lengths(self) -> int:
@@ -204,13 +204,13 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         # allow_nan=False: NaN is not valid JSON; all values were checked to be finite.
         text = json.dumps(self.to_json(folder), ensure_ascii=False, indent=1, allow_nan=False)
-        write_atomically(folder / FILE, text + "\n")  # first: it is complete
+        write_atomically(folder / FILE, text + "\n")  # first, because it contains all results
         write_atomically(folder / CSV_FILE, self._csv())
         return folder / FILE
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Evaluation:
-        """Read the evaluation in `folder`, or in that file; raises CodecvqError if that fails."""
+        """Read an evaluation from a folder or from its JSON file; raises CodecvqError if that fails."""
         path = Path(folder)
         path = path / FILE if path.is_dir() else path
         try:
@@ -228,8 +228,8 @@ class Evaluation:
         """Return one line per clip; an undefined value is an empty cell, with a reason in the last column."""
         reasons: dict[str, list[str]] = {}
         excluded: list[Undefined | Failure] = [*self.undefined, *(f for f in self.failures if f.metric)]
-        for finding in excluded:
-            reasons.setdefault(finding.clip, []).append(f"{finding.metric}: {finding.reason}")
+        for exclusion in excluded:
+            reasons.setdefault(exclusion.clip, []).append(f"{exclusion.metric}: {exclusion.reason}")
         names = [column.name for column in self.columns]
         plain = [
             "id",

@@ -38,8 +38,8 @@ class TrainingLog:
 def read_log(path: Path) -> TrainingLog:
     """Read the curves of a file; returns no curves if there is no file.
 
-    After a resume, the later value of a step counts. Invalid lines, and values that are not finite or beyond
-    1e100, are skipped and counted.
+    If a step occurs twice, as after a resume, the later value counts. Invalid lines, and values that are not
+    finite or beyond 1e100, are skipped and counted. Scalars with fewer than two values have no curve.
     """
     values: dict[str, dict[int, float]] = {}
     damaged = 0

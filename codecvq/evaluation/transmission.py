@@ -23,7 +23,7 @@ from codecvq.evaluation.bitrate import file_bytes
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
-MAX_DEPTH_DIGITS = 10  # maximum digits of a number after @; longer text is part of a name
+MAX_DEPTH_DIGITS = 10  # a number after @ has fewer digits; longer text is part of a name
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def is_composition(quantizer: Quantizer) -> bool:
 
 
 def has_independent_frames(quantizer: Quantizer) -> bool:
-    """Whether codes and values of a frame depend on no other frame: reach and strides are trivial."""
+    """Whether codes and values of a frame depend on no other frame: reach 0 and all strides 1."""
     return quantizer.reach == Reach(0, 0) and block_length(quantizer) == 1
 
 

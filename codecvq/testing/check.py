@@ -16,7 +16,7 @@ from torch import Tensor
 from codecvq.testing.source import PluginSource
 
 SEED = 20_26
-#: The author's methods that a check concerns, unless the check names others with `about`.
+#: Methods of the plugin that a check concerns, unless the check names others with `about`.
 DEFAULT_METHODS = ("forward", "quantize", "dequantize")
 
 Test = TypeVar("Test", bound=Callable[..., object])
@@ -31,7 +31,7 @@ class CheckSkipped(unittest.SkipTest):
 
 
 class FormUnsupported(CheckSkipped):
-    """A residual, multiscale or grouped form that cannot be built by design; the message gives the reason."""
+    """A residual, multiscale or grouped form that the quantizer does not support; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Check:
     def _tested(self) -> str | None:
         """Run the test and return its note.
 
-        An exception gets a note with the author's source line, which pytest shows.
+        An exception gets a note with the source line in the plugin, which pytest shows.
         """
         try:
             return self.test()
@@ -99,7 +99,7 @@ class Check:
 
 
 def about(*methods: str) -> Callable[[Test], Test]:
-    """Decorate a check with the names of the author's methods that its guarantee concerns."""
+    """Decorate a check with the names of the plugin's methods that its guarantee concerns."""
 
     def marked(test: Test) -> Test:
         test.methods = methods  # type: ignore[attr-defined]

@@ -58,7 +58,7 @@ class CodecCase:
 def codec_checks(codec: AudioCodec | str | Path) -> Iterator[Check]:
     """Yield every check of a codec, given as an object or as a name or folder for `codecvq.load`.
 
-    Raises CodecError if there is no such codec, or if it is a third-party codec without codes.
+    Raises CodecError if there is no such codec, or if it is external (`CodecSpec.external`): it has no codes.
     """
     if isinstance(codec, (str, Path)):
         from codecvq.codec import load
@@ -72,11 +72,11 @@ def codec_checks(codec: AudioCodec | str | Path) -> Iterator[Check]:
     for test in _tests_for(codec):
         methods = getattr(test, "methods", ("encode", "encode_frames"))
         label = getattr(test, "__name__", "")
-        made = Check(
+        check = Check(
             f"{name}/{label}", summary_of(test), functools.partial(test, case), first, source, methods
         )
-        first = (*first, made) if test in (attributes, shapes) else first
-        yield made
+        first = (*first, check) if test in (attributes, shapes) else first
+        yield check
 
 
 def _tests_for(codec: Any) -> list[Callable[[CodecCase], str | None]]:  # Any: as in CodecCase
@@ -195,14 +195,14 @@ def padding(case: CodecCase) -> None:
         codec.encode(torch.where(real, wav, 0.0), lengths=lengths), codes, "codes with silence as padding"
     )
     frames = -(-lengths // codec.hop_length)
-    behind = torch.arange(codes.shape[2]) >= frames[:, None, None]
-    expect(not bool(codes[behind.expand_as(codes)].any()), "codes at padded frames are not 0")
+    padded = torch.arange(codes.shape[2]) >= frames[:, None, None]
+    expect(not bool(codes[padded.expand_as(codes)].any()), "codes at padded frames are not 0")
     decoded = codec.decode(codes, lengths=lengths)
     expect(not bool(decoded[(~real).expand_as(decoded)].any()), "decoded audio after an item's end is not 0")
 
 
 def items_are_independent(case: CodecCase) -> None:
-    """A batch item gets the codes and the audio that it gets alone, whatever the other items."""
+    """A batch item gets the same codes and audio as alone, for any contents of the other items."""
     codec, (wav, lengths) = case.codec, case.batch()
     codes = codec.encode(wav, lengths=lengths)
     decoded = codec.decode(codes, lengths=lengths)
@@ -258,7 +258,7 @@ def other_sample_rate(case: CodecCase) -> None:
 
 @about("decode", "decode_frames")
 def prefix(case: CodecCase) -> None:
-    """The codes of the first n codebooks are a prefix of all N codes and decode by themselves."""
+    """With num_codebooks=n, encode returns the first n of all N codes, and decode accepts them."""
     codec = case.codec
     wav = case.wav(3 * codec.hop_length)
     codes = codec.encode(wav)

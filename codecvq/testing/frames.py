@@ -19,12 +19,12 @@ from codecvq.testing.case import QuantizerCase, block_length, comparable_modes, 
 from codecvq.testing.check import about, expect, expect_close, expect_equal, expect_error
 
 LENGTHS = (8, 3, 0, 5)  # valid frames of each item of a padded batch; the third is all padding
-MAX_TESTED_FRAMES = 512  # of context; a longer reach is tested up to this length
+MAX_TESTED_FRAMES = 512  # frames of context; a longer reach is tested up to this length
 
 
 @about("quantize", "dequantize", "bound", "forward")
 def items_are_independent(case: QuantizerCase) -> None:
-    """A batch item gets the codes and values that it gets alone, whatever the other items and padding."""
+    """A batch item gets the same values as alone, for any contents of the other items and of the padding."""
     case = case.without_dropout()
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, T]
     scales = torch.tensor([1.0, 100.0, 1.0, 100.0])[:, None, None]  # makes small leaks between items visible
@@ -107,7 +107,7 @@ def strides(case: QuantizerCase) -> None:
 
 
 def absent_codes(case: QuantizerCase) -> None:
-    """Absent codes are -1 and end a frame's list of codes; decode accepts them and rejects any other gap."""
+    """Absent codes are -1, in the last codebooks of a frame; decode accepts them only there."""
     quantizer = case.trained().eval()
     codes = quantizer.encode(case.latents())
     shorter = codes.clone()

@@ -23,7 +23,7 @@ PROBE = "conformance_kit_probe"  # an estimator that multiplies gradients by -1/
 
 @about("quantize", "bound")
 def task_gradient(case: QuantizerCase) -> str:
-    """In each form, the task loss (without quantizer losses) reaches what it reaches in the plain form."""
+    """The task loss (without quantizer losses) reaches the same tensors in each form as in the plain form."""
     case = case.without_dropout()
     quantizer = case.trained()
     reached = _tensors_with_gradient(quantizer, case)
@@ -46,11 +46,11 @@ def own_gradient(case: QuantizerCase) -> None:
     """Values of `quantize` carry a gradient to the vectors if and only if `own_gradient` is True."""
     quantizer = case.without_dropout().trained()
     vectors = case.latents().transpose(1, 2).flatten(0, 1)
-    entered = quantizer.to_code_space(vectors).detach().requires_grad_()
-    values, _ = quantizer.quantize_with_context(entered, Context.of_one_item(len(entered), entered.device))
+    bounded = quantizer.to_code_space(vectors).detach().requires_grad_()
+    values, _ = quantizer.quantize_with_context(bounded, Context.of_one_item(len(bounded), bounded.device))
     has_gradient = False
     if values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.square().sum(), entered, allow_unused=True)
+        (gradient,) = torch.autograd.grad(values.square().sum(), bounded, allow_unused=True)
         has_gradient = gradient is not None and bool(gradient.any())
     if quantizer.own_gradient:
         expect(
@@ -112,7 +112,7 @@ def _parameter_names_in_form(form: Quantizer, plain: Quantizer, needed: list[str
             yield from (full for name in needed if (full := f"{prefix}.{name}") in names)
 
 
-def _reversed(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
+def _minus_half(x: Tensor, z: Tensor, q: Tensor) -> Tensor:
     return -0.5 * x
 
 
@@ -123,7 +123,7 @@ def _registered_probe() -> Iterator[None]:
     class Plugin:
         @hookimpl
         def codecvq_estimators(self) -> Iterator[EstimatorSpec]:
-            yield EstimatorSpec(name=PROBE, factory=_reversed, summary="of the conformance kit")
+            yield EstimatorSpec(name=PROBE, factory=_minus_half, summary="of the conformance kit")
 
     origin = registry().register(Plugin(), PROBE)
     try:

@@ -13,7 +13,7 @@ TIMEOUT_S = 60
 
 
 def imports_no_torch(module: str) -> None:
-    """Importing the plugin's module does not import torch; the spec names its factory by string."""
+    """Importing the plugin's module imports neither torch, librosa nor matplotlib; factories are strings."""
     loaded = _heavy_modules(module)
     expect(
         loaded == "",

@@ -47,7 +47,7 @@ def padding_values(case: QuantizerCase) -> None:
 
 @about("terms")
 def padding_losses(case: QuantizerCase) -> None:
-    """Losses are means over valid frames: they are equal for any padding contents, more padding, or none."""
+    """Losses are means over valid frames: padding with any contents does not change them."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch = _batch(case, quantizer)
         for mode in comparable_modes(quantizer):
@@ -110,7 +110,7 @@ def padding_width(case: QuantizerCase) -> None:
 
 
 def all_padding(case: QuantizerCase) -> None:
-    """A batch that is all padding has losses of 0 and finite gradients, and changes no state."""
+    """A batch that is all padding has latents and losses of 0, and changes no state."""
     for name, quantizer in case.new_and_trained():
         before = state_of(quantizer)
         latents = case.latents().requires_grad_()

@@ -29,7 +29,7 @@ from codecvq.testing.source import PluginSource
 SAMPLE_RATE = 16_000
 FRAMES = 6
 LENGTHS = (6, 2, 4)  # valid frames of each item of a padded batch
-MAX_TESTED_FRAMES = 400  # of context; a longer reach is not tested
+MAX_TESTED_FRAMES = 400  # frames of context; a longer reach is not tested
 TOLERANCE = 1e-4  # relative; rounding may depend on the shape of the batch
 
 
@@ -80,9 +80,9 @@ def network_checks(name: str, *, sample_rate: int = SAMPLE_RATE, **options: Any)
     source = PluginSource(*_classes_of(network), registration.load())
     first: tuple[Check, ...] = ()
     for test in TESTS:
-        made = _check(test, case, first, source)
-        first = (*first, made) if test in (builds, shapes) else first
-        yield made
+        check = _check(test, case, first, source)
+        first = (*first, check) if test in (builds, shapes) else first
+        yield check
     if registration.origin.entry_point:
         module = functools.partial(imports.imports_no_torch, getattr(registration.module, "__name__", ""))
         yield Check(f"{name}/imports_no_torch", summary_of(imports.imports_no_torch), module)
@@ -130,7 +130,7 @@ def padding(case: NetworkCase) -> None:
 
 @torch.no_grad()
 def items_are_independent(case: NetworkCase) -> None:
-    """A batch item gets the latents and the audio that it gets alone, whatever the other items."""
+    """A batch item gets the same latents and audio as alone, for any contents of the other items."""
     network, mask = case.build(), _mask()
     wav = case.wav(network)
     wav = torch.where(mask[:, None].repeat_interleave(network.hop_length, dim=2), wav, 0.0)

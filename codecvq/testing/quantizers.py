@@ -43,7 +43,7 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
 
     `forms` selects among "plain" (the quantizer itself), "residual", "multiscale" and "grouped"; the default
     is all. `options` are those of `build_quantizer`; `dim` is optional. Each check takes well under a second
-    on a CPU. A derived form that cannot be built by design has one check, which reports the reason. Raises
+    on a CPU. An unsupported derived form has one check, which reports the reason. Raises
     UnknownName for an unknown name, and OptionError for options that the quantizer rejects.
     """
     wanted = FORMS if forms is None else validated_forms(forms)

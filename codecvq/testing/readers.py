@@ -91,7 +91,7 @@ def reader_checks(name: str, source: str, **options: Any) -> Iterator[Check]:
 
 
 def clips(case: ReaderCase) -> None:
-    """It finds clips in the source and lists unusable entries as failures."""
+    """The source can be read to a corpus with a name."""
     expect(bool(case.listing.name), "the corpus has no name")
 
 
@@ -109,7 +109,10 @@ def ids(case: ReaderCase) -> None:
 def order(case: ReaderCase) -> None:
     """Reading a source twice gives the same clips in the same order."""
     again = case.read()
-    expect(len(again.clips) == len(case.listing.clips), f"{len(case.listing.clips)}, then {len(again.clips)}")
+    expect(
+        len(again.clips) == len(case.listing.clips),
+        f"{len(case.listing.clips)} clips, then {len(again.clips)}",
+    )
     for index, (one, other) in enumerate(zip(case.listing.clips, again.clips, strict=True)):
         expect(one == other, f"clip {index} is {one}, then {other}")
 
@@ -126,10 +129,10 @@ def indexing(case: ReaderCase) -> None:
 
 def pickling(case: ReaderCase) -> None:
     """The clips can be pickled for other processes, as a whole and one by one."""
-    there = pickle.loads(pickle.dumps(case.listing.clips))
+    unpickled = pickle.loads(pickle.dumps(case.listing.clips))
     expect(
-        len(there) == len(case.listing.clips),
-        f"{len(there)} of {len(case.listing.clips)} clips are unpickled",
+        len(unpickled) == len(case.listing.clips),
+        f"{len(unpickled)} of {len(case.listing.clips)} clips are unpickled",
     )
     for clip in case.sampled:
         expect(pickle.loads(pickle.dumps(clip)) == clip, f"clip {clip.id!r} differs after pickling")
@@ -189,7 +192,7 @@ def identity(case: ReaderCase) -> None:
         digest = clip.identity()
         expect(
             replace(clip, id="another").identity() == digest,
-            f"the identity of clip {clip.id!r} has its id in it",
+            f"the identity of clip {clip.id!r} depends on its id",
         )
         other = clips_by_identity.setdefault(digest, clip)
         expect(

@@ -1,4 +1,4 @@
-"""Checks of quantizers whose first codebooks decode by themselves: depth, quantizer dropout, refinement.
+"""Checks of quantizers with decodable prefixes of the codes: depth, quantizer dropout, refinement.
 
 The first line of each docstring states the guarantee.
 """
@@ -22,7 +22,7 @@ SEEDS = 4  # draws of the dropout depth of a single item
 
 
 def prefix(case: QuantizerCase) -> None:
-    """The codes of the first n codebooks are a prefix of all N codes, in encode, decode and forward."""
+    """With num_codebooks=n, encode and forward return the first n of all N codes, and decode accepts them."""
     for name, quantizer in case.new_and_trained():
         quantizer.eval()
         latents = case.latents()
@@ -118,7 +118,7 @@ def dropout_off_in_eval(case: QuantizerCase) -> None:
 
 
 def refinement(case: QuantizerCase) -> None:
-    """Each stage of a refining grid (`refines`, `stage_scale`) reduces the error to the bounded vector."""
+    """Each stage of a refining grid (`refines`, `stage_scale`) reduces the distance to the bounded vector."""
     quantizer = case.trained().eval()
     vectors = case.latents(8, 32).transpose(1, 2).flatten(0, 1)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def refinement(case: QuantizerCase) -> None:
     shown = ", ".join(f"{error:.3g}" for error in errors)
     expect(
         all(b < a for a, b in pairwise(errors)),
-        f"mean squared errors after 1, 2, … stages: {shown}",
+        f"mean squared errors after 1, 2, … stages are {shown}; each must be lower than the one before",
     )
 
 
@@ -145,7 +145,7 @@ DROPOUT_TESTS = (training_depth, dropout_per_item, dropped_stages_untouched, dro
 
 
 def _parts_by_first_codebook(quantizer: Quantizer) -> dict[int, Quantizer]:
-    """Map the first codebook of each stage or group to it; empty if one stage serves all codebooks."""
+    """Return the stages or groups by their first codebook; empty if all codebooks share one stage."""
     if isinstance(quantizer, Grouped):
         groups = [group for group in quantizer.groups if isinstance(group, Quantizer)]
         firsts = accumulate([group.num_codebooks for group in groups[:-1]], initial=0)
@@ -156,7 +156,7 @@ def _parts_by_first_codebook(quantizer: Quantizer) -> dict[int, Quantizer]:
 
 
 def _supported_depths(quantizer: Quantizer) -> list[int]:
-    """The depths that the quantizer supports. Groups cannot be cut."""
+    """The depths that the quantizer supports; the last group of a grouped quantizer must be complete."""
     if isinstance(quantizer, Grouped):
         return [*list(_parts_by_first_codebook(quantizer))[1:], quantizer.num_codebooks]
     return list(range(1, quantizer.num_codebooks + 1))
@@ -167,9 +167,9 @@ def _has_gradient(parameter: Tensor) -> bool:
 
 
 def _active_depth(quantizer: Quantizer, out: Quantized, item: int) -> int:
-    """The number of codebooks that add up to an item's values; the largest match, 0 if none matches.
+    """The largest depth whose decoded codes equal the latents of an item; 0 if there is none.
 
-    If training values differ from decoded ones, `out.active` gives the depth.
+    If training values differ from decoded values, the depth is read from `out.active`.
     """
     latents, codes = out.latents[item : item + 1], out.codes[item : item + 1]
     if quantizer.training_values_differ:

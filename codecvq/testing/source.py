@@ -1,4 +1,4 @@
-"""`PluginSource`: the plugin's code, so that a failure can point to the author's line."""
+"""`PluginSource`: the source files of a plugin, so that a failure can name a line in them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METHOD_SUFFIXES = ("", "_items", "_given")
 class PluginSource:
     """The source files of the classes, functions or modules that a plugin provides."""
 
-    def __init__(self, *brought: object) -> None:
-        self._classes: list[type] = [each for each in brought if inspect.isclass(each)]
-        self._functions: list[FunctionType] = [each for each in brought if inspect.isfunction(each)]
-        classes = [each for made in self._classes for each in made.__mro__]
+    def __init__(self, *objects: object) -> None:
+        self._classes: list[type] = [each for each in objects if inspect.isclass(each)]
+        self._functions: list[FunctionType] = [each for each in objects if inspect.isfunction(each)]
+        classes = [each for plugin_class in self._classes for each in plugin_class.__mro__]
         modules = [getattr(each, "__module__", "") for each in (*classes, *self._functions)]
         self._files = frozenset(filter(None, map(_root_path, modules)))
 
@@ -40,18 +40,21 @@ class PluginSource:
         return location
 
     def definition(self, names: Iterable[str]) -> str:
-        """The first of these methods that the plugin overrides, else its class or function."""
+        """Location of the first of these methods that the plugin overrides, else of its class or function.
+
+        Empty if there is no source.
+        """
         for name in names:
             for variant in METHOD_SUFFIXES:
-                for made in self._classes:
-                    method = inspect.getattr_static(made, name + variant, None)
+                for plugin_class in self._classes:
+                    method = inspect.getattr_static(plugin_class, name + variant, None)
                     if isinstance(method, property):
                         method = method.fget
                     code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
                     if code is not None and self._contains(code.co_filename):
                         return _format_location(code.co_filename, _line_of_def(code), code.co_name)
-        brought: list[type | FunctionType] = [*self._classes, *self._functions]
-        for each in brought:
+        objects: list[type | FunctionType] = [*self._classes, *self._functions]
+        for each in objects:
             try:
                 file, line = inspect.getsourcefile(each) or "", inspect.getsourcelines(each)[1]
             except (OSError, TypeError):  # no source: defined in a notebook, or compiled
@@ -65,9 +68,9 @@ class PluginSource:
 
 
 def _root_path(module_name: str) -> str:
-    """The folder of a third-party package or its single file; of a bundled part, the file of its module.
+    """The folder of a third-party package or its single file; for a bundled plugin, the file of the module.
 
-    Empty for code that is not a plugin's.
+    Empty for code that is not part of a plugin.
     """
     top = module_name.partition(".")[0]
     if not top or top in LIBRARY_PACKAGES[1:]:

@@ -1,4 +1,4 @@
-"""Checks of state that `update` and `set_progress` change, rather than gradients.
+"""Checks of the state that `update` and `set_progress` change without gradients.
 
 The first line of each docstring states the guarantee.
 """

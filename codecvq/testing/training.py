@@ -69,7 +69,7 @@ def gradient_at_edges(case: QuantizerCase) -> None:
 
 
 def gradient_gain(case: QuantizerCase) -> None:
-    """With straight-through, the gradient is that of an identity in place of each choice, not a multiple."""
+    """With straight-through, the gradient is the same as if each choice were the identity, not a multiple."""
     case = case.without_dropout()  # dropped stages have no gradient to compare
     quantizer, before = case.trained(), case.trained()
     latents = case.latents(2, 5).requires_grad_()
@@ -163,9 +163,9 @@ def _with_identity_choice(quantizer: Quantizer, vectors: Tensor, codes: Tensor) 
     rest = vectors  # each stage has a projection, so the gradient passes through all of them in a chain
     for n in range(quantizer.num_codebooks):
         stage = quantizer.stage(n)
-        entered = stage.to_code_space(rest)
+        bounded = stage.to_code_space(rest)
         values = stage.dequantize(codes[:, n : n + 1])
-        rest = rest - stage.project_out(entered + (values - entered).detach())
+        rest = rest - stage.project_out(bounded + (values - bounded).detach())
     return vectors - rest
 
 

@@ -23,7 +23,7 @@ ALL_CODES = 4096  # codebooks up to this size are decoded completely, larger one
 
 @about("__init__")
 def builds(case: QuantizerCase) -> None:
-    """It can be built and reports consistent `dim`, `codebook_sizes`, `strides` and `bits_per_frame`."""
+    """It can be built, with consistent `dim`, `codebook_sizes`, `strides` and `bits_per_frame`."""
     quantizer = case.build()
     sizes = quantizer.codebook_sizes
     expect(quantizer.dim == case.options["dim"], f"dim is {quantizer.dim}, not {case.options['dim']}")
@@ -38,7 +38,7 @@ def builds(case: QuantizerCase) -> None:
     bits = sum(math.log2(size) / stride for size, stride in zip(sizes, quantizer.strides, strict=True))
     expect(
         math.isclose(quantizer.bits_per_frame, bits),
-        f"bits_per_frame is {quantizer.bits_per_frame}, Σ log2 K / stride {bits}",
+        f"bits_per_frame is {quantizer.bits_per_frame}, not Σ log2 K / stride = {bits}",
     )
 
 
@@ -63,7 +63,7 @@ def shapes(case: QuantizerCase) -> None:
             _expect_codes(quantizer, quantizer.encode(latents), latents, f"{what}: encode")
             expect(
                 "perplexity" in out.metrics and "usage" in out.metrics,
-                f"{what}: metrics are {sorted(out.metrics)}",
+                f"{what}: metrics are {sorted(out.metrics)}, without perplexity or usage",
             )
 
 
@@ -145,7 +145,7 @@ def dequantize_matches_quantize(case: QuantizerCase) -> None:
 
 @about("dequantize")
 def every_code_decodes(case: QuantizerCase) -> None:
-    """Every code of every codebook decodes to finite values, identically each time."""
+    """Every code (a sample above 4,096) decodes to finite values, identically each time."""
     quantizer = case.trained().eval()
     smallest = min(quantizer.codebook_sizes)
     count = min(ALL_CODES, max(quantizer.codebook_sizes))
@@ -166,7 +166,7 @@ def every_code_decodes(case: QuantizerCase) -> None:
 
 
 def empty_input(case: QuantizerCase) -> None:
-    """T = 0 and B = 0 work, in training and in eval; losses are 0 and the state does not change."""
+    """T = 0 and B = 0 work, in training and in eval; losses are 0."""
     for batch, frames in ((2, 0), (0, 5)):
         for name, quantizer in case.new_and_trained():
             for mode in (True, False):
@@ -261,7 +261,7 @@ TESTS = (
 
 @torch.no_grad()
 def _expect_method_shapes(quantizer: Quantizer, latents: Tensor) -> None:
-    """Check what the author's methods return, before anything else depends on it."""
+    """Check the results of the plugin's own methods, before other checks depend on them."""
     vectors = quantizer.to_code_space(latents.transpose(1, 2).flatten(0, 1))
     context = Context.of_one_item(len(vectors), vectors.device)
     expect(

@@ -178,7 +178,7 @@ def read_card(folder: Path) -> Card:
 
 def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec) -> None:
     """Raise TokensError if the stored card belongs to another job than the current one of `codec`."""
-    # The stored hash may be of an earlier kind that the codec still matches.
+    # The hash may be stored in an earlier format that the codec still matches.
     books = stored if codec.matches_codebooks(stored.codebooks_sha256) else current
     weights = stored if codec.matches_weights(stored.weights_sha256) else current
     comparisons = [
@@ -193,7 +193,7 @@ def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec)
     for name, old, new in comparisons:
         if old != new:
             raise TokensError(
-                f"{folder} holds tokens of another job: its {name} is {old}, but now it is {new}. "
+                f"{folder} contains tokens of another job: its {name} is {old}, but now it is {new}. "
                 "Give another folder, or remove this one to start again."
             )
 

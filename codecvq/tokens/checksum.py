@@ -1,6 +1,6 @@
 """A checksum of the values of a batch of rows, independent of their encoding in Parquet.
 
-The page checksums of Parquet do not cover the page headers.
+It is stored in addition to the page checksums of Parquet, which do not cover the page headers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def batch_checksum(batch: pa.RecordBatch) -> int:
     """Return the CRC-32 of names and values of all columns. Column types must be those of `storable_type`."""
     crc = zlib.crc32(json.dumps(batch.schema.names).encode())
     for column in batch.columns:
-        crc = _add(crc, column)
+        crc = _updated_crc(crc, column)
     return crc
 
 
-def _add(crc: int, array: pa.Array) -> int:
+def _updated_crc(crc: int, array: pa.Array) -> int:
     import pyarrow as pa
 
     kind = array.type
@@ -31,10 +31,10 @@ def _add(crc: int, array: pa.Array) -> int:
         crc = zlib.crc32(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).data, crc)
     if pa.types.is_struct(kind):
         for child in array.flatten():
-            crc = _add(crc, child)
+            crc = _updated_crc(crc, child)
         return crc
     if pa.types.is_list(kind):
-        return _add(zlib.crc32(_lengths(array), crc), array.flatten())
+        return _updated_crc(zlib.crc32(_lengths(array), crc), array.flatten())
     if pa.types.is_string(kind) and len(array):
         offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset :][: len(array) + 1]
         text = memoryview(array.buffers()[2] or b"")[offsets[0] : offsets[-1]]

@@ -1,4 +1,4 @@
-"""Manifest columns of a token dataset: values in a writable form, and the type of each column.
+"""Manifest columns of a token dataset: values with valid UTF-8, and the type of each column.
 
 All values are checked before the first clip is read, so that an invalid one cannot stop a job after hours.
 """
@@ -133,7 +133,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _value(clip: Clip, column: str, value: Any, depth: int = 0) -> Any:
-    """Return the value with all of its strings in a writable form."""
+    """Return the value with its strings as valid UTF-8; raises TokensError if it is too long or deep."""
     if isinstance(value, str):
         if len(value) > MAX_CHARACTERS:
             raise TokensError(

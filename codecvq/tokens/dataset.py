@@ -19,7 +19,7 @@ from codecvq.tokens.shard import SHARD_NAME, Shard, shard_name
 
 
 class TokenDataset:
-    """The rows of a token dataset, in order. Supports iteration, `len`, and access by id."""
+    """The rows of a token dataset (see `read_tokens`), in order. Supports iteration, `len`, access by id."""
 
     def __init__(self, folder: str | Path, shards: Sequence[Shard], card: Card) -> None:
         self.folder = Path(folder)
@@ -114,7 +114,7 @@ def missing_shards(folder: Path, card: Card) -> int:
 
 
 def read_tokens(folder: str | Path) -> TokenDataset:
-    """Open the token dataset in a folder; raises TokensError if shards are missing or of another codec."""
+    """Open the token dataset in a folder; raises TokensError if shards are missing or of another dataset."""
     folder = Path(folder)
     card = read_card(folder)
     missing = missing_shards(folder, card)

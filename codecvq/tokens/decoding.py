@@ -160,7 +160,7 @@ def _decode(codec: AudioCodec, row: TokenRow) -> npt.NDArray[np.float32]:
 
     if row.num_samples > MAX_AUDIO_S * codec.sample_rate:
         raise TokensError(
-            f"it holds {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, but at most "
+            f"it contains {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, but at most "
             f"{MAX_AUDIO_S / 3600:g} are decoded at once."
         )
     codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]

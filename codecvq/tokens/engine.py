@@ -110,7 +110,7 @@ def tokenize(
     unusable, becomes a line in `failures.jsonl`, and the job continues. `batch_seconds` limits the audio of a
     batch, including padding. `shard=(i, n)` processes every n-th shard, starting at i.
 
-    Raises TokensError if the folder holds tokens of another job, and if no clip could be tokenized.
+    Raises TokensError if the folder contains tokens of another job, and if no clip could be tokenized.
     Raises FolderInUse if another process works on the same shards.
     """
     folder = Path(folder)
@@ -169,7 +169,7 @@ def _prepare_folder(folder: Path, card: Card, codec: AudioCodec) -> Card:
         return existing
     if any((folder / "data").glob("[!.]*.parquet")):
         raise TokensError(
-            f"{folder}/data holds shards, but {folder} has no {cards.CARD_NAME}. Give another folder."
+            f"{folder}/data contains shards, but {folder} has no {cards.CARD_NAME}. Give another folder."
         )
     (folder / "data").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / cards.CARD_NAME, card.to_json())
@@ -305,7 +305,10 @@ def _failure(clip: Clip, error: Exception) -> TokenFailure:
 
 
 def _finish(folder: Path, card: Card, plan: Plan) -> None:
-    """Write the files about the whole dataset: failures, statistics, and last the README."""
+    """Write the files about the whole dataset: failures, statistics, and last the README.
+
+    Raises TokensError if the dataset has no row.
+    """
     histograms = [Histogram(size) for size in card.codebook_sizes]
     samples = frames = 0
     rows = dict.fromkeys(card.job.shards, 0)

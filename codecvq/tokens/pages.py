@@ -16,7 +16,7 @@ from codecvq.tokens.compact_protocol import I32, STRUCT, CompactReader
 from codecvq.tokens.footer import ColumnChunk
 
 MAX_TEXT_BYTES = 1 << 29  # limit for a column of a row group if every value were the longest text
-_MAX_HEADER_BYTES = 1 << 16  # bytes
+_MAX_HEADER_BYTES = 1 << 16
 _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_2 = 0, 2, 3
 _KIND_FIELD = {_DATA_PAGE: 5, _DICTIONARY_PAGE: 7, _DATA_PAGE_2: 8}  # page kind -> field of the page header
 _NUM_VALUES, _ENCODING = 1, {_DATA_PAGE: 2, _DICTIONARY_PAGE: 2, _DATA_PAGE_2: 4}  # fields of these structs
@@ -95,7 +95,7 @@ class _Page:
             values, encoding = part[_NUM_VALUES, I32], part[_ENCODING[kind], I32]
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError("a page header cannot be read") from error
-        more_than_bytes = kind == _DICTIONARY_PAGE and values > uncompressed
-        if min(uncompressed, compressed, values) < 0 or more_than_bytes or encoding not in _ENCODINGS:
+        too_many_values = kind == _DICTIONARY_PAGE and values > uncompressed
+        if min(uncompressed, compressed, values) < 0 or too_many_values or encoding not in _ENCODINGS:
             raise ValueError(f"a page has encoding {encoding}, {values} values in {compressed} bytes")
         return cls(kind, at + reader.offset, compressed, uncompressed, values)

@@ -130,7 +130,7 @@ def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
         shape = list(codes.shape)
         return f"the codec returned shape {shape} for {num_samples} samples, not {[books, frames]}"
     if codes.size > MAX_CODES:
-        return f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Cut the recording"
+        return f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Split the clip"
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
             return f"the codec returned a code outside the {size} entries of codebook {book}"
@@ -229,7 +229,7 @@ class RowGroup:
             LookupError,
         ) as error:  # for example invalid dates or time zones
             raise TokensError(
-                f"{self.origin} holds values that cannot be read ({error}). {REWRITE_ADVICE}"
+                f"{self.origin} contains values that cannot be read ({error}). {REWRITE_ADVICE}"
             ) from error
         return self.batch.column("num_samples").to_pylist(), self.batch.column("source").to_pylist(), columns
 
@@ -343,6 +343,6 @@ class _Codes:
         return np.bincount(self._row_of[lists], minlength=len(self.books)) > 0
 
 
-def _numpy(array: pa.Array, for_null: float | None = None) -> npt.NDArray[Any]:
-    filled = array.fill_null(for_null) if for_null is not None and array.null_count else array
+def _numpy(array: pa.Array, null_value: float | None = None) -> npt.NDArray[Any]:
+    filled = array.fill_null(null_value) if null_value is not None and array.null_count else array
     return filled.to_numpy(zero_copy_only=False)

@@ -126,8 +126,8 @@ def write_parquet(
         FAILURES_KEY: failed,
         CHECKSUMS_KEY: sums.model_dump_json().encode(),
     }
-    labelled = schema_of(card, columns).with_metadata(footer)
-    with pq.ParquetWriter(sink, labelled, compression="zstd", write_page_checksum=True) as writer:
+    schema = schema_of(card, columns).with_metadata(footer)
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for group in groups:  # no group if all clips failed: the Hugging Face reader fails on an empty one
             table = pa.Table.from_batches([group]).replace_schema_metadata(footer)
             writer.write_table(table, row_group_size=len(table))
@@ -271,7 +271,7 @@ def _damaged_error(path: Path, what: object) -> TokensError:
 
 
 def _groups_problem(groups: Sequence[RowGroupMetadata]) -> str:
-    """Return the first row group with an invalid number of rows or too much memory use, or ""."""
+    """Describe the first row group with an invalid number of rows or too much memory use; "" if none."""
     for index, group in enumerate(groups):
         if not 0 < group.num_rows <= ROW_GROUP:
             return f"row group {index} has {group.num_rows} rows; 1 to {ROW_GROUP} are read"
@@ -282,11 +282,11 @@ def _groups_problem(groups: Sequence[RowGroupMetadata]) -> str:
     return ""
 
 
-def _size_problem(columns: Sequence[ColumnChunk], free: int) -> str:
+def _size_problem(columns: Sequence[ColumnChunk], base: int) -> str:
     size = sum(column.compressed for column in columns)
     values = sum(column.num_values for column in columns)
     unpacked = sum(column.uncompressed for column in columns)
-    if values > free + VALUES_PER_BYTE * size or unpacked > BASE_BYTES + UNPACKED_PER_BYTE * size:
+    if values > base + VALUES_PER_BYTE * size or unpacked > BASE_BYTES + UNPACKED_PER_BYTE * size:
         return f"claims {values:,} values and {unpacked:,} bytes in {size:,} bytes"
     return ""
 

@@ -1,8 +1,8 @@
 """Codec2, David Rowe's speech coder for radio, through its programs `c2enc` and `c2dec`; 8 kHz sample rate.
 
 The bit rate counts the bits of the mode. The program pads each frame to whole bytes (the 52 bits of mode 1300
-to 7 bytes), which a radio does not transmit. The frames that contain the clip count. Silence is appended at
-the encoder's input, so that the last frame is complete and the decoder's delay is flushed. Without it the
+to 7 bytes), which a radio does not transmit. Only the frames that contain the clip count. Silence is appended
+at the encoder's input, so that the last frame is complete and the decoder's delay is flushed. Without it the
 output ends in digital silence, which lowers DNSMOS by 0.08.
 
 The delay is removed as a constant per mode: the value with the highest mean STOI over twenty clips, in steps

@@ -1,4 +1,4 @@
-"""The original clip at 16 bits per sample: the upper end of each scale, and the DNSMOS of the recording."""
+"""The original clip at 16 bits per sample: the best score of each metric, and its own DNSMOS."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
         reference="https://packages.debian.org/source/stable/asterisk-core-sounds",
         licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru)",
         install="apt-get install asterisk-core-sounds-{en,es,fr,it,ru}{-g722,}; or, without being root: "
-        "apt-get download the same, dpkg-deb -x each into one folder, and give that folder as root.",
+        "apt-get download the same packages, dpkg-deb -x each into one folder, and give that folder as root.",
     )
     yield CorpusSpec(
         name="festvox_ru",
@@ -68,6 +68,6 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
         summary="three hours of dialogue between two fish by actors, Czech and Dutch",
         reference="https://packages.debian.org/stable/fillets-ng-data-cs",
         licence="GPL-2.0-only",
-        install="apt-get install fillets-ng-data-{cs,nl}; or, without being root: apt-get download the same, "
-        "dpkg-deb -x each into one folder, and give that folder as root.",
+        install="apt-get install fillets-ng-data-{cs,nl}; or, without being root: apt-get download the same "
+        "packages, dpkg-deb -x each into one folder, and give that folder as root.",
     )

@@ -1,8 +1,8 @@
 """The Asterisk telephone prompts of Debian's `asterisk-core-sounds-*-g722`: five speakers, one per language.
 
 Each voice has a folder of G.722 files (64 kbit/s, 16 kHz, full band up to 8 kHz). Another package has the
-list of texts. Beeps, tones, silences, the screaming monkeys and prompts shorter than `MIN_DURATION_S` are
-excluded.
+list of texts. Beeps, tones, silences, animal sounds (`tt-monkeys`) and prompts shorter than `MIN_DURATION_S`
+are excluded.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def clips(root: Path | None = None) -> Iterator[Clip]:
 
 
 def find_sounds(root: Path) -> Path:
-    """The folder with the voices' folders, at or below `root`. Raises CorpusError if there is none."""
+    """Return the folder that contains the folders of the voices. Raises CorpusError if `root` has none."""
     for below in (".", "asterisk/sounds", "usr/share/asterisk/sounds", "share/asterisk/sounds", "sounds"):
         if any((root / below / voice.folder).is_dir() for voice in VOICES):
             return root / below
@@ -142,7 +142,7 @@ def _length_s(path: Path) -> float | None:
 
 
 def _assign_split_keys(clips: list[Clip]) -> Iterator[Clip]:
-    """Yield the clips; clips with the same words share a split key, so that no training text is tested.
+    """Yield the clips; equal words give the same split key, so that no training text is tested.
 
     The key is the id of the first such clip, or of a held-out one if there is any.
     """

@@ -26,7 +26,7 @@ MIN_DURATION_S = 0.3
 DESCRIPTION_NAME = re.compile(r"(.+)_desc(?:_(\w+))?")  # "cat_desc_fr": the French description of cat.png
 CLIPPED_LANGUAGES = frozenset({"es"})  # Tux Paint's Spanish: a tenth of its samples are at the limit
 
-#: By the second part of a file's name, from Czech malá (small) and velká (big): "vit-m-nebo".
+#: Letter in a file name such as "vit-m-nebo" -> speaker; from Czech malá (small) and velká (big).
 FISH_SPEAKERS = {"m": "small_fish", "v": "big_fish"}
 OTHER_SPEAKERS = "others"
 SPOKEN_LANGUAGES = frozenset({"cs", "nl"})
@@ -84,7 +84,7 @@ def _by_language(game: str, folder: Path) -> Iterator[Recording]:
 def _descriptions(folder: Path) -> Iterator[Recording]:
     for path in find_audio_files(folder):
         named = DESCRIPTION_NAME.fullmatch(path.stem)
-        language = (named[2] or "en") if named else ""  # no name of this kind: what the thing sounds like
+        language = (named[2] or "en") if named else ""  # other files are sound effects
         if named and language not in CLIPPED_LANGUAGES:
             text = _stamp_text(path.with_name(f"{named[1]}.txt"), language)
             yield Recording(path, language.replace("_", "-"), f"tuxpaint/{language}", text)

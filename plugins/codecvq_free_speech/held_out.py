@@ -1,12 +1,12 @@
-"""Clips that are never used for training or tuning: their split is "test", whatever their hash.
+"""Clips that are never used for training or tuning: their split is always "test", without a hash.
 
-They belong to a fixed comparison set of twenty clips on which codecs of several makers were measured; these
-are the ones that come from these corpora. (The other clips are by the Italian speaker below, or by speakers
-in no corpus here.) The comparison is valid only while codecs have not seen these clips. Clips of the same
-speaker with the same words are held out too.
+They belong to a fixed comparison set of twenty clips, on which codecs from several sources were measured.
+`HELD_OUT` lists its clips from these corpora. (The other clips are by the Italian speaker below, or by
+speakers in no corpus here.) The comparison is valid only for codecs that were not trained on these clips.
+Clips of the same speaker with the same words are held out too.
 
-The recordings of the nine prompts occur nowhere else: 0.6 s windows of each were slid over every clip of its
-speaker. The largest correlation with another clip is 0.81, two voiced sounds of one voice; a copy gives 1.
+The nine Asterisk prompts occur in no other clip: 0.6 s windows of each were correlated with every clip of its
+speaker. The largest correlation with another clip is 0.81 (two voiced sounds of one voice); a copy gives 1.
 """
 
 from __future__ import annotations

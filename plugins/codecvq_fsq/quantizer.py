@@ -8,9 +8,9 @@ The original bound (appendix A.1 of the paper) shifts even L by half a level, so
 k/⌊L/2⌋ - 1. The paper's listing differs from this implementation in two points. It has tan in place of atanh;
 only atanh maps 0 to 0. It scales the range by 1 - ε; 1 + ε also works for L = 2.
 
-With `noise_dropout` p, a training vector gets, with probability p, uniform noise as wide as a level instead
-of rounding (arXiv:2411.19842 uses one half of each). The decoder then gets errors of the same size everywhere
-between the levels, and the gradient of these vectors is exact. Codes do not change.
+With `noise_dropout` p, a training vector gets, with probability p, uniform noise as wide as the distance of
+two levels instead of rounding (arXiv:2411.19842 uses one half of each). The decoder then gets errors of the
+same size everywhere between the levels, and the gradient of these vectors is exact. Codes do not change.
 
 The code of a vector is the mixed-radix number Σ k_j Π_{i<j} L_i, with the first channel fastest. It is
 computed from the integers k_j, not from the values, and is exact up to 2^62. Up to 2^52 it is computed in
@@ -35,7 +35,7 @@ EPSILON = 1e-3  # of the original bound: makes tanh reach the last level at a fi
 
 
 class FSQ(Quantizer):
-    """Channels rounded to `levels` values each; `num_codebooks` such codes next to each other.
+    """Each channel is rounded to one of its `levels`. Each of `num_codebooks` codebooks has its own channels.
 
     Args: `levels` one L per channel of a codebook, with a projection if `len(levels) * num_codebooks` is not
     `dim`; `bound` "symmetric" or "original"; `noise_dropout` the probability that a training vector gets
@@ -47,7 +47,7 @@ class FSQ(Quantizer):
     radix: Tensor  # [d] int64: product of the preceding levels
     last: Tensor  # [d] float32, L - 1
     middle: Tensor  # [d] float32, (L - 1)/2
-    weights: Tensor  # [d] float64, the radix where float64 is exact
+    weights: Tensor  # [d] float64, the same as `radix`
 
     def __init__(
         self,
@@ -121,8 +121,8 @@ class FSQ(Quantizer):
         if math.prod(self.level_counts) > MAX_EXACT_CODE:
             return (codes[..., None] // self.radix % self.levels).double()
         levels = self.levels.double()
-        above = (codes[..., None].double() / self.weights).floor()
-        return above - (above / levels).floor() * levels
+        quotient = (codes[..., None].double() / self.weights).floor()
+        return quotient - (quotient / levels).floor() * levels
 
     @torch.no_grad()
     def _add_noise(self, vectors: Tensor, values: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 With logits t_k the bits of a vector are independent, P(bit k = 1) = p_k = sigmoid(t_k). The entropy of one
 vector's code is a sum over bits, O(d). The mean distribution over all 2^d codes is A Bᵀ / M, where A and B
-contain each vector's distribution over the codes of the lower and of the upper half of the bits. Vectors lie
-along the last axis, so that every step runs over long rows.
+contain each vector's distribution over the codes of the lower and of the upper half of the bits. Vectors are
+along the last axis, so that every operation works on long rows in memory.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _code_distributions(logits: Tensor) -> Tensor:
     return table
 
 
-def _entropy(shares: Tensor) -> Tensor:
-    return -(shares * shares.clamp(min=MIN_PROBABILITY).log()).sum()
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp(min=MIN_PROBABILITY).log()).sum()
 
 
 def _vector_count(logits: Tensor, reduce_sum: Reduction) -> Tensor:

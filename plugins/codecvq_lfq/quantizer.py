@@ -4,9 +4,9 @@ Each channel is quantized to its sign:
 
     value = s sign x, sign 0 = +1        code = Σ_k [x_k >= 0] 2^k        t_k = 4 x_k / (s τ)
 
-Codes are ±s in every channel, so |x - c|² = const - 2 x·c. Soft assignment by distance with temperature s² τ
-makes the bits independent, with logits t_k. Dividing by the scale s gives τ the same meaning at every
-residual stage. The loss
+The scale s is 1 for LFQ and 1/√bits for BSQ. Values c are ±s in every channel, so |x - c|² = const - 2 x·c.
+Soft assignment by distance with temperature s² τ makes the bits independent, with logits t_k. Dividing by the
+scale s gives τ the same meaning at every residual stage. The loss
 
     w_entropy (H_sample - w_diversity H_codebook)
 
@@ -27,11 +27,11 @@ from codecvq.quantizer import sum_over_ranks
 from codecvq_lfq.entropy import codebook_entropy, sample_entropy
 
 MIN_NORM = 1e-2  # bsq: shorter vectors are not scaled to length 1, which limits the gradient gain to 100
-MAX_EXACT_BITS = 53  # float64 represents all integers of so many bits
+MAX_EXACT_BITS = 53  # float64 represents all integers of up to this many bits
 
 
 class LFQ(Quantizer):
-    """The signs of `bits` channels; `num_codebooks` such codes next to each other.
+    """The signs of `bits` channels form one code. Each of `num_codebooks` codebooks has its own channels.
 
     Args: `temperature` τ in units of the code's scale; `soft_clamp` c bounds the input to c tanh(x/c), None
     does not bound it.
@@ -99,7 +99,7 @@ class LFQ(Quantizer):
         Entropies are computed per codebook and averaged.
         """
         logits = rearrange(vectors * (4 / (self.scale * self.temperature)), "m (n d) -> n d m", d=self.bits)
-        # In eval a process may run alone, so there is no reduction.
+        # In eval, one process may run without the others, so there is no reduction.
         reduce_sum = sum_over_ranks if self.training else _without_reduction
         per_sample = torch.stack([sample_entropy(part, reduce_sum) for part in logits]).mean()
         of_codebook = torch.stack([codebook_entropy(part, reduce_sum) for part in logits]).mean()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 SAMPLE_RATE = 16_000  # Hz
-COLUMNS = {  # ours -> the package's
+COLUMNS = {  # column of the metric -> key of speechmos
     "dnsmos": "ovrl_mos",
     "dnsmos_sig": "sig_mos",
     "dnsmos_bak": "bak_mos",

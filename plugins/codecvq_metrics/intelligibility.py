@@ -22,14 +22,14 @@ Score = Callable[[np.ndarray, np.ndarray, int], dict[str, float]]
 
 
 def plain() -> Score:
-    """STOI (`stoi`): 0 to 1, monotone in the share of words understood."""
+    """STOI (`stoi`): about 0 to 1; increases with the share of words understood."""
     return lambda reference, decoded, sample_rate: {
         "stoi": score(reference, decoded, sample_rate, extended=False)
     }
 
 
 def extended() -> Score:
-    """ESTOI (`estoi`): STOI that also reacts to temporal fluctuations; always somewhat lower than STOI."""
+    """ESTOI (`estoi`): STOI that also reacts to temporal fluctuations; usually lower than STOI."""
     return lambda reference, decoded, sample_rate: {
         "estoi": score(reference, decoded, sample_rate, extended=True)
     }

@@ -1,6 +1,6 @@
 """The scale-invariant signal-to-distortion ratio of Le Roux et al. (arXiv:1811.02508, eq. 3), in dB.
 
-With reference s and decoded d, the target is a s, a = <d, s> / <s, s>: the projection of d on the reference.
+With reference s and decoded d, the target is a s with a = <d, s> / <s, s>: the projection of d on s.
 The ratio is 10 log10(|a s|² / |d - a s|²), which does not depend on the gain of d. No mean is subtracted: an
 offset counts as distortion.
 

@@ -36,7 +36,7 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
         samples = resample(signal, sample_rate, SAMPLE_RATE)
         if samples.size < MIN_DURATION_S * SAMPLE_RATE:
             raise MetricUndefined(
-                f"{samples.size / SAMPLE_RATE:.3f} s are shorter than the {MIN_DURATION_S} s of a voice"
+                f"the {name} has {samples.size / SAMPLE_RATE:.3f} s, but a voice needs {MIN_DURATION_S} s"
             )
         if np.abs(samples).max() < SILENCE_LEVEL:
             raise MetricUndefined(f"the {name} is silent")
@@ -44,8 +44,8 @@ def make() -> Callable[[np.ndarray, np.ndarray, int], dict[str, float]]:
         return encoder.embed_utterance(samples * (RMS_LEVEL / np.sqrt(np.square(samples).mean())))
 
     def similarity(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
-        both = voice("reference", reference, sample_rate) @ voice("decoded clip", decoded, sample_rate)
-        return {"speaker_similarity": min(1.0, float(both))}  # rounding may exceed 1
+        cosine = voice("reference", reference, sample_rate) @ voice("decoded clip", decoded, sample_rate)
+        return {"speaker_similarity": min(1.0, float(cosine))}  # rounding may exceed 1
 
     return similarity
 

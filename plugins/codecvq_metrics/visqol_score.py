@@ -28,7 +28,9 @@ def make() -> Score:
     from visqol.api import VisqolApi
 
     api = VisqolApi()
-    api.create(mode="speech", use_lattice_model=True)  # None would fall back with a warning only
+    api.create(
+        mode="speech", use_lattice_model=True
+    )  # with None it may use the polynomial, with only a warning
 
     def visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> dict[str, float]:
         original, samples = (resample(signal, sample_rate, SAMPLE_RATE) for signal in (reference, decoded))

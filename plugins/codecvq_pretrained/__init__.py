@@ -13,7 +13,7 @@ SPECS = (
         name="speech-16k",
         folder="speech_16k",
         summary="speech, 16 kHz, trained on nine hours of free speech",
-        licence="Apache-2.0; see the card for the data's",
+        licence="Apache-2.0; for the data see the card",
         card="speech_16k/README.md",
     ),
 )
@@ -34,5 +34,6 @@ def codecvq_corpora() -> Iterator[CorpusSpec]:
         summary="sixty test clips of asterisk and festvox_ru, grouped into seen and unseen speakers",
         licence="CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru), BSD-like (festvox-ru)",
         install="apt-get install asterisk-core-sounds-{en,es,fr,it,ru}{-g722,} festvox-ru; or, without being "
-        "root: apt-get download the same, dpkg-deb -x each into one folder, and give that folder as root.",
+        "root: apt-get download the same packages, dpkg-deb -x each into one folder, and give that folder as "
+        "root.",
     )

@@ -7,9 +7,9 @@ The digits are those of one integer,
 
     m = floor((x'/c + 1)/2 · L^n)        k_i = floor(m / L^(n-1-i)) mod L
 
-computed in float64: subtracting stage after stage in float32 loses digits from the fifth on. The first n
-digits give the index m_n = floor(m / L^(N-n)) of the cell, of L^n, that contains x'. Their stages sum to the
-middle of that cell,
+computed in float64: subtracting stage after stage in float32 loses digits from the fifth on. With n digits,
+the range of x' has L^n cells. The first n digits give the index m_n = floor(m / L^(N-n)) of the cell that
+contains x'. Their stages sum to the middle of that cell,
 
     c ((2 m_n + 1) / L^n - 1)
 
@@ -30,7 +30,7 @@ from codecvq.quantizer import Context, Residual, Step, Terms, to_device
 
 
 class ResidualFSQ(Residual):
-    """`num_codebooks` digits of an FSQ with `levels`; `dropout` works as in every residual quantizer."""
+    """`num_codebooks` stages of FSQ with `levels`; `dropout` works as in every residual quantizer."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class ResidualFSQ(Residual):
         """Compute all digits at once. With dropout, values are the middles of cells at each depth."""
         if context.parts:
             return super().step(vectors, context, depth)
-        entered = self.to_code_space(vectors)
+        bounded = self.to_code_space(vectors)
         with torch.no_grad():
-            cells = self._cells(entered, depth)
+            cells = self._cells(bounded, depth)
             codes, values = self._codes(cells), self._middle(cells[-1], depth)
             active: Tensor | None = None
             if self.training and self.dropout > 0:
@@ -97,10 +97,10 @@ class ResidualFSQ(Residual):
                 codes = codes.where(active, 0)
                 cell = cells.gather(0, (depths - 1).expand_as(values)[None])[0]
                 values = self._middle(cell, depths)
-        return Step(self.project_out(self.apply_estimator(entered, values)), codes, Terms(), [], active)
+        return Step(self.project_out(self.apply_estimator(bounded, values)), codes, Terms(), [], active)
 
     def _cells(self, vectors: Tensor, depth: int) -> Tensor:
-        """Index of the cell, of L^n, that contains each channel of x', for n = 1 … depth.
+        """Index of the cell that contains each channel of x', among L^n cells, for n = 1 … depth.
 
         Shapes: `[M, D]` -> integers stored as float64 `[depth, M, D]`.
         """

@@ -127,9 +127,10 @@ def _build_map(given: nn.Module | str | None, dim: int) -> nn.Module:
     with torch.no_grad():
         probe = copy.deepcopy(module).eval()(torch.zeros(2, dim))
     if not isinstance(probe, Tensor) or probe.shape != (2, dim):
-        made = list(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
+        returned = list(probe.shape) if isinstance(probe, Tensor) else type(probe).__name__
         raise OptionError(
-            f"simvq: map returns {made} for [2, {dim}]; it must preserve the shape [K, {dim}] of codewords"
+            f"simvq: map returns {returned} for [2, {dim}]; it must preserve the shape [K, {dim}] of "
+            "codewords"
         )
     return module
 
@@ -140,8 +141,8 @@ def _map_class(name: str) -> type[nn.Module]:
     Nothing is imported, because the name may come from an untrusted config.json, and only subclasses of
     torch.nn.Module are accepted. Raises OptionError otherwise.
     """
-    where, _, attribute = name.partition(":")
-    modules = [sys.modules.get(where), *registry().plugins_of(where)]
+    plugin_name, _, attribute = name.partition(":")
+    modules = [sys.modules.get(plugin_name), *registry().plugins_of(plugin_name)]
     map_class = next((getattr(module, attribute) for module in modules if hasattr(module, attribute)), None)
     if not (isinstance(map_class, type) and issubclass(map_class, nn.Module)):
         raise OptionError(

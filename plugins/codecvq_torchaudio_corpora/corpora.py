@@ -27,7 +27,8 @@ VCTK_MICROPHONE = "mic2"  # as torchaudio chooses; mic1 has low-frequency noise 
 def libritts(root: Path | None = None) -> Iterator[Clip]:
     """Yield every utterance of the subsets below `root`/LibriTTS.
 
-    The official dev and test subsets become validation and test. Raises CorpusError if the download fails.
+    If there is no folder LibriTTS, downloads train-clean-100 (8 GB). The official dev and test subsets become
+    validation and test. Raises CorpusError if the download fails.
     """
     folder = _find_or_download(root, "LibriTTS", _download_libritts, "LibriTTS train-clean-100 (8 GB)")
     for subset in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -64,7 +65,7 @@ def ljspeech(root: Path | None = None) -> Iterator[Clip | ClipFailure]:
 def vctk(root: Path | None = None) -> Iterator[Clip]:
     """Yield every utterance of `root`/VCTK-Corpus-0.92, recorded by its second microphone.
 
-    A few speakers lack text or that microphone.
+    A few speakers have no text, which is then empty, or no second microphone and so no clips.
     """
     folder = _find_or_download(root, "VCTK-Corpus-0.92", _download_vctk, "VCTK 0.92 (11 GB)")
     for path in sorted((folder / "wav48_silence_trimmed").glob(f"*/*_{VCTK_MICROPHONE}.flac")):

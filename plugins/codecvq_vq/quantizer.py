@@ -7,9 +7,9 @@ A.1 of the paper) a codeword is the mean of the vectors that chose it:
 
     n_k <- d n_k + (1 - d) count_k        e_k <- (d n_k e_k + (1 - d) sum_k) / n_k
 
-A dead codeword is replaced together with its usage. (encodec's code overwrites the replaced codeword in the
-same call.) A codeword is dead if it is used less than `dead_code_threshold` times the uniform usage, so the
-threshold does not depend on the batch size.
+A dead codeword and its usage are replaced together. (In encodec's code, the moving average overwrites the new
+codeword in the same call.) A codeword is dead if it is used less than `dead_code_threshold` times the uniform
+usage, so the threshold does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -173,15 +173,15 @@ class VQ(Quantizer):
         all_vectors = gather_rows(vectors)
         if len(all_vectors) == 0:
             return
-        even = self.usage.mean()
-        most = max(1, int(MAX_REPLACED_SHARE * len(self.usage)))
-        use, least = self.usage.topk(min(most, len(all_vectors)), largest=False)
-        dead = use < self.dead_code_threshold * even
+        mean_usage = self.usage.mean()
+        max_replaced = max(1, int(MAX_REPLACED_SHARE * len(self.usage)))
+        usage, index = self.usage.topk(min(max_replaced, len(all_vectors)), largest=False)
+        dead = usage < self.dead_code_threshold * mean_usage
         self.replaced = dead.sum().float()
-        pick = to_device(_sample_indices(len(all_vectors), len(least), self.generator), vectors.device)
+        drawn = to_device(_sample_indices(len(all_vectors), len(index), self.generator), vectors.device)
         # .data: a pending backward pass is unaffected, because no vector chose these codewords
-        self.codebook.data[least] = torch.where(dead[:, None], all_vectors[pick], self.codebook.data[least])
-        self.usage[least] = torch.where(dead, even, use)
+        self.codebook.data[index] = torch.where(dead[:, None], all_vectors[drawn], self.codebook.data[index])
+        self.usage[index] = torch.where(dead, mean_usage, usage)
 
 
 def _kmeans(vectors: Tensor, size: int, generator: torch.Generator | None) -> Tensor:

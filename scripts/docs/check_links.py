@@ -21,7 +21,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def main(site: str) -> int:
-    """Return the exit code of linkchecker: 0 if every link has its target."""
+    """Return the exit code of linkchecker: 0 if every link works."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         program = Path(sys.executable).parent / "linkchecker"

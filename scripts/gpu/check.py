@@ -162,7 +162,7 @@ def jobs(check: CheckRun) -> Iterator[tuple[str, str, float, Callable[[], dict[s
 
 
 def run_tests(check: CheckRun) -> dict[str, Any]:
-    """Run the tests marked gpu; the counts, and the names of failed tests."""
+    """Run the tests marked gpu; returns the counts, and the names of failed tests."""
     report = check.out / "tests.txt"
     command = [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     command += ["tests/gpu", "-m", "gpu and not slow"]
@@ -269,7 +269,7 @@ def codec_speed(check: CheckRun, batch: int) -> dict[str, Any]:
 
 
 def median_s(device: torch.device, do: Callable[[], Any], repeats: int = 5) -> float:
-    """Median seconds of a call, from an idle device to an idle device; the first call is not counted."""
+    """Median seconds of a call, between two synchronizations; the first call is not counted."""
     times = []
     for _ in range(repeats + 1):
         synchronize(device)

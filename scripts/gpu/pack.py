@@ -60,9 +60,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--coding", choices=("opus", "flac"), default="opus", help="default: %(default)s")
     parser.add_argument("--bitrate", type=int, default=30000, help="of Opus, bit/s; default: %(default)s")
     parser.add_argument(
-        "--limit-mib", type=float, default=30.0, help="size of a folder; default: %(default)s"
+        "--limit-mib", type=float, default=30.0, help="maximum size of a folder; default: %(default)s"
     )
-    parser.add_argument("--most-parts", type=int, default=5, help="of speech; default: %(default)s")
+    parser.add_argument(
+        "--most-parts", type=int, default=5, help="maximum number of speech folders; default: %(default)s"
+    )
     parser.add_argument("--only", choices=("wheels", "speech"), help="pack only these")
     parser.add_argument("--python", help="a Python 3.12 that builds wheels; default: the first one found")
     return parser.parse_args()

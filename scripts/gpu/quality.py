@@ -59,14 +59,15 @@ def main() -> None:
     originals = open_corpus(names, root=options.root)
     packed = open_corpus(manifest=options.packed / "clips" / "manifest.jsonl")
     print(
-        "| corpus | kbit/s | PESQ-WB: mean | least | SNR, dB | equal | delay |\n|---|---|---|---|---|---|---|"
+        "| corpus | kbit/s | PESQ-WB: mean | lowest | SNR, dB | equal | delay |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for name, pairs in draw_pairs(originals, packed, options.clips).items():
         print(table_row(name, [score(original, packed_clip) for original, packed_clip in pairs]), flush=True)
 
 
 def draw_pairs(originals: Corpus, packed: Corpus, count: int) -> dict[str, list[tuple[Clip, Clip]]]:
-    """Map the name of a corpus to pairs of original and packed clips."""
+    """Draw at most `count` pairs of original and packed clips for each corpus, by its name."""
     originals_by_id = {clip.id: clip for clip in originals}
     pairs = defaultdict(list)
     for clip in packed:

@@ -5,9 +5,9 @@ the training and validation clips in the order of the corpus. The joined manifes
 in the order in which training draws them, with the durations of the corpus. Test clips and held-out speakers
 are not packed.
 
-A zip, because 14,000 single files are slow to transfer. A tar adds 0.8 kB per clip, a zip 0.1 kB. One long
-Opus file per part is smaller by a hundredth, but a clip cut out of it differs from the coded clip: the
-decoder restarts 80 ms earlier, and the preceding clip leaks into the first frames.
+The format is zip, because 14,000 single files are slow to transfer. A tar adds 0.8 kB per clip, a zip 0.1 kB.
+One long Opus file per part is smaller by a hundredth, but a clip cut out of it differs from the coded clip:
+the decoder restarts 80 ms earlier, and the preceding clip leaks into the first frames.
 
 G.722 files are packed unchanged (64 kbit/s, lossless; as FLAC they have 163 kbit/s). All other clips are
 coded as Opus with `opusenc`, or as FLAC if that fits.
@@ -96,7 +96,7 @@ def pack_speech(
         for number, clips in enumerate(split_into_parts(pool.map(code, chosen), limit_bytes), start=1):
             if number > max_parts:
                 raise CorpusError(
-                    f"corpus {corpus.name!r}: {max_parts} parts of {limit_bytes} bytes hold "
+                    f"corpus {corpus.name!r}: {max_parts} parts of {limit_bytes} bytes contain "
                     f"{sum(part.clips for part in parts)} of {len(chosen)} clips. Lower the bit rate."
                 )
             parts.append(write_part(out / f"speech-{number}", clips, limit_bytes))

@@ -2,10 +2,11 @@
 
     scripts/gpu/train speech-16k-natural --minutes 5 [--init-from CODEC] [--out FOLDER] [KEY=VALUE ...]
 
-It runs the training of `codecvq train` with `training.minutes` and `corpus.cache: device`. If packed speech
-has been unpacked (.gpu/clips), it replaces the recipe's corpus: the same clips with the same split, without
-test clips. Weights are initialized from `--init-from`, by default from the best codec (scripts/gpu/best) if
-it exists, else from the recipe's `init_from`. FOLDER (by default $OUT) gets:
+One such training is called a leg. It runs the training of `codecvq train` with `training.minutes` and
+`corpus.cache: device`. If packed speech has been unpacked (.gpu/clips), it replaces the recipe's corpus: the
+same clips with the same split, without test clips. Weights are initialized from `--init-from`, by default
+from the best codec (scripts/gpu/best) if it exists, else from the recipe's `init_from`. FOLDER (by default
+$OUT) gets:
 
     leg.json                  settings, steps, seconds, device utilization and scores of this training leg
     metrics.jsonl             the curves
@@ -69,7 +70,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", help="a YAML file or a registered name")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the recipe")
-    parser.add_argument("--minutes", type=float, required=True, help="of training, without evaluation")
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="minutes of training, without evaluation"
+    )
     parser.add_argument("--init-from", help="a codec folder, a run folder, or a registered name")
     parser.add_argument("--out", type=Path, help="FOLDER; by default $OUT")
     parser.add_argument("--run", type=Path, help="the run folder, by default a temporary one")
@@ -120,7 +123,7 @@ def run(recipe: Recipe, folder: Path, out: Path) -> dict[str, Any]:
 class OutputFolder:
     """Writes the files of a run to the output folder as soon as they exist.
 
-    A machine may be taken away at any time.
+    The machine may stop at any time.
     """
 
     def __init__(self, run: Path, out: Path) -> None:
@@ -128,11 +131,11 @@ class OutputFolder:
         self.skipped_codecs: list[str] = []  # codecs that are too large to transfer
         self._copied_at: dict[str, float] = {}  # modification time of each copied codec, by name
 
-    def report(self, moment: TrainingProgress) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         """Print a line every hundred steps and copy new results."""
-        if moment.step % 100 == 0 or moment.step == moment.steps:
-            loss = moment.scalars.get("loss/total", float("nan"))
-            print(f"step {moment.step}/{moment.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
+        if progress.step % 100 == 0 or progress.step == progress.steps:
+            loss = progress.scalars.get("loss/total", float("nan"))
+            print(f"step {progress.step}/{progress.steps}  loss {loss:.3f}", file=sys.stderr, flush=True)
             self.copy_results()
 
     def copy_results(self) -> None:
@@ -172,7 +175,7 @@ class OutputFolder:
 def scores(recipe: Recipe, folder: Path, device: str) -> dict[str, Any]:
     """Mean scores on validation clips of the best, the last and the initial codec.
 
-    Each is evaluated with all codebooks and, if prefixes decode, with half of them.
+    Each is evaluated with all codebooks and, if the first codebooks can be decoded alone, with half of them.
     """
     last = load(folder / "codec")
     depths = {last.num_codebooks}

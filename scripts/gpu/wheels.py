@@ -1,6 +1,6 @@
 """The wheels that the GPU machine lacks: Python 3.12, x86-64, manylinux or pure Python.
 
-`WHEELS` lists them with versions, `EXCLUDED` lists requirements that this machine does without, image.txt
+`WHEELS` lists them with versions, `EXCLUDED` lists requirements that are not transferred, image.txt
 lists the packages of its image. `fetch` downloads the files. `check` follows the requirements of codecvq and
 of each wheel and raises WheelError for one that is in none of the three.
 """
@@ -127,7 +127,7 @@ def requirements(pyproject: Path) -> list[str]:
 
 
 def read_requirements(folder: Path) -> dict[str, list[str]]:
-    """Map NAME==VERSION of each wheel in a folder to its requirements."""
+    """Return NAME==VERSION -> requirements of each wheel in a folder."""
     requirements = {}
     for path in sorted(folder.glob("*.whl")):
         name, version, *_ = parse_wheel_filename(path.name)
@@ -150,16 +150,16 @@ def check(
     """
     versions = dict(wheel.split("==") for wheel in wheels)
     faults = []
-    for user, lines in (("codecvq", needed), *wheels.items()):
+    for dependent, lines in (("codecvq", needed), *wheels.items()):
         for requirement in map(Requirement, lines):
             name = canonicalize_name(requirement.name)
             if not _applies(requirement):
                 continue
             if name in versions:
                 if not requirement.specifier.contains(versions[name], prereleases=True):
-                    faults.append(f"{user} needs {requirement}, but the wheel is {versions[name]}")
+                    faults.append(f"{dependent} needs {requirement}, but the wheel is {versions[name]}")
             elif name not in image and name not in excluded:
-                faults.append(f"{user} needs {requirement}")
+                faults.append(f"{dependent} needs {requirement}")
     if faults:
         raise WheelError(
             f"wheels are missing: {'; '.join(faults)}. Add them to WHEELS in {Path(__file__).name}, or to "

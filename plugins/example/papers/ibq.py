@@ -8,7 +8,7 @@ from codecvq import Quantizer, QuantizerSpec, Terms, hookimpl
 
 
 class IBQ(Quantizer):
-    """The codeword with the largest product: one-hot forward, softmax backward (eq. 5 of the paper)."""
+    """The codeword with the largest dot product: one-hot forward, softmax backward (eq. 5 of the paper)."""
 
     own_gradient = True
 
@@ -29,10 +29,10 @@ class IBQ(Quantizer):
 
     def terms(self, vectors, values, codes):
         chosen = self.dequantize(codes)
-        pull = F.mse_loss(chosen, vectors.detach()) + self.commitment_weight * F.mse_loss(
+        loss = F.mse_loss(chosen, vectors.detach()) + self.commitment_weight * F.mse_loss(
             vectors, chosen.detach()
         )
-        return Terms({"codebook": pull})
+        return Terms({"codebook": loss})
 
 
 @hookimpl

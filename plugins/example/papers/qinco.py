@@ -17,8 +17,8 @@ class QINCo(ConditionalQuantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
         self.bend = nn.Sequential(nn.Linear(2 * dim, width), nn.ReLU(), nn.Linear(width, dim))
 
-    def codewords(self, rows, partial_sum):  # [..., D], [..., D] -> [..., D]
-        return rows + self.bend(torch.cat([rows, partial_sum], dim=-1))
+    def codewords(self, base, partial_sum):  # [..., D], [..., D] -> [..., D]
+        return base + self.bend(torch.cat([base, partial_sum], dim=-1))
 
     def quantize_given(self, vectors, partial_sum):  # [M, D], [M, D] -> values [M, D], codes [M, 1]
         with torch.no_grad():

@@ -33,10 +33,10 @@ class RateVQ(Quantizer):
 
     def terms(self, vectors, values, codes):
         rate = self.bits()[codes[:, 0]].mean()
-        pull = F.mse_loss(values, vectors.detach()) + self.commitment_weight * F.mse_loss(
+        loss = F.mse_loss(values, vectors.detach()) + self.commitment_weight * F.mse_loss(
             vectors, values.detach()
         )
-        return Terms({"codebook": pull, "rate": self.lagrangian * rate}, {"bits": rate})
+        return Terms({"codebook": loss, "rate": self.lagrangian * rate}, {"bits": rate})
 
     def update(self, vectors, codes):  # files are coded with integers, so that decoding is exact
         self.frequencies.copy_((4096 * self.logits.softmax(dim=0)).round().clamp(min=1))

@@ -60,7 +60,7 @@ def test_level_difference_of_half_the_amplitude() -> None:
         metric(tone, 0 * tone, 16_000)
 
 
-def test_everything_it_offers_is_registered() -> None:
+def test_every_part_is_registered() -> None:
     for kind, name in {
         "quantizers": "ternary",
         "estimators": "clipped_ste",

@@ -1,6 +1,6 @@
 """The clipped straight-through estimator of binarized networks (arXiv:1602.02830, eq. 4): G = diag(|z| <= 1).
 
-A channel far outside gets no gradient; only a loss can bring it back.
+A channel with |z| > 1 gets no gradient of the task. Only a loss of the quantizer can bring it back.
 """
 
 from torch import Tensor

@@ -16,15 +16,15 @@ from torch import Tensor
 from codecvq import Quantizer, Terms
 from codecvq.errors import OptionError
 
-LIMIT = 1.5  # of x
+LIMIT = 1.5  # bound of |x|
 MAX_TRITS = 39  # 3^39 codes still fit into int64
 
 
 class Ternary(Quantizer):
     """Each of `trits` channels is -1, 0 or 1.
 
-    Args: `sparsity_weight` is the weight of the mean |x|, which makes zeros frequent, and so the codes cheap
-    for an entropy coder.
+    Args: `sparsity_weight` is the weight of the loss mean |x|. It makes zeros frequent, and an entropy coder
+    then needs fewer bits.
     """
 
     refines = True
