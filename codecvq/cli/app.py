@@ -25,7 +25,7 @@ from codecvq.cli.streams import open_streams
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated, termination_raises
 
-#: Message after an interrupted command: what it has left and how to resume.
+#: Message after an interrupted command: which results exist, or how to resume.
 RESUME_HINTS = {
     "train": "run the same command again to resume from the last checkpoint",
     "tokenize": "run the same command again to resume after the last shard",

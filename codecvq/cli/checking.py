@@ -21,7 +21,7 @@ CHECKED = {
     "network": "networks",
     "codec": "codecs",
     "reader": "readers",
-}  # --kind -> kind of offers
+}  # --kind -> kind of registrations
 STATES = {"ok": "ok", "broken": "BROKEN", "expected": "expected", "skipped": "–", "refused": "refused"}
 
 
@@ -116,7 +116,8 @@ def _kind_of(name: str, kind: str | None) -> str:
         other = next((each for each in KINDS if name in registry().registrations(each)), None)
         if other:
             raise OptionError(
-                f"{name!r} is offered under {other}, which have no checks. Checked are {', '.join(CHECKED)}."
+                f"{name!r} is registered under {other}, which have no checks. Kinds with checks: "
+                f"{', '.join(CHECKED)}."
             )
         raise UnknownName(
             f"no quantizer, network, codec or reader is named {name!r}.{nearest(name, everything)}"

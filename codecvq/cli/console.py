@@ -31,7 +31,7 @@ _TERMINAL = sys.stdout is not None and sys.stdout.isatty()
 output = Console(soft_wrap=True, highlight=False, width=None if _TERMINAL else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
-PLAIN_EVERY_S = 15.0  # between progress lines if stderr is not a terminal
+PLAIN_EVERY_S = 15.0  # time between progress lines if stderr is not a terminal
 
 
 def _load_plugins(sources: list[str] | None) -> list[str]:  # typer fails on a bare list[str] in Python 3.10

@@ -199,5 +199,5 @@ def _clips(
         return split_clips(open_data(data, root, reader), split)
     from codecvq.training.builders import run_corpus
 
-    assert recipe is not None, "checked by _check_own"
+    assert recipe is not None, "checked by _check_run_data"
     return split_clips(run_corpus(recipe, run), split)

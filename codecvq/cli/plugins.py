@@ -49,14 +49,18 @@ def list_plugins(
         [[k, name, o.spec.summary, _source_of(o)] for k, name, o in entries],
     )
     if kind in (None, "quantizers"):
-        print_text("\nEvery quantizer X is also available as residual_X, grouped_X and grouped_residual_X.")
+        print_text(
+            "\nEvery quantizer X is also named residual_X, multiscale_X, grouped_X and grouped_residual_X."
+        )
     for failure in failures:
         print_text(f"not loaded: {failure}")
 
 
 @app.command("show")
 def show_plugin(
-    name: Annotated[str, typer.Argument(help="A registered name; also residual_X and grouped_X.")],
+    name: Annotated[
+        str, typer.Argument(help="A registered name; also residual_X, multiscale_X and grouped_X.")
+    ],
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:

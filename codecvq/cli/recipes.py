@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from codecvq.codec import Codec
     from codecvq.training.recipe import Recipe
 
-MAX_BYTES = 1 << 20  # of a recipe file
+MAX_BYTES = 1 << 20  # maximum size of a recipe file
 
 app = typer.Typer(help="List and show recipes.", no_args_is_help=True)
 

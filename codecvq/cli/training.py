@@ -69,7 +69,8 @@ def train(
 
     Run the same command again to resume an interrupted training, also after Ctrl-C.
 
-    Steps, threads, logging and validation may change. The learning rate decays to the new last step.
+    Before resuming, you may change steps, threads, logging and validation. The learning rate then decays to
+    the new last step.
 
     Example: [bold]codecvq train quickstart training.steps=2000 --run runs/longer[/]
     """

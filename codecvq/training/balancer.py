@@ -44,7 +44,7 @@ class Balancer:
         `scale`, for fp16; the returned gradient is not.
         """
         named = list(losses)
-        precise = torch.promote_types(output.dtype, torch.float32)  # the scale is larger than float16 holds
+        precise = torch.promote_types(output.dtype, torch.float32)  # float16 cannot represent the scale
         gradients = [_gradient(scale * losses[name], output).to(precise) / scale for name in named]
         norms = self._mean(torch.stack([_norm_of_items(gradient) for gradient in gradients]))
         total = sum(self.weights[name] for name in named)

@@ -94,8 +94,8 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
 def clean_up_checkpoints(folder: Path, step: int) -> None:
     """Delete partial checkpoints of killed processes, and rename damaged ones.
 
-    Checkpoints of steps after `step` are damaged. They become `damaged-step-XXXXXXXX`, since otherwise they
-    would count as the newest.
+    The run resumes after `step`, so newer checkpoints are damaged. They become `damaged-step-XXXXXXXX`, since
+    otherwise they would count as the newest.
     """
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -30,7 +30,7 @@ def resolve_auto(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
     threads = recipe.training.threads
     if precision == "auto":
         precision = earlier.precision if earlier else best_precision()
-    if threads is None:  # those of the run, since sums depend on them, limited to those available now
+    if threads is None:  # as in the run, since floating-point sums depend on it; at most those usable now
         threads = min(usable_threads(), earlier.threads if earlier and earlier.threads else sys.maxsize)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise RunError(

@@ -120,7 +120,7 @@ def parse_entry(name: object, value: object) -> dict[str, Any]:
         given = {WEIGHT: MEL_WEIGHT, **given}
     if not isinstance(given, Mapping) or not _is_number(given.get(WEIGHT)):
         raise OptionError(
-            f"losses.{name} is {shortened(value)}; needed is a weight, such as {name}: 1.0, or a mapping "
+            f"losses.{name} is {shortened(value)}; it must be a weight, such as {name}: 1.0, or a mapping "
             f"with a weight and options, such as {name}: {{weight: 1.0}}."
         )
     return {**{str(key): option for key, option in given.items()}, WEIGHT: float(given[WEIGHT])}

@@ -102,7 +102,7 @@ class TrainingSection(Section):
     """Duration, batch size, precision, checkpoints and validation of a training."""
 
     steps: int = Field(gt=0, le=10**9)
-    minutes: float | None = Field(None, gt=0)  # wall time: replaces `steps` by as many as fit
+    minutes: float | None = Field(None, gt=0)  # wall time; `steps` becomes the number that fits into it
     batch_size: int = Field(16, gt=0, le=10**5)  # items per process in one pass
     accumulate: int = Field(1, gt=0, le=10**5)  # batches per step; each one updates the codebooks
     average: float = Field(0.0, ge=0, lt=1)  # decay of the weight average, e.g. 0.999; 0: no average
@@ -244,7 +244,10 @@ def with_loaded_plugins(recipe: Recipe, named: Sequence[Origin] = ()) -> Recipe:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """Path of a recipe: `source` if it looks like a path, else the file registered under this name."""
+    """Path of a recipe: `source` if it looks like a path, else the file registered under this name.
+
+    Raises RecipeError if there is neither.
+    """
     text = str(source)
     if isinstance(source, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         if Path(text).is_file():

@@ -35,9 +35,9 @@ class CodebookUsage:
     @torch.no_grad()
     def add(self, codes: Tensor, counts: Tensor) -> None:
         """Count the nonnegative codes `[B, N, T]` of a step if the step `counts` (0-d bool)."""
-        keep = torch.where(counts, DECAY, 1.0)
+        factor = torch.where(counts, DECAY, 1.0)
         for n, used in self.counts.items():
-            used.mul_(keep)
+            used.mul_(factor)
             if n < codes.shape[1]:
                 column = codes[:, n].flatten()
                 used.index_add_(0, column.clamp(min=0), ((column >= 0) & counts).float())

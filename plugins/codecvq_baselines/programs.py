@@ -17,8 +17,8 @@ def require_programs(codec: str, programs: Sequence[str], package: str) -> None:
     """Raise MissingProgram for the first of the programs that is not installed."""
     for program in programs:
         if shutil.which(program) is None:
-            raise MissingProgram(f"codec {codec!r}", program, f"apt-get install {package}, or the same package
-            of your system")
+            advice = f"apt-get install {package}, or the same package of your system"
+            raise MissingProgram(f"codec {codec!r}", program, advice)
 
 
 def run_program(command: Sequence[str | Path]) -> str:
