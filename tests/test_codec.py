@@ -129,6 +129,19 @@ def test_audio_at_another_rate_is_resampled() -> None:
     assert not codec.encode(at_44k, sample_rate=44100, lengths=lengths)[:, :, 50:].any()
 
 
+def test_padding_at_another_rate_changes_no_codes() -> None:
+    codec = make("spectral")
+    wav, lengths = noise(2, 1, 30_000), torch.tensor([30_000, 14_321])
+    silent = wav.clone()
+    silent[1, :, 14_321:] = 0.0
+    codes = codec.encode(wav, sample_rate=44_100, lengths=lengths)
+    assert torch.equal(codes, codec.encode(silent, sample_rate=44_100, lengths=lengths))
+    latents = codec.encode_latents(wav, sample_rate=44_100, lengths=lengths)
+    assert torch.equal(latents, codec.encode_latents(silent, sample_rate=44_100, lengths=lengths))
+    alone = codec.encode(wav[1:, :, :14_321], sample_rate=44_100)
+    assert torch.equal(codes[1:, :, : alone.shape[2]], alone)
+
+
 def test_the_number_of_codebooks_is_selected_at_run_time() -> None:
     codec = make("spectral", {"name": "residual_vq", "codebook_size": 16, "num_codebooks": 3})
     wav = noise(1, 1, 800)

@@ -139,8 +139,10 @@ class FramedCodec(ABC):
         """
         wav, rate = checked_wav(wav, self.channels), checked_sample_rate(sample_rate, self.sample_rate)
         lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio is no longer")
+        if lengths is not None:  # samples in the padding may be arbitrary, and resampling would spread them
+            wav = zero_after(wav, lengths)
         wav, lengths = self._resample(wav, rate, lengths)
-        if lengths is not None:  # samples in the padding may be arbitrary
+        if lengths is not None:
             wav = zero_after(wav, lengths)
         wav = nn.functional.pad(wav, (0, -wav.shape[2] % self.hop_length))
         return wav.to(self.device), self.frame_mask(lengths, wav.shape[2])

@@ -8,10 +8,10 @@ its own projections (factorized codes, arXiv:2306.06546 §3.2).
 Gradient. A straight-through step around each stage would multiply the gradient by N. If stages have no
 projections, the estimator is therefore applied once, around the whole stack, with gain 1. If they have
 projections, the gradient is that of the chain in which each quantization step is the identity, I - Π(I - P_n)
-with P_n = out_n in_n. Its gain is at most 1, too, if the P_n are projections. Stages with `own_gradient` form
-the same chain with the gradients of their values, which is the exact derivative. Losses are computed on
-residuals with detached earlier values; in the code of encodec and audiocraft, the commitment loss of stages 2
-to N has no gradient at all.
+with P_n = out_n in_n. For orthogonal projections P_n its gain is at most 2, and at most 1 if they commute.
+Stages with `own_gradient` form the same chain with the gradients of their values, which is the exact
+derivative. Losses are computed on residuals with detached earlier values; in the code of encodec and
+audiocraft, the commitment loss of stages 2 to N has no gradient at all.
 
 Training values. If they differ from decoded values (noise substitution), the last active stage of an item
 returns its training values v_n, the earlier stages return decoded ones, and each stage quantizes the residual
