@@ -68,7 +68,10 @@ def checked_latents(latents: Any, dim: int) -> Tensor:  # Any: a caller's argume
 
 
 def check_finite(what: str, values: Tensor) -> None:
-    """Raise NonFiniteError if `values` `[B, X, Y]` contain NaN or infinity. The error calls them `what`."""
+    """Raise NonFiniteError if `values` `[B, X, Y]` contain NaN or infinity.
+
+    `what` names them in the error.
+    """
     nonfinite = (~values.isfinite()).nonzero()
     if len(nonfinite):
         item, _, index = nonfinite[0].tolist()
@@ -124,16 +127,14 @@ def checked_lengths(lengths: Any, batch: int, maximum: int, what: str) -> Tensor
         return None
     if not isinstance(lengths, Tensor) or lengths.dtype not in INTEGERS or lengths.shape != (batch,):
         raise ShapeError(
-            f"lengths are {_describe(lengths)}; needed is a tensor of integers [B] with B={batch}, the valid "
-            "samples of each item."
+            f"lengths are {_describe(lengths)}; needed is a tensor of integers [B] with B={batch}, the "
+            "numbers of valid samples of the items."
         )
     lengths = lengths.long()
     invalid = ((lengths < 0) | (lengths > maximum)).nonzero()
     if len(invalid):
         item = int(invalid[0])
-        raise ShapeError(
-            f"lengths[{item}] is {int(lengths[item])}, but item {item} has 0 to {maximum} samples: {what}."
-        )
+        raise ShapeError(f"lengths[{item}] is {int(lengths[item])}, but it must be 0 to {maximum}: {what}.")
     return lengths
 
 

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from codecvq.errors import OptionError
 
 GIB = 1 << 30
-BYTES = 4  # per element, assumed for float32
+BYTES = 4  # per element, assuming float32
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def construction_limits(limits: Limits, what: str) -> Iterator[None]:
 
 
 class _Count:
-    """Counts registered tensors and modules; raises OptionError at the limits."""
+    """Counts registered tensors and modules; raises OptionError beyond the limits."""
 
     def __init__(self, limits: Limits, what: str) -> None:
         self.limits, self.what = limits, what
@@ -105,9 +105,10 @@ class _Allocations(TorchDispatchMode):
 
 
 def _num_elements(args: tuple[Any, ...]) -> int:
-    """Upper bound on the number of elements of an operation's result.
+    """Estimate the number of elements of the result of an operation from its arguments.
 
-    Uses the sizes among the arguments if there are any, else the broadcast shape of the operands.
+    Uses the sizes among the arguments if there are any, else the broadcast shape of the operands. The result
+    of some operations, such as `cat` and `repeat`, is larger.
     """
     first = args[0] if args else None
     if isinstance(first, (list, tuple)) and all(isinstance(size, int) for size in first):

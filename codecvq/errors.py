@@ -42,7 +42,7 @@ class UnknownName(CodecvqError):
 
 
 class OptionError(CodecvqError):
-    """An option of a quantizer, network or metric is unknown or has an invalid value."""
+    """An option of a quantizer, network, loss or other part is unknown or has an invalid value."""
 
 
 class ShapeError(CodecvqError):
@@ -62,7 +62,7 @@ class CorpusError(CodecvqError):
 
 
 class AudioError(CodecvqError):
-    """A file is not audio, cannot be decoded, or has no samples."""
+    """A file is not audio, cannot be decoded, has no samples, or exceeds a limit."""
 
 
 class CodecError(CodecvqError):
@@ -90,7 +90,7 @@ class SymlinkError(CodecvqError):
 
 
 class MissingExtra(CodecvqError):
-    """A required optional dependency is not installed."""
+    """A package is needed that an extra of codecvq installs, and it is not installed."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(

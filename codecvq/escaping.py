@@ -44,7 +44,10 @@ def json_text(value: Any) -> str:  # Any: JSON
 
 
 def csv_cell(text: str) -> str:
-    """Escape a text for a CSV cell. A leading apostrophe keeps a spreadsheet from evaluating it."""
+    """Escape a text for a CSV cell. Quotes and separators are left to the `csv` module.
+
+    Adds an apostrophe before a text that a spreadsheet would evaluate as a formula.
+    """
     shown = printable(text, keep="\n")
     return f"'{shown}" if shown.startswith(_FORMULA) and not _is_number(shown) else shown
 

@@ -1,7 +1,7 @@
 """Reads untrusted JSON files within limits, and validates them with pydantic models.
 
 Only a regular file of a bounded size is read. Its text must be strict JSON: no duplicate key, no NaN or
-infinity, no number beyond 64 bits, a bounded depth, and no NUL or lone surrogate in a string.
+infinity, no integer beyond 64 bits, a bounded depth, and no NUL or lone surrogate in a string.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def parse_json(
     error: type[CodecvqError] = CodecvqError,
     advice: str = "Copy it again.",
 ) -> dict[str, Any]:  # Any: JSON
-    """Parse a text and return its JSON object. Raises `error`, which names the text `origin`."""
+    """Parse a text and return its JSON object. Raises `error`; `origin` names the text in its message."""
     try:
         value = json.loads(
             text.decode("utf-8-sig") if isinstance(text, bytes) else text,

@@ -1,6 +1,6 @@
 """Limits that all parts of codecvq share."""
 
-MAX_CODEBOOKS = 1024  # per quantizer, a codec and a .cvq file
+MAX_CODEBOOKS = 1024  # of a quantizer, a codec or a .cvq file
 MAX_CODEBOOK_SIZE = 2**62  # codes are int64
 #: Hz. Below 1 kHz there is no speech, and resampling would multiply the number of samples; 768 kHz is the
 #: highest rate of audio converters.

@@ -26,7 +26,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     Raises FolderInUse, which names the holder, if another process has the lock. The lock belongs to the
     process: the system releases it when the process ends, and forked workers do not inherit it. The file is
-    not removed and names the last holder.
+    not removed and names the last holder. On Windows and on filesystems without locks, nothing is locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

@@ -42,7 +42,10 @@ def plain_float32(device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def trainable_float32() -> Iterator[None]:
-    """`plain_float32` for building modules: their tensors can be trained even in inference mode."""
+    """Context manager: `plain_float32` for building modules that can be trained.
+
+    Tensors that are created in it can be trained, even if the caller is in inference mode.
+    """
     with torch.inference_mode(False), plain_float32():
         yield
 

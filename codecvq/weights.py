@@ -1,4 +1,4 @@
-"""Weights files (safetensors): written with tied weights, and validated before they are loaded."""
+"""Weights files (safetensors): writing them, also with tied weights, and loading them with checks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | N
     """
     from safetensors.torch import save
 
-    seen: set[int] = set()
-    whole: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    separate: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage().data_ptr()
-        whole[name] = (tensor.clone() if storage in seen else tensor).contiguous()
-        seen.add(storage)
-    return save(whole, metadata=dict(metadata or {}))
+        separate[name] = (tensor.clone() if storage in storages else tensor).contiguous()
+        storages.add(storage)
+    return save(separate, metadata=dict(metadata or {}))
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class WeightsFile:
     def load_into(self, module: nn.Module) -> None:
         """Copy the weights into a module.
 
-        Raises CodecError before it copies if names or shapes differ; also for non-finite values and another
-        kind of dtype.
+        Raises CodecError before it copies if names or shapes differ. Raises CodecError while it copies, for
+        non-finite values and for integers instead of floats or the reverse.
         """
         state = module.state_dict()
         self._check_names(state)
@@ -82,7 +82,8 @@ class WeightsFile:
         missing, unused = state.keys() - self.shapes.keys(), self.shapes.keys() - state.keys()
         if missing or unused:
             what = f"{min(missing)} is missing" if missing else f"{min(unused)} is unexpected"
-            raise self._mismatch(f"{what}, and {len(missing) + len(unused) - 1} more")
+            others = len(missing) + len(unused) - 1
+            raise self._mismatch(f"{what}, and {others} more" if others else what)
         for name, tensor in state.items():
             if tuple(tensor.shape) != self.shapes[name]:
                 raise self._mismatch(

@@ -16,7 +16,7 @@ import yaml
 from codecvq.errors import CodecvqError
 from codecvq.json_file import read_bounded
 
-MAX_BYTES = 1 << 18  # of a file: recipes have some thousands, lists of speakers more
+MAX_BYTES = 1 << 18  # of a file: recipes have some thousand bytes, lists of speakers more
 MAX_DEPTH = 50  # nesting levels of lists and mappings
 MAX_VALUES = 50_000  # after alias expansion
 MAX_DIGITS = 40  # of a number
@@ -70,7 +70,7 @@ def read_yaml(path: Path, *, error: type[CodecvqError] = CodecvqError) -> Any:  
 
 
 def parse_yaml(text: str, origin: str, *, error: type[CodecvqError] = CodecvqError) -> Any:  # Any: YAML
-    """Parse a YAML text and return its value. Raises `error`, which names the text `origin`."""
+    """Parse a YAML text and return its value. Raises `error`; `origin` names the text in its message."""
     try:
         loader = _Loader(text)
         try:
@@ -98,7 +98,7 @@ def dump_yaml(value: object) -> str:
 
 
 def _check(root: yaml.Node) -> None:
-    """Raise ValueError if the tree of a node is too deep, too large, or has duplicate keys."""
+    """Raise ValueError if the tree of a node is too deep or large, or has duplicate keys or invalid texts."""
     sizes: dict[int, int] = {}
 
     def size_of(node: yaml.Node, depth: int) -> int:
@@ -106,7 +106,7 @@ def _check(root: yaml.Node) -> None:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         if id(node) not in sizes:
             sizes[id(node)] = MAX_VALUES + 1  # marks an alias inside its own anchor
-            sizes[id(node)] = 1 + sum(size_of(inner, depth + 1) for inner in _inner(node))
+            sizes[id(node)] = 1 + sum(size_of(child, depth + 1) for child in _children(node))
         if sizes[id(node)] > MAX_VALUES:
             raise ValueError(f"more than {MAX_VALUES:,} values, including alias expansion")
         return sizes[id(node)]
@@ -114,7 +114,8 @@ def _check(root: yaml.Node) -> None:
     size_of(root, 0)
 
 
-def _inner(node: yaml.Node) -> list[yaml.Node]:
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    """Return the child nodes. Raises ValueError for duplicate keys and for a NUL or a lone surrogate."""
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         duplicates = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()

@@ -252,7 +252,7 @@ def bad(**change):
         (bad(step=4097), "step is 4097"),
         (bad(symbols=(Symbol(0, 2, 3),)), "not the next digit"),
         (bad(symbols=(Symbol(1, 1, 3),)), "not the next digit"),
-        (bad(symbols=(Symbol(0, 1, 2),), frequencies=(np.ones((1, 2), int),)), "make 2 codes of 3"),
+        (bad(symbols=(Symbol(0, 1, 2),), frequencies=(np.ones((1, 2), int),)), "make 2 codes, but it has 3"),
         (bad(symbols=(Symbol(0, 1, 3, (SymbolContext(0, 0),)),)), "cannot depend on symbol"),
         (bad(symbols=(Symbol(0, 1, 3, (SymbolContext(1, 1),)),)), "cannot depend on symbol"),
         (bad(symbols=(Symbol(0, 1, 3, (SymbolContext(0, 2),)),)), "cannot depend on symbol"),

@@ -199,10 +199,10 @@ def test_discriminators_are_registered_with_their_kind() -> None:
 
 def test_discriminators_and_codec_networks_cannot_be_exchanged() -> None:
     with pytest.raises(
-        OptionError, match=r"'multi_band' is not an encoder and decoder\. Take one of: .*spectral"
+        OptionError, match=r"'multi_band' is not an encoder and decoder\. Use one of: .*spectral"
     ):
         Codec(sample_rate=16000, network={"name": "multi_band"}, quantizer={"name": "fsq", "levels": [5]})
-    with pytest.raises(OptionError, match=r"'spectral' is not a discriminator\. Take one of: .*multi_period"):
+    with pytest.raises(OptionError, match=r"'spectral' is not a discriminator\. Use one of: .*multi_period"):
         build_discriminator("spectral", sample_rate=16000)
     with pytest.raises(UnknownName, match="Did you mean 'multi_period'"):
         build_network("multi_periods", sample_rate=16000)

@@ -227,7 +227,7 @@ def test_parts_add_up_to_the_quantized_latents(tmp_path: Path) -> None:
     total = sum(part * active[:, n, :, None] for n, part in enumerate(inputs.parts))
     torch.testing.assert_close(total, inputs.quantized, atol=1e-5, rtol=1e-4)
     assert inputs.codebook_part(1) is inputs.parts[1]
-    with pytest.raises(OptionError, match="latents of codebook 2 are needed, but there are 2"):
+    with pytest.raises(OptionError, match="latents of codebook 2 are needed, but 2 codebooks"):
         inputs.codebook_part(2)
 
 

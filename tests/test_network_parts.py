@@ -196,7 +196,7 @@ def test_a_network_is_composed_in_python() -> None:
     [
         (
             {"features": {"name": "samples"}},
-            "a part of kind head. Take one of: levels, log_mel, nothing, stft",
+            "a part of kind head. Use one of: levels, log_mel, nothing, stft",
         ),
         ({"features": {"window_length": 256}}, "needed is a mapping with the name"),
         (

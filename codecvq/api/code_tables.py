@@ -33,7 +33,7 @@ CONTEXTS = ("previous", "below", "digit")
 
 @dataclass(frozen=True, eq=False)
 class SymbolContext:
-    """Another symbol on whose value the frequencies of a symbol depend."""
+    """A context of a symbol: another symbol, whose value selects the row of frequencies."""
 
     symbol: int  # index in `CodeTables.symbols`
     lag: int  # 0: the same frame; 1: the previous frame
@@ -50,7 +50,9 @@ class SymbolContext:
 
 @dataclass(frozen=True)
 class Symbol:
-    """One digit of the codes of a codebook, `code // place % radix`. With place 1 and radix K: the code."""
+    """One digit of the codes of a codebook, `code // place % radix`. With place 1 and radix K, the symbol
+    is the whole code.
+    """
 
     codebook: int
     place: int
@@ -260,6 +262,7 @@ def _ones(symbol: Symbol, symbols: Sequence[Symbol]) -> Integers:
 
 
 def _moved(symbol: Symbol, codebooks: int, symbols: int) -> Symbol:
+    """Return a symbol of a table that is appended after this many codebooks and symbols."""
     contexts = tuple(replace(context, symbol=context.symbol + symbols) for context in symbol.contexts)
     return replace(symbol, codebook=symbol.codebook + codebooks, contexts=contexts)
 
@@ -275,7 +278,9 @@ def _check_symbols(symbols: Sequence[Symbol], sizes: Sequence[int]) -> None:
             _check_context(context, at, symbols)
     for codebook, size in enumerate(sizes):
         if not size <= places[codebook] < 1 << 63:
-            raise OptionError(f"the symbols of codebook {codebook} make {places[codebook]} codes of {size}")
+            raise OptionError(
+                f"the symbols of codebook {codebook} make {places[codebook]} codes, but it has {size}"
+            )
 
 
 def _check_context(context: SymbolContext, at: int, symbols: Sequence[Symbol]) -> None:
@@ -292,7 +297,7 @@ def _check_context(context: SymbolContext, at: int, symbols: Sequence[Symbol]) -
     classes = context.classes
     if classes is not None and len(classes) != symbols[other].radix:
         raise OptionError(
-            f"{len(classes)} classes are given for the {symbols[other].radix} values of {other}"
+            f"{len(classes)} classes are given for the {symbols[other].radix} values of symbol {other}"
         )
 
 
@@ -303,7 +308,7 @@ def _integers(values: Any, what: str) -> Integers:  # Any: an array or tensor
     return array.astype(np.int64)
 
 
-def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `counted`
+def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `with_counts`
     values = _integers(codes, "codes")
     if values.ndim != 2 or len(values) != len(sizes):
         raise OptionError(f"codes have shape {list(values.shape)}; [N, T] with N = {len(sizes)} is needed")
@@ -319,7 +324,7 @@ def _frequencies(counts: Integers, total: int) -> Integers:
     frequency is at least 1.
     """
     radix = counts.shape[1]
-    alone = counts.sum(axis=0) + 0.5
-    mixed = counts + radix / 4 * alone / alone.sum()
+    marginal = counts.sum(axis=0) + 0.5
+    mixed = counts + radix / 4 * marginal / marginal.sum()
     shares = mixed / mixed.sum(axis=1, keepdims=True)
     return np.maximum(1, np.round(total * shares)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""`AudioCodec`: the interface of codecs for files, token datasets, evaluation and the command line.
+"""`AudioCodec`: the codec interface that `.cvq` files, token datasets, evaluation and the command line use.
 
 `codecvq.Codec` implements it, and so do subclasses of `codecvq.WrappedCodec`, which wrap an existing codec.
 Optional features have separate protocols: `LatentCodec` and `SavableCodec`.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AudioCodec(Protocol):
-    """A codec with codes: audio `[B, C, S]` to integers `[B, N, T]` and back."""
+    """A codec that encodes audio `[B, C, S]` to codes, integers `[B, N, T]`, and decodes them."""
 
     # properties
 
@@ -31,7 +31,7 @@ class AudioCodec(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Device of the computation. Inputs may be on any device; outputs are on this one."""
+        """Device of the computation and of all outputs. Inputs may be on any device."""
 
     @property
     def sample_rate(self) -> int:
@@ -98,10 +98,10 @@ class AudioCodec(Protocol):
         """
 
     def matches_codebooks(self, digest: str) -> bool:
-        """Whether it can decode codes of a codec whose `codebooks_sha256` equals or starts with `digest`."""
+        """Whether this codec can decode codes of a codec whose `codebooks_sha256` starts with `digest`."""
 
     def matches_weights(self, digest: str) -> bool:
-        """Whether it returns the samples of a codec whose `weights_sha256` equals or starts with `digest`."""
+        """Whether this codec returns the same samples as one whose `weights_sha256` starts with `digest`."""
 
     @property
     def quantizer_info(self) -> Mapping[str, Any]:  # Any: JSON
@@ -118,16 +118,17 @@ class AudioCodec(Protocol):
     ) -> Tensor:
         """Encode audio `[B, C, S]` to codes, int64 `[B, n, T]`, T = ceil(S / hop).
 
-        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the valid samples of each item
-        in a padded batch: an item has the same codes as without padding, and 0 in padding frames.
+        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the numbers of valid samples of
+        the items of a padded batch: an item has the same codes as without padding, and 0 in padding frames.
         `num_codebooks` is n, by default N. Raises ShapeError for arguments of the wrong type, shape or range.
         """
 
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
         """Decode codes, integers `[B, n, T]`, to audio, float32 `[B, C, num_samples]`.
 
-        `num_samples` is T * hop by default. `lengths` `[B]` are the valid samples of each item in a padded
-        batch; later samples are 0. Raises ShapeError for arguments of the wrong type, shape or range.
+        `num_samples` is T * hop by default. `lengths` `[B]` are the numbers of valid samples of the items of
+        a padded batch; later samples are 0. Raises ShapeError for arguments of the wrong type, shape or
+        range.
         """
 
 

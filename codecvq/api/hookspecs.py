@@ -131,10 +131,11 @@ class MetricSpec(Spec):
 class CodecSpec(Spec):
     """A pretrained codec, for `codecvq.load(NAME)` and `codecvq compare NAME`.
 
-    Set one of two fields. `folder` is a folder that `Codec.save` wrote, bundled with the plugin. `factory` is
-    called with `device` and returns an `AudioCodec`: a `Codec`, or a subclass of `WrappedCodec` around an
-    existing model. An `external` codec has no codes, such as Opus. Its factory takes no arguments and returns
-    a `codecvq.evaluation.transmission.Transmitter`, which maps samples to samples.
+    Set exactly one of `folder` and `factory`. `folder` is a folder that `Codec.save` wrote, bundled with the
+    plugin. `factory` is called with `device` and returns an `AudioCodec`: a `Codec`, or a subclass of
+    `WrappedCodec` around an existing model. An `external` codec, such as Opus, has no codes. Its factory
+    takes no arguments and returns a `codecvq.evaluation.transmission.Transmitter`, which maps samples to
+    samples.
 
     Raises ValueError if neither or both fields are set, or if an `external` codec has a `folder`.
     """
@@ -157,7 +158,8 @@ class CodecSpec(Spec):
 class CorpusSpec(Spec):
     """A corpus.
 
-    The factory is called with `root`, a folder or None for the usual location, and yields `Clip`s.
+    The factory is called with `root`, a folder or None for the usual location. It yields
+    a `Clip` for each clip and a `ClipFailure` for each unusable one, or returns a `codecvq.data.ClipListing`.
     """
 
     licence: str = ""
@@ -186,7 +188,7 @@ class RecipeSpec(Spec):
 
 @hookspec
 def codecvq_quantizers() -> Iterable[QuantizerSpec]:
-    """Quantizers; each also becomes `residual_NAME` and `grouped_NAME`."""
+    """Quantizers; each is also available as `residual_NAME`, `multiscale_NAME` and `grouped_NAME`."""
     return ()
 
 
@@ -198,16 +200,15 @@ def codecvq_estimators() -> Iterable[EstimatorSpec]:
 
 @hookspec
 def codecvq_networks() -> Iterable[NetworkSpec]:
-    """Encoder and decoder pairs, for `network.name` in a recipe; and discriminators, for
-    `discriminator.networks`.
-    """
+    """Encoders with decoders, for `network.name`, and discriminators, for `discriminator.networks`."""
     return ()
 
 
 @hookspec
 def codecvq_network_parts() -> Iterable[NetworkPartSpec]:
-    """Parts of the network `spectral`, for `network.features`, `encoder_backbone`, `decoder_backbone` and
-    `head` in a recipe.
+    """Parts of the network `spectral`.
+
+    A recipe names them in `features`, `encoder_backbone`, `decoder_backbone` and `head` of `network`.
     """
     return ()
 

@@ -30,7 +30,7 @@ class Folder(Protocol):
 
     @property
     def metrics_file(self) -> Path:
-        """Path of the training scalars: one JSON object per line, with "step"."""
+        """Path of the file of training metrics: one JSON object per line, each with the key "step"."""
 
 
 @dataclass

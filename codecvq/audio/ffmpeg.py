@@ -42,11 +42,12 @@ class _Source(io.BufferedReader):
 
 
 def read_samples(path: Path, part: Part) -> Audio:
-    """Read a part of a file. Raises AudioError."""
+    """Read a part of a file. Raises AudioError for a damaged file or a part that exceeds `ReadLimit`."""
     with _open(path) as container:
         stream = container.streams.audio[0]
         limit, layout = _read_limit(part.name, stream, part.longest_s), stream.codec_context.layout
-        # Converts only the sample format. Packed samples, because av reads out of bounds beyond eight planes.
+        # Converts only the sample format. The samples are interleaved: for more than eight planes (channels
+        # in planar formats) av reads out of bounds.
         convert = av.AudioResampler(format="flt", layout=layout, rate=limit.sample_rate)
         start, count = part.samples(limit.sample_rate)
         pieces, decoded, returned = list[FloatArray](), 0, 0
@@ -76,14 +77,17 @@ def decoded_duration_s(path: Path, name: str) -> float:
 
 
 def container_end_s(path: Path) -> float | None:
-    """Return the end of the last packet in seconds; None if unknown."""
+    """Return the end of the last packet in seconds; None if unknown.
+
+    Raises AudioError like `read_samples`.
+    """
     with _open(path) as container:
         _read_limit(printable(str(path)), container.streams.audio[0])
         return _container_end_s(container)
 
 
 def container_end_samples(path: Path) -> int | None:
-    """Return the end of the last packet in samples; None if unknown."""
+    """Return the end of the last packet in samples; None if unknown or if FFmpeg cannot read the file."""
     try:
         with _open(path) as container:
             end = _container_end_s(container)
@@ -145,7 +149,7 @@ def _open(path: Path) -> Iterator[Any]:  # Any: av's containers carry no types h
 
 
 def _frames(path: Path, container: Any) -> Iterator[Any]:  # Any: av's containers and frames
-    """Yield every frame, and None after the last one, which flushes the resampler.
+    """Yield every frame, then None. None flushes the resampler.
 
     MP3 has no container: an undecodable packet may be a tag between two joined files, or the rest of a frame
     after a cut. As in the ffmpeg program, such packets are skipped, up to half of all packets.

@@ -3,8 +3,8 @@
 This module differs from plain soundfile in three points:
 
 - Files are read forward in blocks, without the seek that soundfile adds to every read. GSM, G.721 and
-  NMS-ADPCM do not support it, and Vorbis and Opus return other samples after it. Only formats with
-  sample-accurate seeking are sought in.
+  NMS-ADPCM do not support it, and Vorbis and Opus return other samples after it. A seek is only
+  used in formats where it is sample-accurate.
 - The duration in the header is not trusted: all samples that the file has are read. If the duration in a FLAC
   header is wrong, FFmpeg reads the file.
 - Concatenated files (chained Ogg or FLAC) are read link by link.
@@ -32,7 +32,7 @@ from codecvq.errors import AudioError
 BLOCK = 1 << 16  # samples of all channels per read
 MAX_SCANNED_BYTES = 4 << 20  # larger FLAC files are not searched for links to find their duration
 MAX_LINKS = 1000  # concatenated files in one file
-UNKNOWN_FRAMES = 2**40  # FLAC headers can only state fewer samples; libsndfile uses more for "unknown"
+UNKNOWN_FRAMES = 2**40  # more than a FLAC header can state; libsndfile returns more if the number is unknown
 
 _UNRECOGNIZED, _UNSUPPORTED = (1, 4)  # error codes for formats that FFmpeg may support; others mean damage
 _EXACT_FORMATS = frozenset({
@@ -59,7 +59,10 @@ class _ForwardFile(soundfile.SoundFile):
 
 
 def read_samples(path: Path, part: Part) -> Audio | None:
-    """Read a part of a file; None if FFmpeg must read it. Raises AudioError."""
+    """Read a part of a file; None if FFmpeg must read it.
+
+    Raises AudioError for a damaged file, or if the part exceeds the limits of `ReadLimit`.
+    """
     with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
@@ -79,7 +82,10 @@ def read_samples(path: Path, part: Part) -> Audio | None:
 
 
 def duration_s(path: Path, name: str) -> float | None:
-    """Return the duration in seconds, from the header if correct; None if FFmpeg must determine it."""
+    """Return the duration in seconds; None if FFmpeg must determine it. Raises AudioError for a damaged file.
+
+    The duration is read from the header if that is correct; otherwise the samples are counted.
+    """
     with _open(path) as file:
         if file is None or file.format == "MP3":
             return None
@@ -115,7 +121,10 @@ def _concatenate_blocks(blocks: Iterator[FloatArray], limit: ReadLimit) -> Audio
 def _blocks(
     file: _ForwardFile, limit: ReadLimit, position: int, start: int, count: int | None
 ) -> Iterator[FloatArray]:
-    """Yield samples `[n, C]` from `start`, at most `count`; `position` is the current one of the file."""
+    """Yield samples `[n, C]` from `start`, at most `count`.
+
+    `position` is the current position of `file`, at most `start`.
+    """
     step = max(1, BLOCK // file.channels)
     returned = 0
     while (count is None or returned < count) and position < file.frames:
@@ -132,7 +141,10 @@ def _blocks(
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[_ForwardFile | None]:
-    """Open a file; None if libsndfile does not support its format. Raises AudioError if it is damaged."""
+    """Open a file; None if libsndfile does not support its format.
+
+    Errors while opening it and in the `with` block become AudioErrors.
+    """
     try:
         # soundfile encodes str as strict UTF-8, but file names may have other bytes
         name = os.fsencode(path) if os.name == "posix" else path

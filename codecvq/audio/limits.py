@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float32]
 LOWEST_RATE, HIGHEST_RATE = SAMPLE_RATES
 MAX_CHANNELS = 64  # enough for microphone arrays and seventh-order ambisonics
 MAX_BYTES = 4 * 2 * 48_000 * 3600  # of one read: an hour of stereo at 48 kHz, float32
-#: Formats without seeking decode everything up to the end of a part: at most this much
+#: Formats without exact seeking are decoded from the beginning to the end of a part: at most this much
 MAX_DECODED_S = 24 * 3600.0
 
 
@@ -38,7 +38,7 @@ class ReadLimit:
     name: str  # of the file, for messages
     sample_rate: int  # Hz
     channels: int
-    longest_s: float = MAX_AUDIO_S
+    longest_s: float = MAX_AUDIO_S  # maximum duration of one read
 
     def __post_init__(self) -> None:
         """Raise AudioError for an unsupported sample rate or number of channels."""
@@ -59,7 +59,7 @@ class ReadLimit:
         return min(int(self.longest_s * self.sample_rate), MAX_BYTES // (4 * self.channels))
 
     def check(self, samples: int) -> None:
-        """Raise AudioError if one read has more than the permitted `samples`."""
+        """Raise AudioError if `samples`, the number of samples of one read, exceeds the limit."""
         if samples > self.samples:
             raise AudioError(
                 f"{self.name} is too long to read at once: more than "
@@ -68,7 +68,7 @@ class ReadLimit:
             )
 
     def check_decoded(self, samples: int) -> None:
-        """Raise AudioError if more `samples` than permitted are decoded to reach a part."""
+        """Raise AudioError if `samples`, the number of samples decoded so far, exceeds the limit."""
         if samples > MAX_DECODED_S * self.sample_rate:
             raise AudioError(
                 f"{self.name} is longer than {MAX_DECODED_S / 3600:.0f} hours. Split it into shorter files."

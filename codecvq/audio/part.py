@@ -32,10 +32,13 @@ class Part:
     name: str  # of the file, for messages
     start_s: float = 0.0
     duration_s: float | None = None  # None: to the end of the file
-    longest_s: float = MAX_AUDIO_S
+    longest_s: float = MAX_AUDIO_S  # a longer part raises AudioError
 
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
-        """Return the index of the first sample and the number of samples; None: to the end of the file."""
+        """Return the index of the first sample and the number of samples.
+
+        The number is at least 1; None: to the end of the file.
+        """
         count = (
             None if self.duration_s is None else max(1, round(min(self.duration_s, PAST_END_S) * sample_rate))
         )

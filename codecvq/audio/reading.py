@@ -63,7 +63,8 @@ def read_audio(
 def duration_s(path: str | os.PathLike[str]) -> float:
     """Return the duration of a file in seconds, if possible without decoding it.
 
-    Checks the header against the end of the file. Decodes MP3, raw AAC and files with a wrong header.
+    Checks the header against the end of the file. Decodes MP3, raw AAC and files with a wrong header. Raises
+    AudioError if the file cannot be read as audio.
     """
     from codecvq.audio import ffmpeg, libsndfile
 
@@ -79,7 +80,7 @@ def duration_s(path: str | os.PathLike[str]) -> float:
 
 
 def check_regular_file(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a non-empty regular file; raise AudioError for pipes, devices and sockets."""
+    """Return the path of a non-empty regular file. Raises AudioError for all other paths."""
     path = Path(path)
     name = printable(str(path))
     try:

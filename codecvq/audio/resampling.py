@@ -14,7 +14,8 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int, quality: str = "
     """Resample `[..., S]` to exactly `ceil(S * to_rate / from_rate)` samples.
 
     Uses soxr with linear phase and without delay. Returns the same array if the rates are equal. `quality` is
-    the one of soxr, from "QQ" to "VHQ". Raises AudioError if one rate is more than 768 times the other.
+    the name of a quality of soxr, from "QQ" to "VHQ". Raises AudioError if one rate is more than 768 times
+    the other.
     """
     import soxr
 

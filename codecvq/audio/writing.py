@@ -25,9 +25,10 @@ def write_audio(
 ) -> Path:
     """Write samples `[S]` or `[C, S]` as 16-bit WAV or FLAC, by the suffix, and return the path.
 
-    Clamps samples to [-1, 1] and scales them by 32768. Reading divides by the same factor, so reading and
-    writing 16-bit audio is lossless. `compression` is FLAC's, 0 (fast) to 1 (small). Raises AudioError for
-    samples that the format does not support, and OSError if the file cannot be written.
+    Scales samples by 32768 and clamps them to the range of 16 bits. Reading divides by the same factor, so
+    reading and writing 16-bit audio is lossless. `compression` is the FLAC compression level, from 0 (fast)
+    to 1 (small). Raises AudioError for another suffix, non-finite samples, or a shape, sample rate or number
+    of channels that the format does not support. Raises OSError if the file cannot be written.
     """
     import soundfile
 

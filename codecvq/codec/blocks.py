@@ -34,7 +34,10 @@ def join_blocks(
 
 
 def first_change(codes: npt.NDArray[Any], strides: Sequence[int]) -> tuple[int, int] | None:
-    """Return codebook and frame of the first change inside a block in codes `[N, T]`; None without one."""
+    """Return codebook and frame of the first code that differs from the first code of its block.
+
+    Returns None if the code is constant in each block of codes `[N, T]`.
+    """
     if all(stride == 1 for stride in strides):
         return None
     changes = np.argwhere(codes != join_blocks(split_blocks(codes, strides), strides, codes.shape[1]))

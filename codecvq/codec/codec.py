@@ -258,8 +258,8 @@ class Codec(FramedCodec, nn.Module):
         """
         latents = self.encoder(wav, mask)
         quantized = self.quantizer(latents, mask, num_codebooks, parts=parts)
-        guide = (wav,) if self.training and getattr(self.decoder, "uses_target_audio", False) else ()
-        decoded = self.decoder(quantized.latents, mask, *guide)
+        target = (wav,) if self.training and getattr(self.decoder, "uses_target_audio", False) else ()
+        decoded = self.decoder(quantized.latents, mask, *target)
         if not isinstance(decoded, AudioWithLosses):
             return Reconstruction(decoded, latents, quantized, quantized.losses)
         decoder_losses = {f"decoder/{name}": loss for name, loss in decoded.losses.items()}
@@ -289,10 +289,10 @@ class Codec(FramedCodec, nn.Module):
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors to `folder`, and return the folder. Nothing is pickled.
 
-        With `dtype` (`torch.float16`) the weights of encoder and decoder are rounded to it and take half the
-        bytes; the quantizer and all buffers are stored exactly. `load` converts the weights to float32, and
-        the hashes in config.json are those of the loaded codec. The codec in memory does not change, so its
-        codes can differ from those of the rounded codec.
+        With `dtype` (`torch.float16` or `torch.bfloat16`) the weights of encoder and decoder are rounded to
+        it and take half the bytes; the quantizer and all buffers are stored exactly. `load` converts the
+        weights to float32, and the hashes in config.json are those of the loaded codec. The codec in memory
+        does not change, so its codes can differ from those of the rounded codec.
 
         Raises OptionError for another dtype, CodecError if a weight is out of its range.
         """

@@ -71,9 +71,9 @@ def check_compatible(
     if not codec.matches_weights(origin.weights):
         shown = len(origin.weights[:SHOWN])
         warnings.warn(
-            f"{origin.what} was written with weights {origin.weights[:SHOWN]}, codec {codec.name!r} has "
-            f"{codec.weights_sha256[:shown]} around the same codebooks: it decodes, but not to the same "
-            "samples.",
+            f"{origin.what} was written with weights {origin.weights[:SHOWN]}, but codec {codec.name!r} has "
+            f"weights {codec.weights_sha256[:shown]} with the same codebooks: it decodes the codes, but not "
+            "to the same samples.",
             stacklevel=4,
         )
 

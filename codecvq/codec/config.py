@@ -37,8 +37,8 @@ class PluginIdentity(BaseModel):
     name: str = Field(max_length=200)  # registered name of the part
     plugin: str = Field(max_length=200)  # distribution, or stem of the file
     version: str = Field(max_length=200)
-    file: str | None = Field(None, max_length=4000)
-    sha256: str | None = Field(None, pattern=_SHA256)
+    file: str | None = Field(None, max_length=4000)  # path of a plugin file
+    sha256: str | None = Field(None, pattern=_SHA256)  # of the plugin file
 
 
 class CodecConfig(BaseModel):
@@ -48,12 +48,12 @@ class CodecConfig(BaseModel):
 
     format: str
     name: str = Field(min_length=1, max_length=200)
-    codecvq: str = Field(max_length=200)
+    codecvq: str = Field(max_length=200)  # version that saved the codec
     sample_rate: int = Field(gt=0, lt=2**31)  # Hz
     channels: int = Field(gt=0, le=64)
     network: dict[str, Any]  # `name` and options
     quantizer: dict[str, Any]
-    plugins: dict[str, PluginIdentity]
+    plugins: dict[str, PluginIdentity]  # by part, such as "network"
     hop_length: int = Field(gt=0, lt=2**31)  # samples per frame
     frame_rate: tuple[int, int]  # numerator, denominator
     codebook_sizes: list[int] = Field(min_length=1, max_length=MAX_CODEBOOKS)
@@ -138,7 +138,7 @@ def _network_last(item: tuple[str, PluginIdentity]) -> bool:
 
 
 def missing_plugin(config: CodecConfig) -> str:
-    """Return a sentence that names the first missing plugin; "" if none is missing."""
+    """Return the text of an error that names the first missing plugin; "" if none is missing."""
     kinds = {"quantizer": "quantizers", "estimator": "estimators", "network": "networks"}
     for part, identity in sorted(config.plugins.items(), key=_network_last):
         kind = kinds.get(part.partition(".")[0])
@@ -160,8 +160,8 @@ def named_options(part: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(options.get("name"), str):
         raise OptionError(
-            f"{part} has no name; given is {shortened(dict(options))}. Set {part}.name, as 'fsq' or "
-            "'spectral'."
+            f"{part} has no name; given is {shortened(dict(options))}. Set {part}.name, for "
+            "example to 'fsq' or 'spectral'."
         )
     check_part_options(part, options)
     for key, value in options.items():

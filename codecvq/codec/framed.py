@@ -102,11 +102,11 @@ class FramedCodec(ABC):
     ) -> Tensor:
         """Encode audio `[B, C, S]` to codes, int64 `[B, n, T]`, T = ceil(S / hop).
 
-        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the valid samples of each item,
-        before resampling. Frames after ceil(length / hop) are padding: their codes are 0, and they do not
-        affect valid frames. `num_codebooks` is n, by default all. The computation is in float32, independent
-        of torch's global settings. Raises ShapeError for arguments of the wrong type, shape or range,
-        NonFiniteError for NaN or infinity in the audio.
+        Audio at another `sample_rate` (Hz) is resampled. `lengths` `[B]` are the numbers of valid samples of
+        the items, before resampling. Frames after ceil(length / hop) are padding: their codes are 0, and they
+        do not affect valid frames. `num_codebooks` is n, by default all. The computation is in float32,
+        independent of torch's global settings. Raises ShapeError for arguments of the wrong type, shape or
+        range, NonFiniteError for NaN or infinity in the audio.
         """
         wav, mask = self._pad_to_frames(wav, sample_rate, lengths)
         return self._encode_padded(wav, mask, num_codebooks)
@@ -115,9 +115,9 @@ class FramedCodec(ABC):
     def decode(self, codes: Tensor, num_samples: int | None = None, lengths: Tensor | None = None) -> Tensor:
         """Decode codes, integers `[B, n, T]` of any type, to audio, float32 `[B, C, num_samples]`.
 
-        `num_samples` is T * hop by default. `lengths` `[B]` are the valid samples of each item in a padded
-        batch; later samples are 0. The computation is in float32, independent of torch's global settings.
-        Raises ShapeError for arguments of the wrong type, shape or range.
+        `num_samples` is T * hop by default. `lengths` `[B]` are the numbers of valid samples of the items of
+        a padded batch; later samples are 0. The computation is in float32, independent of torch's global
+        settings. Raises ShapeError for arguments of the wrong type, shape or range.
         """
         codes = checked_codes(codes, self.num_codebooks).to(self.device)
         length = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
@@ -138,7 +138,7 @@ class FramedCodec(ABC):
         Returns the audio `[B, C, T * hop]` and its mask `[B, T]`. The arguments are the same as for `encode`.
         """
         wav, rate = checked_wav(wav, self.channels), checked_sample_rate(sample_rate, self.sample_rate)
-        lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio is no longer")
+        lengths = checked_lengths(lengths, len(wav), wav.shape[2], "the audio has no more samples")
         if lengths is not None:  # samples in the padding may be arbitrary, and resampling would spread them
             wav = zero_after(wav, lengths)
         wav, lengths = self._resample(wav, rate, lengths)
@@ -167,7 +167,7 @@ class FramedCodec(ABC):
         """Return the output length of a batch; the arguments are the same as for `decode`."""
         maximum = frames * self.hop_length
         num_samples = checked_num_samples(num_samples, frames, self.hop_length)
-        lengths = checked_lengths(lengths, batch, maximum, f"{frames} frames hold no more")
+        lengths = checked_lengths(lengths, batch, maximum, f"{frames} frames have no more samples")
         return OutputLength(num_samples, lengths, self.frame_mask(lengths, maximum))
 
 

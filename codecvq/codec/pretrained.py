@@ -39,7 +39,7 @@ def codec_folder(registration: Registration[CodecSpec]) -> Path | None:
 
 
 def unknown_codec(name: str | Path, external: bool = False) -> CodecError:
-    """Return an error that lists the registered names; with `external`, includes codecs without codes."""
+    """Return an error that lists the registered names; with `external`, also external codecs."""
     registrations = registry().all(CodecSpec)
     known = [
         name for name, registration in registrations.items() if external or not registration.spec.external

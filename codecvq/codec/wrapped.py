@@ -35,8 +35,8 @@ class WrappedCodec(FramedCodec):
         hop_length: Samples per frame.
         codebook_sizes: Size K of each codebook.
         weights: Identity of the codec: the state dict of the model, or a text that names its version.
-        codebooks: Identity of the codes, by default `weights`. Pass that of another codec if this codec can
-            decode its codes.
+        codebooks: Identity of the codes, by default `weights`. Pass the identity of another codec if
+            each codec can decode the codes of the other.
         channels: Number of audio channels C.
         strides: Frames per code of each codebook, by default 1.
         prefix_decodable: Whether the first n codebooks decode without the others.
@@ -203,7 +203,10 @@ class WrappedCodec(FramedCodec):
 
 
 def _group_by_length(mask: Tensor | None, batch: int, frames: int) -> Iterator[tuple[list[int], int]]:
-    """Yield batch items grouped by their number of valid frames, and that number. Skips empty items."""
+    """Yield the indices of the batch items that have equally many valid frames, and this number.
+
+    Skips empty items.
+    """
     counts = [frames] * batch if mask is None else mask.sum(dim=1).tolist()
     for count in sorted(set(counts) - {0}, reverse=True):
         yield [item for item, valid in enumerate(counts) if valid == count], count
@@ -228,8 +231,9 @@ def _check_source(name: str, source: Any) -> None:  # Any: an unchecked argument
     tensors = isinstance(source, Mapping) and all(isinstance(tensor, Tensor) for tensor in source.values())
     if not source or not (tensors or isinstance(source, str)):
         raise OptionError(
-            f"weights of codec {name!r} are {_describe_source(source)}, but a state dict or a text that "
-            "names their version is needed. Files record a hash of it, and decoding requires an equal hash."
+            f"weights or codebooks of codec {name!r} are {_describe_source(source)}, but a state dict or a "
+            "text that names their version is needed. Files record a hash of it, and decoding requires "
+            "an equal hash."
         )
 
 

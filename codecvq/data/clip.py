@@ -17,7 +17,7 @@ from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.limits import MAX_AUDIO_S
 
-ROUNDING_S = 0.1  # a part may end this much after its file: times in manifests are often rounded
+ROUNDING_S = 0.1  # a part may end this much after the end of its file: times in manifests are often rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class Clip:
     def read(self, sample_rate: int, *, longest_s: float = MAX_AUDIO_S) -> npt.NDArray[np.float32]:
         """Read the mono samples `[S]` of the clip, resampled to `sample_rate`.
 
-        Raises AudioError if the file cannot be read, is longer than `longest_s`, or ends before the clip.
+        Raises AudioError if the file cannot be read, or if the clip is longer than `longest_s` seconds or
+        ends after its file.
         """
         limit_s = None if self.open_end else self.duration_s
         audio = self.audio.read(start_s=self.start_s, duration_s=limit_s, longest_s=longest_s)

@@ -30,11 +30,11 @@ class Clips(Sequence[Clip]):
     """A selection of the rows of a source, in any order. Clips are created on access and not cached.
 
     `source[row]` returns a clip; a source is a tuple of clips or a sequence that reads a file. `columns`
-    holds the values that are needed for all clips at once. Its splits and measured durations override those
-    of the source.
+    has the values that are needed for all clips at once. The splits and measured durations in `columns`
+    override those of the source.
     """
 
-    MAX_IN_MEMORY = 20_000  # readers hold up to this many clips of a source in memory
+    MAX_IN_MEMORY = 20_000  # a source with more clips is read from a file on access
 
     def __init__(self, source: Sequence[Clip], columns: Columns, rows: SharedArray | None = None) -> None:
         self._source, self._columns, self._rows = source, columns, rows  # rows None: all rows
@@ -110,11 +110,14 @@ class Clips(Sequence[Clip]):
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """The speakers that `speaker_codes` indexes; "" means none. Some may have no clip here."""
+        """The speakers that `speaker_codes` indexes; "" means none.
+
+        Some may have no clip in this selection.
+        """
         return self._columns.speakers
 
     def splits(self, split_by: SplitBy) -> npt.NDArray[np.uint8]:
-        """The `split_code` of each clip: its explicit split, or the hash of its key or speaker."""
+        """The `split_code` of each clip: of its explicit split, else of the split by hash (see `Corpus`)."""
         explicit = self.explicit_splits
         if split_by == "speaker":
             codes = np.array([split_code(split_of(name)) for name in self.speakers] or [NONE], np.uint8)

@@ -1,4 +1,4 @@
-"""Values that a corpus needs for all clips at once, as arrays: 24 bytes per clip."""
+"""Values that a corpus needs for all clips at once, as arrays: 23 bytes per clip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Columns:
 
     id_hash: SharedArray  # uint64
     explicit_split: SharedArray  # uint8, `split_code` of the split that a clip specifies
-    key_split: SharedArray  # uint8, `split_code` from the hash of the key or id
+    key_split: SharedArray  # uint8, `split_code` of the split by the hash of the clip's `split_key` or id
     speaker: SharedArray  # int32, an index into `speakers`
     duration_s: SharedArray  # float64, NaN if unknown
     measured: SharedArray  # bool: whether the duration was compared with the file

@@ -4,7 +4,8 @@ A reader (hook `codecvq_readers`) opens a source: a folder of audio, a manifest,
 several registered corpora (hook `codecvq_corpora`). Clips are created on access.
 
 The split is a pure function of each clip: a hash of its id (or optionally of its speaker) assigns 5 % to test
-and 5 % to validation. Adding clips does not move other clips, and two machines agree without sharing a list.
+and 5 % to validation. Adding clips does not change the split of other clips, and all machines
+compute the same split.
 Clips whose id is only a path in a folder are split by the content of their file, so that opening the parent
 folder gives the same test clips. A clip may specify its split, which takes precedence.
 `codecvq.data.split_file` stores the split of a run; the run uses the stored split from then on.
@@ -69,7 +70,7 @@ class Corpus:
         return float(np.nansum(self.lazy_clips.durations_s))
 
     def split_of(self, clip: Clip) -> Split:
-        """The split of a clip: its explicit split, or by the hash of its speaker, `split_key` or id."""
+        """Return the explicit split of a clip, or the split by the hash of its speaker, key or id."""
         if clip.split:
             return cast(Split, clip.split)  # checked when the corpus was opened
         return split_of(clip.speaker if self.split_by == "speaker" else clip.split_key or clip.id)
@@ -119,8 +120,8 @@ def open_corpus(
         speakers: if given, only these speakers are included.
         exclude_speakers: these speakers are excluded.
 
-    Raises CorpusError if the source is missing, empty or inconsistent. Missing single files are listed in
-    `failures`.
+    Raises CorpusError if the source is missing, empty or inconsistent. Clips whose
+    audio file is missing are listed in `failures`.
     """
     names = [name] if isinstance(name, str) else list(name or ())
     sources = [value for value in ("+".join(names) or None, source, folder, manifest) if value is not None]

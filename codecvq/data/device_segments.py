@@ -1,7 +1,7 @@
 """All audio of a corpus in device memory, where segments are cut and augmented.
 
-Random draws come from `Segments`, so a step has the same segments with the same gain, tilt, sign and speed.
-Only the resampling filter for the speed differs. Signal x played r times as fast is
+Random draws come from `Segments`, so a step has the same segments, gain, tilt, sign and speed as on the
+CPU. Only the resampling filter for the speed differs. Signal x played r times as fast is
 
     y[n] = Σ_k x[k] c sinc(c (r n - k)) w(c (r n - k) / Z),      c = min(1, 1/r)
 
@@ -53,7 +53,7 @@ class DeviceSegments:
     def plan(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """Draw the parameters of a step for `render`: float64 `[8, B]` on the CPU.
 
-        The last row holds the index of each item's clip.
+        A column belongs to an item. The last row has the index of the clip of each item.
         """
         first = rank * self.segments.batch_size
         rows = []
@@ -104,7 +104,10 @@ class DeviceSegments:
 
 
 def change_speed(wav: Tensor, speed: Tensor, samples: int) -> Tensor:
-    """Play signals `[B, S]` `speed` `[B]` times as fast and return their first `samples` samples."""
+    """Change the speed of signals `[B, S]` by the factors `speed` `[B]`: `[B, samples]`.
+
+    A factor above 1 makes a signal faster.
+    """
     max_speed = wav.shape[1] / samples  # from shapes: no synchronization with the device
     half_width = int(ZEROS * max(1.0, max_speed)) + 1
     taps = torch.arange(-half_width, half_width + 1, device=wav.device)

@@ -16,7 +16,8 @@ from codecvq.escaping import printable
 
 logger = logging.getLogger("codecvq")
 
-#: A stated duration is wrong, not just rounded, if it differs by more than both: seconds, share of the file
+#: A stated duration is wrong, not just rounded, if it differs by more than both: seconds,
+#: and a fraction of the measured duration
 TOLERANCE_S, TOLERANCE = 0.5, 0.02
 BLOCK = 4096  # clips measured at a time
 

@@ -14,7 +14,10 @@ from codecvq.escaping import printable
 
 
 def read_folder(source: str) -> Iterator[Clip]:
-    """Yield a clip for each audio file below the folder; its id is its relative path without suffix."""
+    """Yield a clip for each audio file below the folder; its id is its relative path without suffix.
+
+    Raises CorpusError if the folder does not exist or has no audio files.
+    """
     folder, name = Path(source), printable(source)
     try:
         exists, is_folder = os.path.exists(folder), os.path.isdir(folder)

@@ -5,8 +5,8 @@ any of the listed names; all other columns are stored unchanged with the clip. M
 (`audio_filepath`, `offset`), of Hugging Face audio folders (`file_name`) and of Common Voice (`path` below
 `clips/`, `sentence`) work without changes. See `manifest_row` for the meaning of each column.
 
-Opening a manifest reads and checks all rows, but only their offsets stay in memory. A row is read again when
-its clip is used.
+Opening a manifest reads and checks all rows. Of a manifest with more than `Clips.MAX_IN_MEMORY` rows, only
+the offsets of the rows and the `Columns` stay in memory, and a row is read again when its clip is used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The columns of a manifest row and their meaning.
 
-Times are in seconds. A row with `start` is a part of its file, up to `duration` or `end`, or to the end of
-the file. `end` alone selects a part from the beginning. `duration` alone is the duration of the whole file.
-Columns that give a part in milliseconds or samples are rejected: ignoring them would pair the text with the
-wrong audio.
+Times are in seconds. A row with `start` selects a part of its file: `duration` seconds of it, up to `end`, or
+up to the end of the file. `end` alone selects a part from the beginning. `duration` alone is the duration of
+the whole file. Columns that give a part in milliseconds or samples are rejected: ignoring them would pair the
+text with the wrong audio.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def read_row(origin: str, row: Row) -> ParsedRow:
     if "path" not in values:
         raise CorpusError(
             f"{origin}: no column has the path of the audio. The columns are "
-            f"{', '.join(map(repr, row))[:300] or 'none'}; name one of them {' or '.join(NAMES['path'])}."
+            f"{', '.join(map(repr, row))[:300] or 'none'}; rename one to {' or '.join(NAMES['path'])}."
         )
     try:
         fields = _Fields(**{field: value for field, (_, value) in values.items()})

@@ -44,7 +44,7 @@ def read_metadata(source: str) -> ClipListing:
     if path is None or not (layout := _detect_layout(path)):
         raise CorpusError(
             f"{printable(source)} has no {' or '.join(FILES)} with a supported layout. Its first line must "
-            f"be a header with a column {' or '.join(NAMES['path'])}, or id|text next to a folder "
+            f"be a header with a column {' or '.join(NAMES['path'])}, or id|text if there is a folder "
             f"{LJSPEECH_FOLDER}/."
         )
     folder = path.parent
@@ -78,9 +78,9 @@ class FolderClipBuilder(ManifestClipBuilder):
 
     def file_error(self, clip: Clip) -> str:
         """Return why the path of the clip is not a readable file in the folder, or ""."""
-        inside = os.path.normpath(self.folder) + os.sep if self.folder != Path() else ""
+        prefix = os.path.normpath(self.folder) + os.sep if self.folder != Path() else ""
         path = os.path.normpath(clip.path)
-        if not path.startswith(inside) or (not inside and path.startswith((os.pardir, os.sep))):
+        if not path.startswith(prefix) or (not prefix and path.startswith((os.pardir, os.sep))):
             return f"{printable(str(clip.path))[:300]} is outside of the folder of the metadata file"
         return path_error(clip.path)
 

@@ -13,9 +13,9 @@ MAX_LINE_BYTES = 1 << 24
 
 
 class RecordFile:
-    """An open file. It stays readable after the file is removed or replaced.
+    """An open file that stays readable after its path is removed or replaced.
 
-    Unpickling it in another process opens the path there.
+    Pickling stores only the path: unpickling opens the file that is at the path then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class RecordFile:
             return os.read(self._descriptor, size)
 
     def lines(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yield offset and bytes of each line from byte `offset`.
+        """Yield the offset and the bytes of each line from byte `offset`, with the end of the line.
 
         Lines end with a line feed, a carriage return, or both. Raises ValueError for a line of more than
         `MAX_LINE_BYTES`.

@@ -15,7 +15,11 @@ from codecvq.plugins import registry
 
 
 def read_registered_corpus(source: str, root: str | None = None) -> ClipListing:
-    """Read the corpus registered as `source`. `root` is its location, if not the default."""
+    """Read the corpus registered as `source`. `root` is its location, if not the default.
+
+    Raises UnknownName if no plugin registers the corpus, and CorpusError if it cannot be read or has no
+    clips.
+    """
     registration = registry().find(CorpusSpec, source)
     install = registration.spec.install
     install_hint = f" To get it: {install}" if install else ""

@@ -43,7 +43,7 @@ class AugmentConfig:
 
     gain_db: tuple[float, float] = (-10.0, 6.0)  # uniform in dB; limited so that samples stay in [-1, 1]
     polarity: float = 0.5  # probability that the sign is flipped
-    tilt_db: float = 0.0  # gain at the Nyquist frequency relative to 0 Hz, uniform in ± this; 0: no filter
+    tilt_db: float = 0.0  # gain at the Nyquist frequency relative to 0 Hz, uniform in ±tilt_db; 0: no filter
 
     #: playback speed, uniform between these; shifts pitch and formants, similar to another speaker
     speed: tuple[float, float] = (1.0, 1.0)
@@ -125,7 +125,7 @@ class Segments:
         self._shared_ends = SharedArray(np.cumsum(_clip_weights(measured, balance)))
         self._free_bytes = cache_bytes if cache else 0
         self._cache: dict[int, npt.NDArray[np.int16]] = {}
-        self._unreadable: set[int] = set()  # keys of `_failures` whose clip cannot be read at all
+        self._skipped: set[int] = set()  # indices of clips that cannot be read at all: not tried again
         self._lock = threading.Lock()
         if not len(measured) or not self._ends[-1] > 0:
             raise self.no_readable_clips()
@@ -234,7 +234,7 @@ class Segments:
 
     def _segment(self, index: int, position: float, length: int) -> FloatArray | None:
         """Cut a segment `[length]` of a clip. On failure, records it and returns None."""
-        if index in self._unreadable:
+        if index in self._skipped:
             return None
         clip = self.corpus[index]
         is_long = self._is_long(clip)
@@ -257,7 +257,7 @@ class Segments:
         with self._lock:
             self._failures.setdefault(index, ClipFailure(clip.id, clip.path, str(error)))
             if whole_clip:
-                self._unreadable.add(index)
+                self._skipped.add(index)
 
     def _cached_samples(self, index: int) -> npt.NDArray[np.int16]:
         """Return all samples `[S]` of a clip, 16 bits, and cache them if they fit.

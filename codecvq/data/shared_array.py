@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SMALL_BYTES = 1 << 16  # smaller arrays are pickled
+SMALL_BYTES = 1 << 16  # arrays up to this size are pickled by value
 
 
 class SharedArray:
     """An array that is pickled as a memory-mapped file: all processes of a machine share its pages.
 
-    The file is removed together with the array of the process that pickled it.
+    The file is removed when the array that was pickled is garbage-collected or its process ends.
     """
 
     def __init__(self, values: npt.NDArray[Any]) -> None:

@@ -37,10 +37,10 @@ class RecordedSplit:
     path: Path
     ids: SplitTable
     recordings: SplitTable  # by Clip.identity(); empty for a file of an older version
-    files: SplitTable  # by fingerprint; "train" if parts of a file are in several splits
+    files: SplitTable  # by fingerprint; for parts in several splits, see the precedence in `SplitTable`
 
     def apply(self, corpus: Corpus) -> Corpus:
-        """Return the corpus with the stored split of each clip; new clips are split as usual."""
+        """Return the corpus with the stored split of each clip; new clips stay in their split."""
         clips = corpus.lazy_clips
         recorded, current = self.ids.codes(clips.id_hashes), clips.splits(corpus.split_by)
         changed = (recorded != NONE) & (recorded != current)

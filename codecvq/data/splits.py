@@ -1,4 +1,4 @@
-"""Assigning keys to training, validation and test with a stable hash."""
+"""Assigning clips or speakers to the splits by a hash that is the same in all processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CODES: dict[str, int] = {"": NONE, **{split: code for code, split in enumerate(
 
 def split_of(key: str) -> Split:
     """Return the split of an id or speaker by its hash: 5 % "test", 5 % "validation", the rest "train"."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if share < TEST_SHARE:
+    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    if fraction < TEST_SHARE:
         return "test"
-    return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
+    return "validation" if fraction < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
 def split_code(split: str) -> int:

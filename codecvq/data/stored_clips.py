@@ -21,7 +21,9 @@ from codecvq.errors import CorpusError
 
 
 class StoredClips(Sequence[Clip]):
-    """Clips in a temporary file of this process. The file is removed with the sequence."""
+    """Clips in a temporary file of this process. The file is removed when the sequence is
+    garbage-collected.
+    """
 
     def __init__(self, clips: Iterable[Clip]) -> None:
         ends = array("q", [0])
@@ -67,7 +69,9 @@ def to_listing(result: object) -> ClipListing:
 
 
 def collect_clips(result: Iterable[Clip | ClipFailure]) -> ClipListing:
-    """Collect the clips of an iterator, with more than `Clips.MAX_IN_MEMORY` in a temporary file.
+    """Collect the clips of an iterator.
+
+    They are stored in memory, or in a temporary file if there are more than `Clips.MAX_IN_MEMORY`.
 
     Raises CorpusError for items that are neither clips nor failures.
     """

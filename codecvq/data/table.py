@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 class LineReader:
-    """Iterates over the decoded lines of a file; `position` is that of the next line."""
+    """Iterates over the decoded lines of a file; `position` is the position of the next line."""
 
     def __init__(self, file: RecordFile, name: str, position: Position) -> None:
         self.position = position
@@ -104,7 +104,7 @@ class Table:
                 yield Record(position, row)
 
     def row(self, position: Position) -> Row:
-        """Return the record at a position. Raises CorpusError if it is damaged."""
+        """Return the row of the record at a position. Raises CorpusError if it is damaged."""
         return self._next(LineReader(self._file, self.name, position), position) or {}
 
     def _next(self, lines: LineReader, position: Position) -> Row | None:

@@ -1,7 +1,7 @@
 """`TableClips`: clips of a table that are built from their records on access.
 
-A clip takes 8 bytes for the offset of its record in addition to its `Columns`. If the table has no ids, it
-takes 16 more for the fingerprint of its file.
+In memory, a clip takes 8 bytes for the offset of its record in addition to its `Columns`. If a record of the
+table has neither an id nor a split, each clip takes 16 bytes more for the fingerprint of its file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ KEY_BYTES = 16  # size of a fingerprint
 
 
 class BuiltClip(NamedTuple):
-    """The clip of a record, and whether the record has an id."""
+    """The clip of a record, and whether its split is independent of the content of its file."""
 
     clip: Clip
-    has_id: bool  # False: the id is a path, and the split depends on the content of the file
+    has_id: bool  # whether the record has an id or a split; False: its file is read to assign a split
 
 
 class ClipBuilder(Protocol):
@@ -84,10 +84,11 @@ class TableClips(Sequence[Clip]):
 
 
 def table_listing(table: Table, builder: ClipBuilder, *, strict: bool) -> ClipListing:
-    """Check all records of a table and return its clips, up to `Clips.MAX_IN_MEMORY` of them in memory.
+    """Check all records of a table and return its clips.
 
-    Clips with missing files become failures. A damaged record raises CorpusError if `strict`, and becomes a
-    failure otherwise.
+    More than `Clips.MAX_IN_MEMORY` clips are not stored in memory but built on access. Clips with missing
+    files become failures. A damaged record raises CorpusError if `strict`, and becomes a failure otherwise.
+    Raises CorpusError if two records have the same id.
     """
     return _TableReader(table, builder, strict).listing()
 

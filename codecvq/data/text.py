@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 #: NUL and the surrogates that Python uses for non-UTF-8 bytes of file names -> escape sequence
-_WRITTEN_OUT = {0: "\\x00"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+_ESCAPES = {0: "\\x00"} | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
 def utf8_safe(text: str) -> str:
@@ -15,7 +15,7 @@ def utf8_safe(text: str) -> str:
     """
     if text.isascii() and "\0" not in text:
         return text
-    return text.translate(_WRITTEN_OUT).encode("utf-8", "backslashreplace").decode()
+    return text.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode()
 
 
 def utf8_safe_id(text: str) -> str:

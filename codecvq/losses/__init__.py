@@ -92,13 +92,13 @@ def codecvq_losses() -> Iterable[LossSpec]:
     yield LossSpec(
         name="loudness",
         factory="codecvq.losses.loudness:LoudnessLoss",
-        summary="loudness in critical bands, weighted as in PESQ; about 1.5 times the weight of mel",
+        summary="loudness in critical bands, weighted as in PESQ; use about 1.5 times the weight of mel",
         reference="ITU-T P.862",
     )
     yield LossSpec(
         name="similarity",
         factory="codecvq.losses.similarity:SimilarityLoss",
-        summary="similarity of neurograms, as in ViSQOL; about 3 times the weight of mel",
+        summary="similarity of neurograms, as in ViSQOL; use about 3 times the weight of mel",
         reference="arXiv:2004.09584",
     )
     yield LossSpec(

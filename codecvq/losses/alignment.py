@@ -1,14 +1,14 @@
-"""Resampling teacher features to the frames of a codec, for any two frame rates.
+"""Resampling features of a teacher model to the frames of a codec, for any two frame rates.
 
-Let u_k be the center times of teacher frames, t that of a codec frame, in seconds, and h the longer of the
-two frame periods. Then
+Let f(k) be the feature of teacher frame k, u_k the center of this frame in seconds, t the center of a codec
+frame in seconds, and h the longer of the two frame periods. Then
 
     aligned(t) = Σ_k w(t, k) f(k) / Σ_k w(t, k),      w(t, k) = max(0, 1 - |t - u_k| / h)
 
 This is linear interpolation if the codec has the higher frame rate, and a triangular mean over two codec
 frames if it has the lower one (like the pooling from 50 to 12.5 Hz in Mimi, arXiv:2410.00037). Before the
-first and after the last teacher frame, the feature is that of the nearest frame. Times are exact fractions;
-only the weights are rounded.
+first and after the last teacher frame, the feature is that of the nearest frame. Times are computed
+from exact fractions and rounded once, to float64.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def build_loss(name: str, *, sample_rate: int, **options: Any) -> nn.Module:
     """Build the loss registered as `name`. It is called with `LossInputs`.
 
     Raises UnknownName for an unknown loss and OptionError for unknown options or wrong types. Build untrusted
-    options within `codecvq.construction.limited`.
+    options within `codecvq.construction.construction_limits`.
     """
     registration, label = registry().find(LossSpec, name), f"loss {name!r}"
     check_options(label, registration, options, PROVIDED)

@@ -66,7 +66,10 @@ class DistillationLoss(Loss):
         self.alignment = Alignment(self.teacher, codec.sample_rate, codec.hop_length)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """Return the 0-d loss of a batch, in float32 without autocast; 0 for items without the codebook."""
+        """Return the 0-d loss of a batch, in float32 without autocast.
+
+        Items in which quantizer dropout removed the codebook count as 0.
+        """
         latents = inputs.quantized if self.codebook is None else inputs.codebook_part(self.codebook)
         assert latents is not None, "the training provides the quantized latents"
         with torch.autocast(latents.device.type, enabled=False):

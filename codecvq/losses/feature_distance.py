@@ -1,6 +1,7 @@
 """Distances between features, one per batch item.
 
-With features a(d, t), targets s(d, t), and frame weights w(t), 0 or 1:
+With features a(d, t), targets s(d, t), frame weights w(t), 0 or 1, and the logistic
+function σ:
 
     cosine               Σ_t w (1 - cos(a(·, t), s(·, t))) / Σ_t w
     cosine_over_time     mean over d of  -ln σ(cos(w a(d, ·), w s(d, ·)))

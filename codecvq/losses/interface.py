@@ -5,7 +5,7 @@ A loss defines `forward(inputs) -> 0-d tensor`; a loss that compares decoded wit
 with those of the codec and saved in checkpoints, but they are not part of the codec. A frozen network is a
 `Teacher` (see `codecvq.losses.teacher`) and is not saved in checkpoints.
 
-Dimensions: B batch, C channels, S samples, D latent channels, T frames, N codebooks.
+Dimensions: B batch, C channels, S samples, D latent channels, T frames, n codebooks in use.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class LossInputs:
         """
         if self.parts is None or codebook >= len(self.parts):
             raise OptionError(
-                f"latents of codebook {codebook} are needed, but there are "
-                f"{'none' if self.parts is None else len(self.parts)} by codebook. Set uses_parts = True in "
-                "the loss, and use a quantizer whose codebooks add up, such as residual_vq."
+                f"the latents of codebook {codebook} are needed, but "
+                f"{'no' if self.parts is None else len(self.parts)} codebooks have separate latents. Set "
+                "uses_parts = True in the loss, and use a quantizer whose codebooks add up, such as "
+                "residual_vq."
             )
         return self.parts[codebook]
 
@@ -83,7 +84,7 @@ class Loss(nn.Module):
         """
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """Return the 0-d loss of a batch, without its weight."""
+        """Return the 0-d loss of a batch. The training multiplies it by the weight of the loss."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(inputs) -> 0-d loss")
 
 

@@ -114,8 +114,8 @@ def _pool_over_time(frames: Tensor) -> Tensor:
     """Pool disturbances of frames to those of items: `[B, T]` -> `[B]`. Pads the last interval with zeros."""
     missing = max(0, INTERVAL - frames.shape[1]) or -(frames.shape[1] - INTERVAL) % STEP
     intervals = F.pad(frames, (0, missing)).unfold(1, INTERVAL, STEP)
-    loudest = (intervals + 1e-4).pow(6).mean(dim=2).pow(1 / 6)  # smooth at 0
-    return loudest.square().mean(dim=1).sqrt()
+    pooled = (intervals + 1e-4).pow(6).mean(dim=2).pow(1 / 6)  # smooth at 0
+    return pooled.square().mean(dim=1).sqrt()
 
 
 def _bark(hertz: float) -> float:

@@ -19,7 +19,9 @@ MIN_DEVIATION = 1e-3  # in natural logarithms of power; limits the gain for near
 
 
 class MelTeacher(Teacher):
-    """Log-mel spectra at 100 frames per second, each band with mean 0 and standard deviation 1 over the item.
+    """Log-mel spectra at about 100 frames per second.
+
+    Each band has mean 0 and standard deviation 1 over the item.
 
     Args:
         bands: the number of mel bands.

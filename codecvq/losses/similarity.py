@@ -2,11 +2,11 @@
 
 NSIM is by Hines and Harte (2012), doi:10.1016/j.specom.2011.09.004. ViSQOL (arXiv:2004.09584) uses it patch
 by patch. Let r(t, b) and d(t, b) be gammatone spectrograms of reference and decoded audio, as 10 lg of
-amplitudes, in frames t of 80 ms, 20 ms apart, and in B bands b that are equidistant on the scale of
-equivalent rectangular bandwidths. With means μ, variances σ² and the covariance σrd under a Gaussian window
-of 3 x 3 cells:
+amplitudes above a floor of -90 dB, in frames t of 80 ms, 20 ms apart, and in B bands b that are equidistant
+on the scale of equivalent rectangular bandwidths. With means μ, variances σ² and the covariance σrd under a
+Gaussian window of 3 x 3 cells:
 
-    similarity   s(t, b) = (2 μr μd + C1) / (μr² + μd² + C1) · (σrd + ε + C3) / (√(σr² + ε)(σd² + ε) + C3)
+    similarity   s(t, b) = (2 μr μd + C1) / (μr² + μd² + C1) · (σrd + ε + C3) / (√((σr² + ε)(σd² + ε)) + C3)
     the loss     1 - mean of s over the bands from 150 Hz and the speech frames; 0 without speech frames
 
 Mel losses compare levels. This loss compares how they rise and fall, whatever the amount, so it penalizes

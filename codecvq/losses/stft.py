@@ -13,7 +13,8 @@ FLOOR = 1e-5  # of magnitudes before the logarithm
 
 
 class StftLoss(WindowsLoss):
-    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M and M̂,
+    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M of the
+    reference and M̂ of the decoded audio,
 
         |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
 

@@ -21,8 +21,8 @@ class Teacher(nn.Module):
     gradient flows through it to the audio.
 
     The constructor is called with the `sample_rate` of the audio and the options of the teacher, and sets the
-    three attributes. The time of a frame is that of its center; sample n lasts from n to n + 1, divided by
-    the sample rate.
+    three attributes. The time of a frame is the time of its center. Sample n lasts from n / `sample_rate` to
+    (n + 1) / `sample_rate`.
     """
 
     dim: int  # number of feature channels

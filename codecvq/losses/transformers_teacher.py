@@ -239,9 +239,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_complete(folder: Path, missing: Sequence[str]) -> None:
     """Raise OptionError if weights are missing: they would be initialized randomly."""
-    lacking = sorted(key for key in missing if not key.endswith(OPTIONAL_WEIGHTS))
-    if lacking:
+    missing_weights = sorted(key for key in missing if not key.endswith(OPTIONAL_WEIGHTS))
+    if missing_weights:
         raise OptionError(
-            f"{folder} lacks {len(lacking)} weights of the model, such as {lacking[0]}: it is incomplete, or "
-            "belongs to another model."
+            f"{folder} lacks {len(missing_weights)} weights of the model, such as {missing_weights[0]}: "
+            "it is incomplete, or belongs to another model."
         )

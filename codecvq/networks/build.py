@@ -1,4 +1,4 @@
-"""Networks and discriminators by name."""
+"""Builds registered networks and discriminators by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build_network(name: str, *, sample_rate: int, channels: int = 1, **options: 
     """Build the network registered under `name`.
 
     Raises UnknownName, with similar names, and OptionError for unknown options or values of a wrong type. To
-    build options from an untrusted source, use `codecvq.construction.limited`.
+    build options from an untrusted source, do it in `codecvq.construction.construction_limits`.
     """
     network = _build(name, sample_rate, channels, options)
     if not isinstance(network, Network):
@@ -46,4 +46,4 @@ def _others(kind: type[NetworkSpec]) -> str:
     names = [
         name for name, registration in registry().all(NetworkSpec).items() if type(registration.spec) is kind
     ]
-    return f" Take one of: {', '.join(names)}."
+    return f" Use one of: {', '.join(names)}."

@@ -82,9 +82,7 @@ def multiply_adds(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
 def _real_transform(
     input_shape: Sequence[int], dims: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """Return the operations of real FFTs of n points, forward or inverse: 5/2 n log2 n each,
-    the usual count.
-    """
+    """Return the operations of real FFTs of n points, forward or inverse: 5/2 n log2 n each."""
     points = max(input_shape[dims[-1]], out_shape[dims[-1]])  # the real side has more points
     transforms = math.prod(input_shape) // input_shape[dims[-1]]
     return round(2.5 * points * math.log2(points)) * transforms
@@ -97,9 +95,7 @@ def _recurrent_layer(
     *_: Any,
     **__: Any,
 ) -> int:
-    """Return the operations of oneDNN's LSTM layer: input `[T, B, X]`, input weights and
-    recurrent weights.
-    """
+    """Return the operations of an LSTM layer of oneDNN for an input `[T, B, X]`."""
     return 2 * input_shape[0] * input_shape[1] * (math.prod(input_weight) + math.prod(recurrent_weight))
 
 

@@ -1,5 +1,6 @@
-"""Current weight normalization for modules of encodec: the old one logs warnings and cannot
-be deep-copied.
+"""Builds modules of encodec with the current weight normalization of torch.
+
+The old one logs warnings and cannot be deep-copied.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ is in fact an inverse real transform. With X_k = Σ_n x_n e^(-2πikn/N), k = 0 �
     ∂L/∂x_n = Re Σ_k 2 g_k X_k e^(2πikn/N)
 
 while N·irfft(Y) = Re Y_0 + 2 Re Σ_{0<k<N/2} Y_k e^(…) + Re Y_{N/2} (-1)^n. So ∂L/∂x = N·irfft(Y) with Y_k =
-g_k X_k inside, and twice that at both ends. `benchmarks/mel_loss.py` measures the gain.
+g_k X_k for 0 < k < N/2, and Y_k = 2 g_k X_k for k = 0 and k = N/2. `benchmarks/mel_loss.py` measures the
+gain.
 """
 
 from __future__ import annotations

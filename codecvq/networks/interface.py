@@ -26,7 +26,7 @@ class Network:
 
     `encoder(wav, mask)` maps audio `[B, C, S]` to latents `[B, D, T]`; S is a multiple of the hop length, and
     T = S / hop_length. `decoder(latents, mask)` maps latents `[B, D, T]` to audio `[B, C, T * hop_length]`.
-    The padding mask is bool `[B, T]`, or None; padded frames must not affect real ones. T is at least 1.
+    The padding mask is bool `[B, T]`, or None; padding frames must not affect valid ones. T is at least 1.
 
     Both modules may have an attribute `reach` (`Reach`): in samples for the encoder, in frames for the
     decoder. Without it, streaming is unavailable.
@@ -83,9 +83,9 @@ class Network:
 
 
 def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """Return `hidden` `[B, T, X]` with zeros at padded frames.
+    """Return `hidden` `[B, T, X]` with zeros at padding frames.
 
-    Convolutions then get the same input there as beyond the end of the batch.
+    Convolutions then get the same input at padding frames as after the end of the batch.
     """
     return hidden if mask is None else hidden * mask[:, :, None].to(hidden.dtype)
 

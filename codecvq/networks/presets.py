@@ -23,14 +23,15 @@ MAX_DEPTH, MAX_WIDTH = 256, 2**16  # blocks or layers; channels
 
 
 def resolve_size(network: str, presets: Mapping[str, Size], preset: str, **given: int | None) -> Size:
-    """Return the size of a preset, with those options of `given` that are not None instead of its own.
+    """Return the size of a preset; options in `given` that are not None replace its numbers.
 
     Raises OptionError for an unknown preset, for sizes below 1 (or 0, if a preset has 0), and for sizes above
     `MAX_DEPTH` or `MAX_WIDTH`.
     """
     if preset not in presets:
         raise OptionError(
-            f"{network}: preset is {preset!r}; it is {', '.join(presets)}.{nearest(str(preset), presets)}"
+            f"{network}: preset is {preset!r}; needed is one of "
+            f"{', '.join(presets)}.{nearest(str(preset), presets)}"
         )
     size = replace(presets[preset], **{name: value for name, value in given.items() if value is not None})
     for field in fields(size):

@@ -77,7 +77,7 @@ def build_seanet(
         )
     if not ratios or min(ratios) < 1:
         raise OptionError(
-            f"seanet: ratios is {list(ratios)!r}; needed is a list of whole numbers, as [8, 5, 4, 2]"
+            f"seanet: ratios is {list(ratios)!r}; needed is a list of whole numbers, for example [8, 5, 4, 2]"
         )
     options: dict[str, Any] = {
         "channels": channels,
@@ -123,18 +123,18 @@ class PerItem(nn.Module):
             return self.module(signal)
         frames = mask.shape[1]
         items = []
-        for item, real in zip(signal, mask, strict=True):
-            length = int(real.sum())  # padding is at the end
+        for item, valid in zip(signal, mask, strict=True):
+            length = int(valid.sum())  # padding is at the end
             out = self(item[None, :, : length * self.samples_in])
             items.append(nn.functional.pad(out, (0, (frames - length) * self.samples_out)))
         return torch.cat(items)
 
 
 def _reach(module: nn.Module, samples_in: int, samples_out: int) -> Reach:
-    """Return the reach of a stack of encodec's convolutions.
+    """Return the receptive field of a stack of encodec's convolutions.
 
     It computes the interval of inputs on which the outputs 0 … samples_out - 1 depend, layer by layer from
-    the last to the first, compared with the inputs 0 … samples_in - 1.
+    the last to the first. The result is relative to the inputs 0 … samples_in - 1 of the same frame.
 
     Output j of a convolution with kernel k, stride s, dilation d and l zeros in front depends on the inputs
     js - l … js - l + (k - 1)d. Output j of a transposed convolution that drops its first l outputs depends on

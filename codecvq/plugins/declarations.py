@@ -3,8 +3,8 @@
 They are compared with the loaded plugins and never loaded from here: a recipe may be untrusted, and a plugin
 is code.
 
-An entry is a module, or the path of a file. `#sha256=…` after the path pins the file. The recipe in a run
-folder pins the files that the training used.
+An entry is the name of a module, or the path of a file. `#sha256=…` after the path pins the file. The recipe
+in a run folder pins the files that the training used.
 """
 
 from __future__ import annotations

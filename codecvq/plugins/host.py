@@ -79,7 +79,9 @@ class Registry:
     # loading
 
     def load_installed(self, disabled: Collection[str] = ()) -> None:
-        """Register the built-in registrations and all entry points of the group that are not disabled.
+        """Register the built-in registrations and all entry points of the group.
+
+        `disabled` has names of entry points or distributions to skip.
 
         A failure is logged and stored in `failures`; the other plugins are still loaded.
         """
@@ -356,7 +358,8 @@ def _absolute(text: str) -> Path:
 def registry() -> Registry:
     """Return the registry of this process, with all installed plugins.
 
-    CODECVQ_DISABLE_PLUGINS is a comma-separated list of plugins to skip.
+    The environment variable CODECVQ_DISABLE_PLUGINS is a comma-separated list of entry points or
+    distributions to skip.
     """
     loaded = Registry()
     loaded.load_installed(
@@ -366,5 +369,8 @@ def registry() -> Registry:
 
 
 def load(source: str | Path) -> Origin:
-    """Load a plugin file (`./my_vq.py`) or module into this process, and return its origin."""
+    """Load a plugin file (`./my_vq.py`) or module into this process, and return its origin.
+
+    Raises PluginError if it cannot be loaded or registered.
+    """
     return registry().load(source)

@@ -79,7 +79,10 @@ def check_options(
     for key, value in options.items():
         for number in _numbers(value):
             if not abs(number) < (math.inf if isinstance(number, float) else MAX_INTEGER):
-                raise OptionError(f"{what}: {key} is {shortened(value)}; needed are numbers up to 2^63.")
+                raise OptionError(
+                    f"{what}: {key} is {shortened(value)}; needed are finite numbers, and "
+                    "integers below 2^63."
+                )
         if key in accepted.types and value is not parameters[key].default:
             _check_type(f"{what}: {key}", value, accepted.types[key])
 

@@ -56,7 +56,10 @@ class PluginFailure:
         return text if len(text) <= MAX_REASON_LENGTH else f"{text[:MAX_REASON_LENGTH]}…"
 
     def details(self) -> str:
-        """Return the traceback from the plugin's own code on, for `codecvq plugins doctor`."""
+        """Return the traceback without frames of codecvq and the import system.
+
+        `codecvq plugins doctor` shows it.
+        """
         error = self.error
         if isinstance(error, PluginError) and error.__cause__ is not None:  # from `contained`
             error = error.__cause__
@@ -73,7 +76,7 @@ class Registration(Generic[S]):
 
     spec: S
     origin: Origin
-    module: ModuleType | object = field(repr=False)
+    module: ModuleType | object = field(repr=False)  # the plugin: a module, or an object with hooks
 
     @property
     def qualified_name(self) -> str:

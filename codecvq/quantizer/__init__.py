@@ -1,6 +1,4 @@
-"""Quantizers: the base classes for plugin authors, and the compositions (residual, grouped, split) of any
-quantizer.
-"""
+"""Quantizers: base classes for plugin authors, and compositions (residual, grouped, split)."""
 
 from codecvq.api.code_tables import CodeTables
 from codecvq.api.reach import Reach

@@ -19,7 +19,7 @@ Class attributes such as `own_gradient` declare properties that the engine needs
 for a method that needs whole sequences, and `ConditionalQuantizer` for a residual stage that depends on the
 earlier stages.
 
-Letters in shapes: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (all real
+Letters in shapes: B batch, D latent channels, T frames, N codebooks, K codebook size, M vectors (all valid
 frames of a batch, one after another).
 """
 
@@ -152,15 +152,15 @@ class Quantizer(QuantizerBase):
         return self.quantize(vectors)[1]
 
     def bound(self, vectors: Tensor) -> Tensor:
-        """Map vectors `[M, D]` differentiably before quantization, for example by tanh. The default is the
-        identity.
+        """Map vectors `[M, D]` differentiably before quantization, for example by tanh.
 
-        The gradient estimator acts after this map: gradients flow through `bound` in the usual way.
+        The default is the identity. The gradient estimator acts after this map: gradients flow through
+        `bound` in the usual way.
         """
         return vectors
 
     def terms(self, vectors: Tensor, values: Tensor, codes: Tensor) -> Terms:
-        """Return losses and metrics of real vectors after `bound`. The default returns none.
+        """Return losses and metrics of the vectors after `bound`. The default returns none.
 
         Losses are weighted 0-d tensors that training adds up. M is at least 1, except with `collective`.
 
@@ -200,8 +200,7 @@ class Quantizer(QuantizerBase):
         raise NotImplementedError(f"{type(self).__name__} lists no candidates, so it has no beam search")
 
     def code_tables(self) -> CodeTables | None:
-        """Return learned frequencies of the codes for the entropy coder of `.cvq` files, or None if there are
-        none.
+        """Return the learned code frequencies for the entropy coder of `.cvq` files, or None.
 
         Store the frequencies as integer buffers, so that they are saved with the weights; see `CodeTables`.
         """
@@ -211,9 +210,7 @@ class Quantizer(QuantizerBase):
 
     @property
     def bits_per_frame(self) -> float:
-        """Bits per frame before entropy coding: the sum of log2 K over the codebooks, each divided by its
-        stride.
-        """
+        """Bits per frame before entropy coding: the sum of log2(K) / stride over the codebooks."""
         sizes = zip(self.codebook_sizes, self.strides, strict=True)
         return sum(math.log2(size) / stride for size, stride in sizes)
 
@@ -236,13 +233,13 @@ class Quantizer(QuantizerBase):
     ) -> Quantized:
         """Quantize latents, and update the codebook state in training mode.
 
-        Padding affects neither the values at real frames nor losses, metrics or state. A non-finite frame is
+        Padding affects neither the values at valid frames nor losses, metrics or state. A non-finite frame is
         returned as NaN, so that the loss becomes NaN, and changes no state. Codes and values are computed
         before the update of this call.
 
         Args:
             latents: `[B, D, T]` of any floating-point type; computation is in float32.
-            mask: Padding mask, bool `[B, T]`, True at real frames.
+            mask: Padding mask, bool `[B, T]`, True at valid frames.
             num_codebooks: Number of first codebooks to use; all by default. Needs `prefix_decodable`.
             parts: Whether to return what each codebook adds, in `Quantized.parts`.
 
@@ -256,12 +253,13 @@ class Quantizer(QuantizerBase):
         """Return only the codes of latents: `[B, D, T]` -> int64 `[B, n, T]`, 0 at padding.
 
         In training mode, too, it changes no state and draws no random numbers. Raises NonFiniteError for NaN
-        or infinity, with the first such frame.
+        or infinity at a valid frame; the message names the first one.
 
         Args:
             latents: `[B, D, T]` of any floating-point type.
             num_codebooks: Number of first codebooks n; all by default. Needs `prefix_decodable`.
-            mask: Padding mask, bool `[B, T]`. It matters if frames depend on neighboring frames.
+            mask: Padding mask, bool `[B, T]`. Codes at valid frames depend on it only if frames depend on
+                neighboring frames.
         """
         depth = self._check(latents, mask, num_codebooks)
         return engine.encode(self, latents, depth, mask)
@@ -377,9 +375,7 @@ class Quantizer(QuantizerBase):
             )
         depth = as_integer(num_codebooks)
         if depth is None or not 1 <= depth <= self.num_codebooks:
-            raise ShapeError(
-                f"num_codebooks is {num_codebooks!r}; this quantizer has 1 to {self.num_codebooks}"
-            )
+            raise ShapeError(f"num_codebooks is {num_codebooks!r}; give 1 to {self.num_codebooks}")
         return depth
 
     def _check(self, latents: Tensor, mask: Tensor | None, num_codebooks: int | None) -> int:
@@ -396,5 +392,5 @@ class Quantizer(QuantizerBase):
         if mask is not None and (mask.dtype != torch.bool or mask.shape != needed):
             raise ShapeError(
                 f"mask is {mask.dtype} {list(mask.shape)}; needed is bool [B, T] = {list(needed)}, "
-                "True = real"
+                "True = valid"
             )

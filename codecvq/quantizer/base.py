@@ -34,8 +34,9 @@ class QuantizerBase(nn.Module):
 
     @property
     def generator(self) -> torch.Generator | None:
-        """Random generator of dropout and codebook initialization in all stages and groups; None: torch's
-        default.
+        """Random generator of dropout and codebook initialization in all stages and groups.
+
+        None: the default generator of torch.
         """
         return self._generator
 

@@ -59,8 +59,9 @@ def _context(partial_sum: Tensor) -> Context:
 
 @torch.no_grad()
 def nearest_candidates(vectors: Tensor, codebook: Tensor, count: int) -> Tensor:
-    """Return the `count` nearest codewords of each vector, nearest first: `[M, D]`, `[K, D]` -> int64 `[M,
-    count]`.
+    """Return the `count` nearest codewords of each vector, nearest first.
+
+    Shapes: `[M, D]`, `[K, D]` -> int64 `[M, count]`.
     """
     center = codebook.mean(dim=0)  # subtracted for precision, as in `nearest_codes`
     centered = codebook - center

@@ -1,5 +1,6 @@
-"""Quantizers by name: registered ones, and the short names `residual_X`, `multiscale_X` and `grouped_X` of
-compositions.
+"""Builds quantizers by their registered names and by short names of compositions.
+
+Short names are `residual_X`, `multiscale_X` and `grouped_X`, where X is the name of a quantizer.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ def build_quantizer(name: str, **options: Any) -> Quantizer:
     `residual_X` is short for the composition `residual` with `of: {name: X, ...}`. It takes the options of
     the composition (see `codecvq.quantizer.compose`) and those of X. `multiscale_X` and `grouped_X` work
     alike. In `grouped_X`, `num_codebooks` is the number of groups unless `num_groups` is given, as in
-    grouped_residual_vq. `dropout` makes the groups nested, unless X itself has an option of this name.
+    grouped_residual_vq. `dropout` makes the groups nested (see `Grouped`), unless X itself has an option
+    of this name.
 
     Raises UnknownName, with similar names, and OptionError for unknown options or values of a wrong type. To
-    build options from an untrusted source, use `codecvq.construction.limited`.
+    build options from an untrusted source, do it in `codecvq.construction.construction_limits`.
 
     Args:
         name: Registered name or short name, optionally after its distribution: "distribution/name".
@@ -56,9 +58,9 @@ def quantizer_names() -> list[str]:
 
 
 def plain_registration(name: str) -> Registration[QuantizerSpec]:
-    """Return the registration behind `name`: for a short name such as residual_X, that of X.
+    """Return the registration of `name`, or of X for a short name such as residual_X.
 
-    If a plugin registers residual_X itself, returns that one.
+    If a plugin registers residual_X itself, returns the registration of residual_X.
     """
     loaded = registry()
     form = _derived_form(loaded, name)
@@ -70,7 +72,7 @@ def quantizer_registrations(
 ) -> dict[str, Registration[QuantizerSpec]]:
     """Return the registrations of a quantizer `{name: …, options}` and of all quantizers inside it.
 
-    Keys are their places in the config: "quantizer", "quantizer.semantic", "quantizer.of.0".
+    Keys are their paths in the config: "quantizer", "quantizer.semantic", "quantizer.of.0".
     """
     name, options = name_and_options(config)
     registrations = {key: plain_registration(name)}
@@ -124,16 +126,18 @@ def expand_name(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, A
     """Return name and options of the composition that a short name such as residual_X stands for."""
     form = _derived_form(registry(), name)
     inner, own = _without_prefix(form, name), dict(options)
-    theirs = _form_options(form)
+    form_options = _form_options(form)
     if form == "grouped_":
         groups = own.pop("num_groups", None)
         groups = own.pop("num_codebooks", None) if groups is None else groups
-        theirs = {key: value for key, value in theirs.items() if key not in quantizer_options(inner)}
+        form_options = {
+            key: value for key, value in form_options.items() if key not in quantizer_options(inner)
+        }
         own["num_groups"] = _check_count(name, groups)
-        theirs["num_groups"] = None
+        form_options["num_groups"] = None
     elif form == "residual_" and own.get("stages") is None:
         _check_count(name, own.get("num_codebooks"))
-    outer = {key: own.pop(key) for key in theirs if key in own}
+    outer = {key: own.pop(key) for key in form_options if key in own}
     dim = {"dim": own.pop("dim")} if "dim" in own else {}
     return form[:-1], {**dim, "of": {"name": inner, **own}, **outer}
 

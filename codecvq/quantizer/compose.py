@@ -48,7 +48,8 @@ def residual(
         dim: Number of latent channels D.
         of: The quantizer of all stages, or a list with one per stage.
         num_codebooks: Number of stages.
-        stages: Options of single stages that override the common ones, as `[{codebook_size: 1024}, {}, {}]`.
+        stages: Options of single stages that override the common ones, for example
+            `[{codebook_size: 1024}, {}, {}]`.
         shared: Whether all stages share one codebook.
         dropout: As in `Residual`.
         dropout_depths: As in `Residual`.
@@ -68,13 +69,14 @@ def multiscale(
     dropout: float = 0.0,
     dropout_depths: Sequence[int] = (),
 ) -> Quantizer:
-    """Build a residual stack whose stage n has one code per `strides[n]` frames, as in SNAC
-    (arXiv:2410.14411).
+    """Build a residual stack whose stage n has one code per `strides[n]` frames.
+
+    SNAC (arXiv:2410.14411) has such a quantizer. The other arguments are the same as for `residual`.
     """
     if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
         raise OptionError(
-            f"multiscale: strides is {shortened(strides)}; needed is a list with the frames that one code of "
-            "each codebook stands for, as [4, 2, 1]"
+            f"multiscale: strides is {shortened(strides)}; needed is a list with the number of frames "
+            "per code of each codebook, for example [4, 2, 1]"
         )
     return _stack("multiscale", dim, of, len(strides), stages, shared, strides=tuple(strides),
                   dropout=dropout, dropout_depths=dropout_depths)  # fmt: skip
@@ -139,8 +141,8 @@ def name_and_options(part: object) -> tuple[str, dict[str, Any]]:
         return part, {}
     if not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
         raise OptionError(
-            f"{shortened(part)} is given as part of a quantizer; needed is a name, as simvq, or a mapping "
-            "with name and options, as {name: simvq, codebook_size: 1024}"
+            f"{shortened(part)} is given as part of a quantizer; needed is a name, such as simvq, or a "
+            "mapping with name and options, such as {name: simvq, codebook_size: 1024}"
         )
     options = dict(part)
     return options.pop("name"), options
@@ -175,8 +177,8 @@ def _stack(
     _check_count(form, len(members))
     name, own = name_and_options(members[0])
     first = build_member({"name": name, **own, **overrides[0]}, dim)
-    one = shared or first.refines
-    if one and (any(overrides) or isinstance(of, (list, tuple))):
+    is_shared = shared or first.refines
+    if is_shared and (any(overrides) or isinstance(of, (list, tuple))):
         raise OptionError(
             f"quantizer '{form}_{name}': stages is {shortened(stages or of)}, but all its stages share one "
             f"{'grid' if first.refines else 'codebook'}. Give the options once, outside `stages`."
@@ -184,7 +186,7 @@ def _stack(
     if first.refines:  # all stages share one grid, and the stack has the projection
         first = build_member({"name": name, **own}, first.code_dim)
         return Residual(dim, [first], num_codebooks=len(members), **options)
-    rest = [] if one else [
+    rest = [] if is_shared else [
         build_member(copy_member(_with_options(member, override)), dim)
         for member, override in zip(members[1:], overrides[1:], strict=True)
     ]  # fmt: skip
@@ -221,7 +223,7 @@ def _check_overrides(form: str, stages: object) -> None:
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages) or not stages:
         raise OptionError(
             f"quantizer {form!r}: stages is {shortened(stages)}; needed is a list with the options of each "
-            "stage that differ, as [{codebook_size: 1024}, {}, {}]"
+            "stage that differ, for example [{codebook_size: 1024}, {}, {}]"
         )
     if any("dim" in stage for stage in stages):
         raise OptionError(f"quantizer {form!r}: all stages have the same dim. Give it outside `stages`.")

@@ -1,5 +1,6 @@
-"""`ConditionalQuantizer`, a residual stage that depends on the sum of the earlier stages, as in QINCo
-(arXiv:2401.14732).
+"""`ConditionalQuantizer`, a residual stage that depends on the sum of the earlier stages.
+
+QINCo (arXiv:2401.14732) is such a quantizer.
 """
 
 from __future__ import annotations

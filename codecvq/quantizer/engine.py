@@ -69,15 +69,15 @@ def forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None, depth: i
         vectors, frames = real_vectors(latents, mask)
         finite = finite_frames(latents).flatten()[:, None]
         finite = finite if frames.real is None else finite[frames.real]
-        whole = _known_finite(finite)
-        clean = vectors if whole else torch.where(finite, vectors, 0.0)
+        known_finite = _known_finite(finite)
+        clean = vectors if known_finite else torch.where(finite, vectors, 0.0)
         context = Context(frames, parts=parts)
         if quantizer.training and quantizer.has_state and not quantizer.is_frozen:
             step = _training_step(quantizer, clean, finite, context, depth)
         else:
             step = quantizer.step(clean, context, depth)
         step = step if quantizer.training else _as_decoded(quantizer, step, context)
-        values = step.values if whole else torch.where(finite, step.values, torch.nan)
+        values = step.values if known_finite else torch.where(finite, step.values, torch.nan)
         chosen = step.codes >= 0 if quantizer.variable_depth else step.active
         metrics = code_metrics(step.codes, quantizer.codebook_sizes, chosen) | step.terms.metrics
     return Quantized(
@@ -93,8 +93,8 @@ def forward(quantizer: Quantizer, latents: Tensor, mask: Tensor | None, depth: i
 @torch.no_grad()
 def encode(quantizer: Quantizer, latents: Tensor, depth: int, mask: Tensor | None) -> Tensor:
     """Implement `Quantizer.encode`; inputs are checked."""
-    quiet = eval_mode(quantizer) if quantizer.training else nullcontext()
-    with quiet, without_autocast(latents.device):
+    mode = eval_mode(quantizer) if quantizer.training else nullcontext()
+    with mode, without_autocast(latents.device):
         if mask is not None:
             latents = torch.where(mask[:, None], latents, 0.0)
         check_finite(latents)
@@ -152,7 +152,7 @@ def _as_decoded(quantizer: Quantizer, step: Step, context: Context) -> Step:
 def _run_updates(updates: list[Update]) -> None:
     """Run the updates of a step, one per quantizer with all its vectors.
 
-    Skips quantizers without vectors on all processes.
+    Skips a quantizer if no process has vectors for it.
     """
     merged: dict[Quantizer, list[tuple[Tensor, Tensor]]] = {}
     for quantizer, vectors, codes in updates:  # a quantizer that several stages share occurs repeatedly

@@ -1,6 +1,7 @@
 """Gradient estimators, which define a gradient for the quantization step.
 
-Each estimator is a linear map G that depends on the input z and the quantized value q, both detached:
+Each estimator is a linear map G that depends on the input z and the quantized value q, both detached. With
+the stop-gradient sg, the output is
 
     z_q = sg[G] z + sg[q - G z]        (forward exactly q; backward Gᵀ of the gradient of z_q)
 

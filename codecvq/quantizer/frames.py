@@ -16,7 +16,8 @@ FEW_CHANNELS = 16
 class Frames:
     """Batch item and frame of each of M vectors.
 
-    The vectors of a batch are its real frames, item after item. `select` returns the `Frames` of a subset.
+    A real frame is a frame that is not padding. The vectors of a batch are its real frames, item after item.
+    `select` returns the `Frames` of a subset.
     """
 
     count: int  # B, including items without a real frame

@@ -79,9 +79,7 @@ class Grouped(Quantizer):
         return members
 
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
-        """Return the codes of the groups that contain the first `depth` codebooks: `[M, D]`
-        -> `[M, depth]`.
-        """
+        """Return the first `depth` codes of vectors: `[M, D]` -> `[M, depth]`."""
         parts = zip(self._first(depth), self._slices(vectors), strict=False)
         codes = [group.vectors_to_codes(part, context, group.num_codebooks) for group, part in parts]
         return torch.cat(codes, dim=1)
@@ -123,8 +121,9 @@ class Grouped(Quantizer):
     def _parts(
         self, steps: Sequence[Step], active: Sequence[Tensor | slice], count: int
     ) -> tuple[Tensor, ...] | None:
-        """Return what each codebook adds, in the channels of its group: `[M, D]` each; None if a group has
-        none.
+        """Return what each codebook adds, in the channels of its group: `[M, D]` each.
+
+        Returns None if a group has no parts.
         """
         contributions, first = [], 0
         for step, rows in zip(steps, active, strict=True):
@@ -137,8 +136,9 @@ class Grouped(Quantizer):
         return tuple(contributions)
 
     def _active_rows(self, frames: Frames, count: int) -> list[Tensor | slice]:
-        """Return the vectors on which each of the first `count` groups is active: all without quantizer
-        dropout.
+        """Return the indices of the vectors on which each of the first `count` groups is active.
+
+        A slice means all vectors: there is no quantizer dropout.
         """
         if not self.training or self.dropout == 0:
             return [slice(None)] * count
@@ -161,14 +161,16 @@ def reject_variable_depth(members: Sequence[Quantizer]) -> None:
 
 def active_codes(steps: Sequence[Step], rows: Sequence[Tensor | slice], count: int) -> Tensor | None:
     """Return which codes of `count` vectors are active: bool `[count, n]`; None: all."""
-    if all(step.active is None and isinstance(seen, slice) for step, seen in zip(steps, rows, strict=True)):
+    if all(
+        step.active is None and isinstance(indices, slice) for step, indices in zip(steps, rows, strict=True)
+    ):
         return None
     chosen = [
         torch.ones_like(step.codes, dtype=torch.bool) if step.active is None else step.active
         for step in steps
     ]
     return torch.cat(
-        [scatter_rows(seen, part, count) for seen, part in zip(rows, chosen, strict=True)], dim=1
+        [scatter_rows(indices, part, count) for indices, part in zip(rows, chosen, strict=True)], dim=1
     )
 
 

@@ -1,10 +1,10 @@
 """Prefilter for nearest-codeword search: scores in bfloat16 whose error has a proven bound.
 
-The nearest codeword has the greatest score s = z·c - h, where h is |c|²/2 minus its mean over the codebook. A
-processor with instructions for bfloat16 (8 significant bits) multiplies such matrices more than twice as fast
-as float32. Let z̃ and c̃ be the rounded vectors, and h̃ the height rounded to the sum of two bfloat16
-numbers. By the triangle and Cauchy-Schwarz inequalities, the score s̃, a float32 sum of n = D + 2 products,
-satisfies
+The nearest codeword has the greatest score s = z·c - h, where the height h is |c|²/2 minus its mean over the
+codebook. A processor with instructions for bfloat16 (8 significant bits) multiplies such matrices more than
+twice as fast as float32. Let z̃ and c̃ be the rounded vectors, and h̃ the height rounded to the sum of two
+bfloat16 numbers. By the triangle and Cauchy-Schwarz inequalities, the score s̃, a float32 sum of n = D + 2
+products, satisfies
 
     |s - s̃|  <=  |z - z̃| |c|  +  |z̃| |c - c̃|  +  |h - h̃|  +  n 2^-23 (|z̃| |c̃| + |h̃|)
 
@@ -75,10 +75,10 @@ def _lengths(codewords: Tensor, rounded: Tensor) -> Tensor:
 def candidate_groups(
     vectors: Tensor, table: CoarseTable, share: float = SCORED_AGAIN
 ) -> tuple[Tensor, Tensor] | None:
-    """Return pairs (group of codewords, vector) that may contain the vector's nearest codeword, in order of
-    groups.
+    """Return pairs (group of codewords, vector) that may contain the vector's nearest codeword.
 
-    Returns None if there are more pairs than the fraction `share` of all.
+    Pairs are in the order of groups. Returns None if there are more than two pairs per vector on average and
+    also more than the fraction `share` of all pairs.
 
     Shapes: centered float32 vectors `[R, D]` -> int64 `[P]`, `[P]`.
     """
@@ -117,8 +117,9 @@ def _greatest_scores(rounded: Tensor, codewords: Tensor) -> Tensor:
 def nearest_in_groups(
     pairs: tuple[Tensor, Tensor], vectors: Tensor, codewords: Tensor, half_norms: Tensor
 ) -> Tensor:
-    """Return the nearest codeword within each vector's groups, the lowest index of equals:
-    `[R, D]` -> `[R]`.
+    """Return the nearest codeword within the groups of each vector: `[R, D]` -> `[R]`.
+
+    The lowest index wins a tie.
     """
     group, row = pairs
     scores = vectors.new_empty(len(row), GROUP)

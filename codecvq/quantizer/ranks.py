@@ -16,10 +16,9 @@ def world_size() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the sum of `tensor` over all processes, with gradient. With one process, returns `tensor`
-    itself.
+    """Return the sum of `tensor` over all processes, with gradient.
 
-    Every rank must call it; a rank without data passes zeros.
+    Every rank must call it; a rank without data passes zeros. With one process, returns `tensor` itself.
     """
     if world_size() == 1:
         return tensor
@@ -29,7 +28,10 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def counts_over_ranks(counts: list[int]) -> list[int]:
-    """Sum each number of vectors over all processes. With one process, returns `counts` itself."""
+    """Return the sums of the numbers `counts` over all processes. Every rank must call it.
+
+    With one process, returns `counts` itself.
+    """
     if world_size() == 1 or not counts:
         return counts
     return _sum_without_gradient(torch.tensor(counts, device=_device_of_ranks())).tolist()

@@ -140,7 +140,7 @@ class Residual(Quantizer):
     ) -> Tensor:
         """Return the codes of the first `depth` stages: `[M, D]` after `bound` -> `[M, depth]`.
 
-        Methods with an exact expansion override it.
+        Quantizers with an exact expansion override it.
 
         `active` lists the vectors on which each stage is active, with quantizer dropout (None: all). A stage
         gets no other vectors, not even to initialize its codebook; their codes are 0.
@@ -165,9 +165,8 @@ class Residual(Quantizer):
     def dequantize_with_context(self, codes: Tensor, context: Context) -> Tensor:
         """Return the sum of the stages' values: `[M, n]` -> `[M, D]`, n at most N."""
         total = torch.zeros(len(codes), self.code_dim, device=codes.device)
-        for n in range(
-            codes.shape[1]
-        ):  # in the order of training: floating-point addition is not associative
+        # in the order of training: floating-point addition is not associative
+        for n in range(codes.shape[1]):
             view = self._view(n, context, slice(None), total)
             values = self.stage(n).dequantize_with_context(view.first_rows(codes[:, n : n + 1]), view.context)
             part = view.scatter(self.from_stage_space(n, values))
@@ -242,26 +241,28 @@ class Residual(Quantizer):
             last: bool `[m, 1]`, True if this is the last active stage of a vector, or None.
         """
         stage, context = self.stage(n), view.context
-        seen = self.to_stage_space(n, residual)
-        entered = self.to_stage_space(n, chain) if self._is_chained and chain is not residual else seen
+        detached = self.to_stage_space(n, residual)
+        entered = self.to_stage_space(n, chain) if self._is_chained and chain is not residual else detached
         differs = self.training and stage.training_values_differ
         if stage.own_gradient or differs:
-            values, codes = stage.quantize_with_context(entered if stage.own_gradient else seen, context)
+            values, codes = stage.quantize_with_context(entered if stage.own_gradient else detached, context)
         else:
             if codes is None:
                 with torch.no_grad():
-                    codes = stage.quantize_with_context(seen, context)[1]
+                    codes = stage.quantize_with_context(detached, context)[1]
             values = stage.dequantize_with_context(codes, context)
-        terms = stage.terms_of(seen, values, codes)
+        terms = stage.terms_of(detached, values, codes)
         if differs and last is not None:
             values = torch.where(last, values, stage.dequantize_with_context(codes, context))
         passed = stage.apply_estimator(entered, values) if self._is_chained else values
         added, part = self.from_stage_space(n, passed), None
         if context.parts:
             part = (
-                added if stage.own_gradient else self.from_stage_space(n, stage.apply_estimator(seen, values))
+                added
+                if stage.own_gradient
+                else self.from_stage_space(n, stage.apply_estimator(detached, values))
             )
-        return _StageResult(added, part, codes, terms, stage.updates_of(seen, codes))
+        return _StageResult(added, part, codes, terms, stage.updates_of(detached, codes))
 
     def _view(self, n: int, context: Context, rows: Tensor | slice, total: Tensor) -> _StageView:
         """Return the view of stage n: the vectors at `rows`, or their blocks."""
@@ -275,8 +276,9 @@ class Residual(Quantizer):
         )
 
     def _parts(self, results: Sequence[_StageResult]) -> tuple[Tensor, ...]:
-        """Return what each stage adds to the latents, `[M, D]` each. The bias of the projection is in the
-        first.
+        """Return what each stage adds to the latents, `[M, D]` each.
+
+        The bias of the projection is in the first part.
         """
         parts = [each.part for each in results if each.part is not None]
         if not isinstance(self.project_out, nn.Linear):
@@ -292,8 +294,9 @@ class Residual(Quantizer):
         return matrix.sum(dim=1, keepdim=True) - 1
 
     def active_rows(self, frames: Frames, depth: int) -> list[Tensor | slice]:
-        """Return the vectors on which each of the first `depth` stages is active: all without quantizer
-        dropout.
+        """Return the indices of the vectors on which each of the first `depth` stages is active.
+
+        A slice means all vectors: there is no quantizer dropout.
         """
         if not self.training or self.dropout == 0:
             return [slice(None)] * depth
@@ -315,13 +318,13 @@ class _StageView:
 
     def mean(self, vectors: Tensor) -> Tensor:
         """Return the vectors of the stage: `[M, D]` -> `[m, D]`, averaged over blocks."""
-        seen = vectors if isinstance(self.rows, slice) else vectors[self.rows]
-        return seen if self.blocks is None else self.blocks.mean(seen)
+        selected = vectors if isinstance(self.rows, slice) else vectors[self.rows]
+        return selected if self.blocks is None else self.blocks.mean(selected)
 
     def first_rows(self, rows: Tensor) -> Tensor:
         """Return the rows of the stage, which are equal within blocks: `[M, X]` -> `[m, X]`."""
-        seen = rows if isinstance(self.rows, slice) else rows[self.rows]
-        return seen if self.blocks is None else self.blocks.first_rows(seen)
+        selected = rows if isinstance(self.rows, slice) else rows[self.rows]
+        return selected if self.blocks is None else self.blocks.first_rows(selected)
 
     def scatter(self, rows: Tensor) -> Tensor:
         """Scatter rows of the stage to all vectors, zeros elsewhere: `[m, X]` -> `[M, X]`."""

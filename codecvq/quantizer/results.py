@@ -1,6 +1,4 @@
-"""Results of quantizers (`Quantized`, `Terms`), and the training progress that quantizers may read
-(`Progress`).
-"""
+"""Results of quantizers (`Quantized`, `Terms`), and the training progress (`Progress`)."""
 
 from __future__ import annotations
 
@@ -40,5 +38,5 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Progress from 0 at the first step to 1 at the last; 0 if the number of steps is unknown."""
+        """Fraction of the steps that are done, from 0 to 1; 0 if the number of steps is unknown."""
         return min(1.0, self.step / self.steps) if self.steps else 0.0

@@ -9,16 +9,15 @@ from codecvq.quantizer.engine import Context
 
 
 class SequenceQuantizer(Quantizer):
-    """Base class of quantizers that depend on several frames, such as delta, predictive or convolutional
-    ones.
+    """Base class of quantizers that depend on several frames, such as predictive or convolutional ones.
 
     Subclasses implement `quantize_items` and `dequantize_items` instead of `quantize` and `dequantize`. They
     declare `reach`: on how many frames before and after a frame its code and value depend. Streaming and the
     conformance checks use `reach`. `bound`, `terms` and `update` work as in `Quantizer`, on vectors of the
-    real frames.
+    valid frames.
 
     Items are zero where the mask is False, and results there are ignored. With quantizer dropout, a stage
-    gets all batch items; those in which it is not active have no real frame.
+    gets all batch items. Items in which it is not active have no valid frame.
     """
 
     def quantize_items(self, latents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,9 @@ from codecvq.quantizer.tables import join_tables
 class Split(Quantizer):
     """Semantic and acoustic quantizer of the same `dim`, whose values add up.
 
-    The first n codebooks can be decoded alone if the acoustic quantizer is prefix decodable. Quantizer
-    dropout belongs to the acoustic quantizer, so the semantic codebooks are always active. Losses are means
-    over all codebooks.
+    The first n codebooks can be decoded alone if the acoustic quantizer is `prefix_decodable` and n is at
+    least the number of semantic codebooks. Quantizer dropout belongs to the acoustic quantizer, so the
+    semantic codebooks are always active. Losses are means over all codebooks.
     """
 
     def __init__(self, semantic: Quantizer, acoustic: Quantizer) -> None:

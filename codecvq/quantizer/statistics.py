@@ -8,15 +8,15 @@ from torch import Tensor
 from codecvq.code_entropy import entropy_nats
 from codecvq.transfer import to_device
 
-# A histogram of the codebook is faster than sorting the codes up to this number of bins, or of bins per code.
+# A histogram of the codebook is faster than sorting the codes if it has at most this number of bins, or at
+# most this number of bins per code.
 MAX_SMALL_HISTOGRAM, MAX_BINS_PER_CODE = 4096, 8
 
 
 def code_metrics(
     codes: Tensor, codebook_sizes: tuple[int, ...], active: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return perplexity (exp of the entropy of the codes) and usage (fraction of the codebook in use) of a
-    batch.
+    """Return perplexity (exp of the entropy of the codes) and usage (fraction of the codebook in use).
 
     Shapes: codes `[M, n]`, `active` bool `[M, n]`, False at codes to ignore (None: count all) -> 0-d tensors
     `perplexity` and `usage`, means over the n codebooks. With several codebooks also `perplexity/i` and

@@ -1,5 +1,4 @@
-"""Codebooks at different frame rates: conversion between codes with one frame axis and one array per
-codebook.
+"""Codebooks at different frame rates: conversion between `[..., N, T]` and one tensor per codebook.
 
 In memory, codes are rectangular, `[..., N, T]`. A codebook of stride s has one code per block of s frames,
 repeated over the block. Frame t belongs to block t // s, so T frames have ceil(T / s) blocks, and the last
@@ -33,10 +32,10 @@ def split_codes(codes: Tensor, strides: Sequence[int]) -> list[Tensor]:
 
 
 def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> Tensor:
-    """Join one tensor per codebook: `[..., T_n]` -> codes `[..., N, T]` with T = `frames`; the inverse of
-    `split_codes`.
+    """Join one tensor per codebook: `[..., T_n]` -> codes `[..., N, T]` with T = `frames`.
 
-    Raises ShapeError for a tensor whose length is not ceil(T / strides[n]).
+    It is the inverse of `split_codes`. Raises ShapeError for a tensor whose length is not ceil(T /
+    strides[n]).
     """
     for n, part in enumerate(parts):
         if part.shape[-1] != blocks(frames, strides[n]):
@@ -51,7 +50,7 @@ def join_codes(parts: Sequence[Tensor], strides: Sequence[int], frames: int) -> 
 def check_blocks(codes: Tensor, strides: Sequence[int], mask: Tensor | None = None) -> None:
     """Raise ShapeError if codes `[..., N, T]` change within a block of their codebook.
 
-    Ignores padded frames, where `mask` `[..., T]` is False.
+    Ignores padding frames, where `mask` `[..., T]` is False.
     """
     for n, stride in enumerate(strides[: codes.shape[-2]]):
         if stride == 1:

@@ -33,13 +33,16 @@ def build_multi_band(
 ) -> Discriminator:
     """Build networks for `windows` (samples, hop a quarter) and `bands` (edges as fractions of the spectrum).
 
-    `stride` is that of the first convolution along the frequencies: 1 as in the paper; 4 costs a quarter, for
-    training on CPUs. `power` compresses magnitudes: below 1, quiet frequencies have more influence.
+    `stride` is the stride of the first convolution along the frequencies: 1 as in the paper; 4 takes a
+    quarter of the time, for training on CPUs. `power` compresses magnitudes: below 1, quiet frequencies have
+    more influence.
     """
     del sample_rate
     edges = list(bands)
     if len(edges) < 2 or edges != sorted(set(edges)) or edges[0] < 0 or edges[-1] > 1:
-        raise OptionError(f"multi_band: bands is {edges}; needed are rising edges from 0.0 to 1.0.")
+        raise OptionError(
+            f"multi_band: bands is {edges}; needed are at least two rising edges in [0.0, 1.0]."
+        )
     if not windows or min(windows) < 64 or filters < 1 or stride < 1 or not 0 < power <= 1:
         raise OptionError(
             f"multi_band: windows {list(windows)}, filters {filters}, stride {stride}, power {power}: needed "

@@ -65,11 +65,12 @@ class Period(nn.Module):
         self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, wav: Tensor) -> DiscriminatorOutput:
-        """Compute features and scores: `[B, C, S]` -> `[B, 1, rows, period]`. The end is padded by
-        reflection.
+        """Compute features and scores: `[B, C, S]` -> `[B, 1, rows, period]`.
+
+        The end of the audio is padded by reflection.
         """
-        short = -wav.shape[2] % self.period
-        padded = F.pad(wav, (0, short), mode="reflect") if short else wav
+        missing = -wav.shape[2] % self.period
+        padded = F.pad(wav, (0, missing), mode="reflect") if missing else wav
         hidden = rearrange(padded, "b c (t p) -> b c t p", p=self.period)
         features = []
         for layer in self.layers:

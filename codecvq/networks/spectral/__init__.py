@@ -2,21 +2,21 @@
 
 wav -> log-mel (or compressed STFT) -> ConvNeXt blocks -> latents -> ConvNeXt blocks -> magnitude and phase ->
 inverse STFT, after Vocos (arXiv:2306.00814), with an encoder of the same kind. LayerNorm is per frame, and
-there is no normalization over time. Neither padding nor splitting into chunks therefore changes a frame
-beyond the receptive field. Features, backbones and head are parts (`codecvq.networks.spectral.parts`);
-plugins can replace each of them.
+there is no normalization over time. A frame therefore depends only on its receptive field, not on padding or
+other chunks outside it. Features, backbones and head are parts (`codecvq.networks.spectral.parts`); plugins
+can replace each of them.
 
-Phases are predicted like magnitudes, retrieved from magnitudes (`codecvq.networks.spectral.phase`), or those
-of a speech source (`codecvq.networks.voice`). At low bit rates, codes contain no phases, and a network needs
-long training with discriminators to generate consistent ones. With retrieved phases it learns only
-magnitudes, with a source only magnitudes and pitch. Both work best with windows of about 40 ms every 10 ms.
-This may be more often than the codec's frames; the decoder then works at `synthesis_hop_length`.
+Phases are predicted like magnitudes, retrieved from magnitudes (`codecvq.networks.spectral.phase`), or the
+phases of a synthetic speech source (`codecvq.networks.voice`). At low bit rates, codes contain no phases, and
+a network needs long training with discriminators to generate consistent ones. With retrieved phases it learns
+only magnitudes, with a source only magnitudes and pitch. Both work best with windows of about 40 ms every 10
+ms. If this hop is shorter than a frame of the codec, the decoder works at `synthesis_hop_length`.
 
 Offline, analysis and synthesis windows are centered on their hops (`Framing`), and convolutions span three
 frames on either side. In a causal network, the analysis window ends with its hop, or `lookahead_frames` hops
 later, and convolutions span the six previous frames. The decoder's signal of a frame starts with its hop
-(`Crossfade`). Audio up to (t + 1)H is thus decoded from codes up to frame t, which depend on audio up to (t +
-1 + lookahead_frames)H.
+(`Crossfade`). With hop length H, audio up to sample (t + 1)H is thus decoded from codes up to frame t, which
+depend on audio up to (t + 1 + lookahead_frames)H.
 """
 
 from codecvq.networks.spectral.build import build_spectral, spectral_network

@@ -20,8 +20,9 @@ KERNEL = 7  # frames
 
 
 class FrameConv(nn.Conv1d):
-    """Convolution over seven frames of `[B, T, X]`: centered on each frame or, if `causal`,
-    up to each frame.
+    """Convolution over seven frames of `[B, T, X]`.
+
+    The seven frames are centered on each frame or, if `causal`, end with it.
     """
 
     def __init__(self, width_in: int, width_out: int, causal: bool, groups: int = 1) -> None:
@@ -57,7 +58,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def make_convnext(*, features: int, causal: bool, width: int = 256, blocks: int = 4) -> Backbone:
-    """Build a backbone of `blocks` ConvNeXt blocks with `width` channels."""
+    """Build a backbone of `blocks` ConvNeXt blocks with `width` channels. Raises OptionError."""
     for name, value, most in (("width", width, MAX_WIDTH), ("blocks", blocks, MAX_DEPTH)):
         if not 1 <= value <= most:
             raise OptionError(f"convnext: {name} is {value}; needed is a whole number from 1 to {most}.")

@@ -36,8 +36,9 @@ def build_spectral(*, sample_rate: int, channels: int = 1, **options: Any) -> Ne
 def spectral_network(
     features: FrontEnd, backbone: FrameNetwork, head: Head, *, hop_length: int, dim: int
 ) -> Network:
-    """Build a network from parts: `backbone` belongs to the encoder; the decoder's backbone is inside the
-    head.
+    """Build a network from parts.
+
+    `backbone` is the backbone of the encoder; `head` contains the backbone of the decoder.
     """
     encoder = SpectralEncoder(features, backbone, hop_length, dim, head.writer)
     # If the encoder writes values for the head into the latents, the head affects the meaning of codes.

@@ -14,14 +14,14 @@ from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
 
 
 class SpectralEncoder(nn.Module):
-    """Audio to latents.
+    """Encodes audio to latents.
 
     Args:
         front: Features of audio.
         backbone: Network over the features.
         hop_length: Samples per frame.
         dim: Number of latent channels D.
-        writer: As in `Head`.
+        writer: Module that writes values for the head into the latents; see `Head`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SpectralEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.front, self.pitch = front, writer
-        if writer is not None:  # it affects the meaning of codes, so it is part of their identity
+        if writer is not None:  # the buffer makes these channels part of the hash of the codes
             self.register_buffer("written_at", torch.tensor(writer.channels))
             self.register_load_state_dict_pre_hook(_check_written_at)
         self.backbone = backbone

@@ -70,7 +70,7 @@ def _framing(window_length: int | None, hop_length: int, causal: bool, lookahead
     if not 0 <= framing.after <= framing.window_length - hop_length:
         raise OptionError(
             f"spectral: lookahead_frames is {lookahead_frames}; with a window of {framing.window_length} "
-            f"samples and hops of {hop_length} it is 0 to {framing.window_length // hop_length - 1}."
+            f"samples and hops of {hop_length}, needed is 0 to {framing.window_length // hop_length - 1}."
         )
     return framing
 
@@ -78,7 +78,7 @@ def _framing(window_length: int | None, hop_length: int, causal: bool, lookahead
 class LogMel(FrontEnd):
     """Log-mel features: `[B, 1, S]` -> `[B, T, F]`.
 
-    Mel filters (Slaney's scale) on magnitudes, and decimal logarithms scaled to about -1 … 1.
+    Mel filters (Slaney's scale) on magnitudes, and decimal logarithms scaled to -1.5 … about 1.
     """
 
     mel: Tensor  # [bins, F]; saved with the weights, so that codes do not depend on a library version
@@ -121,7 +121,8 @@ class DetailMel(FrontEnd):
         if window_length < step or (after is None and (window_length - step) % 2):
             raise OptionError(
                 f"spectral: detail_window_length {window_length} does not fit hop_length {hop_length}: the "
-                f"difference to {step} must be even. Usual are 256 and 512 for a hop of 320."
+                f"window must have at least {step} samples, and the difference to {step} must be even. "
+                "Usual are 256 and 512 for a hop of 320."
             )
         framing = Framing(window_length, step, None if after is None else min(after, window_length - step))
         self.log_mel = LogMel(framing, sample_rate, num_mels * window_length // (4 * hop_length))

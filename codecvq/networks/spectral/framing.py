@@ -59,7 +59,7 @@ class Framing(nn.Module):
     def overlap_add(self, spectra: Tensor, mask: Tensor | None, envelope: Tensor | None = None) -> Tensor:
         """Invert spectra: complex `[B, T, F]` -> `[B, 1, T * H]`.
 
-        Divides by the sum of the squared windows of real frames; `envelope` is this sum if it is already
+        Divides by the sum of the squared windows of valid frames; `envelope` is this sum if it is already
         computed.
         """
         pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
@@ -68,9 +68,9 @@ class Framing(nn.Module):
         return (self._fold(zero_padding(pieces, mask)) / envelope)[:, None]
 
     def envelope(self, frames: int, mask: Tensor | None) -> Tensor:
-        """Sum the squared windows of real frames: `[1, T * H]`, or `[B, T * H]` with a mask `[B, T]`."""
-        real = self.window.new_ones(1, frames) if mask is None else mask.to(self.window.dtype)
-        return self._fold(real[:, :, None] * self.window.square()).clamp(min=1e-4)
+        """Sum the squared windows of valid frames: `[1, T * H]`, or `[B, T * H]` with a mask `[B, T]`."""
+        valid = self.window.new_ones(1, frames) if mask is None else mask.to(self.window.dtype)
+        return self._fold(valid[:, :, None] * self.window.square()).clamp(min=1e-4)
 
     def _fold(self, pieces: Tensor) -> Tensor:
         """Overlap-add pieces `[B, T, W]` and cut the ends beyond the signal: `[B, T * H]`."""
@@ -133,7 +133,7 @@ class Crossfade(nn.Module):
     def overlap_add(self, spectra: Tensor, mask: Tensor | None) -> Tensor:
         """Invert spectra: complex `[B, T, F]` -> `[B, 1, T * H]`.
 
-        Ignores `mask`: padding is at the end, and real frames do not depend on later ones.
+        Ignores `mask`: padding is at the end, and valid frames do not depend on later ones.
         """
         del mask
         pieces = torch.fft.irfft(spectra, n=self.length, dim=2)  # [B, T, 3/2 H]

@@ -1,7 +1,7 @@
-"""Options of the spectral network in recipes and saved codecs, and its sizes.
+"""Options of the spectral network in recipes and saved codecs, and its preset sizes.
 
 Options describe the built-in parts in short form; `parts_of` converts them to parts with their own options.
-Saved codecs store the options of their recipe, so names and defaults never change.
+Saved codecs store the options of their recipe, so names and defaults must never change.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Interfaces of the parts of a spectral network: arguments of their factories, and the objects that these
-return.
+"""Interfaces of the parts of a spectral network: arguments and results of their factories.
 
 A network consists of features, backbones and a head, as in Vocos (arXiv:2306.00814). Plugins register parts
 with the hook `codecvq_network_parts`; recipes name them, with their options, as a mapping. Letters in shapes:
@@ -46,7 +45,8 @@ class FrontEnd(nn.Module):
 class FrameNetwork(nn.Module):
     """Base class of parts of kind "backbone", networks over frames.
 
-    Maps `(features [B, T, F], mask [B, T] or None)` to `[B, T, X]`. Padded frames must not affect real ones.
+    Maps `(features [B, T, F], mask [B, T] or None)` to `[B, T, X]`. Padding frames must not affect valid
+    ones.
     """
 
     width: int  # number of channels X
@@ -55,12 +55,12 @@ class FrameNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Head:
-    """A part of kind "head": latents to audio. It places the decoder's backbone."""
+    """A part of kind "head", which converts latents to audio with a backbone inside its decoder."""
 
     #: Builds the decoder: latents `[B, D, T]` and mask `[B, T]` -> audio `[B, 1, T * H]`; see `Network`.
     decoder: Callable[[], nn.Module]
-    #: Last layer of the encoder, `(latents [B, T, D], wav [B, 1, S], mask)` -> latents. It writes values that
-    #: the decoder reads into the latent channels `channels`, which are saved with the encoder.
+    #: Last layer of the encoder, `(latents [B, T, D], wav [B, 1, S], mask)` -> latents. It writes values for
+    #: the decoder into the latent channels `writer.channels`. The encoder saves these channel numbers.
     writer: nn.Module | None = None
     #: Raises OptionError for a quantizer that does not preserve the values that the decoder reads.
     check: Callable[[Quantizer], None] | None = None
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
     Args:
         backbone: Network over frames.
         head: Maps `(hidden [B, T, X], mask)` to audio `[B, 1, T * H]`.
-        head_reach: Frames before and after a frame that the head adds to its audio.
+        head_reach: Numbers of frames before and after a frame on which the audio of the head depends.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, head_reach: Reach) -> None:
@@ -90,8 +90,9 @@ class Decoder(nn.Module):
 
 
 def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
-    """Build the part `named`, a mapping with `name` and options; `given` are the other arguments of its
-    factory.
+    """Build a part. `named` is a mapping with its `name` and options.
+
+    `given` are the other arguments of its factory: see `FACTORY_ARGUMENTS`.
 
     Raises UnknownName, with similar names, and OptionError for wrong options and for a part of another kind.
     """
@@ -100,24 +101,24 @@ def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:
     if not isinstance(name, str):
         raise OptionError(
             f"spectral: {kind} is {shortened(dict(named))}; needed is a mapping with the name and options of "
-            f"a part. Take one of: {', '.join(part_names(kind))}."
+            f"a part. Use one of: {', '.join(part_names(kind))}."
         )
     registration = registry().find(NetworkPartSpec, name)
     if registration.spec.kind != kind:
         raise OptionError(
-            f"spectral: {kind} is {name!r}, but that is a part of kind {registration.spec.kind}. Take one "
+            f"spectral: {kind} is {name!r}, but that is a part of kind {registration.spec.kind}. Use one "
             f"of: {', '.join(part_names(kind))}."
         )
     what = f"{kind} {name!r}"
     check_options(what, registration, options, FACTORY_ARGUMENTS[kind])
-    made = build_from_options(what, registration.make, {**given, **options})
-    if lacking := [attribute for attribute in REQUIRED_ATTRIBUTES[kind] if not hasattr(made, attribute)]:
+    part = build_from_options(what, registration.make, {**given, **options})
+    if missing := [attribute for attribute in REQUIRED_ATTRIBUTES[kind] if not hasattr(part, attribute)]:
         raise OptionError(
-            f"{what} of {registration.origin} made a {type(made).__name__} without "
-            f"{' and '.join(lacking)}; a part "
+            f"{what} of {registration.origin} returned a {type(part).__name__} without "
+            f"{' and '.join(missing)}; a part "
             f"of kind {kind} has {', '.join(REQUIRED_ATTRIBUTES[kind])}."
         )
-    return made
+    return part
 
 
 def part_names(kind: str) -> list[str]:

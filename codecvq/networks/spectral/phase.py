@@ -1,8 +1,8 @@
 """Phase retrieval: audio whose magnitude spectra are close to given magnitudes.
 
 It uses the fast Griffin-Lim algorithm (Perraudin, Balazs and Søndergaard 2013,
-doi:10.1109/WASPAA.2013.6701851). With magnitudes M, momentum α, and the projection P of spectra to those of a
-signal (overlap-add, then STFT),
+doi:10.1109/WASPAA.2013.6701851). With magnitudes M, momentum α, and the projection P of spectra to the
+spectra of a signal (overlap-add, then STFT),
 
     T_n = P(M e^(iφ_(n-1)))      φ_n = arg(T_n - α/(1 + α) T_(n-1))      φ_0 = 0
 
@@ -25,7 +25,7 @@ MOMENTUM = 0.99
 def retrieve_phases(framing: Framing, magnitudes: Tensor, iterations: int, mask: Tensor | None) -> Tensor:
     """Return unit complex numbers (0 at zero magnitude) `[B, T, F]` for magnitudes `[B, T, F]`.
 
-    More `iterations` give a better fit; each costs two Fourier transforms. `mask` `[B, T]` is True at real
+    More `iterations` give a better fit; each costs two Fourier transforms. `mask` `[B, T]` is True at valid
     frames.
     """
     envelope = framing.envelope(magnitudes.shape[1], mask)

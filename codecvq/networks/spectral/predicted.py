@@ -24,7 +24,8 @@ def make_predicted(
 ) -> Head:
     """Build a head that predicts phases.
 
-    Windows have `window_length` samples, by default four hops; in causal networks one and a half hops.
+    Windows have `window_length` samples, by default four hops. In causal networks they have one and a half
+    hops, and `window_length` is ignored.
     """
     del sample_rate
     framing = Crossfade(hop_length) if causal else framing_of(window_length, hop_length)
@@ -32,9 +33,11 @@ def make_predicted(
 
 
 def _decoder(framing: Framing | Crossfade, dim: int, backbone: MakeBackbone, causal: bool) -> Decoder:
-    made = backbone(dim)
+    network = backbone(dim)
     overlap = framing.overlapping_frames
-    return Decoder(made, PredictedSpectra(made.width, framing), Reach(overlap, 0 if causal else overlap))
+    return Decoder(
+        network, PredictedSpectra(network.width, framing), Reach(overlap, 0 if causal else overlap)
+    )
 
 
 class PredictedSpectra(nn.Linear):

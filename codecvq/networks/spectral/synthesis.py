@@ -1,4 +1,4 @@
-"""Common parts of decoders whose synthesis frames may be closer than the codec's frames.
+"""Common parts of decoders whose synthesis frames may be shorter than the codec's frames.
 
 Letters in shapes: F features of a frame, X hidden channels.
 """
@@ -37,7 +37,7 @@ class SynthesisFraming:
         Args:
             head: Name of the head, for error messages.
             hop_length: Samples per codec frame.
-            causal: Whether the network is causal, which is an error.
+            causal: Whether the network is causal. True raises OptionError.
             step: Samples per synthesis frame, by default `hop_length`.
             window_length: Samples per window, by default four steps.
         """
@@ -56,7 +56,8 @@ class SynthesisFraming:
         if not 2 * step <= length <= max(LONGEST_WINDOW, 4 * step) or (length - step) % 2:
             raise OptionError(
                 f"spectral: synthesis_window_length is {length}; with steps of {step}, needed is {2 * step} "
-                f"to {LONGEST_WINDOW}, and an even difference. Usual are four steps."
+                f"to {max(LONGEST_WINDOW, 4 * step)}, with an even difference from the step. Usual are four "
+                "steps."
             )
         return cls(Framing(length, step), hop_length // step)
 

@@ -2,16 +2,17 @@
 
 A decoder that generates phases itself needs long training. Phases retrieved from a decoder's magnitudes
 (`codecvq.networks.spectral.phase`) are consistent with these, but not with speech: at low bit rates
-magnitudes are smooth where speech has harmonics, and a spectrogram without harmonics is one of noise. The
+magnitudes are smooth where speech has harmonics, and a spectrogram without harmonics sounds like noise. The
 phases of a source (`codecvq.networks.voice.source`) at the right pitch are consistent like those of speech,
-and their sums give harmonics from smooth magnitudes. This is the classical vocoder model (with networks:
+and produce harmonics also with smooth magnitudes. This is the classical vocoder model (with networks:
 arXiv:1904.12088), applied to spectra.
 
 The pitch must be accurate: with an error of 5 %, the tenth harmonic is halfway to its neighbor. With pitch
 channels (`codecvq.networks.voice.pitch_code`), the encoder writes the knots of lines that follow the pitch of
 the recording (`codecvq.networks.voice.knots`), and the decoder learns a correction. Without such channels, or
-if their codebook is dropped, the decoder predicts the pitch from the other channels. Both are trained by
-losses of the decoder on the pitch of the recording, since no other loss depends on it.
+if their codebook is dropped, the decoder predicts the pitch from the other channels. The correction and
+the prediction are trained by losses of the decoder on the pitch of the recording, since no other loss
+depends on the pitch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from codecvq.networks.voice.refiner import Refiner
 from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 
 WAVES, LONGEST = 6, 160.0  # pitch features: number of sines and cosines, longest period in grid steps
-MAX_CORRECTION = 4.0  # steps, to a coded pitch
+MAX_CORRECTION = 4.0  # steps; limit of the learned correction of a coded pitch
 BLUR = 1.0  # standard deviation in steps of the target distribution of a predicted pitch
 NEIGHBORS = 3  # steps on either side of the likeliest one over which the predicted pitch is averaged
 MAX_PITCH_ERROR = 8.0  # steps; larger errors are octave errors, which the correction loss excludes
@@ -87,7 +88,7 @@ class SourceFilterDecoder(Synthesis):
         nn.init.constant_(self.filters.bias[: framing.bins], -3.0)  # starts with quiet speech
         nn.init.constant_(self.filters.bias[framing.bins :], -5.0)
         self.refiner = None if refiner_size is None else Refiner(framing.bins, width, *refiner_size)
-        # overlap of the source's frames and of the output's, and one frame to the next pitch value
+        # overlap of the frames of the source and of the output, and one frame to the next pitch value
         margin = 2 * framing.overlapping_frames + 1
         margin += 0 if self.refiner is None else self.refiner.reach
         future = max(self.codec_frames(self.backbone.reach.future + margin), self.codec_frames(margin) + 1)
@@ -155,15 +156,15 @@ class SourceFilterDecoder(Synthesis):
         unvoiced_source, second_noise = (noise(samples, begin, device)[None] for begin in starts)
         source = voice * pulses(hz, hop, self.sample_rate) + (1 - voice) * unvoiced_source
         if mask is not None:  # silence after the end
-            real = mask.repeat_interleave(hop, dim=1)
-            source, second_noise = source * real, second_noise * real
+            valid = mask.repeat_interleave(hop, dim=1)
+            source, second_noise = source * valid, second_noise * valid
         return self.framing.spectra(source[:, None]), self.framing.spectra(second_noise[:, None])
 
 
 def _noise_offset(latents: Tensor) -> Tensor:
     """Return a number that differs from batch to batch, at which noise starts in training.
 
-    With constant noise, the decoder would learn it by heart. The number depends only on the latents, so a
+    The decoder would memorize constant noise. The number depends only on the latents, so a
     resumed training gets the same noise.
     """
     return (latents.detach().double().square().sum() * 1e6).long() % SECOND_NOISE_START
@@ -183,27 +184,28 @@ def voice_losses(
     """Return weighted cross-entropies of voicing and pitch.
 
     Args:
-        voicing: Logits `[B, T]`. The loss is over real frames.
+        voicing: Logits `[B, T]`. The loss is over valid frames.
         pitch_logits: Logits of grid positions `[B, T, G]`. The loss is over voiced frames.
         pitch: The pitch of the recording.
         mask: Padding mask, bool `[B, T]`.
     """
-    real = torch.ones_like(voicing) if mask is None else mask.float()
+    valid_frames = torch.ones_like(voicing) if mask is None else mask.float()
     voiced = pitch.voiced.float()
     steps = torch.arange(pitch_logits.shape[2], device=pitch_logits.device)
     target = (-0.5 * ((steps - pitch.position[..., None]) / BLUR).square()).softmax(dim=2)
     cross_entropy = -(target * pitch_logits.log_softmax(dim=2)).sum(dim=2)
     return {
-        "voicing": F.binary_cross_entropy_with_logits(voicing, voiced, weight=real)
-        * real.numel()
-        / real.sum(),
+        "voicing": F.binary_cross_entropy_with_logits(voicing, voiced, weight=valid_frames)
+        * valid_frames.numel()
+        / valid_frames.sum(),
         "pitch": LEARNED_WEIGHT * (cross_entropy * voiced).sum() / voiced.sum().clamp(min=1),
     }
 
 
 def added_loss(corrected: Tensor, present: Tensor, pitch: Pitch) -> Tensor:
-    """Return the mean distance in steps of positions `[B, T]` to the pitch of the recording, without octave
-    errors.
+    """Return the mean distance in steps of positions `[B, T]` to the pitch of the recording.
+
+    Excludes octave errors.
     """
     distance = (corrected - pitch.position).abs()
     valid = (pitch.voiced & present & (distance < MAX_PITCH_ERROR)).float()

@@ -56,13 +56,13 @@ def _check_pitch(channels: Sequence[int] | None, dim: int) -> None:
     if not len(places) == len(given) == pitch_code.CHANNELS:
         raise OptionError(
             f"spectral: pitch_channels are {channels}; with dim {dim}, needed are "
-            f"{pitch_code.CHANNELS} different numbers from 0 to {dim - 1}, as [5, 6, 7]."
+            f"{pitch_code.CHANNELS} different numbers from 0 to {dim - 1}, for example [5, 6, 7]."
         )
 
 
 def _check_refiner(width: int, blocks: int) -> None:
     if type(blocks) is not int or blocks < 0 or type(width) is not int or width < 1:
         raise OptionError(
-            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers, "
-            "at least 0 and at least 1."
+            f"spectral: refiner_blocks is {blocks!r} and refiner_width {width!r}; needed are whole numbers: "
+            "blocks from 0 up, width from 1 up."
         )

@@ -1,7 +1,7 @@
 """Least-squares fit of a piecewise linear function, with one knot per frame, to several values per frame.
 
-The value in the middle of a frame is not the best knot: the best line through all values of a voiced segment,
-including its first and last ones, has its knots at the least sum of squared distances. Letters in shapes: n
+The value in the middle of a frame is not the best knot. The knots minimize the sum of squared distances
+between the line and all values of a voiced segment, including its first and last ones. Letters in shapes: n
 values per frame, T frames.
 """
 
@@ -25,19 +25,19 @@ def knots(values: Tensor, valid: Tensor, upsampling: int, mask: Tensor | None = 
     batch, frames = len(values), values.shape[1] // upsampling
     values = values.double().view(batch, frames, upsampling)
     weights = torch.where(valid, 1.0, MIN_WEIGHT).double().view(batch, frames, upsampling)
-    real = values.new_ones(batch, frames) if mask is None else mask.double()
-    weights = weights * real[..., None]
+    unpadded = values.new_ones(batch, frames) if mask is None else mask.double()
+    weights = weights * unpadded[..., None]
 
     # A value at the fraction o of a frame after the middle is on the line (1 - o) x_t + o x_{t+1}.
     offsets = (torch.arange(upsampling, device=values.device) + 0.5) / upsampling - 0.5
-    last = (real > 0) & (F.pad(real[:, 1:], (0, 1)) == 0)
+    last = (unpadded > 0) & (F.pad(unpadded[:, 1:], (0, 1)) == 0)
     first = torch.zeros_like(last)
     first[:, 0] = True
     ahead = offsets.clamp(min=0) * ~last[..., None]
     behind = (-offsets).clamp(min=0) * ~first[..., None]
     own = 1 - ahead - behind
 
-    diagonal = (weights * own * own).sum(2) + (1 - real)
+    diagonal = (weights * own * own).sum(2) + (1 - unpadded)
     diagonal[:, 1:] += (weights * ahead * ahead).sum(2)[:, :-1]
     diagonal[:, :-1] += (weights * behind * behind).sum(2)[:, 1:]
     target = (weights * own * values).sum(2)

@@ -20,7 +20,7 @@ from codecvq.transfer import reads_without_sync
 
 LOWEST_HZ, OCTAVES, STEPS = 60.0, 3.25, 48  # up to 570 Hz, STEPS per octave
 SHORTER_FROM_HZ = (100.0, 170.0)  # above these frequencies, shorter windows follow changes better
-NEAR = 4  # largest distance in steps from the path at which they are searched
+NEAR = 4  # peaks are searched up to this distance in steps from the path
 PERIODS = 3  # periods of the lowest frequency per window
 MAX_CORRELATION_HZ = 4000.0  # above it, voiced speech is often noisy, too
 
@@ -81,17 +81,15 @@ class Correlation(nn.Module):
         self.register_buffer("own", (power @ cosines / power.sum()).float().clamp(min=0.1), persistent=False)
 
     def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute autocorrelations `[B, T, G]` and peak magnitudes `[B, T]` of the frames of
-        audio `[B, S]`.
-        """
+        """Compute autocorrelations `[B, T, G]` and peaks `[B, T]` of the frames of audio `[B, S]`."""
         margin = (self.length - self.hop_length) // 2
         if margin >= 0:
             frames = F.pad(wav, (margin, margin)).unfold(1, self.length, self.hop_length)
         else:
             frames = wav.unfold(1, self.hop_length, self.hop_length)[..., -margin:margin]
         parts = [self._part(part) for part in frames.split(FRAMES_AT_ONCE, dim=1)]
-        strengths, sizes = zip(*parts, strict=True)
-        return torch.cat(strengths, dim=1), torch.cat(sizes, dim=1)
+        strengths, peaks = zip(*parts, strict=True)
+        return torch.cat(strengths, dim=1), torch.cat(peaks, dim=1)
 
     def _part(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames - frames.mean(dim=2, keepdim=True)
@@ -112,9 +110,8 @@ class PitchTracker(nn.Module):
         super().__init__()
         self.long = Correlation(sample_rate, hop_length, LOWEST_HZ)
         self.short = nn.ModuleList(Correlation(sample_rate, hop_length, hz) for hz in SHORTER_FROM_HZ)
-        self.cached_pitch: tuple[Tensor, int, Pitch] | None = (
-            None  # in training: audio, its version, and its pitch
-        )
+        #: in training: audio, its version, and its pitch
+        self.cached_pitch: tuple[Tensor, int, Pitch] | None = None
 
     @torch.compiler.disable  # the loop over frames would be unrolled and take minutes to compile
     @torch.no_grad()
@@ -135,9 +132,9 @@ class PitchTracker(nn.Module):
     def _track(self, wav: Tensor, mask: Tensor | None) -> Pitch:
         if mask is not None:  # padding would affect windows of the last frames and the loudest sample
             wav = wav * mask.repeat_interleave(self.long.hop_length, dim=1)
-        strengths, sizes = self.long(wav)
-        loudest = sizes.amax(dim=1, keepdim=True).clamp(min=1e-9)
-        silence = sizes / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
+        strengths, peaks = self.long(wav)
+        loudest = peaks.amax(dim=1, keepdim=True).clamp(min=1e-9)
+        silence = peaks / loudest * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
         higher = torch.arange(grid_size(), device=wav.device) / STEPS
         unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
         path = best_path(torch.cat([strengths + OCTAVE_COST * higher, unvoiced[..., None]], dim=2), mask)
@@ -150,10 +147,9 @@ class PitchTracker(nn.Module):
 
 
 def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the states `[B, T]` of the path with the highest sum of strengths `[B, T, G + 1]`; G is
-    unvoiced.
+    """Return the states `[B, T]` of the path with the highest sum of strengths `[B, T, G + 1]`.
 
-    Padding, at the end, continues the last state.
+    State G means unvoiced. Padding, at the end, continues the last state.
     """
     if reads_without_sync(strengths.device):
         return best_path_on_cpu(strengths, mask)
@@ -191,7 +187,7 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
     """
     values = strengths.transpose(0, 1).float().numpy()
     frames, batch, states = values.shape
-    real = None if mask is None else mask.T[..., None].numpy()
+    valid = None if mask is None else mask.T[..., None].numpy()
     slope = np.arange(states - 1, dtype=np.float32) * np.float32(JUMP_COST / STEPS)
     best = np.empty_like(values)
     best[0] = values[0]
@@ -202,8 +198,8 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
         np.maximum(np.maximum(below, above), unvoiced - VOICING_COST, out=best[t, :, :-1])
         np.maximum(unvoiced, voiced.max(axis=1, keepdims=True) - VOICING_COST, out=best[t, :, -1:])
         best[t] += values[t]
-        if real is not None:
-            best[t] = np.where(real[t], best[t], best[t - 1])
+        if valid is not None:
+            best[t] = np.where(valid[t], best[t], best[t - 1])
     costs = np.full((states, states), VOICING_COST, dtype=np.float32)
     costs[:-1, :-1] = np.abs(slope[:, None] - slope)
     costs[-1, -1] = 0
@@ -211,7 +207,7 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
     path[-1] = best[-1].argmax(axis=1)
     for t in range(frames - 1, 0, -1):
         before = (best[t - 1] - costs[path[t]]).argmax(axis=1)
-        path[t - 1] = before if real is None else np.where(real[t, :, 0], before, path[t])
+        path[t - 1] = before if valid is None else np.where(valid[t, :, 0], before, path[t])
     return torch.from_numpy(path.T.copy())
 
 

@@ -1,8 +1,8 @@
 """Code of a pitch in three channels of five levels: 120 steps of 1.6 %, from 65 to 428 Hz.
 
 A quantizer that rounds channels, such as fsq, preserves it exactly. Two channels are the base-5 digits of one
-of 24 cells of five steps each. (2, 2), the value of channels at 0, is not a cell, so there is no pitch if the
-codebook of these channels is dropped. The third channel is the step within the cell and may be in another
+of 24 cells of five steps each. The digits (2, 2) are no cell but mean that there is no pitch: channels of a
+dropped codebook are 0, which is digit 2. The third channel is the step within the cell and may be in another
 codebook. If that is dropped, the middle step is used, and the pitch is accurate to 4 %.
 """
 
@@ -23,7 +23,7 @@ NUM_VALUES = (BASE**2 - 1) * BASE
 
 
 def encode(position: Tensor) -> Tensor:
-    """Return channels `[…, 3]`, before tanh, of positions `[…]`, which are clamped to the range."""
+    """Return the values `[…, 3]` of the channels, before tanh, for positions `[…]`. Clamps positions."""
     share = ((position - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
     number = (share * (NUM_VALUES - 1)).round().long()
     cell = number // BASE
@@ -58,6 +58,6 @@ def check_preserved(quantizer: Quantizer, channels: Sequence[int]) -> None:
             raise OptionError(
                 f"spectral: pitch_channels are {places}, but the quantizer does not preserve their values. "
                 f"Use one that rounds each of them to {BASE} levels, the first two in one codebook, "
-                "as grouped_fsq with levels [8, 5, 5, 5] and pitch_channels [5, 6, 7] or [5, 6, 13]. Or "
+                "such as grouped_fsq with levels [8, 5, 5, 5] and pitch_channels [5, 6, 7] or [5, 6, 13]. Or "
                 "remove pitch_channels, so that the pitch is learned."
             )

@@ -1,4 +1,4 @@
-"""The last layer of an encoder with a measured pitch."""
+"""`PitchWriter`, the last layer of an encoder, which writes a measured pitch into the latents."""
 
 from __future__ import annotations
 

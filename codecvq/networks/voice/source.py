@@ -2,8 +2,8 @@
 
 The vocal tract filters this source. Its phases are consistent with each other like those of speech. A network
 of some million weights cannot generate such phases, and low bit rates cannot code them. They differ from the
-phases of the recording only by the start of voicing, which is inaudible. Pulses and noise are deterministic,
-equal for each batch item, and independent of anything after the end.
+phases of the recording only by the start of voicing, which is inaudible. Pulses depend only on the pitch of
+their batch item, and noise only on the position in time. Both are deterministic and independent of padding.
 """
 
 from __future__ import annotations
