@@ -50,8 +50,9 @@ class SymbolContext:
 
 @dataclass(frozen=True)
 class Symbol:
-    """One digit of the codes of a codebook, `code // place % radix`. With place 1 and radix K, the symbol
-    is the whole code.
+    """One digit of the codes of a codebook, `code // place % radix`.
+
+    With place 1 and radix K, the symbol is the whole code.
     """
 
     codebook: int

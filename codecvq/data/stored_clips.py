@@ -21,8 +21,9 @@ from codecvq.errors import CorpusError
 
 
 class StoredClips(Sequence[Clip]):
-    """Clips in a temporary file of this process. The file is removed when the sequence is
-    garbage-collected.
+    """Clips in a temporary file of this process.
+
+    The file is removed when the sequence is garbage-collected.
     """
 
     def __init__(self, clips: Iterable[Clip]) -> None:

@@ -13,12 +13,13 @@ FLOOR = 1e-5  # of magnitudes before the logarithm
 
 
 class StftLoss(WindowsLoss):
-    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2): for each window, with magnitudes M of the
-    reference and M̂ of the decoded audio,
+    """Multi-resolution STFT loss (arXiv:1910.11480 §2.2).
+
+    It is, for each window and item, with magnitudes M of the reference and M̂ of the decoded audio,
 
         |M - M̂|_F / |M|_F  +  mean |ln M - ln M̂|
 
-    per item. Magnitudes are divided by the sum of the window, so that a sine of amplitude 1 has about 1/2.
+    Magnitudes are divided by the sum of the window, so that a sine of amplitude 1 has about 1/2.
     The floor of the logarithm is -100 dB.
 
     Args:

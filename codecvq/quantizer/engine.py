@@ -169,8 +169,9 @@ def _run_updates(updates: list[Update]) -> None:
 
 @contextmanager
 def eval_mode(quantizer: Quantizer) -> Iterator[None]:
-    """Context manager that sets the quantizer to eval: no codebook is initialized from data, and nothing is
-    dropped.
+    """Context manager that sets the quantizer to eval mode.
+
+    No codebook is then initialized from data, and there is no quantizer dropout.
     """
     training = [module for module in quantizer.modules() if module.training]
     for module in training:

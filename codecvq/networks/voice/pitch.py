@@ -34,11 +34,9 @@ JUMP_COST, VOICING_COST = 0.35, 0.14  # per octave, and per change between voice
 
 
 class Pitch(NamedTuple):
-    """Pitch of frames: grid position `[B, T]` (a float, refined between steps), and whether frames are
-    voiced.
-    """
+    """Pitch of frames, and whether they are voiced."""
 
-    position: Tensor
+    position: Tensor  # [B, T] float: position on the grid, refined between steps
     voiced: Tensor  # [B, T] bool
 
     @property
@@ -157,8 +155,9 @@ def best_path(strengths: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def best_path_on_device(strengths: Tensor, mask: Tensor | None) -> Tensor:
-    """Compute `best_path` with few kernels per frame and without transfers, by comparing all
-    pairs of states.
+    """Compute `best_path` without transfers and with few kernels per frame.
+
+    Compares all pairs of states.
     """
     steps = torch.arange(strengths.shape[2], device=strengths.device)
     costs = (steps[:, None] - steps).abs() * (JUMP_COST / STEPS)  # to, from
@@ -212,8 +211,9 @@ def best_path_on_cpu(strengths: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _refined(strengths: Tensor, path: Tensor) -> Tensor:
-    """Return positions `[B, T]` of peaks of parabolas through the largest strengths `[B, T, G]` near the
-    path.
+    """Return positions `[B, T]` of the largest strengths `[B, T, G]` near the path.
+
+    A parabola through each maximum and its two neighbors refines its position.
     """
     size = strengths.shape[2]
     near = (path[..., None] + torch.arange(-NEAR, NEAR + 1, device=path.device)).clamp(1, size - 2)
@@ -224,8 +224,9 @@ def _refined(strengths: Tensor, path: Tensor) -> Tensor:
 
 
 def interpolate_unvoiced(position: Tensor, voiced: Tensor) -> Tensor:
-    """Interpolate positions `[B, T]` linearly over unvoiced frames; constant before the first and after the
-    last voiced one.
+    """Interpolate positions `[B, T]` linearly over unvoiced frames.
+
+    They are constant before the first and after the last voiced frame.
     """
     frames = position.shape[1]
     now = torch.arange(frames, device=position.device).expand_as(position)

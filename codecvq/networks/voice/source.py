@@ -40,8 +40,9 @@ def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor
 
 
 def interpolate(values: Tensor, hop_length: int) -> Tensor:
-    """Interpolate linearly between values `[B, T]` at the middles of frames: `[B, T * H]`, constant at the
-    ends.
+    """Interpolate linearly between values `[B, T]` at the middles of frames: `[B, T * H]`.
+
+    The result is constant before the first and after the last middle.
     """
     return F.interpolate(values[:, None], scale_factor=hop_length, mode="linear", align_corners=False)[:, 0]
 
