@@ -76,7 +76,7 @@ def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: st
         ("fsq", {"levels": 5}, "quantizer 'fsq': levels is 5; needed is a valid list"),
         ("fsq", {"levels": [8, 2.5]}, r"levels\[1\] is 2.5; needed is a valid integer"),
         ("vq", {"codebook_size": True}, "codebook_size is True; needed is a valid integer"),
-        ("vq", {"decay": float("nan")}, "decay is nan; needed are numbers"),
+        ("vq", {"decay": float("nan")}, "decay is nan; needed are finite numbers"),
         ("vq", {"distance": "far"}, "distance is 'far'; needed is 'euclidean' or 'cosine'"),
         ("residual_vq", {"num_codebooks": 10**9}, "a whole number from 1 to 1024; given is 1000000000"),
     ],
