@@ -1,6 +1,6 @@
 """Bytes and speed of .cvq files: `python benchmarks/bitstream.py`.
 
-The codes are synthetic, with the statistics of speech codes. Each code repeats that of the previous frame
+The codes are synthetic, with the statistics of speech codes. Each code repeats the code of the previous frame
 with probability `repeat`; otherwise it is drawn from a geometric-like distribution over the codebook. Times
 are the median of 5 runs on one thread.
 """

@@ -1,7 +1,7 @@
 """Bit rate of codes with learned tables and with the adaptive model: `python benchmarks/learned_rate.py`.
 
 Tables are counted on the codes of the training split of a corpus, and of the speech in the folders of
-`--speech`. The bytes are those of the `.cvq` payloads of the test split, one file per clip. `--levels` are
+`--speech`. The bytes are counted in the `.cvq` payloads of the test split, one file per clip. `--levels` are
 the levels of an FSQ codebook; they split codes into digits.
 """
 

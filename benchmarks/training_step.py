@@ -2,10 +2,10 @@
 
     python benchmarks/training_step.py [--recipe speech-16k] [--threads 1] [--steps 20] [--against CHECKOUT]
 
-A step is that of `codecvq train`: a thread prepares batches ahead, and results are read every ten steps. With
-`--adversarial` the discriminators are active from the first step on. With `--against`, this checkout and
-another one alternate, each time in a fresh process, and the script prints the ratio of the medians: above 1,
-this checkout is faster.
+A step does the same as in `codecvq train`: a thread prepares batches ahead, and results are read every ten
+steps. With `--adversarial` the discriminators are active from the first step on. With `--against`, this
+checkout and another one alternate, each time in a fresh process, and the script prints the ratio of the
+medians: above 1, this checkout is faster.
 """
 
 from __future__ import annotations

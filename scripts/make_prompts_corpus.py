@@ -11,8 +11,8 @@ testing only. A clip has the same split as in the corpus `asterisk`, so that a c
 can be tested on both.
 
 Within a split, clips are selected greedily by the number of new letter trigrams per second, an approximation
-of phonetic variety. Excluded are clips whose words are nearly those of another selected clip of the voice, or
-of a held-out clip.
+of phonetic variety. Clips with nearly the same words as another selected clip of the voice, or as a held-out
+clip, are excluded.
 """
 
 from __future__ import annotations

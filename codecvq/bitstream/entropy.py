@@ -1,7 +1,7 @@
 """Entropy coding of codes with an adaptive model and a range coder.
 
 All model arithmetic uses integers, so every machine decodes every file to the same codes. The range coder is
-that of the package constriction. Encoder and decoder update the same `FrameModel` after each frame.
+part of the package constriction. Encoder and decoder update the same `FrameModel` after each frame.
 
 The adaptive model was chosen over frequency tables in the file by measurement. The data are codes of real
 speech (96 held-out telephone prompts in five languages) from two stand-in codecs: 12 scalar codebooks of 5

@@ -59,7 +59,7 @@ class Identity:
 
 
 def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
-    """Raise BitstreamError if the file was written with other codebooks than those of `codec`.
+    """Raise BitstreamError if the file was not written with the codebooks of `codec`.
 
     With `force`, only other sizes and the learned tables of other codebooks raise. Issues a UserWarning for
     the same codebooks with other weights.

@@ -26,7 +26,7 @@ EXIT_CODES = (
     "command could not continue; 130 interrupted; 143 terminated."
 )
 MAX_PRINTED = 20  # failures that are printed; --json lists all
-MAX_ERROR_LENGTH = 500  # characters of third-party errors: those of torch can fill pages
+MAX_ERROR_LENGTH = 500  # characters of a third-party error; an error of torch can fill pages
 #: Errors that would repeat for every further file.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

@@ -123,7 +123,7 @@ class Evaluation:
 
     @property
     def decoded(self) -> int:
-        """The number of decoded clips, including those of wrong length or with non-finite samples."""
+        """The number of decoded clips, including clips with a wrong length or non-finite samples."""
         return len(self.rows) + sum(failure.stage in ("length", "finite") for failure in self.failures)
 
     def audio(self, row: ClipRow) -> tuple[Path, Path] | None:

@@ -69,7 +69,7 @@ class CodecTransmitter:
         return {**identity(self.codec), "codebooks_used": self.num_codebooks or self.codec.num_codebooks}
 
     def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
-        """See `Transmitter`. The bits are those of the packed `.cvq` payload, which is verified."""
+        """See `Transmitter`. Counts the bits of the packed `.cvq` payload, and verifies that it decodes."""
         import torch
 
         codec = self.codec

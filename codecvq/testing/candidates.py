@@ -43,7 +43,7 @@ def candidates(case: QuantizerCase) -> None:
         shown = ", ".join(f"{float(error):.3g}" for error in errors[:, int(wrong[0])])
         expect(False, f"the candidates of vector {int(wrong[0])} have squared errors {shown}: not best first")
     chosen, _ = quantizer.quantize_with_context(vectors, context)
-    expect_close(values[0], chosen, "values of the first candidates, compared with those of quantize")
+    expect_close(values[0], chosen, "values of the first candidates, compared with the values of quantize")
 
 
 @about("candidates")

@@ -51,7 +51,7 @@ class QuantizerCase:
         return replace(self, options={**self.options, **off})
 
     def draws_random_numbers(self) -> bool:
-        """Whether a training step draws random numbers other than those of dropout."""
+        """Whether a training step draws random numbers, apart from dropout."""
         quantizer = self.without_dropout().trained()
         quantizer.generator = torch.Generator().manual_seed(1)
         before = quantizer.generator.get_state()

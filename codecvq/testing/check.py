@@ -114,7 +114,7 @@ def summary_of(test: Callable[..., object]) -> str:
 
 
 def expect(condition: bool, message: str) -> None:
-    """Raise CheckFailed with this message unless the condition holds."""
+    """Raise CheckFailed with this message if the condition is false."""
     if not condition:
         raise CheckFailed(message)
 

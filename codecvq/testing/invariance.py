@@ -64,7 +64,7 @@ def padding_losses(case: QuantizerCase) -> None:
 
 @about("bound", "terms", "quantize")
 def padding_gradients(case: QuantizerCase) -> None:
-    """Gradients of latents and parameters equal those of the unpadded batch; padding gets no gradient."""
+    """Gradients of latents and parameters are equal with and without padding; padding gets no gradient."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch, real = _batch(case, quantizer), _batch(case, quantizer).mask.flatten()
         padded, unpadded = _two_copies(quantizer.train(comparable_modes(quantizer)[0]))
@@ -78,7 +78,7 @@ def padding_gradients(case: QuantizerCase) -> None:
 
 @about("update", "quantize")
 def padding_state(case: QuantizerCase) -> None:
-    """Codebook state after a training step equals that of the unpadded batch."""
+    """Codebook state after a training step is the same with any padding and without padding."""
     for name, quantizer in case.without_dropout().new_and_trained():
         batch, pairs = _batch(case, quantizer), _two_copies(quantizer)
         one, other = (_state_after(copy_, batch.padded(fill), batch.mask) for copy_, fill in pairs)

@@ -42,7 +42,7 @@ def quantizer_checks(name: str, *, forms: Collection[str] | None = None, **optio
     """Yield every check of the registered quantizer `name`, then of the forms derived from it.
 
     `forms` selects among "plain" (the quantizer itself), "residual", "multiscale" and "grouped"; the default
-    is all. `options` are those of `build_quantizer`; `dim` is optional. Each check takes well under a second
+    is all. `options` are passed to `build_quantizer`; `dim` is optional. Each check takes well under a second
     on a CPU. An unsupported derived form has one check, which reports the reason. Raises
     UnknownName for an unknown name, and OptionError for options that the quantizer rejects.
     """

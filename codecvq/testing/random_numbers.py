@@ -53,7 +53,7 @@ def global_seed_unchanged(case: QuantizerCase) -> None:
 
 
 def equal_generators(case: QuantizerCase) -> None:
-    """Two quantizers with equal weights and generators train identically, whatever torch's global seed is."""
+    """Two quantizers with equal weights and generators train identically for any global seed of torch."""
     quantizers = [case.build(seed=0), case.build(seed=0)]
     results: list[list[Tensor]] = []
     for seed, quantizer in enumerate(quantizers):

@@ -21,7 +21,7 @@ from codecvq.testing.case import (
 )
 from codecvq.testing.check import about, expect, expect_close
 
-MAX_GAIN = 1000.0  # limit of |input gradient| / |output gradient|, whatever the latents
+MAX_GAIN = 1000.0  # limit of |input gradient| / |output gradient| for any latents
 
 
 @about("bound", "quantize", "terms")

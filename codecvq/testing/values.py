@@ -68,7 +68,7 @@ def shapes(case: QuantizerCase) -> None:
 
 
 def codes_in_range(case: QuantizerCase) -> None:
-    """Codes are in 0 … K - 1 and values are finite, whatever the scale of the latents."""
+    """Codes are in 0 … K - 1 and values are finite, for latents of any scale."""
     quantizer = case.trained().eval()
     for scale in (0.0, 1e-20, 1e-3, 1.0, 30.0, 1e4, 1e15):
         out = quantizer(case.latents() * scale)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def batch_checksum(batch: pa.RecordBatch) -> int:
-    """Return the CRC-32 of names and values of all columns. Column types must be those of `storable_type`."""
+    """Return the CRC-32 of names and values of all columns. Supports the column types of `storable_type`."""
     crc = zlib.crc32(json.dumps(batch.schema.names).encode())
     for column in batch.columns:
         crc = _updated_crc(crc, column)

@@ -54,7 +54,7 @@ def detokenize(
     cannot be decoded or written becomes one of the `failures`, and the job continues. A full or read-only
     disk ends the job. `progress` is called with the number of processed rows and the total.
 
-    Raises TokensError for an unknown id, and if the codes belong to other codebooks than those of `codec`.
+    Raises TokensError for an unknown id, and if the codes do not belong to the codebooks of `codec`.
     Issues a UserWarning for the same codebooks with other weights.
     """
     if suffix.lower() not in WRITTEN_FORMATS:

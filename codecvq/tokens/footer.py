@@ -1,7 +1,7 @@
 """A reader for the row groups in the footer of a Parquet file.
 
 For some damaged footers, pyarrow terminates the process when a column of a row group is accessed. This reader
-raises ValueError instead. Field numbers are those of `parquet.thrift` in the Parquet specification.
+raises ValueError instead. For the field numbers see `parquet.thrift` in the Parquet specification.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ MATRIX_BF16 = {
 def resolve_auto(recipe: Recipe, folder: RunFolder) -> tuple[Recipe, RunFolder]:
     """Replace `auto` precision and threads in a recipe.
 
-    Takes the values of the run if it exists, else those of this machine. Raises RunError for fp16 without a
-    GPU.
+    Takes the values of an existing run, else the best values for this machine. Raises RunError for fp16
+    without a GPU.
     """
     earlier = folder.recipe().training if folder.recipe_file.is_file() else None
     precision: str = recipe.training.precision

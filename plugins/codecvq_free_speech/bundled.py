@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "prompts"
 
 
 def clips(root: Path | None = None) -> Sequence[Clip]:
-    """The bundled clips, or those of another folder `root` that the script wrote.
+    """The bundled clips, or the clips of another folder `root` that the script wrote.
 
     Raises CorpusError if files are missing.
     """

@@ -2,8 +2,8 @@
 
 With c = L/(L - 1) the input is bounded once, to x' = c tanh(z/c) in (-c, c). Stage i rounds the residual of
 x' to L levels, on a grid finer by L^-i. The L cells of a stage have equal width 2c/L, and the residual lies
-in a cell of that width. So the sum of n stages is within c L^-n of x'. (The bound holds for x', not for z.)
-The digits are those of one integer,
+in a cell of that width. So the sum of n stages is within c L^-n of x'. (This bounds the distance to x', not
+to z.) All digits come from one integer,
 
     m = floor((x'/c + 1)/2 · L^n)        k_i = floor(m / L^(n-1-i)) mod L
 

@@ -12,7 +12,7 @@ from codecvq_vq.quantizer import VQ
 
 
 class RotationVQ(VQ):
-    """`vq` with `estimator="rotation"`; all other options are those of `vq`."""
+    """`vq` with the defaults `estimator="rotation"` and `dead_code_threshold=0.2`; all options of `vq`."""
 
     def __init__(
         self, dim: int, *, dead_code_threshold: float = 0.2, estimator: str = "rotation", **options: Any

@@ -53,6 +53,6 @@ class Formulas(Extension):
 
 
 def on_config(config: Any) -> Any:
-    """Add the extension to those of the site."""
+    """Add the extension to the Markdown extensions of the site."""
     config.markdown_extensions.append(Formulas())
     return config

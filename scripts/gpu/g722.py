@@ -1,7 +1,7 @@
 """A decoder of G.722 at 64 kbit/s, bit-identical to FFmpeg's. No library on the GPU machine has one.
 
 Each byte contains two samples at 16 kHz: 6 bits of the lower band, 2 bits of the upper band. Both bands are
-adaptive differential codes; a filter bank of 24 taps joins them. The names of steps and tables are those of
+adaptive differential codes; a filter bank of 24 taps joins them. Steps and tables are named as in
 ITU-T Recommendation G.722 (09/2012), clauses 6.2.1 (lower band), 6.2.2 (upper band) and 5.2 (filter bank).
 
 Each sample depends on all earlier ones, so numpy cannot vectorize the loop. If numba is installed, it
