@@ -1,4 +1,4 @@
-"""The checks of networks: the built-in ones keep every promise, and each faulty one here is found."""
+"""Network conformance checks: built-in networks pass them, and each faulty network here fails them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CAUSAL = [(name, {**options, "causal": True}) for name, options in SMALL]
 
 
 class Encoder(nn.Module):
-    """Nothing is wrong with it: three frames in, by a convolution, one of latents out."""
+    """A correct encoder: one convolution over three frames."""
 
     reach: Reach | None = Reach(HOP, HOP)
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Nothing is wrong with it: a convolution over three frames, and one matrix."""
+    """A correct decoder: a convolution over three frames and one transposed convolution."""
 
     reach: Reach | None = Reach(1, 1)
 
@@ -58,20 +58,20 @@ class Decoder(nn.Module):
         return self.out(self.conv(latents).tanh())
 
 
-class SeesFarther(Encoder):
+class TooSmallEncoderReach(Encoder):
     reach = Reach(0, 0)
 
 
-class SeesBehind(Decoder):
+class TooSmallDecoderReach(Decoder):
     reach = Reach(1, 0)
 
 
-class IgnoresTheMask(Decoder):
+class IgnoresMask(Decoder):
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().forward(latents)
 
 
-class NormalisesOverTime(Encoder):
+class NormalizesOverTime(Encoder):
     reach = None
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,7 +83,7 @@ class DropsInEval(Encoder):
         return F.dropout(super().forward(wav), 0.1)
 
 
-class CountsInEval(Decoder):
+class ChangesBufferInEval(Decoder):
     calls: Tensor
 
     def __init__(self, channels: int) -> None:
@@ -95,7 +95,7 @@ class CountsInEval(Decoder):
         return super().forward(latents, mask)
 
 
-class Forgets(Decoder):
+class DoesNotSaveScale(Decoder):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.scale = torch.rand(())
@@ -104,7 +104,7 @@ class Forgets(Decoder):
         return super().forward(latents * self.scale, mask)
 
 
-class LearnsNothing(Encoder):
+class DetachesOutput(Encoder):
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().forward(wav).detach()
 
@@ -114,23 +114,23 @@ class OneSampleShort(Decoder):
         return super().forward(latents, mask)[:, :, :-1]
 
 
-#: a part in place of the sound one -> the checks that must notice
-FAULTY: dict[type[nn.Module], set[str]] = {
-    SeesFarther: {"encoder_reach"},
-    SeesBehind: {"decoder_reach"},
-    IgnoresTheMask: {"padding"},
-    NormalisesOverTime: {"items_are_independent"},
+#: faulty part -> checks that must fail
+FAILED_CHECKS: dict[type[nn.Module], set[str]] = {
+    TooSmallEncoderReach: {"encoder_reach"},
+    TooSmallDecoderReach: {"decoder_reach"},
+    IgnoresMask: {"padding"},
+    NormalizesOverTime: {"items_are_independent"},
     DropsInEval: {"eval_changes_nothing"},
-    CountsInEval: {"eval_changes_nothing"},
-    Forgets: {"save_load"},
-    LearnsNothing: {"gradients"},
+    ChangesBufferInEval: {"eval_changes_nothing"},
+    DoesNotSaveScale: {"save_load"},
+    DetachesOutput: {"gradients"},
     OneSampleShort: {"shapes"},
 }
 
 
 @contextmanager
-def registered(part: type[nn.Module]) -> Iterator[str]:
-    """A block in which a network with this part is registered; its name."""
+def registered_network(part: type[nn.Module]) -> Iterator[str]:
+    """Register a network that contains `part`, and yield its name."""
 
     def make(*, sample_rate: int, channels: int = 1) -> Network:
         encoder = part(channels) if issubclass(part, Encoder) else Encoder(channels)
@@ -149,8 +149,9 @@ def registered(part: type[nn.Module]) -> Iterator[str]:
         registry().unregister(origin)
 
 
-def found_in(part: type[nn.Module], **options: Any) -> dict[str, str]:
-    with registered(part) as name:
+def check_failures(part: type[nn.Module], **options: Any) -> dict[str, str]:
+    """Failed checks of a network that contains `part`: short name -> report and source location."""
+    with registered_network(part) as name:
         outcomes = list(run_checks(network_checks(name, **options)))
     return {
         outcome.check.short_name: f"{outcome.found}\n{outcome.place}" for outcome in outcomes if outcome.found
@@ -158,20 +159,20 @@ def found_in(part: type[nn.Module], **options: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_nothing_is_found_where_nothing_is_wrong(channels: int) -> None:
-    assert found_in(Encoder, channels=channels) == {}
+def test_correct_networks_pass_all_checks(channels: int) -> None:
+    assert check_failures(Encoder, channels=channels) == {}
 
 
-@pytest.mark.parametrize("part", FAULTY, ids=lambda part: part.__name__)
-def test_what_is_broken_is_found(part: type[nn.Module]) -> None:
-    found = found_in(part)
-    assert set(found) >= FAULTY[part]
-    for check in FAULTY[part]:
-        assert "test_network_checks.py:" in found[check]
+@pytest.mark.parametrize("part", FAILED_CHECKS, ids=lambda part: part.__name__)
+def test_faulty_networks_fail_the_expected_checks(part: type[nn.Module]) -> None:
+    failures = check_failures(part)
+    assert set(failures) >= FAILED_CHECKS[part]
+    for check in FAILED_CHECKS[part]:
+        assert "test_network_checks.py:" in failures[check]
 
 
 @pytest.mark.parametrize(("name", "options"), SMALL, ids=[name for name, _ in SMALL])
-def test_built_in_networks_keep_every_promise(name: str, options: dict[str, Any]) -> None:
+def test_built_in_networks_pass_all_checks(name: str, options: dict[str, Any]) -> None:
     outcomes = list(run_checks(network_checks(name, **options)))
     assert {o.check.name: o.found for o in outcomes if o.found} == {}
     assert f"{name}/encoder_reach" in {o.check.name for o in outcomes if o.state == "ok" and not o.note}
@@ -179,15 +180,15 @@ def test_built_in_networks_keep_every_promise(name: str, options: dict[str, Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), CAUSAL, ids=[name for name, _ in CAUSAL])
-def test_causal_networks_keep_every_promise(name: str, options: dict[str, Any]) -> None:
+def test_causal_networks_pass_all_checks(name: str, options: dict[str, Any]) -> None:
     assert {o.check.name: o.found for o in run_checks(network_checks(name, **options)) if o.found} == {}
 
 
-def test_a_discriminator_has_no_encoder_to_check() -> None:
+def test_network_checks_reject_discriminators() -> None:
     with pytest.raises(OptionError, match="is a discriminator"):
         list(network_checks("ms_stft"))
 
 
 @parametrize_network("seanet", filters=4, dim=8, lstm_layers=1)
-def test_a_recurrent_network_keeps_every_promise(check: Check) -> None:
+def test_recurrent_networks_pass_all_checks(check: Check) -> None:
     check.run()

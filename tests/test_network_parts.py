@@ -1,4 +1,4 @@
-"""The parts of the spectral network: the flat options name them, and a plugin replaces each."""
+"""Parts of the spectral network: flat options equal nested parts, and plugins can replace each part."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def build(**options: Any) -> Network:
     ],
     ids=["predicted", "retrieved", "source"],
 )  # fmt: skip
-def test_flat_options_and_parts_make_the_same_network(flat: dict[str, Any], nested: dict[str, Any]) -> None:
+def test_flat_options_and_nested_parts_build_the_same_network(
+    flat: dict[str, Any], nested: dict[str, Any]
+) -> None:
     one = build(**flat, **SMALL)
     other = build(**nested, encoder_backbone=ENCODER, decoder_backbone=DECODER)
     wav = 0.1 * torch.randn(2, 1, HOP * 9)
@@ -81,11 +83,11 @@ def test_flat_options_and_parts_make_the_same_network(flat: dict[str, Any], nest
     assert (one.encoder_reach, one.decoder_reach) == (other.encoder_reach, other.decoder_reach)
 
 
-# The parts of a stranger
+# Third-party parts
 
 
 class Levels(FrontEnd):
-    """Features: the log level of each quarter of a hop."""
+    """Front end: the log level of each quarter of a hop."""
 
     num_features, before, after = 4, 0, 0
 
@@ -99,7 +101,7 @@ class Levels(FrontEnd):
 
 
 class PerFrame(FrameNetwork):
-    """A backbone: a layer over each frame alone."""
+    """Backbone: a linear layer that is applied to each frame."""
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class PerFrame(FrameNetwork):
 
 
 class Samples(nn.Linear):
-    """A head: each frame's samples."""
+    """Head: the samples of each frame."""
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().forward(hidden).flatten(1)[:, None]
@@ -151,7 +153,7 @@ def plugin() -> Iterator[None]:
     registry().unregister(origin)
 
 
-OWN = {
+THIRD_PARTY = {
     "features": {"name": "levels"},
     "encoder_backbone": {"name": "per_frame", "width": 5},
     "decoder_backbone": {"name": "per_frame"},
@@ -159,13 +161,13 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("part", [*OWN, "all"])
-def test_a_plugin_replaces_each_part_and_all_of_them(part: str) -> None:
-    own = OWN if part == "all" else {part: OWN[part]}
+@pytest.mark.parametrize("part", [*THIRD_PARTY, "all"])
+def test_plugins_replace_each_part_and_all_parts(part: str) -> None:
+    replaced = THIRD_PARTY if part == "all" else {part: THIRD_PARTY[part]}
     flat = {"preset": "tiny"} if part == "head" else {}
     codec = Codec(
         sample_rate=8000,
-        network={"name": "spectral", **BASE, **flat, **own},
+        network={"name": "spectral", **BASE, **flat, **replaced},
         quantizer={"name": "vq", "codebook_size": 16},
     )
     wav, mask = 0.1 * torch.randn(2, 1, HOP * 6), torch.ones(2, 6, dtype=torch.bool)
@@ -181,7 +183,7 @@ def test_a_plugin_replaces_each_part_and_all_of_them(part: str) -> None:
         assert codec.encoder.backbone.width == 5
 
 
-def test_a_network_is_composed_in_python() -> None:
+def test_networks_can_be_composed_in_python() -> None:
     front, encoder = Levels(HOP), PerFrame(4, 5)
     head = make_samples(
         sample_rate=8000, hop_length=HOP, causal=False, dim=3, backbone=lambda features: PerFrame(features, 6)
@@ -192,7 +194,7 @@ def test_a_network_is_composed_in_python() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             {"features": {"name": "samples"}},
@@ -212,22 +214,22 @@ def test_a_network_is_composed_in_python() -> None:
         ({"head": {"name": "source"}, "causal": True}, "needs future frames"),
     ],
 )
-def test_parts_that_do_not_fit_are_told(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_invalid_parts_raise_option_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         build(**options)
 
 
-def test_an_unknown_part_is_told_with_those_that_are_known() -> None:
+def test_an_unknown_part_name_raises_with_a_suggestion() -> None:
     with pytest.raises(UnknownName, match=r"no network part named 'log_mels'.*Did you mean 'log_mel'"):
         build(features={"name": "log_mels"})
 
 
-def test_a_part_of_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_part_kind_raises() -> None:
     with pytest.raises(ValueError, match=r"is of kind 'tail'; known kinds are features, backbone, head"):
         NetworkPartSpec(name="x", kind="tail", factory="x:y")
 
 
-def test_another_head_keeps_the_meaning_of_codes_unless_the_encoder_writes_for_it() -> None:
+def test_codebooks_sha256_depends_on_the_head_only_if_the_encoder_does() -> None:
     def digest(**options: Any) -> str:
         torch.manual_seed(0)
         network = {"name": "spectral", **BASE, "features": MELS, "encoder_backbone": ENCODER, **options}
@@ -239,14 +241,20 @@ def test_another_head_keeps_the_meaning_of_codes_unless_the_encoder_writes_for_i
         return codec.codebooks_sha256
 
     assert digest(head={"name": "samples"}) == digest(head={"name": "predicted"})
-    assert digest(decoder_backbone=DECODER) == digest(decoder_backbone=OWN["decoder_backbone"])
-    writing = {"name": "source", "pitch_channels": [0, 1, 2]}
-    assert digest(head=writing) != digest(head={**writing, "synthesis_hop_length": 32})
+    assert digest(decoder_backbone=DECODER) == digest(decoder_backbone=THIRD_PARTY["decoder_backbone"])
+    with_pitch = {"name": "source", "pitch_channels": [0, 1, 2]}
+    assert digest(head=with_pitch) != digest(head={**with_pitch, "synthesis_hop_length": 32})
     assert digest(encoder_backbone={**ENCODER, "blocks": 2}) != digest()
 
 
-def test_a_codec_keeps_its_network_beside_the_names_of_its_weights() -> None:
-    network = {"name": "spectral", **BASE, "features": MELS, "encoder_backbone": ENCODER, "head": OWN["head"]}
+def test_state_dict_names_contain_no_network_prefix() -> None:
+    network = {
+        "name": "spectral",
+        **BASE,
+        "features": MELS,
+        "encoder_backbone": ENCODER,
+        "head": THIRD_PARTY["head"],
+    }
     codec = Codec(sample_rate=8000, network=network, quantizer={"name": "fsq", "levels": [5] * 8})
     assert {name.partition(".")[0] for name in codec.state_dict()} <= {"encoder", "quantizer", "decoder"}
     for each in (codec, copy.deepcopy(codec).double()):

@@ -1,6 +1,4 @@
-"""The Fourier parts of the spectral network, and the losses, against their definitions; how far networks see,
-and what their presets are.
-"""
+"""Networks: spectral transforms, the mel loss, receptive fields, phases, presets and costs."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from codecvq.networks.spectral.framing import Crossfade, Framing
 from codecvq.networks.spectral.phase import retrieve_phases, unit_phases
 
 
-def test_the_gradient_of_power_spectra_is_the_true_one() -> None:
+def test_power_spectra_have_the_correct_gradient() -> None:
     frames = torch.randn(2, 3, 32, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(power_spectra, (frames,))
     torch.testing.assert_close(power_spectra(frames), torch.fft.rfft(frames).abs().square())
@@ -30,7 +28,7 @@ def test_the_gradient_of_power_spectra_is_the_true_one() -> None:
 
 @pytest.mark.parametrize(("window", "hop"), [(1280, 320), (640, 320), (512, 128)])
 @pytest.mark.parametrize("frames", [1, 2, 9])
-def test_overlap_add_inverts_the_spectra(window: int, hop: int, frames: int) -> None:
+def test_overlap_add_inverts_spectra(window: int, hop: int, frames: int) -> None:
     framing = Framing(window, hop)
     wav = torch.randn(2, 1, frames * hop)
     spectra = framing.spectra(wav)
@@ -38,7 +36,7 @@ def test_overlap_add_inverts_the_spectra(window: int, hop: int, frames: int) -> 
     torch.testing.assert_close(framing.overlap_add(spectra, None), wav, atol=1e-4, rtol=1e-4)
 
 
-def test_frames_are_centred_on_their_hop() -> None:
+def test_frames_are_centered_on_their_hop() -> None:
     framing = Framing(640, 160)
     wav = torch.zeros(1, 1, 10 * 160)
     wav[0, 0, 5 * 160 + 80] = 1.0  # the middle of frame 5
@@ -67,7 +65,7 @@ def reference_mel_loss(
     return torch.stack(losses).mean()
 
 
-def test_the_mel_loss_is_its_definition() -> None:
+def test_mel_loss_equals_the_reference() -> None:
     decoded, reference = torch.randn(2, 2, 1, 4000)
     loss = MelLoss(16000, [256, 1024], [20, 80])
     expected = reference_mel_loss(decoded, reference, [256, 1024], [20, 80])
@@ -75,7 +73,7 @@ def test_the_mel_loss_is_its_definition() -> None:
     assert float(loss.distance(reference, reference)) == 0.0
 
 
-def test_the_gradient_of_the_mel_loss_is_that_of_its_definition() -> None:
+def test_mel_loss_gradient_equals_the_reference() -> None:
     reference = torch.randn(1, 1, 2000)
     ours = torch.randn(1, 1, 2000, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
@@ -95,7 +93,7 @@ def test_silence_gives_finite_losses_and_gradients() -> None:
     assert bool(silent.grad.isfinite().all())
 
 
-# how far a network sees
+# Receptive fields
 
 HOP = 40
 SPECTRAL: dict[str, Any] = {
@@ -114,8 +112,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "spectral": SPECTRAL,
     "spectral_stft": {**SPECTRAL, "features": "stft"},
     "spectral_detail": {**SPECTRAL, "detail_window_length": 60},
-    "spectral_retrieving": {**SPECTRAL, "phase": "retrieved", "phase_iterations": 3},
-    "spectral_retrieving_finer": {
+    "spectral_retrieved": {**SPECTRAL, "phase": "retrieved", "phase_iterations": 3},
+    "spectral_retrieved_small_hop": {
         **SPECTRAL,
         "phase": "retrieved",
         "phase_iterations": 2,
@@ -124,7 +122,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "spectral_causal": {**SPECTRAL, "causal": True},
     "spectral_causal_odd_window": {**SPECTRAL, "causal": True, "window_length": 123},
     "spectral_causal_detail": {**SPECTRAL, "causal": True, "detail_window_length": 64},
-    "spectral_causal_waiting": {
+    "spectral_causal_lookahead": {
         **SPECTRAL,
         "causal": True,
         "lookahead_frames": 2,
@@ -139,113 +137,113 @@ CAUSAL = [name for name in NETWORKS if "causal" in name]
 
 def network(name: str) -> Network:
     torch.manual_seed(0)
-    made = build_network(sample_rate=8000, **NETWORKS[name])
-    made.encoder.eval()
-    made.decoder.eval()
-    return made
+    model = build_network(sample_rate=8000, **NETWORKS[name])
+    model.encoder.eval()
+    model.decoder.eval()
+    return model
 
 
-def touched(module: nn.Module, given: torch.Tensor, made: slice) -> tuple[int, int]:
-    """First and last place of `given` that the outputs `made` of the module hang on, by their gradient."""
-    given = given.clone().requires_grad_()
-    out = module(given)[0, :, made]
+def input_range(module: nn.Module, inputs: torch.Tensor, outputs: slice) -> tuple[int, int]:
+    """First and last position of `inputs` with a gradient from the output positions `outputs`."""
+    inputs = inputs.clone().requires_grad_()
+    out = module(inputs)[0, :, outputs]
     (out * torch.randn(out.shape)).sum().backward()
-    assert given.grad is not None
-    places = given.grad[0].abs().sum(dim=0).nonzero().flatten()
-    return int(places[0]), int(places[-1])
+    assert inputs.grad is not None
+    positions = inputs.grad[0].abs().sum(dim=0).nonzero().flatten()
+    return int(positions[0]), int(positions[-1])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_module_sees_as_far_as_it_says_and_no_farther(name: str) -> None:
-    made, frame, frames = network(name), 30, 61
-    encoder, decoder = made.encoder_reach, made.decoder_reach
+def test_receptive_field_equals_the_declared_reach(name: str) -> None:
+    model, frame, frames = network(name), 30, 61
+    encoder, decoder = model.encoder_reach, model.decoder_reach
     assert encoder is not None
     assert decoder is not None
-    first, last = touched(made.encoder, 0.1 * torch.randn(1, 1, frames * HOP), slice(frame, frame + 1))
+    first, last = input_range(model.encoder, 0.1 * torch.randn(1, 1, frames * HOP), slice(frame, frame + 1))
     past = frame * HOP if encoder.past is None else encoder.past
-    edge = 2  # samples: a window is 0 at its ends
+    edge = 2  # samples: the window is 0 at its ends
     assert frame * HOP - past <= first <= frame * HOP - past + edge
     assert (frame + 1) * HOP - 1 + encoder.future - edge <= last <= (frame + 1) * HOP - 1 + encoder.future
-    first, last = touched(made.decoder, torch.randn(1, 8, frames), slice(frame * HOP, (frame + 1) * HOP))
+    first, last = input_range(model.decoder, torch.randn(1, 8, frames), slice(frame * HOP, (frame + 1) * HOP))
     past = frame if decoder.past is None else decoder.past
     assert (first, last) == (frame - past, frame + decoder.future)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_a_causal_network_does_not_see_what_comes(name: str) -> None:
-    made = network(name)
-    waits = NETWORKS[name].get("lookahead_frames", 0)
-    assert made.lookahead == waits * HOP
+def test_causal_networks_do_not_depend_on_future_input(name: str) -> None:
+    model = network(name)
+    lookahead = NETWORKS[name].get("lookahead_frames", 0)
+    assert model.lookahead == lookahead * HOP
     wav, frames = 0.1 * torch.randn(1, 1, 30 * HOP), 12
     other = wav.clone()
-    other[:, :, (frames + waits) * HOP :] = torch.randn(1, 1, (30 - frames - waits) * HOP)
-    latents, changed = made.encoder(wav), made.encoder(other)
+    other[:, :, (frames + lookahead) * HOP :] = torch.randn(1, 1, (30 - frames - lookahead) * HOP)
+    latents, changed = model.encoder(wav), model.encoder(other)
     assert torch.equal(changed[:, :, :frames], latents[:, :, :frames])
     assert not torch.equal(changed[:, :, frames], latents[:, :, frames])
     mixed = torch.cat([latents[:, :, :frames], changed[:, :, frames:] + 1], dim=2)
-    before, after = made.decoder(latents), made.decoder(mixed)
+    before, after = model.decoder(latents), model.decoder(mixed)
     assert torch.equal(after[:, :, : frames * HOP], before[:, :, : frames * HOP])
     assert not torch.equal(after[:, :, frames * HOP :][:, :, :HOP], before[:, :, frames * HOP :][:, :, :HOP])
-    early = made.decoder(latents[:, :, :frames])
-    assert early.shape[2] == frames * HOP, "audio is there as soon as its codes are"
+    early = model.decoder(latents[:, :, :frames])
+    assert early.shape[2] == frames * HOP, "the decoder needs no later codes"
     torch.testing.assert_close(early, before[:, :, : frames * HOP], atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if "lstm" not in name])
-def test_pieces_with_their_reach_around_them_give_what_the_whole_gives(name: str) -> None:
-    made = network(name)
-    wav, latents, frames, piece = 0.1 * torch.randn(1, 1, 50 * HOP), torch.randn(1, 8, 50), 50, 7
-    encoder, decoder = made.encoder_reach, made.decoder_reach
+def test_chunks_with_their_context_equal_the_whole(name: str) -> None:
+    model = network(name)
+    wav, latents, frames, chunk = 0.1 * torch.randn(1, 1, 50 * HOP), torch.randn(1, 8, 50), 50, 7
+    encoder, decoder = model.encoder_reach, model.decoder_reach
     assert encoder is not None
     assert encoder.past is not None
     assert decoder is not None
     assert decoder.past is not None
     past, future = -(-encoder.past // HOP), -(-encoder.future // HOP)
     encoded, decoded = [], []
-    for start in range(0, frames, piece):
-        end = min(start + piece, frames)
+    for start in range(0, frames, chunk):
+        end = min(start + chunk, frames)
         first, last = max(0, start - past), min(frames, end + future)
-        part = made.encoder(wav[:, :, first * HOP : last * HOP])
+        part = model.encoder(wav[:, :, first * HOP : last * HOP])
         encoded.append(part[:, :, start - first : end - first])
         first, last = max(0, start - decoder.past), min(frames, end + decoder.future)
-        audio = made.decoder(latents[:, :, first:last])
+        audio = model.decoder(latents[:, :, first:last])
         decoded.append(audio[:, :, (start - first) * HOP : (end - first) * HOP])
-    torch.testing.assert_close(torch.cat(encoded, dim=2), made.encoder(wav), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(torch.cat(decoded, dim=2), made.decoder(latents), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(encoded, dim=2), model.encoder(wav), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(decoded, dim=2), model.decoder(latents), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_stands_behind_an_end_changes_nothing(name: str) -> None:
-    made, real = network(name), 9
+def test_padding_does_not_change_valid_frames(name: str) -> None:
+    model, real = network(name), 9
     mask = (torch.arange(14) < real)[None]
     latents, wav = torch.randn(1, 8, 14), torch.randn(1, 1, 14 * HOP)
-    wav[:, :, real * HOP :] = 0  # a codec sees to that; the mask is for what is inside
-    close = {"atol": 1e-5, "rtol": 1e-4}
+    wav[:, :, real * HOP :] = 0  # the codec zeroes padded audio; the mask is for hidden layers
+    tolerance = {"atol": 1e-5, "rtol": 1e-4}
     torch.testing.assert_close(
-        made.encoder(wav, mask)[:, :, :real], made.encoder(wav[:, :, : real * HOP]), **close
+        model.encoder(wav, mask)[:, :, :real], model.encoder(wav[:, :, : real * HOP]), **tolerance
     )
     torch.testing.assert_close(
-        made.decoder(latents, mask)[:, :, : real * HOP], made.decoder(latents[:, :, :real]), **close
+        model.decoder(latents, mask)[:, :, : real * HOP], model.decoder(latents[:, :, :real]), **tolerance
     )
 
 
-def test_the_receptive_field_is_the_sum_of_both() -> None:
-    made = network("spectral")
-    assert made.encoder_reach is not None
-    assert made.decoder_reach is not None
-    # three convolutions of seven frames and a window that is 1.5 hops longer on either side
-    assert (made.encoder_reach.past, made.encoder_reach.future) == (9 * HOP + 60, 9 * HOP + 60)
-    # two convolutions, and two frames that reach into the hop from either side
-    assert (made.decoder_reach.past, made.decoder_reach.future) == (8, 8)
-    assert made.lookahead == 17 * HOP + 60
-    assert made.receptive_field == 2 * (17 * HOP + 60) + HOP
+def test_receptive_field_is_the_sum_of_encoder_and_decoder_reach() -> None:
+    model = network("spectral")
+    assert model.encoder_reach is not None
+    assert model.decoder_reach is not None
+    # Three convolutions over seven frames, and a window that extends 1.5 hops past each side of the frame.
+    assert (model.encoder_reach.past, model.encoder_reach.future) == (9 * HOP + 60, 9 * HOP + 60)
+    # Two convolutions, and two frames on each side whose windows overlap the hop.
+    assert (model.decoder_reach.past, model.decoder_reach.future) == (8, 8)
+    assert model.lookahead == 17 * HOP + 60
+    assert model.receptive_field == 2 * (17 * HOP + 60) + HOP
     assert network("seanet_causal_lstm").receptive_field is None
     unknown = Network(nn.Identity(), nn.Identity(), 1, 1)
     assert (unknown.lookahead, unknown.receptive_field) == (None, None)
 
 
 @pytest.mark.parametrize("hop", [2, 5, 40])
-def test_crossfaded_frames_of_one_signal_are_the_signal(hop: int) -> None:
+def test_crossfaded_frames_reconstruct_the_signal(hop: int) -> None:
     crossfade, frames = Crossfade(hop), 6
     wav = torch.randn(1, frames * hop + hop)
     pieces = wav.unfold(1, crossfade.length, hop)[:, :frames]
@@ -257,68 +255,69 @@ def test_crossfaded_frames_of_one_signal_are_the_signal(hop: int) -> None:
     )
 
 
-# phases
+# Phases
 
 
 def harmonics() -> torch.Tensor:
-    """A second of a voice-like sound at 8 kHz, `[1, 1, 8000]`."""
+    """One second of a speech-like sound at 8 kHz, `[1, 1, 8000]`."""
     time = torch.arange(8000) / 8000
     pitch = 2 * torch.pi * (120 * time + 3 * torch.sin(9 * time))
     tones = torch.stack([(n * pitch).cos() / n for n in range(1, 30)]).sum(dim=0)
     return (0.1 * tones * torch.sin(11 * time).square())[None, None]
 
 
-def test_phases_are_retrieved_from_magnitudes_and_more_iterations_are_better() -> None:
+def test_more_iterations_retrieve_better_phases() -> None:
     framing, wav = Framing(320, 80), harmonics()
     magnitudes = framing.spectra(wav).abs()
 
-    def off(iterations: int) -> float:
+    def spectral_error(iterations: int) -> float:
         phases = retrieve_phases(framing, magnitudes, iterations, None)
-        sizes = phases.abs()  # 1, and less in a bin or two where nothing sounds
+        sizes = phases.abs()  # 1, and less in one or two silent bins
         assert float(sizes.max()) < 1.001
         assert float((sizes < 0.999).float().mean()) < 1e-3
         again = framing.spectra(framing.overlap_add(magnitudes * phases, None)).abs()
         return float((again - magnitudes).norm() / magnitudes.norm())
 
-    errors = [off(iterations) for iterations in (1, 4, 16, 64)]
+    errors = [spectral_error(iterations) for iterations in (1, 4, 16, 64)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.1 < errors[0], errors
 
 
-def test_the_phases_of_a_recording_give_the_recording_back() -> None:
-    made = network("spectral_retrieving_finer")
-    framing, wav = made.decoder.framing, 0.1 * torch.randn(1, 1, 12 * HOP)
+def test_reference_phases_reconstruct_the_reference() -> None:
+    model = network("spectral_retrieved_small_hop")
+    framing, wav = model.decoder.framing, 0.1 * torch.randn(1, 1, 12 * HOP)
     spectra = framing.spectra(wav)
     torch.testing.assert_close(
         framing.overlap_add(spectra.abs() * unit_phases(spectra), None), wav, atol=1e-5, rtol=1e-4
     )
     latents = torch.randn(1, 8, 12)
     with torch.no_grad():
-        told, alone = made.decoder(latents, None, wav), made.decoder(latents)
-    assert told.shape == alone.shape == wav.shape
-    assert float((told * wav).sum() / told.norm() / wav.norm()) > 0.3 > float((alone * wav).sum())
+        with_reference, without = model.decoder(latents, None, wav), model.decoder(latents)
+    assert with_reference.shape == without.shape == wav.shape
+    similarity = float((with_reference * wav).sum() / with_reference.norm() / wav.norm())
+    assert similarity > 0.3 > float((without * wav).sum())
 
 
-def test_a_codec_gives_its_decoder_the_recording_in_training_alone() -> None:
+def test_decoders_receive_the_reference_only_in_training() -> None:
     quantizer = {"name": "fsq", "levels": [5, 5]}
-    network = {**NETWORKS["spectral_retrieving"], "training_phase": "recorded"}
+    network = {**NETWORKS["spectral_retrieved"], "training_phase": "recorded"}
     wav = 0.1 * torch.randn(2, 1, 12 * HOP)
     for phase in ("recorded", "retrieved"):
         torch.manual_seed(0)
         codec = Codec(sample_rate=8000, network=network | {"training_phase": phase}, quantizer=quantizer)
-        trained, heard = codec.train()(wav).wav, codec.eval()(wav).wav
-        assert torch.allclose(trained, heard, atol=1e-6) == (phase == "retrieved")
-        torch.testing.assert_close(heard, codec.decode(codec.encode(wav)), atol=1e-5, rtol=1e-4)
+        trained, evaluated = codec.train()(wav).wav, codec.eval()(wav).wav
+        assert torch.allclose(trained, evaluated, atol=1e-6) == (phase == "retrieved")
+        torch.testing.assert_close(evaluated, codec.decode(codec.encode(wav)), atol=1e-5, rtol=1e-4)
 
 
-# presets
+# Presets
 
 
 @pytest.mark.parametrize("name", ["spectral", "seanet"])
-def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None:
+def test_presets_have_increasing_sizes_and_options_override_them(name: str) -> None:
     def parameters(**options: Any) -> int:
-        made = build_network(name, sample_rate=16000, **options)
-        return sum(p.numel() for module in (made.encoder, made.decoder) for p in module.parameters())
+        model = build_network(name, sample_rate=16000, **options)
+        return sum(p.numel() for module in (model.encoder, model.decoder) for p in module.parameters())
 
     sizes = [parameters(preset=preset) for preset in ("tiny", "small", "base")]
     assert sizes == sorted(set(sizes))
@@ -328,7 +327,7 @@ def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"name": "spectral", "preset": "bas"}, "Did you mean 'base'"),
         ({"name": "seanet", "preset": "huge"}, "tiny, small, base, large"),
@@ -347,31 +346,31 @@ def test_presets_are_of_rising_size_and_options_win_over_them(name: str) -> None
         ({"name": "seanet", "causal": True, "norm": "time_group_norm"}, "streams would give other codes"),
     ],
 )
-def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(OptionError, match=says):
+def test_invalid_network_options_raise(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         build_network(sample_rate=16000, **options)
 
 
-# what a codec costs
+# Cost
 
 
-def test_the_cost_of_a_layer_is_counted_by_hand() -> None:
-    given = torch.randn(2, 5, 30)
+def test_multiply_adds_of_layers_equal_the_formulas() -> None:
+    inputs = torch.randn(2, 5, 30)
     with torch.no_grad():
-        made, linear = multiply_adds(lambda: nn.Linear(30, 7)(given))
-        assert made.shape == (2, 5, 7)
+        output, linear = multiply_adds(lambda: nn.Linear(30, 7)(inputs))
+        assert output.shape == (2, 5, 7)
         assert linear == 2 * 5 * 30 * 7
-        _, grouped = multiply_adds(lambda: nn.Conv1d(5, 10, 3, padding=1, stride=2, groups=5)(given))
+        _, grouped = multiply_adds(lambda: nn.Conv1d(5, 10, 3, padding=1, stride=2, groups=5)(inputs))
         assert grouped == 2 * 15 * 10 * (5 // 5) * 3
-        _, recurrent = multiply_adds(lambda: nn.LSTM(30, 8)(given)[0])
+        _, recurrent = multiply_adds(lambda: nn.LSTM(30, 8)(inputs)[0])
         assert recurrent == 2 * 5 * 4 * 8 * (30 + 8)
-        _, transform = multiply_adds(lambda: torch.fft.rfft(given[..., :16]))
+        _, transform = multiply_adds(lambda: torch.fft.rfft(inputs[..., :16]))
         assert transform == 2 * 5 * 1.25 * 16 * 4
-        _, back = multiply_adds(lambda: torch.fft.irfft(torch.fft.rfft(given[..., :16])))
+        _, back = multiply_adds(lambda: torch.fft.irfft(torch.fft.rfft(inputs[..., :16])))
         assert back == 2 * transform
 
 
-def test_the_cost_of_a_codec_is_that_of_its_layers() -> None:
+def test_cost_of_a_codec_is_the_sum_of_its_layers() -> None:
     options = {**SPECTRAL, "hop_length": 64, "window_length": 256}
     codec = Codec(sample_rate=8000, network=options, quantizer={"name": "vq", "codebook_size": 32})
     cost, frame_rate = cost_of(codec.network, codec.quantizer, 8000), Fraction(8000, 64)

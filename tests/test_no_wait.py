@@ -1,7 +1,7 @@
-"""A step of training reads nothing from the device: on a GPU each reading would wait for all work queued.
+"""A training step does not synchronize with the GPU: it reads no value from the device.
 
-Counted on the CPU, where the same calls and operators pass: Python's conversions by a function mode, and by a
-dispatch mode the operators that give a Python number, or a result whose shape depends on the data.
+Synchronizations are counted on the CPU with two modes. A function mode counts Python conversions. A dispatch
+mode counts operators that return a Python number or whose output shape depends on the data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from codecvq.training.smoke import smoke_recipe
 from codecvq.training.usage import CodebookUsage
 
 CONVERSIONS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__")
-MADE_FROM_NUMBERS = ("tensor", "as_tensor", "new_tensor", "from_numpy")  # a copy that waits, unless queued
+MADE_FROM_NUMBERS = ("tensor", "as_tensor", "new_tensor", "from_numpy")  # a synchronous copy to the device
 OPERATORS = (
     "_local_scalar_dense",
     "nonzero",
@@ -42,35 +42,35 @@ OPERATORS = (
     "is_nonzero",
     "repeat_interleave.Tensor",
 )
-QUEUED = "codecvq/transfer.py"  # what these functions do waits for nothing
+ASYNCHRONOUS = "codecvq/transfer.py"  # functions of this file copy without synchronization
 ON_THE_CPU = (
     "draw_depths",
     "rows_by_codebook",
     "code_metrics",
-)  # make tensors on the CPU and queue a copy of them
+)  # build tensors on the CPU and copy them asynchronously
 
 
-class Waits(TorchFunctionMode):
-    """Collects where something is read from the device, or copied to it in a way that waits."""
+class Synchronizations(TorchFunctionMode):
+    """Collects source lines that read from the device or copy to it synchronously."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.locations: list[str] = []
 
-    def note(self, what: str) -> None:
+    def add(self, operation: str) -> None:
         frames = [frame for frame in traceback.extract_stack() if "site-packages" not in frame.filename]
         of_library = [frame for frame in frames if "/tests/" not in frame.filename]
-        if any(QUEUED in frame.filename or frame.name in ON_THE_CPU for frame in frames):
+        if any(ASYNCHRONOUS in frame.filename or frame.name in ON_THE_CPU for frame in frames):
             return
-        place = of_library[-1] if of_library else frames[-1]
-        self.found.append(f"{what} at {Path(place.filename).name}:{place.lineno}")
+        location = of_library[-1] if of_library else frames[-1]
+        self.locations.append(f"{operation} at {Path(location.filename).name}:{location.lineno}")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in CONVERSIONS or name in MADE_FROM_NUMBERS:
-            self.note(name)
+            self.add(name)
         if name in ("__getitem__", "__setitem__") and _has_list(args[1]):
-            self.note(f"{name} with a list")
+            self.add(f"{name} with a list")
         return func(*args, **(kwargs or {}))
 
 
@@ -79,9 +79,9 @@ def _has_list(index: Any) -> bool:
 
 
 class Operators(TorchDispatchMode):
-    def __init__(self, waits: Waits) -> None:
+    def __init__(self, synchronizations: Synchronizations) -> None:
         super().__init__()
-        self.waits = waits
+        self.synchronizations = synchronizations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().removeprefix("aten::")
@@ -89,27 +89,27 @@ class Operators(TorchDispatchMode):
             isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in args[1]
         )
         if name in OPERATORS or name.split(".")[0] in OPERATORS or by_mask:
-            self.waits.note(name)
+            self.synchronizations.add(name)
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def counted() -> Iterator[list[str]]:
-    waits = Waits()
-    with waits, Operators(waits):
-        yield waits.found
+def count_synchronizations() -> Iterator[list[str]]:
+    synchronizations = Synchronizations()
+    with synchronizations, Operators(synchronizations):
+        yield synchronizations.locations
 
 
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code that reads where it is free takes the way that it takes on a GPU."""
+def simulate_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that branches on free reads takes the GPU branch."""
     for module in (codecvq.quantizer.engine, codecvq.networks.voice.pitch):
         monkeypatch.setattr(module, "reads_without_sync", lambda device: False)
 
 
 def learner(recipe: Recipe) -> tuple[Learner, torch.Tensor]:
     torch.manual_seed(0)
-    AcceleratorState._reset_state()  # the precision of an earlier training in this process
+    AcceleratorState._reset_state()  # discard the precision of earlier trainings in this process
     made = Learner(recipe, "codec", Accelerator(cpu=True))
     samples = round(recipe.corpus.segment_s * recipe.sample_rate)
     return made, 0.1 * torch.randn(recipe.training.batch_size, recipe.channels, samples)
@@ -132,23 +132,23 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_step_waits_for_nothing(name: str) -> None:
+def test_a_training_step_does_not_synchronize(name: str) -> None:
     made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if name in LARGE else [])))
-    for step in range(3):  # codebooks begin with the data of the first, discriminators with the second
+    for step in range(3):  # codebooks start in the first step, discriminators in the second
         made.step(step, wav)
-    with counted() as found:
+    with count_synchronizations() as locations:
         for step in range(3, 5):
             made.step(step, wav)
-    assert found == []
-    with counted() as found:
+    assert locations == []
+    with count_synchronizations() as locations:
         made.step_metrics.take_means()
-    assert len(found) == 1, "one transfer, of everything since the last look"
+    assert len(locations) == 1, "one transfer for all metrics since the last report"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The meta device has shapes and no values: to read one is an error there, as is to mix devices."""
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta has none
+def test_a_training_step_runs_on_the_meta_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meta tensors have shapes but no values. Reading a value raises, and so does mixing devices."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # meta has no autocast
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     made, wav = learner(smoke_recipe(load_recipe(name, ["network.preset=tiny"] if name in LARGE else [])))
     made.step(0, wav)
@@ -162,7 +162,9 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
         if hasattr(module, "_started_cache"):
             monkeypatch.setattr(module._started_cache, "get", lambda make, *sources: True)
     for part in (made, made.adversary) if made.adversary else (made,):
-        monkeypatch.setattr(part.optimizer.optimizer, "step", lambda: None)  # fused ones have no meta kernel
+        monkeypatch.setattr(
+            part.optimizer.optimizer, "step", lambda: None
+        )  # no meta kernel for fused optimizers
     learned = [*made.codec.named_parameters()]
     for loss in made.losses.modules.values():
         learned += loss.named_parameters()
@@ -176,9 +178,9 @@ def test_a_step_can_be_made_where_nothing_can_be_read(name: str, monkeypatch: py
         made.step_metrics.take_means()
 
 
-def test_what_waits_is_counted() -> None:
+def test_synchronizations_are_counted() -> None:
     values = torch.arange(4.0)
-    with counted() as found:
+    with count_synchronizations() as locations:
         assert bool(values[1] > 0)
         float(values.sum())
         values.nonzero()
@@ -186,4 +188,4 @@ def test_what_waits_is_counted() -> None:
         values[[0, 1]]
         values.new_tensor(1.0)
         torch.bincount(values.long())
-    assert len(found) >= 7, found
+    assert len(locations) >= 7, locations

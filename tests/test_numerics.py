@@ -1,4 +1,4 @@
-"""A codec computes as it was saved, whatever torch's global settings are."""
+"""Codes and audio do not depend on torch's global settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
 
 
-AMBIENT = {
+GLOBAL_SETTINGS = {
     "inference mode": lambda: torch.inference_mode(),
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
@@ -64,18 +64,18 @@ AMBIENT = {
 }
 
 
-@pytest.fixture(params=AMBIENT)
-def ambient(request: pytest.FixtureRequest) -> AbstractContextManager[object]:
-    return AMBIENT[request.param]()  # type: ignore[no-any-return]
+@pytest.fixture(params=GLOBAL_SETTINGS)
+def global_setting(request: pytest.FixtureRequest) -> AbstractContextManager[object]:
+    return GLOBAL_SETTINGS[request.param]()  # type: ignore[no-any-return]
 
 
 def test_codes_and_samples_are_the_same_under_any_global_setting(
-    saved: Path, ambient: AbstractContextManager[object]
+    saved: Path, global_setting: AbstractContextManager[object]
 ) -> None:
     codec, audio = load(saved), wav()
     codes = codec.encode(audio)
     samples = codec.decode(codes)
-    with ambient:
+    with global_setting:
         codes_there = codec.encode(audio)
         samples_there = codec.decode(codes_there)
     assert torch.equal(codes_there, codes)
@@ -83,11 +83,11 @@ def test_codes_and_samples_are_the_same_under_any_global_setting(
     assert samples_there.dtype == torch.float32
 
 
-def test_a_codec_loads_and_trains_whatever_the_global_settings_were(
-    saved: Path, ambient: AbstractContextManager[object]
+def test_codecs_load_and_train_under_any_global_setting(
+    saved: Path, global_setting: AbstractContextManager[object]
 ) -> None:
     audio = wav()
-    with ambient:
+    with global_setting:
         codec = load(saved)
     codes = load(saved).encode(audio)
     assert torch.equal(codec.encode(audio), codes)
@@ -95,14 +95,14 @@ def test_a_codec_loads_and_trains_whatever_the_global_settings_were(
     codec.train()(audio).wav.square().mean().backward()
 
 
-def test_half_weights_are_refused_with_the_reason(saved: Path) -> None:
+def test_half_precision_weights_raise(saved: Path) -> None:
     codec = load(saved).half()
     with pytest.raises(CodecError, match=r"is torch\.float16.*Call codec\.float\(\)"):
         codec.encode(wav())
     codec.float().encode(wav())
 
 
-def test_the_settings_of_all_threads_come_back_when_the_last_one_leaves() -> None:
+def test_global_settings_are_restored_when_the_last_thread_exits() -> None:
     with matmul_precision("medium"):
         inside, leave = threading.Event(), threading.Event()
 
@@ -117,6 +117,8 @@ def test_the_settings_of_all_threads_come_back_when_the_last_one_leaves() -> Non
             inside.wait(10)
         product = torch.ones(64, 64) * 1.001
         exact = (product.double() @ product.double()).float()
-        assert torch.allclose(product @ product, exact, rtol=1e-6), "the other thread still computes exactly"
+        assert torch.allclose(product @ product, exact, rtol=1e-6), (
+            "the other thread still needs full precision"
+        )
         leave.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Options of networks, quantizers and discriminators: a wrong type or size is one line, at once."""
+"""Options of networks, quantizers and discriminators: invalid values raise one-line errors at once."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from codecvq.plugins.options import option_defaults
 from codecvq.quantizer import build_quantizer
 from codecvq.quantizer.build import quantizer_names, quantizer_options
 
-WRONG: list[Any] = [
+INVALID: list[Any] = [
     None, True, "many", "5", -1, 0, 1.5, 10**12, 10**400, float("nan"), float("inf"), [], [None], ["a"],
     [[5]],
     [10**12], [-3, 0], {}, {"a": {"b": [1]}}, [float("nan")], "\x00",
 ]  # fmt: skip
 SMALL = Limits(weights_bytes=2**24, tensors=500, modules=500, tensor_bytes=2**24)
-LEAST = {
+MINIMAL = {
     "levels": [4, 4], "bits": 4, "num_codebooks": 2, "dim": 8, "num_groups": 2, "strides": [2, 1],
     "of": {"name": "lfq", "bits": 4}, "semantic": "simvq", "acoustic": "vq",
 }  # fmt: skip
 
 
-def assert_documented(build: Callable[[], object]) -> None:
-    """It works, or it is a documented error in one short line; anything else is raised."""
+def assert_builds_or_raises_documented_error(build: Callable[[], object]) -> None:
+    """A `CodecvqError` must have one line of at most 600 characters. Other exceptions propagate."""
     text = ""
     try:
         build()
@@ -42,35 +42,39 @@ def assert_documented(build: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("name", quantizer_names())
-def test_a_wrong_value_of_any_option_of_a_quantizer_is_a_documented_error(name: str) -> None:
+def test_invalid_quantizer_option_values_raise_documented_errors(name: str) -> None:
     known = {"dim": None, **quantizer_options(name)}
-    least = {key: value for key, value in LEAST.items() if key in known}
+    least = {key: value for key, value in MINIMAL.items() if key in known}
     if name.startswith("grouped_") and not name.startswith("grouped_residual_"):
         least.pop("num_groups")
-    if name.startswith("multiscale_"):  # has one codebook for each of its strides
+    if name.startswith("multiscale_"):  # one codebook for each stride
         least.pop("num_codebooks", None)
     with construction_limits(SMALL, "it"):
         assert build_quantizer(name, **least)
         for key in known:
-            for value in WRONG:
-                assert_documented(lambda options=least | {key: value}: build_quantizer(name, **options))
+            for value in INVALID:
+                assert_builds_or_raises_documented_error(
+                    lambda options=least | {key: value}: build_quantizer(name, **options)
+                )
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", list(registry().all("networks")))
-def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: str) -> None:
+def test_invalid_network_option_values_raise_documented_errors(name: str) -> None:
     known = option_defaults(registry().find(NetworkSpec, name))
     small = {"preset": "tiny", "filters": 2, "sample_rate": 16000}
     small = {key: value for key, value in small.items() if key in known}
     build = build_network if "preset" in known else build_discriminator
     with construction_limits(SMALL, "it"):
         for key in known:
-            for value in WRONG:
-                assert_documented(lambda options=small | {key: value}: build(name, **options))
+            for value in INVALID:
+                assert_builds_or_raises_documented_error(
+                    lambda options=small | {key: value}: build(name, **options)
+                )
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "says"),
+    ("name", "options", "message"),
     [
         ("vq", {"estimator": None}, "quantizer 'vq': estimator is None; needed is a valid string"),
         ("fsq", {"levels": 5}, "quantizer 'fsq': levels is 5; needed is a valid list"),
@@ -81,8 +85,8 @@ def test_a_wrong_value_of_any_option_of_a_network_is_a_documented_error(name: st
         ("residual_vq", {"num_codebooks": 10**9}, "a whole number from 1 to 1024; given is 1000000000"),
     ],
 )
-def test_a_wrong_option_is_named_with_what_is_needed(name: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(OptionError, match=says):
+def test_option_errors_state_the_allowed_values(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         build_quantizer(name, dim=8, **options)
 
 
@@ -96,16 +100,16 @@ def test_a_wrong_option_is_named_with_what_is_needed(name: str, options: dict[st
     ],
     ids=str,
 )
-def test_a_network_that_is_too_large_is_refused_at_once(options: dict[str, int]) -> None:
+def test_too_large_networks_raise_quickly(options: dict[str, int]) -> None:
     began = time.process_time()
-    says = r"too large to be built|needed (is a whole number from 1 to \d+|are 1 to 641 bands)"
-    with pytest.raises(OptionError, match=says), construction_limits(Limits(), "recipe x"):
+    message = r"too large to be built|needed (is a whole number from 1 to \d+|are 1 to 641 bands)"
+    with pytest.raises(OptionError, match=message), construction_limits(Limits(), "recipe x"):
         build_network("spectral", sample_rate=16000, **options)
     assert time.process_time() - began < 8
 
 
 @pytest.mark.parametrize(
-    ("part", "options", "says"),
+    ("part", "options", "message"),
     [
         (
             "quantizer",
@@ -116,9 +120,7 @@ def test_a_network_that_is_too_large_is_refused_at_once(options: dict[str, int])
         ("quantizer", {"name": "vq", 5: 8}, "quantizer has the key 5; needed is a string"),
     ],
 )
-def test_options_that_the_codec_sets_itself_are_refused(
-    part: str, options: dict[Any, Any], says: str
-) -> None:
+def test_options_set_by_the_codec_raise(part: str, options: dict[Any, Any], message: str) -> None:
     parts = {"network": {"name": "seanet"}, "quantizer": {"name": "vq"}, part: options}
-    with pytest.raises(OptionError, match=says):
-        Codec(sample_rate=16000, **parts)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(OptionError, match=message):
+        Codec(sample_rate=16000, **parts)  # type: ignore[arg-type]  # invalid on purpose

@@ -1,6 +1,6 @@
-"""Ideas from papers, as plugins of a screen each: they train on speech, and each does what its paper says.
+"""Methods of papers as short plugins: they train on speech and have the properties that the papers state.
 
-`plugins/example/papers/distillation.py` is a loss; test_loss_plugins trains it.
+`plugins/example/papers/distillation.py` is a loss. `test_loss_plugins.py` trains it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "own_ema": {"codebook_size": 16},
     "rate_vq": {"codebook_size": 16},
 }
-#: those whose residual form is refused, since they have several codebooks
-COMPOSED = ("snac", "unequal_groups")
-SCREEN = 70  # lines
+#: have several codebooks, so their residual form is rejected
+SEVERAL_CODEBOOKS = ("snac", "unequal_groups")
+MAX_LINES = 70
 DIM, BANDS, STEPS = 8, 40, 20
 
 
@@ -54,7 +54,7 @@ def _loaded() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def speech() -> Tensor:
-    """Log-mel spectra of speech, `[B, bands, T]`: 16 clips of the corpus in the box, 1.2 s of each."""
+    """Log-mel spectra of speech, `[B, bands, T]`: 1.2 s of 16 clips of the bundled corpus."""
     clips = [clip for clip in open_corpus("prompts").split("train") if clip.duration_s > 1.3][:16]
     wavs = [torch.from_numpy(clip.read(16_000))[:19_200] for clip in clips]
     features = LogMel(Framing(1280, 320), 16_000, BANDS)
@@ -70,37 +70,37 @@ def make(name: str, seed: int = 0, **more: Any) -> Quantizer:
 
 
 def residual(name: str) -> str:
-    return name if name in COMPOSED else f"residual_{name}"
+    return name if name in SEVERAL_CODEBOOKS else f"residual_{name}"
 
 
-def test_every_file_is_a_screen_with_public_names_only() -> None:
+def test_example_files_are_short_and_use_public_names_only() -> None:
     for file in PAPERS.glob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= SCREEN, file
+        assert len(text.splitlines()) <= MAX_LINES, file
         modules = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
         ours = {module for module in modules if module and module.startswith("codecvq")}
         assert ours <= {"codecvq", "codecvq.quantizer", "codecvq.losses"}, file
         assert not re.search(r"(?<!\))\._[a-z]", text), file
 
 
-def test_the_page_lists_every_file() -> None:
+def test_the_readme_lists_every_example_file() -> None:
     page = (PAPERS / "README.md").read_text(encoding="utf-8")
     assert [file.name for file in PAPERS.glob("*.py") if f"[{file.name}]({file.name})" not in page] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_all_promises_are_kept_in_every_form(name: str) -> None:
+def test_every_form_passes_all_checks(name: str) -> None:
     outcomes = list(run_checks(quantizer_checks(name, **SMALL[name])))
     assert {o.check.name: o.found for o in outcomes if o.is_broken} == {}
-    refused = {o.check.name.partition("/")[0] for o in outcomes if o.state == "refused"}
-    assert refused == ({f"residual_{name}", f"multiscale_{name}"} if name in COMPOSED else set())
+    rejected = {o.check.name.partition("/")[0] for o in outcomes if o.state == "refused"}
+    assert rejected == ({f"residual_{name}", f"multiscale_{name}"} if name in SEVERAL_CODEBOOKS else set())
     assert len(outcomes) > 60
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_twenty_steps_on_speech_bring_the_spectra_nearer(name: str, speech: Tensor) -> None:
-    more = {} if name in COMPOSED else {"num_codebooks": 2, "dropout": 0.5}
+def test_twenty_training_steps_reduce_the_error(name: str, speech: Tensor) -> None:
+    more = {} if name in SEVERAL_CODEBOOKS else {"num_codebooks": 2, "dropout": 0.5}
     quantizer = make(residual(name), **more)
     encoder, decoder = nn.Conv1d(BANDS, DIM, 1), nn.Conv1d(DIM, BANDS, 1)
     parameters = [*encoder.parameters(), *decoder.parameters(), *quantizer.parameters()]
@@ -125,7 +125,7 @@ def test_twenty_steps_on_speech_bring_the_spectra_nearer(name: str, speech: Tens
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_ibq_gives_gradients_to_codewords_that_no_vector_chose(speech: Tensor) -> None:
+def test_ibq_gives_gradients_to_unselected_codewords(speech: Tensor) -> None:
     quantizer = make("residual_ibq", num_codebooks=2, codebook_size=64)
     out = quantizer(speech[:1, :DIM, :20])
     out.latents.square().sum().backward()
@@ -135,19 +135,19 @@ def test_ibq_gives_gradients_to_codewords_that_no_vector_chose(speech: Tensor) -
         assert int((stage.codebook.grad.abs().sum(dim=1) > 0).sum()) > 2 * chosen
 
 
-def test_gumbel_grows_surer_with_the_training_in_all_stages(speech: Tensor) -> None:
+def test_gumbel_temperature_decreases_during_training_in_all_stages(speech: Tensor) -> None:
     quantizer = make("residual_gumbel", num_codebooks=2, dropout=1.0)
-    seen = []
+    temperatures = []
     for step in (0, 50, 100):
         quantizer.set_progress(step, 100)
         assert quantizer.stage(0).temperature == quantizer.stage(1).temperature
-        seen.append(quantizer.stage(0).temperature)
-    assert seen == pytest.approx([2.0, 1.0, 0.5])
+        temperatures.append(quantizer.stage(0).temperature)
+    assert temperatures == pytest.approx([2.0, 1.0, 0.5])
     quantizer(speech[:, :DIM]).latents.square().sum().backward()
     assert bool(quantizer.stage(0).logits.weight.grad.any())
 
 
-def test_gumbel_is_the_same_codec_after_saving_and_knows_the_step(tmp_path: Path) -> None:
+def test_gumbel_saves_its_training_progress(tmp_path: Path) -> None:
     network = {"name": "spectral", "hop_length": 320, "window_length": 640, "num_mels": 16, "dim": DIM}
     network |= {"encoder_width": 8, "encoder_blocks": 1, "decoder_width": 8, "decoder_blocks": 1}
     codec = Codec(
@@ -162,7 +162,7 @@ def test_gumbel_is_the_same_codec_after_saving_and_knows_the_step(tmp_path: Path
     assert [each.progress.step for each in loaded.quantizer.stages] == [30, 30]
 
 
-def test_nsvq_trains_on_errors_of_the_length_that_decoding_has(speech: Tensor) -> None:
+def test_nsvq_noise_has_the_norm_of_the_quantization_error(speech: Tensor) -> None:
     quantizer, latents = make("residual_nsvq", num_codebooks=2), speech[:, :DIM]
     out = quantizer(latents)
     decoded = quantizer.decode(out.codes)
@@ -172,14 +172,14 @@ def test_nsvq_trains_on_errors_of_the_length_that_decoding_has(speech: Tensor) -
     assert all(bool(stage.codebook.grad.any()) for stage in quantizer.stages)
 
 
-def test_qinco_has_another_codeword_after_another_sum() -> None:
+def test_qinco_codewords_depend_on_the_partial_sum() -> None:
     quantizer = make("residual_qinco", num_codebooks=2).eval()
-    codes = torch.tensor([[[0, 1], [3, 3]]])  # the second code is the same, after another first one
+    codes = torch.tensor([[[0, 1], [3, 3]]])  # equal second codes after different first codes
     added = quantizer.decode(codes) - quantizer.decode(codes[:, :1])
     assert not torch.allclose(added[..., 0], added[..., 1])
 
 
-def test_delta_adds_a_codeword_to_the_frame_before(speech: Tensor) -> None:
+def test_delta_adds_codewords_to_the_previous_frame(speech: Tensor) -> None:
     quantizer = make("delta").eval()
     codes = quantizer.encode(speech[:2, :DIM])
     values = quantizer.decode(codes)
@@ -187,7 +187,7 @@ def test_delta_adds_a_codeword_to_the_frame_before(speech: Tensor) -> None:
     torch.testing.assert_close(values[..., 1:] - values[..., :-1], steps, rtol=1e-4, atol=1e-4)
 
 
-def test_snac_counts_a_slow_code_once_a_block(speech: Tensor) -> None:
+def test_snac_codes_are_constant_over_their_stride(speech: Tensor) -> None:
     quantizer = make("snac").eval()
     assert quantizer.strides == (4, 2, 1)
     assert quantizer.bits_per_frame == 4 * (1 / 4 + 1 / 2 + 1)
@@ -195,7 +195,7 @@ def test_snac_counts_a_slow_code_once_a_block(speech: Tensor) -> None:
     assert [len(codes[0, n].unique_consecutive()) <= most for n, most in enumerate((2, 4, 7))] == [True] * 3
 
 
-def test_unequal_groups_have_channels_of_their_own(speech: Tensor) -> None:
+def test_unequal_groups_use_separate_channels(speech: Tensor) -> None:
     quantizer = make("unequal_groups").eval()
     assert quantizer.codebook_sizes == (15, 16)
     latents = speech[:2, :DIM].clone()
@@ -206,7 +206,7 @@ def test_unequal_groups_have_channels_of_their_own(speech: Tensor) -> None:
     assert not torch.equal(codes[:, 1], other[:, 1])
 
 
-def test_own_ema_is_the_built_in_codebook(speech: Tensor) -> None:
+def test_own_ema_equals_the_built_in_ema_codebook(speech: Tensor) -> None:
     own = make("own_ema")
     built_in = codecvq.build_quantizer("vq", dim=DIM, codebook_size=16, dead_code_threshold=0.0)
     own.codebook.copy_(built_in.codebook)
@@ -218,21 +218,19 @@ def test_own_ema_is_the_built_in_codebook(speech: Tensor) -> None:
     torch.testing.assert_close(own.codebook, built_in.codebook)
 
 
-def test_the_rate_loss_pays_in_the_file(speech: Tensor) -> None:
+def test_the_rate_loss_reduces_the_file_size(speech: Tensor) -> None:
     network = {"name": "spectral", "hop_length": 1280, "window_length": 1280, "num_mels": 16, "dim": DIM}
     network |= {"encoder_width": 8, "encoder_blocks": 1, "decoder_width": 8, "decoder_blocks": 1}
     options = {"codebook_size": 16, "lagrangian": 0.5}
     codec = Codec(sample_rate=16_000, network=network, quantizer={"name": "rate_vq", **options})
     optimizer = torch.optim.AdamW(codec.quantizer.parameters(), lr=0.1)
-    latents = speech[:, :DIM, ::4]  # 12.5 frames a second: little is known from the frame before
+    latents = speech[:, :DIM, ::4]  # 12.5 Hz: adjacent frames have little in common
     for _ in range(10 * STEPS):
         optimizer.zero_grad()
         torch.stack([*codec.quantizer(latents).losses.values()]).sum().backward()
         optimizer.step()
     codec.eval()
-    codes = codec.quantizer.encode(latents)[
-        ..., :16
-    ]  # the first 0.3 s: the adaptive model still knows little
+    codes = codec.quantizer.encode(latents)[..., :16]  # short clips: the adaptive model has learned little
     learned, packed, kinds = 0, 0, list[str]()
     for clip in codes:
         packet = unpack(pack(codec, clip, 1280 * clip.shape[1]), codec)
@@ -244,4 +242,5 @@ def test_the_rate_loss_pays_in_the_file(speech: Tensor) -> None:
     assert learned < 0.8 * packed
     free = make("rate_vq", lagrangian=0.0, seed=1)
     free.codebook.data.copy_(codec.quantizer.codebook)
-    assert len(free.eval().encode(latents).unique()) > len(codes.unique())  # the price keeps rare codes away
+    # The rate term makes rare codes rarer.
+    assert len(free.eval().encode(latents).unique()) > len(codes.unique())

@@ -1,4 +1,4 @@
-"""ViSQOL, DNSMOS and speaker similarity: what they are asked for, and what must not change them."""
+"""ViSQOL, DNSMOS and speaker similarity: extras, value ranges and invariances."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make(name: str) -> Metric:
 
 
 def speech(seconds: float = 2.5, voice: int = 0) -> np.ndarray:
-    """The beginning of a clip of the corpus in the box, of one of its speakers."""
+    """Start of a clip of the bundled corpus. `voice` is the index of the speaker."""
     corpus = open_corpus("prompts")
     speaker = corpus.speakers[voice]
     clip = next(c for c in corpus if c.speaker == speaker and (c.duration_s or 0) > seconds)
@@ -41,13 +41,13 @@ def noisy(clip: np.ndarray, snr_db: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_none_of_them_is_measured_unasked(name: str) -> None:
+def test_perceptual_metrics_are_not_measured_by_default(name: str) -> None:
     assert not SPECS[name].default
     assert SPECS[name].extra == "eval"
 
 
 @pytest.mark.parametrize(("name", "package"), [("visqol", "ai_edge_litert"), ("dnsmos", "onnxruntime")])
-def test_a_missing_runtime_is_a_missing_extra_and_never_another_mapping(
+def test_a_missing_runtime_raises_missing_extra(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -61,7 +61,7 @@ def test_a_missing_runtime_is_a_missing_extra_and_never_another_mapping(
 
 
 @pytest.mark.slow
-def test_visqol_falls_with_noise_and_records_its_mapping() -> None:
+def test_visqol_decreases_with_noise_and_reports_its_packages() -> None:
     metric, clip = make("visqol"), speech()
     scores = [
         metric.measure(clip, decoded, RATE)["visqol"] for decoded in (clip, noisy(clip, 25), noisy(clip, 5))
@@ -73,7 +73,7 @@ def test_visqol_falls_with_noise_and_records_its_mapping() -> None:
 
 
 @pytest.mark.slow
-def test_visqol_is_undefined_where_it_cannot_compare() -> None:
+def test_visqol_is_undefined_for_short_or_silent_clips() -> None:
     metric, clip = make("visqol"), speech()
     for reference, decoded in (
         (clip[:4000], clip[:4000]),
@@ -86,7 +86,7 @@ def test_visqol_is_undefined_where_it_cannot_compare() -> None:
 
 
 @pytest.mark.slow
-def test_dnsmos_hears_the_decoded_clip_alone_and_overshoot_is_clipped() -> None:
+def test_dnsmos_depends_only_on_the_clipped_decoded_audio() -> None:
     metric, clip = make("dnsmos"), speech(1.2)
     alone = metric.measure(clip, clip, RATE)
     assert set(alone) == {"dnsmos", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"}
@@ -99,7 +99,7 @@ def test_dnsmos_hears_the_decoded_clip_alone_and_overshoot_is_clipped() -> None:
         metric.measure(clip[:0], clip[:0], RATE)
 
 
-def test_dnsmos_keeps_to_one_thread() -> None:
+def test_dnsmos_uses_one_thread() -> None:
     make("dnsmos")
     from codecvq_metrics.dnsmos import _load_scorer
 
@@ -110,17 +110,17 @@ def test_dnsmos_keeps_to_one_thread() -> None:
 
 
 @pytest.mark.slow
-def test_speaker_similarity_knows_voices_and_no_gain() -> None:
+def test_speaker_similarity_separates_speakers_and_ignores_gain() -> None:
     metric = make("speaker_similarity")
     first, other = speech(voice=0), speech(voice=3)
 
-    def alike(a: np.ndarray, b: np.ndarray) -> float:
+    def similarity(a: np.ndarray, b: np.ndarray) -> float:
         return metric.measure(a, b, RATE)["speaker_similarity"]
 
-    assert alike(first, first) == pytest.approx(1.0, abs=1e-5)
-    assert alike(first, 0.1 * first) == pytest.approx(1.0, abs=1e-4)
-    assert alike(first, other) == pytest.approx(alike(other, first), abs=1e-6)
-    assert alike(first, other) < 0.85 < alike(first, noisy(first, 20))
-    for nothing in (np.zeros_like(first), first[:3000]):
+    assert similarity(first, first) == pytest.approx(1.0, abs=1e-5)
+    assert similarity(first, 0.1 * first) == pytest.approx(1.0, abs=1e-4)
+    assert similarity(first, other) == pytest.approx(similarity(other, first), abs=1e-6)
+    assert similarity(first, other) < 0.85 < similarity(first, noisy(first, 20))
+    for unusable in (np.zeros_like(first), first[:3000]):
         with pytest.raises(MetricUndefined):
-            alike(nothing, nothing)
+            similarity(unusable, unusable)

@@ -1,4 +1,4 @@
-"""The pitch of a recording: found where it is, and nowhere else."""
+"""Pitch tracking: accuracy, voicing, the Viterbi path, padding and autocast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecvq.networks.voice.pitch import STEPS, Correlation, PitchTracker, best_
 
 @pytest.mark.parametrize(("low", "high"), [(66, 90), (100, 160), (210, 150), (180, 400), (500, 420)])
 @pytest.mark.parametrize("sound", ["vowel", "bright", "no fundamental", "noisy"])
-def test_the_pitch_of_a_glide_is_found(low: float, high: float, sound: str) -> None:
+def test_pitch_of_a_glide_is_accurate(low: float, high: float, sound: str) -> None:
     hz, generator = glide(low, high), torch.Generator().manual_seed(0)
     made = {
         "vowel": voice(hz),
@@ -22,10 +22,10 @@ def test_the_pitch_of_a_glide_is_found(low: float, high: float, sound: str) -> N
         "noisy": voice(hz) + 0.02 * torch.randn(1, 1, len(hz), generator=generator),
     }[sound]
     pitch = PitchTracker(RATE, HOP)(made)
-    inside = slice(4, -4)  # windows that hold nothing but the voice
+    inside = slice(4, -4)  # frames whose windows contain only the voice
     assert bool(pitch.voiced[0, inside].all())
     off = octaves_off(pitch.hz[0], hz)[inside]
-    assert float(off.max()) < 0.03, "about two per cent"
+    assert float(off.max()) < 0.03, "about two percent"
     assert float(off.median()) < 0.006
 
 
@@ -38,7 +38,7 @@ def test_silence_and_noise_have_no_pitch() -> None:
     assert float(tracker(0.1 * torch.randn(1, 1, RATE)).voiced.float().mean()) < 0.05
 
 
-def test_between_voices_the_pitch_goes_in_a_line_and_at_the_ends_it_holds() -> None:
+def test_unvoiced_pitch_is_interpolated_and_constant_at_the_ends() -> None:
     wav = torch.zeros(1, 1, RATE)
     wav[:, :, 3200:6400] = voice(torch.full((3200,), 120.0))
     wav[:, :, 9600:12800] = voice(torch.full((3200,), 240.0))
@@ -54,56 +54,56 @@ def test_between_voices_the_pitch_goes_in_a_line_and_at_the_ends_it_holds() -> N
     assert float(steps[0]) > 0
 
 
-def test_the_path_found_is_the_best_one() -> None:
-    """By trying all states before each, in float64."""
+def test_best_path_is_optimal() -> None:
+    """Compares with a float64 dynamic program over all states."""
     batch, frames, size = 3, 40, grid_size()
     generator = torch.Generator().manual_seed(0)
     strengths = torch.rand(batch, frames, size + 1, generator=generator)
-    strengths[:, 10:20, -1] += 1.0  # else it is never the best to have no pitch
+    strengths[:, 10:20, -1] += 1.0  # otherwise the unvoiced state is never the best
     mask = torch.arange(frames) < torch.tensor([[frames], [25], [1]])
     states = torch.arange(size + 1, dtype=torch.float64)
     costs = 0.35 / STEPS * (states[:, None] - states).abs()
     costs[-1], costs[:, -1], costs[-1, -1] = 0.14, 0.14, 0.0
-    found = best_path(strengths, mask)
+    result = best_path(strengths, mask)
     for item, real in enumerate(mask.sum(dim=1).tolist()):
         values = strengths[item, :real].double()
         best = values[0]
         for value in values[1:]:
             best = (best[:, None] - costs).max(dim=0).values + value
-        path = found[item, :real]
+        path = result[item, :real]
         worth = values[range(real), path].sum() - costs[path[:-1], path[1:]].sum()
         torch.testing.assert_close(worth, best.max(), rtol=1e-6, atol=0)
-        assert bool((found[item, real:] == path[-1]).all())
+        assert bool((result[item, real:] == path[-1]).all())
         assert torch.equal(best_path(strengths[item : item + 1, :real], None)[0], path)
-    assert 0.1 < float((found == size).float().mean()) < 0.9
+    assert 0.1 < float((result == size).float().mean()) < 0.9
 
 
-def test_correlations_of_a_tone_are_a_cosine() -> None:
+def test_correlations_of_a_tone_follow_a_cosine() -> None:
     correlation = Correlation(RATE, HOP, 60.0)
     hz = 200.0
-    found, sizes = correlation(0.5 * torch.cos(2 * torch.pi * hz * torch.arange(RATE) / RATE)[None])
+    result, sizes = correlation(0.5 * torch.cos(2 * torch.pi * hz * torch.arange(RATE) / RATE)[None])
     expected = torch.cos(2 * torch.pi * hz / hz_of(torch.arange(grid_size()).float()))
-    torch.testing.assert_close(found[0, 50], expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(result[0, 50], expected, atol=0.05, rtol=0)
     torch.testing.assert_close(sizes[0, 50], torch.tensor(0.5), atol=0.01, rtol=0)
 
 
-def test_what_stands_behind_an_end_does_not_change_the_pitch() -> None:
+def test_padding_does_not_change_the_pitch() -> None:
     generator = torch.Generator().manual_seed(0)
     tracker, wav = PitchTracker(RATE, HOP), torch.randn(2, 1, RATE, generator=generator)
     wav[0, :, : 60 * HOP] = voice(glide(130, 170, 0.6))
     wav[1] = voice(glide(230, 250))
     mask = torch.arange(100) < torch.tensor([[60], [100]])
-    together = tracker(wav, mask)
+    batched = tracker(wav, mask)
     alone, other = tracker(wav[:1, :, : 60 * HOP]), tracker(wav[1:])
-    torch.testing.assert_close(together.position[:1, :60], alone.position)
-    assert torch.equal(together.voiced[:1, :60], alone.voiced)
-    assert not bool(together.voiced[0, 60:].any())
-    torch.testing.assert_close(together.position[1:], other.position)
+    torch.testing.assert_close(batched.position[:1, :60], alone.position)
+    assert torch.equal(batched.voiced[:1, :60], alone.voiced)
+    assert not bool(batched.voiced[0, 60:].any())
+    torch.testing.assert_close(batched.position[1:], other.position)
 
 
 @pytest.mark.parametrize("hop", [160, 240, 320, 640])
-def test_speakers_of_the_box_have_the_pitch_of_their_kind(hop: int) -> None:
-    """Three women; each hop sees the same voice."""
+def test_bundled_speakers_have_plausible_pitch_at_every_hop(hop: int) -> None:
+    """The corpus has three female speakers. Each hop length gives the same range."""
     tracker, medians = PitchTracker(RATE, hop), {}
     for clip in list(bundled.clips())[::12]:
         samples = clip.read(RATE)
@@ -119,6 +119,6 @@ def test_autocast_does_not_change_the_pitch(autocast: torch.dtype) -> None:
     tracker, wav = PitchTracker(RATE, HOP), 9 * voice(glide(120, 180), harmonics=2)
     expected = tracker(wav)
     with torch.autocast("cpu", autocast):
-        found = tracker(wav)
-    assert torch.equal(found.position, expected.position)
-    assert torch.equal(found.voiced, expected.voiced)
+        result = tracker(wav)
+    assert torch.equal(result.position, expected.position)
+    assert torch.equal(result.voiced, expected.voiced)

@@ -1,4 +1,4 @@
-"""Plugins from the command line, and a stranger's distribution installed by pip and used out of tree."""
+"""Plugin commands, and a third-party distribution that pip installs outside the source tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from codecvq.plugins import registry as own_registry
 TERNARY = ROOT / "plugins/example/codecvq-ternary"
 
 
-def test_the_list_imports_no_torch() -> None:
+def test_plugins_list_does_not_import_torch() -> None:
     program = (
         "import sys\nfrom codecvq.cli.app import main\n"
         "try:\n    main(['plugins', 'list', '--json'])\n"
@@ -37,12 +37,12 @@ def test_the_list_imports_no_torch() -> None:
 
 
 @pytest.fixture
-def command_here(
+def codecvq_in_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """`codecvq …` in this process and an empty folder: exit code, stdout, stderr.
+    """Run `codecvq …` in this process, in an empty folder. Returns exit code, stdout and stderr.
 
-    Plugin files that it loads are taken back afterwards.
+    Loaded plugin files are unregistered afterwards.
     """
     from codecvq.cli.app import main
 
@@ -51,10 +51,10 @@ def command_here(
     handlers, propagate, origins = logger.handlers, logger.propagate, dict(own_registry().origins)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leaving:
+        with pytest.raises(SystemExit) as exit_error:
             main(list(arguments))
         captured = capsys.readouterr()
-        return int(leaving.value.code or 0), captured.out, captured.err
+        return int(exit_error.value.code or 0), captured.out, captured.err
 
     yield call
     logger.handlers, logger.propagate = handlers, propagate
@@ -82,17 +82,17 @@ def codecvq_quantizers():
 """
 
 
-def test_check_tells_in_words_in_json_and_by_its_exit_code(
-    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+def test_check_reports_as_text_as_json_and_by_exit_code(
+    codecvq_in_process: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "odd.py").write_text(ODD)
-    code, out, _ = command_here("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
+    code, out, _ = codecvq_in_process("plugins", "check", "odd", "--plugin", "./odd.py", "dim=4")
     assert code == 1
     assert "\nframes_are_independent\n  contract: Codes and values of a frame depend on no other frame" in out
     assert "  found in odd" in out
     assert ": values of frame 0 alone, compared with the whole: " in out
     assert "at odd.py:8, in quantize\n      def quantize(self, vectors):\n" in out
-    code, out, _ = command_here("plugins", "check", "odd", "--json")
+    code, out, _ = codecvq_in_process("plugins", "check", "odd", "--json")
     report = json.loads(out)
     broken = [check["name"] for check in report["checks"] if not check["ok"]]
     assert code == 1
@@ -101,7 +101,7 @@ def test_check_tells_in_words_in_json_and_by_its_exit_code(
     assert "odd/shapes" not in broken
 
 
-ODDER = f"""{ODD}
+ODD_PLUGIN = f"""{ODD}
 class Raises(Odd):
     def dequantize(self, codes):
         if len(codes) == 1:
@@ -132,32 +132,32 @@ def codecvq_quantizers():
 
 
 @pytest.fixture
-def check_odder(
-    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+def run_check(
+    codecvq_in_process: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> Callable[..., tuple[int, str]]:
-    """`codecvq plugins check …` of one of ODDER: exit code and stdout."""
-    (tmp_path / "odder.py").write_text(ODDER)
-    return lambda *arguments: command_here("plugins", "check", *arguments, "--plugin", "./odder.py")[:2]
+    """Run `codecvq plugins check …` on a quantizer of ODDER. Returns exit code and stdout."""
+    (tmp_path / "odder.py").write_text(ODD_PLUGIN)
+    return lambda *arguments: codecvq_in_process("plugins", "check", *arguments, "--plugin", "./odder.py")[:2]
 
 
 def line_of(source: str, text: str) -> int:
     return next(n for n, line in enumerate(source.splitlines(), start=1) if text in line)
 
 
-def test_check_shows_the_line_that_raised_once_for_all_checks(
-    check_odder: Callable[..., tuple[int, str]],
+def test_check_prints_the_raising_line_once(
+    run_check: Callable[..., tuple[int, str]],
 ) -> None:
-    code, out = check_odder("raises", "dim=4")
+    code, out = run_check("raises", "dim=4")
     assert code == 1
     assert out.count("it raised RuntimeError: one vector") == 1
-    place = f"at odder.py:{line_of(ODDER, 'raise RuntimeError')}, in dequantize"
+    place = f"at odder.py:{line_of(ODD_PLUGIN, 'raise RuntimeError')}, in dequantize"
     assert f'{place}\n      raise RuntimeError("one vector")\n' in out
 
 
-def test_a_wrong_shape_is_said_once_and_the_rest_is_skipped(
-    check_odder: Callable[..., tuple[int, str]],
+def test_a_wrong_shape_skips_the_remaining_checks(
+    run_check: Callable[..., tuple[int, str]],
 ) -> None:
-    code, out = check_odder("onecodetoofew", "dim=4")
+    code, out = run_check("onecodetoofew", "dim=4")
     assert code == 1
     assert "2 checks, 1 broken" in out
     assert out.count("found in") == 1
@@ -167,56 +167,60 @@ def test_a_wrong_shape_is_said_once_and_the_rest_is_skipped(
     )
 
 
-def test_a_form_that_is_refused_by_design_is_no_failure(check_odder: Callable[..., tuple[int, str]]) -> None:
-    code, out = check_odder("twobooks", "dim=4")
+def test_a_form_rejected_by_design_is_no_failure(run_check: Callable[..., tuple[int, str]]) -> None:
+    code, out = run_check("twobooks", "dim=4")
     assert code == 0
     assert "residual_twobooks refused: a residual stage has one codebook" in out
 
 
-def test_check_stops_at_the_first_and_takes_forms_and_expectations(
-    check_odder: Callable[..., tuple[int, str]],
+def test_check_options_select_forms_and_expected_failures(
+    run_check: Callable[..., tuple[int, str]],
 ) -> None:
-    code, out = check_odder("odd", "dim=4", "-x")
+    code, out = run_check("odd", "dim=4", "-x")
     assert (code, out.count("BROKEN")) == (1, 1)
-    code, out = check_odder("odd", "dim=4", "--forms", "plain,grouped")
+    code, out = run_check("odd", "dim=4", "--forms", "plain,grouped")
     assert "grouped_odd" in out
     assert "residual_odd" not in out
     reason = "it looks at the batch"
     expected = [f"--expect={each}_are_independent={reason}" for each in ("items", "frames")]
-    code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected)
+    code, out = run_check("odd", "dim=4", "--forms", "plain", *expected)
     assert code == 0, out
     assert "frames_are_independent fails as expected in odd: it looks at the batch" in out
-    code, out = check_odder("odd", "dim=4", "--forms", "plain", *expected, "--expect", "one_frame=why not")
+    code, out = run_check("odd", "dim=4", "--forms", "plain", *expected, "--expect", "one_frame=why not")
     assert code == 1
     assert "it passes but is expected to fail (why not)" in out
 
 
-def test_check_says_what_the_task_loss_alone_reaches(check_odder: Callable[..., tuple[int, str]]) -> None:
-    _, out = check_odder("vq", "codebook_size=4", "codebook_dim=3", "--forms", "plain")
+def test_check_lists_parameters_with_gradients_from_the_task_loss(
+    run_check: Callable[..., tuple[int, str]],
+) -> None:
+    _, out = run_check("vq", "codebook_size=4", "codebook_dim=3", "--forms", "plain")
     assert "vq reaches latents, project_in.weight, project_in.bias, project_out.weight" in out
 
 
-def test_check_finds_what_a_name_is(check_odder: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    code, out = check_odder("seanet", "filters=2", "dim=4", "lstm_layers=0", "ratios=[4,2]")
+def test_check_detects_the_kind_of_a_name(run_check: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, out = run_check("seanet", "filters=2", "dim=4", "lstm_layers=0", "ratios=[4,2]")
     assert code == 0, out
     assert "decoder_reach" in out
     torch.manual_seed(0)
     network = {"name": "seanet", "filters": 2, "dim": 4, "lstm_layers": 0, "ratios": [4, 2]}
     quantizer = {"name": "lfq", "bits": 4}
     codecvq.Codec(sample_rate=16_000, network=network, quantizer=quantizer).save(tmp_path / "my-codec")
-    code, out = check_odder("./my-codec")
+    code, out = run_check("./my-codec")
     assert code == 0, out
     assert "cvq_file" in out
 
 
-def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = command_here("plugins", "check", "grouped_fsq", "levels=[3,3]", "dim=4")
+def test_check_exits_with_0_if_all_checks_pass(
+    codecvq_in_process: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, _ = codecvq_in_process("plugins", "check", "grouped_fsq", "levels=[3,3]", "dim=4")
     assert code == 0
     assert "0 broken" in out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["plugins", "check", "fsqq"], "Did you mean 'fsq'"),
         (["plugins", "check", "fsq"], "needs levels"),
@@ -239,33 +243,36 @@ def test_check_leaves_with_0_where_all_is_kept(command_here: Callable[..., tuple
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_user_errors_are_one_line_and_exit_2(
-    command_here: Callable[..., tuple[int, str, str]], arguments: list[str], said: str, tmp_path: Path
+def test_user_errors_print_one_line_and_exit_with_2(
+    codecvq_in_process: Callable[..., tuple[int, str, str]],
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
 ) -> None:
-    code, _, err = command_here(*arguments)
+    code, _, err = codecvq_in_process(*arguments)
     assert code == 2
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_new_plugin_overwrites_nothing(
-    command_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+def test_new_plugin_does_not_overwrite_files(
+    codecvq_in_process: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    assert command_here("new-plugin", "my_vq")[0] == 0
+    assert codecvq_in_process("new-plugin", "my_vq")[0] == 0
     written = (tmp_path / "my_vq.py").read_text()
-    code, _, err = command_here("new-plugin", "my_vq")
+    code, _, err = codecvq_in_process("new-plugin", "my_vq")
     assert code == 2
     assert "already exists" in err
     assert (tmp_path / "my_vq.py").read_text() == written
 
 
-# A stranger's distributions, installed by pip
+# Third-party distributions, installed by pip
 
 
 def install(source: Path, target: Path) -> None:
-    """Install by pip, without the network where hatchling is here."""
+    """Install with pip. Uses no network if hatchling is installed."""
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []
     done = run(
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *isolation, "--target", target, source
@@ -281,7 +288,7 @@ def ternary_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_the_example_is_listed_with_where_it_comes_from(ternary_site: Path) -> None:
+def test_the_example_is_listed_with_its_origin(ternary_site: Path) -> None:
     listed = json.loads(codecvq_command("plugins", "list", "--json", site=ternary_site))
     assert listed["failures"] == []
     mine = {
@@ -320,12 +327,12 @@ def test_the_example_trains_out_of_tree(ternary_site: Path, tmp_path: Path) -> N
     rows = (tmp_path / "run/loss.csv").read_text().splitlines()
     assert rows[0] == "step,loss"
     assert [int(row.split(",")[0]) for row in rows[1:]] == [1, 2, 3, 4, 5]
-    # Without the plugin, the codec says which one to bring.
+    # Without the plugin, the error names the missing distribution.
     with pytest.raises(CodecvqError, match="codecvq-ternary"):
         codecvq.load(tmp_path / "run")
 
 
-def test_a_broken_distribution_leaves_the_list_whole(tmp_path: Path) -> None:
+def test_plugins_list_works_with_a_broken_distribution(tmp_path: Path) -> None:
     install_distribution(tmp_path, "codecvq-broken", "import a_module_that_is_not_there")
     done = run(sys.executable, "-m", "codecvq", "plugins", "list", site=tmp_path)
     assert done.returncode == 0
@@ -339,24 +346,24 @@ def test_a_broken_distribution_leaves_the_list_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("into", ["a\0b", "x" * 5000, "/dev/null", "/dev/null/x"], ids=lambda text: text[:9])
-def test_a_folder_that_cannot_be_is_one_line(
-    command_here: Callable[..., tuple[int, str, str]], into: str
+def test_an_invalid_folder_prints_one_line(
+    codecvq_in_process: Callable[..., tuple[int, str, str]], into: str
 ) -> None:
-    code, _, err = command_here("new-plugin", "my_vq", "--into", into)
+    code, _, err = codecvq_in_process("new-plugin", "my_vq", "--into", into)
     assert code == 2
     assert "--into" in err
 
 
 @pytest.mark.parametrize("name", ["x" * 61, "x" * 5000])
-def test_a_name_that_is_too_long_is_one_line(
-    command_here: Callable[..., tuple[int, str, str]], name: str
+def test_a_too_long_name_prints_one_line(
+    codecvq_in_process: Callable[..., tuple[int, str, str]], name: str
 ) -> None:
-    code, _, err = command_here("new-plugin", name)
+    code, _, err = codecvq_in_process("new-plugin", name)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "up to 60" in err
 
 
-def test_a_device_is_no_plugin(command_here: Callable[..., tuple[int, str, str]]) -> None:
-    code, _, err = command_here("plugins", "list", "--plugin", "/dev/zero")
+def test_a_device_file_is_rejected_as_plugin(codecvq_in_process: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = codecvq_in_process("plugins", "list", "--plugin", "/dev/zero")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "is not a regular file" in err

@@ -1,4 +1,4 @@
-"""The plugin system: who is found, what a broken plugin may do, names that two offer, and files."""
+"""The plugin registry: discovery, failures, duplicate names, hooks and plugin files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from codecvq.plugins import registry as own_registry
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder from which this process imports, and in which it finds distributions."""
+    """A folder in this process's import path. Distributions in it are discovered."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
-def loaded() -> Registry:
+def installed_registry() -> Registry:
     registry = Registry()
     registry.load_installed()
     return registry
@@ -35,26 +35,26 @@ def loaded() -> Registry:
 
 
 def test_every_entry_point_of_the_distribution_is_loaded() -> None:
-    registry = loaded()
+    registry = installed_registry()
     entries = importlib.metadata.entry_points(group="codecvq")
     assert {entry.name for entry in entries} >= {"vq", "fsq", "simvq", "lfq", "rotation_vq", "residual_fsq"}
     assert registry.failures == []
     origins = {(o.distribution, o.entry_point) for o in registry.origins.values()}
-    own = {("codecvq", "library")}  # what is there whatever is disabled
+    own = {("codecvq", "library")}  # registered even if everything is disabled
     assert origins == {(entry.dist.name, entry.name) for entry in entries if entry.dist} | own
     assert {"vq", "fsq"} <= set(registry.all("quantizers"))
 
 
-def test_a_broken_distribution_stops_nothing_and_is_named(
+def test_a_broken_distribution_is_reported_and_others_load(
     site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     install_distribution(site, "broken-one", "import a_module_that_is_not_there")
     install_distribution(site, "broken-two", "raise SystemError('at import')")
     install_distribution(site, "whole-one", METRIC_PLUGIN.format(name="loudness"))
     with caplog.at_level(logging.WARNING, logger="codecvq"):
-        own_registry()  # so that its warnings, if any, are not counted
+        own_registry()  # log its warnings before the count starts
         caplog.clear()
-        registry = loaded()
+        registry = installed_registry()
     assert "loudness" in registry.all("metrics")
     assert "fsq" in registry.all("quantizers")
     assert {failure.origin.distribution for failure in registry.failures} == {"broken-one", "broken-two"}
@@ -68,18 +68,18 @@ def test_a_broken_distribution_stops_nothing_and_is_named(
     assert "a_module_that_is_not_there" in registry.failures[0].details()
 
 
-def test_a_hook_that_fails_when_asked_is_a_failure_of_its_plugin(site: Path) -> None:
+def test_an_exception_in_a_hook_is_a_failure_of_its_plugin(site: Path) -> None:
     source = "from codecvq import hookimpl\n@hookimpl\ndef codecvq_metrics():\n    raise KeyError('inside')\n"
     install_distribution(site, "broken-hook", source)
-    registry = loaded()
+    registry = installed_registry()
     assert "mel_distance" in registry.all("metrics")
     assert [str(f.origin.distribution) for f in registry.failures] == ["broken-hook"]
 
 
-def test_two_distributions_may_offer_one_name_and_both_can_be_had(site: Path) -> None:
+def test_duplicate_names_need_the_distribution_as_prefix(site: Path) -> None:
     install_distribution(site, "first-loudness", METRIC_PLUGIN.format(name="loudness"))
     install_distribution(site, "second-loudness", METRIC_PLUGIN.format(name="loudness"), version="2.5")
-    registry = loaded()
+    registry = installed_registry()
     with pytest.raises(PluginError) as error:
         registry.find("metrics", "loudness")
     for part in (
@@ -97,18 +97,18 @@ def test_two_distributions_may_offer_one_name_and_both_can_be_had(site: Path) ->
 def test_two_distributions_with_one_entry_point_name_are_both_loaded(site: Path) -> None:
     install_distribution(site, "first-loudness", METRIC_PLUGIN.format(name="loudness"), entry="loudness")
     install_distribution(site, "second-level", METRIC_PLUGIN.format(name="level"), entry="loudness")
-    assert {"loudness", "level"} <= set(loaded().all("metrics"))
+    assert {"loudness", "level"} <= set(installed_registry().all("metrics"))
 
 
-def test_a_stranger_cannot_take_a_built_in_name_silently(site: Path) -> None:
+def test_a_third_party_plugin_cannot_silently_replace_a_built_in_name(site: Path) -> None:
     install_distribution(site, "own-mel", METRIC_PLUGIN.format(name="mel_distance"))
-    registry = loaded()
+    registry = installed_registry()
     with pytest.raises(PluginError, match=r"registered by codecvq .* and by own-mel"):
         registry.find("metrics", "mel_distance")
     assert registry.find("metrics", "codecvq/mel_distance").origin.distribution == "codecvq"
 
 
-def test_plugins_can_be_left_out(site: Path) -> None:
+def test_plugins_can_be_disabled(site: Path) -> None:
     install_distribution(site, "whole-one", METRIC_PLUGIN.format(name="loudness"))
     registry = Registry()
     registry.load_installed(disabled=["whole-one", "fsq"])
@@ -124,17 +124,17 @@ def plugin_with(function: Callable[..., object], name: str, marked: bool = True)
     return type("Plugin", (), {name: staticmethod(hookimpl(function) if marked else function)})()
 
 
-def test_a_misspelt_hook_is_told_with_the_right_name() -> None:
+def test_a_misspelled_hook_raises_with_a_suggestion() -> None:
     with pytest.raises(PluginError, match=r"'codecvq_quantisers'.*Did you mean 'codecvq_quantizers'"):
         Registry().register(plugin_with(lambda: [], "codecvq_quantisers"), "misspelt")
 
 
-def test_a_hook_without_its_mark_is_told() -> None:
+def test_a_hook_without_hookimpl_raises() -> None:
     with pytest.raises(PluginError, match=r"'codecvq_metrics' is not marked.*@codecvq.hookimpl"):
         Registry().register(plugin_with(lambda: [], "codecvq_metrics", marked=False), "unmarked")
 
 
-def test_a_hook_with_unknown_arguments_is_refused_and_leaves_nothing() -> None:
+def test_a_hook_with_unknown_arguments_raises_and_registers_nothing() -> None:
     registry = Registry()
     with pytest.raises(Exception, match="surprise"):
         registry.register(plugin_with(lambda surprise: [], "codecvq_metrics"), "surprising")
@@ -143,7 +143,7 @@ def test_a_hook_with_unknown_arguments_is_refused_and_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (
             QuantizerSpec(name="new", factory="x:y", api=API_VERSION + 1),
@@ -155,15 +155,15 @@ def test_a_hook_with_unknown_arguments_is_refused_and_leaves_nothing() -> None:
     ],
     ids=["newer api", "name", "kind", "no spec"],
 )
-def test_an_offer_that_cannot_be_used_is_kept_as_a_failure(spec: object, said: str) -> None:
+def test_an_unusable_spec_is_recorded_as_a_failure(spec: object, message: str) -> None:
     registry = Registry()
     registry.register(plugin_with(lambda: [spec], "codecvq_quantizers"), "odd")
     assert registry.all("quantizers") == {}
-    assert said in str(registry.failures[0])
+    assert message in str(registry.failures[0])
     assert "odd" in str(registry.failures[0])
 
 
-def test_a_factory_that_does_not_import_is_told_when_it_is_asked_for() -> None:
+def test_a_factory_that_does_not_import_raises_at_lookup() -> None:
     registry = Registry()
     spec = QuantizerSpec(name="far", factory="a_module_that_is_not_there:Far")
     registry.register(plugin_with(lambda: [spec], "codecvq_quantizers"), "far_away")
@@ -179,7 +179,7 @@ def test_one_plugin_that_fails_in_training_does_not_stop_the_others(caplog: pyte
 
     registry.register(plugin_with(fail, "codecvq_train_logged"), "failing")
     registry.register(
-        plugin_with(lambda run, step, scalars: seen.append(step), "codecvq_train_logged"), "going_on"
+        plugin_with(lambda run, step, scalars: seen.append(step), "codecvq_train_logged"), "working"
     )
     with caplog.at_level(logging.WARNING, logger="codecvq"):
         logging.getLogger("codecvq").propagate = True
@@ -189,7 +189,7 @@ def test_one_plugin_that_fails_in_training_does_not_stop_the_others(caplog: pyte
     assert "failing" in caplog.text
 
 
-def test_a_plugin_can_be_taken_back() -> None:
+def test_plugins_can_be_unregistered() -> None:
     registry = Registry()
     origin = registry.register(
         plugin_with(lambda: [QuantizerSpec(name="far", factory="x:y")], "codecvq_quantizers"), "far"
@@ -203,12 +203,12 @@ def test_a_plugin_can_be_taken_back() -> None:
 # Files
 
 
-def test_a_file_is_a_plugin_and_its_hash_is_recorded(tmp_path: Path) -> None:
+def test_plugin_files_load_with_their_hash(tmp_path: Path) -> None:
     path = tmp_path / "my_metric.py"
     path.write_text(METRIC_PLUGIN.format(name="loudness"))
     registry = Registry()
     registry.load(path)
-    registry.load(str(path))  # a second time changes nothing
+    registry.load(str(path))  # loading twice has no effect
     registration = registry.find("metrics", "loudness")
     assert registration.identity == {
         "name": "loudness",
@@ -224,27 +224,27 @@ def test_a_file_is_a_plugin_and_its_hash_is_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [("syntax error here", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), (None, "cannot be read")],
     ids=["syntax", "raises", "missing"],
 )
-def test_a_file_that_does_not_load_is_the_users_error(tmp_path: Path, source: str | None, said: str) -> None:
+def test_a_plugin_file_that_does_not_load_raises(tmp_path: Path, source: str | None, message: str) -> None:
     path = tmp_path / "broken.py"
     if source is not None:
         path.write_text(source)
     registry = Registry()
-    with pytest.raises(PluginError, match=said) as error:
+    with pytest.raises(PluginError, match=message) as error:
         registry.load(path)
     assert str(path) in str(error.value)
     assert registry.origins == {}
 
 
-def test_a_module_that_is_not_there_is_the_users_error() -> None:
+def test_a_missing_plugin_module_raises() -> None:
     with pytest.raises(PluginError, match=r"a_module_that_is_not_there.*my_plugin\.py"):
         Registry().load("a_module_that_is_not_there")
 
 
-def test_nothing_is_loaded_from_the_working_folder(tmp_path: Path) -> None:
+def test_plugins_are_not_loaded_from_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_metric.py").write_text(METRIC_PLUGIN.format(name="brightness"))
     assert "brightness" not in codecvq_command("plugins", "list", cwd=tmp_path)
     assert "brightness" in codecvq_command("plugins", "list", "--plugin", "./my_metric.py", cwd=tmp_path)

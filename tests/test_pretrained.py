@@ -1,4 +1,4 @@
-"""Codecs under a name, weights of half the bytes, and the list of clips that tables are made on."""
+"""Registered codecs, half-precision weights, and the clip list of the pretrained codecs' tables."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ def plugin(tmp_path: Path) -> Iterator[Codec]:
     registry().unregister(origin)
 
 
-def test_a_registered_codec_is_loaded_by_its_name(plugin: Codec) -> None:
+def test_registered_codecs_load_by_name(plugin: Codec) -> None:
     for name in ("my-speech", "my_codecs/my-speech", Path("my-speech")):
         codec = codecvq.load(name)
         assert not codec.training
         assert torch.equal(codec.encode(noise()), plugin.encode(noise()))
 
 
-def test_a_folder_goes_before_a_name(plugin: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_precedence_over_a_registered_name(
+    plugin: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Codec(sample_rate=8000, network=NETWORK, quantizer={**VQ, "num_codebooks": 1})
     other.save(tmp_path / "here/my-speech")
     monkeypatch.chdir(tmp_path / "here")
@@ -66,18 +68,18 @@ def test_a_folder_goes_before_a_name(plugin: Codec, tmp_path: Path, monkeypatch:
     assert load("my_codecs/my-speech").num_codebooks == 2
 
 
-def test_a_name_that_nobody_has_lists_the_names_and_the_nearest(plugin: Codec) -> None:
+def test_an_unknown_name_raises_with_a_suggestion(plugin: Codec) -> None:
     with pytest.raises(CodecError, match=r"my-spech.*known: .*my-speech.*Did you mean 'my-speech'") as error:
         load("my-spech")
-    assert "opus" not in str(error.value)  # nothing that can be loaded
+    assert "opus" not in str(error.value)  # cannot be loaded, so it is not listed
 
 
-def test_a_codec_of_others_cannot_be_loaded() -> None:
+def test_third_party_codecs_cannot_be_loaded() -> None:
     with pytest.raises(CodecError, match=r"no codes.*codecvq compare opus-6"):
         load("opus-6")
 
 
-def test_a_folder_that_is_not_there_is_told(plugin: Codec, tmp_path: Path) -> None:
+def test_a_missing_weights_folder_raises(plugin: Codec, tmp_path: Path) -> None:
     (tmp_path / "weights").rename(tmp_path / "elsewhere")
     with pytest.raises(codecvq.CodecvqError, match=r"'my-speech'.*weights does not exist"):
         load("my-speech")
@@ -86,30 +88,32 @@ def test_a_folder_that_is_not_there_is_told(plugin: Codec, tmp_path: Path) -> No
 @pytest.mark.parametrize("given", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "external": True}])
 def test_a_spec_has_a_folder_or_a_factory(given: dict) -> None:
     with pytest.raises(ValueError, match="one of them is needed"):
-        CodecSpec(name="odd", **given)
+        CodecSpec(name="odd", **fields)
 
 
-def test_a_strangers_distribution_offers_a_codec(tmp_path: Path) -> None:
+def test_a_third_party_distribution_registers_a_codec(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    install_distribution(site, "stranger-codecs", PLUGIN)
+    install_distribution(site, "other-codecs", PLUGIN)
     make().save(site / "weights")
     listed = json.loads(codecvq_command("plugins", "list", "--kind", "codecs", "--json", site=site))["offers"]
     (mine,) = (registration for registration in listed if registration["name"] == "my-speech")
-    assert (mine["distribution"], mine["licence"]) == ("stranger-codecs", "CC0-1.0")
+    assert (mine["distribution"], mine["licence"]) == ("other-codecs", "CC0-1.0")
     assert {"opus-6", "codec2-3200"} <= {registration["name"] for registration in listed}
     doctor = codecvq_command("plugins", "doctor", "--json", site=site)
     assert json.loads(doctor)["problems"] == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_the_bytes_and_what_loads_is_what_the_hashes_say(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_weights_are_rounded_and_match_their_hashes(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     codec = make()
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     whole, half = codec.save(tmp_path / "whole"), codec.save(tmp_path / "half", dtype=dtype)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
-    assert sizes[1] < 0.65 * sizes[0]  # names, codebooks and buffers stay
-    loaded = load(half)  # would refuse weights that config.json's hash does not describe
+    assert sizes[1] < 0.65 * sizes[0]  # names, codebooks and buffers are not rounded
+    loaded = load(half)  # raises if the weights do not match the hash in config.json
     assert json.loads((half / "config.json").read_text())["codebooks_sha256"] == loaded.codebooks_sha256
     assert loaded.weights_sha256 != codec.weights_sha256
     for name, tensor in loaded.state_dict().items():
@@ -117,11 +121,11 @@ def test_half_the_bytes_and_what_loads_is_what_the_hashes_say(dtype: torch.dtype
         network = name.startswith(("encoder.", "decoder.")) and name in dict(codec.named_parameters())
         expected = before[name].to(dtype).to(tensor.dtype) if network else before[name]
         assert torch.equal(tensor, expected), name
-        assert torch.equal(codec.state_dict()[name], before[name]), f"{name} of the codec itself changed"
+        assert torch.equal(codec.state_dict()[name], before[name]), f"saving changed {name} of the codec"
     assert any(not torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_a_rounded_codec_is_its_own_copy(tmp_path: Path) -> None:
+def test_rounding_weights_twice_changes_nothing(tmp_path: Path) -> None:
     first = load(make().save(tmp_path / "first", dtype=torch.float16))
     second = load(first.save(tmp_path / "second", dtype=torch.float16))
     assert first.weights_sha256 == second.weights_sha256
@@ -129,7 +133,7 @@ def test_a_rounded_codec_is_its_own_copy(tmp_path: Path) -> None:
     assert torch.equal(first.decode(first.encode(noise())), second.decode(second.encode(noise())))
 
 
-def test_weights_that_a_half_cannot_hold_are_told(tmp_path: Path) -> None:
+def test_weights_out_of_the_float16_range_raise(tmp_path: Path) -> None:
     codec = make()
     weight = next(codec.decoder.parameters())
     weight.data.view(-1)[0] = 1e6
@@ -143,7 +147,7 @@ def test_weights_that_a_half_cannot_hold_are_told(tmp_path: Path) -> None:
 ROWS = [json.loads(line) for line in test_speech_corpus.LISTING.read_text().splitlines()]
 
 
-def test_the_clips_of_the_tables_are_balanced_and_none_is_of_the_comparison_set() -> None:
+def test_listed_clips_are_balanced_and_not_in_the_comparison_set() -> None:
     ids = [row["id"] for row in ROWS]
     assert len(set(ids)) == len(ids) == 60
     assert not set(ids) & HELD_OUT
@@ -154,8 +158,8 @@ def test_the_clips_of_the_tables_are_balanced_and_none_is_of_the_comparison_set(
 
 
 @pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
-    """The corpora as lists in memory: their packages are not on every machine."""
+def listed_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
+    """The corpora as lists in memory, because their packages are not installed on every machine."""
     clips = [Clip(id=row["id"], path=tmp_path, columns={"package": "p"}) for row in ROWS]
     clips += [Clip(id="asterisk/other", path=tmp_path)]
     monkeypatch.setattr(
@@ -166,19 +170,19 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Clip]:
     return clips
 
 
-def test_the_clips_come_in_the_lists_order_with_their_group(fakes: list[Clip]) -> None:
+def test_clips_have_the_listed_order_and_groups(listed_clips: list[Clip]) -> None:
     clips = open_corpus("test_speech").split("test")
     assert [(clip.id, clip.columns["group"]) for clip in clips] == [(r["id"], r["group"]) for r in ROWS]
     assert {clip.columns["package"] for clip in clips} == {"p"}
 
 
-def test_a_missing_clip_is_an_error(fakes: list[Clip]) -> None:
-    fakes.pop(3)
+def test_a_missing_clip_is_an_error(listed_clips: list[Clip]) -> None:
+    listed_clips.pop(3)
     with pytest.raises(CorpusError, match=f"1 of 60 clips are missing, the first: {ROWS[3]['id']}"):
         open_corpus("test_speech")
 
 
-def test_registered_codecs_are_whole_and_small() -> None:
+def test_bundled_codecs_load_and_are_small() -> None:
     folder = Path(codecvq_pretrained.__file__).parent
     for spec in codecvq_pretrained.codecvq_codecs():
         codec = load(spec.name)

@@ -1,4 +1,4 @@
-"""The command as a process: closed pipes, full devices, and signals."""
+"""The command line as a process: closed pipes, full devices and signals."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from codecvq.audio import read_audio, write_audio
 from codecvq.bitstream import write_cvq
 from codecvq.codec import Codec, load
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and descriptors")
 COMMAND = [sys.executable, "-m", "codecvq"]
-CLIPS = 3000  # enough that a job is still at work when the signal comes
+CLIPS = 3000  # enough that the command still runs when the signal arrives
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of clips of half a second."""
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of CLIPS clips of half a second."""
     folder = tmp_path_factory.mktemp("many")
     first = write_audio(folder / "0000.wav", 0.1 * np.sin(np.arange(8000) / 9), 16_000)
     for i in range(1, CLIPS):
@@ -44,28 +44,30 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """bash's `line`, in which "$@" is codecvq with these words."""
-    command = ["bash", "-c", line, "bash", *COMMAND, *map(str, words)]
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the bash command `line`, in which "$@" is codecvq with these arguments."""
+    command = ["bash", "-c", line, "bash", *COMMAND, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_a_full_stdout_is_one_line() -> None:
+def test_a_full_stdout_prints_one_line() -> None:
     done = shell('"$@" > /dev/full', "recipes", "list")
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 
 
-SLOW = pytest.mark.slow  # seconds each, since torch is loaded; the others of their kind run always
+SLOW = pytest.mark.slow  # takes seconds, because it loads torch
 
 
 @pytest.mark.parametrize(
     "stream", ["2>&-", pytest.param("2>/dev/full", marks=SLOW), pytest.param("2> >(true)", marks=SLOW)]
 )
-def test_without_stderr_it_works_as_with_it(stream: str, codec: Path, many: Path, tmp_path: Path) -> None:
-    done = shell(f'"$@" {stream}', "encode", codec, many / "0001.wav", "-o", tmp_path / "out", "--json")
+def test_encode_works_without_stderr(stream: str, codec: Path, clips_folder: Path, tmp_path: Path) -> None:
+    done = shell(
+        f'"$@" {stream}', "encode", codec, clips_folder / "0001.wav", "-o", tmp_path / "out", "--json"
+    )
     assert done.returncode == 0
     assert json.loads(done.stdout)["done"] == 1
-    # a file that got a closed stream's descriptor would hold what was printed
+    # A file with the descriptor of a closed stream would contain printed text.
     assert (tmp_path / "out" / "0001.cvq").read_bytes()[:4] != b"file"
 
 
@@ -73,10 +75,10 @@ def test_without_stderr_it_works_as_with_it(stream: str, codec: Path, many: Path
     "stream",
     [">&-", pytest.param("| head -1", marks=SLOW), pytest.param("2>&1 >&- | head -c 1", marks=SLOW)],
 )
-def test_a_closed_stdout_is_no_error_and_files_are_written(
-    stream: str, codec: Path, many: Path, tmp_path: Path
+def test_encode_writes_files_if_stdout_is_closed(
+    stream: str, codec: Path, clips_folder: Path, tmp_path: Path
 ) -> None:
-    files = [many / f"{i:04d}.wav" for i in range(4)]
+    files = [clips_folder / f"{i:04d}.wav" for i in range(4)]
     done = shell(f'"$@" {stream}; exit ${{PIPESTATUS[0]}}', "encode", codec, *files, "-o", tmp_path / "out")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
@@ -84,15 +86,15 @@ def test_a_closed_stdout_is_no_error_and_files_are_written(
 
 
 @pytest.mark.parametrize("arguments", [["recipes", "list"], ["--help"], ["plugins", "list"]], ids=" ".join)
-def test_lists_into_a_closed_pipe_are_no_error(arguments: list[str]) -> None:
+def test_lists_exit_with_0_on_a_closed_pipe(arguments: list[str]) -> None:
     done = shell('"$@" | true; exit ${PIPESTATUS[0]}', *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def stopped(number: int, *words: object) -> tuple[int, str]:
-    """Exit code and stderr of codecvq that got a signal once it had shown progress."""
+def run_and_signal(number: int, *arguments: object) -> tuple[int, str]:
+    """Send a signal to codecvq after its first line of progress. Returns exit code and stderr."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     first = process.stderr.readline()
@@ -101,11 +103,13 @@ def stopped(number: int, *words: object) -> tuple[int, str]:
     return process.returncode, first + rest
 
 
-def test_ctrl_c_says_what_stays_and_files_are_whole(codec: Path, many: Path, tmp_path: Path) -> None:
-    code, said = stopped(signal.SIGINT, "encode", codec, many, "-o", tmp_path / "out")
+def test_ctrl_c_exits_with_130_and_leaves_complete_files(
+    codec: Path, clips_folder: Path, tmp_path: Path
+) -> None:
+    code, stderr = run_and_signal(signal.SIGINT, "encode", codec, clips_folder, "-o", tmp_path / "out")
     assert code == 130
-    assert said.splitlines()[-1] == "interrupted: all files written until now are complete"
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1] == "interrupted: all files written until now are complete"
+    assert "Traceback" not in stderr
     written = sorted((tmp_path / "out").iterdir())
     assert 1 <= len(written) < CLIPS
     assert all(path.suffix == ".cvq" and not path.name.startswith(".") for path in written)
@@ -115,18 +119,26 @@ def test_ctrl_c_says_what_stays_and_files_are_whole(codec: Path, many: Path, tmp
 
 
 @pytest.mark.slow
-def test_sigterm_ends_cleanly_with_143(codec: Path, many: Path, tmp_path: Path) -> None:
-    code, said = stopped(signal.SIGTERM, "tokenize", codec, many, "-o", tmp_path / "out")
+def test_sigterm_exits_with_143_and_leaves_no_temporary_files(
+    codec: Path, clips_folder: Path, tmp_path: Path
+) -> None:
+    code, stderr = run_and_signal(signal.SIGTERM, "tokenize", codec, clips_folder, "-o", tmp_path / "out")
     assert code == 143
     hint = "run the same command again to resume after the last shard"
-    assert said.splitlines()[-1] == f"terminated by SIGTERM: {hint}"
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1] == f"terminated by SIGTERM: {hint}"
+    assert "Traceback" not in stderr
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.suffix == ".parquet"]
 
 
 @pytest.mark.slow
-def test_an_ignored_hangup_stays_ignored(codec: Path, many: Path, tmp_path: Path) -> None:
-    command = ["nohup", *COMMAND, "encode", str(codec), *(str(many / f"{i:04d}.wav") for i in range(200))]
+def test_nohup_ignores_sighup(codec: Path, clips_folder: Path, tmp_path: Path) -> None:
+    command = [
+        "nohup",
+        *COMMAND,
+        "encode",
+        str(codec),
+        *(str(clips_folder / f"{i:04d}.wav") for i in range(200)),
+    ]
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -137,17 +149,17 @@ def test_an_ignored_hangup_stays_ignored(codec: Path, many: Path, tmp_path: Path
     assert process.returncode == 0
 
 
-def test_what_cannot_be_written_is_listed_and_the_rest_goes_on(codec: Path, tmp_path: Path) -> None:
-    made, loaded = tmp_path / "made", load(codec)
-    made.mkdir()
+def test_unwritable_files_are_reported_and_others_are_written(codec: Path, tmp_path: Path) -> None:
+    folder, loaded = tmp_path / "made", load(codec)
+    folder.mkdir()
     for name, samples in (("long", 32_000), ("short", 8000)):
-        write_cvq(made / f"{name}.cvq", loaded, loaded.encode(torch.zeros(1, 1, samples))[0], samples)
-    # a limit on file sizes stands for a full disk, which has another number: 16 kB are written, 64 kB are not
-    done = shell('ulimit -f 20; "$@"', "decode", codec, made, "-o", tmp_path / "out", "--json")
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["done"], said["failed"], said["stopped"]) == (1, 1, 1, "")
-    assert said["failures"] == [
-        {"source": str(made / "long.cvq"), "error": f"{tmp_path / 'out' / 'long.wav'}: File too large"}
+        write_cvq(folder / f"{name}.cvq", loaded, loaded.encode(torch.zeros(1, 1, samples))[0], samples)
+    # The file size limit simulates a full disk (the errno differs): 16 kB are written, 64 kB are not.
+    done = shell('ulimit -f 20; "$@"', "decode", codec, folder, "-o", tmp_path / "out", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["done"], report["failed"], report["stopped"]) == (1, 1, 1, "")
+    assert report["failures"] == [
+        {"source": str(folder / "long.cvq"), "error": f"{tmp_path / 'out' / 'long.wav'}: File too large"}
     ]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["short.wav"]
     assert "Traceback" not in done.stderr

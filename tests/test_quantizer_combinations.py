@@ -1,4 +1,4 @@
-"""Every combination of the options that change values, held to the kit."""
+"""Conformance checks for every combination of the options that change values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codecvq.testing import quantizer_checks, run_checks
 
 
 def combinations(name: str, **choices: list[Any]) -> Iterator[Any]:
-    """Parameters: every combination of the choices; None leaves an option out."""
+    """Parameters for every combination of the choices. None omits an option."""
     for values in itertools.product(*choices.values()):
         options = {key: value for key, value in zip(choices, values, strict=True) if value is not None}
         yield pytest.param(name, options, id=",".join([name, *(f"{k}={v}" for k, v in options.items())]))
@@ -97,22 +97,24 @@ COMBINATIONS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS)
-def test_every_combination_of_options_keeps_the_promises(name: str, options: dict[str, Any]) -> None:
+def test_every_combination_of_options_passes_all_checks(name: str, options: dict[str, Any]) -> None:
     checks = [
         check
         for check in quantizer_checks(name, forms=["plain"], **options)
         if check.name.startswith(f"{name}/")
     ]
     assert len(checks) > 30
-    found = {outcome.check.name: outcome.found for outcome in run_checks(checks) if outcome.found}
-    assert found == {}
+    failures = {outcome.check.name: outcome.found for outcome in run_checks(checks) if outcome.found}
+    assert failures == {}
 
 
-#: they change the size of a loss, or how fast a codebook moves, and are tested above by their numbers
+#: options that scale losses or set the speed of codebook updates; other tests check them numerically
 RATES = {"dim", "entropy_weight", "commitment_weight", "codebook_weight", "decay", "dead_code_threshold"}
 
 
 @pytest.mark.parametrize("name", ["vq", "simvq", "fsq", "residual_fsq", "lfq", "bsq"])
 def test_every_option_that_changes_values_is_in_a_combination(name: str) -> None:
-    tried = {key for parameter in COMBINATIONS if parameter.values[0] == name for key in parameter.values[1]}
-    assert set(quantizer_options(name)) - RATES - tried == set()
+    combined = {
+        key for parameter in COMBINATIONS if parameter.values[0] == name for key in parameter.values[1]
+    }
+    assert set(quantizer_options(name)) - RATES - combined == set()

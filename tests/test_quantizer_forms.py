@@ -1,4 +1,4 @@
-"""Options of the forms: stages that differ, beam search, one generator for all; other layouts; warnings."""
+"""Options of the forms: different stages, beam search, generators, layouts, warnings and nested groups."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# Stages that differ
+# Different stages
 
 
-def test_stages_have_options_of_their_own() -> None:
+def test_stages_can_have_different_options() -> None:
     stages = [{"codebook_size": 32, "codebook_dim": 2}, {}, {"decay": 0.5}]
     quantizer = make("residual_vq", codebook_size=8, stages=stages)
     assert quantizer.codebook_sizes == (32, 8, 8)
@@ -58,24 +58,24 @@ def test_stages_have_options_of_their_own() -> None:
         ({"num_codebooks": 2, "beam": 0}, "beam is 0"),
     ],
 )
-def test_stages_that_cannot_work_are_told(options: dict[str, Any], text: str) -> None:
+def test_invalid_stages_raise(options: dict[str, Any], text: str) -> None:
     with pytest.raises(OptionError, match=text):
         make("residual_vq", **options)
 
 
-def test_a_stage_of_one_grid_has_no_options_of_its_own() -> None:
+def test_stages_of_a_shared_grid_cannot_have_different_options() -> None:
     with pytest.raises(OptionError, match="share one grid"):
         make("residual_lfq", bits=4, stages=[{"temperature": 2.0}, {}])
 
 
-def test_a_grid_is_no_stage_beside_others() -> None:
+def test_a_grid_stage_cannot_be_combined_with_other_quantizers() -> None:
     stages = [{"name": "vq", "codebook_size": 4}, {"name": "fsq", "levels": [5, 4]}]
     with pytest.raises(OptionError, match="stages of FSQ refine one grid"):
         make("residual", of=stages)
 
 
-def test_stages_project_each_as_it_needs() -> None:
-    """The first stage may have the latents' own dimension, and others not."""
+def test_stages_can_have_different_code_dims() -> None:
+    """The first stage uses the dimension of the latents, the second projects."""
     quantizer = make("residual_vq", codebook_size=8, stages=[{}, {"codebook_dim": 2}])
     latents = normal(2, 4, 30).requires_grad_()
     quantizer(latents)
@@ -86,38 +86,38 @@ def test_stages_project_each_as_it_needs() -> None:
 # Beam search
 
 
-def candidates_of(codebook: Tensor, vectors: Tensor, count: int) -> Tensor:
+def nearest_by_sorting(codebook: Tensor, vectors: Tensor, count: int) -> Tensor:
     return torch.cdist(vectors.double(), codebook.double()).argsort(dim=1)[:, :count]
 
 
-def test_candidates_are_the_nearest_in_order() -> None:
+def test_candidates_are_sorted_by_distance() -> None:
     vectors, codebook = normal(200, 5) + 50, normal(40, 5, seed=2) + 50
-    assert torch.equal(nearest_candidates(vectors, codebook, 7), candidates_of(codebook, vectors, 7))
+    assert torch.equal(nearest_candidates(vectors, codebook, 7), nearest_by_sorting(codebook, vectors, 7))
     assert nearest_candidates(vectors[:0], codebook, 7).shape == (0, 7)
 
 
 @pytest.mark.parametrize("name", ["residual_vq", "residual_simvq"])
-def test_a_beam_that_covers_all_sums_finds_the_best(name: str) -> None:
+def test_a_beam_over_all_sums_finds_the_best_codes(name: str) -> None:
     quantizer = make(name, codebook_size=4, num_codebooks=3, beam=64)
     latents = normal(2, 4, 25)
     quantizer(latents)
     quantizer.eval()
-    books = [stage.codewords().detach() for stage in quantizer.stages]
-    sums = torch.stack([sum(words) for words in itertools.product(*books)])  # [64, D]
+    codebooks = [stage.codewords().detach() for stage in quantizer.stages]
+    sums = torch.stack([sum(codewords) for codewords in itertools.product(*codebooks)])  # [64, D]
     best = torch.cdist(latents.transpose(1, 2).flatten(0, 1), sums).min(dim=1).values
-    found = (quantizer(latents).latents - latents).norm(dim=1).flatten()
-    torch.testing.assert_close(found, best, rtol=1e-5, atol=1e-5)
+    error = (quantizer(latents).latents - latents).norm(dim=1).flatten()
+    torch.testing.assert_close(error, best, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"codebook_dim": 3}, {"distance": "cosine"}, {"shared": True}])
-def test_a_wider_beam_is_nearer_and_keeps_the_promises(options: dict[str, Any]) -> None:
+def test_a_wider_beam_reduces_the_error_and_fulfills_the_contract(options: dict[str, Any]) -> None:
     greedy = make("residual_vq", codebook_size=16, num_codebooks=4, **options)
     wide = make("residual_vq", codebook_size=16, num_codebooks=4, beam=8, **options)
     latents = normal(4, 4, 50)
     for quantizer in (greedy, wide):
         torch.manual_seed(1)
         quantizer(latents)
-    assert torch.equal(greedy.stage(0).codebook, wide.stage(0).codebook)  # training takes the nearest
+    assert torch.equal(greedy.stage(0).codebook, wide.stage(0).codebook)  # training is greedy
     greedy.eval()
     wide.eval()
     codes = wide.encode(latents)
@@ -134,24 +134,24 @@ def test_beam_search_needs_candidates() -> None:
         make("residual_lfq", bits=4, num_codebooks=2, beam=4)
 
 
-# Randomness
+# Random numbers
 
 
 @pytest.mark.parametrize("name", ["residual_vq", "grouped_vq", "grouped_residual_vq"])
-def test_one_generator_decides_all_draws(name: str) -> None:
+def test_all_random_numbers_come_from_the_generator(name: str) -> None:
     states = []
     for seed in (1, 1, 2):
         options = {"num_groups": 2} if name == "grouped_residual_vq" else {}
         quantizer = make(name, codebook_size=8, num_codebooks=2, **options)
         quantizer.generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(len(states))  # of no influence
+        torch.manual_seed(len(states))  # has no influence
         quantizer(normal(2, 4, 100))
         states.append(torch.cat([t.flatten().float() for t in quantizer.state_dict().values()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
 
-def test_a_copy_draws_on_its_own() -> None:
+def test_a_copy_has_a_copy_of_the_generator() -> None:
     quantizer = make("residual_fsq", levels=[3] * 4, num_codebooks=4, dropout=1.0)
     quantizer.generator = torch.Generator().manual_seed(1)
     twin = copy.deepcopy(quantizer)
@@ -163,16 +163,16 @@ def test_a_copy_draws_on_its_own() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (7, 4), (2, 7, 4), (2, 3, 5, 4), (0, 4), (2, 0, 4)], ids=str)
-def test_vectors_of_any_shape_with_channels_last(shape: tuple[int, ...]) -> None:
+def test_channels_last_accepts_vectors_of_any_shape(shape: tuple[int, ...]) -> None:
     quantizer = make("residual_fsq", levels=[5] * 4, num_codebooks=3).eval()
     last, vectors = ChannelsLast(quantizer), normal(*shape)
-    needed = quantizer.encode(vectors.reshape(-1, 4).T[None])[0].T.reshape(*shape[:-1], 3)
+    expected = quantizer.encode(vectors.reshape(-1, 4).T[None])[0].T.reshape(*shape[:-1], 3)
     out = last(vectors)
-    assert torch.equal(out.codes, needed)
-    assert torch.equal(last.encode(vectors), needed)
-    assert torch.equal(last.encode(vectors, num_codebooks=2), needed[..., :2])
+    assert torch.equal(out.codes, expected)
+    assert torch.equal(last.encode(vectors), expected)
+    assert torch.equal(last.encode(vectors, num_codebooks=2), expected[..., :2])
     assert out.latents.shape == vectors.shape
-    assert torch.equal(last.decode(needed), out.latents)
+    assert torch.equal(last.decode(expected), out.latents)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,10 @@ def test_vectors_of_any_shape_with_channels_last(shape: tuple[int, ...]) -> None
         ("grouped_residual_vq", {"dim": 8, "codebook_size": 4, "num_groups": 2}),
     ],
 )
-def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_dropout_depths_are_drawn_with_their_listed_frequency(name: str, options: dict[str, Any]) -> None:
     seen: Counter[int] = Counter()
 
-    def watch(*args: Any) -> torch.Tensor:
+    def record_depths(*args: Any) -> torch.Tensor:
         depths = draw_depths(*args)
         seen.update(depths.tolist())
         return depths
@@ -198,7 +196,7 @@ def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
     latents = torch.randn(600, quantizer.dim, 1)
     with pytest.MonkeyPatch.context() as patch:
         for module in (grouped, residual):
-            patch.setattr(module, "draw_depths", watch)
+            patch.setattr(module, "draw_depths", record_depths)
         quantizer(latents)
     assert set(seen) == {1, 3}
     assert seen[3] / seen.total() == pytest.approx(2 / 3, abs=0.06)
@@ -206,7 +204,7 @@ def test_dropout_leaves_the_depths_that_are_listed_as_often_as_they_are(
         make(name, **options, num_codebooks=4, dropout=1.0, dropout_depths=[5])
 
 
-def test_channels_last_with_a_mask_and_dropout() -> None:
+def test_channels_last_supports_masks_and_dropout() -> None:
     last = ChannelsLast(make("residual_fsq", levels=[3] * 4, num_codebooks=4, dropout=1.0))
     mask = torch.arange(5) < torch.tensor([5, 2])[:, None]
     vectors = 10 * torch.ones(2, 5, 4)
@@ -224,7 +222,7 @@ def test_channels_last_with_a_mask_and_dropout() -> None:
 
 
 @pytest.mark.parametrize(("length", "warned"), [(30.0, True), (0.01, True), (1.0, False)])
-def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
+def test_a_norm_mismatch_of_codewords_and_latents_logs_one_warning(
     length: float, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GainMonitor, "STEPS", 5)
@@ -239,7 +237,7 @@ def test_codewords_far_longer_or_shorter_than_latents_are_warned_of_once(
         assert "rotation" in caplog.text
 
 
-def test_straight_through_is_never_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_straight_through_estimation_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     quantizer = make("vq", codebook_size=8, init="random", dead_code_threshold=0.0)
     quantizer.codebook.mul_(1000.0)
     for step in range(GainMonitor.STEPS * GainMonitor.CHECKS):
@@ -250,18 +248,18 @@ def test_straight_through_is_never_warned_of(caplog: pytest.LogCaptureFixture) -
 NESTED = {"dim": 12, "levels": [5, 5], "num_codebooks": 3, "dropout": 1.0}
 
 
-def test_nested_groups_keep_their_first_n_and_leave_zeros_in_the_other_channels() -> None:
+def test_nested_group_dropout_zeroes_the_last_groups() -> None:
     quantizer = make("grouped_fsq", **NESTED)
     latents = torch.randn(200, 12, 3)
     out = quantizer(latents)
-    kept = (out.latents != 0).any(dim=2).unflatten(1, (3, 4)).any(dim=2)  # [B, groups]
-    depths = kept.sum(dim=1)
-    assert torch.equal(kept, torch.arange(3) < depths[:, None]), "the first ones, never a later one alone"
+    active = (out.latents != 0).any(dim=2).unflatten(1, (3, 4)).any(dim=2)  # [B, groups]
+    depths = active.sum(dim=1)
+    assert torch.equal(active, torch.arange(3) < depths[:, None]), "the first groups are active"
     assert set(depths.tolist()) == {1, 2, 3}
-    assert not bool(out.codes[~kept].any()), "codes of dropped groups are 0"
+    assert not bool(out.codes[~active].any()), "codes of dropped groups are 0"
 
 
-def test_the_first_nested_groups_decode_by_themselves() -> None:
+def test_the_first_nested_groups_decode_without_the_others() -> None:
     quantizer = make("grouped_fsq", **NESTED).eval()
     latents = torch.randn(2, 12, 5)
     codes = quantizer.encode(latents)
@@ -273,9 +271,9 @@ def test_the_first_nested_groups_decode_by_themselves() -> None:
         assert not bool(decoded[:, 4 * n :].any())
 
 
-def test_a_dropped_group_learns_nothing() -> None:
+def test_dropped_groups_are_not_updated() -> None:
     quantizer = make("grouped_vq", dim=8, codebook_size=8, num_codebooks=2, dropout=1.0)
-    quantizer(torch.randn(64, 8, 4))  # starts both codebooks
+    quantizer(torch.randn(64, 8, 4))  # initializes both codebooks
     second = quantizer.groups[1]
     for seed in range(20):
         quantizer.generator = torch.Generator().manual_seed(seed)
@@ -285,7 +283,7 @@ def test_a_dropped_group_learns_nothing() -> None:
         assert changed == bool((out.latents[:, 4:] != 0).any())
 
 
-def test_depths_inside_a_group_and_groups_that_are_not_nested_are_told() -> None:
+def test_depths_inside_a_group_and_without_nested_groups_raise() -> None:
     pairs = make("grouped_fsq", dim=8, levels=[5], num_groups=2, num_codebooks=2, dropout=0.5).eval()
     assert pairs.encode(torch.randn(1, 8, 2), 2).shape == (1, 2, 2)
     with pytest.raises(ShapeError, match="inside a group"):

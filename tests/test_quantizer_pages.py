@@ -24,9 +24,9 @@ ROW = re.compile(r"^\| `(\w+)` \| `([^`]*=[^`]*)` \| (.+) \|$", re.MULTILINE)
 
 
 def rows(page: Path) -> dict[tuple[str, str], list[str]]:
-    """(quantizer, options) -> the cells after them, of every measured row of a page."""
-    found = ROW.findall(page.read_text(encoding="utf-8"))
-    return {(name, options): [cell.strip() for cell in cells.split("|")] for name, options, cells in found}
+    """Cells of all measured rows of a page: (quantizer, options) -> cells."""
+    matches = ROW.findall(page.read_text(encoding="utf-8"))
+    return {(name, options): [cell.strip() for cell in cells.split("|")] for name, options, cells in matches}
 
 
 def bundled_quantizers() -> dict[str, Registration[QuantizerSpec]]:
@@ -95,7 +95,7 @@ def test_the_readme_of_a_quantizer_plugin_links_to_its_page() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_beside_the_rows_runs(tmp_path: Path) -> None:
+def test_the_benchmark_command_runs(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
     command = [sys.executable, BENCHMARK, "--steps", "2", "--seeds", "1", "--only", "fsq", "--json", str(out)]
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "plugins"))
@@ -104,7 +104,7 @@ def test_the_command_beside_the_rows_runs(tmp_path: Path) -> None:
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(out.read_text())
-    assert {row["name"] for row in found} == {"fsq", "residual_fsq"}
-    assert all(0 < row["used"] <= 1 and 0 < row["entropy_bits"] <= row["bits"] for row in found)
-    assert [len(row["snr_db"]) for row in found] == [1] * len(found)
+    results = json.loads(out.read_text())
+    assert {row["name"] for row in results} == {"fsq", "residual_fsq"}
+    assert all(0 < row["used"] <= 1 and 0 < row["entropy_bits"] <= row["bits"] for row in results)
+    assert [len(row["snr_db"]) for row in results] == [1] * len(results)

@@ -1,4 +1,4 @@
-"""Each quantization method against a slow reference: brute force, enumeration, explicit matrices, float64."""
+"""Quantization methods against slow float64 references: brute force, enumeration, explicit matrices."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from codecvq.quantizer.estimators import find_estimator
 @pytest.mark.parametrize(
     ("vectors", "size", "dim"), [(1, 2, 1), (300, 1000, 16), (2049, 5, 3), (700, 257, 64)]
 )
-def test_nearest_codes_equal_float64_brute_force(vectors: int, size: int, dim: int, offset: float) -> None:
+def test_nearest_codes_equal_a_float64_brute_force_search(
+    vectors: int, size: int, dim: int, offset: float
+) -> None:
     generator = torch.Generator().manual_seed(size)
     z = torch.randn(vectors, dim, generator=generator) + offset
     codebook = torch.randn(size, dim, generator=generator) + offset
     distances = torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
     chosen = distances.gather(1, nearest_codes(z, codebook)[:, None])[:, 0]
-    # Where two are as near as float32 can tell, either will do: what counts is that none is nearer.
+    # float32 cannot separate nearly equal distances, so the test compares distances, not codes.
     assert torch.all(chosen <= distances.min(dim=1).values * (1 + 1e-6) + 1e-6)
     assert (nearest_codes(z, codebook) == distances.argmin(dim=1)).float().mean() > 0.998
 
 
-def test_codewords_close_together_are_told_apart() -> None:
+def test_close_codewords_are_distinguished() -> None:
     codebook = torch.arange(8.0)[:, None] * 2e-5
     assert nearest_codes(codebook, codebook).tolist() == list(range(8))
 
 
-def test_ties_go_to_the_lowest_code() -> None:
+def test_ties_are_resolved_to_the_lowest_code() -> None:
     codebook = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert nearest_codes(torch.tensor([[0.0, -1.0], [2.0, 0.0]]), codebook).tolist() == [0, 0]
     assert nearest_codes(torch.zeros(0, 2), codebook).shape == (0,)
@@ -45,7 +47,7 @@ def test_ties_go_to_the_lowest_code() -> None:
 
 
 def explicit_rotation(z: Tensor, q: Tensor) -> Tensor:
-    """The smallest rotation of z onto q, made in the plane of the two: `[d]`, `[d]` -> `[d, d]`."""
+    """The smallest rotation from z to q, built in their plane: `[d]`, `[d]` -> `[d, d]`."""
     u, v = z / z.norm(), q / q.norm()
     cosine = u @ v
     w = v - cosine * u
@@ -58,23 +60,30 @@ def explicit_rotation(z: Tensor, q: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["rotation", "rotation_unscaled"])
 @pytest.mark.parametrize("dim", [2, 3, 17])
-def test_rotation_is_the_explicit_matrix(name: str, dim: int) -> None:
+def test_rotation_equals_the_explicit_matrix(name: str, dim: int) -> None:
     generator = torch.Generator().manual_seed(dim)
     z, q = torch.randn(2, dim, generator=generator, dtype=torch.float64)
-    needed = explicit_rotation(z, q) * (q.norm() / z.norm() if name == "rotation" else 1.0)
-    torch.testing.assert_close(needed @ z, q if name == "rotation" else q * z.norm() / q.norm())
+    expected = explicit_rotation(z, q) * (q.norm() / z.norm() if name == "rotation" else 1.0)
+    torch.testing.assert_close(expected @ z, q if name == "rotation" else q * z.norm() / q.norm())
 
     def quantized(x: Tensor) -> Tensor:
         return estimate(find_estimator(name), x[None], q[None])[0]
 
     assert torch.equal(quantized(z), q)
-    torch.testing.assert_close(torch.autograd.functional.jacobian(quantized, z), needed)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(quantized, z), expected)
 
 
 @pytest.mark.parametrize("name", ["rotation", "rotation_unscaled"])
-def test_rotation_is_straight_through_where_it_is_not_defined(name: str) -> None:
-    word, zero = torch.tensor([[1.0, 2.0, 2.0]]), torch.zeros(1, 3)
-    pairs = [(zero, word), (word, zero), (zero, zero), (-word, word), (-word + 1e-7, word), (-3 * word, word)]
+def test_rotation_falls_back_to_straight_through(name: str) -> None:
+    codeword, zero = torch.tensor([[1.0, 2.0, 2.0]]), torch.zeros(1, 3)
+    pairs = [
+        (zero, codeword),
+        (codeword, zero),
+        (zero, zero),
+        (-codeword, codeword),
+        (-codeword + 1e-7, codeword),
+        (-3 * codeword, codeword),
+    ]
     for z, q in pairs:
         z = z.clone().requires_grad_()
         out = estimate(find_estimator(name), z, q)
@@ -83,7 +92,7 @@ def test_rotation_is_straight_through_where_it_is_not_defined(name: str) -> None
         assert gradient.tolist() == [[3.0, 4.0, 5.0]]
 
 
-def test_the_scale_of_the_rotation_is_bounded() -> None:
+def test_the_scale_of_the_rotation_is_limited() -> None:
     z = torch.tensor([[1e-4, 0.0]], requires_grad=True)
     out = estimate(find_estimator("rotation"), z, torch.tensor([[0.0, 1.0]]))
     (gradient,) = torch.autograd.grad(out.sum(), z)
@@ -93,7 +102,7 @@ def test_the_scale_of_the_rotation_is_bounded() -> None:
 # vq
 
 
-def test_vq_is_the_ten_lines_of_its_definition() -> None:
+def test_vq_equals_its_definition() -> None:
     decay, generator = 0.9, torch.Generator().manual_seed(0)
     quantizer = codecvq.build_quantizer(
         "vq", dim=4, codebook_size=8, decay=decay, init="random", dead_code_threshold=0.0
@@ -109,16 +118,16 @@ def test_vq_is_the_ten_lines_of_its_definition() -> None:
         commitment = 0.25 * (z - codebook[codes]).square().mean()
         torch.testing.assert_close(out.losses["commitment"].double(), commitment, rtol=1e-5, atol=0)
         for k in range(8):
-            mine = z[codes == k]
-            new = decay * usage[k] + (1 - decay) * len(mine)
-            codebook[k] = (decay * usage[k] * codebook[k] + (1 - decay) * mine.sum(dim=0)) / new
+            assigned = z[codes == k]
+            new = decay * usage[k] + (1 - decay) * len(assigned)
+            codebook[k] = (decay * usage[k] * codebook[k] + (1 - decay) * assigned.sum(dim=0)) / new
             usage[k] = new
     torch.testing.assert_close(quantizer.codebook.double(), codebook, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quantizer.usage.double(), usage, rtol=1e-4, atol=1e-5)
 
 
 def used_codes(threshold: float) -> int:
-    """How many of 64 codewords are in use after 300 steps on data far from where the codebook began."""
+    """Number of used codewords, of 64, after 300 steps on data far from the initial codebook."""
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer(
         "vq", dim=4, codebook_size=64, init="random", decay=0.9, dead_code_threshold=threshold
@@ -134,7 +143,7 @@ def test_dead_codewords_are_replaced() -> None:
     assert used_codes(0.1) >= 60
 
 
-def test_a_replaced_codeword_has_its_time_before_it_is_dead_again() -> None:
+def test_a_replaced_codeword_starts_with_average_usage() -> None:
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer("vq", dim=2, codebook_size=4, init="random", dead_code_threshold=0.5)
     latents = torch.randn(1, 2, 64)
@@ -144,14 +153,14 @@ def test_a_replaced_codeword_has_its_time_before_it_is_dead_again() -> None:
     assert quantizer.usage[3] == pytest.approx(float(quantizer.usage[:3].sum()) / 4, rel=0.5)
 
 
-def test_kmeans_starts_where_the_data_are() -> None:
+def test_kmeans_initializes_codewords_near_the_data() -> None:
     torch.manual_seed(0)
-    centres = 10 * torch.randn(8, 3)
-    latents = (centres.repeat(32, 1) + 0.01 * torch.randn(256, 3)).T[None]
+    centers = 10 * torch.randn(8, 3)
+    latents = (centers.repeat(32, 1) + 0.01 * torch.randn(256, 3)).T[None]
     quantizer = codecvq.build_quantizer("vq", dim=3, codebook_size=16)
     quantizer(latents)
     assert bool(quantizer.started)
-    assert torch.cdist(quantizer.codebook, centres).min(dim=1).values.max() < 5.0
+    assert torch.cdist(quantizer.codebook, centers).min(dim=1).values.max() < 5.0
     assert (quantizer.eval()(latents).latents - latents).square().mean() < 0.1 * latents.square().mean()
 
 
@@ -162,14 +171,14 @@ def test_cosine_codes_do_not_depend_on_length() -> None:
     latents = torch.randn(2, 6, 30, generator=torch.Generator().manual_seed(0))
     assert torch.equal(quantizer.encode(latents), quantizer.encode(latents * 37.0))
     unit = torch.nn.functional.normalize(quantizer.codebook, dim=1)
-    needed = torch.einsum("bdt,kd->btk", latents, unit).argmax(dim=2)
-    assert torch.equal(quantizer.encode(latents)[:, 0], needed)
+    expected = torch.einsum("bdt,kd->btk", latents, unit).argmax(dim=2)
+    assert torch.equal(quantizer.encode(latents)[:, 0], expected)
 
 
 # simvq
 
 
-def test_simvq_losses_are_both_halves_whatever_the_estimator() -> None:
+def test_simvq_losses_do_not_depend_on_the_estimator() -> None:
     for estimator in ("ste", "rotation"):
         torch.manual_seed(0)
         quantizer = codecvq.build_quantizer("simvq", dim=5, codebook_size=32, estimator=estimator)
@@ -180,14 +189,14 @@ def test_simvq_losses_are_both_halves_whatever_the_estimator() -> None:
         values = mapped[torch.cdist(z, mapped).argmin(dim=1)]
         torch.testing.assert_close(out.losses["commitment"], 0.25 * (z - values).square().mean())
         torch.testing.assert_close(out.losses["codebook"], (z - values).square().mean())
-        (pull,) = torch.autograd.grad(out.losses["commitment"], latents, retain_graph=True)
+        (gradient,) = torch.autograd.grad(out.losses["commitment"], latents, retain_graph=True)
         torch.testing.assert_close(
-            pull.transpose(1, 2).flatten(0, 1), 0.25 * 2 * (z - values).detach() / z.numel()
+            gradient.transpose(1, 2).flatten(0, 1), 0.25 * 2 * (z - values).detach() / z.numel()
         )
         assert torch.autograd.grad(out.losses["codebook"], quantizer.map.weight)[0].any()
 
 
-def test_simvq_in_eval_sees_a_step_of_the_optimizer() -> None:
+def test_simvq_in_eval_uses_the_current_map() -> None:
     quantizer = codecvq.build_quantizer("simvq", dim=5, codebook_size=32).eval()
     latents = torch.randn(1, 5, 50)
     before = quantizer.encode(latents)
@@ -203,7 +212,7 @@ def test_simvq_in_eval_sees_a_step_of_the_optimizer() -> None:
 
 
 @pytest.mark.parametrize("levels", [[2], [3], [4, 5], [8, 5, 5, 5], [1000], [1200, 3], [16] * 8], ids=str)
-def test_fsq_is_the_nearest_level(levels: list[int]) -> None:
+def test_fsq_selects_the_nearest_level(levels: list[int]) -> None:
     dim = len(levels)
     quantizer = codecvq.build_quantizer("fsq", dim=dim, levels=levels).eval()
     latents = torch.randn(1, dim, 500, generator=torch.Generator().manual_seed(0))
@@ -215,12 +224,12 @@ def test_fsq_is_the_nearest_level(levels: list[int]) -> None:
         ]
     )
     radix = [1, *itertools.accumulate(levels[:-1], lambda a, b: a * b)]
-    needed = sum(digit * step for digit, step in zip(digits, radix, strict=True))
-    assert torch.equal(quantizer.encode(latents).flatten(), needed)
+    expected = sum(digit * step for digit, step in zip(digits, radix, strict=True))
+    assert torch.equal(quantizer.encode(latents).flatten(), expected)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 16, 1001])
-def test_fsq_reaches_every_level_and_is_odd(count: int) -> None:
+def test_fsq_uses_every_level_and_is_symmetric(count: int) -> None:
     quantizer = codecvq.build_quantizer("fsq", dim=1, levels=[count]).eval()
     ramp = torch.linspace(-8, 8, 20 * count + 1)[None, None]
     assert torch.equal(
@@ -242,11 +251,11 @@ def test_fsq_codes_are_exact_up_to_2_to_the_62() -> None:
     assert torch.equal(quantizer.encode(bounded), codes)
 
 
-def test_fsq_of_two_levels_is_lfq() -> None:
+def test_fsq_with_two_levels_equals_lfq() -> None:
     fsq = codecvq.build_quantizer("fsq", dim=10, levels=[2] * 10).eval()
     lfq = codecvq.build_quantizer("lfq", dim=10, bits=10).eval()
     latents = torch.randn(2, 10, 100, generator=torch.Generator().manual_seed(0))
-    latents[0, :, 0] = 0.0  # the tie: +1 in both
+    latents[0, :, 0] = 0.0  # a tie gives +1 in both
     assert torch.equal(fsq.encode(latents), lfq.encode(latents))
     assert torch.equal(fsq(latents).latents, lfq(latents).latents)
 
@@ -257,12 +266,12 @@ def test_fsq_of_two_levels_is_lfq() -> None:
 @pytest.mark.parametrize(
     ("levels", "stages"), [([5, 5, 5, 5], 6), ([8, 5, 5, 5], 6), ([4, 4, 4], 10), ([2], 20)], ids=str
 )
-def test_residual_fsq_digits_are_those_of_the_recursion(levels: list[int], stages: int) -> None:
+def test_residual_fsq_digits_equal_the_recursion(levels: list[int], stages: int) -> None:
     dim = len(levels)
     quantizer = codecvq.build_quantizer("residual_fsq", dim=dim, levels=levels, num_codebooks=stages).eval()
     latents = torch.randn(1, dim, 1000, generator=torch.Generator().manual_seed(0))
     level = torch.tensor(levels, dtype=torch.float64)
-    bounded = quantizer.to_code_space(latents[0].T).double()  # the float32 vector whose digits they are
+    bounded = quantizer.to_code_space(latents[0].T).double()  # exact conversion of the float32 vectors
     radix = torch.tensor([1, *itertools.accumulate(levels[:-1], lambda a, b: a * b)])
     rest, codes = bounded.clone(), []
     for n in range(stages):
@@ -290,7 +299,7 @@ def test_residual_fsq_converges_to_the_bounded_vector(levels: list[int]) -> None
 
 
 @pytest.mark.parametrize("name", ["lfq", "bsq"])
-def test_lfq_code_is_the_nearest_of_all_sign_vectors(name: str) -> None:
+def test_lfq_code_is_the_nearest_sign_vector(name: str) -> None:
     bits = 6
     quantizer = codecvq.build_quantizer(name, dim=bits, bits=bits).eval()
     latents = torch.randn(1, bits, 300, generator=torch.Generator().manual_seed(0))
@@ -303,7 +312,7 @@ def test_lfq_code_is_the_nearest_of_all_sign_vectors(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lfq", "bsq"])
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
-def test_lfq_entropies_are_those_of_the_enumeration(name: str, temperature: float) -> None:
+def test_lfq_entropies_equal_an_enumeration_of_all_codes(name: str, temperature: float) -> None:
     bits = 5
     options = {"entropy_weight": 0.7, "diversity_weight": 2.0, "commitment_weight": 0.5}
     quantizer = codecvq.build_quantizer(name, dim=bits, bits=bits, temperature=temperature, **options)

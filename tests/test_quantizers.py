@@ -1,4 +1,4 @@
-"""Every registered quantizer and its forms held to the promises, and each method against a slow reference."""
+"""Every registered quantizer and form passes the conformance checks; forms and dropout against references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codecvq.quantizer.build import COMPOSITIONS, FORMS, quantizer_names, quanti
 from codecvq.quantizer.dropout import active_mask
 from codecvq.testing import Check, quantizer_checks, run_checks
 
-#: every registered quantizer with options that make a small one
+#: every registered quantizer, with options that make it small
 SMALL: dict[str, dict[str, Any]] = {
     "vq": {"codebook_size": 16},
     "rotation_vq": {"codebook_size": 16},
@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "acoustic": {"name": "residual_vq", "codebook_size": 8, "num_codebooks": 2},
     },
 }
-#: options that change values, and forms of forms
+#: options that change values, and nested forms
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("vq", {"codebook_size": 16, "codebook_dim": 3, "distance": "cosine"}),
     ("vq", {"codebook_size": 3, "learn": "gradient", "init": "random", "dead_code_threshold": 0.0}),
@@ -57,15 +57,15 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def is_long(check: str) -> bool:
-    """Whether a check is of a multiscale form that brings little new beside those of vq and fsq."""
+def is_slow(check: str) -> bool:
+    """Whether a check repeats the multiscale checks of vq and fsq with another quantizer."""
     return check.startswith("multiscale_") and not check.startswith(("multiscale_vq/", "multiscale_fsq/"))
 
 
 def all_checks() -> list[Any]:
-    """A parameter for every check: of every quantizer in all forms, and of each variant as it is."""
+    """Parameters: the checks of every quantizer in all forms, and of each variant in its plain form."""
     parameters = [
-        pytest.param(check, id=check.name, marks=[pytest.mark.slow] if is_long(check.name) else [])
+        pytest.param(check, id=check.name, marks=[pytest.mark.slow] if is_slow(check.name) else [])
         for name, options in SMALL.items()
         for check in quantizer_checks(name, **options)
     ]
@@ -81,11 +81,11 @@ def all_checks() -> list[Any]:
 
 
 @pytest.mark.parametrize("check", all_checks())
-def test_promises(check: Check) -> None:
+def test_conformance(check: Check) -> None:
     check.run()
 
 
-FORMS_OF_FORMS = [
+NESTED_FORMS = [
     name
     for name in quantizer_names()
     if name.startswith("grouped_residual_") or name == "grouped_multiscale_vq"
@@ -93,18 +93,18 @@ FORMS_OF_FORMS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FORMS_OF_FORMS if name.endswith(tuple(SMALL))])
-def test_forms_of_forms_keep_the_promises(name: str) -> None:
-    """What `codecvq plugins check NAME` runs, of names that `test_promises` does not have."""
+@pytest.mark.parametrize("name", [name for name in NESTED_FORMS if name.endswith(tuple(SMALL))])
+def test_nested_forms_pass_all_checks(name: str) -> None:
+    """Runs the checks of `codecvq plugins check NAME` for names that are not in `test_conformance`."""
     plain = next(each for each in sorted(SMALL, key=len, reverse=True) if name.endswith(each))
     options = {key: value for key, value in SMALL[plain].items() if key != "num_codebooks"}
     if "residual_" in name:
         options["num_codebooks"] = 3
-    found = {o.check.name: o.found for o in run_checks(quantizer_checks(name, **options)) if o.found}
-    assert found == {}
+    failures = {o.check.name: o.found for o in run_checks(quantizer_checks(name, **options)) if o.found}
+    assert failures == {}
 
 
-def test_every_registered_quantizer_is_held_to_them() -> None:
+def test_every_built_in_quantizer_is_checked() -> None:
     built_in = {
         name
         for name, registration in registry().all("quantizers").items()
@@ -122,14 +122,14 @@ def test_every_registered_quantizer_is_held_to_them() -> None:
         {f"{form}{name}" for name in SMALL for form in ("", *FORMS) if not form or name not in COMPOSITIONS}
     ),
 )
-def test_every_form_is_known_by_name(name: str) -> None:
+def test_every_form_has_a_name_and_options(name: str) -> None:
     if name.startswith(("residual_residual_", "multiscale_residual_")):
         return
     assert name in quantizer_names()
     assert "dim" in quantizer_options(name)
 
 
-def test_errors_say_what_is_known() -> None:
+def test_build_errors_suggest_names_and_options() -> None:
     with pytest.raises(UnknownName, match=r"no quantizer named 'fsqq'; known: .*Did you mean 'fsq'"):
         codecvq.build_quantizer("fsqq", dim=4)
     with pytest.raises(OptionError, match=r"'level'.*Did you mean 'levels'"):
@@ -162,12 +162,12 @@ def test_errors_say_what_is_known() -> None:
     ],
     ids=str,
 )
-def test_options_that_cannot_work_are_told(name: str, options: dict[str, Any]) -> None:
+def test_invalid_quantizer_options_raise(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=r"\w"):
         codecvq.build_quantizer(name, dim=8, **options)
 
 
-def test_an_unknown_estimator_is_told() -> None:
+def test_an_unknown_estimator_raises_with_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'rotation'"):
         codecvq.build_quantizer("vq", dim=4, estimator="rotatoin")
 
@@ -175,7 +175,7 @@ def test_an_unknown_estimator_is_told() -> None:
 # Residual and grouped
 
 
-def test_residual_vq_is_the_recursion() -> None:
+def test_residual_vq_equals_the_recursion() -> None:
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer("residual_vq", dim=4, codebook_size=16, num_codebooks=3)
     quantizer(torch.randn(4, 4, 50))
@@ -200,11 +200,11 @@ def test_losses_are_means_over_stages() -> None:
     )
     latents = torch.randn(4, 4, 50)
     quantizer(latents)
-    books = [stage.codebook.clone() for stage in quantizer.stages]
+    codebooks = [stage.codebook.clone() for stage in quantizer.stages]
     out = quantizer(latents)
     rest, parts = latents.transpose(1, 2).flatten(0, 1), []
-    for book in books:
-        chosen = book[nearest_codes(rest, book)]
+    for codebook in codebooks:
+        chosen = codebook[nearest_codes(rest, codebook)]
         parts.append(0.25 * (rest - chosen).square().mean())
         rest = rest - chosen
     torch.testing.assert_close(out.losses["commitment"], torch.stack(parts).mean())
@@ -216,50 +216,51 @@ def test_the_commitment_loss_of_every_stage_has_a_gradient() -> None:
     latents = torch.randn(2, 4, 20).requires_grad_()
     quantizer(latents)
     out = quantizer(latents)
-    (pull,) = torch.autograd.grad(out.losses["commitment"], latents)
+    (gradient,) = torch.autograd.grad(out.losses["commitment"], latents)
     stages = [latents - quantizer.eval()(latents, num_codebooks=n).latents for n in (1, 2, 3)]
-    assert pull.norm() > 0.25 * 2 * stages[0].norm() / latents.numel() / 3  # more than the first stage alone
+    first_stage_norm = 0.25 * 2 * stages[0].norm() / latents.numel() / 3
+    assert gradient.norm() > first_stage_norm
 
 
-def test_dropped_stages_touch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropped_stages_do_not_update_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dim": 4, "codebook_size": 8, "num_codebooks": 3, "dead_code_threshold": 0.0}
     torch.manual_seed(0)
-    dropping = codecvq.build_quantizer("residual_vq", **options, dropout=0.5)
-    assert isinstance(dropping, Residual)
+    quantizer = codecvq.build_quantizer("residual_vq", **options, dropout=0.5)
+    assert isinstance(quantizer, Residual)
     depths = torch.tensor([3, 1, 2, 1])
-    monkeypatch.setattr(dropping, "draw_depths", lambda count, depth: torch.full((count,), 3))
+    monkeypatch.setattr(quantizer, "draw_depths", lambda count, depth: torch.full((count,), 3))
     latents = torch.randn(4, 4, 10, generator=torch.Generator().manual_seed(1))
-    dropping(latents)
-    before = [stage.usage.clone() for stage in dropping.stages]
-    monkeypatch.setattr(dropping, "draw_depths", lambda count, depth: depths)
-    dropping(latents)
-    for n, (stage, usage) in enumerate(zip(dropping.stages, before, strict=True)):
+    quantizer(latents)
+    before = [stage.usage.clone() for stage in quantizer.stages]
+    monkeypatch.setattr(quantizer, "draw_depths", lambda count, depth: depths)
+    quantizer(latents)
+    for n, (stage, usage) in enumerate(zip(quantizer.stages, before, strict=True)):
         rows = 10 * int((depths > n).sum())
         torch.testing.assert_close(stage.usage.sum(), 0.99 * usage.sum() + 0.01 * rows)
 
 
-def test_dropout_keeps_whole_items_at_its_rate() -> None:
+def test_dropout_drops_items_at_the_given_rate() -> None:
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer("residual_fsq", dim=2, levels=[3, 3], num_codebooks=4, dropout=0.5)
     drawn = quantizer.draw_depths(4000, 4)
     shares = torch.bincount(drawn, minlength=5).float() / 4000
-    needed = torch.tensor([0.0, 0.125, 0.125, 0.125, 0.625])
-    assert torch.all((shares - needed).abs() < 0.03), shares
+    expected = torch.tensor([0.0, 0.125, 0.125, 0.125, 0.625])
+    assert torch.all((shares - expected).abs() < 0.03), shares
 
 
-def test_what_is_kept_is_known_for_codebooks_that_see_all_and_some_that_do_not() -> None:
+def test_active_mask_of_codebooks_with_all_and_with_some_items() -> None:
     active = active_mask([slice(None), torch.tensor([0, 2]), torch.tensor([], dtype=torch.int64)], 3)
     assert active is not None
     assert active.tolist() == [[True, True, False], [True, False, False], [True, True, False]]
     assert active_mask([slice(None)] * 2, 3) is None
 
 
-def test_a_generator_of_its_own_decides_dropout() -> None:
+def test_dropout_depends_on_the_generator_of_the_quantizer() -> None:
     quantizer = codecvq.build_quantizer("residual_fsq", dim=2, levels=[3, 3], num_codebooks=4, dropout=1.0)
     latents = torch.randn(16, 2, 3)
     codes = []
     for seed in (1, 1, 2):
-        torch.manual_seed(seed + len(codes))  # of no influence
+        torch.manual_seed(seed + len(codes))  # has no influence
         quantizer.generator = torch.Generator().manual_seed(seed)
         codes.append(quantizer(latents).codes)
     assert torch.equal(codes[0], codes[1])
@@ -267,7 +268,7 @@ def test_a_generator_of_its_own_decides_dropout() -> None:
 
 
 @pytest.mark.parametrize("name", ["vq", "simvq", "fsq", "lfq", "residual_vq", "residual_fsq"])
-def test_grouped_is_the_quantizer_on_each_slice(name: str) -> None:
+def test_grouped_equals_the_quantizer_on_each_slice(name: str) -> None:
     torch.manual_seed(0)
     options = {"vq": {"codebook_size": 16}, "residual_vq": {"codebook_size": 16, "num_codebooks": 2}}.get(
         name
@@ -288,13 +289,13 @@ def test_grouped_is_the_quantizer_on_each_slice(name: str) -> None:
     )
 
 
-def test_depth_of_a_quantizer_without_prefixes_is_fixed() -> None:
+def test_grouped_quantizers_reject_a_smaller_depth() -> None:
     quantizer = codecvq.build_quantizer("grouped_vq", dim=4, codebook_size=4, num_codebooks=2)
     with pytest.raises(ShapeError, match="always has 2"):
         quantizer.encode(torch.randn(1, 4, 3), num_codebooks=1)
 
 
-def test_perplexity_and_usage_are_those_of_the_codes() -> None:
+def test_perplexity_and_usage_equal_those_of_the_codes() -> None:
     quantizer = codecvq.build_quantizer("fsq", dim=2, levels=[4, 4]).eval()
     codes = torch.tensor([0, 0, 5, 5, 5, 9, 9, 9, 9, 9])
     out = quantizer(torch.atanh(quantizer.decode(codes[None, None]).clamp(-0.999, 0.999)))
@@ -315,7 +316,7 @@ def test_perplexity_and_usage_are_those_of_the_codes() -> None:
         ("grouped_residual_vq", {"dim": 6, "codebook_size": 8, "num_codebooks": 4, "num_groups": 2}),
     ],
 )
-def test_perplexity_is_that_of_the_codes_that_dropout_kept(name: str, options: dict[str, Any]) -> None:
+def test_perplexity_counts_only_active_codes(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     quantizer = codecvq.build_quantizer(name, **options, dropout=1.0, dropout_depths=[1, 2])
     latents = torch.randn(8, options["dim"], 20)
@@ -323,9 +324,9 @@ def test_perplexity_is_that_of_the_codes_that_dropout_kept(name: str, options: d
     out = quantizer(latents, mask)
     assert out.active is not None
     assert out.active.shape == out.codes.shape
-    assert not bool(out.codes[~out.active].any()), "what was dropped is 0"
-    assert torch.equal(out.active[:, 0], mask), "the first is always kept, and only real frames are"
-    assert torch.equal(out.active, out.active[:, :, :1] & mask[:, None]), "by whole items"
+    assert not bool(out.codes[~out.active].any()), "codes of dropped stages are 0"
+    assert torch.equal(out.active[:, 0], mask), "the first stage is active in all valid frames"
+    assert torch.equal(out.active, out.active[:, :, :1] & mask[:, None]), "dropout applies to whole items"
     assert 0 < int(out.active[:, 1, 0].sum()) < 8
     for n, size in enumerate(quantizer.codebook_sizes):
         counts = out.codes[:, n][out.active[:, n]].bincount().double()

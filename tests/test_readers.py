@@ -1,4 +1,4 @@
-"""Readers: which one knows a source, what it gives, and what is said where it fails."""
+"""Corpus readers: selection by source, clips and failures, and errors of third-party readers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def noise(path: Path) -> Path:
 
 
 @pytest.fixture
-def offered() -> Iterator[Callable[..., None]]:
-    """A function that registers readers in a plugin of their own, until the test ends."""
+def register_readers() -> Iterator[Callable[..., None]]:
+    """A function that registers readers in a plugin until the test ends."""
     origins = []
 
-    def registration(*specs: ReaderSpec, name: str = "strangers") -> None:
+    def register(*specs: ReaderSpec, name: str = "third_party") -> None:
         plugin = types.ModuleType(name)
 
         @hookimpl
@@ -45,7 +45,7 @@ def offered() -> Iterator[Callable[..., None]]:
         plugin.codecvq_readers = codecvq_readers  # type: ignore[attr-defined]
         origins.append(registry().register(plugin, name))
 
-    yield registration
+    yield register
     for origin in origins:
         registry().unregister(origin)
 
@@ -67,11 +67,11 @@ def audio_folder(tmp_path: Path) -> Path:
     return tmp_path / "hf"
 
 
-@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
-def test_ljspeech_is_found_by_its_metadata(
-    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
+@pytest.mark.parametrize("max_in_memory", [0, 100], ids=["lazy", "in memory"])
+def test_ljspeech_layout_is_detected(
+    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, max_in_memory: int
 ) -> None:
-    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", max_in_memory)
     (ljspeech / "metadata.csv").write_text('LJ000|Dr. "X"|Doctor "X"\r\nLJ001|two fields\n\nLJ002.wav|a|b')
     corpus = open_corpus(source=ljspeech)
     assert (corpus.name, len(corpus), corpus.failures) == ("LJ", 3, ())
@@ -80,15 +80,15 @@ def test_ljspeech_is_found_by_its_metadata(
     assert [dict(clip.columns) for clip in corpus] == [{"raw_text": 'Dr. "X"'}, {}, {"raw_text": "a"}]
     assert all(clip.read(RATE).size == 400 for clip in corpus)
     assert open_corpus(source=ljspeech / "metadata.csv") == corpus
-    assert len(open_corpus(folder=ljspeech)) == 4  # as a folder it is what it was
+    assert len(open_corpus(folder=ljspeech)) == 4  # `folder` ignores the metadata
 
 
-@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
+@pytest.mark.parametrize("max_in_memory", [0, 100], ids=["lazy", "in memory"])
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_an_audio_folder_is_found_by_its_metadata(
-    audio_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+def test_audio_folder_layout_is_detected(
+    audio_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, max_in_memory: int
 ) -> None:
-    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", max_in_memory)
     content = {
         "metadata.csv": 'file_name,transcription,mood\ndata/0.wav,"a, b\nc",good\ndata/1.wav,d,bad\n',
         "metadata.jsonl": '{"file_name": "data/0.wav", "transcription": "a, b\\nc", "mood": "good"}\n'
@@ -105,11 +105,11 @@ def test_an_audio_folder_is_found_by_its_metadata(
     assert [clip.split_key for clip in corpus] == [by_id[clip.id] for clip in corpus]
 
 
-@pytest.mark.parametrize("most", [0, 100], ids=["made", "kept"])
-def test_rows_of_metadata_that_are_wrong_are_listed_and_the_rest_goes_on(
-    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, most: int
+@pytest.mark.parametrize("max_in_memory", [0, 100], ids=["lazy", "in memory"])
+def test_invalid_metadata_rows_are_reported_and_the_others_are_read(
+    ljspeech: Path, monkeypatch: pytest.MonkeyPatch, max_in_memory: int
 ) -> None:
-    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", most)
+    monkeypatch.setattr(Clips, "MAX_IN_MEMORY", max_in_memory)
     lines = [
         b"LJ000|a", b"only", b"|x|y", b"a|b|c|d", b"../../secret|a", b"LJ\xff1|a", b"LJ009|a", b"LJ\x000|a",
         b"LJ003|z",
@@ -118,18 +118,18 @@ def test_rows_of_metadata_that_are_wrong_are_listed_and_the_rest_goes_on(
     (ljspeech / "metadata.csv").write_bytes(b"\n".join(lines))
     corpus = open_corpus(source=ljspeech)
     assert [clip.id for clip in corpus] == ["LJ000", "LJ003"]
-    said = [failure.error for failure in corpus.failures]
+    errors = [failure.error for failure in corpus.failures]
     assert [
         next(f"line {n}" for n in range(2, 9) if f"line {n}" in f"{failure.id} {failure.error}")
         for failure in corpus.failures
     ] == ["line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8"]
-    assert "is not id|text" in said[0]
-    assert "is outside of the folder of the metadata file" in said[3]
-    assert "not UTF-8" in said[4]
-    assert "does not exist" in said[5]
+    assert "is not id|text" in errors[0]
+    assert "is outside of the folder of the metadata file" in errors[3]
+    assert "not UTF-8" in errors[4]
+    assert "does not exist" in errors[5]
 
 
-def test_files_outside_of_an_audio_folder_are_not_read(audio_folder: Path) -> None:
+def test_files_outside_of_the_audio_folder_are_not_read(audio_folder: Path) -> None:
     outside = noise(audio_folder.parent / "secret.wav")
     rows = [
         "data/0.wav",
@@ -147,14 +147,14 @@ def test_files_outside_of_an_audio_folder_are_not_read(audio_folder: Path) -> No
 
 
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "", "x|y|z|w\n", "{}"], ids=repr)
-def test_another_metadata_file_makes_no_metadata_of_a_folder(audio_folder: Path, content: str) -> None:
+def test_a_metadata_file_with_another_layout_is_ignored(audio_folder: Path, content: str) -> None:
     (audio_folder / "metadata.csv").write_text(content)
     assert [clip.id for clip in open_corpus(source=audio_folder)] == [f"data/{n}" for n in range(4)]
     with pytest.raises(CorpusError, match="with a supported layout"):
         open_corpus(source=audio_folder, reader="metadata")
 
 
-def test_the_same_id_twice_and_a_line_without_end_are_errors(ljspeech: Path) -> None:
+def test_duplicate_ids_and_too_long_lines_raise(ljspeech: Path) -> None:
     (ljspeech / "metadata.csv").write_text("LJ000|a\nLJ001|b\nLJ000|c\n")
     with pytest.raises(CorpusError, match="lines 1 and 3 have the same id 'LJ000'"):
         open_corpus(source=ljspeech)
@@ -163,10 +163,10 @@ def test_the_same_id_twice_and_a_line_without_end_are_errors(ljspeech: Path) -> 
         open_corpus(source=ljspeech)
 
 
-# which reader
+# Selection of the reader
 
 
-def test_a_source_finds_its_reader(ljspeech: Path, tmp_path: Path) -> None:
+def test_the_source_selects_the_reader(ljspeech: Path, tmp_path: Path) -> None:
     assert open_corpus(source=ljspeech).name == "LJ"
     assert len(open_corpus(source=ljspeech)) == 4
     (tmp_path / "m.jsonl").write_text('{"path": "LJ/wavs/LJ001.wav"}\n')
@@ -189,46 +189,48 @@ def test_a_source_finds_its_reader(ljspeech: Path, tmp_path: Path) -> None:
         open_corpus(source=ljspeech, reader="folder", options={"depth": 2})
 
 
-def test_a_plugins_reader_is_found_named_and_given_its_options(
-    offered: Callable[..., None], tmp_path: Path
+def test_plugin_readers_receive_source_and_options(
+    register_readers: Callable[..., None], tmp_path: Path
 ) -> None:
     def read(source: str, count: int = 2) -> Iterator[Clip | ClipFailure]:
         yield from (Clip(id=f"{source}#{n}", path=tmp_path / "a.wav") for n in range(count))
         yield ClipFailure("lost", Path(source), "it is gone")
 
-    offered(ReaderSpec(name="tape", factory=read, matches=lambda source: source.startswith("tape://")))
+    register_readers(
+        ReaderSpec(name="tape", factory=read, matches=lambda source: source.startswith("tape://"))
+    )
     corpus = open_corpus(source="tape://1")
     assert (corpus.name, len(corpus)) == ("tape://1", 2)
     assert [failure.id for failure in corpus.failures] == ["lost"]
     recipe = {"name": None, "source": "tape://2", "options": {"count": 5}}
     section = load_recipe(write_recipe(tmp_path / "tiny.yaml", corpus=recipe)).corpus
     assert len(recipe_corpus(section)) == 5
-    named = section.model_copy(update={"source": "2", "reader": "strangers/tape"})
+    named = section.model_copy(update={"source": "2", "reader": "third_party/tape"})
     assert [clip.id for clip in recipe_corpus(named)][-1] == "2#4"
 
 
-def test_two_readers_that_know_a_source_are_both_named(offered: Callable[..., None], ljspeech: Path) -> None:
-    def of_folders(name: str, **more: Any) -> ReaderSpec:
+def test_two_matching_readers_raise(register_readers: Callable[..., None], ljspeech: Path) -> None:
+    def folder_reader(name: str, **more: Any) -> ReaderSpec:
         clip = Clip(id=name, path=ljspeech)
         return ReaderSpec(
             name=name, factory=lambda source: [clip], matches=lambda source: source.endswith("LJ"), **more
         )
 
-    offered(of_folders("one"))
-    assert [clip.id for clip in open_corpus(source=ljspeech)] == ["one"]  # goes before `folder`
-    offered(of_folders("two"), name="others")
-    with pytest.raises(CorpusError, match=r"can be read by strangers/one and others/two.*--reader one"):
+    register_readers(folder_reader("one"))
+    assert [clip.id for clip in open_corpus(source=ljspeech)] == ["one"]  # takes precedence over `folder`
+    register_readers(folder_reader("two"), name="others")
+    with pytest.raises(CorpusError, match=r"can be read by third_party/one and others/two.*--reader one"):
         open_corpus(source=ljspeech)
     assert [clip.id for clip in open_corpus(source=ljspeech, reader="two")] == ["two"]
 
 
-def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
-    offered: Callable[..., None], ljspeech: Path, caplog: pytest.LogCaptureFixture
+def test_errors_of_third_party_readers_name_the_reader(
+    register_readers: Callable[..., None], ljspeech: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(*arguments: object) -> Any:
         raise KeyError("x")
 
-    offered(
+    register_readers(
         ReaderSpec(name="broken", factory=fails, matches=fails),
         ReaderSpec(name="text", factory=lambda source: "clips"),
         ReaderSpec(name="numbers", factory=lambda source: [1]),
@@ -239,47 +241,47 @@ def test_what_a_strangers_reader_does_wrong_is_an_error_with_its_name(
         ReaderSpec(name="twice", factory=lambda source: [Clip(id="a", path=ljspeech)] * 2),
     )
     assert len(open_corpus(source=ljspeech)) == 4
-    assert "reader broken of strangers was not tried: KeyError" in caplog.text
-    for name, why in {
+    assert "reader broken of third_party was not tried: KeyError" in caplog.text
+    for name, message in {
         "broken": "failed with .*KeyError",
         "text": "returned 'clips', but clips are needed",
         "numbers": "returned int, but a Clip is needed",
         "nothing": "found no clips in .*The first failure: a: why",
         "twice": "two clips have the id 'a'",
     }.items():
-        with pytest.raises(CorpusError, match=why):
+        with pytest.raises(CorpusError, match=message):
             open_corpus(source=ljspeech, reader=name)
     with pytest.raises(Exception, match="tried to end the process"):
         open_corpus(source=ljspeech, reader="quits")
 
 
-# the checks of readers
+# Conformance checks of readers
 
 
-def failing(name: str, source: object, **options: Any) -> dict[str, str]:
+def broken_checks(name: str, source: object, **options: Any) -> dict[str, str]:
     outcomes = list(run_checks(reader_checks(name, str(source), **options)))
     return {o.check.short_name: o.found for o in outcomes if o.state == "broken"}
 
 
-def test_the_readers_that_come_along_keep_their_promises(
-    ljspeech: Path, audio_folder: Path, tmp_path: Path
-) -> None:
+def test_built_in_readers_pass_all_checks(ljspeech: Path, audio_folder: Path, tmp_path: Path) -> None:
     (ljspeech / "metadata.csv").write_text("LJ000|a\nLJ001|b\nLJ009|gone\n")
     (tmp_path / "m.csv").write_text("path,start,duration\nLJ/wavs/LJ001.wav,,\nLJ/wavs/LJ002.wav,0.01,0.02\n")
     for name, source in {
         "metadata": ljspeech, "folder": audio_folder, "manifest": tmp_path / "m.csv", "corpus": "prompts",
     }.items():  # fmt: skip
-        assert failing(name, source) == {}, name
+        assert broken_checks(name, source) == {}, name
 
 
-def test_each_promise_that_a_reader_breaks_is_named(offered: Callable[..., None], ljspeech: Path) -> None:
+def test_each_broken_check_of_a_reader_is_reported(
+    register_readers: Callable[..., None], ljspeech: Path
+) -> None:
     files = sorted((ljspeech / "wavs").iterdir())
     shuffled = iter(range(10**6))
 
     def unpicklable() -> None:
         pass
 
-    class Sourceless(AudioFile):
+    class InconsistentSource(AudioFile):
         def length_s(self) -> float:
             return 2 * super().length_s()
 
@@ -300,29 +302,29 @@ def test_each_promise_that_a_reader_breaks_is_named(offered: Callable[..., None]
 
         return ReaderSpec(name=name, factory=read, **more)
 
-    offered(
+    register_readers(
         reader("good", clips, matches=lambda source: source.endswith("LJ")),
         reader("other_order", lambda: clips()[:: 1 - 2 * (next(shuffled) % 2)]),
         reader("same_ids", lambda: clips() + clips()),
         reader("other_split", lambda: clips(split="dev")),
         reader("no_pickle", lambda: clips(columns={"f": unpicklable})),
         reader("no_audio", lambda: [Clip(id="a", path=Path("gone.wav"))]),
-        reader("lying", lambda: [Clip(id=p.stem, path=p, source=Sourceless(p)) for p in files]),
+        reader("lying", lambda: [Clip(id=p.stem, path=p, source=InconsistentSource(p)) for p in files]),
         reader("all_match", clips, matches=lambda source: True),
         ReaderSpec(name="anything", factory=lambda source: clips()),
         ReaderSpec(name="crashes", factory=lambda source: clips() if source.endswith("LJ") else 1 // 0),
     )
-    assert failing("good", ljspeech) == {}
-    assert [*failing("other_order", ljspeech)] == ["order"]
-    assert [*failing("same_ids", ljspeech)] == ["ids"]
-    assert [*failing("other_split", ljspeech)] == ["ids"]
-    assert [*failing("no_pickle", ljspeech)] == ["pickling"]
-    assert [*failing("no_audio", ljspeech)] == ["audio"]
-    assert [*failing("lying", ljspeech)] == ["pickling", "partial_reads", "durations", "identity"]
-    assert [*failing("all_match", ljspeech)] == ["unknown_sources"]
-    assert [*failing("anything", ljspeech)] == ["unknown_sources"]
-    assert "ZeroDivisionError" in failing("crashes", ljspeech)["unknown_sources"]
-    assert [*failing("good", "elsewhere")] == ["clips"]  # the others need it
+    assert broken_checks("good", ljspeech) == {}
+    assert [*broken_checks("other_order", ljspeech)] == ["order"]
+    assert [*broken_checks("same_ids", ljspeech)] == ["ids"]
+    assert [*broken_checks("other_split", ljspeech)] == ["ids"]
+    assert [*broken_checks("no_pickle", ljspeech)] == ["pickling"]
+    assert [*broken_checks("no_audio", ljspeech)] == ["audio"]
+    assert [*broken_checks("lying", ljspeech)] == ["pickling", "partial_reads", "durations", "identity"]
+    assert [*broken_checks("all_match", ljspeech)] == ["unknown_sources"]
+    assert [*broken_checks("anything", ljspeech)] == ["unknown_sources"]
+    assert "ZeroDivisionError" in broken_checks("crashes", ljspeech)["unknown_sources"]
+    assert [*broken_checks("good", "elsewhere")] == ["clips"]  # the other checks need clips
 
 
 def test_the_command_checks_a_reader_with_a_source(ljspeech: Path) -> None:

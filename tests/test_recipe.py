@@ -1,4 +1,4 @@
-"""Recipes: every mistake is answered with the key, the file and what to do."""
+"""Recipes: errors name the key and the file and suggest a correction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recipes import write_recipe
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("quantiser.levels=[5]", r"quantiser is not a key.*Did you mean 'quantizer'"),
         ("training.step=3", r"training\.step is not a key.*Did you mean 'steps'"),
@@ -44,15 +44,15 @@ from recipes import write_recipe
         ("~", r"is neither key=value"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: str) -> None:
+def test_recipe_errors_have_one_line(tmp_path: Path, override: str, message: str) -> None:
     path = write_recipe(tmp_path / "tiny.yaml")
-    with pytest.raises(RecipeError, match=says) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(path, [override])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("quantizer.dim=8", r"quantizer\.dim cannot be set, since it is the dim of the network"),
         ("network.sample_rate=8000", r"network\.sample_rate cannot be set"),
@@ -69,15 +69,13 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, override: str, says: 
         ("losses.balance_norm=0", r"losses\.balance_norm is 0\.0; it must be above 0"),
     ],
 )
-def test_options_that_cannot_work_are_told_when_the_recipe_is_read(
-    tmp_path: Path, override: str, says: str
-) -> None:
-    with pytest.raises(OptionError, match=says):
+def test_invalid_options_raise_when_the_recipe_is_read(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         load_recipe(write_recipe(tmp_path / "tiny.yaml"), [override])
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "contains NoneType"),
         ("- a\n- b\n", "contains list"),
@@ -86,24 +84,24 @@ def test_options_that_cannot_work_are_told_when_the_recipe_is_read(
     ],
     ids=["empty", "list", "broken", "incomplete"],
 )
-def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_without_a_recipe_raises(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=says) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ("quikstart", "Did you mean 'quickstart'"),
         ("no/such.yaml", "does not exist"),
         ("no.yml", "does not exist"),
     ],
 )
-def test_an_unknown_recipe_is_told(source: str, says: str) -> None:
-    with pytest.raises(RecipeError, match=says):
+def test_an_unknown_recipe_raises_with_a_suggestion(source: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         load_recipe(source)
 
 
@@ -125,38 +123,38 @@ def test_an_override_removes_a_key(tmp_path: Path) -> None:
         load_recipe(path, ["~training.steps"])
 
 
-def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
+def test_numbers_in_scientific_notation_need_no_decimal_point(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", quantizer={"name": "vq"})
     recipe = load_recipe(path, ["quantizer.decay=9e-1", "optimizer.learning_rate=1e-4"])
     assert (recipe.quantizer["decay"], recipe.optimizer.learning_rate) == (0.9, 1e-4)
 
 
-def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+def test_a_resolved_recipe_loads_unchanged(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml"))
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
 
 
-def test_differences_name_what_changed(tmp_path: Path) -> None:
+def test_differences_list_changed_keys(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "tiny.yaml")
     old, new = load_recipe(path), load_recipe(path, ["training.seed=4", "training.precision=auto"])
     assert differences(old, old) == []
-    assert differences(old, new) == ["training.seed: 0 -> 4"], "auto agrees with what the run settled on"
+    assert differences(old, new) == ["training.seed: 0 -> 4"], "auto equals the precision of the run"
 
 
-def test_plugins_of_a_recipe_are_found_beside_it_and_not_loaded(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("raise SystemExit('it ran')\n")
-    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./beside.py", "a.module"]))
-    assert recipe.plugins == [str(tmp_path / "beside.py"), "a.module"]
+def test_plugin_paths_are_relative_to_the_recipe_and_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("raise SystemExit('it ran')\n")
+    recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./plugin.py", "a.module"]))
+    assert recipe.plugins == [str(tmp_path / "plugin.py"), "a.module"]
     with pytest.raises(CodecvqError, match=r"plugins.*not a valid path|contains a NUL"):
         load_recipe(write_recipe(tmp_path / "tiny.yaml", plugins=["./\0.py"]))
 
 
-SHIPPED = sorted(registry().all("recipes"))
+RECIPES = sorted(registry().all("recipes"))
 
 
-def test_the_24k_recipes_differ_in_the_quantizer_alone_at_one_rate() -> None:
-    recipes = [load_recipe(name) for name in SHIPPED if name.startswith("tts-24k-")]
+def test_24k_recipes_have_one_bitrate_and_differ_only_in_the_quantizer() -> None:
+    recipes = [load_recipe(name) for name in RECIPES if name.startswith("tts-24k-")]
     assert {round(builders.build_codec(recipe).bitrate) for recipe in recipes} == {3000}
     for recipe in recipes[1:]:
         changed = {line.partition(":")[0].partition(".")[0] for line in differences(recipes[0], recipe)}

@@ -1,4 +1,4 @@
-"""Corrections to spectra: none at the start, and learned from there."""
+"""The refiner of spectra: identity at the start, receptive field, mask and training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codecvq.training.recipe import load_recipe
 BINS, CONTEXT = 65, 8
 
 
-def made(blocks: int = 2) -> Refiner:
+def make_refiner(blocks: int = 2) -> Refiner:
     torch.manual_seed(0)
     return Refiner(BINS, CONTEXT, 16, blocks)
 
@@ -30,23 +30,23 @@ def inputs(frames: int = 30) -> tuple[torch.Tensor, list[torch.Tensor], torch.Te
 
 def test_a_new_refiner_is_identity() -> None:
     spectra, sources, context = inputs()
-    assert torch.equal(made()(spectra, sources, context, None), spectra)
+    assert torch.equal(make_refiner()(spectra, sources, context, None), spectra)
 
 
-def test_a_spread_moves_levels_away_from_their_local_mean() -> None:
-    refiner, (spectra, sources, context) = made(), inputs()
+def test_spread_scales_the_distance_of_levels_to_their_local_mean() -> None:
+    refiner, (spectra, sources, context) = make_refiner(), inputs()
     refiner.spread.data.fill_(0.1)
-    levels, found = spectra.abs().log(), refiner(spectra, sources, context, None)
+    levels, output = spectra.abs().log(), refiner(spectra, sources, context, None)
     mean = torch.stack(
         [levels[..., max(0, f - NEAR // 2) : f + NEAR // 2 + 1].mean(dim=2) for f in range(BINS)], 2
     )
     torch.testing.assert_close(local_mean(levels, NEAR), mean)
-    torch.testing.assert_close(found.abs().log(), mean + 1.1 * (levels - mean), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(found.angle(), spectra.angle(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.abs().log(), mean + 1.1 * (levels - mean), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(output.angle(), spectra.angle(), atol=1e-4, rtol=1e-4)
 
 
-def test_it_looks_no_further_than_it_says_and_not_behind_the_mask() -> None:
-    refiner, (spectra, sources, context) = made(), inputs()
+def test_receptive_field_equals_reach_and_padding_has_no_effect() -> None:
+    refiner, (spectra, sources, context) = make_refiner(), inputs()
     torch.nn.init.normal_(refiner.head.weight, std=0.1)
     changed = context.clone()
     changed[:, 15 + refiner.reach + 1 :] += 1
@@ -60,15 +60,15 @@ def test_it_looks_no_further_than_it_says_and_not_behind_the_mask() -> None:
 
 
 @pytest.mark.parametrize("num_codebooks", [3, 6])
-def test_a_training_begins_from_speech_16k_and_its_codes_stay_those(num_codebooks: int) -> None:
+def test_training_starts_with_the_codes_of_speech_16k(num_codebooks: int) -> None:
     recipe = load_recipe("speech-16k-natural")
-    box = codecvq.load("speech-16k")
+    bundled = codecvq.load("speech-16k")
     codec = Codec(sample_rate=16000, network=recipe.network, quantizer=recipe.quantizer)
     load_initial_weights(recipe, codec, None)
     codec.eval()
-    assert codec.codebooks_sha256 == box.codebooks_sha256
+    assert codec.codebooks_sha256 == bundled.codebooks_sha256
     wav = 0.1 * torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0))
-    codes = box.encode(wav, num_codebooks=num_codebooks)
+    codes = bundled.encode(wav, num_codebooks=num_codebooks)
     assert torch.equal(codec.encode(wav, num_codebooks=num_codebooks), codes)
-    assert torch.equal(codec.decode(codes), box.decode(codes))
+    assert torch.equal(codec.decode(codes), bundled.decode(codes))
     assert sum(each.numel() for each in codec.parameters()) < 10e6

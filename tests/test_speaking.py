@@ -343,7 +343,7 @@ def test_what_a_codec_speaks_survives_saving(tmp_path) -> None:
         ({"phase": "predicted", "training_phase": "retrieved"}, "are for phase: retrieved"),
     ],
 )
-def test_a_wrong_option_is_told(options: dict[str, Any], says: str) -> None:
+def test_invalid_network_options_raise(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         build_network(sample_rate=RATE, name="spectral", **options)
 
