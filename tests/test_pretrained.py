@@ -85,8 +85,8 @@ def test_a_missing_weights_folder_raises(plugin: Codec, tmp_path: Path) -> None:
         load("my-speech")
 
 
-@pytest.mark.parametrize("given", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "external": True}])
-def test_a_spec_has_a_folder_or_a_factory(given: dict) -> None:
+@pytest.mark.parametrize("fields", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "external": True}])
+def test_a_spec_has_a_folder_or_a_factory(fields: dict) -> None:
     with pytest.raises(ValueError, match="one of them is needed"):
         CodecSpec(name="odd", **fields)
 

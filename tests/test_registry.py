@@ -1,4 +1,4 @@
-"""The registry: pluggy's order and wrappers, options that a spec declares, and what is always there."""
+"""The registry: order of hooks, wrappers, declared options, and built-in registrations."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 # Order and wrappers
 
 
-def test_hooks_of_training_are_called_in_the_order_that_pluggy_documents() -> None:
-    own, seen = Registry(), []
+def test_training_hooks_are_called_in_pluggy_order() -> None:
+    registry_under_test, seen = Registry(), []
     options = {"plain": {}, "later": {}, "last": {"trylast": True}, "first": {"tryfirst": True}, "latest": {}}
     for name, marks in options.items():
 
         def hook(step: int, name: str = name) -> None:
             seen.append(name)
 
-        own.register(plugin(codecvq_train_logged=hookimpl(**marks)(hook)), name)
-    own.call("codecvq_train_logged", run=None, step=1, scalars={})
+        registry_under_test.register(plugin(codecvq_train_logged=hookimpl(**marks)(hook)), name)
+    registry_under_test.call("codecvq_train_logged", run=None, step=1, scalars={})
     assert seen == ["first", "latest", "later", "plain", "last"]
 
 
 @pytest.mark.parametrize("broken", ["no", "before", "after", "never yields", "twice"])
 @pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
-def test_a_wrapper_runs_around_all_the_others_and_may_break(
+def test_a_failing_hook_wrapper_does_not_stop_other_hooks(
     mark: str, broken: str, warnings: Callable[[], list[str]]
 ) -> None:
-    own, seen = Registry(), []
+    registry_under_test, seen = Registry(), []
 
     def around(step: int) -> Iterator[None]:
         seen.append("before")
@@ -64,30 +64,34 @@ def test_a_wrapper_runs_around_all_the_others_and_may_break(
             raise RuntimeError("it broke")
         if broken == "never yields":
             return None
-        given = yield
+        result = yield
         if broken == "twice":
             yield
         if broken == "after":
             raise SystemExit("it broke")
         seen.append("after")
-        return given if mark == "wrapper" else None
+        return result if mark == "wrapper" else None
 
-    own.register(plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("one"))), "one")
-    own.register(plugin(codecvq_train_logged=hookimpl(**{mark: True})(around)), "around")
-    own.register(plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("two"))), "two")
-    own.call("codecvq_train_logged", run=None, step=1, scalars={})
+    registry_under_test.register(
+        plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("one"))), "one"
+    )
+    registry_under_test.register(plugin(codecvq_train_logged=hookimpl(**{mark: True})(around)), "around")
+    registry_under_test.register(
+        plugin(codecvq_train_logged=hookimpl(lambda step: seen.append("two"))), "two"
+    )
+    registry_under_test.call("codecvq_train_logged", run=None, step=1, scalars={})
     assert seen == ["before", "two", "one", *(["after"] if broken == "no" else [])]
     assert len(warnings()) == (broken != "no")
     assert all("codecvq_train_logged of plugin around failed" in text for text in warnings())
 
 
 @pytest.mark.parametrize("mark", ["wrapper", "hookwrapper"])
-def test_a_wrapper_changes_what_others_offer_and_the_origins_stay(mark: str) -> None:
-    own = Registry()
+def test_a_wrapper_can_change_specs_and_origins_are_correct(mark: str) -> None:
+    registry_under_test = Registry()
 
     def change(results: list[list[MetricSpec]]) -> list[list[MetricSpec]]:
-        kept = [[spec for spec in specs if spec.name != "second"] for specs in results]
-        return [*kept, [replace(kept[0][0], name="changed")]]
+        unchanged = [[spec for spec in specs if spec.name != "second"] for specs in results]
+        return [*unchanged, [replace(unchanged[0][0], name="changed")]]
 
     def around() -> Iterator[None]:
         if mark == "wrapper":
@@ -95,71 +99,79 @@ def test_a_wrapper_changes_what_others_offer_and_the_origins_stay(mark: str) -> 
         outcome = yield
         outcome.force_result(change(outcome.get_result()))
 
-    own.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first"), metric("second")])), "one")
-    own.register(plugin(codecvq_metrics=hookimpl(**{mark: True})(around)), "around")
-    origins = {name: str(registration.origin) for name, registration in own.all(MetricSpec).items()}
+    registry_under_test.register(
+        plugin(codecvq_metrics=hookimpl(lambda: [metric("first"), metric("second")])), "one"
+    )
+    registry_under_test.register(plugin(codecvq_metrics=hookimpl(**{mark: True})(around)), "around")
+    origins = {
+        name: str(registration.origin) for name, registration in registry_under_test.all(MetricSpec).items()
+    }
     assert origins == {"first": "one", "changed": "around"}
-    assert own.failures == []
+    assert registry_under_test.failures == []
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda given: None, "its wrapper returned None"),
-        (lambda given: [["first"]], "it yields 'first'"),
-        (lambda given: 1 / 0, "ZeroDivisionError"),
+        (lambda results: None, "its wrapper returned None"),
+        (lambda results: [["first"]], "it yields 'first'"),
+        (lambda results: 1 / 0, "ZeroDivisionError"),
     ],
     ids=["nothing", "no specs", "raises"],
 )
-def test_a_wrapper_that_breaks_offers_is_a_failure_of_its_plugin(
-    change: Callable[[Any], Any], said: str
+def test_a_failing_wrapper_of_registrations_is_a_failure_of_its_plugin(
+    change: Callable[[Any], Any], message: str
 ) -> None:
-    own = Registry()
+    registry_under_test = Registry()
 
     def around() -> Iterator[None]:
         return change((yield))
 
-    own.register(plugin(codecvq_metrics=hookimpl(wrapper=True)(around)), "around")
-    own.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first")])), "one")
-    assert set(own.all(MetricSpec)) <= {"first"}
-    assert [str(failure.origin) for failure in own.failures] == ["around"]
-    assert said in str(own.failures[0])
-    assert set(own.all(MetricSpec)) == ({"first"} if "yields" not in said else set())
+    registry_under_test.register(plugin(codecvq_metrics=hookimpl(wrapper=True)(around)), "around")
+    registry_under_test.register(plugin(codecvq_metrics=hookimpl(lambda: [metric("first")])), "one")
+    assert set(registry_under_test.all(MetricSpec)) <= {"first"}
+    assert [str(failure.origin) for failure in registry_under_test.failures] == ["around"]
+    assert message in str(registry_under_test.failures[0])
+    assert set(registry_under_test.all(MetricSpec)) == ({"first"} if "yields" not in message else set())
 
 
-def test_a_wrapper_without_a_yield_is_refused() -> None:
+def test_a_wrapper_without_yield_raises() -> None:
     with pytest.raises(PluginError, match="marked as a wrapper and has no yield"):
         Registry().register(plugin(codecvq_metrics=hookimpl(wrapper=True)(lambda: None)), "none")
 
 
-def test_a_function_of_another_name_implements_the_hook_that_its_mark_names() -> None:
-    own = Registry()
-    own.register(plugin(mine=hookimpl(specname="codecvq_metrics")(lambda: [metric("first")])), "one")
-    assert list(own.all(MetricSpec)) == ["first"]
+def test_specname_selects_the_hook() -> None:
+    registry_under_test = Registry()
+    registry_under_test.register(
+        plugin(mine=hookimpl(specname="codecvq_metrics")(lambda: [metric("first")])), "one"
+    )
+    assert list(registry_under_test.all(MetricSpec)) == ["first"]
     with pytest.raises(PluginError, match=r"'codecvq_metric'.*Did you mean 'codecvq_metrics'"):
-        own.register(plugin(mine=hookimpl(specname="codecvq_metric")(lambda: [])), "misspelt")
-    own.register(plugin(codecvq_later=hookimpl(optionalhook=True)(lambda: [])), "of a later codecvq")
+        registry_under_test.register(plugin(mine=hookimpl(specname="codecvq_metric")(lambda: [])), "misspelt")
+    registry_under_test.register(
+        plugin(codecvq_later=hookimpl(optionalhook=True)(lambda: [])), "of a later codecvq"
+    )
 
 
-def test_a_hook_may_ask_for_offers_of_another_kind() -> None:
-    own = Registry()
+def test_a_hook_can_list_registrations_of_another_kind() -> None:
+    registry_under_test = Registry()
 
-    def named_like_quantizers() -> Iterator[MetricSpec]:
-        for name in own.all(QuantizerSpec):
+    def metrics_of_quantizers() -> Iterator[MetricSpec]:
+        for name in registry_under_test.all(QuantizerSpec):
             yield metric(f"of_{name}")
 
-    own.register(plugin(codecvq_metrics=hookimpl(named_like_quantizers)), "metrics")
-    own.register(
+    registry_under_test.register(plugin(codecvq_metrics=hookimpl(metrics_of_quantizers)), "metrics")
+    registry_under_test.register(
         plugin(codecvq_quantizers=hookimpl(lambda: [QuantizerSpec(name="far", factory="x:y")])), "far"
     )
-    assert list(own.all(MetricSpec)) == ["of_far"]
+    assert list(registry_under_test.all(MetricSpec)) == ["of_far"]
 
 
 # Options
 
 
 def wide_spectral(*, sample_rate: int, channels: int = 1, gain: float = 1.0, **options: Any) -> Any:
-    """A plugin that wraps `spectral`: one own option, and all of those."""
+    """A network that wraps `spectral`. It has the options of `spectral` and `gain`."""
     network = build_spectral(sample_rate=sample_rate, channels=channels, **options)
     network.encoder.gain = gain
     return network
@@ -174,10 +186,10 @@ def wide() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("wide")
-def test_a_plugin_wraps_spectral_with_its_options_and_one_of_its_own() -> None:
-    own = option_defaults(registry().find(NetworkSpec, "wide_spectral"))
+def test_a_plugin_can_extend_the_options_of_another() -> None:
+    wide = option_defaults(registry().find(NetworkSpec, "wide_spectral"))
     spectral = option_defaults(registry().find(NetworkSpec, "spectral"))
-    assert own == {**spectral, "gain": 1.0}
+    assert wide == {**spectral, "gain": 1.0}
     network = build_network(
         "wide_spectral", sample_rate=16000, preset="tiny", hop_length=160, window_length=640, gain=0.5
     )
@@ -192,52 +204,52 @@ def test_a_plugin_wraps_spectral_with_its_options_and_one_of_its_own() -> None:
 
 @dataclass
 class Declared:
-    """Options of a plugin, as a dataclass."""
+    """Options as a dataclass."""
 
     size: int
     name: str = "x"
 
 
 class Model(pydantic.BaseModel):
-    """The same, as a pydantic model."""
+    """Options as a pydantic model."""
 
     size: int
     name: str = "x"
 
 
 def declared(size: int, name: str = "x") -> None:
-    """The same, as a function."""
+    """Options as a function."""
 
 
 @pytest.mark.parametrize("options", [Declared, Model, declared, f"{__name__}:Declared", ":Declared"])
-def test_options_are_declared_by_a_class_or_a_function(options: Any) -> None:
-    own = Registry()
+def test_options_can_be_declared_by_a_class_or_a_function(options: Any) -> None:
+    registry_under_test = Registry()
     spec = QuantizerSpec(name="far", factory=lambda dim, **options: None, options=options)
     module = plugin(codecvq_quantizers=hookimpl(lambda: [spec]))
     type(module).Declared = Declared
-    own.register(module, "far")
-    registration = own.find(QuantizerSpec, "far")
+    registry_under_test.register(module, "far")
+    registration = registry_under_test.find(QuantizerSpec, "far")
     assert set(option_defaults(registration)) == {"dim", "size", "name"}
     check_options("far", registration, {"size": 1, "dim": 2})
-    for given, said in (
+    for options, message in (
         ({"dim": 1, "size": "x"}, "size is 'x'"),
         ({"dim": 1}, "needs size"),
         ({"dim": 1, "size": 1, "nam": ""}, "Did you mean 'name'"),
     ):
-        with pytest.raises(OptionError, match=said):
-            check_options("far", registration, given)
+        with pytest.raises(OptionError, match=message):
+            check_options("far", registration, options)
 
 
-def test_options_that_are_declared_nowhere_pass_and_are_the_factory_s_to_check() -> None:
-    own = Registry()
+def test_undeclared_options_reach_the_factory() -> None:
+    registry_under_test = Registry()
     spec = QuantizerSpec(name="far", factory=lambda dim, **options: None)
-    own.register(plugin(codecvq_quantizers=hookimpl(lambda: [spec])), "far")
-    check_options("far", own.find(QuantizerSpec, "far"), {"dim": 1, "anything": [1]})
+    registry_under_test.register(plugin(codecvq_quantizers=hookimpl(lambda: [spec])), "far")
+    check_options("far", registry_under_test.find(QuantizerSpec, "far"), {"dim": 1, "anything": [1]})
     with pytest.raises(OptionError, match="finite numbers"):
-        check_options("far", own.find(QuantizerSpec, "far"), {"dim": 1, "anything": [float("nan")]})
+        check_options("far", registry_under_test.find(QuantizerSpec, "far"), {"dim": 1, "anything": [float("nan")]})
 
 
-def test_options_declared_in_a_circle_or_by_nothing_are_an_error() -> None:
+def test_cyclic_and_missing_option_declarations_raise() -> None:
     def specs() -> Iterator[QuantizerSpec]:
         for name, options in (("one_way", "other_way"), ("other_way", "one_way"), ("lost", "no_module:x")):
             yield QuantizerSpec(name=name, factory=lambda **options: None, options=options)
@@ -252,18 +264,18 @@ def test_options_declared_in_a_circle_or_by_nothing_are_an_error() -> None:
         registry().unregister(origin)
 
 
-# What is always there
+# Built-in registrations
 
 
 @pytest.mark.parametrize("disabled", ["vq", "codecvq"])
-def test_the_default_estimator_does_not_depend_on_a_plugin(disabled: str) -> None:
-    own = Registry()
-    own.load_installed(disabled=[disabled])
-    assert "vq" not in own.all(QuantizerSpec)
-    assert own.find("estimators", "ste").identity["plugin"] == "codecvq"
+def test_the_default_estimator_does_not_depend_on_plugins(disabled: str) -> None:
+    registry_under_test = Registry()
+    registry_under_test.load_installed(disabled=[disabled])
+    assert "vq" not in registry_under_test.all(QuantizerSpec)
+    assert registry_under_test.find("estimators", "ste").identity["plugin"] == "codecvq"
 
 
-def test_other_quantizers_work_where_the_plugin_vq_is_disabled() -> None:
+def test_other_quantizers_work_if_the_plugin_vq_is_disabled() -> None:
     program = (
         "import torch, codecvq\n"
         "quantizer = codecvq.build_quantizer('residual_fsq', dim=4, levels=[3, 3], num_codebooks=2)\n"
@@ -279,7 +291,7 @@ def test_other_quantizers_work_where_the_plugin_vq_is_disabled() -> None:
     assert done.stdout == "(1, 2, 5)\n"
 
 
-def test_listing_plugins_imports_no_torch() -> None:
+def test_listing_plugins_does_not_import_torch() -> None:
     program = (
         "import sys\nfrom codecvq.plugins import KINDS, registry\n"
         "for kind in KINDS: registry().all(kind)\nprint('torch' in sys.modules)\n"

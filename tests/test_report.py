@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, and safe with whatever text it is given."""
+"""The report page: complete, self-contained, and safe for untrusted text and numbers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from codecvq.evaluation.training_log import Curve, read_log
 from codecvq.plugins import Registry
 
 RATE = 16_000
-NASTY = '<script src="https://example.com/x.js">alert("1")</script>&amp;'
+MARKUP = '<script src="https://example.com/x.js">alert("1")</script>&amp;'
 VOID = {"meta", "link", "img", "br", "line", "polyline"}
 
 
 class Page(HTMLParser):
-    """The tags of a page, its text, and what is not closed."""
+    """Tags, text and unclosed tags of an HTML page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    """Eight clips of noise bursts, one silent, texts that would be markup, one file that is none."""
+    """Evaluation of eight noise clips, one of them silent, with markup in texts, and of a missing file."""
     folder = tmp_path_factory.mktemp("clips")
     generator = np.random.default_rng(0)
     clips = []
@@ -68,18 +68,18 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
         samples = 0.05 * (i > 0) * (i + 1) * generator.standard_normal(2_000 + 777 * i)
         soundfile.write(folder / f"{i}.wav", samples, RATE)
         clips.append(
-            Clip(id=f"{NASTY}{i}", path=folder / f"{i}.wav", text=NASTY, speaker=f"s{i % 2}", language="en")
+            Clip(id=f"{MARKUP}{i}", path=folder / f"{i}.wav", text=MARKUP, speaker=f"s{i % 2}", language="en")
         )
     clips.append(Clip(id="gone", path=folder / "gone.wav"))
     registry = Registry()
     registry.register(codecvq_metrics, "codecvq")
-    codec = MulawCodec(name=NASTY)
+    codec = MulawCodec(name=MARKUP)
     return evaluate(codec, clips, prepare(["si_sdr", "mel_distance"], registry), audio_dir=folder / "audio")
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run folder with a recipe and with curves, one line cut off."""
+    """A run folder with a recipe and a metrics file whose last line is truncated."""
     lines = [
         {
             "step": step,
@@ -91,12 +91,12 @@ def run_dir(tmp_path: Path) -> Path:
         for step in range(20)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 20, "loss/m')
-    (tmp_path / "recipe.yaml").write_text(f"name: {NASTY}\n")
+    (tmp_path / "recipe.yaml").write_text(f"name: {MARKUP}\n")
     return tmp_path
 
 
-@pytest.mark.parametrize("limit", [10**9, 0], ids=["one file", "audio beside"])
-def test_page_asks_for_nothing_from_outside(
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["one file", "audio files"])
+def test_page_is_self_contained(
     limit: int, evaluation: Evaluation, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "EMBED_BYTES", limit)
@@ -110,8 +110,8 @@ def test_page_asks_for_nothing_from_outside(
         a[key] for _, a in page.tags for key in ("src", "href", "data", "action", "srcset") if key in a
     ]
     for address in addresses:
-        beside = path.parent / address
-        assert address.startswith("data:") or (not limit and "//" not in address and beside.is_file())
+        linked = path.parent / address
+        assert address.startswith("data:") or (not limit and "//" not in address and linked.is_file())
     (style,) = re.findall(r"<style>(.*?)</style>", page.html, re.S)
     assert "url(" not in style
     assert "@import" not in style
@@ -122,35 +122,33 @@ def test_page_asks_for_nothing_from_outside(
     assert (path.parent / "audio").exists() == (limit == 0)
 
 
-def test_players_play_the_clips(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_players_contain_the_decoded_clips(evaluation: Evaluation, tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, evaluation, clips=3))
     players = page.attributes("audio")
     assert len(players) == 6
-    heard = []
+    lengths = []
     for player in players:
         kind, _, data = player["src"].partition(";base64,")
         assert kind == "data:audio/flac"
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
         assert rate == RATE
-        heard.append(samples.size)
-    assert set(heard) <= {row.num_samples for row in evaluation.rows}
+        lengths.append(samples.size)
+    assert set(lengths) <= {row.num_samples for row in evaluation.rows}
     assert len(page.attributes("img")) == 3
     assert all(image["alt"] for image in page.attributes("img"))
 
 
-def test_clips_heard_are_the_worst_the_best_and_evenly_between(evaluation: Evaluation) -> None:
+def test_selected_clips_are_evenly_spaced_from_worst_to_best(evaluation: Evaluation) -> None:
     ranked = sorted(
         (row for row in evaluation.rows if "si_sdr" in row.values), key=lambda row: row.values["si_sdr"]
     )
-    picked = [row for row, _ in report._select_clips(evaluation, 3)]
-    assert picked == [ranked[0], ranked[3], ranked[6]]
+    selected = [row for row, _ in report._select_clips(evaluation, 3)]
+    assert selected == [ranked[0], ranked[3], ranked[6]]
     assert [row for row, _ in report._select_clips(evaluation, 99)] == ranked
     assert report._select_clips(evaluation, 0) == []
 
 
-def test_numbers_are_all_there_with_units_counts_and_what_was_left_out(
-    evaluation: Evaluation, run_dir: Path
-) -> None:
+def test_page_contains_all_numbers_units_counts_and_exclusions(evaluation: Evaluation, run_dir: Path) -> None:
     page = Page(write_report(run_dir, evaluation, run_dir, clips=1, commands=["codecvq evaluate 'a b'"]))
     mean = evaluation.means["si_sdr"]
     for expected in (
@@ -172,37 +170,35 @@ def test_numbers_are_all_there_with_units_counts_and_what_was_left_out(
         "1 not finite",
         "could not be read: 1",
         "codecvq evaluate 'a b'",
-        NASTY,
+        MARKUP,
     ):
         assert expected in page.text, expected
     assert "By language" not in page.text
     assert "https://example.com" not in re.sub(r"&lt;.*?&gt;", "", page.html)
 
 
-def test_without_audio_and_run_folder_it_is_still_a_report(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_report_works_without_audio_and_run_folder(evaluation: Evaluation, tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, replace(evaluation, audio_dir=None)))
     assert "This evaluation has no audio" in page.text
     assert "Training" not in page.text
     assert not page.attributes("audio")
 
 
-def test_audio_that_was_deleted_is_not_shown(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_deleted_audio_has_no_player(evaluation: Evaluation, tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, replace(evaluation, audio_dir=tmp_path / "nowhere")))
     assert not page.attributes("audio")
 
 
-def test_written_twice_it_is_the_same_and_leaves_nothing_behind(
-    evaluation: Evaluation, run_dir: Path
-) -> None:
+def test_writing_twice_gives_the_same_page_and_no_other_files(evaluation: Evaluation, run_dir: Path) -> None:
     first = write_report(run_dir, evaluation, run_dir, clips=1).read_bytes()
     assert write_report(run_dir, evaluation, run_dir, clips=1).read_bytes() == first
     assert [path.name for path in (run_dir / "report").iterdir()] == ["index.html"]
 
 
-# curves
+# Curves
 
 
-def test_log_is_read_with_the_later_value_of_a_step(tmp_path: Path) -> None:
+def test_read_log_uses_the_last_value_of_a_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
         {"step": 2, "a": 5},
@@ -214,12 +210,12 @@ def test_log_is_read_with_the_later_value_of_a_step(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n\nrubbish\n")
     log = read_log(path)
-    assert log.curves == (Curve("a", (1, 2), (1.0, 2.0)),)  # b has one point: no curve
+    assert log.curves == (Curve("a", (1, 2), (1.0, 2.0)),)  # b has only one point, so no curve
     assert log.damaged_lines == 3
     assert read_log(tmp_path / "none").curves == ()
 
 
-def test_curves_stand_in_the_order_that_readers_want(tmp_path: Path) -> None:
+def test_curves_are_sorted_by_importance(tmp_path: Path) -> None:
     names = ["zeta", "learning_rate", "loss/mel", "codebook/usage", "loss/total", "validation/stoi"]
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join(json.dumps({"step": step} | dict.fromkeys(names, 1.0)) for step in (1, 2)))
@@ -239,7 +235,7 @@ def test_curves_stand_in_the_order_that_readers_want(tmp_path: Path) -> None:
     ],
     ids=["constant", "zero", "negative", "tiny", "huge", "long"],
 )
-def test_every_point_of_a_curve_lies_in_the_picture(values: tuple[float, ...]) -> None:
+def test_every_point_of_a_curve_is_inside_the_image(values: tuple[float, ...]) -> None:
     picture = curve_svg(Curve("<x>", tuple(range(10, 10 + len(values))), values))
     points = [
         tuple(map(float, p.split(",")))
@@ -256,18 +252,16 @@ def test_every_point_of_a_curve_lies_in_the_picture(values: tuple[float, ...]) -
 
 
 @pytest.mark.parametrize("size", [1, 100, 30_000])
-def test_spectrograms_are_a_picture_for_any_length(size: int) -> None:
+def test_spectrograms_work_for_any_length(size: int) -> None:
     signal = 0.1 * np.random.default_rng(0).standard_normal(size).astype(np.float32)
     assert spectrogram_pair(signal, 0 * signal, RATE).startswith(b"\x89PNG")
 
 
-def test_a_stranger_s_numbers_are_text_and_his_paths_stay_inside(
-    evaluation: Evaluation, tmp_path: Path
-) -> None:
+def test_untrusted_numbers_are_escaped_and_paths_are_confined(evaluation: Evaluation, tmp_path: Path) -> None:
     rows = [replace(row, original_audio="../../secret.wav") for row in evaluation.rows]
     assert [evaluation.audio(row) for row in rows] == [None] * len(rows)
-    codec = {**evaluation.codec, "num_codebooks": NASTY}
-    machine = replace(evaluation.machine, threads=NASTY, processor="\x1b[31m\ud800")
+    codec = {**evaluation.codec, "num_codebooks": MARKUP}
+    machine = replace(evaluation.machine, threads=MARKUP, processor="\x1b[31m\ud800")
     page = write_report(tmp_path, replace(evaluation, codec=codec, machine=machine, rows=tuple(rows)))
     assert "script" not in [tag for tag, _ in Page(page).tags]
     assert "\\x1b[31m\\ud800" in Page(page).text
@@ -284,14 +278,14 @@ def test_a_stranger_s_numbers_are_text_and_his_paths_stay_inside(
     ],
     ids=["long", "infinite", "deep", "text", "null"],
 )
-def test_a_log_line_that_is_none_is_counted(tmp_path: Path, line: str) -> None:
+def test_damaged_log_lines_are_counted(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": 1}}\n{line}\n{{"step": 2, "a": 2}}\n')
     log = read_log(tmp_path / "metrics.jsonl")
     assert log.damaged_lines == 1
     assert [curve.values for curve in log.curves] == [(1.0, 2.0)]
 
 
-def test_values_beyond_all_bounds_are_left_out(tmp_path: Path) -> None:
+def test_values_out_of_range_are_excluded_from_curves(tmp_path: Path) -> None:
     values = [1, 2, 10**400, 1.7e308, -1.7e308, 3]
     lines = [json.dumps({"step": step, "a": value}) for step, value in enumerate(values)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
@@ -300,7 +294,7 @@ def test_values_beyond_all_bounds_are_left_out(tmp_path: Path) -> None:
     assert "nan" not in curve_svg(curve)
 
 
-def test_settings_of_the_working_folder_change_no_picture() -> None:
+def test_matplotlib_settings_do_not_change_images() -> None:
     import matplotlib
 
     noise = 0.1 * np.random.default_rng(0).standard_normal(4000)

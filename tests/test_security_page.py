@@ -1,4 +1,4 @@
-"""SECURITY.md names tests that exist, and every fuzzer."""
+"""SECURITY.md names existing tests, and each kind of file has a fuzzer."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "SECURITY.md").read_text(encoding="utf-8")
 
 
-def test_each_promise_names_tests_that_exist() -> None:
-    promises = re.findall(r"^\| \*\*.*", PAGE, flags=re.MULTILINE)
-    assert len(promises) == 7
-    for promise in promises:
-        names = re.findall(r"`(test_\w+\.py|fuzz/)`", promise.rpartition(" | ")[2])
-        assert names, promise
-        assert all((TESTS / name).exists() for name in names), promise
+def test_each_guarantee_names_existing_tests() -> None:
+    guarantees = re.findall(r"^\| \*\*.*", PAGE, flags=re.MULTILINE)
+    assert len(guarantees) == 7
+    for guarantee in guarantees:
+        names = re.findall(r"`(test_\w+\.py|fuzz/)`", guarantee.rpartition(" | ")[2])
+        assert names, guarantee
+        assert all((TESTS / name).exists() for name in names), guarantee
 
 
 def test_each_kind_of_file_has_a_fuzzer() -> None:

@@ -1,4 +1,4 @@
-"""Training segments: a pure function of seed, step and item, whatever is cached, prefetched or broken."""
+"""Training segments depend only on seed, step and item, not on caches, prefetching or earlier errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERYTHING = AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.5, tilt_db=6.0)
 
 
 def ramp(length: int, first: int = 1) -> np.ndarray:
-    """first, first + 1, ... as 16-bit samples: every sample tells where it stood, and none is silence."""
+    """16-bit samples first, first + 1, … No sample is 0, and each value identifies its position."""
     return (np.arange(first, first + length) / 32768).astype(np.float32)
 
 
@@ -46,14 +46,14 @@ def segments_of(corpus: Corpus, batch_size: int = 4, seed: int = 1, **options: o
     return Segments(corpus, RATE, SEGMENT_S, batch_size, seed, **options)  # type: ignore[arg-type]
 
 
-def test_a_batch_has_the_shape_and_type_that_networks_take(corpus):
+def test_batch_shape_and_dtype(corpus):
     batch = segments_of(corpus, augment=EVERYTHING).batch(0)
     assert batch.shape == (4, 1, 800)
     assert batch.dtype == np.float32
     assert np.abs(batch).max() <= 1
 
 
-def test_a_step_is_the_same_in_any_order_and_any_process(corpus):
+def test_batches_do_not_depend_on_order_or_process(corpus):
     first = segments_of(corpus, augment=EVERYTHING)
     batches = [first.batch(step) for step in range(6)]
     resumed = segments_of(corpus, augment=EVERYTHING)
@@ -63,7 +63,7 @@ def test_a_step_is_the_same_in_any_order_and_any_process(corpus):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
-def test_ranks_together_draw_what_one_process_draws(corpus, world):
+def test_ranks_draw_the_same_items_as_one_process(corpus, world):
     whole = segments_of(corpus, batch_size=6, augment=EVERYTHING).batch(7)
     part = segments_of(corpus, batch_size=6 // world, augment=EVERYTHING)
     ranks = [part.batch(7, rank, world) for rank in range(world)]
@@ -71,15 +71,15 @@ def test_ranks_together_draw_what_one_process_draws(corpus, world):
 
 
 @pytest.mark.parametrize("options", [{"cache": False}, {"cache_bytes": 0}, {"cache_bytes": 5000}], ids=str)
-def test_what_is_cached_changes_no_sample(corpus, options):
+def test_caching_does_not_change_samples(corpus, options):
     cached, other = segments_of(corpus), segments_of(corpus, **options)
     for step in range(8):
         assert np.array_equal(cached.batch(step), other.batch(step))
-    held = sum(samples.nbytes for samples in other._cache.values())
-    assert held <= options.get("cache_bytes", 0)
+    cached_bytes = sum(samples.nbytes for samples in other._cache.values())
+    assert cached_bytes <= options.get("cache_bytes", 0)
 
 
-def test_a_file_is_decoded_once_while_it_fits(corpus, monkeypatch):
+def test_cached_files_are_decoded_once(corpus, monkeypatch):
     reads: list[str] = []
     read = Clip.read
     monkeypatch.setattr(
@@ -91,29 +91,29 @@ def test_a_file_is_decoded_once_while_it_fits(corpus, monkeypatch):
     assert sorted(reads) == ["0", "1", "2", "3"]
 
 
-def test_prefetching_gives_the_same_batches(corpus):
+def test_prefetching_does_not_change_batches(corpus):
     segments = segments_of(corpus, augment=EVERYTHING)
-    made = list(load_batches(segments, 3, 9, rank=1, world=2))
-    assert len(made) == 6
-    assert all(np.array_equal(batch.wav, segments.batch(step, 1, 2)) for step, batch in enumerate(made, 3))
+    batches = list(load_batches(segments, 3, 9, rank=1, world=2))
+    assert len(batches) == 6
+    assert all(np.array_equal(batch.wav, segments.batch(step, 1, 2)) for step, batch in enumerate(batches, 3))
     assert list(load_batches(segments, 3, 3)) == []
 
 
 @pytest.mark.parametrize("kind", ["thread", "worker", "device"])
-def test_a_batch_says_which_clip_each_item_is_of(corpus: Corpus, kind: str) -> None:
+def test_batches_contain_the_clip_of_each_item(corpus: Corpus, kind: str) -> None:
     segments = segments_of(corpus)
     source = DeviceSegments(segments, torch.device("cpu")) if kind == "device" else segments
     for batch in load_batches(source, 3, 9, workers=int(kind == "worker")):
         assert len(batch.clips) == 4
         for wav, clip in zip(batch.wav[:, 0], batch.clips, strict=True):
-            whole = clip.read(RATE)  # every sample tells where it stood
+            whole = clip.read(RATE)  # each value identifies its position
             piece = wav[wav > 0]
             first = int(np.flatnonzero(np.isclose(whole, float(piece[0]), atol=1e-7))[0])
             assert np.allclose(whole[first : first + len(piece)], piece), clip.id
         assert [clip.id for clip in batch.clips[1:3]] == [batch.clips[1].id, batch.clips[2].id]
 
 
-def test_leaving_the_prefetch_ends_its_thread(corpus):
+def test_closing_the_prefetch_stops_its_thread(corpus):
     segments = segments_of(corpus)
     running = prefetch(segments.batch, 0, 10**6, depth=1)
     assert np.array_equal(next(running), segments.batch(0))
@@ -121,7 +121,7 @@ def test_leaving_the_prefetch_ends_its_thread(corpus):
     assert not [thread for thread in threading.enumerate() if thread.name == "codecvq-segments"]
 
 
-def test_an_error_in_the_thread_reaches_who_asks(corpus):
+def test_errors_of_the_prefetch_thread_are_raised_in_the_caller(corpus):
     segments = segments_of(corpus)
     for clip in corpus:
         clip.path.write_bytes(b"gone")
@@ -129,16 +129,16 @@ def test_an_error_in_the_thread_reaches_who_asks(corpus):
         next(load_batches(segments, 0, 3))
 
 
-def test_it_can_be_sent_to_another_process(corpus):
+def test_segments_can_be_pickled(corpus):
     segments = segments_of(corpus)
     first = segments.batch(0)
-    twin = pickle.loads(pickle.dumps(segments))  # as multiprocessing does where it spawns
+    twin = pickle.loads(pickle.dumps(segments))  # like multiprocessing with the start method spawn
     assert np.array_equal(twin.batch(0), first)
     assert np.array_equal(twin.batch(1), segments.batch(1))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_worker_says_in_a_line_why_there_is_no_batch(corpus):
+def test_errors_of_workers_have_one_line(corpus):
     segments = segments_of(corpus)
     for clip in corpus:
         clip.path.unlink()
@@ -147,18 +147,18 @@ def test_a_worker_says_in_a_line_why_there_is_no_batch(corpus):
     assert "\n" not in str(caught.value)
 
 
-def test_segments_are_cut_from_their_clip_without_change(corpus):
+def test_segments_equal_parts_of_their_clip(corpus):
     segments = segments_of(corpus, augment=NO_AUGMENT)
     for step in range(10):
         for item in segments.batch(step)[:, 0]:
-            sounding = np.flatnonzero(item)
-            numbers = np.rint(item[sounding] * 32768)
-            assert np.array_equal(np.diff(numbers), np.ones(len(numbers) - 1))  # a run of some clip's ramp
-            assert np.array_equal(np.diff(sounding), np.ones(len(sounding) - 1))
-            assert len(sounding) in (400, 800)  # the clip of 0.05 s in silence, or a full segment
+            nonzero = np.flatnonzero(item)
+            numbers = np.rint(item[nonzero] * 32768)
+            assert np.array_equal(np.diff(numbers), np.ones(len(numbers) - 1))  # consecutive values of a ramp
+            assert np.array_equal(np.diff(nonzero), np.ones(len(nonzero) - 1))
+            assert len(nonzero) in (400, 800)  # the padded clip of 0.05 s, or a full segment
 
 
-def test_a_short_clip_stands_whole_at_changing_places(tmp_path):
+def test_a_short_clip_is_complete_at_random_positions(tmp_path):
     segments = segments_of(corpus_of(tmp_path, [0.05]), batch_size=64)
     items = segments.batch(0)[:, 0]
     starts = {int(np.flatnonzero(item)[0]) for item in items}
@@ -171,13 +171,13 @@ def test_a_short_clip_stands_whole_at_changing_places(tmp_path):
 
 
 @pytest.mark.parametrize("length", [800, 801])
-def test_a_clip_as_long_as_a_segment_is_taken_from_any_place_there_is(tmp_path, length):
+def test_segments_start_at_every_possible_position(tmp_path, length):
     segments = segments_of(corpus_of(tmp_path, [length / RATE]), batch_size=32)
     firsts = {round(float(item[0]) * 32768) for item in segments.batch(0)[:, 0]}
     assert firsts == set(range(1, length - 800 + 2))
 
 
-def test_every_second_of_speech_is_as_likely(tmp_path, monkeypatch):
+def test_clips_are_drawn_in_proportion_to_their_duration(tmp_path, monkeypatch):
     segments = segments_of(corpus_of(tmp_path, [0.2, 0.4, 1.4]), batch_size=3000)
     drawn: list[int] = []
     monkeypatch.setattr(
@@ -188,7 +188,7 @@ def test_every_second_of_speech_is_as_likely(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_speed_moves_the_pitch_and_keeps_the_length(tmp_path, factor):
+def test_speed_changes_the_pitch_but_not_the_length(tmp_path, factor):
     tone = 0.3 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000).astype(np.float32)  # 1 kHz, 2 s
     write_audio(tmp_path / "tone.wav", tone, 16000)
     corpus = Corpus("tone", (Clip(id="tone", path=tmp_path / "tone.wav"),))
@@ -201,15 +201,15 @@ def test_speed_moves_the_pitch_and_keeps_the_length(tmp_path, factor):
 
 
 @pytest.mark.parametrize("speed", [(1.2, 0.9), (0.1, 1.0), (1.0, 3.0)])
-def test_a_speed_that_cannot_work_is_an_error(speed):
+def test_an_invalid_speed_raises(speed):
     with pytest.raises(OptionError, match=r"augment\.speed"):
         AugmentConfig(speed=speed)
 
 
-def test_an_unreadable_clip_is_replaced_and_remembered(corpus):
+def test_an_unreadable_clip_is_replaced_and_reported(corpus):
     healthy = segments_of(corpus)
     before = [healthy.batch(step) for step in range(20)]
-    broken = segments_of(corpus)  # opened while all was well: what breaks later is found when it is drawn
+    broken = segments_of(corpus)  # the file breaks after the corpus was opened
     corpus[1].path.write_bytes(b"RIFF, and then nothing of use")
     batches = [broken.batch(step) for step in range(20)]
     assert [failure.id for failure in broken.failures] == ["1"]
@@ -219,29 +219,29 @@ def test_an_unreadable_clip_is_replaced_and_remembered(corpus):
     same = [
         np.array_equal(a, b) for a, b in zip(np.concatenate(batches), np.concatenate(before), strict=True)
     ]
-    assert len(same) * 0.5 < sum(same) < len(same)  # the other items are what they were
+    assert len(same) * 0.5 < sum(same) < len(same)  # the other items are unchanged
 
 
-def test_the_draws_of_an_unreadable_clip_go_to_random_others(tmp_path):
+def test_draws_of_an_unreadable_clip_are_distributed_over_the_others(tmp_path):
     corpus = corpus_of(tmp_path, [0.3] * 20)
     segments = segments_of(corpus, batch_size=1)
     corpus[7].path.write_bytes(b"gone")
-    got = np.zeros(20, dtype=int)
+    counts = np.zeros(20, dtype=int)
     for step in range(4000):
         drawn = segments.draw(step, 0).clip
         clip = next(clip for clip in segments.candidates(step, 0) if clip != 7)
-        assert drawn in (7, clip)  # the other items are what they were
-        got[clip] += drawn == 7
-    assert got.sum() == pytest.approx(200, abs=50)
-    assert got.max() < 30 < 4000 / 20  # none gets them all: 11 each on average
+        assert drawn in (7, clip)  # the other items are unchanged
+        counts[clip] += drawn == 7
+        assert counts.sum() == pytest.approx(200, abs=50)
+        assert counts.max() < 30 < 4000 / 20  # spread over all clips, 11 each on average
     numbers = {int(segments.item(step, 0).wav.max() * 32768) // 100 for step in range(400)}
     assert 7 not in {number // 25 for number in numbers}
 
 
-def test_what_one_clip_claims_is_shared_by_lengths_when_it_cannot_be_read(tmp_path):
+def test_replacements_are_drawn_in_proportion_to_duration(tmp_path):
     corpus = corpus_of(tmp_path, [0.2, 0.4, 0.2])
-    lying = Clip(id="lies", path=tmp_path / "gone.wav", duration_s=1e6, measured=True)
-    segments = segments_of(Corpus("c", (*corpus.clips, lying)), batch_size=1)
+    missing = Clip(id="missing", path=tmp_path / "gone.wav", duration_s=1e6, measured=True)
+    segments = segments_of(Corpus("c", (*corpus.clips, missing)), batch_size=1)
     shares = np.zeros(4)
     for step in range(2000):
         assert segments.draw(step, 0).clip == 3
@@ -250,7 +250,7 @@ def test_what_one_clip_claims_is_shared_by_lengths_when_it_cannot_be_read(tmp_pa
     assert set(segments.candidates(0, 0)) == {0, 1, 2, 3}
 
 
-def test_a_bad_place_in_a_long_clip_changes_no_step_behind_it(tmp_path, monkeypatch):
+def test_a_damaged_part_of_a_long_clip_does_not_change_other_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("codecvq.data.segments.LONG_CLIP_S", 1.0)
     samples = ramp(3 * RATE)
     samples[RATE : 2 * RATE] = np.nan
@@ -265,7 +265,7 @@ def test_a_bad_place_in_a_long_clip_changes_no_step_behind_it(tmp_path, monkeypa
     assert "NaN" in forward.failures[0].error
 
 
-def test_clips_that_cannot_be_read_are_logged_once_when_they_are_met(tmp_path, caplog):
+def test_unreadable_clips_are_logged_once(tmp_path, caplog):
     corpus = corpus_of(tmp_path, [0.3] * 4)
     segments = segments_of(corpus)
     soundfile.write(corpus[2].path, np.full(2400, np.inf, np.float32), RATE, subtype="FLOAT")
@@ -277,7 +277,7 @@ def test_clips_that_cannot_be_read_are_logged_once_when_they_are_met(tmp_path, c
     assert "NaN or infinite samples" in caplog.text
 
 
-def test_a_clip_without_a_readable_header_is_never_drawn(corpus):
+def test_clips_without_a_readable_header_are_never_drawn(corpus):
     corpus[0].path.write_text("no audio")
     segments = segments_of(corpus)
     segments.batch(0)
@@ -285,7 +285,7 @@ def test_a_clip_without_a_readable_header_is_never_drawn(corpus):
     assert [failure.id for failure in segments.failures] == ["0"]
 
 
-def test_a_corpus_of_nothing_is_an_error(corpus):
+def test_a_corpus_without_readable_clips_raises(corpus):
     with pytest.raises(CorpusError, match="has no clips"):
         segments_of(Corpus("none", ()))
     for clip in corpus:
@@ -296,13 +296,13 @@ def test_a_corpus_of_nothing_is_an_error(corpus):
 
 @pytest.fixture
 def only_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every clip beyond a second is long, and none may be decoded whole."""
+    """Clips over one second count as long. Decoding a whole clip fails."""
     monkeypatch.setattr("codecvq.data.segments.LONG_CLIP_S", 1.0)
     monkeypatch.setattr(Clip, "read", None)
 
 
 @pytest.mark.usefixtures("only_parts")
-def test_a_long_clip_is_read_in_parts_from_all_over_it(tmp_path):
+def test_long_clips_are_read_in_parts_at_all_positions(tmp_path):
     numbers = segments_of(corpus_of(tmp_path, [3.0]), batch_size=64).batch(0)[:, 0] * 32768
     assert np.array_equal(np.diff(np.rint(numbers)), np.ones((64, 799)))
     assert numbers[:, 0].min() < 3000
@@ -311,7 +311,7 @@ def test_a_long_clip_is_read_in_parts_from_all_over_it(tmp_path):
 
 @pytest.mark.usefixtures("only_parts")
 @pytest.mark.parametrize("source_rate", [16000, 44100])
-def test_a_part_is_resampled_with_what_lies_around_it(tmp_path, source_rate):
+def test_parts_are_resampled_with_their_context(tmp_path, source_rate):
     wave = 0.4 * np.sin(2 * np.pi * 200 * np.arange(3 * source_rate) / source_rate)
     path = write_audio(tmp_path / "long.flac", wave, source_rate)
     items = segments_of(Corpus("long", (Clip(id="long", path=path),)), batch_size=32).batch(0)[:, 0]
@@ -319,12 +319,11 @@ def test_a_part_is_resampled_with_what_lies_around_it(tmp_path, source_rate):
     basis = np.stack([np.sin(angle), np.cos(angle)], axis=1)
     fit, *_ = np.linalg.lstsq(basis, items.T, rcond=None)
     assert np.hypot(*fit) == pytest.approx(0.4, abs=1e-3)
-    assert (
-        np.abs((basis @ fit).T - items).max() < 1e-3
-    )  # to the ends, where a part without its margin would fade
+    # Parts that were resampled without their context would fade at the ends.
+    assert np.abs((basis @ fit).T - items).max() < 1e-3
 
 
-# augmentation
+# Augmentation
 
 
 def drawn(tilt_db: float = 0.0, gain_db: float = 0.0, flipped: bool = False) -> Draw:
@@ -335,12 +334,12 @@ def noise(length: int = 4096) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.05, length).astype(np.float32)
 
 
-def test_no_augmentation_changes_nothing():
+def test_a_draw_without_augmentation_does_not_change_the_segment():
     segment = noise()
     assert np.array_equal(augment_segment(segment, drawn()), segment)
 
 
-def test_gains_fill_their_range_and_signs_both_occur(corpus):
+def test_gain_and_polarity_follow_their_distributions(corpus):
     segments = segments_of(corpus, augment=AugmentConfig(gain_db=(-12.0, 6.0), polarity=0.25))
     draws = [segments.draw(step, 0) for step in range(400)]
     segment = noise()
@@ -351,7 +350,7 @@ def test_gains_fill_their_range_and_signs_both_occur(corpus):
     assert np.mean(ratios < 0) == pytest.approx(0.25, abs=0.08)
 
 
-def test_gain_stops_before_clipping_and_silence_stays_silence():
+def test_gain_does_not_clip_and_silence_remains_silent():
     loud = np.array([0.9, -0.5], dtype=np.float32)
     assert augment_segment(loud, drawn(gain_db=6.0)) == pytest.approx([1.0, -0.5 / 0.9])
     everything = drawn(gain_db=3.0, tilt_db=5.0, flipped=True)
@@ -359,10 +358,10 @@ def test_gain_stops_before_clipping_and_silence_stays_silence():
 
 
 @pytest.mark.parametrize("tilt_db", [-12.0, -3.0, 0.0, 6.0])
-def test_tilt_raises_nyquist_against_zero_by_what_it_says(tilt_db):
+def test_tilt_is_the_level_difference_of_nyquist_and_zero_frequency(tilt_db):
     length = 4096
     flat = np.zeros(length, dtype=np.float32)
-    flat[length // 2] = 0.5  # an impulse: all frequencies alike
+    flat[length // 2] = 0.5  # an impulse has a flat spectrum
     response = np.abs(np.fft.rfft(tilt_segment(flat, tilt_db)))
     assert 20 * np.log10(response[-1] / response[0]) == pytest.approx(tilt_db, abs=1e-3)
     assert np.sum(tilt_segment(flat, tilt_db) ** 2) == pytest.approx(0.25, rel=1e-5)
@@ -373,12 +372,12 @@ def test_tilt_raises_nyquist_against_zero_by_what_it_says(tilt_db):
     [{"gain_db": (3.0, -3.0)}, {"polarity": 1.5}, {"tilt_db": -1.0}, {"tilt_db": float("nan")}],
     ids=str,
 )
-def test_augmentation_that_cannot_be_is_refused(options):
+def test_invalid_augmentation_options_raise(options):
     with pytest.raises(OptionError, match=f"augment.{next(iter(options))}"):
         AugmentConfig(**options)
 
 
-def test_segments_that_cannot_be_are_refused(corpus):
+def test_empty_segments_and_batches_raise(corpus):
     with pytest.raises(OptionError, match="at least one sample"):
         Segments(corpus, RATE, 0.0, 4, 0)
     with pytest.raises(OptionError, match="at least one sample"):
@@ -386,7 +385,7 @@ def test_segments_that_cannot_be_are_refused(corpus):
 
 
 @pytest.mark.parametrize(("balance", "share"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
-def test_balance_moves_the_draws_from_seconds_to_speakers(tmp_path, balance, share):
+def test_balance_interpolates_between_duration_and_speaker_weights(tmp_path, balance, share):
     clips = []
     for speaker, length_s, value in (("much", 4.5, 0.5), ("little", 0.5, -0.5)):
         path = write_audio(tmp_path / f"{speaker}.wav", np.full(round(length_s * RATE), value), RATE)

@@ -1,4 +1,4 @@
-"""The codec in the box: that it loads by its name, offline, and is worth loading."""
+"""The bundled codec speech-16k: size, quality, bitrates, reference codes and speed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def codec() -> codecvq.Codec:
 
 @pytest.fixture(scope="module")
 def clips() -> list[np.ndarray]:
-    """Test clips of the corpus in the box, which no training has heard: every fourth."""
+    """Every fourth test clip of the bundled corpus. Training uses none of them."""
     return [clip.read(16000) for clip in open_corpus("prompts").split("test").clips[::4]]
 
 
-def test_it_is_small_and_has_its_card_and_curves(codec: codecvq.Codec) -> None:
+def test_the_codec_is_small_and_has_a_card_and_curves(codec: codecvq.Codec) -> None:
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) <= 16e6
     assert sum(p.numel() for p in codec.parameters()) < 10e6
     for name in ("README.md", "metrics.jsonl", "curves.png"):
         assert (FOLDER / name).stat().st_size > 0, name
 
 
-def test_it_gives_speech_that_is_understood_and_more_codebooks_more_of_it(
+def test_intelligibility_is_high_and_increases_with_codebooks(
     codec: codecvq.Codec, clips: list[np.ndarray]
 ) -> None:
     means = []
@@ -55,7 +55,7 @@ def test_it_gives_speech_that_is_understood_and_more_codebooks_more_of_it(
     assert means == sorted(means)
 
 
-def test_one_set_of_weights_has_six_rates(codec: codecvq.Codec) -> None:
+def test_one_set_of_weights_has_six_bitrates(codec: codecvq.Codec) -> None:
     assert codec.num_codebooks == 6
     assert codec.codebook_sizes == (1000,) * 6
     assert codec.bitrate / 6 == pytest.approx(498.3, abs=0.1)
@@ -64,44 +64,41 @@ def test_one_set_of_weights_has_six_rates(codec: codecvq.Codec) -> None:
         assert torch.equal(codec.encode(torch.zeros(1, 1, 1000), num_codebooks=depth), codes[:, :depth])
 
 
-#: clip -> sha256 of its codes (int64), mean square of its decoded samples, as of 2026-11-27
-RECORDED = {
+#: clip -> sha256 of its codes (int64), mean square of its decoded samples (2026-11-27)
+REFERENCE = {
     "asterisk/allison_smith/conf-getpin": ("a25a3c2351b358b1ed0d5b37c5e7350a", 0.0184878968),
     "asterisk/allison_smith/vm-helpexit": ("29878c7a1f339cf7c79c5fbec26b7416", 0.0157285109),
     "asterisk/allison_smith_es/priv-introsaved": ("03fdcc3766a8cd5dee18479ad3ce5fc3", 0.0096130641),
 }
 
 
-def test_codes_and_samples_are_those_that_were_recorded(codec: codecvq.Codec) -> None:
+def test_codes_and_samples_equal_the_reference(codec: codecvq.Codec) -> None:
     for clip in open_corpus("prompts").split("test").clips:
-        if clip.id not in RECORDED:
+        if clip.id not in REFERENCE:
             continue
-        digest, power = RECORDED[clip.id]
+        digest, power = REFERENCE[clip.id]
         wav = torch.from_numpy(clip.read(16000))[None, None]
         codes = codec.encode(wav)
         assert hashlib.sha256(codes.numpy().tobytes()).hexdigest()[:32] == digest, clip.id
         decoded = codec.decode(codes, num_samples=wav.shape[2])
-        assert decoded.square().mean().item() == pytest.approx(
-            power, rel=1e-5
-        )  # processors round differently
+        power_of_decoded = decoded.square().mean().item()
+        assert power_of_decoded == pytest.approx(power, rel=1e-5)  # rounding depends on the processor
         with torch.no_grad():
             whole = codec.decoder(codec.quantizer.decode(codes), None)
         assert torch.equal(decoded, whole[:, :, : wav.shape[2]])
 
 
 @pytest.mark.slow
-def test_it_runs_thirty_times_faster_than_speech_on_one_core(
-    codec: codecvq.Codec, clips: list[np.ndarray]
-) -> None:
+def test_speed_is_over_30_times_real_time_on_one_core(codec: codecvq.Codec, clips: list[np.ndarray]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         wav = torch.from_numpy(np.concatenate(clips)[: 20 * 16000])[None, None]
-        spent: list[float] = []
-        while len(spent) < 15 and (not spent or wav.shape[2] / 16000 / min(spent) <= 30):
+        seconds: list[float] = []
+        while len(seconds) < 15 and (not seconds or wav.shape[2] / 16000 / min(seconds) <= 30):
             start = time.process_time()
             codec.decode(codec.encode(wav), num_samples=wav.shape[2])
-            spent.append(time.process_time() - start)
+            seconds.append(time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
-    assert wav.shape[2] / 16000 / min(spent) > 30, "other work on the machine only adds to the time"
+    assert wav.shape[2] / 16000 / min(seconds) > 30, "the minimum excludes other load on the machine"
