@@ -38,7 +38,7 @@ def bundled_quantizers() -> dict[str, Registration[QuantizerSpec]]:
     }
 
 
-def test_rows_of_the_pages_are_those_of_the_table_of_all() -> None:
+def test_rows_of_the_pages_equal_the_common_table() -> None:
     everything = rows(PAGES / "index.md")
     assert len(everything) > 15
     seen = 0
@@ -70,7 +70,7 @@ def test_every_quantizer_has_a_page_with_all_sections() -> None:
 
 
 @pytest.mark.parametrize("name", [*bundled_quantizers(), *COMPOSITIONS])
-def test_options_of_a_page_are_those_of_the_quantizer(name: str) -> None:
+def test_option_tables_equal_the_options_of_the_quantizer(name: str) -> None:
     page = PAGES / ("compositions.md" if name in COMPOSITIONS else f"{name}.md")
     text = page.read_text(encoding="utf-8")
     tables = re.findall(r"^\| option of `(\w+)`", text, re.MULTILINE)
