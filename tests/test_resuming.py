@@ -37,7 +37,7 @@ def recipe_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
             names += recipe_keys(inner, f"{prefix}{name}.")
         else:
             names.append(f"{prefix}{name}")
-            return names
+    return names
 
 
 def test_every_recipe_key_is_in_exactly_one_table() -> None:

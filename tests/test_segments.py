@@ -232,8 +232,8 @@ def test_draws_of_an_unreadable_clip_are_distributed_over_the_others(tmp_path):
         clip = next(clip for clip in segments.candidates(step, 0) if clip != 7)
         assert drawn in (7, clip)  # the other items are unchanged
         counts[clip] += drawn == 7
-        assert counts.sum() == pytest.approx(200, abs=50)
-        assert counts.max() < 30 < 4000 / 20  # spread over all clips, 11 each on average
+    assert counts.sum() == pytest.approx(200, abs=50)
+    assert counts.max() < 30 < 4000 / 20  # spread over all clips, 11 each on average
     numbers = {int(segments.item(step, 0).wav.max() * 32768) // 100 for step in range(400)}
     assert 7 not in {number // 25 for number in numbers}
 
