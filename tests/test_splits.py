@@ -1,4 +1,4 @@
-"""Splits that do not depend on where a corpus was opened, and the split that a run keeps."""
+"""Splits do not depend on the opened folder, and a run resumes with its recorded split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATE = 8000
 
 
 def noise(path: Path, seconds: float = 0.02) -> Path:
-    """Noise, seeded by the file's name."""
+    """Noise with the file name as seed."""
     rng = np.random.default_rng(list(os.fsencode(path.name)))
     return write_audio(path, rng.normal(0, 0.1, round(seconds * RATE)), RATE)
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_opened_from_above_has_the_same_test_clips(folder: Path) -> None:
+def test_splits_do_not_depend_on_the_opened_folder(folder: Path) -> None:
     above, inside = open_corpus(folder=folder), open_corpus(folder=folder / "it" / "wavs")
     by_path = {clip.path: above.split_of(clip) for clip in above}
     assert {clip.path: inside.split_of(clip) for clip in inside}.items() <= by_path.items()
@@ -51,7 +51,7 @@ def test_a_folder_opened_from_above_has_the_same_test_clips(folder: Path) -> Non
     assert {clip.path: listed.split_of(clip) for clip in listed} == by_path
 
 
-def test_a_copy_of_a_file_is_in_the_split_of_the_file(tmp_path: Path) -> None:
+def test_copies_of_a_file_are_in_one_split(tmp_path: Path) -> None:
     for n in range(40):
         noise(tmp_path / f"{n}.wav")
         (tmp_path / f"copy of {n}.wav").write_bytes((tmp_path / f"{n}.wav").read_bytes())
@@ -60,7 +60,7 @@ def test_a_copy_of_a_file_is_in_the_split_of_the_file(tmp_path: Path) -> None:
     assert all(splits[f"copy of {n}"] == splits[str(n)] for n in range(40))
 
 
-def test_ids_and_splits_of_a_manifest_hold_and_parts_go_their_own_ways(tmp_path: Path) -> None:
+def test_splits_of_manifest_clips_depend_on_ids_and_parts(tmp_path: Path) -> None:
     noise(tmp_path / "a.wav", 2.0)
     rows = [{"path": "a.wav", "id": f"clip-{n}", "start": n / 100, "duration": 0.01} for n in range(50)]
     (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -75,17 +75,17 @@ def test_ids_and_splits_of_a_manifest_hold_and_parts_go_their_own_ways(tmp_path:
     assert {corpus.split_of(clip) for clip in corpus} == set(SPLITS)
 
 
-def test_the_registered_corpora_keep_their_splits() -> None:
+def test_splits_of_the_bundled_corpus_are_fixed() -> None:
     prompts = open_corpus("prompts")
     assert [len(prompts.split(split)) for split in SPLITS] == [113, 16, 24]
     assert not any(clip.split_key for clip in prompts)
 
 
-def test_the_fingerprint_tells_files_apart_wherever_they_differ(tmp_path: Path) -> None:
+def test_fingerprints_differ_for_files_that_differ_at_any_position(tmp_path: Path) -> None:
     content = bytes(20000)
     (tmp_path / "a").write_bytes(content)
-    for place in (0, 10000, 19999):
-        (tmp_path / "b").write_bytes(content[:place] + b"x" + content[place + 1 :])
+    for offset in (0, 10000, 19999):
+        (tmp_path / "b").write_bytes(content[:offset] + b"x" + content[offset + 1 :])
         assert fingerprint(tmp_path / "b") != fingerprint(tmp_path / "a")
     (tmp_path / "b").write_bytes(content + b"\0")
     assert fingerprint(tmp_path / "b") != fingerprint(tmp_path / "a")
@@ -95,26 +95,30 @@ def test_the_fingerprint_tells_files_apart_wherever_they_differ(tmp_path: Path) 
     assert len(fingerprint(tmp_path / "b")) == 32
 
 
-# the split of a run
+# The split of a run
 
 
-def test_a_recorded_split_is_kept_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recorded_split_takes_precedence_and_logs_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     corpus = open_corpus(folder=folder / "it" / "wavs")
     file = write_split(corpus, folder / "split.jsonl")
     assert read_split(file).apply(corpus) == corpus
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    for row in rows[:7]:  # as an older version would have it
+    for row in rows[:7]:  # like a file of an older version
         row["split"] = "validation" if row["split"] == "test" else "test"
         del row["audio"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
     with caplog.at_level(logging.WARNING):
-        kept = read_split(file).apply(corpus)
-    assert [kept.split_of(clip) for clip in kept][:30] == [row["split"] for row in rows[:30]]
-    assert [kept.split_of(clip) for clip in kept][30:] == [corpus.split_of(clip) for clip in corpus][30:]
+        resumed = read_split(file).apply(corpus)
+    assert [resumed.split_of(clip) for clip in resumed][:30] == [row["split"] for row in rows[:30]]
+    assert [resumed.split_of(clip) for clip in resumed][30:] == [corpus.split_of(clip) for clip in corpus][
+        30:
+    ]
     assert "7 of 60 clips of corpus wavs would be in another split now" in caplog.text
 
 
-def test_a_run_goes_on_with_the_split_it_began_with(tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_recorded_split(tmp_path: Path) -> None:
     for n in range(40):
         noise(tmp_path / "audio" / f"{n}.wav", 0.3)
     corpus = {"name": None, "folder": str(tmp_path / "audio")}
@@ -128,14 +132,14 @@ def test_a_run_goes_on_with_the_split_it_began_with(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     old = [{"id": row["id"], "split": split_of(row["id"]), "speaker": "", "duration": 0.3} for row in rows]
     assert [row["split"] for row in old] != [row["split"] for row in rows]
-    file.write_text("".join(json.dumps(row) + "\n" for row in old))  # of the version before
+    file.write_text("".join(json.dumps(row) + "\n" for row in old))  # like a file of an older version
     loop.train(recipe, tmp_path / "run")
     again = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["split"] for row in again] == [row["split"] for row in old]
     assert all(row["audio"] for row in again)
 
 
-def test_a_recording_is_known_under_any_name_and_whole_or_in_part(tmp_path: Path) -> None:
+def test_split_of_recording_recognizes_renamed_files_and_parts(tmp_path: Path) -> None:
     for n in range(30):
         noise(tmp_path / "run" / f"{n}.wav", 0.1)
     corpus = open_corpus(folder=tmp_path / "run")
@@ -152,7 +156,7 @@ def test_a_recording_is_known_under_any_name_and_whole_or_in_part(tmp_path: Path
     assert recorded.split_of_recording(Clip(id="1", path=tmp_path / "gone.wav")) is None
 
 
-def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(tmp_path: Path) -> None:
+def test_a_recording_with_a_training_part_is_in_the_training_split(tmp_path: Path) -> None:
     path = noise(tmp_path / "a.wav", 1.0)
     clips = [
         Clip(id=split, path=path, split=split, start_s=n / 10, duration_s=0.1)
@@ -166,16 +170,16 @@ def test_a_whole_recording_of_which_a_part_was_trained_on_counts_as_trained_on(t
 @pytest.mark.parametrize(
     "content", [b"{", b"[]\n", b'{"id": 1, "split": "test"}\n', b'{"id": "a", "split": "best"}\n', b"\xff\n"]
 )
-def test_a_damaged_split_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_split_file_raises_with_instructions(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "split.jsonl").write_bytes(content)
     with pytest.raises(CorpusError, match=r"split\.jsonl.*delete it to split the clips again"):
         read_split(tmp_path / "split.jsonl")
 
 
-# names that UTF-8 cannot hold
+# Names that are not valid UTF-8
 
 
-def test_ids_can_always_be_written_and_stay_different(tmp_path: Path) -> None:
+def test_ids_of_undecodable_file_names_are_valid_and_distinct(tmp_path: Path) -> None:
     for name in (b"caf\xe9.wav", b"caf\xe8.wav", "café.wav".encode()):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
         path.write_bytes(noise(tmp_path / "x.wav").read_bytes())
@@ -192,7 +196,7 @@ def test_ids_can_always_be_written_and_stay_different(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ids
 
 
-def test_text_is_written_out_and_kept_where_it_can_be() -> None:
+def test_utf8_safe_escapes_only_invalid_text() -> None:
     assert utf8_safe("naïve 语") == "naïve 语"
     assert utf8_safe("a\udce9b\ud800\0") == "a\\xe9b\\ud800\\x00"
     assert utf8_safe_id("naïve") == "naïve"
@@ -202,7 +206,7 @@ def test_text_is_written_out_and_kept_where_it_can_be() -> None:
     "".join((clip.id, clip.text, clip.speaker)).encode()
 
 
-def test_a_comparison_knows_training_clips_in_another_folder(tmp_path: Path) -> None:
+def test_training_clips_are_recognized_in_another_folder(tmp_path: Path) -> None:
     for n in range(40):
         noise(tmp_path / "speech" / "it" / f"{n}.wav")
     corpus = open_corpus(folder=tmp_path / "speech")

@@ -1,4 +1,4 @@
-"""How many steps a training makes, where it is given minutes."""
+"""Number of training steps with a time budget in minutes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recipes import write_recipe
 
 
 class Clock:
-    """Stands in for time.monotonic."""
+    """Replaces the module `time`."""
 
     now = 1000.0
 
@@ -30,40 +30,40 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def made(plan: StepBudget, clock: Clock, first: int, last: int, seconds: float) -> None:
+def record_steps(plan: StepBudget, clock: Clock, first: int, last: int, seconds: float) -> None:
     for done in range(first + 1, last + 1):
         clock.now += seconds
         plan.record_step(done)
 
 
-def test_steps_are_those_of_the_recipe_without_minutes(clock: Clock) -> None:
+def test_without_minutes_the_steps_are_those_of_the_recipe(clock: Clock) -> None:
     plan = StepBudget(300, None)
     plan.start(0)
-    made(plan, clock, 0, 200, 50.0)
+    record_steps(plan, clock, 0, 200, 50.0)
     plan.fit(200)
     assert (plan.steps, plan.max_steps) == (300, 300)
     assert [plan.is_finished(done) for done in (299, 300)] == [False, True]
 
 
-def test_steps_fill_the_minutes_and_the_slow_first_ones_do_not_count(clock: Clock) -> None:
+def test_steps_fill_the_minutes_without_the_slow_first_steps(clock: Clock) -> None:
     plan = StepBudget(50, 10)
     plan.start(0)
-    made(plan, clock, 0, 20, 5.0)  # 100 s
-    made(plan, clock, 20, 60, 0.5)
+    record_steps(plan, clock, 0, 20, 5.0)  # 100 s
+    record_steps(plan, clock, 20, 60, 0.5)
     plan.fit(60)
-    assert not plan.is_finished(60), "it is not fitted before a hundred steps"
-    made(plan, clock, 60, 100, 0.5)  # 140 s of 600
+    assert not plan.is_finished(60), "the budget is not fitted before step 100"
+    record_steps(plan, clock, 60, 100, 0.5)  # 140 s of 600
     plan.fit(100)
     assert plan.steps == 100 + 460 / 0.5
-    made(plan, clock, 100, 600, 1.0)  # 640 s: over
+    record_steps(plan, clock, 100, 600, 1.0)  # 640 s of 600
     plan.fit(600)
     assert plan.is_finished(600)
 
 
-def test_what_an_earlier_process_used_counts(clock: Clock) -> None:
+def test_time_of_earlier_processes_counts(clock: Clock) -> None:
     first = StepBudget(50, 1)
     first.start(0)
-    made(first, clock, 0, 150, 0.2)  # 30 s
+    record_steps(first, clock, 0, 150, 0.2)  # 30 s
     first.fit(150)
     assert first.steps == pytest.approx(300, abs=1)
     second = StepBudget(50, 1)
@@ -71,15 +71,13 @@ def test_what_an_earlier_process_used_counts(clock: Clock) -> None:
     clock.now += 10_000
     second.start(150)
     assert second.steps == first.steps
-    made(second, clock, 150, 250, 0.4)  # 40 s more
+    record_steps(second, clock, 150, 250, 0.4)  # another 40 s
     second.fit(250)
     assert second.is_finished(250)
 
 
 @pytest.mark.parametrize("cache", ["memory", pytest.param("device", marks=pytest.mark.slow)])
-def test_a_training_of_some_seconds_lasts_as_long_and_ends_with_its_learning_rate(
-    tmp_path: Path, cache: str
-) -> None:
+def test_a_training_with_minutes_ends_on_time_with_a_low_learning_rate(tmp_path: Path, cache: str) -> None:
     training = {
         "minutes": 0.1,
         "steps": 10**6,
@@ -96,10 +94,10 @@ def test_a_training_of_some_seconds_lasts_as_long_and_ends_with_its_learning_rat
     assert rows[-1]["step"] == trained.steps
     assert "validation/mel" in rows[-1]
     rates = [row["optimizer/learning_rate"] for row in rows]
-    assert rates[-1] < 0.5 * max(rates), "as far as the pace of a shared machine can be foreseen"
+    assert rates[-1] < 0.5 * max(rates), "step times of a shared machine are hard to predict"
     last = json.loads((max((tmp_path / "run" / "checkpoints").iterdir()) / "checkpoint.json").read_text())
     assert last["step"] == trained.steps
-    assert 4 < trained.seconds < 15, "six seconds, and what comes before and after"
+    assert 4 < trained.seconds < 15, "six seconds of steps, and the time before and after them"
     again = loop.train(recipe, tmp_path / "run")
     assert again.resumed_at == again.steps == trained.steps
-    assert time.monotonic() - began < 5, "it was finished"
+    assert time.monotonic() - began < 5, "the run was already finished"

@@ -1,4 +1,4 @@
-"""Token datasets: exact rows in order, failures told, no mixture of jobs, readable by Hugging Face."""
+"""Token datasets: rows, order, failures, resuming, detokenization, and reading with Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from codecvq.tokens import check, detokenize, read_card, read_tokens, tokenize
 
 
 def tone(samples, seed):
-    """0.5 sin(2 pi f t) with f between 3 and 40 Hz by the seed."""
+    """0.5 sin(2 pi f t), with f between 3 and 40 Hz depending on the seed."""
     return 0.5 * np.sin(2 * np.pi * (3 + seed * 7 % 37) * np.arange(samples) / RATE).astype(np.float32)
 
 
 @pytest.fixture
 def clips(tmp_path):
-    """Ten clips of edge lengths, written as WAV, the last of them in the test split."""
+    """Ten WAV clips whose lengths are edge cases. The last one is in the test split."""
     lengths = [1, HOP - 1, HOP, HOP + 1, 3 * HOP, 1234, 777, 2000, 5000, 4001]
     made = []
     for i, length in enumerate(lengths):
@@ -36,8 +36,8 @@ def clips(tmp_path):
     return made
 
 
-def alone(codec, clip):
-    """The codes of a clip on its own: the slow reference."""
+def encode_alone(codec, clip):
+    """Codes of a clip without a batch: the slow reference."""
     wav = torch.from_numpy(clip.read(RATE))[None, None]
     return codec.encode(wav)[0].numpy()
 
@@ -50,7 +50,7 @@ def contents(folder):
     }
 
 
-def test_rows_are_the_codes_of_each_clip_alone_in_order(tmp_path, clips):
+def test_rows_equal_the_codes_of_each_clip_in_order(tmp_path, clips):
     codec = LevelCodec()
     summary = tokenize(codec, clips, tmp_path / "t", shard_clips=4, batch_seconds=0.5)
     assert summary.complete
@@ -63,17 +63,17 @@ def test_rows_are_the_codes_of_each_clip_alone_in_order(tmp_path, clips):
     for clip, row in zip(clips, dataset, strict=True):
         assert row.id == clip.id
         assert row.codes.dtype == np.uint16
-        assert np.array_equal(row.codes, alone(codec, clip))
+        assert np.array_equal(row.codes, encode_alone(codec, clip))
         assert row.num_samples == round(clip.duration_s * RATE)
         assert row.source == {"path": str(clip.path), "start_s": 0.0}
-    assert np.array_equal(dataset["set/clip5"].codes, alone(codec, clips[5]))
+    assert np.array_equal(dataset["set/clip5"].codes, encode_alone(codec, clips[5]))
     assert [row.id for row in dataset.split("test")] == ["set/clip9"]
     with pytest.raises(TokensError, match=r"no clip 'set/clip55'.*Did you mean 'set/clip5'"):
         dataset["set/clip55"]
     assert check(tmp_path / "t").problems == ()
 
 
-def test_batches_keep_to_their_seconds_padding_counted(tmp_path, clips):
+def test_batches_including_padding_are_within_batch_seconds(tmp_path, clips):
     codec = LevelCodec()
     tokenize(codec, clips, tmp_path / "t", batch_seconds=0.4)
     sizes = [(count, count * length / RATE) for count, _, length in codec.batches]
@@ -82,7 +82,7 @@ def test_batches_keep_to_their_seconds_padding_counted(tmp_path, clips):
     assert max(count for count, _ in sizes) > 1
 
 
-def test_the_dataset_is_what_the_design_says(tmp_path, clips):
+def test_files_schema_card_and_statistics_of_a_dataset(tmp_path, clips):
     folder = tmp_path / "t"
     tokenize(LevelCodec(), clips, folder, num_codebooks=1)
     files = [
@@ -93,8 +93,8 @@ def test_the_dataset_is_what_the_design_says(tmp_path, clips):
     ]
     assert sorted(contents(folder)) == [*files, "failures.jsonl", "stats.json"]
     file = pq.ParquetFile(folder / files[3])
-    own = ["id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec"]
-    assert file.schema_arrow.names == own
+    columns = ["id", "codes", "num_frames", "num_samples", "sample_rate", "source", "codec"]
+    assert file.schema_arrow.names == columns
     assert str(file.schema_arrow.field("codes").type) in {
         "list<item: list<item: uint16>>",
         "list<element: list<element: uint16>>",
@@ -119,18 +119,18 @@ def test_the_dataset_is_what_the_design_says(tmp_path, clips):
 @pytest.mark.parametrize(
     ("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.uint32), (2**32 + 1, np.uint64)]
 )
-def test_large_codebooks_take_wider_integers(tmp_path, clips, size, dtype):
+def test_large_codebooks_use_wider_integers(tmp_path, clips, size, dtype):
     codec = LevelCodec((size, 256))
     tokenize(codec, clips[:3], tmp_path / "t")
     for clip, row in zip(clips, read_tokens(tmp_path / "t"), strict=False):
         assert row.codes.dtype == dtype
-        assert np.array_equal(row.codes, alone(codec, clip))
+        assert np.array_equal(row.codes, encode_alone(codec, clip))
     assert check(tmp_path / "t").problems == ()
 
 
-def test_columns_of_the_manifest_pass_untouched(tmp_path, clips):
+def test_manifest_columns_are_stored_unchanged(tmp_path, clips):
     columns = [{"age": 30 + i, "snr": i / 3, "note": "ä", "words": ["a", "b"][: i % 3]} for i in range(10)]
-    given = [
+    clips_with_columns = [
         Clip(
             id=c.id,
             path=c.path,
@@ -141,23 +141,23 @@ def test_columns_of_the_manifest_pass_untouched(tmp_path, clips):
         )
         for i, c in enumerate(clips)
     ]
-    tokenize(LevelCodec(), given, tmp_path / "t", shard_clips=1)
+    tokenize(LevelCodec(), clips_with_columns, tmp_path / "t", shard_clips=1)
     for i, row in enumerate(read_tokens(tmp_path / "t")):
-        own = {"speaker": f"s{i}", "language": "en-GB", "text": "hello" if i else None}
-        assert row.columns == {**columns[i], **own}
+        fields = {"speaker": f"s{i}", "language": "en-GB", "text": "hello" if i else None}
+        assert row.columns == {**columns[i], **fields}
         assert type(row.columns["age"]) is int
     assert 'language:\n- "en"\n' in (tmp_path / "t" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("columns", "what"),
+    ("columns", "message"),
     [([{"codes": 1}], "'codes'.*source_codes"), ([{"x": 1}, {"x": "one"}], "'x' mixes types")],
     ids=["clash", "mixed"],
 )
-def test_columns_that_cannot_be_kept_are_refused(tmp_path, clips, columns, what):
-    given = [Clip(id=c.id, path=c.path, columns=own) for c, own in zip(clips, columns, strict=False)]
-    with pytest.raises(TokensError, match=what):
-        tokenize(LevelCodec(), given, tmp_path / "t")
+def test_columns_that_cannot_be_stored_raise(tmp_path, clips, columns, message):
+    bad = [Clip(id=c.id, path=c.path, columns=values) for c, values in zip(clips, columns, strict=False)]
+    with pytest.raises(TokensError, match=message):
+        tokenize(LevelCodec(), bad, tmp_path / "t")
     assert not (tmp_path / "t").exists()
 
 
@@ -171,7 +171,7 @@ class NotANumber(Clip):
         return np.full(400, np.nan, dtype=np.float32)
 
 
-def test_clips_that_fail_are_told_and_the_rest_goes_on(tmp_path, clips):
+def test_failing_clips_are_reported_and_the_others_are_tokenized(tmp_path, clips):
     codec, folder = LevelCodec(), tmp_path / "t"
     bad = [
         Broken(id="broken", path=Path("no.wav")),
@@ -186,13 +186,13 @@ def test_clips_that_fail_are_told_and_the_rest_goes_on(tmp_path, clips):
     ]
     dataset = read_tokens(folder)
     assert dataset.ids == [clip.id for clip in clips]
-    assert all(np.array_equal(dataset[clip.id].codes, alone(codec, clip)) for clip in clips)
+    assert all(np.array_equal(dataset[clip.id].codes, encode_alone(codec, clip)) for clip in clips)
     assert check(folder).failures == 2
     assert check(folder).problems == ()
     assert json.loads((folder / "stats.json").read_text())["failures"] == 2
 
 
-def test_nothing_to_tokenize_is_an_error(tmp_path, clips):
+def test_a_job_without_usable_clips_raises(tmp_path, clips):
     with pytest.raises(TokensError, match="no clips"):
         tokenize(LevelCodec(), [], tmp_path / "t")
     with pytest.raises(TokensError, match="none of the 1 clips"):
@@ -201,7 +201,7 @@ def test_nothing_to_tokenize_is_an_error(tmp_path, clips):
         tokenize(LevelCodec(), [clips[0], clips[0]], tmp_path / "u")
 
 
-def test_a_second_run_does_nothing_and_a_lost_shard_comes_back(tmp_path, clips):
+def test_a_second_run_writes_only_missing_shards(tmp_path, clips):
     codec, folder = LevelCodec(), tmp_path / "t"
     tokenize(codec, clips, folder, shard_clips=3)
     before = contents(folder)
@@ -217,7 +217,7 @@ def test_a_second_run_does_nothing_and_a_lost_shard_comes_back(tmp_path, clips):
 
 
 @pytest.mark.parametrize(
-    ("codec", "keywords", "take", "what"),
+    ("codec", "keywords", "count", "message"),
     [
         (LevelCodec(name="other"), {}, 10, "codebooks"),
         (LevelCodec(weights="b"), {}, 10, "codec weights"),
@@ -227,15 +227,15 @@ def test_a_second_run_does_nothing_and_a_lost_shard_comes_back(tmp_path, clips):
     ],
     ids=["codec", "weights", "codebooks", "clips", "shards"],
 )
-def test_another_job_is_not_mixed_in(tmp_path, clips, codec, keywords, take, what):
+def test_a_folder_of_another_job_raises(tmp_path, clips, codec, keywords, count, message):
     tokenize(LevelCodec(), clips, tmp_path / "t")
     before = contents(tmp_path / "t")
-    with pytest.raises(TokensError, match=what):
-        tokenize(codec, clips[:take], tmp_path / "t", **keywords)
+    with pytest.raises(TokensError, match=message):
+        tokenize(codec, clips[:count], tmp_path / "t", **keywords)
     assert contents(tmp_path / "t") == before
 
 
-def test_processes_share_a_job(tmp_path, clips):
+def test_shards_can_be_written_by_several_processes(tmp_path, clips):
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     tokenize(LevelCodec(), clips, whole, shard_clips=2)
     parts = [tokenize(LevelCodec(), clips, shared, shard_clips=2, shard=(i, 3)) for i in range(3)]
@@ -247,16 +247,16 @@ def test_processes_share_a_job(tmp_path, clips):
 
 
 def test_progress_counts_every_clip(tmp_path, clips):
-    told = []
-    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=told.append)
-    assert told[-1].clips_done == told[-1].clips_total == 10
-    assert [one.clips_done for one in told] == sorted(one.clips_done for one in told)
-    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=told.append)
-    assert told[-1].clips_done == 10
-    assert told[-1].audio_s == 0
+    reports = []
+    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=reports.append)
+    assert reports[-1].clips_done == reports[-1].clips_total == 10
+    assert [report.clips_done for report in reports] == sorted(report.clips_done for report in reports)
+    tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=3, progress=reports.append)
+    assert reports[-1].clips_done == 10
+    assert reports[-1].audio_s == 0
 
 
-def test_splits_are_the_corpus_own(tmp_path, clips):
+def test_dataset_splits_equal_the_corpus_splits(tmp_path, clips):
     corpus = Corpus("c", tuple(clips))
     tokenize(LevelCodec(), corpus, tmp_path / "t")
     dataset = read_tokens(tmp_path / "t")
@@ -265,7 +265,7 @@ def test_splits_are_the_corpus_own(tmp_path, clips):
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".wav"])
-def test_detokenize_gives_every_sample_back(tmp_path, clips, suffix):
+def test_detokenize_writes_audio_of_the_original_length(tmp_path, clips, suffix):
     codec = LevelCodec()
     tokenize(codec, clips, tmp_path / "t")
     decoded = detokenize(codec, tmp_path / "t", tmp_path / "out", suffix=suffix)
@@ -280,7 +280,7 @@ def test_detokenize_gives_every_sample_back(tmp_path, clips, suffix):
     assert some.files == (tmp_path / "some" / "set" / "clip3.flac",)
 
 
-def test_detokenize_refuses_another_codec(tmp_path, clips):
+def test_detokenize_with_another_codec_raises(tmp_path, clips):
     ours, other = LevelCodec(), LevelCodec(name="other")
     tokenize(ours, clips, tmp_path / "t")
     with pytest.raises(
@@ -292,7 +292,7 @@ def test_detokenize_refuses_another_codec(tmp_path, clips):
         detokenize(LevelCodec(weights="b"), tmp_path / "t", tmp_path / "out", ids=["set/clip0"])
 
 
-def test_ids_lead_out_of_no_folder(tmp_path, clips):
+def test_ids_cannot_leave_the_output_folder(tmp_path, clips):
     paths = [Clip(id=id, path=clips[4].path) for id in ("../../a", "/b", "c:d")]
     tokenize(LevelCodec(), paths, tmp_path / "t")
     out = tmp_path / "deep" / "er" / "out"
@@ -301,21 +301,21 @@ def test_ids_lead_out_of_no_folder(tmp_path, clips):
     assert len({*files}) == len(paths)
 
 
-def test_damage_is_found(tmp_path, clips):
+def test_damaged_shards_are_detected(tmp_path, clips):
     folder = tmp_path / "t"
     tokenize(LevelCodec(), clips, folder, shard_clips=3)
     first, second = (
         folder / "data" / "train-00000-of-00003.parquet",
         folder / "data" / "train-00001-of-00003.parquet",
     )
-    kept = first.read_bytes()
-    first.write_bytes(kept[: len(kept) // 2])
+    original = first.read_bytes()
+    first.write_bytes(original[: len(original) // 2])
     with pytest.raises(TokensError, match=r"train-00000-of-00003\.parquet is damaged"):
         read_tokens(folder)
     first.write_bytes(second.read_bytes())
     problems = "\n".join(check(folder).problems)
     assert "clip 'set/clip3' occurs twice" in problems
-    first.write_bytes(kept)
+    first.write_bytes(original)
     tokenize(LevelCodec(name="other"), clips, tmp_path / "other", shard_clips=3)
     second.write_bytes((tmp_path / "other" / "data" / second.name).read_bytes())
     with pytest.raises(TokensError, match="codec 'other'"):
@@ -327,7 +327,7 @@ def test_damage_is_found(tmp_path, clips):
         check(tmp_path)
 
 
-def test_hugging_face_loads_the_folder(tmp_path, clips, monkeypatch):
+def test_hugging_face_datasets_load_the_folder(tmp_path, clips, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -337,8 +337,8 @@ def test_hugging_face_loads_the_folder(tmp_path, clips, monkeypatch):
         Broken(id="b", path=Path("no.wav")),
         Broken(id="v", path=Path("no.wav"), split="validation"),
     ]  # no rows
-    given = [Clip(id=c.id, path=c.path, split=c.split, text="a", columns={"n": 1}) for c in clips]
-    tokenize(LevelCodec(), [*given, *broken], folder, shard_clips=3)
+    clips_with_text = [Clip(id=c.id, path=c.path, split=c.split, text="a", columns={"n": 1}) for c in clips]
+    tokenize(LevelCodec(), [*clips_with_text, *broken], folder, shard_clips=3)
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 9, "test": 1}
     for ours, theirs in zip(read_tokens(folder).split("train"), loaded["train"], strict=True):

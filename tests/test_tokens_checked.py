@@ -1,4 +1,4 @@
-"""What is read of a token dataset is what was written, or an error that names the row."""
+"""Validation of token datasets: reading returns what was written or raises an error that names the row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARD = "data/train-00000-of-00001.parquet"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A dataset of six clips with a column of their own, and its codes."""
+    """The folder and the codes of a dataset of six clips with an additional column."""
     folder = tmp_path_factory.mktemp("written")
     for i in range(6):
         write_audio(folder / "audio" / f"{i}.wav", tone(HOP * (2 + i) - 5, i), RATE)
@@ -42,13 +42,13 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def dataset(written, tmp_path):
-    """A copy of it to spoil."""
+    """A copy of the dataset for modification."""
     shutil.copytree(written[0], tmp_path / "t")
     return tmp_path / "t"
 
 
-def third(name, value):
-    """How to make a column with another value in its third row."""
+def replace_third(name, value):
+    """A function that returns the column with `value` in its third row."""
 
     def change(path):
         values = column(path, name)
@@ -58,13 +58,13 @@ def third(name, value):
 
 
 def with_codes(path, change):
-    """Codes of a shard with those of its third row changed."""
+    """Codes of a shard, with `change` applied to the third row."""
     codes = column(path, "codes")
     return pa.array([*codes[:2], change(codes[2]), *codes[3:]], type=CODES)
 
 
-#: column -> its values with the third row spoilt, and what is said of it
-SPOILT_ROWS = {
+#: column -> its values with a damaged third row, and the expected message
+DAMAGED_ROWS = {
     "ragged": (
         "codes",
         lambda p: with_codes(p, lambda c: [c[0][:-1], [*c[1], 7]]),
@@ -82,40 +82,40 @@ SPOILT_ROWS = {
     "null code": ("codes", lambda p: with_codes(p, lambda c: [[None, *c[0][1:]], c[1]]), "null among"),
     "null codebook": ("codes", lambda p: with_codes(p, lambda c: [None, c[1]]), "null among"),
     "null codes": ("codes", lambda p: with_codes(p, lambda c: None), "has no codes"),
-    "frames": ("num_frames", third("num_frames", 3), "num_frames is 3"),
-    "more samples": ("num_samples", third("num_samples", 10**6), "frames for 1000000"),
-    "fewer samples": ("num_samples", third("num_samples", 1), "frames for 1 samples"),
-    "negative": ("num_samples", third("num_samples", -1), "frames for -1 samples"),
-    "least": ("num_samples", third("num_samples", -(2**63)), "samples"),
-    "null samples": ("num_samples", third("num_samples", None), "has no num_samples"),
-    "rate": ("sample_rate", third("sample_rate", 8000), "sample_rate of 8000, not 16000"),
-    "codec": ("codec", third("codec", "other"), "is of codec 'other'"),
-    "start": ("source", third("source", {"path": "a", "start_s": math.inf}), "start_s of inf"),
-    "no path": ("source", third("source", {"path": None, "start_s": 0.0}), "has no source.path"),
+    "frames": ("num_frames", replace_third("num_frames", 3), "num_frames is 3"),
+    "more samples": ("num_samples", replace_third("num_samples", 10**6), "frames for 1000000"),
+    "fewer samples": ("num_samples", replace_third("num_samples", 1), "frames for 1 samples"),
+    "negative": ("num_samples", replace_third("num_samples", -1), "frames for -1 samples"),
+    "least": ("num_samples", replace_third("num_samples", -(2**63)), "samples"),
+    "null samples": ("num_samples", replace_third("num_samples", None), "has no num_samples"),
+    "rate": ("sample_rate", replace_third("sample_rate", 8000), "sample_rate of 8000, not 16000"),
+    "codec": ("codec", replace_third("codec", "other"), "is of codec 'other'"),
+    "start": ("source", replace_third("source", {"path": "a", "start_s": math.inf}), "start_s of inf"),
+    "no path": ("source", replace_third("source", {"path": None, "start_s": 0.0}), "has no source.path"),
 }
 
 
-@pytest.mark.parametrize("case", SPOILT_ROWS)
-def test_a_row_that_is_not_right_is_named_and_the_others_are_read(dataset, written, tmp_path, case):
-    name, spoil, what = SPOILT_ROWS[case]
+@pytest.mark.parametrize("case", DAMAGED_ROWS)
+def test_a_damaged_row_raises_and_the_others_are_read(dataset, written, tmp_path, case):
+    name, damage, message = DAMAGED_ROWS[case]
     path = dataset / SHARD
-    forge(path, {name: spoil(path)})
+    forge(path, {name: damage(path)})
     problems = check(dataset).problems
     assert len(problems) == 1
-    found = read_tokens(dataset)
-    with pytest.raises(TokensError, match=rf"{SHARD}: clip 'clip2' .*{what}"):
-        list(found)
-    with pytest.raises(TokensError, match=what):
-        found["clip2"]
-    assert np.array_equal(found["clip3"].codes, written[1]["clip3"])
+    tokens = read_tokens(dataset)
+    with pytest.raises(TokensError, match=rf"{SHARD}: clip 'clip2' .*{message}"):
+        list(tokens)
+    with pytest.raises(TokensError, match=message):
+        tokens["clip2"]
+    assert np.array_equal(tokens["clip3"].codes, written[1]["clip3"])
     decoded = detokenize(LevelCodec(), dataset, tmp_path / "out")
     assert len(decoded.files) == 5
     assert [failure.id for failure in decoded.failures] == ["clip2"]
     assert problems[0].endswith(decoded.failures[0].error)
 
 
-#: what is done to a whole column, and what is said of it
-SPOILT_COLUMNS = {
+#: changes of a whole column
+DAMAGED_COLUMNS = {
     "floats": lambda p: {"codes": pa.array(column(p, "codes"), type=pa.list_(pa.list_(pa.float64())))},
     "signed": lambda p: {"codes": pa.array(column(p, "codes"), type=pa.list_(pa.list_(pa.int16())))},
     "wide": lambda p: {"codes": pa.array(column(p, "codes"), type=pa.list_(pa.list_(pa.uint32())))},
@@ -127,31 +127,31 @@ SPOILT_COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT_COLUMNS)
-def test_a_column_of_another_type_is_refused(dataset, case):
-    columns = SPOILT_COLUMNS[case](dataset / SHARD)
+@pytest.mark.parametrize("case", DAMAGED_COLUMNS)
+def test_a_column_of_another_type_raises(dataset, case):
+    columns = DAMAGED_COLUMNS[case](dataset / SHARD)
     forge(dataset / SHARD, columns)
     with pytest.raises(TokensError, match=rf"damaged \(its column '{next(iter(columns))}' is of type"):
         read_tokens(dataset)
     assert len(check(dataset).problems) == 1
 
 
-def test_a_missing_column_and_texts_that_are_no_utf_8_are_refused(dataset):
+def test_a_missing_column_and_invalid_utf8_raise(dataset):
     path = dataset / SHARD
-    kept = path.read_bytes()
+    original = path.read_bytes()
     forge(path, drop=["num_samples"])
     with pytest.raises(TokensError, match="no column 'num_samples'"):
         read_tokens(dataset)
-    path.write_bytes(kept)
+    path.write_bytes(original)
     raw = pa.array([b"a", b"\xff", b"c", b"d", b"e", b"f"], pa.binary())
     forge(path, {"text": pa.Array.from_buffers(pa.string(), 6, raw.buffers())})
-    for read in (list, lambda found: found["clip0"]):
+    for read in (list, lambda tokens: tokens["clip0"]):
         with pytest.raises(TokensError, match="UTF"):
             read(read_tokens(dataset))
-    assert len(check(dataset).problems) == 2  # and its rows are missing
+    assert len(check(dataset).problems) == 2  # the damage, and the missing rows
 
 
-def test_shards_without_checksums_are_read(dataset, written):
+def test_shards_without_checksums_can_be_read(dataset, written):
     forge(dataset / SHARD)
     assert {row.id: row.codes.tolist() for row in read_tokens(dataset)} == {
         id: codes.tolist() for id, codes in written[1].items()
@@ -159,7 +159,7 @@ def test_shards_without_checksums_are_read(dataset, written):
     assert check(dataset).problems == ()
 
 
-def test_other_content_under_the_same_checksums_is_refused(dataset):
+def test_changed_codes_with_old_checksums_raise(dataset):
     path = dataset / SHARD
     forge(path, {"codes": with_codes(path, lambda c: [[*c[0][1:], c[0][0] ^ 1], c[1]])}, checksums=True)
     with pytest.raises(TokensError, match="checksum of row group 0 is wrong"):
@@ -168,7 +168,7 @@ def test_other_content_under_the_same_checksums_is_refused(dataset):
 
 
 @pytest.mark.parametrize(
-    ("key", "text", "what"),
+    ("key", "text", "message"),
     [
         (b"codecvq.codec", None, "damaged"),
         (b"codecvq.codec", b"[" * 100_000, "nested too deeply"),
@@ -181,21 +181,21 @@ def test_other_content_under_the_same_checksums_is_refused(dataset):
     ],
     ids=range(8),
 )
-def test_what_is_wrong_in_a_footer_is_named(dataset, key, text, what):
+def test_errors_in_a_shard_footer_are_named(dataset, key, text, message):
     forge(dataset / SHARD, metadata={key: text}, checksums=True)
-    with pytest.raises(TokensError, match=what):
+    with pytest.raises(TokensError, match=message):
         read_tokens(dataset)
 
 
-def test_no_flipped_byte_changes_codes_unseen(dataset, written):
-    """Each of 150 bytes, over all of the file, is inverted: the codes stay, or reading and check say so."""
+def test_every_flipped_byte_is_detected_or_harmless(dataset, written):
+    """Inverts 150 bytes, one at a time. Either the codes are unchanged, or the damage is reported."""
     path = dataset / SHARD
-    kept = path.read_bytes()
+    original = path.read_bytes()
     codes = {id: array.tolist() for id, array in written[1].items()}
-    for position in np.linspace(0, len(kept) - 1, 150).astype(int):
-        spoilt = bytearray(kept)
-        spoilt[position] ^= 0xFF
-        path.write_bytes(spoilt)
+    for position in np.linspace(0, len(original) - 1, 150).astype(int):
+        damaged = bytearray(original)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
         try:
             clean = not check(dataset).problems
             read = {row.id: row.codes.tolist() for row in read_tokens(dataset)}
@@ -205,8 +205,8 @@ def test_no_flipped_byte_changes_codes_unseen(dataset, written):
             assert read == codes
 
 
-def test_pages_have_checksums(written):
-    """As other readers see them: pyarrow finds a changed byte of the codes."""
+def test_parquet_pages_have_checksums(written):
+    """Other readers can verify them: pyarrow detects a changed byte of the codes."""
     data = bytearray((written[0] / SHARD).read_bytes())
     chunk = pq.ParquetFile(written[0] / SHARD).metadata.row_group(0).column(1)
     data[chunk.dictionary_page_offset + chunk.total_compressed_size - 3] ^= 1
@@ -240,19 +240,19 @@ BROKEN_CARDS = {
 
 
 @pytest.mark.parametrize("case", BROKEN_CARDS)
-def test_what_is_wrong_in_codec_json_is_named(dataset, case):
-    changes, what = BROKEN_CARDS[case]
+def test_errors_in_codec_json_are_named(dataset, case):
+    changes, message = BROKEN_CARDS[case]
     path = dataset / "codec.json"
     fields = json.loads(path.read_text())
     for key, value in changes.items():
         fields[key] = {**fields[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps({key: value for key, value in fields.items() if value is not ...}))
     for read in (read_tokens, check, read_card):
-        with pytest.raises(TokensError, match=f"codec.json.*{what}"):
+        with pytest.raises(TokensError, match=f"codec.json.*{message}"):
             read(dataset)
 
 
-def test_a_card_that_claims_many_shards_takes_no_time(dataset):
+def test_a_card_with_too_many_shards_is_rejected_quickly(dataset):
     path = dataset / "codec.json"
     fields = json.loads(path.read_text())
     fields["job"]["shards"] = {"train": 10**9}
@@ -264,20 +264,20 @@ def test_a_card_that_claims_many_shards_takes_no_time(dataset):
     assert time.monotonic() - began < 1
 
 
-class Wrong(LevelCodec):
-    """Gives codes of another kind for the clips of 1280 samples."""
+class FaultyCodec(LevelCodec):
+    """Returns changed codes for clips of 1280 samples."""
 
-    def __init__(self, spoil):
+    def __init__(self, change):
         super().__init__()
-        self.spoil = spoil
+        self.change = change
 
     def encode(self, wav, *arguments, **keywords):
         codes = super().encode(wav, *arguments, **keywords)
-        return self.spoil(codes) if wav.shape[-1] == HOP * 8 else codes
+        return self.change(codes) if wav.shape[-1] == HOP * 8 else codes
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what"),
+    ("change", "message"),
     [
         (lambda codes: codes.float() + 0.5, "type float32"),
         (lambda codes: -codes - 1, "outside the 256 entries"),
@@ -287,15 +287,15 @@ class Wrong(LevelCodec):
     ],
     ids=["floats", "negative", "beyond", "short", "codebooks"],
 )
-def test_codes_that_could_not_be_read_again_are_failures(tmp_path, spoil, what):
+def test_invalid_codes_of_a_codec_are_failures(tmp_path, change, message):
     clips = []
     for i, length in enumerate((HOP * 3, HOP * 8, HOP * 5)):
         path = tmp_path / "audio" / f"{i}.wav"
         write_audio(path, tone(length, i), RATE)
         clips.append(Clip(id=f"{i}", path=path))
-    summary = tokenize(Wrong(spoil), clips, tmp_path / "t", batch_seconds=0.001)
+    summary = tokenize(FaultyCodec(change), clips, tmp_path / "t", batch_seconds=0.001)
     assert [failure.id for failure in summary.failures] == ["1"]
-    assert re.search(what, summary.failures[0].error)
+    assert re.search(message, summary.failures[0].error)
     assert check(tmp_path / "t").problems == ()
     assert read_tokens(tmp_path / "t").ids == ["0", "2"]
 
@@ -310,31 +310,33 @@ def test_long_shards_have_several_row_groups(tmp_path, monkeypatch):
             Clip(id=f"{i}", path=path, columns={"tags": [] if i % 2 else ["a", None], "x": {"y": i}})
         )
     tokenize(LevelCodec(), clips, tmp_path / "t")
-    found = read_tokens(tmp_path / "t")
-    assert found.shards[0].group_sizes == [2, 2, 1, 1]
-    assert [found[f"{i}"].num_frames for i in (5, 2, 0, 4)] == [2, 9, 3, 30]
-    assert found["4"].columns == {"tags": ["a", None], "x": {"y": 4}}
+    dataset = read_tokens(tmp_path / "t")
+    assert dataset.shards[0].group_sizes == [2, 2, 1, 1]
+    assert [dataset[f"{i}"].num_frames for i in (5, 2, 0, 4)] == [2, 9, 3, 30]
+    assert dataset["4"].columns == {"tags": ["a", None], "x": {"y": 4}}
     assert check(tmp_path / "t").problems == ()
 
 
-def test_detokenize_lists_what_fails_and_goes_on(dataset, tmp_path, monkeypatch):
-    class Picky(LevelCodec):
+def test_detokenize_reports_failures_and_continues(dataset, tmp_path, monkeypatch):
+    class PartlyFailing(LevelCodec):
         def decode(self, codes, num_samples=None, lengths=None):
             if num_samples == HOP * 3 - 5:
                 raise RuntimeError("a kernel failed\non two lines")
             return super().decode(codes, num_samples, lengths)
 
     (tmp_path / "out" / "clip3.flac").mkdir(parents=True)
-    told = []
-    decoded = detokenize(Picky(), dataset, tmp_path / "out", progress=lambda *at: told.append(at))
+    progress = []
+    decoded = detokenize(
+        PartlyFailing(), dataset, tmp_path / "out", progress=lambda *counts: progress.append(counts)
+    )
     assert [failure.id for failure in decoded.failures] == ["clip1", "clip3"]
     assert decoded.failures[0].error == "RuntimeError: a kernel failed on two lines"
     assert [path.stem for path in decoded.files] == ["clip0", "clip2", "clip4", "clip5"]
-    assert told[-1] == (6, 6)
+    assert progress[-1] == (6, 6)
     with pytest.raises(TokensError, match=r"no clip 'clip9'"):
-        detokenize(Picky(), dataset, tmp_path / "other", ids=["clip0", "clip9"])
+        detokenize(PartlyFailing(), dataset, tmp_path / "other", ids=["clip0", "clip9"])
     with pytest.raises(TokensError, match=r"suffix is '\.exe'"):
-        detokenize(Picky(), dataset, tmp_path / "other", suffix=".exe")
+        detokenize(PartlyFailing(), dataset, tmp_path / "other", suffix=".exe")
     assert not (tmp_path / "other").exists()
 
     def full(path, *_):
@@ -359,14 +361,14 @@ def test_a_damaged_row_group_is_one_failure(dataset, tmp_path):
     assert [failure.id for failure in decoded.failures] == ["clip1", "clip2"]
 
 
-def test_datasets_of_the_format_before_identities_go_on(written, tmp_path):
-    """A job that was begun with the earlier hashes of the same codec is continued under them."""
+def test_jobs_with_earlier_hashes_can_resume(written, tmp_path):
+    """A codec also matches its hashes of an earlier format, so its job resumes."""
 
-    class Renamed(LevelCodec):
+    class Rehashed(LevelCodec):
         def __init__(self):
             super().__init__()
             self.earlier = (self.codebooks_sha256, self.weights_sha256)
-            self._codebooks = self._weights = "the same codec under hashes of another kind"
+            self._codebooks = self._weights = "the same codec with hashes of another format"
 
         def matches_codebooks(self, digest):
             return digest in self.earlier or super().matches_codebooks(digest)
@@ -377,29 +379,29 @@ def test_datasets_of_the_format_before_identities_go_on(written, tmp_path):
     write_audio(tmp_path / "a.wav", tone(2000, 1), RATE)
     clips = [Clip(id=f"{i}", path=tmp_path / "a.wav") for i in range(2)]
     tokenize(LevelCodec(), clips, tmp_path / "t", shard_clips=1, shard=(0, 2))
-    assert tokenize(Renamed(), clips, tmp_path / "t", shard_clips=1).complete
+    assert tokenize(Rehashed(), clips, tmp_path / "t", shard_clips=1).complete
     assert check(tmp_path / "t").problems == ()
     assert len({replace(row, columns={}).num_frames for row in read_tokens(tmp_path / "t")}) == 1
 
 
 @pytest.mark.parametrize("error", [TypeError, KeyError, MemoryError, ZeroDivisionError])
-def test_whatever_a_codec_raises_about_a_clip_is_its_failure(tmp_path, error):
+def test_exceptions_of_a_codec_are_failures_of_the_clip(tmp_path, error):
     def fail(codes):
-        raise error("of a stranger")
+        raise error("from the codec")
 
     clips = []
     for i, length in enumerate((HOP * 3, HOP * 8)):
         write_audio(tmp_path / f"{i}.wav", tone(length, i), RATE)
         clips.append(Clip(id=f"{i}", path=tmp_path / f"{i}.wav"))
-    summary = tokenize(Wrong(fail), clips, tmp_path / "t")
+    summary = tokenize(FaultyCodec(fail), clips, tmp_path / "t")
     assert [(failure.id, summary.clips) for failure in summary.failures] == [("1", 1)]
-    assert "of a stranger" in summary.failures[0].error
+    assert "from the codec" in summary.failures[0].error
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("name", "a\0"), ("quantizer_info", {"x": {1}}), ("codebooks_sha256", "abc")]
 )
-def test_a_codec_that_could_not_be_recorded_is_refused_first(tmp_path, name, value):
+def test_a_codec_with_invalid_metadata_raises_before_the_first_clip(tmp_path, name, value):
     codec = type("Odd", (LevelCodec,), {name: property(lambda _: value, lambda *_: None)})()
     with pytest.raises(TokensError, match=r"cannot be stored in codec\.json"):
         tokenize(codec, [Clip(id="a", path=tmp_path)], tmp_path / "t")

@@ -1,4 +1,4 @@
-"""Tokenizing that is interrupted, by SIGKILL or a full disk: only the shard in work is lost."""
+"""Interrupted tokenization, by SIGKILL or a full disk, loses only the unfinished shard."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ tokenize(LevelCodec(), clips, {folder!r}, shard_clips=2, batch_seconds=0.001)
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_only_the_shard_in_work(tmp_path):
-    """SIGKILL at two moments of a job of 20 shards; the dataset ends as that of a run left alone."""
+def test_a_killed_process_loses_only_the_unfinished_shard(tmp_path):
+    """Two SIGKILLs during a job of 20 shards. The result equals that of an uninterrupted job."""
     audio, folder = tmp_path / "audio", tmp_path / "t"
     clips = write_clips(audio, 40)
     script = KILLED.format(tests=str(Path(__file__).parent), audio=str(audio), folder=str(folder))
@@ -61,18 +61,18 @@ def test_a_killed_process_loses_only_the_shard_in_work(tmp_path):
     summary = tokenize(LevelCodec(), clips, folder, shard_clips=2, batch_seconds=0.001)
     assert summary.shards_skipped >= 10
     assert read_tokens(folder).ids == [clip.id for clip in clips]
-    tokenize(LevelCodec(), clips, tmp_path / "alone", shard_clips=2, batch_seconds=0.001)
-    assert contents(folder) == contents(tmp_path / "alone")
+    tokenize(LevelCodec(), clips, tmp_path / "whole", shard_clips=2, batch_seconds=0.001)
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_a_write_that_is_cut_off_leaves_no_shard(tmp_path, monkeypatch):
-    """The disk fills at the second shard: the first stays, and the job goes on later."""
+def test_an_incomplete_write_leaves_no_shard(tmp_path, monkeypatch):
+    """The disk is full at the second shard. The first shard remains, and the job can resume."""
     real, calls = pq.ParquetWriter.write_table, SimpleNamespace(count=0)
 
     def full(writer, table, **keywords):
         calls.count += 1
         real(writer, table, **keywords)
-        if calls.count == 3:  # the first is a trial in memory
+        if calls.count == 3:  # the first call is a trial in memory
             raise OSError(28, "No space left on device")
 
     folder, clips = tmp_path / "t", write_clips(tmp_path / "audio", 10)

@@ -1,4 +1,4 @@
-"""Small files that claim much are refused at once, and so is what is no file."""
+"""Small files that claim large contents raise quickly, and so do paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from codecvq.errors import TokensError
 from codecvq.tokens import check, read_tokens, tokenize
 
 SHARD = "data/train-00000-of-00001.parquet"
-MEMORY = 400 << 20  # bytes that a refusal may take
+MEMORY = 400 << 20  # bytes that reading may allocate before it raises
 
 
 @pytest.fixture
@@ -31,17 +31,17 @@ def dataset(tmp_path):
     return tmp_path / "t"
 
 
-def refused(dataset, what):
-    """Reading and checking the dataset are refused, in a second and without much memory."""
+def assert_rejected(dataset, message):
+    """Reading and checking raise within a second and without much memory."""
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, before[1]))
     began = time.process_time()
     try:
-        with pytest.raises(TokensError, match=what):
+        with pytest.raises(TokensError, match=message):
             list(read_tokens(dataset))
-        with pytest.raises(TokensError, match=what):
+        with pytest.raises(TokensError, match=message):
             read_tokens(dataset)["a"]
         assert "damaged" in check(dataset).problems[0]
     finally:
@@ -50,7 +50,7 @@ def refused(dataset, what):
 
 
 def varint(number):
-    """Seven bits a byte, the lowest first."""
+    """Variable-length integer: seven bits per byte, lowest first."""
     head = bytes([number & 127 | (128 if number > 127 else 0)])
     return head + (varint(number >> 7) if number > 127 else b"")
 
@@ -61,7 +61,7 @@ def run(value, count):
 
 
 def page(count):
-    """A page of codes: a row of `count` codes, in Thrift's compact protocol and run lengths."""
+    """A page of one row of `count` codes, in Thrift's compact protocol with run-length encoding."""
     repetition = run(0, 1) + run(2, count - 1)
     definition = run(4, count)
     body = struct.pack("<I", len(repetition)) + repetition + struct.pack("<I", len(definition)) + definition
@@ -74,7 +74,7 @@ def page(count):
     return header + b"\x2c" + number(count) + number(8) + number(3) * 2 + b"\x00\x00" + body
 
 
-def test_a_page_of_a_few_bytes_that_claims_two_thousand_million_codes(dataset):
+def test_a_small_page_that_claims_two_billion_codes_is_rejected(dataset):
     path = dataset / SHARD
     codes = pa.array([[list(range(256)) + list(range(244))] * 2], type=pa.list_(pa.list_(pa.uint16())))
     forge(path, {"codes": codes}, compression="none")
@@ -84,10 +84,10 @@ def test_a_page_of_a_few_bytes_that_claims_two_thousand_million_codes(dataset):
     assert len(bomb) < 70
     data[chunk.data_page_offset : chunk.data_page_offset + len(bomb)] = bomb
     path.write_bytes(data)
-    refused(dataset, "pages|page header")
+    assert_rejected(dataset, "pages|page header")
 
 
-def test_a_shard_of_many_equal_codes(dataset, monkeypatch):
+def test_a_small_shard_with_many_equal_codes_is_rejected(dataset, monkeypatch):
     count = 2_000_000
     monkeypatch.setattr("codecvq.tokens.shard.BASE_CODES", count // 2)
     inner = pa.ListArray.from_arrays(
@@ -96,10 +96,10 @@ def test_a_shard_of_many_equal_codes(dataset, monkeypatch):
     codes = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), inner)
     forge(dataset / SHARD, {"codes": codes})
     assert (dataset / SHARD).stat().st_size < 100_000
-    refused(dataset, "claims 2,000,000 values")
+    assert_rejected(dataset, "claims 2,000,000 values")
 
 
-def test_a_long_text_for_each_of_many_rows(dataset):
+def test_a_long_text_in_many_rows_is_rejected(dataset):
     count, path = 1000, dataset / SHARD
     row = pq.ParquetFile(path).read()
     texts = dict(row.schema.metadata)
@@ -115,7 +115,7 @@ def test_a_long_text_for_each_of_many_rows(dataset):
         list(read_tokens(dataset))
 
 
-def test_row_groups_larger_than_those_that_are_written(dataset):
+def test_too_large_row_groups_are_rejected(dataset):
     row = pq.ParquetFile(dataset / SHARD).read()
     texts = dict(row.schema.metadata)
     del texts[b"codecvq.checksums"]
@@ -127,7 +127,7 @@ def test_row_groups_larger_than_those_that_are_written(dataset):
 
 @pytest.mark.parametrize("name", ["codec.json", SHARD])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "nowhere"])
-def test_what_is_no_file_is_refused_at_once(dataset, name, kind):
+def test_paths_that_are_not_regular_files_are_rejected_quickly(dataset, name, kind):
     path = dataset / name
     path.unlink()
     if kind == "pipe":
@@ -143,8 +143,8 @@ def test_what_is_no_file_is_refused_at_once(dataset, name, kind):
     assert time.monotonic() - began < 1
 
 
-def test_links_to_files_are_read(dataset, tmp_path):
-    """As the cache of Hugging Face has them."""
+def test_symlinks_to_files_are_read(dataset, tmp_path):
+    """The cache of Hugging Face uses symlinks."""
     for name in ("codec.json", SHARD):
         (dataset / name).rename(tmp_path / "blob")
         (tmp_path / "blob").rename(tmp_path / f"blob-{len(name)}")

@@ -1,6 +1,4 @@
-"""What is planned before the first clip: columns that can be kept, failures of the corpus, texts that are not
-UTF-8.
-"""
+"""Checks before the first clip: storable columns, splits, failures of the corpus and invalid UTF-8."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ class Tone(Clip):
 
 
 def clips_with(wav, values):
-    """A clip for each value, in a column `x`; none for `...`."""
+    """A clip for each value, with the value in column `x`. `...` means no column."""
     return [
         Clip(id=f"clip{i}", path=wav, columns={} if value is ... else {"x": value})
         for i, value in enumerate(values)
@@ -40,7 +38,7 @@ def clips_with(wav, values):
 
 
 @pytest.mark.parametrize(
-    ("values", "what"),
+    ("values", "message"),
     [
         ([1, 2, ..., "one"], r"'x' mixes types.*1 in clip 'clip0', but 'one' in clip 'clip3'"),
         ([..., None, ["a"], [1]], r"\['a'\] in clip 'clip2', but \[1\] in clip 'clip3'"),
@@ -54,15 +52,15 @@ def clips_with(wav, values):
     ],
     ids=["text", "lists", "objects", "integer", "digits", "empty", "empty inside", "bytes", "object"],
 )
-def test_the_clip_whose_value_does_not_fit_is_named_before_the_first_is_read(tmp_path, wav, values, what):
+def test_unstorable_values_name_the_clip_before_any_clip_is_read(tmp_path, wav, values, message):
     codec = LevelCodec()
-    with pytest.raises(TokensError, match=what):
+    with pytest.raises(TokensError, match=message):
         tokenize(codec, clips_with(wav, values), tmp_path / "t")
     assert codec.batches == []
     assert not (tmp_path / "t").exists()
 
 
-def test_columns_without_values_are_text(tmp_path, wav):
+def test_columns_without_values_can_be_stored(tmp_path, wav):
     values = [[], {"y": None, "z": {"a": [None]}}, None]
     for i, value in enumerate(values):
         tokenize(LevelCodec(), clips_with(wav, [value, value]), tmp_path / f"{i}")
@@ -70,7 +68,7 @@ def test_columns_without_values_are_text(tmp_path, wav):
         assert check(tmp_path / f"{i}").problems == ()
 
 
-def test_too_many_columns_and_levels_are_refused(tmp_path, wav):
+def test_too_many_columns_levels_and_characters_raise(tmp_path, wav):
     many = [Clip(id="a", path=wav, columns={f"c{i}": i for i in range(1001)})]
     with pytest.raises(TokensError, match="1001 columns; a token dataset has at most 1000"):
         tokenize(LevelCodec(), many, tmp_path / "t")
@@ -84,7 +82,7 @@ def test_too_many_columns_and_levels_are_refused(tmp_path, wav):
 
 
 @pytest.mark.parametrize("split", ["../x", "a/b", "", "a b", "a\nb", "..", "a" * 101], ids=range(7))
-def test_splits_are_parts_of_file_names(tmp_path, wav, split):
+def test_invalid_split_names_raise(tmp_path, wav, split):
     clips = Corpus("c", (Clip(id="a", path=wav, split="train"),))
     object.__setattr__(clips, "split_of", lambda clip: split)
     with pytest.raises(TokensError, match="clip 'a' has the split"):
@@ -92,7 +90,7 @@ def test_splits_are_parts_of_file_names(tmp_path, wav, split):
     assert not (tmp_path / "t").exists()
 
 
-def test_what_the_corpus_could_not_use_is_a_failure_of_the_job(tmp_path, wav):
+def test_failures_of_the_corpus_are_failures_of_the_job(tmp_path, wav):
     manifest = tmp_path / "m.jsonl"
     rows = [{"audio": "gone.wav", "id": "gone"}, *({"audio": "a.wav", "id": f"a{i}"} for i in range(5))]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -101,24 +99,24 @@ def test_what_the_corpus_could_not_use_is_a_failure_of_the_job(tmp_path, wav):
     folder = tmp_path / "t"
     first = tokenize(LevelCodec(), corpus, folder, shard_clips=2, shard=(1, 2))
     assert (first.complete, first.failures) == (False, ())
-    told = []
-    for _ in range(2):  # a second run says the same
-        summary = tokenize(LevelCodec(), corpus, folder, shard_clips=2, progress=told.append)
+    reports = []
+    for _ in range(2):  # a second run reports the same
+        summary = tokenize(LevelCodec(), corpus, folder, shard_clips=2, progress=reports.append)
         assert summary.complete
         assert [failure.id for failure in summary.failures] == ["gone"]
-        assert told[-1].clips_done == told[-1].clips_total == 6
+        assert reports[-1].clips_done == reports[-1].clips_total == 6
     lines = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert [(line["id"], line["source"]) for line in lines] == [("gone", str(tmp_path / "gone.wav"))]
     assert "does not exist" in lines[0]["error"]
-    found = check(folder)
-    assert (found.rows, found.failures, found.problems) == (5, 1, ())
+    result = check(folder)
+    assert (result.rows, result.failures, result.problems) == (5, 1, ())
     assert json.loads((folder / "codec.json").read_text())["job"]["clips"] == 6
     with pytest.raises(TokensError, match="another job: its number of clips is 6, but now it is 5"):
         tokenize(LevelCodec(), corpus.clips, folder, shard_clips=2)
 
 
-def test_texts_that_are_no_unicode_are_written_with_escapes(tmp_path, wav):
-    given = Tone(
+def test_invalid_unicode_is_stored_with_escapes(tmp_path, wav):
+    clip = Tone(
         id="caf\udce9",
         path=tmp_path / os.fsdecode(b"caf\xe9.wav"),
         text="\ud800!",
@@ -126,14 +124,14 @@ def test_texts_that_are_no_unicode_are_written_with_escapes(tmp_path, wav):
         columns={"note\udc80": [{"k\udc81": "v\udc82"}]},
     )
     failed = ClipFailure("gone\udc83", Path("gone\udc83"), "no file\ngone\udc83")
-    corpus = Corpus("c", (given, Clip(id="b", path=wav)), failures=(failed,))
+    corpus = Corpus("c", (clip, Clip(id="b", path=wav)), failures=(failed,))
     folder = tmp_path / "t"
     assert len(tokenize(LevelCodec(), corpus, folder).failures) == 1
     row = next(iter(read_tokens(folder)))
-    assert row.id == given.id == r"caf\xe9~0dabcef4"
+    assert row.id == clip.id == r"caf\xe9~0dabcef4"
     assert row.source["path"] == str(tmp_path / r"caf\xe9.wav")
-    kept = {r"note\x80": [{r"k\x81": r"v\x82"}], "text": r"\ud800!", "speaker": r"\xff"}
-    assert row.columns == kept
+    columns = {r"note\x80": [{r"k\x81": r"v\x82"}], "text": r"\ud800!", "speaker": r"\xff"}
+    assert row.columns == columns
     assert read_tokens(folder).failures[0].id == failed.id
     assert r"no file gone\x83" in json.loads((folder / "failures.jsonl").read_text())["error"]
     decoded = detokenize(LevelCodec(), folder, tmp_path / "out")
@@ -141,7 +139,7 @@ def test_texts_that_are_no_unicode_are_written_with_escapes(tmp_path, wav):
     assert check(folder).problems == ()
 
 
-def test_the_readme_has_no_markup_of_strangers(tmp_path, wav):
+def test_the_readme_contains_no_untrusted_markup(tmp_path, wav):
     clips = [Clip(id="a", path=wav, split="no", licence="<script>")]
     tokenize(LevelCodec(name="evil\n# [x](y)<b>"), clips, tmp_path / "t")
     text = (tmp_path / "t" / "README.md").read_text()
@@ -161,7 +159,7 @@ def test_the_readme_has_no_markup_of_strangers(tmp_path, wav):
     ],
     ids=repr,
 )
-def test_types_of_many_clips_are_those_of_all_at_once(monkeypatch, wav, values, kind):
+def test_column_types_do_not_depend_on_the_block_size(monkeypatch, wav, values, kind):
     clips = clips_with(wav, values)
     assert str(columns.column_types(clips)["x"]) == kind
     monkeypatch.setattr(columns, "BLOCK_CLIPS", 2)
@@ -171,7 +169,7 @@ def test_types_of_many_clips_are_those_of_all_at_once(monkeypatch, wav, values, 
 @pytest.mark.parametrize(
     "values", [[1, 2, "a", "b"], [True, True, 1, 2], [1, 2**53 + 1, 0.5, 1.5], [{}, {}, {}]], ids=repr
 )
-def test_types_of_many_clips_that_do_not_fit_are_refused(monkeypatch, wav, values):
+def test_mixed_column_types_raise_at_any_block_size(monkeypatch, wav, values):
     for block in (10, 2):
         monkeypatch.setattr(columns, "BLOCK_CLIPS", block)
         with pytest.raises(TokensError, match="column 'x'"):

@@ -1,4 +1,4 @@
-"""Processes on one token dataset: different parts side by side, the same part once, one job a folder."""
+"""Several processes on one token dataset: different parts in parallel, each part once, one job per folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def audio(tmp_path):
 
 
 def worker(audio, folder, index, count):
-    """A process that holds a part of the job and waits with its first clip until it gets lines."""
+    """A process that locks a part of the job. It encodes one clip for each input line."""
     script = WORKER.format(
         tests=str(Path(__file__).parent), audio=str(audio), folder=str(folder), index=index, count=count
     )
@@ -45,17 +45,17 @@ def worker(audio, folder, index, count):
     deadline = time.monotonic() + 60
     while not (folder / ".at-work").exists():
         assert process.poll() is None, "the process ended"
-        assert time.monotonic() < deadline, "the process does not come to its first clip"
+        assert time.monotonic() < deadline, "the process does not reach its first clip"
         time.sleep(0.02)
     return process
 
 
-def test_parts_are_done_side_by_side_and_each_once(tmp_path, audio):
+def test_different_parts_run_in_parallel_and_equal_parts_do_not(tmp_path, audio):
     folder, clips = tmp_path / "t", write_clips(audio, 4)
     with worker(audio, folder, 0, 2) as first:
         with pytest.raises(FolderInUse, match=rf"dataset {folder} is in use by process {first.pid} on"):
             tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=(0, 2))
-        for part in ((0, 1), (2, 4), (1, 3)):  # these have shards in common with 0/2
+        for part in ((0, 1), (2, 4), (1, 3)):  # these have common shards with 0/2
             with pytest.raises(FolderInUse, match=f"process {first.pid}"):
                 tokenize(LevelCodec(), clips, folder, shard_clips=1, shard=part)
         with pytest.raises(TokensError, match="another job: its number of clips is 4, but now it is 3"):
@@ -69,7 +69,7 @@ def test_parts_are_done_side_by_side_and_each_once(tmp_path, audio):
 
 
 @pytest.mark.slow
-def test_a_killed_process_holds_nothing(tmp_path, audio):
+def test_a_killed_process_releases_its_locks(tmp_path, audio):
     folder, clips = tmp_path / "t", write_clips(audio, 4)
     with worker(audio, folder, 0, 1) as process:
         process.send_signal(signal.SIGKILL)
@@ -78,7 +78,7 @@ def test_a_killed_process_holds_nothing(tmp_path, audio):
     assert check(folder).problems == ()
 
 
-def test_parts_overlap_where_they_have_a_shard_in_common():
+def test_parts_overlap_if_they_have_a_common_shard():
     for n in range(1, 7):
         for m in range(1, 7):
             for i in range(n):

@@ -1,4 +1,4 @@
-"""Token datasets of codebooks with strides: one code a block in the files, `[N, T]` in memory."""
+"""Token datasets of codebooks with strides: one code per block in files, `[N, T]` in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from forged_shards import column, forge
 from small_codecs import HOP, RATE, LevelCodec
-from test_tokens import alone, tone
+from test_tokens import encode_alone, tone
 
 from codecvq.audio import read_audio, write_audio
 from codecvq.data.corpus import Clip
@@ -25,13 +25,13 @@ SHARD = "data/train-00000-of-00001.parquet"
 LENGTHS = [1, HOP - 1, 2 * HOP, 3 * HOP, 3 * HOP + 1, 7 * HOP, 12 * HOP - 5]
 
 
-BlockCodec = functools.partial(LevelCodec, strides=(3, 1))  # the first codebook has one code for three frames
+BlockCodec = functools.partial(LevelCodec, strides=(3, 1))  # the first codebook has one code per three frames
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def tokenized(tmp_path_factory):
     """The clips, and the folder of their dataset."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("tokenized")
     clips = []
     for i, length in enumerate(LENGTHS):
         path = folder / "audio" / f"{i}.wav"
@@ -42,36 +42,36 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def dataset(made, tmp_path):
-    """A copy of the dataset to spoil."""
-    shutil.copytree(made[1], tmp_path / "t")
+def dataset(tokenized, tmp_path):
+    """A copy of the dataset for modification."""
+    shutil.copytree(tokenized[1], tmp_path / "t")
     return tmp_path / "t"
 
 
-def test_files_hold_one_code_a_block(made):
-    clips, folder = made
+def test_files_contain_one_code_per_block(tokenized):
+    clips, folder = tokenized
     stored = column(folder / SHARD, "codes")
     for length, (coarse, fine), clip in zip(LENGTHS, stored, clips, strict=True):
         frames = -(-length // HOP)
         assert (len(coarse), len(fine)) == (-(-frames // 3), frames)
-        codes = alone(BlockCodec(), clip)
+        codes = encode_alone(BlockCodec(), clip)
         assert coarse == codes[0, ::3].tolist()
         assert fine == codes[1].tolist()
 
 
-def test_rows_are_the_codes_of_each_clip_alone(made):
-    clips, folder = made
+def test_rows_equal_the_codes_of_each_clip(tokenized):
+    clips, folder = tokenized
     dataset = read_tokens(folder)
     for clip, row in zip(clips, dataset, strict=True):
         assert row.codes.dtype == np.uint16
-        assert np.array_equal(row.codes, alone(BlockCodec(), clip))
+        assert np.array_equal(row.codes, encode_alone(BlockCodec(), clip))
         assert np.array_equal(dataset[clip.id].codes, row.codes)
         assert row.num_frames == row.codes.shape[1]
     assert check(folder).problems == ()
 
 
-def test_rates_count_one_code_a_block(made):
-    folder = made[1]
+def test_bitrates_count_one_code_per_block(tokenized):
+    folder = tokenized[1]
     stats = json.loads((folder / "stats.json").read_text())
     frames = [-(-length // HOP) for length in LENGTHS]
     coarse = [-(-count // 3) for count in frames]
@@ -79,13 +79,13 @@ def test_rates_count_one_code_a_block(made):
     assert stats["tokens"] == sum(frames) + sum(coarse)
     assert stats["nominal_bps"] == pytest.approx(100 * 8 / 3 + 100 * 8)
     assert sum(stats["codebooks"][0]["histogram"]) == sum(coarse)
-    books = [book["entropy_bits"] for book in stats["codebooks"]]
-    assert stats["entropy_bps"] == pytest.approx(100 / 3 * books[0] + 100 * books[1])
+    entropies = [codebook["entropy_bits"] for codebook in stats["codebooks"]]
+    assert stats["entropy_bps"] == pytest.approx(100 / 3 * entropies[0] + 100 * entropies[1])
     assert "the block lengths are 3, 1" in (folder / "README.md").read_text()
 
 
-def test_the_card_records_strides_only_where_there_are_some(made, tmp_path):
-    clips, folder = made
+def test_the_card_contains_strides_only_if_a_stride_is_above_1(tokenized, tmp_path):
+    clips, folder = tokenized
     assert read_card(folder).frames_per_code == (3, 1)
     fields = json.loads((folder / "codec.json").read_text())
     assert (fields["format"], fields["strides"]) == ("codecvq.tokens/2", [3, 1])
@@ -96,33 +96,33 @@ def test_the_card_records_strides_only_where_there_are_some(made, tmp_path):
     assert read_card(tmp_path / "plain").frames_per_code == (1, 1)
 
 
-def test_the_first_codebooks_keep_their_strides(made, tmp_path):
-    clips, _ = made
+def test_a_smaller_depth_keeps_the_strides(tokenized, tmp_path):
+    clips, _ = tokenized
     tokenize(BlockCodec(), clips, tmp_path / "t", num_codebooks=1)
     assert read_card(tmp_path / "t").strides == (3,)
     for clip, row in zip(clips, read_tokens(tmp_path / "t"), strict=True):
-        assert np.array_equal(row.codes, alone(BlockCodec(), clip)[:1])
+        assert np.array_equal(row.codes, encode_alone(BlockCodec(), clip)[:1])
 
 
-def test_detokenize_gives_each_clip_its_length(made, tmp_path):
-    clips, folder = made
+def test_detokenize_writes_clips_of_the_original_length(tokenized, tmp_path):
+    clips, folder = tokenized
     decoded = detokenize(BlockCodec(), folder, tmp_path / "wavs", suffix=".wav")
     assert not decoded.failures
     for clip, length in zip(clips, LENGTHS, strict=True):
         wav = read_audio(tmp_path / "wavs" / f"{clip.id}.wav").samples
-        codes = torch.from_numpy(alone(BlockCodec(), clip))[None]
+        codes = torch.from_numpy(encode_alone(BlockCodec(), clip))[None]
         expected = BlockCodec().decode(codes, num_samples=length)[0, 0].numpy()
         assert wav.shape[-1] == length
         assert np.allclose(wav.reshape(-1), expected, atol=1e-4)
 
 
-def test_another_codec_s_strides_are_refused(made, tmp_path):
+def test_a_codec_with_other_strides_raises(tokenized, tmp_path):
     with pytest.raises(TokensError, match="has strides of 1 x 3"):
-        detokenize(LevelCodec(), made[1], tmp_path)
+        detokenize(LevelCodec(), tokenized[1], tmp_path)
 
 
-def test_codes_that_change_within_a_block_are_a_failure(made, tmp_path):
-    class Wrong(LevelCodec):
+def test_codes_that_change_within_a_block_are_failures(tokenized, tmp_path):
+    class FaultyCodec(LevelCodec):
         strides = (3, 1)
 
         def encode(self, wav, **keywords):
@@ -130,29 +130,29 @@ def test_codes_that_change_within_a_block_are_a_failure(made, tmp_path):
             codes[:, 0, 1:2] = (codes[:, 0, 1:2] + 1) % 256
             return codes
 
-    summary = tokenize(Wrong(), made[0], tmp_path / "t", batch_seconds=0.001)
+    summary = tokenize(FaultyCodec(), tokenized[0], tmp_path / "t", batch_seconds=0.001)
     assert {failure.id for failure in summary.failures} == {f"clip{i}" for i in range(2, len(LENGTHS))}
     assert all("codebook 0 that change in a block at frame 1" in one.error for one in summary.failures)
 
 
-def test_a_codec_of_variable_depth_is_refused(made, tmp_path):
+def test_a_codec_with_variable_depth_raises(tokenized, tmp_path):
     class Variable(LevelCodec):
         variable_depth = True
 
     with pytest.raises(
         TokensError, match=r"'level' has a variable number of codes per frame.*Write \.cvq files"
     ):
-        tokenize(Variable(), made[0], tmp_path / "t")
+        tokenize(Variable(), tokenized[0], tmp_path / "t")
     assert not (tmp_path / "t").exists()
 
 
-def spoilt(path: Path, change) -> pa.Array:
+def damaged_codes(path: Path, change) -> pa.Array:
     codes = column(path, "codes")
     return pa.array([*codes[:5], change(codes[5]), *codes[6:]], type=pa.list_(pa.list_(pa.uint16())))
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "message"),
     [
         (lambda c: [c[0][:-1], c[1]], "codebooks of 2, 7 codes, but num_frames is 7"),
         (lambda c: [[*c[0], 1], c[1]], "codebooks of 4, 7 codes"),
@@ -162,16 +162,16 @@ def spoilt(path: Path, change) -> pa.Array:
         (lambda c: [[256, *c[0][1:]], c[1]], "outside its codebook"),
     ],
 )
-def test_a_row_that_is_not_right_is_named(dataset, change, what):
-    forge(dataset / SHARD, {"codes": spoilt(dataset / SHARD, change)})
+def test_a_damaged_row_is_reported(dataset, change, message):
+    forge(dataset / SHARD, {"codes": damaged_codes(dataset / SHARD, change)})
     problems = check(dataset).problems
     assert len(problems) == 1
     assert "clip 'clip5'" in problems[0]
-    assert what in problems[0]
+    assert message in problems[0]
 
 
-def test_few_bytes_cannot_claim_many_codes(dataset):
-    """A stride of 2^30 makes a billion codes of one: refused before they are made."""
+def test_large_strides_are_rejected_before_codes_are_repeated(dataset):
+    """A stride of 2^30 would repeat one code a billion times."""
     card = json.loads((dataset / "codec.json").read_text()) | {"strides": [2**30, 2**30]}
     frames = MAX_CODES
     one = pa.array([[[0], [0]]] * len(LENGTHS), type=pa.list_(pa.list_(pa.uint16())))
@@ -186,7 +186,7 @@ def test_few_bytes_cannot_claim_many_codes(dataset):
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "message"),
     [
         ({"strides": [3]}, "1 strides for 2 codebook_sizes"),
         ({"strides": [0, 1]}, "strides"),
@@ -196,8 +196,8 @@ def test_few_bytes_cannot_claim_many_codes(dataset):
     ],
     ids=str,
 )
-def test_cards_that_contradict_themselves_are_refused(dataset, change, what):
+def test_inconsistent_cards_raise(dataset, change, message):
     card = json.loads((dataset / "codec.json").read_text()) | change
     (dataset / "codec.json").write_text(json.dumps(card))
-    with pytest.raises(TokensError, match=what):
+    with pytest.raises(TokensError, match=message):
         read_card(dataset)

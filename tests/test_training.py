@@ -1,4 +1,4 @@
-"""Training: what a kill leaves behind, what NaN does, what a recipe's run folder holds."""
+"""Training: exact resume, skipped steps, contents of the run folder, checkpoints and learning rate."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str], at_least: int
     "quantizer",
     [pytest.param(None, id="fsq"), pytest.param(VQ, id="residual_vq_with_dropout", marks=pytest.mark.slow)],
 )
-def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
-    tmp_path: Path, quantizer: dict | None
-) -> None:
+def test_resume_after_kill_gives_the_same_weights(tmp_path: Path, quantizer: dict | None) -> None:
     sections = {"quantizer": quantizer} if quantizer else {}
     recipe = write_recipe(tmp_path / "tiny.yaml", training={"steps": 150, "checkpoint_every": 25}, **sections)
     process = start(recipe, tmp_path / "killed")
@@ -68,7 +66,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     process.communicate()
     reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
     assert reached is not None
-    assert reached.step < 150, "the training was over before it was killed"
+    assert reached.step < 150, "the training finished before it was killed"
     again = start(recipe, tmp_path / "killed")
     whole = start(recipe, tmp_path / "whole")
     assert again.communicate()[0], again.returncode
@@ -81,7 +79,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     assert steps[-1] == 150
 
 
-def test_resuming_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(
         write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 12, "checkpoint_every": 5})
     )
@@ -101,7 +99,7 @@ def test_resuming_in_one_process_is_exact(tmp_path: Path, monkeypatch: pytest.Mo
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
-def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_a_finished_run_is_unchanged_and_another_recipe_raises(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"steps": 2}))
     loop.train(recipe, tmp_path / "run")
     before = weights(tmp_path / "run")
@@ -112,18 +110,18 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Pa
         loop.train(other, tmp_path / "run")
 
 
-def test_a_folder_with_other_files_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_raises(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml"))
     with pytest.raises(RunError, match="other files"):
         loop.train(recipe, tmp_path)
 
 
-def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
+def test_the_run_folder_contains_recipe_metrics_split_and_codec(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"steps": 6}))
     loop.train(recipe, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    assert run.recipe() == recipe, "the resolved recipe reads back as what was run"
+    assert run.recipe() == recipe, "the stored recipe loads unchanged"
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 6]
     assert {"loss/total", "loss/mel", "codebook/usage", "gradient/norm", "optimizer/learning_rate"} <= lines[
@@ -137,7 +135,7 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
     assert codec.decode(codec.encode(wav), num_samples=4321).shape == wav.shape
 
 
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
+def test_training_reduces_the_loss(tmp_path: Path) -> None:
     recipe = load_recipe(
         write_recipe(tmp_path / "tiny.yaml", training={"steps": 60}, optimizer={"warmup_steps": 5})
     )
@@ -146,24 +144,24 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert lines[-1]["loss/mel"] < 0.8 * lines[0]["loss/mel"]
 
 
-def test_steps_with_nan_are_skipped_counted_and_named(
+def test_steps_with_nan_are_skipped_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", quantizer=VQ, training={"steps": 6}))
     plain = Learner.step
 
-    def poisoned(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
+    def step_with_nan(learner: Learner, step: int, wav: torch.Tensor, clips: Sequence[Clip]) -> None:
         before = {name: value.clone() for name, value in learner.codec.state_dict().items()}
         if step in (2, 3):
             wav = wav.clone()
             wav[1, 0, 17] = torch.nan
-        found = plain(learner, step, wav, clips)
+        result = plain(learner, step, wav, clips)
         assert same(before, learner.codec.state_dict()) == (step in (2, 3)), (
-            "a bad step changes nothing, a good one something"
+            "only skipped steps leave the codec unchanged"
         )
-        return found
+        return result
 
-    monkeypatch.setattr(Learner, "step", poisoned)
+    monkeypatch.setattr(Learner, "step", step_with_nan)
     with caplog.at_level(logging.WARNING, "codecvq"):
         trained = loop.train(recipe, tmp_path / "run")
     assert trained.skipped == 2
@@ -175,7 +173,7 @@ def test_steps_with_nan_are_skipped_counted_and_named(
     )
 
 
-def test_too_many_bad_steps_in_a_row_stop_the_training(
+def test_too_many_consecutive_bad_steps_stop_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", training={"max_bad_steps": 3}))
@@ -185,7 +183,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_training(
         loop.train(recipe, tmp_path / "run")
 
 
-def test_a_collapsed_codebook_is_told_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_collapsed_codebook_logs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from codecvq.api.training import TrainRun
     from codecvq.training import watch
 
@@ -197,12 +195,12 @@ def test_a_collapsed_codebook_is_told_loudly(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "codecvq"):
         for step in range(10, 200, 10):
             watch.codecvq_train_logged(run, step, healthy | dead)
-    told = [record.message for record in caplog.records if "COLLAPSE" in record.message]
-    assert len(told) == 1, "once, not at every step"
-    assert "codebook 1" in told[0]
+    messages = [record.message for record in caplog.records if "COLLAPSE" in record.message]
+    assert len(messages) == 1, "one warning, not one per step"
+    assert "codebook 1" in messages[0]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (1, 2, 3):
@@ -213,15 +211,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     newest = tmp_path / "step-00000003" / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     with caplog.at_level(logging.WARNING, "codecvq"):
-        found = last_checkpoint(tmp_path)
-    assert found is not None
-    assert (found.step, found.state["step"]) == (2, 2)
+        checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.state["step"]) == (2, 2)
     assert "step-00000003" in caplog.text
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-def test_a_compiled_training_goes_where_the_other_goes(tmp_path: Path) -> None:
+def test_compiled_training_gives_nearly_the_same_weights(tmp_path: Path) -> None:
     for name, compiled in (("eager", False), ("compiled", True)):
         training = {"steps": 4, "validation_clips": 1, "compile": compiled}
         recipe = load_recipe(write_recipe(tmp_path / f"{name}.yaml", training=training))
@@ -231,12 +229,12 @@ def test_a_compiled_training_goes_where_the_other_goes(tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys()
     floats = [name for name in ours if ours[name].is_floating_point()]
     moved = torch.cat([(ours[name] - start[name]).flatten() for name in floats]).norm()
-    apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in floats]).norm()
-    assert 0 < float(apart) < 0.01 * float(moved), "rounding, and not the same by being the same code"
+    difference = torch.cat([(ours[name] - theirs[name]).flatten() for name in floats]).norm()
+    assert 0 < float(difference) < 0.01 * float(moved), "different code, so rounding errors and not exactly 0"
 
 
 @pytest.mark.slow
-def test_accelerate_launches_a_training_as_the_readme_says(tmp_path: Path) -> None:
+def test_accelerate_launch_runs_a_training(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "tiny.yaml", training={"steps": 3})
     command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "codecvq", "train"]
     command += [str(recipe), "-r", str(tmp_path / "run")]
@@ -245,7 +243,7 @@ def test_accelerate_launches_a_training_as_the_readme_says(tmp_path: Path) -> No
     assert load(tmp_path / "run").num_codebooks == 2
 
 
-def test_the_learning_rate_warms_up_and_falls() -> None:
+def test_the_learning_rate_warms_up_and_decreases() -> None:
     config = OptimizerSection(learning_rate=1.0, warmup_steps=10, final_ratio=0.1)
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
@@ -254,7 +252,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
-def test_segments_must_be_whole_frames(tmp_path: Path) -> None:
+def test_segments_must_be_a_whole_number_of_frames(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path / "tiny.yaml", corpus={"segment_s": 0.51}))
     with pytest.raises(RecipeError, match=r"segment_s is 0.51.*Set it to 0.52"):
         loop.train(recipe, tmp_path / "run")

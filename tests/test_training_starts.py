@@ -1,4 +1,4 @@
-"""Trainings that begin with the weights of another: what is taken, and what is refused."""
+"""Initial weights from another run: what is loaded, and what raises."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from codecvq.training import loop
 from codecvq.training.checkpoint import last_checkpoint
 
 
-def test_a_training_begins_with_the_weights_and_discriminators_of_another(tmp_path: Path) -> None:
+def test_training_starts_with_weights_and_discriminators_of_another_run(tmp_path: Path) -> None:
     loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
-    still = {"init_from": str(tmp_path / "first"), "steps": 1}
+    frozen = {"init_from": str(tmp_path / "first"), "steps": 1}
     recipe = recipe_at(
-        tmp_path / "second.yaml", training=still, optimizer={"learning_rate": 1e-12, "weight_decay": 0.0}
+        tmp_path / "second.yaml", training=frozen, optimizer={"learning_rate": 1e-12, "weight_decay": 0.0}
     )
     loop.train(recipe, tmp_path / "second")
     before = weights(tmp_path / "first")
     for name, tensor in weights(tmp_path / "second").items():
-        if "codebook" not in name and "usage" not in name:  # these move without a learning rate
+        if "codebook" not in name and "usage" not in name:  # moving averages change without a learning rate
             torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-9, msg=name)
     first, second = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("first", "second"))
     assert first is not None
@@ -31,7 +31,7 @@ def test_a_training_begins_with_the_weights_and_discriminators_of_another(tmp_pa
     assert same(first.state["adversary"]["networks"], second.state["adversary"]["networks"])
 
 
-def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
+def test_mismatched_weights_raise_or_are_skipped_with_init_partial(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.train(recipe_at(tmp_path / "first.yaml"), tmp_path / "first")
@@ -42,11 +42,11 @@ def test_weights_that_do_not_fit_are_listed_and_left_out_on_request(
         loop.train(recipe, tmp_path / "strict")
     recipe = recipe_at(tmp_path / "third.yaml", quantizer=other, training={**start, "init_partial": True})
     with caplog.at_level(logging.WARNING):
-        loop.train(recipe, tmp_path / "strict")  # the refusal left nothing behind
+        loop.train(recipe, tmp_path / "strict")  # the error left no files
     assert "start from new random weights" in caplog.text
 
 
-def test_weights_for_another_sample_rate_are_refused_and_its_filterbank_is_never_taken(
+def test_weights_of_another_sample_rate_raise_and_the_filterbank_is_not_loaded(
     tmp_path: Path,
 ) -> None:
     loop.train(recipe_at(tmp_path / "first.yaml", training={"steps": 1}), tmp_path / "first")
@@ -59,13 +59,13 @@ def test_weights_for_another_sample_rate_are_refused_and_its_filterbank_is_never
     loop.train(recipe, tmp_path / "partial")
     recipe = recipe_at(tmp_path / "fresh.yaml", training={"steps": 1}, **slower)
     loop.train(recipe, tmp_path / "fresh")
-    first, begun, fresh = (weights(tmp_path / name) for name in ("first", "partial", "fresh"))
-    assert torch.equal(begun["encoder.front.mel"], fresh["encoder.front.mel"])
+    first, initialized, fresh = (weights(tmp_path / name) for name in ("first", "partial", "fresh"))
+    assert torch.equal(initialized["encoder.front.mel"], fresh["encoder.front.mel"])
     assert not torch.equal(first["encoder.front.mel"], fresh["encoder.front.mel"])
-    torch.testing.assert_close(begun["encoder.project.weight"], first["encoder.project.weight"])
+    torch.testing.assert_close(initialized["encoder.project.weight"], first["encoder.project.weight"])
 
 
-def test_discriminators_that_do_not_fit_are_refused_too_and_those_that_do_are_taken_on_request(
+def test_mismatched_discriminators_raise_or_are_skipped_with_init_partial(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = ({"networks": networks, "start_step": 9} for networks in ([BAND], [BAND, PERIOD]))
@@ -74,19 +74,19 @@ def test_discriminators_that_do_not_fit_are_refused_too_and_those_that_do_are_ta
     )
     start = {"init_from": str(tmp_path / "first"), "steps": 1}
     recipe = recipe_at(tmp_path / "strict.yaml", training=start, discriminator=two)
-    told = r"the discriminators of .*first .*1\.\S+ is missing.*init_partial.*first/codec"
-    with pytest.raises(RunError, match=told):
+    message = r"the discriminators of .*first .*1\.\S+ is missing.*init_partial.*first/codec"
+    with pytest.raises(RunError, match=message):
         loop.train(recipe, tmp_path / "strict")
-    start["init_from"] = str(tmp_path / "first" / "codec")  # as the message says, where none are wanted
+    start["init_from"] = str(tmp_path / "first" / "codec")  # as the message proposes, without discriminators
     loop.train(recipe_at(tmp_path / "without.yaml", training=start, discriminator=two), tmp_path / "without")
     start = {"init_from": str(tmp_path / "first"), "steps": 1, "init_partial": True}
     recipe = recipe_at(tmp_path / "partial.yaml", training=start, discriminator=two)
     loop.train(recipe, tmp_path / "partial")
     assert "the discriminators of" in caplog.text
-    first, begun = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("first", "partial"))
+    first, initialized = (last_checkpoint(tmp_path / run / "checkpoints") for run in ("first", "partial"))
     assert first is not None
-    assert begun is not None
-    theirs, ours = (run.state["adversary"]["networks"] for run in (first, begun))
+    assert initialized is not None
+    theirs, ours = (run.state["adversary"]["networks"] for run in (first, initialized))
     assert theirs.keys() < ours.keys()
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name

@@ -1,4 +1,4 @@
-"""What a training survives: a full disk, lost data, SIGKILL at any moment."""
+"""Recovery of trainings from full disks, lost data, damaged checkpoints and SIGKILL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from codecvq.training import checkpoint, loop
 from codecvq.training.checkpoint import last_checkpoint
 
 
-def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
+def test_a_full_disk_logs_a_warning_and_raises_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml")
@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_and_survived_and_at_the_end_an_error(
     assert loop.train(recipe, tmp_path / "short").resumed_at == 5
 
 
-def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_data_raise_after_a_checkpoint_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml")
     plain = Segments.cut_batch
 
@@ -68,7 +68,7 @@ def test_lost_data_are_an_error_that_loses_no_step(tmp_path: Path, monkeypatch: 
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
+def test_data_lost_before_the_first_step_raise_without_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(segments: Segments, step: int, rank: int = 0, world: int = 1) -> Any:
@@ -81,7 +81,7 @@ def test_data_that_are_lost_before_the_first_step_leave_nothing_to_save(
 
 
 @pytest.mark.slow
-def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_path: Path) -> None:
+def test_data_lost_in_one_process_stop_both_after_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "losing.py").write_text(
         "from codecvq.errors import CorpusError\n"
         "from codecvq.data.segments import Segments\n"
@@ -94,7 +94,7 @@ def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_pat
         "import time\n"
         "from codecvq.training import loop\n"
         "save = loop.save_checkpoint\n"
-        "def slowly(*arguments):\n"  # so that whoever is done first would take the others along
+        "def slowly(*arguments):\n"  # a process that finishes first would end the other
         "    time.sleep(2)\n"
         "    return save(*arguments)\n"
         "loop.save_checkpoint = slowly\n"
@@ -111,7 +111,7 @@ def test_data_that_one_of_two_processes_loses_stop_both_and_lose_no_step(tmp_pat
     assert last.step == 7
 
 
-def test_a_kill_between_the_last_checkpoint_and_its_codec_is_mended_by_the_same_command(
+def test_a_kill_before_the_codec_is_written_is_repaired_by_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 10})
@@ -127,15 +127,15 @@ def test_a_kill_between_the_last_checkpoint_and_its_codec_is_mended_by_the_same_
         patch.setattr(loop.Trainer, "save_codec", killed)
         with pytest.raises(KeyboardInterrupt):
             loop.train(recipe, tmp_path / "run")
-    assert not same(weights(tmp_path / "run"), weights(tmp_path / "whole")), "of step 5"
+    assert not same(weights(tmp_path / "run"), weights(tmp_path / "whole")), "the codec is of step 5"
     assert loop.train(recipe, tmp_path / "run").resumed_at == 10
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    (tmp_path / "run" / "codec" / "config.json").unlink()  # or between its two files
+    (tmp_path / "run" / "codec" / "config.json").unlink()  # or a kill between its two files
     loop.train(recipe, tmp_path / "run")
     assert load(tmp_path / "run").config == load(tmp_path / "whole").config | {"name": "run"}
 
 
-def test_a_full_disk_at_the_end_keeps_the_checkpoint_and_the_same_command_writes_the_codec(
+def test_a_full_disk_at_the_end_keeps_the_checkpoint_and_a_resume_writes_the_codec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 5})
@@ -148,7 +148,7 @@ def test_a_full_disk_at_the_end_keeps_the_checkpoint_and_the_same_command_writes
     assert load(tmp_path / "run").num_codebooks == 2
 
 
-def test_a_full_disk_or_a_kill_at_the_very_start_is_an_error_and_locks_nobody_out(
+def test_a_full_disk_or_a_kill_at_the_start_leaves_the_folder_usable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 1})
@@ -171,7 +171,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_damaged_checkpoints_are_set_aside_and_do_not_push_out_new_ones(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_renamed_and_do_not_displace_new_ones(tmp_path: Path) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 12, "keep_checkpoints": 2})
     loop.train(recipe, tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -188,12 +188,12 @@ def test_damaged_checkpoints_are_set_aside_and_do_not_push_out_new_ones(tmp_path
     before = rows(tmp_path / "run")
     with pytest.raises(RunError, match=r"none of the checkpoints in .* can be read"):
         loop.train(recipe, tmp_path / "run")
-    assert rows(tmp_path / "run") == before, "nothing was begun anew"
+    assert rows(tmp_path / "run") == before, "the run did not restart"
     other = recipe_at(tmp_path / "b.yaml", training={"steps": 1, "init_from": str(tmp_path / "run")})
-    assert loop.train(other, tmp_path / "other").steps == 1, "its codec is whole"
+    assert loop.train(other, tmp_path / "other").steps == 1, "the codec of the run is intact"
 
 
-def test_a_disk_that_gives_errors_is_not_taken_for_damage(
+def test_disk_errors_do_not_count_as_damaged_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_at(tmp_path / "tiny.yaml", training={"steps": 5})
@@ -206,7 +206,7 @@ def test_a_disk_that_gives_errors_is_not_taken_for_damage(
 
 
 @pytest.mark.slow
-def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
+def test_training_on_a_full_tmpfs_fails_cleanly_and_resumes(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
@@ -219,11 +219,11 @@ def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run", str(run)]
         full = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "could not be saved" in full.stderr
-        assert "error: step 20 could not be saved" in full.stderr, full.stderr  # after all of its steps
+        assert "error: step 20 could not be saved" in full.stderr, full.stderr  # after the last step
         assert full.returncode == 2
         (disk / "ballast").unlink()
         command[-1] = str(tmp_path / "elsewhere")
-        if run.exists():  # what is there is whole, and goes on
+        if run.exists():  # its files are intact, so it can resume
             command[-1] = str(run)
         again = subprocess.run(command, capture_output=True, text=True, check=False)
         assert again.returncode == 0, again.stderr
@@ -232,7 +232,7 @@ def test_a_small_disk_that_fills_up_for_real(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
+def test_twenty_random_kills_give_bit_identical_weights(tmp_path: Path) -> None:
     steps = 260
     recipe_at(tmp_path / "tiny.yaml", training={"steps": steps, "checkpoint_every": 5, "validate_every": 90})
     command = [sys.executable, "-m", "codecvq", "train", str(tmp_path / "tiny.yaml"), "--run"]
@@ -242,13 +242,13 @@ def test_twenty_random_kills_change_no_bit(tmp_path: Path) -> None:
         reached = last_checkpoint(tmp_path / "killed" / "checkpoints")
         wait_for_step(tmp_path / "killed", process, (reached.step if reached else 0) + 5)
         time.sleep(rng.random() * 0.4)
-        assert process.poll() is None, f"the training ended by itself after {kills} kills"
+        assert process.poll() is None, f"the training finished after {kills} kills"
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
     last = last_checkpoint(tmp_path / "killed" / "checkpoints")
     assert last is not None
-    assert last.step < steps, f"the training was over after {kills} kills"
+    assert last.step < steps, f"the training finished after {kills} kills"
     for name in ("killed", "whole"):
         subprocess.run([*command, str(tmp_path / name)], check=True, stderr=subprocess.DEVNULL)
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))

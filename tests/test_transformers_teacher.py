@@ -1,6 +1,4 @@
-"""Teachers of the transformers library: tiny ones with random weights, in folders as `save_pretrained` writes
-them; and what a hostile folder cannot do.
-"""
+"""Transformers teachers with small random networks in folders, and untrusted folders."""
 
 from __future__ import annotations
 
@@ -74,14 +72,14 @@ def wav_of(seconds: float = 1.0, sample_rate: int = 16000) -> torch.Tensor:
 
 @needs_transformers
 @pytest.mark.parametrize("kind", ["hubert", "wavlm", "wav2vec2"])
-def test_features_are_the_hidden_states_of_the_network(tmp_path: Path, kind: str) -> None:
+def test_features_equal_the_hidden_states_of_the_network(tmp_path: Path, kind: str) -> None:
     folder, wav = saved(tmp_path / kind, kind), wav_of()
     mono = wav[:, 0]
-    shown = (mono - mono.mean(dim=1, keepdim=True)) / (
+    normalized = (mono - mono.mean(dim=1, keepdim=True)) / (
         mono.var(dim=1, keepdim=True, correction=0) + 1e-7
     ).sqrt()
     with torch.no_grad():
-        states = network(kind)(shown, output_hidden_states=True).hidden_states
+        states = network(kind)(normalized, output_hidden_states=True).hidden_states
     mean, last = teacher_of(folder), teacher_of(folder, layers=[-1])
     assert (mean.dim, mean.frame_rate, mean.first_s) == (16, 50, Fraction(400, 2 * 16000))
     torch.testing.assert_close(mean.features(wav).mT, torch.stack(states).mean(dim=0), atol=1e-5, rtol=1e-4)
@@ -89,28 +87,28 @@ def test_features_are_the_hidden_states_of_the_network(tmp_path: Path, kind: str
     (folder / "preprocessor_config.json").write_text('{"do_normalize": false, "sampling_rate": 16000}')
     with torch.no_grad():
         plain = network(kind)(mono).last_hidden_state
-    found = teacher_of(folder, layers=[LAYERS]).features(wav)
-    torch.testing.assert_close(found.mT, plain, atol=1e-5, rtol=1e-4)
+    features = teacher_of(folder, layers=[LAYERS]).features(wav)
+    torch.testing.assert_close(features.mT, plain, atol=1e-5, rtol=1e-4)
 
 
 @needs_transformers
-def test_whisper_gives_the_states_of_its_encoder_for_thirty_seconds_and_for_one(tmp_path: Path) -> None:
+def test_whisper_features_equal_the_encoder_states_for_any_length(tmp_path: Path) -> None:
     teacher, wav = teacher_of(saved(tmp_path / "whisper", "whisper")), wav_of(30.0)
-    shown = transformers.WhisperFeatureExtractor(feature_size=80)(
+    inputs = transformers.WhisperFeatureExtractor(feature_size=80)(
         [item.numpy() for item in wav[:, 0]], sampling_rate=16000, return_tensors="pt"
     )
     with torch.no_grad():
-        states = network("whisper").encoder(shown["input_features"], output_hidden_states=True).hidden_states
+        states = network("whisper").encoder(inputs["input_features"], output_hidden_states=True).hidden_states
     features = teacher.features(wav)
     torch.testing.assert_close(features.mT, torch.stack(states).mean(dim=0), atol=1e-4, rtol=1e-3)
     assert teacher.features(wav[..., :16000]).shape == (2, 16, 50)
-    torch.testing.assert_close(teacher.features(wav), features), "the positions of all frames are back"
+    torch.testing.assert_close(teacher.features(wav), features), "the positions of all frames are restored"
     with pytest.raises(OptionError, match=r"Whisper supports 0.02 to 30 s, but segments have 31 s"):
         teacher.features(wav_of(31.0))
 
 
 @needs_transformers
-def test_audio_of_another_rate_is_resampled_and_its_gradient_passes_through(tmp_path: Path) -> None:
+def test_audio_is_resampled_differentiably(tmp_path: Path) -> None:
     teacher = teacher_of(saved(tmp_path / "hubert"), sample_rate=24000)
     wav = wav_of(1.0, 24000).requires_grad_()
     features = teacher.features(wav)
@@ -125,7 +123,7 @@ def test_audio_of_another_rate_is_resampled_and_its_gradient_passes_through(tmp_
 
 
 @needs_transformers
-def test_a_training_with_such_a_teacher_resumes_and_saves_no_weight_of_it(tmp_path: Path) -> None:
+def test_training_with_a_teacher_resumes_and_does_not_save_its_weights(tmp_path: Path) -> None:
     teacher = {"name": "transformers", "model": str(saved(tmp_path / "hubert")), "layers": [-1]}
     losses = {
         "distillation": {"weight": 1.0, "teacher": teacher, "distance": "cosine_over_time"},
@@ -148,8 +146,8 @@ def test_a_training_with_such_a_teacher_resumes_and_saves_no_weight_of_it(tmp_pa
 
 
 @needs_transformers
-class TestHostileFolders:
-    def test_pickled_weights_are_refused_and_not_read(self, tmp_path: Path) -> None:
+class TestUntrustedFolders:
+    def test_pickled_weights_are_rejected_and_not_read(self, tmp_path: Path) -> None:
         folder = saved(tmp_path / "hubert")
         (folder / "model.safetensors").unlink()
         (folder / "pytorch_model.bin").write_bytes(pickle_that_writes(tmp_path / "it-ran"))
@@ -161,7 +159,7 @@ class TestHostileFolders:
             teacher_of(folder)
         assert not (tmp_path / "it-ran").exists()
 
-    def test_code_beside_the_weights_is_not_run(self, tmp_path: Path) -> None:
+    def test_code_in_the_folder_is_not_run(self, tmp_path: Path) -> None:
         folder = saved(tmp_path / "hubert")
         (folder / "modeling_evil.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n")
         change(folder, auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"})
@@ -171,7 +169,7 @@ class TestHostileFolders:
         with pytest.raises(OptionError, match="model_type is 'evil'; supported are hubert, wavlm"):
             teacher_of(folder)
 
-    def test_a_kernel_or_an_adapter_that_a_folder_names_is_not_loaded(self, tmp_path: Path) -> None:
+    def test_kernels_and_adapters_named_by_the_folder_are_not_loaded(self, tmp_path: Path) -> None:
         folder = saved(tmp_path / "hubert")
         change(folder, attn_implementation="evil/kernels", _attn_implementation="evil/kernels")
         assert teacher_of(folder).network.config._attn_implementation == "sdpa"
@@ -179,7 +177,7 @@ class TestHostileFolders:
         with pytest.raises(OptionError, match="has an adapter or quantized weights"):
             teacher_of(folder)
 
-    def test_weights_that_are_missing_are_an_error_and_not_random(self, tmp_path: Path) -> None:
+    def test_missing_weights_raise(self, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file
 
         folder = saved(tmp_path / "hubert")
@@ -191,7 +189,7 @@ class TestHostileFolders:
             teacher_of(folder)
 
     @pytest.mark.parametrize(
-        ("changes", "says"),
+        ("changes", "message"),
         [
             ({"hidden_size": 10**7}, "too large to be built|could not be loaded"),
             ({"num_hidden_layers": 10**6}, "too large to be built|could not be loaded"),
@@ -199,30 +197,30 @@ class TestHostileFolders:
         ],
         ids=str,
     )
-    def test_a_configuration_that_cannot_be_is_an_error(
-        self, tmp_path: Path, changes: dict[str, Any], says: str
+    def test_an_invalid_configuration_raises(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
     ) -> None:
         from codecvq.construction import construction_limits
         from codecvq.training.builders import LIMITS
 
         folder = saved(tmp_path / "hubert")
         change(folder, **changes)
-        with pytest.raises(OptionError, match=says), construction_limits(LIMITS, "the loss"):
+        with pytest.raises(OptionError, match=message), construction_limits(LIMITS, "the loss"):
             teacher_of(folder)
 
-    def test_layers_that_are_not_there_are_told(self, tmp_path: Path) -> None:
+    def test_layers_out_of_range_raise(self, tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=r"layers is \[9\]; the model has the hidden states 0 to 3"):
             teacher_of(saved(tmp_path / "hubert"), layers=[9])
 
 
 @needs_transformers
-def test_a_name_that_the_hub_does_not_give_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_downloaded_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OptionError, match=r"model 'no/such-model' is not a folder and cannot be downloaded"):
         teacher_of(Path("no/such-model"))
 
 
-def test_the_extra_is_named_where_transformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_transformers_raise_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"pip install 'codecvq\[hf\]'"):
         teacher_of(Path("."))

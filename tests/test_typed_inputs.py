@@ -1,4 +1,4 @@
-"""What a user types wrong is one line on stderr and exit 2, said before anything is loaded or computed."""
+"""Invalid command-line input prints one line to stderr and exits with 2 before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS = ("--metrics", "si_sdr")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a clip, a file, a FIFO, an empty folder."""
+    """The current folder, with a clip, a text file, a FIFO and an empty folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clips").mkdir()
     write_audio(tmp_path / "clips" / "a.wav", [0.1, -0.1] * 800, 16_000)
@@ -27,27 +27,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_codec(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Calls that load a codec: it costs time and memory, so options are checked before."""
+def loaded_codecs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Arguments of the calls that load a codec. Invalid options must raise before the first one."""
     loaded: list[object] = []
     from codecvq import codec
 
-    really = codec.load
+    plain = codec.load
 
     def load(*arguments: object, **keywords: object) -> object:
         loaded.append(arguments)
-        return really(*arguments, **keywords)  # type: ignore[arg-type]
+        return plain(*arguments, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(codec, "load", load)
     return loaded
 
 
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The only line that the command prints."""
-    with pytest.raises(SystemExit) as leaving:
+def error_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The only line that the command prints. Asserts exit code 2."""
+    with pytest.raises(SystemExit) as exit_error:
         main(arguments)
     captured = capsys.readouterr()
-    assert leaving.value.code == 2, (arguments, captured)
+    assert exit_error.value.code == 2, (arguments, captured)
     lines = captured.err.splitlines()
     assert len(lines) == 1, (arguments, captured)
     assert lines[0].startswith("error: ")
@@ -69,7 +69,7 @@ BEFORE_LOADING = {
     ("compare", CODEC, "--data", "clips", "--sample-rate", "9" * 30): "--sample-rate",
     ("quickstart", "--steps", "0"): "--steps",
     ("quickstart", "--steps", "-1"): "--steps",
-    # lists and words
+    # lists and names
     ("evaluate", CODEC, "clips", "--metrics", ",,"): "contains no name",
     ("evaluate", CODEC, "clips", "--metrics", ""): "contains no name",
     ("evaluate", CODEC, "clips", "--metrics", "pesk_wb"): "Did you mean 'pesq_wb'",
@@ -98,24 +98,24 @@ BEFORE_LOADING = {
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "file/x"): "file/x",
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "/proc/x"): "/proc/x",
     ("evaluate", CODEC): "no data to evaluate on",
-    # verbs
+    # commands
     ("encoda",): "Did you mean 'encode'",
     ("encode", CODEC, "clips", "-o", "out", "--nosuch"): "--nosuch",
 }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), BEFORE_LOADING.items(), ids=[" ".join(words)[:60] for words in BEFORE_LOADING]
+    ("arguments", "message"), BEFORE_LOADING.items(), ids=[" ".join(words)[:60] for words in BEFORE_LOADING]
 )
-def test_bad_input_is_one_line_before_a_codec_is_loaded(
+def test_invalid_input_prints_one_line_before_a_codec_is_loaded(
     arguments: tuple[str, ...],
-    says: str,
+    message: str,
     folder: Path,
-    no_codec: list[object],
+    loaded_codecs: list[object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert says in refused(capsys, list(arguments))
-    assert not no_codec
+    assert message in error_line(capsys, list(arguments))
+    assert not loaded_codecs
     assert sorted(path.name for path in folder.iterdir()) == ["clips", "empty", "fifo", "file"]
 
 
@@ -134,11 +134,11 @@ BEFORE_WORK = {
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), BEFORE_WORK.items(), ids=[" ".join(words)[:60] for words in BEFORE_WORK]
+    ("arguments", "message"), BEFORE_WORK.items(), ids=[" ".join(words)[:60] for words in BEFORE_WORK]
 )
-def test_bad_input_is_one_line_before_a_clip_is_read(
+def test_invalid_input_prints_one_line_before_a_clip_is_read(
     arguments: tuple[str, ...],
-    says: str,
+    message: str,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -148,5 +148,5 @@ def test_bad_input_is_one_line_before_a_clip_is_read(
 
     monkeypatch.setattr("codecvq.data.corpus.Clip.read", read)
     monkeypatch.setattr("codecvq.audio.read_audio", read)
-    assert says in refused(capsys, list(arguments))
+    assert message in error_line(capsys, list(arguments))
     assert sorted(path.name for path in folder.iterdir()) == ["clips", "empty", "fifo", "file"]

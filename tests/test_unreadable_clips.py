@@ -1,4 +1,4 @@
-"""Clips that turn out to be broken while a training runs: told of, and nothing stops."""
+"""Clips that turn out to be damaged during training are reported, and training continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE = 16000
 
 
 def manifest_of(folder: Path) -> Path:
-    """Eight clips, of which one of the training split and one of the validation split hold a NaN."""
+    """Eight clips. One training clip and one validation clip contain a NaN."""
     rows = []
     for n in range(8):
         samples = np.random.default_rng(n).normal(0, 0.1, RATE // 2).astype(np.float32)
@@ -30,7 +30,7 @@ def manifest_of(folder: Path) -> Path:
     return folder / "m.jsonl"
 
 
-def test_nan_in_training_and_validation_clips_is_told(
+def test_nan_in_training_and_validation_clips_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus = {"name": None, "manifest": str(manifest_of(tmp_path))}
@@ -39,16 +39,16 @@ def test_nan_in_training_and_validation_clips_is_told(
     with caplog.at_level(logging.WARNING):
         trained = loop.train(recipe, tmp_path / "run")
     assert [failure.id for failure in trained.failures] == ["1"]
-    told = [
+    messages = [
         record.getMessage() for record in caplog.records if "NaN or infinite samples" in record.getMessage()
     ]
-    assert [text[:23] for text in sorted(told)] == [
+    assert [message[:23] for message in sorted(messages)] == [
         "clip 1 is skipped: " + str(tmp_path)[:4],
         "validation skips clip 6",
     ]
 
 
-def test_a_run_of_an_older_version_is_evaluated_on_clips_that_it_was_not_trained_on(tmp_path: Path) -> None:
+def test_runs_of_older_versions_are_evaluated_on_their_test_clips(tmp_path: Path) -> None:
     (tmp_path / "audio").mkdir()
     for n in range(30):
         samples = np.random.default_rng(n).normal(0, 0.1, 800)

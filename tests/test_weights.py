@@ -1,4 +1,4 @@
-"""Weights files: tied weights, and files that do not fit."""
+"""Weights files: tied weights, mismatched modules and invalid files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tied(nn.Module):
         self.register_buffer("view", self.first.weight.detach()[:2])
 
 
-def test_tied_weights_are_written_and_come_back_tied(tmp_path: Path) -> None:
+def test_tied_weights_remain_tied_after_loading(tmp_path: Path) -> None:
     module, other = Tied(), Tied()
     (tmp_path / "w.safetensors").write_bytes(weights_bytes(module.state_dict()))
     with open_weights(tmp_path / "w.safetensors") as weights:
@@ -34,7 +34,7 @@ def test_tied_weights_are_written_and_come_back_tied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("module", "message"),
     [
         (nn.Linear(4, 5), r"weight is \[4, 4\], but \[5, 4\] is needed"),
         (nn.Linear(4, 4, bias=False), "bias is unexpected"),
@@ -42,16 +42,16 @@ def test_tied_weights_are_written_and_come_back_tied(tmp_path: Path) -> None:
     ],
     ids=["shape", "left over", "missing"],
 )
-def test_weights_that_do_not_fit_change_nothing(tmp_path: Path, module: nn.Module, says: str) -> None:
+def test_mismatched_weights_raise_and_change_nothing(tmp_path: Path, module: nn.Module, message: str) -> None:
     (tmp_path / "w").write_bytes(weights_bytes(nn.Linear(4, 4).state_dict()))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(CodecError, match=says), open_weights(tmp_path / "w") as weights:
+    with pytest.raises(CodecError, match=message), open_weights(tmp_path / "w") as weights:
         weights.load_into(module)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "device", "empty", "text"])
-def test_what_is_no_weights_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_invalid_weights_files_raise(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "w"
     if kind == "folder":
         path.mkdir()

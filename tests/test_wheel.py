@@ -1,6 +1,4 @@
-"""The wheel holds the library, every built-in plugin, the recipes and the embedded corpus, and works from
-where pip puts it.
-"""
+"""The wheel contains library, plugins, recipes and bundled corpus, and works after installation."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_what_the_wheel_holds(wheel: Path) -> None:
+def test_the_wheel_contains_all_packages_and_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     plugins = {path.name for path in (ROOT / "plugins").glob("codecvq_*")}
@@ -52,14 +50,14 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_finds_its_plugins_recipes_and_corpus(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_provides_plugins_recipes_and_corpus(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     zipfile.ZipFile(wheel).extractall(site)
     here = next(Path(path) for path in sys.path if path.endswith("site-packages"))
-    # the dependencies of this environment, found last; its own editable codecvq is found through a .pth file,
-    # so not at all
+    # The dependencies come from this environment, last on the path. Its editable codecvq is not importable,
+    # because it needs a .pth file.
     script = (
         f"import sys; sys.path.append({str(here)!r})\n"
         "import codecvq.plugins as p, codecvq.data.corpus as c\n"
@@ -70,6 +68,6 @@ def test_an_installed_wheel_finds_its_plugins_recipes_and_corpus(wheel: Path, tm
     )
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    count, found, clips = done.stdout.split()
+    count, recipe_exists, clips = done.stdout.split()
     assert int(count) >= 7
-    assert (found, clips) == ("True", "24")
+    assert (recipe_exists, clips) == ("True", "24")

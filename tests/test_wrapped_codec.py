@@ -1,6 +1,6 @@
-"""A codec that exists, wrapped: what the base class does for it, and that every verb takes it.
+"""Wrapped codecs: what the base class provides, and that every command supports them.
 
-Two are wrapped: mu-law, and EnCodec of docs/how-to/wrap-a-codec.md, here with random weights.
+The tests wrap mu-law, and EnCodec from docs/how-to/wrap-a-codec.md with random weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plugin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """my_encodec.py of the guide."""
+    """`my_encodec.py` of the how-to page."""
     match = re.search(r"^```python\n# my_encodec\.py\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     assert match
     path = tmp_path_factory.mktemp("plugin") / "my_encodec.py"
@@ -51,7 +51,7 @@ def plugin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def random_weights() -> Iterator[None]:
-    """EnCodec's model with random weights and codebooks: nothing is downloaded."""
+    """EnCodec models have random weights and codebooks, so nothing is downloaded."""
     from encodec import EncodecModel
 
     make = EncodecModel.encodec_model_24khz
@@ -59,7 +59,7 @@ def random_weights() -> Iterator[None]:
     def random_model() -> EncodecModel:
         torch.manual_seed(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch about the weight norm of the package
+            warnings.simplefilter("ignore", FutureWarning)  # torch warns about weight_norm in encodec
             model = make(pretrained=False)
         with torch.no_grad():
             spread = model.encoder(noise(1, 1, RATE)).std()
@@ -79,10 +79,10 @@ def encodec(plugin_file: Path) -> Iterator[AudioCodec]:
     registry().unregister(origin)
 
 
-# what the base class does
+# The base class
 
 
-def test_rates_and_lengths_are_exact(encodec: AudioCodec) -> None:
+def test_rates_and_lengths_of_a_wrapped_codec_are_exact(encodec: AudioCodec) -> None:
     assert (encodec.frame_rate, encodec.bitrate, encodec.num_codebooks) == (Fraction(75), 24_000, 32)
     for samples in (0, 1, 319, 320, 321, 2000):
         codes = encodec.encode(noise(2, 1, samples))
@@ -94,7 +94,7 @@ def test_rates_and_lengths_are_exact(encodec: AudioCodec) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 320, 1603])
-def test_an_item_of_a_padded_batch_gets_what_it_gets_alone(encodec: AudioCodec, length: int) -> None:
+def test_padding_does_not_change_codes_and_audio(encodec: AudioCodec, length: int) -> None:
     batch, lengths = noise(3, 1, 3200), torch.tensor([3200, length, 3200])
     codes, alone = encodec.encode(batch, lengths=lengths), encodec.encode(batch[1:2, :, :length])
     assert torch.equal(codes[1:2, :, : alone.shape[2]], alone)
@@ -105,7 +105,7 @@ def test_an_item_of_a_padded_batch_gets_what_it_gets_alone(encodec: AudioCodec, 
     assert not wav[1, :, length:].any()
 
 
-def test_the_first_codebooks_are_a_codec_where_it_says_so(encodec: AudioCodec) -> None:
+def test_a_smaller_depth_needs_nested_codebooks(encodec: AudioCodec) -> None:
     wav = noise(1, 1, 1600)
     assert torch.equal(encodec.encode(wav, num_codebooks=4), encodec.encode(wav)[:, :4])
     assert encodec.decode(encodec.encode(wav, num_codebooks=4)).shape == wav.shape
@@ -117,7 +117,7 @@ def test_the_first_codebooks_are_a_codec_where_it_says_so(encodec: AudioCodec) -
         encodec.encode(wav, num_codebooks=33)
 
 
-def test_identity_is_of_the_weights_and_of_what_it_says_of_itself(encodec: AudioCodec) -> None:
+def test_hashes_depend_on_weights_and_declared_properties(encodec: AudioCodec) -> None:
     again = load("encodec-24k")
     assert (again.weights_sha256, again.codebooks_sha256) == (
         encodec.weights_sha256,
@@ -144,7 +144,7 @@ def test_identity_is_of_the_weights_and_of_what_it_says_of_itself(encodec: Audio
     assert not trained.matches_weights(ours.weights_sha256)
 
 
-def test_codes_that_repeat_over_their_block_are_kept_so() -> None:
+def test_codes_of_codebooks_with_strides_repeat_over_blocks() -> None:
     codec = LevelCodec((16, 16), strides=(4, 1))
     assert codec.bitrate == 100 * (1 + 4)
     codes = codec.encode(noise(1, 1, 6 * HOP))
@@ -154,7 +154,7 @@ def test_codes_that_repeat_over_their_block_are_kept_so() -> None:
         codec.decode(codes)
 
 
-def test_what_is_wrong_with_audio_and_codes_is_told() -> None:
+def test_invalid_audio_and_codes_raise() -> None:
     codec, wav = LevelCodec((256, 8)), torch.zeros(2, 1, 320)
     wav[1, 0, 7] = torch.nan
     with pytest.raises(NonFiniteError, match=r"samples of item 1 .* index 7"):
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_audio_and_codes_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("options", "message"),
     [
         ({"codebook_sizes": []}, "codebook_sizes has 0"),
         ({"codebook_sizes": [8, 0]}, r"codebook_sizes\[1\] is 0"),
@@ -181,19 +181,19 @@ def test_what_is_wrong_with_audio_and_codes_is_told() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_a_codec_is_refused_when_it_is_made(given: dict[str, Any], says: str) -> None:
-    class Stated(LevelCodec):
+def test_invalid_codec_properties_raise_at_construction(options: dict[str, Any], message: str) -> None:
+    class Invalid(LevelCodec):
         def __init__(self) -> None:
-            stated: dict[str, Any] = {"name": "stated", "sample_rate": 16_000, "hop_length": 160}
-            stated |= {"codebook_sizes": (8, 8), "weights": "1"}
-            WrappedCodec.__init__(self, **(stated | given))
+            defaults: dict[str, Any] = {"name": "invalid", "sample_rate": 16_000, "hop_length": 160}
+            defaults |= {"codebook_sizes": (8, 8), "weights": "1"}
+            WrappedCodec.__init__(self, **(defaults | options))
 
-    with pytest.raises(OptionError, match=says):
-        Stated()
+    with pytest.raises(OptionError, match=message):
+        Invalid()
 
 
 @pytest.mark.parametrize(
-    ("codes", "says"),
+    ("codes", "message"),
     [
         (torch.zeros(1, 2, 4, dtype=torch.int64), r"returned torch.int64 \[1, 2, 4\]; .* = \[1, 2, 3\]"),
         (torch.zeros(1, 2, 3), "returned torch.float32"),
@@ -203,16 +203,16 @@ def test_what_cannot_be_a_codec_is_refused_when_it_is_made(given: dict[str, Any]
     ],
     ids=["frames", "floats", "nothing", "range", "stride"],
 )
-def test_codes_that_a_model_should_not_give_are_told(codes: Any, says: str) -> None:
+def test_invalid_codes_of_a_model_raise(codes: Any, message: str) -> None:
     class Faulty(LevelCodec):
         def encode_frames(self, wav: torch.Tensor) -> torch.Tensor:
             return codes  # type: ignore[no-any-return]
 
-    with pytest.raises(CodecError, match=f"(?s)codec 'level': encode_frames .*{says}"):
+    with pytest.raises(CodecError, match=f"(?s)codec 'level': encode_frames .*{message}"):
         Faulty(strides=(3, 1)).encode(torch.zeros(1, 1, 3 * HOP))
 
 
-def test_audio_that_a_model_should_not_give_is_told() -> None:
+def test_audio_of_the_wrong_length_from_a_model_raises() -> None:
     class Faulty(LevelCodec):
         def decode_frames(self, codes: torch.Tensor) -> torch.Tensor:
             return super().decode_frames(codes)[:, :, :-1]
@@ -221,7 +221,7 @@ def test_audio_that_a_model_should_not_give_is_told() -> None:
         Faulty().decode(torch.zeros(1, 2, 3, dtype=torch.int64))
 
 
-def test_autocast_and_other_settings_change_no_code(encodec: AudioCodec) -> None:
+def test_autocast_does_not_change_codes_of_wrapped_codecs(encodec: AudioCodec) -> None:
     wav = noise(1, 1, 1600)
     codes = encodec.encode(wav)
     with torch.autocast("cpu", torch.bfloat16):
@@ -229,24 +229,24 @@ def test_autocast_and_other_settings_change_no_code(encodec: AudioCodec) -> None
         assert torch.equal(encodec.decode(codes), encodec.decode(codes))
 
 
-# the protocol
+# The protocol
 
 
 @pytest.mark.slow
-def test_it_keeps_every_promise_of_a_codec(encodec: AudioCodec) -> None:
-    found = [outcome for outcome in run_checks(codec_checks(encodec)) if outcome.is_broken]
-    assert [f"{outcome.check.short_name}: {outcome.found}" for outcome in found] == []
+def test_wrapped_codecs_pass_all_checks(encodec: AudioCodec) -> None:
+    broken = [outcome for outcome in run_checks(codec_checks(encodec)) if outcome.is_broken]
+    assert [f"{outcome.check.short_name}: {outcome.found}" for outcome in broken] == []
 
 
 @pytest.mark.parametrize("codec", [LevelCodec(), MulawCodec(), load("speech-16k")], ids=lambda c: c.name)
-def test_it_has_every_member_of_the_protocol(codec: AudioCodec) -> None:
+def test_codecs_have_every_member_of_the_protocol(codec: AudioCodec) -> None:
     assert {"encode", "decode", "strides", "frame_rate", "weights_sha256", "matches_codebooks"} <= set(
         MEMBERS
     )
     assert missing_members(codec) == []
 
 
-def test_a_factory_that_makes_no_codec_is_told(tmp_path: Path) -> None:
+def test_a_factory_that_returns_no_codec_raises(tmp_path: Path) -> None:
     (tmp_path / "no_codec.py").write_text(
         "from codecvq import CodecSpec, hookimpl\n\n\nclass Half:\n    def __init__(self, device):\n"
         "        self.name = 'half'\n\n    def encode(self, wav):\n        return wav\n\n\n@hookimpl\n"
@@ -262,10 +262,10 @@ def test_a_factory_that_makes_no_codec_is_told(tmp_path: Path) -> None:
         registry().unregister(origin)
 
 
-# files, datasets and verbs
+# Files, datasets and commands
 
 
-def test_a_file_holds_its_codes_and_refuses_another_codec(encodec: AudioCodec) -> None:
+def test_files_contain_the_codes_and_reject_another_codec(encodec: AudioCodec) -> None:
     codes = encodec.encode(noise(1, 1, 4000), num_codebooks=4)[0]
     packet = unpack(pack(encodec, codes, 4000), encodec)
     assert np.array_equal(packet.codes, codes.numpy())
@@ -278,7 +278,7 @@ def test_a_file_holds_its_codes_and_refuses_another_codec(encodec: AudioCodec) -
 
 @pytest.fixture
 def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with half a second of real speech in `recordings`."""
+    """The current folder. Its subfolder `recordings` contains two clips of 0.25 s of speech."""
     monkeypatch.chdir(tmp_path)
     clips = open_corpus("prompts").split("test").clips
     for clip in clips[:2]:
@@ -289,15 +289,15 @@ def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as exit_error:
         main([*arguments, "--json"])
-    said = capsys.readouterr()
-    assert not leaving.value.code, said.err
-    return json.loads(said.out)  # type: ignore[no-any-return]
+    captured = capsys.readouterr()
+    assert not exit_error.value.code, captured.err
+    return json.loads(captured.out)  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
-def test_every_verb_takes_it(
+def test_every_command_supports_wrapped_codecs(
     recordings: Path, plugin_file: Path, encodec: AudioCodec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = ("--plugin", str(plugin_file))
@@ -320,17 +320,17 @@ def test_every_verb_takes_it(
         assert np.array_equal(by_file[file.stem], read_cvq(file, encodec).codes[:2])
     assert run(capsys, "detokenize", "encodec-24k", "tokens", "-o", "back", *plugin)["done"] == 2
     metrics = ("--metrics", "si_sdr,mel_distance")
-    found = run(capsys, "evaluate", "encodec-24k", "recordings", "--split", "all", *metrics, *plugin)
-    assert found["codec"]["weights_sha256"] == encodec.weights_sha256
-    assert found["bitrate"]["nominal_bps"] == 24_000
-    assert (found["done"], found["failed"]) == (2, 0)
+    result = run(capsys, "evaluate", "encodec-24k", "recordings", "--split", "all", *metrics, *plugin)
+    assert result["codec"]["weights_sha256"] == encodec.weights_sha256
+    assert result["bitrate"]["nominal_bps"] == 24_000
+    assert (result["done"], result["failed"]) == (2, 0)
     compared = run(capsys, "compare", "encodec-24k@4", "encodec-24k", "-d", "recordings", *metrics, *plugin)
     rates = [codec["groups"]["all"]["bitrate_bps"] for codec in compared["codecs"]]
     assert rates == [pytest.approx(3_000, rel=0.02), pytest.approx(24_000, rel=0.02)]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (
             ("encode", "encodec-24k", "recordings", "-o", "o", "--num-codebooks", "33"),
@@ -344,12 +344,12 @@ def test_every_verb_takes_it(
     ],
     ids=["depth", "compared depth", "init-from"],
 )
-def test_what_it_cannot_do_is_one_line(
+def test_unsupported_options_print_one_line(
     recordings: Path, plugin_file: Path, encodec: AudioCodec, capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...], says: str,
+    arguments: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as exit_error:
         main([*arguments, "--plugin", str(plugin_file)])
-    said = capsys.readouterr().err
-    assert leaving.value.code == 2
-    assert says in said.splitlines()[-1]
+    stderr = capsys.readouterr().err
+    assert exit_error.value.code == 2
+    assert message in stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""YAML of strangers: read at once, within limits; what is written is read as the same."""
+"""YAML from untrusted files: limits, the core schema, and round trips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from codecvq.yaml_file import dump_yaml, parse_yaml, read_yaml
         ("{a: &x [1], b: *x}", {"a": [1], "b": [1]}), ("{<<: {a: 1}, b: 2}", {"a": 1, "b": 2}),
     ],
 )  # fmt: skip
-def test_values_are_those_of_the_core_schema(text: str, value: Any) -> None:
+def test_values_follow_the_yaml_core_schema(text: str, value: Any) -> None:
     assert parse_yaml(text, "it") == value
 
 
@@ -36,7 +36,7 @@ def aliases() -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (aliases(), "more than 50,000 values"),
         ("a: &a [*a]", "values"),
@@ -58,20 +58,20 @@ def aliases() -> str:
     ],
     ids=range(17),
 )
-def test_what_is_not_read_is_said_in_one_line_and_at_once(text: str, says: str) -> None:
+def test_invalid_yaml_raises_quickly_with_one_line(text: str, message: str) -> None:
     began = time.process_time()
-    with pytest.raises(CodecvqError, match=says) as caught:
+    with pytest.raises(CodecvqError, match=message) as caught:
         parse_yaml(text, "it")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     assert time.process_time() - began < 2
 
 
-def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "large.yaml").write_text("a" * 300_000)
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
-    for name, says in {
+    for name, message in {
         "fifo.yaml": "not a regular file",
         "large.yaml": "more than the",
         "latin.yaml": "UTF-8",
@@ -79,11 +79,11 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         "/dev/zero": "not a regular file",
         "a\0b": "cannot be read",
     }.items():
-        with pytest.raises(CodecvqError, match=says):
+        with pytest.raises(CodecvqError, match=message):
             read_yaml(tmp_path / name)
 
 
-def test_what_is_written_is_read_as_the_same() -> None:
+def test_dumped_yaml_loads_unchanged() -> None:
     value = {"a": ["1e-3", "1e3", "yes", "12:30", "null", "~", "", "0x10", "1_000", "<<", "=", "é", " x"]}
     value["b"] = [1e-3, 1.0, 1e300, True, None, 5, "5", -0.5, 1e-300]
     assert parse_yaml(dump_yaml(value), "it") == value
