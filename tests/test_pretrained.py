@@ -86,7 +86,7 @@ def test_a_missing_weights_folder_raises(plugin: Codec, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"factory": print, "folder": "x"}, {"folder": "x", "external": True}])
-def test_a_spec_has_a_folder_or_a_factory(fields: dict) -> None:
+def test_a_codec_spec_needs_exactly_one_of_folder_and_factory(fields: dict) -> None:
     with pytest.raises(ValueError, match="one of them is needed"):
         CodecSpec(name="odd", **fields)
 

@@ -231,13 +231,13 @@ def test_options_can_be_declared_by_a_class_or_a_function(options: Any) -> None:
     registration = registry_under_test.find(QuantizerSpec, "far")
     assert set(option_defaults(registration)) == {"dim", "size", "name"}
     check_options("far", registration, {"size": 1, "dim": 2})
-    for options, message in (
+    for supplied, message in (
         ({"dim": 1, "size": "x"}, "size is 'x'"),
         ({"dim": 1}, "needs size"),
         ({"dim": 1, "size": 1, "nam": ""}, "Did you mean 'name'"),
     ):
         with pytest.raises(OptionError, match=message):
-            check_options("far", registration, options)
+            check_options("far", registration, supplied)
 
 
 def test_undeclared_options_reach_the_factory() -> None:
@@ -246,7 +246,9 @@ def test_undeclared_options_reach_the_factory() -> None:
     registry_under_test.register(plugin(codecvq_quantizers=hookimpl(lambda: [spec])), "far")
     check_options("far", registry_under_test.find(QuantizerSpec, "far"), {"dim": 1, "anything": [1]})
     with pytest.raises(OptionError, match="finite numbers"):
-        check_options("far", registry_under_test.find(QuantizerSpec, "far"), {"dim": 1, "anything": [float("nan")]})
+        check_options(
+            "far", registry_under_test.find(QuantizerSpec, "far"), {"dim": 1, "anything": [float("nan")]}
+        )
 
 
 def test_cyclic_and_missing_option_declarations_raise() -> None:
