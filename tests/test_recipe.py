@@ -17,7 +17,7 @@ from recipes import write_recipe
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("quantiser.levels=[5]", r"quantiser is not a key.*Did you mean 'quantizer'"),
+        ("quantizr.levels=[5]", r"quantizr is not a key.*Did you mean 'quantizer'"),
         ("training.step=3", r"training\.step is not a key.*Did you mean 'steps'"),
         ("losses.mell=3", r"losses\.mell is not a key.*Did you mean 'mel'"),
         ("corpus.augment.gain=3", r"corpus\.augment\.gain is not a key.*Did you mean 'gain_db'"),
