@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/plain_words.py
 
 docs: $(VENV)/installed
 	$(BIN)/python -c 'import mkdocstrings, latex2mathml' 2>/dev/null \

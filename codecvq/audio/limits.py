@@ -68,7 +68,7 @@ class ReadLimit:
             )
 
     def check_decoded(self, samples: int) -> None:
-        """Raise AudioError if `samples`, the number of samples decoded so far, exceeds the limit."""
+        """Raise AudioError if `samples`, the number of samples decoded until now, exceeds the limit."""
         if samples > MAX_DECODED_S * self.sample_rate:
             raise AudioError(
                 f"{self.name} is longer than {MAX_DECODED_S / 3600:.0f} hours. Split it into shorter files."
