@@ -135,7 +135,7 @@ def codecvq_quantizers():
 def run_check(
     codecvq_in_process: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> Callable[..., tuple[int, str]]:
-    """Run `codecvq plugins check …` on a quantizer of ODDER. Returns exit code and stdout."""
+    """Run `codecvq plugins check …` on a quantizer of ODD_PLUGIN. Returns exit code and stdout."""
     (tmp_path / "odder.py").write_text(ODD_PLUGIN)
     return lambda *arguments: codecvq_in_process("plugins", "check", *arguments, "--plugin", "./odder.py")[:2]
 
