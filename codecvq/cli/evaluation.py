@@ -83,6 +83,8 @@ def evaluate(
     names = parse_names(metrics, "--metrics")
     recipe = _recipe_of(codec)
     if data is None:
+        if recipe is None:
+            load(codec, resolve_device(device))  # raises for an unknown codec before the error about data
         _check_run_data(recipe, root, reader)
     with explain_missing_plugins(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))

@@ -154,11 +154,12 @@ def _load_timed(kind: str, registration: Registration[Any]) -> tuple[float, str]
 
 
 def _is_registered(kind: str, name: str) -> bool:
+    names = set(registry().registrations(kind))
     if kind == "quantizers":
         from codecvq.quantizer.build import quantizer_names
 
-        return name.rpartition("/")[2] in quantizer_names()
-    return name.rpartition("/")[2] in registry().registrations(kind)
+        names.update(quantizer_names())
+    return name.rpartition("/")[2] in names
 
 
 def _details(kind: str, name: str) -> dict[str, Any]:

@@ -63,9 +63,9 @@ def new_plugin(
     file = into / f"{name}.py"
     plugin = shlex.quote(str(file) if into.is_absolute() else f"./{file}")
     alone = f"codecvq plugins check {name} --plugin {plugin}"
-    for step in (
-        [f"pip install -e {root}", f"codecvq plugins check {name}", f"pytest {root}"] if packaged else [alone]
-    ):
+    with_tests = shlex.quote(f"{into / _distribution_name(name)}[test]")
+    install = [f"pip install -e {with_tests}", f"codecvq plugins check {name}", f"python -m pytest {root}"]
+    for step in install if packaged else [alone]:
         print_text(f"next:  {step}")
 
 

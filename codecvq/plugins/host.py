@@ -104,6 +104,10 @@ class Registry:
         text = str(source)
         if text.endswith(".py") or os.sep in text:
             return self._load_file(_absolute(text))
+        if os.path.isfile(text):
+            raise PluginError(
+                f"plugin {text!r} is a file without the ending .py. Give a Python file or a module."
+            )
         origin = Origin(text, "", "")
         if str(origin) not in self.origins:
             try:
