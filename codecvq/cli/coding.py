@@ -52,7 +52,7 @@ def encode(
     inputs: Inputs,
     out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Use only the first N codebooks of a residual codec.", min=1)
+        int | None, typer.Option(help="Use only the first N codebooks. The codec must support it.", min=1)
     ] = None,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006

@@ -43,7 +43,7 @@ def compare(
         list[str],
         typer.Argument(
             help="Run folders, codec folders, or names listed by: codecvq plugins list --kind codecs. "
-            "CODEC@3 uses the first 3 codebooks of a residual codec."
+            "CODEC@3 uses its first 3 codebooks."
         ),
     ],
     data: Annotated[str, typer.Option("--data", "-d", help="Folder, manifest or corpus name.")] = "prompts",

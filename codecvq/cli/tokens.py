@@ -39,7 +39,7 @@ def tokenize(
     data: Annotated[str, typer.Argument(help="Folder of audio files, manifest or corpus name.")],
     out: Out,
     num_codebooks: Annotated[
-        int | None, typer.Option(help="Use only the first N codebooks of a residual codec.", min=1)
+        int | None, typer.Option(help="Use only the first N codebooks. The codec must support it.", min=1)
     ] = None,
     root: CorpusRoot = None,
     reader: ReaderName = None,

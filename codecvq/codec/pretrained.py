@@ -45,4 +45,9 @@ def unknown_codec(name: str | Path, external: bool = False) -> CodecError:
         name for name, registration in registrations.items() if external or not registration.spec.external
     ]
     why = registry().unknown_name_message(CodecSpec, str(name), known)
-    return CodecError(f"{name} is not a codec: there is no such folder, and {why}")
+    advice = (
+        " CODEC@N works in codecvq compare; encode and tokenize take --num-codebooks."
+        if "@" in str(name)
+        else ""
+    )
+    return CodecError(f"{name} is not a codec: there is no such folder, and {why}{advice}")

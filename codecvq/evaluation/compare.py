@@ -73,10 +73,13 @@ def compare(
         data: name of the data in the result.
         group_by: "speaker", "language" or a column of the manifest; by default "group" if there is such a
             column; "" for no groups.
-        max_clips: number of clips to use, spread evenly over the corpus. sample_rate: sample rate of the
-        measurement, in Hz. device: device of the codecs. against: the codec for differences in later tables.
-        Checked to be one of `codecs`; has no other effect. audio_dir: folder for the decoded audio of every
-        codec. progress: called after every transmission.
+        max_clips: number of clips to use, spread evenly over the corpus.
+        sample_rate: sample rate of the measurement, in Hz.
+        device: device of the codecs.
+        against: the codec for differences in later tables. It must be one of `codecs`, and has no other
+            effect here.
+        audio_dir: folder for the decoded audio of every codec.
+        progress: called after every transmission.
 
     Raises CodecvqError for an unknown name, for no clips, and if no codec is installed. These checks run
     before the measurement.
