@@ -98,6 +98,7 @@ BEFORE_LOADING = {
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "file/x"): "file/x",
     ("compare", CODEC, "--data", "clips", *METRICS, "-o", "/proc/x"): "/proc/x",
     ("evaluate", CODEC): "no data to evaluate on",
+    ("evaluate", "runs/nothere"): "is not a codec",
     # commands
     ("encoda",): "Did you mean 'encode'",
     ("encode", CODEC, "clips", "-o", "out", "--nosuch"): "--nosuch",

@@ -76,6 +76,7 @@ def evaluate(
     Example: [bold]codecvq evaluate runs/quickstart --metrics pesq_wb,stoi[/]
     """
     from codecvq.codec import load
+    from codecvq.codec.pretrained import codec_registration, unknown_codec
     from codecvq.evaluation.metrics import prepare
     from codecvq.plugins.declarations import explain_missing_plugins
 
@@ -83,8 +84,8 @@ def evaluate(
     names = parse_names(metrics, "--metrics")
     recipe = _recipe_of(codec)
     if data is None:
-        if recipe is None:
-            load(codec, resolve_device(device))  # raises for an unknown codec before the error about data
+        if codec_registration(codec) is None and not codec.exists():
+            raise unknown_codec(codec)  # before the error about data
         _check_run_data(recipe, root, reader)
     with explain_missing_plugins(recipe.plugins if recipe else ()):
         ready = prepare(names or (recipe.evaluation.metrics if recipe else None))
