@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +124,40 @@ def test_payload_bytes_depend_only_on_the_integer_tables():
     data = learned_encode(codes, layout, tables)
     assert data.hex() == "297829398b"
     assert np.array_equal(learned_decode(data, layout, tables), codes)
+
+
+def reference_sha256(tables):
+    """The hash that `CodeTables.sha256` documents, in plain Python."""
+    numbers = [len(tables.codebook_sizes), *tables.codebook_sizes, tables.step, len(tables.symbols)]
+    for symbol, table in zip(tables.symbols, tables.frequencies, strict=True):
+        numbers += [symbol.codebook, symbol.place, symbol.radix, len(symbol.contexts)]
+        for context in symbol.contexts:
+            classes = [] if context.classes is None else [int(value) for value in context.classes]
+            numbers += [context.symbol, context.lag, len(classes), *classes]
+        numbers += [int(value) for row in table for value in row]
+    return hashlib.sha256(struct.pack(f"<{len(numbers)}q", *numbers)).hexdigest()
+
+
+def test_the_hash_of_tables_covers_every_field():
+    even = CodeTables.uniform((5, 7), contexts=ALL)
+    variants = [
+        even,
+        replace(even, step=63),
+        even.with_counts([markov((5, 7), 90)]),
+        CodeTables.uniform((5, 7)),
+        CodeTables.uniform((5, 6), levels=(7,)),
+        CodeTables.uniform((5, 7), levels=(7,)),
+        CodeTables.uniform((5, 7), levels=(2, 4), contexts=("digit",)),
+        CodeTables.uniform((5, 7), contexts=("previous",)),
+        CodeTables.uniform((5, 7), contexts=("below",)),
+        CodeTables.uniform((5, 7), contexts=("below",), classes=[np.arange(5), np.arange(7)]),
+        CodeTables.uniform((5, 7), contexts=("below",), classes=[np.arange(5)[::-1], np.arange(7)]),
+    ]
+    assert len({tables.sha256 for tables in variants}) == len(variants)
+    for tables in variants:
+        assert tables.sha256 == reference_sha256(tables) == replace(tables).sha256
+    with pytest.raises(ValueError, match="read-only"):  # the hash is computed once
+        even.frequencies[0][0, 0] = 2
 
 
 def test_flat_frequencies_are_restored_from_a_buffer():

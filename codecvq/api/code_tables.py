@@ -12,9 +12,11 @@ Letters: N codebooks, K codebook size, T frames, R radix of a symbol, C contexts
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -147,6 +149,29 @@ class CodeTables:
     def entries(self) -> int:
         """Number of frequencies in all tables."""
         return sum(table.size for table in self.frequencies)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the tables in hexadecimal, by which a `.cvq` file refers to them.
+
+        The hashed bytes are integers, 8 bytes each, least significant byte first: the number of codebooks and
+        their sizes; `step`; the number of symbols; for each symbol its codebook, place, radix, the number of
+        its contexts, for each context its symbol, its lag, the number of its classes (0 without classes) and
+        the class of each value, and then the rows of its table.
+        """
+        digest = hashlib.sha256()
+
+        def add(*numbers: int) -> None:
+            digest.update(np.array(numbers, dtype="<i8").tobytes())
+
+        add(len(self.codebook_sizes), *self.codebook_sizes, self.step, len(self.symbols))
+        for symbol, table in zip(self.symbols, self.frequencies, strict=True):
+            add(symbol.codebook, symbol.place, symbol.radix, len(symbol.contexts))
+            for context in symbol.contexts:
+                classes = () if context.classes is None else context.classes.tolist()
+                add(context.symbol, context.lag, len(classes), *classes)
+            digest.update(table.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     @property
     def flat(self) -> npt.NDArray[np.int32]:
@@ -306,7 +331,9 @@ def _integers(values: Any, what: str) -> Integers:  # Any: an array or tensor
     array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if array.dtype.kind not in "iu":
         raise OptionError(f"{what} are {array.dtype}; integers are needed")
-    return array.astype(np.int64)
+    integers: Integers = array.astype(np.int64)
+    integers.flags.writeable = False  # the hash of tables is cached
+    return integers
 
 
 def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `with_counts`
