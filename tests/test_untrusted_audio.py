@@ -363,10 +363,19 @@ def test_channels_or_rates_that_a_format_cannot_store_give_a_one_line_error(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_audio(tmp_path / "a.wav", np.zeros(100), RATE)
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("limit", [0, 10, 5000, 31_998])
+def test_a_file_that_cannot_be_written_completely_raises_os_error(
+    tmp_path: Path, suffix: str, limit: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).uniform(-1, 1, RATE)  # 32,000 bytes
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_audio(tmp_path / f"a{suffix}", noise, RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())

@@ -18,8 +18,8 @@ from typing import Any
 
 import av
 
-from codecvq.audio.limits import FloatArray, ReadLimit
-from codecvq.audio.part import Audio, Part, concatenate
+from codecvq.audio.limits import ReadLimit
+from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 
@@ -41,8 +41,11 @@ class _Source(io.BufferedReader):
             return -errno.EINVAL
 
 
-def read_samples(path: Path, part: Part) -> Audio:
-    """Read a part of a file. Raises AudioError for a damaged file or a part that exceeds `ReadLimit`."""
+def read_blocks(path: Path, part: Part) -> Iterator[Audio]:
+    """Yield a part of a file in blocks of any size.
+
+    Raises AudioError for a damaged file or a part that exceeds `ReadLimit`.
+    """
     with _open(path) as container:
         stream = container.streams.audio[0]
         limit, layout = _read_limit(part.name, stream, part.longest_s), stream.codec_context.layout
@@ -50,20 +53,19 @@ def read_samples(path: Path, part: Part) -> Audio:
         # in planar formats) av reads out of bounds.
         convert = av.AudioResampler(format="flt", layout=layout, rate=limit.sample_rate)
         start, count = part.samples(limit.sample_rate)
-        pieces, decoded, returned = list[FloatArray](), 0, 0
+        decoded = returned = 0
         for frame in _frames(path, container):
             for block in convert.resample(frame):
                 whole = block.to_ndarray().reshape(-1, limit.channels).T  # [C, n]
-                piece = whole[:, max(0, start - decoded) :]
+                selected = whole[:, max(0, start - decoded) :]
                 decoded += block.samples
-                piece = piece if count is None else piece[:, : count - returned]
-                returned += piece.shape[1]
-                pieces.append(piece)
-            limit.check_decoded(decoded)
-            limit.check(returned)
+                selected = selected if count is None else selected[:, : count - returned]
+                returned += selected.shape[1]
+                limit.check_decoded(decoded)
+                limit.check(returned)
+                yield Audio(selected, limit.sample_rate)
             if count is not None and returned >= count:
                 break
-        return Audio(concatenate(pieces, limit.channels), limit.sample_rate)
 
 
 def decoded_duration_s(path: Path, name: str) -> float:
@@ -100,12 +102,13 @@ def _container_end_s(container: Any) -> float | None:
     stream = container.streams.audio[0]
     with contextlib.suppress(av.FFmpegError):  # without an index, all packets are read
         container.seek(PAST_END)
-    ends = [
-        packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None
-    ]
-    if not ends or stream.time_base is None:
+    last = max(
+        (packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None),
+        default=None,
+    )
+    if last is None or stream.time_base is None:
         return None
-    end = float((max(ends) - (stream.start_time or 0)) * stream.time_base)
+    end = float((last - (stream.start_time or 0)) * stream.time_base)
     return end if end > 0 else None
 
 
@@ -118,7 +121,7 @@ def decoding_error(path: Path, why: object) -> AudioError:
     )
 
 
-def _read_limit(name: str, stream: Any, longest_s: float = 0.0) -> ReadLimit:  # Any: av's streams are untyped
+def _read_limit(name: str, stream: Any, longest_s: float | None = 0.0) -> ReadLimit:  # Any: av is untyped
     return ReadLimit(name, stream.rate, stream.codec_context.channels, longest_s)
 
 

@@ -8,16 +8,16 @@ This module differs from plain soundfile in three points:
 - The duration in the header is not trusted: all samples that the file has are read. If the duration in a FLAC
   header is wrong, FFmpeg reads the file.
 - Concatenated files (chained Ogg or FLAC) are read link by link.
+
+The memory is bounded: it does not depend on the size of a file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ import soundfile
 from codecvq.audio.ffmpeg import container_end_samples, decoding_error
 from codecvq.audio.files import RAW_RATES
 from codecvq.audio.limits import FloatArray, ReadLimit, is_plausible
-from codecvq.audio.part import Audio, Part, concatenate
+from codecvq.audio.links import Link, find_links
+from codecvq.audio.part import Audio, Part
 from codecvq.errors import AudioError
 
 BLOCK = 1 << 16  # samples of all channels per read
 MAX_SCANNED_BYTES = 4 << 20  # larger FLAC files are not searched for links to find their duration
-MAX_LINKS = 1000  # concatenated files in one file
 UNKNOWN_FRAMES = 2**40  # more than a FLAC header can state; libsndfile returns more if the number is unknown
 
 _UNRECOGNIZED, _UNSUPPORTED = (1, 4)  # error codes for formats that FFmpeg may support; others mean damage
@@ -39,11 +39,6 @@ _EXACT_FORMATS = frozenset({
     "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "RAW", "AVR", "IRCAM", "VOC",
 })  # fmt: skip
 _EXACT_SUBTYPES = re.compile(r"PCM_\w+|FLOAT|DOUBLE|ULAW|ALAW|IMA_ADPCM|MS_ADPCM|ALAC_\w+")
-#: libsndfile's format names -> the start of a link
-_SIGNATURES = {
-    "FLAC": re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
-    "OGG": re.compile(rb"OggS\x00[\x02\x03\x06\x07]"),  # the first page of a stream
-}
 
 
 class _ForwardFile(soundfile.SoundFile):
@@ -58,27 +53,29 @@ class _ForwardFile(soundfile.SoundFile):
         return self.format in _EXACT_FORMATS and _EXACT_SUBTYPES.fullmatch(self.subtype) is not None
 
 
-def read_samples(path: Path, part: Part) -> Audio | None:
-    """Read a part of a file; None if FFmpeg must read it.
+def read_blocks(path: Path, part: Part) -> Generator[Audio, None, bool]:
+    """Yield a part of a file in blocks of any size. Returns False, without a block, if FFmpeg must read it.
 
     Raises AudioError for a damaged file, or if the part exceeds the limits of `ReadLimit`.
     """
     with _open(path) as file:
         if file is None or file.format == "MP3":
-            return None
+            return False
         limit = ReadLimit(part.name, file.samplerate, file.channels, part.longest_s)
         start, count = part.samples(file.samplerate)
         if count is None or start + count > file.frames or file.format == "OGG":
             if links := _links(path, file.format):
-                return _concatenate_blocks(_chain(links, limit, start, count), limit)
+                yield from _limited(_chain(path, links, limit, start, count), limit)
+                return True
             if file.format == "FLAC" and container_end_samples(path) != file.frames:
-                return None
+                return False
         left = max(0, file.frames - start) if file.frames < UNKNOWN_FRAMES else 0
         limit.check(left if count is None else min(left, count))
         first = 0
         if file.seeks_exactly and 0 < start < file.frames:
             first = file.seek(start)
-        return _concatenate_blocks(_blocks(file, limit, first, start, count), limit)
+        yield from _limited(_blocks(file, limit, first, start, count), limit)
+        return True
 
 
 def duration_s(path: Path, name: str) -> float | None:
@@ -95,7 +92,7 @@ def duration_s(path: Path, name: str) -> float | None:
         if not (is_header_correct and file.format == "FLAC" and size > MAX_SCANNED_BYTES) and (
             links := _links(path, file.format)
         ):
-            return sum(len(block) for block in _chain(links, limit, 0, None)) / file.samplerate
+            return sum(len(block) for block in _chain(path, links, limit, 0, None)) / file.samplerate
         if file.format == "FLAC":
             return header_s if is_header_correct else None
         if file.format == "OGG" and is_plausible(header_s, size):
@@ -108,14 +105,13 @@ def duration_s(path: Path, name: str) -> float | None:
         return sum(len(block) for block in _blocks(file, limit, 0, 0, None)) / file.samplerate
 
 
-def _concatenate_blocks(blocks: Iterator[FloatArray], limit: ReadLimit) -> Audio:
-    """Concatenate blocks. Raises AudioError if they exceed the limit."""
-    pieces, samples = list[FloatArray](), 0
+def _limited(blocks: Iterator[FloatArray], limit: ReadLimit) -> Iterator[Audio]:
+    """Yield blocks `[n, C]` as audio. Raises AudioError if they exceed the limit."""
+    samples = 0
     for block in blocks:
         samples += len(block)
         limit.check(samples)
-        pieces.append(block.T)
-    return Audio(concatenate(pieces, limit.channels), limit.sample_rate)
+        yield Audio(block.T, limit.sample_rate)
 
 
 def _blocks(
@@ -176,32 +172,20 @@ def _raw_options(path: Path) -> dict[str, Any]:  # Any: keyword arguments of sou
     return {"samplerate": rate, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "LITTLE"}
 
 
-def _links(path: Path, file_format: str) -> list[bytes]:
-    """Return the links of a chained Ogg or FLAC file; empty for a single file."""
-    if file_format not in _SIGNATURES:
-        return []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        starts = [match.start() for match in _SIGNATURES[file_format].finditer(content)]
-        if file_format == "OGG":  # audio and video streams of one file start with adjacent pages
-            ends = {offset + _page_size(content, offset) for offset in starts}
-            starts = [offset for offset in starts if offset not in ends]
-        if len(starts) < 2:
-            return []
-        if len(starts) > MAX_LINKS:
-            raise decoding_error(path, f"it has more than {MAX_LINKS} concatenated files")
-        return [content[offset:end] for offset, end in zip(starts, [*starts[1:], len(content)], strict=True)]
+def _links(path: Path, file_format: str) -> list[tuple[int, int]]:
+    try:
+        return find_links(path, file_format)
+    except ValueError as error:
+        raise decoding_error(path, error) from error
 
 
-def _page_size(content: mmap.mmap, offset: int) -> int:
-    segments = content[offset + 26] if len(content) > offset + 26 else 0
-    return 27 + segments + sum(content[offset + 27 : offset + 27 + segments])
-
-
-def _chain(links: list[bytes], limit: ReadLimit, start: int, count: int | None) -> Iterator[FloatArray]:
+def _chain(
+    path: Path, links: list[tuple[int, int]], limit: ReadLimit, start: int, count: int | None
+) -> Iterator[FloatArray]:
     """Yield samples `[n, C]` from `start`, at most `count`, of concatenated files."""
     position = returned = 0
-    for link in links:
-        with _ForwardFile(io.BytesIO(link)) as file:
+    for begin, end in links:
+        with Link(path, begin, end) as link, _ForwardFile(link) as file:
             if (file.samplerate, file.channels) != (limit.sample_rate, limit.channels):
                 raise AudioError(
                     f"{limit.name} has concatenated files of different sample rates or channels. Split it "
@@ -211,6 +195,7 @@ def _chain(links: list[bytes], limit: ReadLimit, start: int, count: int | None) 
                 selected = block[max(0, start - position) :]
                 selected = selected if count is None else selected[: count - returned]
                 position, returned = position + len(block), returned + len(selected)
+                limit.check_decoded(position)
                 yield selected
                 if count is not None and returned >= count:
                     return

@@ -19,9 +19,9 @@ FloatArray = npt.NDArray[np.float32]
 LOWEST_RATE, HIGHEST_RATE = SAMPLE_RATES
 MAX_CHANNELS = 64  # enough for microphone arrays and seventh-order ambisonics
 MAX_BYTES = 4 * 2 * 48_000 * 3600  # of one read: an hour of stereo at 48 kHz, float32
-#: Formats without exact seeking are decoded from the beginning to the end of a part: at most this much
-MAX_DECODED_S = 24 * 3600.0
-
+#: A recording that is read in blocks, or decoded from its beginning to reach a part, is at most this long
+MAX_DECODED_S = 48 * 3600.0
+MAX_BLOCK_BYTES = 1 << 24  # of one block of a recording that is read in blocks
 
 MIN_BPS = 200.0  # minimum bit rate of coded audio; a header with a lower one may be wrong
 
@@ -38,7 +38,7 @@ class ReadLimit:
     name: str  # of the file, for messages
     sample_rate: int  # Hz
     channels: int
-    longest_s: float = MAX_AUDIO_S  # maximum duration of one read
+    longest_s: float | None = MAX_AUDIO_S  # maximum duration of one read; None: it is read in blocks
 
     def __post_init__(self) -> None:
         """Raise AudioError for an unsupported sample rate or number of channels."""
@@ -56,11 +56,15 @@ class ReadLimit:
     @property
     def samples(self) -> int:
         """Maximum number of samples of one read."""
+        if self.longest_s is None:
+            return int(MAX_DECODED_S * self.sample_rate)
         return min(int(self.longest_s * self.sample_rate), MAX_BYTES // (4 * self.channels))
 
     def check(self, samples: int) -> None:
         """Raise AudioError if `samples`, the number of samples of one read, exceeds the limit."""
-        if samples > self.samples:
+        if self.longest_s is None:
+            self.check_decoded(samples)
+        elif samples > self.samples:
             raise AudioError(
                 f"{self.name} is too long to read at once: more than "
                 f"{self.samples / self.sample_rate:.0f} s of {self.channels} channels at {self.sample_rate} "

@@ -1,7 +1,8 @@
-"""`Part`, a request to read a part of a file, and `Audio`, its result."""
+"""`Part`, a request to read a part of a file, and `Audio`, samples of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class Part:
     name: str  # of the file, for messages
     start_s: float = 0.0
     duration_s: float | None = None  # None: to the end of the file
-    longest_s: float = MAX_AUDIO_S  # a longer part raises AudioError
+    longest_s: float | None = MAX_AUDIO_S  # a longer part raises AudioError; None: it is read in blocks
 
     def samples(self, sample_rate: int) -> tuple[int, int | None]:
         """Return the index of the first sample and the number of samples.
@@ -45,13 +46,32 @@ class Part:
         return round(min(self.start_s, PAST_END_S) * sample_rate), count
 
 
-def concatenate(pieces: list[FloatArray], channels: int) -> FloatArray:
-    """Concatenate pieces `[C, n]` to `[C, S]`. Empties the list, freeing each piece once it is copied."""
-    samples = np.empty((channels, sum(piece.shape[1] for piece in pieces)), dtype=np.float32)
+def concatenate(blocks: list[Audio]) -> Audio:
+    """Concatenate one or more blocks. Empties the list, freeing each block once it is copied."""
+    first = blocks[0]
+    length = sum(block.samples.shape[1] for block in blocks)
+    samples = np.empty((len(first.samples), length), dtype=np.float32)
     at = 0
-    pieces.reverse()
-    while pieces:
-        piece = pieces.pop()
-        samples[:, at : at + piece.shape[1]] = piece
-        at += piece.shape[1]
-    return samples
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop().samples
+        samples[:, at : at + block.shape[1]] = block
+        at += block.shape[1]
+    return Audio(samples, first.sample_rate)
+
+
+def regroup(blocks: Iterable[Audio], size: int) -> Iterator[Audio]:
+    """Yield the same samples in blocks of `size` samples; the last may be shorter."""
+    waiting, count = list[Audio](), 0
+    for block in blocks:
+        waiting.append(block)
+        count += block.samples.shape[1]
+        if count < size:
+            continue
+        whole = concatenate(waiting)
+        for start in range(0, count - size + 1, size):
+            yield Audio(np.ascontiguousarray(whole.samples[:, start : start + size]), whole.sample_rate)
+        count %= size
+        waiting = [Audio(whole.samples[:, whole.samples.shape[1] - count :].copy(), whole.sample_rate)]
+    if count:
+        yield concatenate(waiting)
