@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codecvq.audio import (
+    Audio,
     MonoMixer,
     Resampler,
     audio_file,
+    cut_at_silences,
     limits,
     read_audio,
     read_blocks,
@@ -26,6 +29,7 @@ from codecvq.audio import (
     write_audio,
     writing,
 )
+from codecvq.data import Clip
 from codecvq.errors import AudioError
 
 RATES = [8000, 16000, 22050, 44100, 48000]
@@ -281,6 +285,90 @@ def test_a_wav_file_above_its_limit_is_rf64_if_the_length_is_known(
 
 def test_an_empty_recording_is_written(tmp_path: Path) -> None:
     assert soundfile.info(write_audio(tmp_path / "a.wav", np.zeros((2, 0)), 16000)).frames == 0
+
+
+# clips
+
+CLIPS = {
+    "whole": {},
+    "part": {"start_s": 1.5, "duration_s": 2.25},
+    "channel": {"channel": 1, "start_s": 0.3},
+    "end": {"start_s": 3.0, "duration_s": 100.0, "open_end": True},
+}
+
+
+@pytest.mark.parametrize("part", CLIPS)
+@pytest.mark.parametrize("rate", [8000, 16000, 22050])
+def test_the_blocks_of_a_clip_are_its_samples(
+    folder: Path, part: str, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecvq.audio.reading.MAX_BLOCK_BYTES", 8 * 5000)
+    clip = Clip(id="a", path=folder / "a.flac", **CLIPS[part])
+    blocks = list(clip.read_blocks(rate))
+    assert len(blocks) > 3
+    assert np.array_equal(np.concatenate(blocks), clip.read(rate))
+
+
+def test_the_blocks_of_a_clip_have_the_errors_of_its_samples(tmp_path: Path, folder: Path) -> None:
+    opposite = noise(20_000)
+    soundfile.write(tmp_path / "opposite.wav", np.concatenate([opposite, -opposite]).T, 16000)
+    for path, part in (
+        (tmp_path / "opposite.wav", {}),
+        (tmp_path / "missing.wav", {}),
+        (folder / "a.wav", {"channel": 2}),
+        (folder / "a.wav", {"start_s": 5.0, "duration_s": 60.0}),
+    ):
+        clip = Clip(id="a", path=path, **part)
+        with pytest.raises(AudioError) as whole:
+            clip.read(16000)
+        with pytest.raises(AudioError) as pieces:
+            list(clip.read_blocks(16000))
+        assert str(pieces.value) == str(whole.value)
+
+
+def test_a_source_without_blocks_is_read_as_one_block(folder: Path) -> None:
+    @dataclass(frozen=True)
+    class Source:
+        path: Path
+
+        def read(self, **part: float) -> Audio:
+            return read_audio(self.path, **part)
+
+    clip = Clip(id="a", path=folder / "a.wav", source=Source(folder / "a.wav"), start_s=0.5)
+    assert np.array_equal(np.concatenate(list(clip.read_blocks(8000))), clip.read(8000))
+
+
+# cutting
+
+
+@settings(max_examples=25, deadline=None)
+@given(partitions, st.integers(1, 4000), st.integers(0, 9000))
+def test_pieces_are_bounded_and_lose_nothing(sizes: list[int], longest: int, length: int) -> None:
+    samples = noise(length)
+    blocks = [piece[0] for piece in cut(samples, sizes)]
+    pieces = list(cut_at_silences(blocks, 1000, longest / 1000))
+    assert np.array_equal(np.concatenate([*pieces, samples[0, :0]]), samples[0])
+    assert all(0 < piece.size <= longest for piece in pieces)
+    assert all(piece.size >= longest // 2 for piece in pieces[:-1])
+    again = list(cut_at_silences([samples[0]], 1000, longest / 1000))
+    assert [piece.size for piece in again] == [piece.size for piece in pieces]
+
+
+def test_cuts_are_in_silences() -> None:
+    """Pauses of 0.3 s, each in the second half of its piece."""
+    samples = noise(30 * 8000)[0]
+    for start_s in (7.0, 16.0, 24.5):
+        samples[round(start_s * 8000) : round((start_s + 0.3) * 8000)] *= 0.01
+    pieces = list(cut_at_silences([samples], 8000, 10.0))
+    ends = np.cumsum([piece.size for piece in pieces]) / 8000
+    assert len(ends) == 4
+    for end_s, start_s in zip(ends, (7.0, 16.0, 24.5), strict=False):
+        assert start_s < end_s < start_s + 0.3
+
+
+def test_silence_alone_is_cut_near_the_limit() -> None:
+    pieces = list(cut_at_silences([np.zeros(50_000, np.float32)], 1000, 20.0))
+    assert [piece.size for piece in pieces] == [19_950, 19_950, 10_100]
 
 
 # memory

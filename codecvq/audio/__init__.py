@@ -2,6 +2,7 @@
 
 Short recordings are processed whole (`read_audio`, `to_mono`, `resample`, `write_audio`), recordings of any
 length in pieces (`read_blocks`, `MonoMixer`, `Resampler`, `audio_file`), with the same samples.
+`cut_at_silences` cuts a long recording into several short ones.
 
 soundfile (libsndfile) reads WAV, FLAC, Ogg, Opus, AIFF, NIST and others. PyAV (FFmpeg) reads the rest: MP3,
 m4a, aac, webm, wma, and G.722, a raw stream without a header. Both have wheels that include their libraries.
@@ -14,6 +15,7 @@ Any exception that a library raises for an invalid file becomes an `AudioError` 
 from codecvq.audio.files import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio_files
 from codecvq.audio.limits import MAX_BYTES, FloatArray
 from codecvq.audio.mono import MonoMixer, to_mono
+from codecvq.audio.pieces import cut_at_silences
 from codecvq.audio.reading import Audio, duration_s, read_audio, read_blocks
 from codecvq.audio.resampling import Resampler, resample
 from codecvq.audio.writing import WRITTEN_FORMATS, AudioFileWriter, audio_file, write_audio
@@ -29,6 +31,7 @@ __all__ = [
     "MonoMixer",
     "Resampler",
     "audio_file",
+    "cut_at_silences",
     "duration_s",
     "find_audio_files",
     "read_audio",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codecvq.audio import Audio, find_audio_files, read_audio
-    from codecvq.data.audio_source import AudioFile, AudioSource
+    from codecvq.data.audio_source import AudioFile, AudioSource, LongAudioSource
     from codecvq.data.clip import Clip, ClipFailure
     from codecvq.data.clips import ClipListing, Clips
     from codecvq.data.content_split import split_by_content
@@ -31,6 +31,7 @@ __all__ = [
     "ClipListing",
     "Clips",
     "Corpus",
+    "LongAudioSource",
     "Segments",
     "Split",
     "SplitBy",
@@ -45,7 +46,7 @@ __all__ = [
 
 _MODULES = {
     "codecvq.audio": ("Audio", "find_audio_files", "read_audio"),
-    "codecvq.data.audio_source": ("AudioFile", "AudioSource"),
+    "codecvq.data.audio_source": ("AudioFile", "AudioSource", "LongAudioSource"),
     "codecvq.data.clip": ("Clip", "ClipFailure"),
     "codecvq.data.clips": ("Clips", "ClipListing"),
     "codecvq.data.content_split": ("split_by_content",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import Audio, resample, to_mono
-from codecvq.data.audio_source import AudioFile, AudioSource
+from codecvq.audio import Audio, MonoMixer, Resampler, resample, to_mono
+from codecvq.data.audio_source import AudioFile, AudioSource, blocks_of
 from codecvq.data.text import utf8_safe, utf8_safe_id
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
@@ -62,6 +62,26 @@ class Clip:
         if limit_s is not None and (too_long := self.duration_error(audio.duration_s)):
             raise AudioError(too_long)
         return resample(self.mono(audio), audio.sample_rate, sample_rate)
+
+    def read_blocks(self, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the samples of `read` in blocks `[n]`, for a clip of any length.
+
+        Raises the errors of `read`, each when the iteration reaches it: discard what was read before.
+        """
+        limit_s = None if self.open_end else self.duration_s
+        mixer = MonoMixer(printable(str(self.path)))
+        resampler, samples, rate = None, 0, sample_rate
+        for audio in blocks_of(self.audio, start_s=self.start_s, duration_s=limit_s):
+            rate = audio.sample_rate
+            resampler = resampler or Resampler(rate, sample_rate)
+            samples += audio.samples.shape[1]
+            mono = mixer.push(audio.samples) if self.channel is None else self.mono(audio)
+            yield resampler.push(mono[None])[0]
+        mixer.flush()
+        if limit_s is not None and (too_long := self.duration_error(samples / rate)):
+            raise AudioError(too_long)
+        if resampler is not None:
+            yield resampler.flush()[0]
 
     def mono(self, audio: Audio) -> npt.NDArray[np.float32]:
         """Return the channel `[S]` that the clip selects, or the mean of all channels. Raises AudioError."""
