@@ -21,6 +21,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "ShapeError",
+    "StreamingError",
     "SymlinkError",
     "TokensError",
     "UnknownName",
@@ -71,6 +72,10 @@ class CodecError(CodecvqError):
 
 class RunError(CodecvqError):
     """A run folder cannot be resumed, or a training run had to stop."""
+
+
+class StreamingError(CodecvqError):
+    """A codec, network or quantizer cannot process streams; the text says why."""
 
 
 class BitstreamError(CodecvqError):

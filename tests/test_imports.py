@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     },
     {"api"},
     {"arguments", "codecvq"},  # the package itself: its version, and what it re-exports
-    {"plugins"},
+    {"plugins", "streaming"},
     {"data", "quantizer", "networks", "losses"},
     {"codec"},
     {"bitstream"},
@@ -35,7 +35,7 @@ LAZY = {"codecvq", "codecvq.networks"}
 PUBLIC = {
     "codecvq", "codecvq.audio", "codecvq.bitstream", "codecvq.codec", "codecvq.data", "codecvq.errors",
     "codecvq.evaluation", "codecvq.losses", "codecvq.networks", "codecvq.plugins", "codecvq.quantizer",
-    "codecvq.testing", "codecvq.tokens",
+    "codecvq.streaming", "codecvq.testing", "codecvq.tokens",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ Letters: B batch, C channels, S samples, N codebooks, T frames, D latent dimensi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from codecvq.api.code_tables import CodeTables
+
+
+class EncoderStream(Protocol):
+    """Encodes B independent streams of audio block by block; see `codecvq.codec.StreamEncoder`."""
+
+    #: Number of valid frames of each stream in the last result, int64 `[B]`.
+    output_lengths: Tensor
+
+    def push(self, samples: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Encode new samples `[B, C, S]`, and return the codes determined by now, int64 `[B, n, T]`."""
+
+    def flush(self, items: Sequence[int] | None = None) -> Tensor:
+        """End the recordings of all streams or of those in `items`, and return the remaining codes."""
+
+    def reset(self, items: Sequence[int] | None = None) -> None:
+        """Discard the recordings of all streams or of those in `items`."""
+
+
+class DecoderStream(Protocol):
+    """Decodes B independent streams of codes block by block; see `codecvq.codec.StreamDecoder`."""
+
+    #: Number of valid samples of each stream in the last result, int64 `[B]`.
+    output_lengths: Tensor
+
+    def push(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Decode new codes `[B, n, T]`, and return the samples determined by now, float32 `[B, C, S]`."""
+
+    def flush(self, items: Sequence[int] | None = None) -> Tensor:
+        """End the recordings of all streams or of those in `items`, and return the remaining samples."""
+
+    def reset(self, items: Sequence[int] | None = None) -> None:
+        """Discard the recordings of all streams or of those in `items`."""
 
 
 class AudioCodec(Protocol):
@@ -129,6 +161,24 @@ class AudioCodec(Protocol):
         `num_samples` is T * hop by default. `lengths` `[B]` are the numbers of valid samples of the items of
         a padded batch; later samples are 0. Raises ShapeError for arguments of the wrong type, shape or
         range.
+        """
+
+    # streams
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Algorithmic latency in milliseconds: lookahead plus hop. None if the codec declares no reach."""
+
+    def stream_encoder(self, batch: int = 1, num_codebooks: int | None = None) -> EncoderStream:
+        """Return an encoder for `batch` independent streams; its codes equal those of whole recordings.
+
+        Raises StreamingError, with the reason, if the codec cannot encode streams.
+        """
+
+    def stream_decoder(self, batch: int = 1) -> DecoderStream:
+        """Return a decoder for `batch` independent streams; its samples equal those of whole recordings.
+
+        Raises StreamingError, with the reason, if the codec cannot decode streams.
         """
 
 

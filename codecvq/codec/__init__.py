@@ -2,6 +2,7 @@
 
 from codecvq.codec.codec import Codec, Reconstruction
 from codecvq.codec.loading import load, load_folder
+from codecvq.codec.streams import StreamDecoder, StreamEncoder
 from codecvq.codec.wrapped import WrappedCodec
 
-__all__ = ["Codec", "Reconstruction", "WrappedCodec", "load", "load_folder"]
+__all__ = ["Codec", "Reconstruction", "StreamDecoder", "StreamEncoder", "WrappedCodec", "load", "load_folder"]

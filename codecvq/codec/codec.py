@@ -31,6 +31,8 @@ from codecvq.numerics import plain_float32, trainable_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import CodeTables, Quantized, build_quantizer
 from codecvq.quantizer.build import plain_registration, quantizer_registrations, shorten_config
+from codecvq.quantizer.streaming import decode_stream, encode_stream, latency_frames
+from codecvq.streaming import Chain, StreamingModule
 
 if TYPE_CHECKING:
     from codecvq.api.codec import LatentCodec, SavableCodec
@@ -227,6 +229,28 @@ class Codec(FramedCodec, nn.Module):
         with self._exact_float32():
             return length.trim(self._decode_latents(latents, length.mask))
 
+    # streams
+
+    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+        self._check_float32()
+        return Chain([self.network.encoder_stream(), encode_stream(self.quantizer, num_codebooks)])
+
+    def _decoder_stream(self) -> StreamingModule:
+        self._check_float32()
+        return Chain([decode_stream(self.quantizer), self.network.decoder_stream()])
+
+    @property
+    def latency_samples(self) -> int | None:
+        """Algorithmic latency in samples: the hop, and the lookahead of encoder, quantizer and decoder.
+
+        Decoded audio up to sample s depends on no sample from s + latency on. None if the network declares no
+        reach.
+        """
+        encoder, decoder = self.network.encoder_reach, self.network.decoder_reach
+        if encoder is None or decoder is None:
+            return None
+        return encoder.future + self.hop_length * latency_frames(self.quantizer, decoder.future)
+
     def _encode_latents(self, wav: Tensor, mask: Tensor | None) -> Tensor:
         if not wav.shape[2]:  # many convolutions raise for empty input
             return torch.zeros(len(wav), self.latent_dim, 0, device=self.device)
@@ -241,13 +265,17 @@ class Codec(FramedCodec, nn.Module):
 
     def _exact_float32(self) -> AbstractContextManager[None]:
         """Context manager for exact float32 computation. Raises CodecError if weights are not float32."""
+        self._check_float32()
+        return plain_float32(self.device)
+
+    def _check_float32(self) -> None:
+        """Raise CodecError if weights are not float32."""
         for name, weight in self.named_parameters():
             if weight.dtype != torch.float32:
                 raise CodecError(
                     f"weight {name} of codec {self.name!r} is {weight.dtype}, but only float32 weights give "
                     "the codes and samples of the saved codec. Call codec.float(), or load it again."
                 )
-        return plain_float32(self.device)
 
     def forward(
         self, wav: Tensor, mask: Tensor | None = None, num_codebooks: int | None = None, parts: bool = False

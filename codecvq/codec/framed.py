@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from codecvq.arguments import (
     checked_codes,
     checked_lengths,
+    checked_num_codebooks,
     checked_num_samples,
     checked_sample_rate,
     checked_wav,
 )
+from codecvq.codec.streams import StreamDecoder, StreamEncoder
+from codecvq.streaming import StreamingModule
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,19 @@ class FramedCodec(ABC):
     def _decode_padded(self, codes: Tensor, mask: Tensor | None) -> Tensor:
         """Decode whole frames: int64 `[B, n, T]`, mask `[B, T]` -> float32 `[B, C, T * hop]`. T can be 0."""
 
+    @abstractmethod
+    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+        """Return a stream from audio `[B, C, n]` to codes `[B, num_codebooks, m]`. Raises StreamingError."""
+
+    @abstractmethod
+    def _decoder_stream(self) -> StreamingModule:
+        """Return a stream from codes `[B, N, n]` to audio `[B, C, m]`. Raises StreamingError."""
+
+    @property
+    @abstractmethod
+    def latency_samples(self) -> int | None:
+        """Algorithmic latency in samples; None if the codec declares no reach."""
+
     @property
     def frame_rate(self) -> Fraction:
         """Exact frames per second: sample rate / hop length."""
@@ -122,6 +138,32 @@ class FramedCodec(ABC):
         codes = checked_codes(codes, self.num_codebooks).to(self.device)
         length = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
         return length.trim(self._decode_padded(codes, length.mask))
+
+    def stream_encoder(self, batch: int = 1, num_codebooks: int | None = None) -> StreamEncoder:
+        """Return an encoder for `batch` independent streams, with the first `num_codebooks` codebooks.
+
+        Its codes equal those of `encode` for the whole recordings. Raises StreamingError, with the reason, if
+        the codec cannot encode streams.
+        """
+        depth = checked_num_codebooks(num_codebooks, self)  # type: ignore[arg-type]
+        return StreamEncoder(self, self._encoder_stream(depth), batch, depth)
+
+    def stream_decoder(self, batch: int = 1) -> StreamDecoder:
+        """Return a decoder for `batch` independent streams.
+
+        Its samples equal those of `decode` for the whole recordings. Raises StreamingError, with the reason,
+        if the codec cannot decode streams.
+        """
+        return StreamDecoder(self, self._decoder_stream(), batch)
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Algorithmic latency in milliseconds: lookahead plus hop. None if the codec declares no reach.
+
+        Decoded audio up to time t depends on no audio from t + latency on.
+        """
+        samples = self.latency_samples
+        return None if samples is None else 1000 * samples / self.sample_rate
 
     def frame_mask(self, lengths: Tensor | None, num_samples: int) -> Tensor | None:
         """Return the padding mask `[B, T]` of lengths `[B]`, True for frames with valid samples; or None."""

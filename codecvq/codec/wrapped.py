@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,16 @@ import torch
 from torch import Tensor
 
 from codecvq.api.hookspecs import API_VERSION
+from codecvq.api.reach import Reach
 from codecvq.arguments import INTEGERS, as_integer, check_finite, checked_num_codebooks
 from codecvq.codec.framed import FramedCodec
 from codecvq.codec.identity import HashCache, wrapped_hash
-from codecvq.errors import CodecError, OptionError, ShapeError
+from codecvq.errors import CodecError, OptionError, ShapeError, StreamingError
 from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, SAMPLE_RATES
 from codecvq.numerics import plain_float32
 from codecvq.quantizer.checks import check_in_range
 from codecvq.quantizer.strides import check_blocks
+from codecvq.streaming import StreamingModule, Windows
 
 if TYPE_CHECKING:
     from codecvq.api.code_tables import CodeTables
@@ -43,9 +46,16 @@ class WrappedCodec(FramedCodec):
         device: Device of the computation.
 
     Raises OptionError for invalid values.
+
+    A subclass whose model has a finite receptive field can declare it in `encoder_reach` and
+    `decoder_reach`. Then `stream_encoder` and `stream_decoder` process streams by overlapping windows.
     """
 
     variable_depth = False
+    #: Samples before and after a frame on which its codes depend; None: unknown, so it cannot encode streams.
+    encoder_reach: Reach | None = None
+    #: Frames before and after a frame on which its audio depends; None: unknown, so it cannot decode streams.
+    decoder_reach: Reach | None = None
 
     def __init__(
         self,
@@ -174,6 +184,39 @@ class WrappedCodec(FramedCodec):
                 decoded = self.decode_frames(group)
             wav[items, :, : count * self.hop_length] = self._validated_wav(decoded, len(items), count)
         return wav
+
+    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+        return Windows(
+            lambda wav: self._encode_padded(wav, None, num_codebooks),
+            self._declared("encoder_reach", self.encoder_reach),
+            samples_in=self.hop_length,
+            block=math.lcm(*self.strides),
+        )
+
+    def _decoder_stream(self) -> StreamingModule:
+        return Windows(
+            lambda codes: self._decode_padded(codes, None),
+            self._declared("decoder_reach", self.decoder_reach),
+            samples_out=self.hop_length,
+            block=math.lcm(*self.strides),
+        )
+
+    def _declared(self, name: str, reach: Reach | None) -> Reach:
+        if reach is None:
+            raise StreamingError(
+                f"codec {self.name!r} declares no {name}, so the context of a frame is unknown. Process "
+                f"whole recordings, or set {name} in class {type(self).__name__}."
+            )
+        return reach
+
+    @property
+    def latency_samples(self) -> int | None:
+        """Algorithmic latency in samples; None without `encoder_reach` and `decoder_reach`."""
+        if self.encoder_reach is None or self.decoder_reach is None:
+            return None
+        block = math.lcm(*self.strides)
+        frames = -(-(block + self.decoder_reach.future) // block) * block
+        return self.encoder_reach.future + frames * self.hop_length
 
     def _validated_codes(self, codes: Any, batch: int, frames: int) -> Tensor:  # Any: third-party result
         shape = [batch, self.num_codebooks, frames]

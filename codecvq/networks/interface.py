@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from codecvq.api.reach import Reach
-from codecvq.errors import ShapeError
+from codecvq.errors import ShapeError, StreamingError
 from codecvq.quantizer import Quantizer
+from codecvq.streaming import StreamingModule, Windows, exact_stream
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Network:
     The padding mask is bool `[B, T]`, or None; padding frames must not affect valid ones. T is at least 1.
 
     Both modules may have an attribute `reach` (`Reach`): in samples for the encoder, in frames for the
-    decoder. Without it, streaming is unavailable.
+    decoder. With it, they stream by overlapping windows. A module with exact state also has a method
+    `as_stream()`, which returns a `codecvq.streaming.StreamingModule`, or None if its options exclude it.
+    Without either, streaming is unavailable.
 
     If the decoder has a true attribute `uses_target_audio`, training calls it as
     `decoder(latents, mask, wav)` with the audio to reconstruct. The decoder may read information from it that
@@ -57,6 +60,20 @@ class Network:
         """Left context and lookahead of the decoder in frames; None if unknown."""
         return getattr(self.decoder, "reach", None)
 
+    def encoder_stream(self) -> StreamingModule:
+        """Return the encoder as a stream: audio `[B, C, n]` -> latents `[B, D, m]`.
+
+        Raises StreamingError if it cannot stream.
+        """
+        return _as_stream("encoder", self.encoder, self.encoder_reach, self.hop_length, 1)
+
+    def decoder_stream(self) -> StreamingModule:
+        """Return the decoder as a stream: latents `[B, D, n]` -> audio `[B, C, m * hop_length]`.
+
+        Raises StreamingError if it cannot stream.
+        """
+        return _as_stream("decoder", self.decoder, self.decoder_reach, 1, self.hop_length)
+
     @property
     def lookahead(self) -> int | None:
         """Number of samples after a frame that its decoded audio depends on; None if unknown.
@@ -80,6 +97,25 @@ class Network:
         if encoder.past is None or decoder.past is None:
             return None
         return encoder.past + decoder.past * self.hop_length + self.hop_length + future
+
+
+def _as_stream(
+    what: str, module: nn.Module, reach: Reach | None, samples_in: int, samples_out: int
+) -> StreamingModule:
+    exact = exact_stream(module)
+    if exact is not None:
+        return exact
+    if reach is None:
+        raise StreamingError(
+            f"the {what} {type(module).__name__} declares no reach, the samples or frames on which "
+            "its output depends. Declare `reach`, define as_stream(), or process whole recordings."
+        )
+    try:
+        return Windows(
+            lambda signal: module(signal, None), reach, samples_in=samples_in, samples_out=samples_out
+        )
+    except StreamingError as error:
+        raise StreamingError(f"the {what} {type(module).__name__}: {error}") from error
 
 
 def zero_padding(hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ from codecvq.errors import OptionError
 from codecvq.networks.encodec_norm import parametrized_norm
 from codecvq.networks.interface import Network
 from codecvq.networks.presets import resolve_size
+from codecvq.streaming import StreamingModule
 
 NORMS = ("none", "weight_norm")
 
@@ -128,6 +129,13 @@ class PerItem(nn.Module):
             out = self(item[None, :, : length * self.samples_in])
             items.append(nn.functional.pad(out, (0, (frames - length) * self.samples_out)))
         return torch.cat(items)
+
+    def as_stream(self) -> StreamingModule:
+        """Return a stream with exact state."""
+        from codecvq.networks.seanet_streaming import seanet_stream
+
+        layers: nn.Sequential = self.module.model  # type: ignore[assignment]
+        return seanet_stream(layers)
 
 
 def _reach(module: nn.Module, samples_in: int, samples_out: int) -> Reach:

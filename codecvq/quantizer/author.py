@@ -224,6 +224,14 @@ class Quantizer(QuantizerBase):
         """Number of frames per code, for each codebook; see `codecvq.quantizer.strides`."""
         return (1,) * self.num_codebooks
 
+    @property
+    def block_reach(self) -> Reach:
+        """Left context and lookahead of a block of lcm(strides) frames as a whole, beyond the block.
+
+        Streams process whole blocks. By default it is `reach`, which is sufficient for all frames of a block.
+        """
+        return self.reach
+
     def forward(
         self,
         latents: Tensor,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.api.code_tables import CodeTables
-from codecvq.api.reach import widest
+from codecvq.api.reach import Reach, widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.dropout import check_dropout, draw_depths, rows_by_codebook, scatter_rows
@@ -53,6 +53,11 @@ class Grouped(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """Strides of all groups, one after another."""
         return tuple(stride for group in self._members() for stride in group.strides)
+
+    @property
+    def block_reach(self) -> Reach:
+        """Left context and lookahead of a block of lcm(strides) frames."""
+        return widest([group.block_reach for group in self._members()])
 
     def code_tables(self) -> CodeTables | None:
         """Return the tables of all groups, one after another."""

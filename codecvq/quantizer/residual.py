@@ -32,13 +32,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecvq.api.code_tables import CodeTables
+from codecvq.api.reach import Reach
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.beam import beam_search
 from codecvq.quantizer.dropout import active_mask, check_dropout, draw_depths, rows_by_codebook, scatter_rows
 from codecvq.quantizer.engine import Context, Step, Update
 from codecvq.quantizer.frames import Blocks, Frames
 from codecvq.quantizer.results import Terms
-from codecvq.quantizer.stages import check_beam, check_stages, check_strides, combined_reach
+from codecvq.quantizer.stages import (
+    check_beam,
+    check_stages,
+    check_strides,
+    combined_block_reach,
+    combined_reach,
+)
 from codecvq.quantizer.tables import join_tables
 
 
@@ -86,7 +93,9 @@ class Residual(Quantizer):
         super().__init__(dim, sizes, code_dim=inner, estimator=estimator)
         self._strides = tuple(strides) or (1,) * count
         self.stages = nn.ModuleList(stages)
-        self.reach = combined_reach([stages[n % len(stages)].reach for n in range(count)], self._strides)
+        reaches = [stages[n % len(stages)].reach for n in range(count)]
+        self.reach = combined_reach(reaches, self._strides)
+        self._block_reach = combined_block_reach(reaches, self._strides)
         self.dropout, self.dropout_depths, self.beam = dropout, tuple(dropout_depths), beam
         self.stages_project = not first.refines and any(stage.dim != stage.code_dim for stage in stages)
 
@@ -94,6 +103,11 @@ class Residual(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """Number of frames per code of each stage."""
         return self._strides
+
+    @property
+    def block_reach(self) -> Reach:
+        """Left context and lookahead of a block of lcm(strides) frames."""
+        return self._block_reach
 
     def code_tables(self) -> CodeTables | None:
         """Return the tables of all stages, one after another."""

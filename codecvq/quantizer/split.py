@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codecvq.api.code_tables import CodeTables
-from codecvq.api.reach import widest
+from codecvq.api.reach import Reach, widest
 from codecvq.errors import OptionError, ShapeError
 from codecvq.quantizer.author import Quantizer
 from codecvq.quantizer.engine import Context, Step
@@ -47,6 +47,11 @@ class Split(Quantizer):
     def strides(self) -> tuple[int, ...]:
         """Strides of the semantic codebooks, then of the acoustic ones."""
         return (*self.semantic.strides, *self.acoustic.strides)
+
+    @property
+    def block_reach(self) -> Reach:
+        """Left context and lookahead of a block of lcm(strides) frames."""
+        return widest([self.semantic.block_reach, self.acoustic.block_reach])
 
     def code_tables(self) -> CodeTables | None:
         """Return the tables of the semantic codebooks, then of the acoustic ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from codecvq.api.reach import Reach
@@ -64,3 +65,17 @@ def combined_reach(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
         past = None if past is None or own is None else past + own
         future += reach.future * stride + stride - 1
     return Reach(past, future)
+
+
+def combined_block_reach(reaches: Sequence[Reach], strides: Sequence[int]) -> Reach:
+    """Return the reach of a block of lcm(strides) frames as a whole, beyond the block.
+
+    It is smaller than `combined_reach`: within a block, strides need no more frames than the block.
+    """
+    length = math.lcm(*strides)
+    start: int | None = 0
+    end = length
+    for reach, stride in zip(reversed(reaches), reversed(strides), strict=True):
+        end = (-(-end // stride) + reach.future) * stride
+        start = None if start is None or reach.past is None else (start // stride - reach.past) * stride
+    return Reach(None if start is None else -start, end - length)

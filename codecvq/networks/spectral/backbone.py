@@ -15,6 +15,7 @@ from codecvq.errors import OptionError
 from codecvq.networks.interface import zero_padding
 from codecvq.networks.presets import MAX_DEPTH, MAX_WIDTH
 from codecvq.networks.spectral.parts import FrameNetwork
+from codecvq.streaming import StreamingModule
 
 KERNEL = 7  # frames
 
@@ -26,15 +27,23 @@ class FrameConv(nn.Conv1d):
     """
 
     def __init__(self, width_in: int, width_out: int, causal: bool, groups: int = 1) -> None:
-        super().__init__(width_in, width_out, KERNEL, padding=0 if causal else KERNEL // 2, groups=groups)
+        super().__init__(width_in, width_out, KERNEL, groups=groups)
         self.causal = causal
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Convolve frames: `[B, T, X]` -> `[B, T, Y]`."""
-        channels_first = rearrange(hidden, "b t x -> b x t")
-        if self.causal:
-            channels_first = F.pad(channels_first, (KERNEL - 1, 0))
-        return rearrange(super().forward(channels_first), "b x t -> b t x")
+        before = KERNEL - 1 if self.causal else KERNEL // 2
+        return self.valid(F.pad(hidden, (0, 0, before, KERNEL - 1 - before)))
+
+    def valid(self, hidden: Tensor) -> Tensor:
+        """Convolve without padding: `[B, T + 6, X]` -> `[B, T, Y]`.
+
+        A dense convolution is one matrix product over the seven frames, whose rows do not depend on T. Other
+        algorithms would give other roundings for blocks of a stream.
+        """
+        if self.groups == 1:
+            return F.linear(hidden.unfold(1, KERNEL, 1).flatten(2), self.weight.flatten(1), self.bias)
+        return rearrange(super().forward(rearrange(hidden, "b t x -> b x t")), "b x t -> b t x")
 
 
 class ConvNeXtBlock(nn.Module):
@@ -53,7 +62,10 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Apply the block: `[B, T, X]` -> `[B, T, X]`."""
-        mixed = self.depthwise(zero_padding(hidden, mask))
+        return self.mix(hidden, self.depthwise(zero_padding(hidden, mask)))
+
+    def mix(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """Apply the layers after the convolution, whose output is `mixed`: `[B, T, X]` each."""
         return hidden + self.scale * self.narrow(F.gelu(self.widen(self.norm(mixed))))
 
 
@@ -84,3 +96,9 @@ class Backbone(FrameNetwork):
         for block in self.blocks:
             hidden = block(hidden, mask)
         return self.norm_out(hidden)
+
+    def as_stream(self) -> StreamingModule | None:
+        """Return a stream with exact state if the backbone is causal, else None."""
+        from codecvq.networks.spectral.streaming import BackboneStream
+
+        return BackboneStream(self) if self.embed.causal else None

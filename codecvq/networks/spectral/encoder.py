@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from codecvq.api.reach import Reach
 from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
+from codecvq.networks.spectral.streaming import FrontEndStream
+from codecvq.streaming import Chain, FramewiseModule, StreamingModule, exact_stream
 
 
 class SpectralEncoder(nn.Module):
@@ -33,7 +35,7 @@ class SpectralEncoder(nn.Module):
         writer: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.front, self.pitch = front, writer
+        self.front, self.pitch, self.hop_length = front, writer, hop_length
         if writer is not None:  # the buffer makes these channels part of the hash of the codes
             self.register_buffer("written_at", torch.tensor(writer.channels))
             self.register_load_state_dict_pre_hook(_check_written_at)
@@ -52,6 +54,19 @@ class SpectralEncoder(nn.Module):
         if self.pitch is not None:
             latents = self.pitch(latents, wav, mask)
         return rearrange(latents, "b t d -> b d t")
+
+    def as_stream(self) -> StreamingModule | None:
+        """Return a stream with exact state if all parts have one, else None."""
+        backbone = exact_stream(self.backbone)
+        if backbone is None or self.pitch is not None or not self.front.accepts_padded:
+            return None
+        front = FrontEndStream(self.front, self.hop_length)
+        return Chain([front, backbone, FramewiseModule(self._projected, products=True)])
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        """Project `[B, X, T]` to latents `[B, D, T]`."""
+        latents: Tensor = self.project(hidden.transpose(1, 2))
+        return latents.transpose(1, 2)
 
 
 def _check_written_at(encoder: nn.Module, weights: Mapping[str, Tensor], prefix: str, *details: Any) -> None:

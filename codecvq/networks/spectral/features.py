@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from codecvq.errors import OptionError
 from codecvq.networks.fourier import mel_filters
@@ -91,7 +92,11 @@ class LogMel(FrontEnd):
 
     def forward(self, wav: Tensor) -> Tensor:
         """Compute features of audio: `[B, 1, S]` -> `[B, T, F]`."""
-        magnitudes = self.framing.spectra(wav).abs() / self.framing.window.sum()
+        return self.of_padded(F.pad(wav, (self.before, self.after)))
+
+    def of_padded(self, wav: Tensor) -> Tensor:
+        """Compute features of audio with context: `[B, 1, before + S + after]` -> `[B, T, F]`."""
+        magnitudes = self.framing.spectra_of_padded(wav).abs() / self.framing.window.sum()
         return (magnitudes @ self.mel).clamp(min=FLOOR).log10() / 2 + 1
 
 
@@ -131,7 +136,11 @@ class DetailMel(FrontEnd):
 
     def forward(self, wav: Tensor) -> Tensor:
         """Compute features of audio: `[B, 1, S]` -> `[B, T, R * F]`."""
-        return rearrange(self.log_mel(wav), "b (t r) f -> b t (r f)", r=self.windows_per_frame)
+        return self.of_padded(F.pad(wav, (self.before, self.after)))
+
+    def of_padded(self, wav: Tensor) -> Tensor:
+        """Compute features of audio with context: `[B, 1, before + S + after]` -> `[B, T, R * F]`."""
+        return rearrange(self.log_mel.of_padded(wav), "b (t r) f -> b t (r f)", r=self.windows_per_frame)
 
 
 class ConcatFeatures(FrontEnd):
@@ -145,7 +154,15 @@ class ConcatFeatures(FrontEnd):
 
     def forward(self, wav: Tensor) -> Tensor:
         """Compute features of audio: `[B, 1, S]` -> `[B, T, F]`."""
-        return torch.cat([self.first(wav), self.second(wav)], dim=2)
+        return self.of_padded(F.pad(wav, (self.before, self.after)))
+
+    def of_padded(self, wav: Tensor) -> Tensor:
+        """Compute features of audio with context: `[B, 1, before + S + after]` -> `[B, T, F]`."""
+        parts = []
+        for front in (self.first, self.second):
+            start, end = self.before - front.before, wav.shape[2] - (self.after - front.after)
+            parts.append(front.of_padded(wav[:, :, start:end]))
+        return torch.cat(parts, dim=2)
 
 
 class CompressedStft(FrontEnd):
@@ -161,6 +178,10 @@ class CompressedStft(FrontEnd):
 
     def forward(self, wav: Tensor) -> Tensor:
         """Compute features of audio: `[B, 1, S]` -> `[B, T, 2 * bins]`."""
-        spectra = self.framing.spectra(wav) / self.framing.window.sum()
+        return self.of_padded(F.pad(wav, (self.before, self.after)))
+
+    def of_padded(self, wav: Tensor) -> Tensor:
+        """Compute features of audio with context: `[B, 1, before + S + after]` -> `[B, T, 2 * bins]`."""
+        spectra = self.framing.spectra_of_padded(wav) / self.framing.window.sum()
         scaled = spectra * spectra.abs().clamp(min=FLOOR).pow(-0.7)
         return torch.cat([scaled.real, scaled.imag], dim=2)

@@ -52,8 +52,11 @@ class Framing(nn.Module):
 
     def spectra(self, wav: Tensor) -> Tensor:
         """Compute complex spectra: `[B, 1, S]` -> `[B, T, F]`, T = S/H."""
-        padded = F.pad(wav[:, 0].float(), (self.before, self.after))
-        frames = padded.unfold(1, self.window_length, self.hop_length)  # [B, T, W]
+        return self.spectra_of_padded(F.pad(wav, (self.before, self.after)))
+
+    def spectra_of_padded(self, wav: Tensor) -> Tensor:
+        """Compute spectra of audio that includes context: `[B, 1, before + S + after]` -> `[B, T, F]`."""
+        frames = wav[:, 0].float().unfold(1, self.window_length, self.hop_length)  # [B, T, W]
         return torch.fft.rfft(frames * self.window, dim=2)
 
     def overlap_add(self, spectra: Tensor, mask: Tensor | None, envelope: Tensor | None = None) -> Tensor:
@@ -136,12 +139,19 @@ class Crossfade(nn.Module):
         Ignores `mask`: padding is at the end, and valid frames do not depend on later ones.
         """
         del mask
+        return self.continue_from(spectra.real.new_zeros(len(spectra), 1, self.overlap), spectra)[0]
+
+    def continue_from(self, tail: Tensor, spectra: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert spectra after earlier frames, whose signal ends with `tail` `[B, 1, H/2]`.
+
+        Returns audio `[B, 1, T * H]` and the end of the last frame's signal.
+        """
         pieces = torch.fft.irfft(spectra, n=self.length, dim=2)  # [B, T, 3/2 H]
         hops, tails = pieces.split([self.hop_length, self.overlap], dim=2)
         start, rest = hops.split([self.overlap, self.hop_length - self.overlap], dim=2)
-        before = F.pad(tails[:, :-1], (0, 0, 1, 0))  # tail of the previous frame
+        before = torch.cat([tail, tails[:, :-1]], dim=1)  # tail of the previous frame
         start = self.fade * start + (1 - self.fade) * before
-        return rearrange(torch.cat([start, rest], dim=2), "b t h -> b 1 (t h)")
+        return rearrange(torch.cat([start, rest], dim=2), "b t h -> b 1 (t h)"), tails[:, -1:]
 
     @property
     def overlapping_frames(self) -> int:

@@ -19,6 +19,7 @@ from codecvq.errors import OptionError
 from codecvq.plugins import registry
 from codecvq.plugins.options import build_from_options, check_options, shortened
 from codecvq.quantizer import Quantizer
+from codecvq.streaming import Chain, StreamingModule, exact_stream
 
 #: Kind of part -> arguments of its factory in addition to its options.
 FACTORY_ARGUMENTS: dict[str, Collection[str]] = {
@@ -40,6 +41,18 @@ class FrontEnd(nn.Module):
     num_features: int  # number of features F
     before: int  # number of samples before its hop on which a frame depends
     after: int  # number of samples after its hop on which a frame depends
+
+    def of_padded(self, wav: Tensor) -> Tensor:
+        """Compute features of audio that includes context: `[B, 1, before + S + after]` -> `[B, T, F]`.
+
+        Optional: with it, a causal network computes no frame of a stream twice.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define of_padded(wav)")
+
+    @property
+    def accepts_padded(self) -> bool:
+        """Whether the front end implements `of_padded`."""
+        return type(self).of_padded is not FrontEnd.of_padded
 
 
 class FrameNetwork(nn.Module):
@@ -87,6 +100,11 @@ class Decoder(nn.Module):
         hidden: Tensor = self.backbone(latents.transpose(1, 2), mask)
         audio: Tensor = self.head(hidden, mask)
         return audio
+
+    def as_stream(self) -> StreamingModule | None:
+        """Return a stream with exact state if backbone and head have one, else None."""
+        backbone, head = exact_stream(self.backbone), exact_stream(self.head)
+        return None if backbone is None or head is None else Chain([backbone, head])
 
 
 def build_part(kind: str, named: Mapping[str, Any], **given: Any) -> Any:

@@ -11,6 +11,7 @@ from codecvq.api.reach import Reach
 from codecvq.networks.spectral.framing import Crossfade, Framing, framing_of
 from codecvq.networks.spectral.parts import Decoder, Head
 from codecvq.networks.spectral.synthesis import MakeBackbone
+from codecvq.streaming import StreamingModule
 
 
 def make_predicted(
@@ -49,8 +50,20 @@ class PredictedSpectra(nn.Linear):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """Synthesize audio: `[B, T, X]`, mask `[B, T]` -> `[B, 1, T * H]`."""
-        spectra = super().forward(hidden)
+        spectra = self.spectra(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            log_magnitude, phase = spectra.float().chunk(2, dim=2)  # [B, T, F] each
+            return self.framing.overlap_add(spectra, mask)
+
+    def spectra(self, hidden: Tensor) -> Tensor:
+        """Predict spectra: `[B, T, X]` -> complex `[B, T, F]`."""
+        predicted = super().forward(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            log_magnitude, phase = predicted.float().chunk(2, dim=2)  # [B, T, F] each
             magnitude = log_magnitude.clamp(max=5).exp()  # e^5 = 148 is above full scale
-            return self.framing.overlap_add(torch.polar(magnitude, phase), mask)
+            return torch.polar(magnitude, phase)
+
+    def as_stream(self) -> StreamingModule | None:
+        """Return a stream with exact state if the network is causal, else None."""
+        from codecvq.networks.spectral.streaming import CrossfadeStream
+
+        return CrossfadeStream(self, self.framing) if isinstance(self.framing, Crossfade) else None
