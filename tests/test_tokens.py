@@ -162,13 +162,13 @@ def test_columns_that_cannot_be_stored_raise(tmp_path, clips, columns, message):
 
 
 class Broken(Clip):
-    def read(self, sample_rate):
+    def read_blocks(self, sample_rate):
         raise AudioError(f"{self.path} is not audio.\nAt all.")
 
 
 class NotANumber(Clip):
-    def read(self, sample_rate):
-        return np.full(400, np.nan, dtype=np.float32)
+    def read_blocks(self, sample_rate):
+        yield np.full(400, np.nan, dtype=np.float32)
 
 
 def test_failing_clips_are_reported_and_the_others_are_tokenized(tmp_path, clips):

@@ -25,8 +25,8 @@ def wav(tmp_path):
 class Tone(Clip):
     """A clip without a file."""
 
-    def read(self, sample_rate):
-        return tone(2000, 1)
+    def read_blocks(self, sample_rate):
+        yield tone(2000, 1)
 
 
 def clips_with(wav, values):

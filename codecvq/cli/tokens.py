@@ -41,6 +41,10 @@ def tokenize(
     num_codebooks: Annotated[
         int | None, typer.Option(help="Use only the first N codebooks. The codec must support it.", min=1)
     ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(help="Cut longer clips at silences into rows of at most this duration (1 to 600)."),
+    ] = None,
     root: CorpusRoot = None,
     reader: ReaderName = None,
     shard: Annotated[
@@ -53,7 +57,8 @@ def tokenize(
 ) -> None:
     """Encode a corpus to a token dataset.
 
-    The dataset consists of Parquet files. Run the same command again to resume after an interruption.
+    The dataset consists of Parquet files. Run the same command again to resume after an interruption. A clip
+    is one row, whatever its length, unless --max-seconds cuts it.
 
     Example: [bold]codecvq tokenize runs/quickstart recordings/ --out tokens/[/]
     """
@@ -72,6 +77,7 @@ def tokenize(
             corpus,
             out,
             num_codebooks=num_codebooks,
+            max_seconds=max_seconds,
             shard=part,
             progress=lambda at: line.show(
                 f"clip {at.clips_done}/{at.clips_total}  {at.failures} failed  "
@@ -86,7 +92,8 @@ def tokenize(
         batch.print_failures()
         state = "complete" if summary.complete else "shards of other processes are missing"
         already = f", {summary.clips_there} already present" if summary.clips_there else ""
-        done = f"{summary.clips} clips, {summary.audio_s:.1f} s of audio{already}, {batch.failed} failed"
+        unit = "clips" if max_seconds is None else "rows"
+        done = f"{summary.clips} {unit}, {summary.audio_s:.1f} s of audio{already}, {batch.failed} failed"
         print_written(("tokenized", f"{done}; {state}"), ("dataset", out))
     batch.exit_if_failed()
 

@@ -34,6 +34,7 @@ FORMAT = "codecvq.tokens/1"
 STRIDED_FORMAT = "codecvq.tokens/2"  # with strides, which readers of format 1 do not support
 CARD_NAME, STATS_NAME, README_NAME, FAILURES_NAME = "codec.json", "stats.json", "README.md", "failures.jsonl"
 MAX_HISTOGRAM_SIZE = 65_536  # entries; a larger codebook is counted sparsely, without a histogram in the file
+MIN_PIECE_S, MAX_PIECE_S = 1.0, 600.0  # limits of `Job.max_seconds`
 LANGUAGE = re.compile("[a-z]{2,3}")  # ISO 639; Hugging Face rejects other codes
 MAX_CARD_BYTES = 1 << 20
 ADVICE = "Restore it, or tokenize again."
@@ -49,11 +50,13 @@ class Job(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clips: Annotated[int, Field(ge=0, lt=2**40)]  # rows plus failures of the complete dataset
+    clips: Annotated[int, Field(ge=0, lt=2**40)]  # with rows, and failures, of the complete dataset
     clips_sha256: Sha256  # hash of ids, splits, positions in the files, texts and columns, in order
     shards: dict[SplitName, Positive]  # split -> number of files
     shard_clips: Annotated[int, Field(gt=0)]
     shard_seconds: Annotated[float, Field(gt=0)]
+    #: maximum duration of a row; longer clips are cut. None: clips are whole, as in datasets without the key
+    max_seconds: Annotated[float, Field(ge=MIN_PIECE_S, le=MAX_PIECE_S)] | None = None
 
 
 class Card(BaseModel):
@@ -103,7 +106,11 @@ class Card(BaseModel):
     def to_json(self) -> str:
         """Return the text of `codec.json`."""
         rate = self.frame_rate
-        values = self.model_dump(exclude={"strides"} if self.strides is None else None)
+        values = self.model_dump()
+        if self.strides is None:
+            del values["strides"]
+        if self.job.max_seconds is None:
+            del values["job"]["max_seconds"]
         name = FORMAT if self.strides is None else STRIDED_FORMAT
         fields = {"format": name, **values, "frame_rate": [rate.numerator, rate.denominator]}
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
@@ -189,6 +196,7 @@ def check_same_job(folder: Path, stored: Card, current: Card, codec: AudioCodec)
         ("clips", stored.job.clips_sha256[:12], current.job.clips_sha256[:12]),
         ("shard_clips", stored.job.shard_clips, current.job.shard_clips),
         ("shard_seconds", stored.job.shard_seconds, current.job.shard_seconds),
+        ("max_seconds", stored.job.max_seconds, current.job.max_seconds),
     ]
     for name, old, new in comparisons:
         if old != new:

@@ -8,6 +8,7 @@ from pathlib import Path
 from codecvq.errors import TokensError
 from codecvq.tokens.card import read_card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
+from codecvq.tokens.plan import PIECE_ID
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def check(folder: str | Path) -> CheckResult:
         return CheckResult(0, 0, 0.0, (str(error),))
     problems = _unexpected_files(dataset)
     seen: set[str] = set()
+    clips: set[str] = set()
     rows = samples = 0
     for shard in dataset.shards:
         for index in range(len(shard.groups)):
@@ -46,11 +48,19 @@ def check(folder: str | Path) -> CheckResult:
             for id in group.ids:
                 problems += [f"{shard.path.name}: clip {id!r} occurs twice"] if id in seen else []
                 seen.add(id)
+                clips.add(_clip_of(id) if card.job.max_seconds is not None else id)
             rows, samples = rows + len(group), samples + sum(row.num_samples for row in valid_rows)
     failures = len(dataset.failures)
-    if rows + failures != card.job.clips:
-        problems.append(f"{rows} rows and {failures} failures, but the job has {card.job.clips} clips")
+    if len(clips) + failures != card.job.clips:
+        problems.append(
+            f"rows of {len(clips)} clips and {failures} failures, but the job has {card.job.clips} clips"
+        )
     return CheckResult(rows, failures, samples / card.sample_rate / 3600, tuple(problems))
+
+
+def _clip_of(row_id: str) -> str:
+    piece = PIECE_ID.fullmatch(row_id)
+    return piece["clip"] if piece else row_id
 
 
 def _unexpected_files(dataset: TokenDataset) -> list[str]:

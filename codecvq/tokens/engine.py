@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +31,7 @@ from codecvq.tokens.card import Card, Histogram
 from codecvq.tokens.columns import column_values
 from codecvq.tokens.dataset import expected_shards, missing_shards, open_shard
 from codecvq.tokens.locks import locked_part
+from codecvq.tokens.parts import Part, batches
 from codecvq.tokens.plan import Plan, PlannedShard, check_columns, plan_job
 from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
 from codecvq.tokens.shard import write_shard
@@ -40,9 +39,6 @@ from codecvq.tokens.shard import write_shard
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
-
-READ_THREADS = 4  # decoding of audio releases the GIL
-READ_AHEAD = 32  # clips
 
 
 @dataclass(frozen=True)
@@ -79,16 +75,21 @@ class _Counters:
     report: Callable[[Progress], None] | None
     started_s: float
     rows: int = 0
-    earlier: int = 0
+    earlier: int = 0  # rows of earlier runs
+    done: int = 0  # clips of complete shards
     audio_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.failures: list[TokenFailure] = []
 
-    def report_progress(self) -> None:
+    def add_shard(self, shard: PlannedShard, failures: Sequence[TokenFailure]) -> None:
+        self.done += len(shard.clips) + len(shard.failures)
+        self.failures += failures
+
+    def report_progress(self, done_in_shard: Collection[str] = ()) -> None:
         if self.report is not None:
-            done = self.earlier + self.rows + len(self.failures)
             elapsed_s = time.monotonic() - self.started_s
+            done = self.done + len(done_in_shard)
             self.report(Progress(done, self.total, len(self.failures), self.audio_s, elapsed_s))
 
 
@@ -101,6 +102,7 @@ def tokenize(
     shard_clips: int = 10_000,
     shard_seconds: float = 36_000.0,
     batch_seconds: float = 60.0,
+    max_seconds: float | None = None,
     shard: tuple[int, int] = (0, 1),
     progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
@@ -109,6 +111,9 @@ def tokenize(
     A repeated call resumes the job. A clip that cannot be read or encoded, or that the corpus lists as
     unusable, becomes a line in `failures.jsonl`, and the job continues. `batch_seconds` limits the audio of a
     batch, including padding. `shard=(i, n)` processes every n-th shard, starting at i.
+
+    With `max_seconds`, clips above this length are cut at silences into rows with the ids `ID#0001`,
+    `ID#0002`, …; `start_s` of `source` is the start of the piece in its file. Otherwise each clip is one row.
 
     Raises TokensError if the folder contains tokens of another job, and if no clip could be tokenized.
     Raises FolderInUse if another process works on the same shards.
@@ -119,7 +124,7 @@ def tokenize(
         raise TokensError(
             f"shard is {index}/{processes}, but i/n with 0 <= i < n is needed, for example 0/4."
         )
-    plan = plan_job(clips, shard_clips, shard_seconds)
+    plan = plan_job(clips, shard_clips, shard_seconds, max_seconds)
     card = cards.make_card(codec, num_codebooks, plan.job)
     check_columns(card, plan)
     with locked_part(folder, index, processes, lambda: _prepare_folder(folder, card, codec)) as card:
@@ -144,7 +149,7 @@ def _run(
         if path.exists():
             existing = open_shard(path, card)
             counters.earlier += len(existing)
-            counters.failures += existing.failures
+            counters.add_shard(planned, existing.failures)
             counters.report_progress()
             continue
         _tokenize_shard(codec, card, plan, planned, path, batch_seconds, counters)
@@ -185,99 +190,56 @@ def _tokenize_shard(
     batch_seconds: float,
     counters: _Counters,
 ) -> None:
-    rows: dict[str, TokenRow] = {}
-    failures: dict[str, TokenFailure] = {}
-    for batch in _batches(shard.clips, card.sample_rate, batch_seconds, failures):
-        for clip, length, result in _encode_clips(codec, card, batch):
-            if isinstance(result, Exception):
-                failures[clip.id] = _failure(clip, result)
-                continue
-            source = {"path": utf8_safe(str(clip.path)), "start_s": float(clip.start_s)}
-            rows[clip.id] = TokenRow(clip.id, result, length, source, column_values(clip))
-            counters.rows += 1
-            counters.audio_s += length / card.sample_rate
-        counters.report_progress()
-    in_order = [rows[clip.id] for clip in shard.clips if clip.id in rows]
-    failed = [*shard.failures, *(failures[clip.id] for clip in shard.clips if clip.id in failures)]
+    rows: dict[str, list[TokenRow]] = {}  # by the id of the clip
+    errors: dict[str, Exception] = {}
+    for batch in batches(shard.clips, card.sample_rate, batch_seconds, card.job.max_seconds, errors):
+        for part, row in _encode_parts(codec, card, batch):
+            if isinstance(row, Exception):
+                errors.setdefault(part.clip.id, row)
+            else:
+                rows.setdefault(part.clip.id, []).append(row)
+        counters.report_progress(rows.keys() | errors.keys())
+    in_order = [row for clip in shard.clips if clip.id not in errors for row in rows.get(clip.id, ())]
+    failures = (_failure(clip, errors[clip.id]) for clip in shard.clips if clip.id in errors)
+    failed = [*shard.failures, *failures]
     write_shard(path, card, plan.columns, in_order, failed)
-    counters.failures += failed
+    counters.add_shard(shard, failed)
+    counters.rows += len(in_order)
+    counters.audio_s += sum(row.num_samples for row in in_order) / card.sample_rate
     counters.report_progress()
 
 
-def _batches(
-    clips: Sequence[Clip], sample_rate: int, batch_seconds: float, failures: dict[str, TokenFailure]
-) -> Iterator[list[tuple[Clip, npt.NDArray[np.float32]]]]:
-    """Yield batches of clips with their samples `[S]`; `count * longest` stays within `batch_seconds`.
+def _encode_parts(
+    codec: AudioCodec, card: Card, batch: Sequence[Part]
+) -> Iterator[tuple[Part, TokenRow | Exception]]:
+    """Yield each part of the batch with its row, or with an exception.
 
-    Clips that cannot be read are added to `failures`. The longest clips come first, so that a batch that
-    exceeds the memory fails at the start and not after hours.
-    """
-    batch: list[tuple[Clip, npt.NDArray[np.float32]]] = []
-    longest = 0
-    for clip, samples in _read_ahead(sorted(clips, key=lambda clip: -(clip.duration_s or 0.0)), sample_rate):
-        if isinstance(samples, Exception):
-            failures[clip.id] = _failure(clip, samples)
-            continue
-        if batch and max(longest, samples.size) * (len(batch) + 1) > batch_seconds * sample_rate:
-            yield batch
-            batch, longest = [], 0
-        batch.append((clip, samples))
-        longest = max(longest, samples.size)
-    if batch:
-        yield batch
-
-
-def _read_ahead(
-    clips: Sequence[Clip], sample_rate: int
-) -> Iterator[tuple[Clip, npt.NDArray[np.float32] | Exception]]:
-    """Yield each clip with its samples or the exception of reading, in order.
-
-    Threads read up to `READ_AHEAD` clips while the codec encodes.
-    """
-    waiting: deque[tuple[Clip, Future[npt.NDArray[np.float32]]]] = deque()
-    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="codecvq-read") as pool:
-        try:
-            for clip in clips:
-                waiting.append((clip, pool.submit(clip.read, sample_rate)))
-                if len(waiting) >= READ_AHEAD:
-                    yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _result(
-    clip: Clip, future: Future[npt.NDArray[np.float32]]
-) -> tuple[Clip, npt.NDArray[np.float32] | Exception]:
-    try:
-        samples = future.result()
-    except Exception as error:  # untrusted files can cause any error; record it and continue
-        return clip, error
-    return clip, samples if samples.size else TokensError("it has no samples")
-
-
-def _encode_clips(
-    codec: AudioCodec, card: Card, batch: Sequence[tuple[Clip, npt.NDArray[np.float32]]]
-) -> Iterator[tuple[Clip, int, npt.NDArray[np.integer[Any]] | Exception]]:
-    """Yield each clip of the batch with its length and its codes `[N, T]`, or with an exception.
-
-    If the batch fails, encodes each clip separately.
+    If the batch fails, encodes each part separately.
     """
     try:
-        codes = _encode_batch(codec, card, [samples for _, samples in batch])
+        waves = [part.clip.read(card.sample_rate) if part.samples is None else part.samples for part in batch]
+        codes = _encode_batch(codec, card, waves)
     except Exception as error:  # for example out of memory, or NaN in one clip
         if len(batch) == 1:
-            yield batch[0][0], 0, error
+            yield batch[0], error
             return
-        for item in batch:
-            yield from _encode_clips(codec, card, [item])
+        for part in batch:
+            yield from _encode_parts(codec, card, [part])
         return
-    for (clip, samples), row in zip(batch, codes, strict=True):
-        clip_codes = row[:, : -(-samples.size // card.hop_length)]
-        problem = codes_problem(clip_codes, samples.size, card)
-        yield clip, samples.size, TokensError(f"{problem}.") if problem else clip_codes
+    for part, wave, row in zip(batch, waves, codes, strict=True):
+        yield part, _row(card, part, row[:, : -(-wave.size // card.hop_length)], wave.size)
+
+
+def _row(card: Card, part: Part, codes: npt.NDArray[np.integer[Any]], samples: int) -> TokenRow | Exception:
+    """Return the row of a part, or an exception if the codec returned invalid codes."""
+    if problem := codes_problem(codes, samples, card):
+        return TokensError(f"{problem}.")
+    clip, values = part.clip, column_values(part.clip)
+    if part.piece:
+        values.pop("text", None)  # the text of the whole clip
+    start_s = clip.start_s + part.first_sample / card.sample_rate
+    source = {"path": utf8_safe(str(clip.path)), "start_s": float(start_s)}
+    return TokenRow(part.id, codes, samples, source, values)
 
 
 def _encode_batch(

@@ -22,7 +22,7 @@ import numpy as np
 from codecvq.data import Clip, Clips, Corpus
 from codecvq.data.text import utf8_safe
 from codecvq.errors import TokensError
-from codecvq.tokens.card import Card, Job
+from codecvq.tokens.card import MAX_PIECE_S, MIN_PIECE_S, Card, Job
 from codecvq.tokens.columns import column_types, column_values
 from codecvq.tokens.rows import TokenFailure, TokenRow
 from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
@@ -30,6 +30,7 @@ from codecvq.tokens.shard import ROW_GROUP, Shard, shard_name, write_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PIECE_ID = re.compile(r"(?P<clip>.*)#[0-9]{4,}", re.DOTALL)  # of a piece of a clip
 SPLIT_NAME = re.compile(r"\w[\w.-]{0,99}")  # used in file names; same pattern as in `Job.shards`
 
 
@@ -51,13 +52,15 @@ class Plan:
     columns: Mapping[str, pa.DataType]
 
 
-def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> Plan:
+def plan_job(
+    clips: Iterable[Clip], shard_clips: int, shard_seconds: float, max_seconds: float | None = None
+) -> Plan:
     """Return the plan for these clips, in their order, split by split.
 
     A shard ends after `shard_clips` clips or `shard_seconds` of audio, whichever comes first. Clips of
     unknown duration count as 0 seconds. If `clips` is a corpus, it determines the splits; otherwise
     `clip.split` does, with the default "train". Clips that the corpus lists as unusable are failures of the
-    first shard.
+    first shard. `max_seconds` is the maximum duration of a row.
 
     Raises TokensError for invalid limits, no clips, repeated ids, invalid split names, and columns without a
     common type.
@@ -67,7 +70,14 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
             f"shard_clips={shard_clips} and shard_seconds={shard_seconds:g} leave no space for clips. Give "
             "numbers above 0."
         )
+    if max_seconds is not None and not MIN_PIECE_S <= max_seconds <= MAX_PIECE_S:
+        raise TokensError(
+            f"max_seconds is {max_seconds:g}, but {MIN_PIECE_S:g} to {MAX_PIECE_S:g} are possible. Omit it "
+            "to store each clip as one row."
+        )
     splits = _splits(clips)
+    if max_seconds is not None:
+        _check_no_piece_ids(splits)
     if not splits:
         raise TokensError("there are no clips to tokenize. Check the corpus, its split and its speakers.")
     columns = column_types(_ChainedClips(tuple(splits.values())))
@@ -85,6 +95,7 @@ def plan_job(clips: Iterable[Clip], shard_clips: int, shard_seconds: float) -> P
         clips=sum(map(len, splits.values())) + len(failures),
         clips_sha256=_digest(splits, columns, failures), shards=counts,
         shard_clips=shard_clips, shard_seconds=float(shard_seconds),
+        max_seconds=None if max_seconds is None else float(max_seconds),
     )  # fmt: skip
     return Plan(job, tuple(shards), columns)
 
@@ -126,6 +137,16 @@ def _splits(source: Iterable[Clip]) -> dict[str, Clips]:
             )
         splits.setdefault(split, array("q")).append(index)
     return {split: clips.select(np.frombuffer(rows, np.int64)) for split, rows in splits.items()}
+
+
+def _check_no_piece_ids(splits: Mapping[str, Clips]) -> None:
+    """Raise TokensError if the id of a clip could be the id of a piece."""
+    for id in (clip.id for clips in splits.values() for clip in clips):
+        if PIECE_ID.fullmatch(id):
+            raise TokensError(
+                f"clip {id!r} has an id like a piece of a clip (ID#0001), so it cannot be used with "
+                "max_seconds. Rename it."
+            )
 
 
 @dataclass(frozen=True)

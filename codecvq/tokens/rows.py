@@ -130,7 +130,9 @@ def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
         shape = list(codes.shape)
         return f"the codec returned shape {shape} for {num_samples} samples, not {[books, frames]}"
     if codes.size > MAX_CODES:
-        return f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Split the clip"
+        return (
+            f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Cut long clips with max_seconds"
+        )
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
             return f"the codec returned a code outside the {size} entries of codebook {book}"
