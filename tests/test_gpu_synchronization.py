@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import codecvq.networks.voice.pitch
+import codecvq.networks.voice.best_path
 import codecvq.quantizer.engine
 from codecvq.training.average import WeightAverage
 from codecvq.training.learner import Learner
@@ -103,7 +103,7 @@ def count_synchronizations() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def simulate_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that branches on free reads takes the GPU branch."""
-    for module in (codecvq.quantizer.engine, codecvq.networks.voice.pitch):
+    for module in (codecvq.quantizer.engine, codecvq.networks.voice.best_path):
         monkeypatch.setattr(module, "reads_without_sync", lambda device: False)
 
 

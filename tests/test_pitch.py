@@ -8,7 +8,9 @@ import torch
 from codecvq_free_speech import bundled
 from voices import HOP, RATE, glide, octaves_off, voice
 
-from codecvq.networks.voice.pitch import STEPS, Correlation, PitchTracker, best_path, grid_size, hz_of
+from codecvq.networks.voice.correlation import Correlation
+from codecvq.networks.voice.grid import grid_size, hz_of
+from codecvq.networks.voice.pitch import PitchTracker
 
 
 @pytest.mark.parametrize(("low", "high"), [(66, 90), (100, 160), (210, 150), (180, 400), (500, 420)])
@@ -54,30 +56,6 @@ def test_unvoiced_pitch_is_interpolated_and_constant_at_the_ends() -> None:
     assert float(steps[0]) > 0
 
 
-def test_best_path_is_optimal() -> None:
-    """Compares with a float64 dynamic program over all states."""
-    batch, frames, size = 3, 40, grid_size()
-    generator = torch.Generator().manual_seed(0)
-    strengths = torch.rand(batch, frames, size + 1, generator=generator)
-    strengths[:, 10:20, -1] += 1.0  # otherwise the unvoiced state is never the best
-    mask = torch.arange(frames) < torch.tensor([[frames], [25], [1]])
-    states = torch.arange(size + 1, dtype=torch.float64)
-    costs = 0.35 / STEPS * (states[:, None] - states).abs()
-    costs[-1], costs[:, -1], costs[-1, -1] = 0.14, 0.14, 0.0
-    result = best_path(strengths, mask)
-    for item, real in enumerate(mask.sum(dim=1).tolist()):
-        values = strengths[item, :real].double()
-        best = values[0]
-        for value in values[1:]:
-            best = (best[:, None] - costs).max(dim=0).values + value
-        path = result[item, :real]
-        worth = values[range(real), path].sum() - costs[path[:-1], path[1:]].sum()
-        torch.testing.assert_close(worth, best.max(), rtol=1e-6, atol=0)
-        assert bool((result[item, real:] == path[-1]).all())
-        assert torch.equal(best_path(strengths[item : item + 1, :real], None)[0], path)
-    assert 0.1 < float((result == size).float().mean()) < 0.9
-
-
 def test_correlations_of_a_tone_follow_a_cosine() -> None:
     correlation = Correlation(RATE, HOP, 60.0)
     hz = 200.0
@@ -85,6 +63,21 @@ def test_correlations_of_a_tone_follow_a_cosine() -> None:
     expected = torch.cos(2 * torch.pi * hz / hz_of(torch.arange(grid_size()).float()))
     torch.testing.assert_close(result[0, 50], expected, atol=0.05, rtol=0)
     torch.testing.assert_close(sizes[0, 50], torch.tensor(0.5), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("hop", [HOP, 1000], ids=["long windows", "windows shorter than a hop"])
+def test_correlations_of_a_frame_depend_on_no_other_frame(hop: int) -> None:
+    correlation = Correlation(RATE, hop, 60.0)
+    wav = 0.1 * torch.randn(1, 40 * hop, generator=torch.Generator().manual_seed(0))
+    strengths, peaks = correlation(wav)
+    assert torch.equal(correlation.peaks(wav), peaks)
+    context = correlation.margin
+    for first, count in [(3, 1), (3, 2), (17, 20), (39, 1), (0, 1)]:
+        padded = torch.nn.functional.pad(wav, (context, context))
+        part = padded[:, first * hop : (first + count) * hop + 2 * context]
+        own_strengths, own_peaks = correlation(part, context)
+        assert torch.equal(own_strengths, strengths[:, first : first + count])
+        assert torch.equal(own_peaks, peaks[:, first : first + count])
 
 
 def test_padding_does_not_change_the_pitch() -> None:

@@ -16,8 +16,9 @@ from codecvq.networks.build import build_network
 from codecvq.networks.interface import AudioWithLosses
 from codecvq.networks.voice import pitch_code
 from codecvq.networks.voice.decoder import SourceFilterDecoder, added_loss, expected_position, voice_losses
+from codecvq.networks.voice.grid import OCTAVES, STEPS, grid_size
 from codecvq.networks.voice.knots import knots
-from codecvq.networks.voice.pitch import OCTAVES, STEPS, Pitch, PitchTracker, grid_size
+from codecvq.networks.voice.pitch import Pitch, PitchTracker
 from codecvq.networks.voice.pitch_writer import PitchWriter
 from codecvq.quantizer import build_quantizer
 from codecvq.training.initial_weights import load_initial_weights

@@ -10,7 +10,8 @@ import torch
 import codecvq
 from codecvq.codec import Codec
 from codecvq.data.corpus import open_corpus
-from codecvq.networks.voice.pitch import PitchTracker, best_path_on_cpu, best_path_on_device
+from codecvq.networks.voice.best_path import best_path, best_path_on_device
+from codecvq.networks.voice.pitch import PitchTracker
 from codecvq.tokens.engine import tokenize
 
 SAME_CODES = 0.995  # share of equal codes; cuFFT rounds differently from the FFT of the CPU
@@ -81,7 +82,7 @@ def test_the_pitch_path_equals_that_of_the_cpu(device: torch.device, clips: list
         unvoiced = torch.full_like(found[..., :1], 0.45)
         strengths.append(torch.cat([found, unvoiced], dim=2))
     equal = [
-        (best_path_on_device(each.to(device), None).cpu() == best_path_on_cpu(each, None)).float().flatten()
+        (best_path_on_device(each.to(device), None).cpu() == best_path(each, None)).float().flatten()
         for each in strengths
     ]
     assert float(torch.cat(equal).mean()) > 0.998

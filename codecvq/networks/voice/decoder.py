@@ -30,7 +30,8 @@ from codecvq.networks.interface import AudioWithLosses
 from codecvq.networks.spectral.phase import scale_complex, unit_phases
 from codecvq.networks.spectral.synthesis import MakeBackbone, Synthesis, SynthesisFraming
 from codecvq.networks.voice import pitch_code
-from codecvq.networks.voice.pitch import Pitch, PitchTracker, grid_size
+from codecvq.networks.voice.grid import grid_size
+from codecvq.networks.voice.pitch import Pitch, PitchTracker
 from codecvq.networks.voice.refiner import Refiner
 from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 

@@ -24,8 +24,17 @@ NUM_VALUES = (BASE**2 - 1) * BASE
 
 def encode(position: Tensor) -> Tensor:
     """Return the values `[…, 3]` of the channels, before tanh, for positions `[…]`. Clamps positions."""
+    return channels_of(number_of(position))
+
+
+def number_of(position: Tensor) -> Tensor:
+    """Return the numbers of the steps, int64 `[…]` from 0 to 119, for positions `[…]`. Clamps positions."""
     share = ((position - LOWEST) / (HIGHEST - LOWEST)).clamp(0, 1)
-    number = (share * (NUM_VALUES - 1)).round().long()
+    return (share * (NUM_VALUES - 1)).round().long()
+
+
+def channels_of(number: Tensor) -> Tensor:
+    """Return the values `[…, 3]` of the channels, before tanh, for numbers of steps, int64 `[…]`."""
     cell = number // BASE
     cell = cell + (cell >= NO_PITCH)
     digits = torch.stack([cell // BASE, cell % BASE, number % BASE], dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from codecvq.networks.voice import pitch_code
 from codecvq.networks.voice.knots import knots
 from codecvq.networks.voice.pitch import PitchTracker
+from codecvq.networks.voice.survey import knots_in_pieces
 
 
 class PitchWriter(nn.Module):
@@ -31,5 +32,23 @@ class PitchWriter(nn.Module):
         """Write the pitch of audio `[B, 1, S]` into latents `[B, T, D]`, mask `[B, T]` -> `[B, T, D]`."""
         fine_mask = None if mask is None else mask.repeat_interleave(self.upsampling, dim=1)
         pitch = self.tracker(wav, fine_mask)
-        code = pitch_code.encode(knots(pitch.position, pitch.voiced, self.upsampling, mask))
+        numbers = pitch_code.number_of(knots(pitch.position, pitch.voiced, self.upsampling, mask))
+        return self.write(latents, numbers)
+
+    def write(self, latents: Tensor, numbers: Tensor) -> Tensor:
+        """Write numbers of pitch steps `[B, T]` into latents `[B, T, D]` -> `[B, T, D]`."""
+        code = pitch_code.channels_of(numbers.long())
         return latents.index_copy(2, self.places, code.to(latents.dtype))
+
+    @torch.no_grad()
+    def survey(self, recording: Iterable[Tensor]) -> Tensor:
+        """Return the numbers of the pitch steps, uint8 `[1, T]`, of a recording of any length.
+
+        They equal those of the whole recording. `recording` yields blocks of audio `[1, 1, S]`, and the same
+        blocks when it is iterated again. Zeros at the end complete the last frame.
+        """
+        numbers = [torch.zeros(1, 0, dtype=torch.uint8, device=self.places.device)]
+        with torch.autocast(self.places.device.type, enabled=False):
+            for piece in knots_in_pieces(self.tracker, self.upsampling, recording):
+                numbers.append(pitch_code.number_of(piece).to(torch.uint8))
+        return torch.cat(numbers, dim=1)
