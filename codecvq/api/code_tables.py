@@ -201,8 +201,8 @@ class CodeTables:
         strides = (1,) * len(self.codebook_sizes) if strides is None else strides
         counts = [np.zeros(table.shape, dtype=np.int64) for table in self.frequencies]
         for codes in clips:
-            self._count(_clip_codes(codes, self.codebook_sizes), strides, counts)
-        return replace(self, frequencies=tuple(_frequencies(count, total) for count in counts))
+            self._count(checked_clip(codes, self.codebook_sizes), strides, counts)
+        return replace(self, frequencies=tuple(smoothed_frequencies(count, total) for count in counts))
 
     def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
         """Add the symbols of one clip `[N, T]` to `counts`, in place."""
@@ -245,6 +245,29 @@ def symbol_values(codes: Integers, symbol: Symbol) -> Integers:
     """Return the values `[T]` of a symbol in codes `[N, T]`; R for absent codes."""
     book = codes[symbol.codebook]
     return np.where(book < 0, symbol.radix, book // symbol.place % symbol.radix)
+
+
+def checked_clip(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `with_counts`
+    """Return the codes `[N, T]` of a clip as integers; raises OptionError for other shapes or values."""
+    values = _integers(codes, "codes")
+    if values.ndim != 2 or len(values) != len(sizes):
+        raise OptionError(f"codes have shape {list(values.shape)}; [N, T] with N = {len(sizes)} is needed")
+    if values.size and ((values < -1) | (values >= np.array(sizes)[:, None])).any():
+        raise OptionError(f"codes are from {values.min()} to {values.max()}; codebooks have {tuple(sizes)}")
+    return values
+
+
+def smoothed_frequencies(counts: Integers, total: int) -> Integers:
+    """Return integer frequencies `[C, R]` with a row sum of about `total`.
+
+    R / 4 occurrences with the distribution of the symbol without context are added to each row. Every
+    frequency is at least 1.
+    """
+    radix = counts.shape[1]
+    marginal = counts.sum(axis=0) + 0.5
+    mixed = counts + radix / 4 * marginal / marginal.sum()
+    shares = mixed / mixed.sum(axis=1, keepdims=True)
+    return np.maximum(1, np.round(total * shares)).astype(np.int64)
 
 
 def _symbols(
@@ -334,25 +357,3 @@ def _integers(values: Any, what: str) -> Integers:  # Any: an array or tensor
     integers: Integers = array.astype(np.int64)
     integers.flags.writeable = False  # the hash of tables is cached
     return integers
-
-
-def _clip_codes(codes: Any, sizes: Sequence[int]) -> Integers:  # Any: see `with_counts`
-    values = _integers(codes, "codes")
-    if values.ndim != 2 or len(values) != len(sizes):
-        raise OptionError(f"codes have shape {list(values.shape)}; [N, T] with N = {len(sizes)} is needed")
-    if values.size and ((values < -1) | (values >= np.array(sizes)[:, None])).any():
-        raise OptionError(f"codes are from {values.min()} to {values.max()}; codebooks have {tuple(sizes)}")
-    return values
-
-
-def _frequencies(counts: Integers, total: int) -> Integers:
-    """Return integer frequencies `[C, R]` with a row sum of about `total`.
-
-    R / 4 occurrences with the distribution of the symbol without context are added to each row. Every
-    frequency is at least 1.
-    """
-    radix = counts.shape[1]
-    marginal = counts.sum(axis=0) + 0.5
-    mixed = counts + radix / 4 * marginal / marginal.sum()
-    shares = mixed / mixed.sum(axis=1, keepdims=True)
-    return np.maximum(1, np.round(total * shares)).astype(np.int64)
