@@ -106,7 +106,8 @@ class AudioCodec(Protocol):
     def code_tables(self) -> CodeTables | None:
         """Return the learned code frequencies for the entropy coder of `.cvq` files, or None.
 
-        Codecs with equal `codebooks_sha256` must return equal tables.
+        A file that uses them refers to them by `CodeTables.sha256`, and a codec reads it if its tables have
+        this hash.
         """
 
     @property

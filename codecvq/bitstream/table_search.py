@@ -34,8 +34,10 @@ from codecvq.api.code_tables import (
     smoothed_frequencies,
     symbol_values,
 )
+from codecvq.quantizer.tables import size_levels
 
 TOTAL = 1 << 16  # sum of a row of frequencies
+MIN_COUNTED, MIN_VALIDATION = 1000, 200  # frames: fewer do not show which contexts save bits
 MAX_CONTEXTS = 4  # of a symbol
 MAX_CHAIN = 2  # length of a chain of contexts in a frame: each link is another call of the range coder
 MIN_GAIN = 0.002  # of a symbol's bits
@@ -79,17 +81,20 @@ def learn_tables(
         piece: frames of a piece, rounded up to a multiple of all strides.
         step: `CodeTables.step` of the result.
 
-    Returns None if there are no codes, or if the symbols have more than `MAX_ENTRIES` values in total. Raises
-    OptionError for codes that do not match the codebooks.
+    Returns None if there are fewer than 1000 counted frames or 200 validation frames, or if the symbols have
+    more than `MAX_ENTRIES` values in total. Raises OptionError for codes that do not match the codebooks.
     """
     sizes, own_strides = tuple(codebook_sizes), tuple(strides or (1,) * len(codebook_sizes))
-    plain = [CodeTables.uniform((size,), levels=radices) for size, radices in zip(sizes, levels, strict=True)]
+    digits = [[part for radix in radices for part in size_levels(radix)] for radices in levels]
+    plain = [CodeTables.uniform((size,), levels=own) for size, own in zip(sizes, digits, strict=True)]
     symbols = CodeTables.join(plain).symbols
     whole = math.lcm(*own_strides)
     piece = -(-piece // whole) * whole
     train = _Codes.gather(counted, symbols, sizes, own_strides, piece)
     held_out = _Codes.gather(validation, symbols, sizes, own_strides, piece)
-    if not train.frames or not held_out.frames or sum(symbol.radix for symbol in symbols) > MAX_ENTRIES:
+    if train.frames < MIN_COUNTED or held_out.frames < MIN_VALIDATION:
+        return None
+    if sum(symbol.radix for symbol in symbols) > MAX_ENTRIES:
         return None
     search = _Search(symbols, train, held_out)
     for at in range(len(symbols)):

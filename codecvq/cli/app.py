@@ -16,6 +16,7 @@ from codecvq.cli import (
     quickstart,
     recipes,
     scaffold,
+    tables,
     tokens,
     training,
 )
@@ -54,6 +55,7 @@ app.command(epilog=EXIT_CODES)(coding.encode)
 app.command(epilog=EXIT_CODES)(coding.decode)
 app.command(epilog=EXIT_CODES)(tokens.tokenize)
 app.command(epilog=EXIT_CODES)(tokens.detokenize)
+app.command()(tables.tables)
 app.command()(scaffold.new_plugin)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")

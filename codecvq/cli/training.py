@@ -186,6 +186,7 @@ def _print_result(trained: TrainingResult, as_json: bool) -> None:
                 "resumed_at": trained.resumed_at,
                 "seconds": round(trained.seconds, 1),
                 "skipped_steps": trained.skipped,
+                "code_tables": trained.tables.tables.sha256 if trained.tables else None,
                 "failures": [str(failure) for failure in trained.failures],
             }
         )
@@ -199,8 +200,11 @@ def _print_result(trained: TrainingResult, as_json: bool) -> None:
     else:
         start = f", from step {trained.resumed_at} on" if trained.resumed_at else ""
         how = f"took {duration(trained.seconds)}{start}"
+    print_written((f"trained {trained.steps} steps", how))
+    if tables := trained.tables:
+        bits = f"{tables.table_bits:.1f} bits per frame instead of {tables.packed_bits:.1f}"
+        print_written(("code tables", f"{bits}, on validation clips"))
     print_written(
-        (f"trained {trained.steps} steps", how),
         ("codec", folder.codec),
         ("curves", f"tensorboard --logdir {folder.path}"),
     )

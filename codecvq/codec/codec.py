@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import codecvq
 from codecvq.api.hookspecs import EstimatorSpec, NetworkSpec
 from codecvq.arguments import checked_latents
+from codecvq.codec.compatibility import short_runs
 from codecvq.codec.config import FORMAT, named_options
 from codecvq.codec.framed import FramedCodec
 from codecvq.codec.identity import (
@@ -24,7 +25,7 @@ from codecvq.codec.identity import (
     weights_hash,
 )
 from codecvq.codec.saving import save_codec
-from codecvq.errors import CodecError
+from codecvq.errors import CodecError, OptionError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import AudioWithLosses
 from codecvq.numerics import plain_float32, trainable_float32
@@ -72,6 +73,8 @@ class Codec(FramedCodec, nn.Module):
     ) -> None:
         super().__init__()
         self._hashes = HashCache()
+        #: Tables of `set_code_tables`
+        self.own_code_tables: CodeTables | None = None
         self.name, self.sample_rate, self.channels = name, sample_rate, channels
         self.network_config, self.quantizer_config = (
             named_options("network", network),
@@ -114,8 +117,30 @@ class Codec(FramedCodec, nn.Module):
         return self.quantizer.variable_depth
 
     def code_tables(self) -> CodeTables | None:
-        """Return the learned code frequencies for the entropy coder of `.cvq` files, or None."""
-        return self.quantizer.code_tables()
+        """Return the learned code frequencies for the entropy coder of `.cvq` files, or None.
+
+        These are the tables of `set_code_tables`, which are saved with the codec, or those of the quantizer.
+        """
+        return self.quantizer.code_tables() if self.own_code_tables is None else self.own_code_tables
+
+    def set_code_tables(self, tables: CodeTables | None) -> None:
+        """Set the tables that `code_tables` returns and `save` stores; None removes them.
+
+        Codes, samples and hashes of the codec do not change. Raises OptionError if the tables do not match
+        the codebooks, or if the quantizer provides tables itself.
+        """
+        if tables is not None:
+            if tables.codebook_sizes != self.codebook_sizes:
+                raise OptionError(
+                    f"the tables have codebooks of {short_runs(tables.codebook_sizes)} entries, but codec "
+                    f"{self.name!r} has {short_runs(self.codebook_sizes)}. Learn tables from its codes."
+                )
+            if self.quantizer.code_tables() is not None:
+                raise OptionError(
+                    f"the quantizer {self.quantizer_config['name']!r} of codec {self.name!r} provides code "
+                    "tables, which are part of its weights. It needs no others."
+                )
+        self.own_code_tables = tables
 
     @property
     def latent_dim(self) -> int:
@@ -316,6 +341,9 @@ class Codec(FramedCodec, nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors to `folder`, and return the folder. Nothing is pickled.
+
+        Tables of `set_code_tables` are written to code_tables.json. Without them, a code_tables.json of the
+        same codebooks stays in the folder, and one of other codebooks is deleted.
 
         With `dtype` (`torch.float16` or `torch.bfloat16`) the weights of encoder and decoder are rounded to
         it and take half the bytes; the quantizer and all buffers are stored exactly. `load` converts the

@@ -14,8 +14,9 @@ from codecvq.codec.codec import Codec
 from codecvq.codec.config import CONFIG, check_matches_config, check_plugin_files, missing_plugin, read_config
 from codecvq.codec.pretrained import codec_folder, codec_registration, unknown_codec
 from codecvq.codec.saving import WEIGHTS
+from codecvq.codec.tables_file import TABLES, read_tables
 from codecvq.construction import construction_limits
-from codecvq.errors import CodecError, PluginError, UnknownName
+from codecvq.errors import CodecError, OptionError, PluginError, UnknownName
 from codecvq.numerics import trainable_float32
 from codecvq.transfer import usable_device
 from codecvq.weights import open_weights
@@ -71,6 +72,10 @@ def load_folder(source: str | Path, device: str | torch.device = "cpu") -> Codec
             raise CodecError(f"{folder}: {missing_plugin(config) or error}") from error
         weights.load_into(codec)
         check_matches_config(config, codec, folder)
+        try:
+            codec.set_code_tables(read_tables(folder, codec.codebooks_sha256))
+        except OptionError as error:
+            raise CodecError(f"{folder / TABLES}: {error}") from error
         return codec.to(device).eval()
 
 

@@ -1,4 +1,4 @@
-"""Saves a codec as a folder with config.json and model.safetensors. Nothing is pickled."""
+"""Saves a codec as a folder with config.json, model.safetensors and code tables. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from codecvq.codec.config import CONFIG, FORMAT
+from codecvq.codec.tables_file import discard_other_tables, write_tables
 from codecvq.errors import CodecError, OptionError
 from codecvq.files import write_atomically
 from codecvq.weights import weights_bytes
@@ -28,8 +29,11 @@ def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None) -> Path:
         name: tensor.detach().to("cpu", dtype if name in narrow else tensor.dtype)
         for name, tensor in saved.state_dict().items()
     }
+    discard_other_tables(folder, saved.codebooks_sha256)
     write_atomically(folder / WEIGHTS, weights_bytes(weights, {"format": FORMAT}))
     write_atomically(folder / CONFIG, json.dumps(saved.config, indent=2).encode() + b"\n")
+    if saved.own_code_tables is not None:
+        write_tables(folder, saved.own_code_tables, saved.codebooks_sha256)
     return folder
 
 

@@ -13,6 +13,7 @@ Optional methods, each with a default:
 - `stage_scale`: the grid step of residual stage n, for quantizers on a fixed grid.
 - `codes_only`: codes without values, for `encode`.
 - `candidates`: the best codes of a vector, for beam search.
+- `code_levels`: the digits of codes, for the entropy coder.
 - `code_tables`: learned code frequencies, for the entropy coder.
 
 Class attributes such as `own_gradient` declare properties that the engine needs. Subclass `SequenceQuantizer`
@@ -44,6 +45,7 @@ from codecvq.quantizer.engine import Context, Step, Update
 from codecvq.quantizer.estimators import GainMonitor, estimate, find_estimator
 from codecvq.quantizer.results import Quantized, Terms
 from codecvq.quantizer.strides import check_blocks
+from codecvq.quantizer.tables import size_levels
 
 
 class Quantizer(QuantizerBase):
@@ -205,6 +207,15 @@ class Quantizer(QuantizerBase):
         Store the frequencies as integer buffers, so that they are saved with the weights; see `CodeTables`.
         """
         return None
+
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """For each codebook the radices of the digits of its codes, least significant first.
+
+        Override it if codes consist of several numbers, such as the levels of FSQ channels. The entropy coder
+        then learns the frequencies of each of them. By default a code of at most 4096 values is one digit.
+        """
+        return tuple(size_levels(size) for size in self.codebook_sizes)
 
     # Methods that users call
 

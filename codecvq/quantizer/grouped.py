@@ -63,6 +63,11 @@ class Grouped(Quantizer):
         """Return the tables of all groups, one after another."""
         return join_tables(self._members())
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """Digits of the codes of all groups, one after another."""
+        return tuple(levels for group in self._members() for levels in group.code_levels)
+
     def _members(self) -> list[Quantizer]:
         return [group for group in self.groups if isinstance(group, Quantizer)]
 

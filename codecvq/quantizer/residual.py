@@ -113,6 +113,11 @@ class Residual(Quantizer):
         """Return the tables of all stages, one after another."""
         return join_tables(self.stage(n) for n in range(self.num_codebooks))
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """Digits of the codes of each stage."""
+        return tuple(self.stage(n).code_levels[0] for n in range(self.num_codebooks))
+
     def stage(self, n: int) -> Quantizer:
         """Return the quantizer of codebook n; stages may share one."""
         stage = self.stages[n % len(self.stages)]

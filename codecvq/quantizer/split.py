@@ -57,6 +57,11 @@ class Split(Quantizer):
         """Return the tables of the semantic codebooks, then of the acoustic ones."""
         return join_tables((self.semantic, self.acoustic))
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """Digits of the codes of the semantic codebooks, then of the acoustic ones."""
+        return (*self.semantic.code_levels, *self.acoustic.code_levels)
+
     def vectors_to_codes(self, vectors: Tensor, context: Context, depth: int) -> Tensor:
         """Return the codes of both parts: `[M, D]` -> `[M, depth]`."""
         parts = self._parts_of(depth)

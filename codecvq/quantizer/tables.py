@@ -1,4 +1,4 @@
-"""Learned code tables of compositions, joined from their members."""
+"""Digits of codes, and the learned code tables of compositions, joined from their members."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ def join_tables(members: Iterable[Quantizer]) -> CodeTables | None:
     parts = []
     for member, tables in tables_by_member:
         even = (
-            CodeTables.uniform((size,), levels=_levels(size), step=steps[0]) for size in member.codebook_sizes
+            CodeTables.uniform((size,), levels=size_levels(size), step=steps[0])
+            for size in member.codebook_sizes
         )
         parts += list(even) if tables is None else [tables]
     return CodeTables.join(parts)
 
 
-def _levels(size: int) -> list[int] | None:
+def size_levels(size: int) -> tuple[int, ...]:
+    """Return the radices of the digits of codes below `size`: one digit if tables can have as many values."""
     levels: list[int] = []
     while size > MAX_RADIX:
         levels.append(DIGIT)
         size = -(-size // DIGIT)
-    return [*levels, size] if levels else None
+    return (*levels, size)

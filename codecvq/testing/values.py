@@ -23,7 +23,7 @@ ALL_CODES = 4096  # codebooks up to this size are decoded completely, larger one
 
 @about("__init__")
 def builds(case: QuantizerCase) -> None:
-    """It can be built, with consistent `dim`, `codebook_sizes`, `strides` and `bits_per_frame`."""
+    """It can be built; `dim`, `codebook_sizes`, `strides`, `code_levels` and `bits_per_frame` match."""
     quantizer = case.build()
     sizes = quantizer.codebook_sizes
     expect(quantizer.dim == case.options["dim"], f"dim is {quantizer.dim}, not {case.options['dim']}")
@@ -34,6 +34,12 @@ def builds(case: QuantizerCase) -> None:
     expect(
         len(quantizer.strides) == len(sizes) and min(quantizer.strides) >= 1,
         f"strides are {quantizer.strides}; each of the {len(sizes)} codebooks needs a stride of at least 1",
+    )
+    levels = quantizer.code_levels
+    expect(
+        len(levels) == len(sizes) and all(math.prod(own) >= k for own, k in zip(levels, sizes, strict=True)),
+        f"code_levels are {levels}; each of the {len(sizes)} codebooks needs radices with a product of K or "
+        "more",
     )
     bits = sum(math.log2(size) / stride for size, stride in zip(sizes, quantizer.strides, strict=True))
     expect(

@@ -27,7 +27,7 @@ CHANGEABLE_KEYS = (
     "training.steps", "training.minutes", "training.workers", "training.threads", "training.compile",
     "training.trackers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints",
     "training.validate_every", "training.validation_clips", "training.validation_metrics",
-    "training.keep_best", "training.max_bad_steps",
+    "training.keep_best", "training.max_bad_steps", "training.code_tables_minutes",
 )  # fmt: skip
 #: Location of the audio. May change if the clips stay the same, see `RunFolder.check_clips`.
 LOCATION_KEYS = ("corpus.source", "corpus.folder", "corpus.manifest", "corpus.root")

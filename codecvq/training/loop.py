@@ -20,6 +20,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from codecvq.api.training import TrainRun
+from codecvq.bitstream.table_search import LearnedTables
+from codecvq.codec.config import CONFIG
+from codecvq.codec.tables_file import TABLES
 from codecvq.data.clip import ClipFailure
 from codecvq.data.corpus import Corpus
 from codecvq.data.device_segments import DeviceSegments
@@ -37,6 +40,7 @@ from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder
 from codecvq.training.stop_signal import StopSignal, TrainingStopped
 from codecvq.training.summary import startup_lines
+from codecvq.training.table_learning import store_code_tables
 from codecvq.training.trackers import check_trackers
 from codecvq.training.validation import Validation
 
@@ -56,6 +60,7 @@ class TrainingResult:
     skipped: int  # steps skipped for non-finite gradients
     failures: tuple[ClipFailure, ...]  # clips that could not be read
     is_main: bool  # whether this is the main process, which writes and prints
+    tables: LearnedTables | None = None  # learned for the codec in this call
 
 
 def train(
@@ -102,6 +107,7 @@ def train(
         accelerator.wait_for_everyone()
         if not trainer.step_budget.is_finished(first):
             trainer.run(first, report or (lambda progress: None))
+        tables = trainer.store_code_tables() if accelerator.is_main_process else None
     return TrainingResult(
         folder,
         max(first, trainer.step_budget.steps),
@@ -110,6 +116,7 @@ def train(
         trainer.learner.step_metrics.skipped,
         trainer.failures,
         accelerator.is_main_process,
+        tables,
     )
 
 
@@ -313,6 +320,30 @@ class Trainer:
         except OSError as error:
             text = f"the codec could not be written to {self.folder.codec} ({error.strerror})."
             _report_save_error(f"{text} The checkpoint of step {step} is valid.", error, required)
+
+    def store_code_tables(self) -> LearnedTables | None:
+        """Learn code tables for the codecs in `best/` and `codec/`, and return those of `codec/`.
+
+        Skips codecs that have tables. Counts at most as much audio as the training used. A failure is logged
+        as a warning, because the codec works without tables.
+        """
+        batch_s = self.config.batch_size * self.config.accumulate * self.recipe.corpus.segment_s
+        used_s = self.step_budget.steps * batch_s * self.accelerator.num_processes
+        minutes = min(self.config.code_tables_minutes, used_s / 60)
+        learned: dict[Path, LearnedTables | None] = {}
+        if not minutes or self.codec.quantizer.code_tables() is not None:
+            return None
+        for folder in (self.folder.best, self.folder.codec):
+            if not (folder / CONFIG).is_file() or (folder / TABLES).exists():
+                continue
+            try:
+                learned[folder] = store_code_tables(folder, self.corpus, minutes, self.accelerator.device)
+            except Exception as error:  # of a plugin, or a full disk
+                logger.warning(
+                    "no code tables were learned for %s (%s). The codec works without them; to learn them, "
+                    "run: codecvq tables %s", folder, error, folder,
+                )  # fmt: skip
+        return learned.get(self.folder.codec)
 
     def check_same_step(self, first: int) -> None:
         """Raise RunError unless all processes resume from the same step."""

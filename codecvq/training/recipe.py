@@ -124,6 +124,8 @@ class TrainingSection(Section):
     validation_clips: int = Field(16, ge=0)
     validation_metrics: list[str] = []  # registered metrics such as stoi, in addition to the mel loss
     keep_best: str = "validation/mel"  # selects the codec in best/; validation/NAME for a metric
+    #: Minutes of training audio whose codes are counted at the end, for smaller `.cvq` files; 0: none.
+    code_tables_minutes: float = Field(10.0, ge=0, le=1e4)
     max_bad_steps: int = Field(10, gt=0)  # consecutive skipped steps (NaN or infinity) that end the training
 
 

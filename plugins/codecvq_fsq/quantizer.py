@@ -73,6 +73,11 @@ class FSQ(Quantizer):
         self.register_buffer("middle", self.last / 2, persistent=False)
         self.register_buffer("weights", self.radix.double(), persistent=False)
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """The digits of a code are the level indices of its channels."""
+        return (self.level_counts,) * self.num_codebooks
+
     def bound(self, vectors: Tensor) -> Tensor:
         """Map channels to the range of the values: `[M, D]` -> `[M, D]`."""
         if self.bound_kind == "symmetric":

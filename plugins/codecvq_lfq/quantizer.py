@@ -69,6 +69,11 @@ class LFQ(Quantizer):
         self.register_buffer("powers", 2 ** torch.arange(bits), persistent=False)
         self.register_buffer("weights", self.powers.double(), persistent=False)
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """The digits of a code are the bits of its channels."""
+        return ((2,) * self.bits,) * self.num_codebooks
+
     def bound(self, vectors: Tensor) -> Tensor:
         """Apply the soft clamp if it is set: `[M, D]` -> `[M, D]`."""
         return vectors if self.soft_clamp is None else self.soft_clamp * (vectors / self.soft_clamp).tanh()
