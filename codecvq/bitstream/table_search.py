@@ -170,7 +170,7 @@ class _Codes:
 
 
 class _Search:
-    """The contexts that are chosen so far. Symbols are completed in order."""
+    """The contexts that are chosen until now. Symbols are completed in order."""
 
     def __init__(self, symbols: Sequence[Symbol], train: _Codes, held_out: _Codes) -> None:
         self.symbols, self.train, self.held_out = list(symbols), train, held_out

@@ -39,6 +39,11 @@ class Ternary(Quantizer):
         self.sparsity_weight = sparsity_weight
         self.register_buffer("powers", 3 ** torch.arange(trits), persistent=False)
 
+    @property
+    def code_levels(self) -> tuple[tuple[int, ...], ...]:
+        """The digits of a code are the values of its channels."""
+        return ((3,) * len(self.powers),)
+
     def bound(self, vectors: Tensor) -> Tensor:
         """x: `[M, D]` -> `[M, D]` within ±3/2."""
         return LIMIT * (vectors / LIMIT).tanh()
