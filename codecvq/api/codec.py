@@ -8,7 +8,7 @@ Letters: B batch, C channels, S samples, N codebooks, T frames, D latent dimensi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -170,10 +170,19 @@ class AudioCodec(Protocol):
     def latency_ms(self) -> float | None:
         """Algorithmic latency in milliseconds: lookahead plus hop. None if the codec declares no reach."""
 
-    def stream_encoder(self, batch: int = 1, num_codebooks: int | None = None) -> EncoderStream:
+    def survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        """Return what `stream_encoder` needs to know of a whole recording; None if it is nothing.
+
+        `recording` returns blocks of audio `[1, C, S]` from the beginning, and can be called several times.
+        """
+
+    def stream_encoder(
+        self, batch: int = 1, num_codebooks: int | None = None, survey: Tensor | None = None
+    ) -> EncoderStream:
         """Return an encoder for `batch` independent streams; its codes equal those of whole recordings.
 
-        Raises StreamingError, with the reason, if the codec cannot encode streams.
+        With the `survey` of a recording, it encodes this recording alone. Raises StreamingError, with the
+        reason, if the codec cannot encode streams, or not without a survey.
         """
 
     def stream_decoder(self, batch: int = 1) -> DecoderStream:

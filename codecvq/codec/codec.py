@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,9 +256,13 @@ class Codec(FramedCodec, nn.Module):
 
     # streams
 
-    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+    def _survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        with self._exact_float32():
+            return self.network.survey(recording)
+
+    def _encoder_stream(self, num_codebooks: int, survey: Tensor | None) -> StreamingModule:
         self._check_float32()
-        return Chain([self.network.encoder_stream(), encode_stream(self.quantizer, num_codebooks)])
+        return Chain([self.network.encoder_stream(survey), encode_stream(self.quantizer, num_codebooks)])
 
     def _decoder_stream(self) -> StreamingModule:
         self._check_float32()

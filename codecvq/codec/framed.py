@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from codecvq.arguments import (
+    check_finite,
     checked_codes,
     checked_lengths,
     checked_num_codebooks,
@@ -23,6 +25,7 @@ from codecvq.arguments import (
     checked_wav,
 )
 from codecvq.codec.streams import StreamDecoder, StreamEncoder
+from codecvq.errors import ShapeError
 from codecvq.streaming import StreamingModule
 
 
@@ -80,7 +83,11 @@ class FramedCodec(ABC):
         """Decode whole frames: int64 `[B, n, T]`, mask `[B, T]` -> float32 `[B, C, T * hop]`. T can be 0."""
 
     @abstractmethod
-    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+    def _survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        """Return what `_encoder_stream` needs to know of a recording, valid blocks `[1, C, n]`; or None."""
+
+    @abstractmethod
+    def _encoder_stream(self, num_codebooks: int, survey: Tensor | None) -> StreamingModule:
         """Return a stream from audio `[B, C, n]` to codes `[B, num_codebooks, m]`. Raises StreamingError."""
 
     @abstractmethod
@@ -139,14 +146,41 @@ class FramedCodec(ABC):
         length = self._output_length(len(codes), codes.shape[2], num_samples, lengths)
         return length.trim(self._decode_padded(codes, length.mask))
 
-    def stream_encoder(self, batch: int = 1, num_codebooks: int | None = None) -> StreamEncoder:
+    @torch.no_grad()
+    def survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        """Return what `stream_encoder` needs to know of a whole recording; None for most codecs.
+
+        Some codes depend on a whole recording, such as a pitch that is tracked through all frames. The survey
+        contains this part, in a few bytes per frame. `recording` returns blocks of audio `[1, C, S]` at the
+        sample rate of the codec, from the beginning, and can be called several times. The memory does not
+        depend on the length of the recording. Raises ShapeError for blocks of another shape, NonFiniteError
+        for NaN or infinity.
+        """
+        return self._survey(lambda: (self._surveyed_block(block) for block in recording()))
+
+    def _surveyed_block(self, block: Tensor) -> Tensor:
+        wav = checked_wav(block, self.channels)
+        if len(wav) != 1:
+            raise ShapeError(
+                f"the recording has blocks of {len(wav)} items; needed is one, [1, C, S]. Make a survey of "
+                "each recording."
+            )
+        check_finite("samples", wav)
+        return wav.to(self.device)
+
+    def stream_encoder(
+        self, batch: int = 1, num_codebooks: int | None = None, survey: Tensor | None = None
+    ) -> StreamEncoder:
         """Return an encoder for `batch` independent streams, with the first `num_codebooks` codebooks.
 
-        Its codes equal those of `encode` for the whole recordings. Raises StreamingError, with the reason, if
-        the codec cannot encode streams.
+        Its codes equal those of `encode` for the whole recordings. With the `survey` of a recording, `batch`
+        is 1, and the encoder encodes this recording, any number of times. Raises StreamingError, with the
+        reason, if the codec cannot encode streams, or not without a survey.
         """
         depth = checked_num_codebooks(num_codebooks, self)  # type: ignore[arg-type]
-        return StreamEncoder(self, self._encoder_stream(depth), batch, depth)
+        if survey is not None and batch != 1:
+            raise ShapeError(f"batch is {batch}; with the survey of one recording, needed is 1.")
+        return StreamEncoder(self, self._encoder_stream(depth, survey), batch, depth)
 
     def stream_decoder(self, batch: int = 1) -> StreamDecoder:
         """Return a decoder for `batch` independent streams.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -185,7 +185,11 @@ class WrappedCodec(FramedCodec):
             wav[items, :, : count * self.hop_length] = self._validated_wav(decoded, len(items), count)
         return wav
 
-    def _encoder_stream(self, num_codebooks: int) -> StreamingModule:
+    def _survey(self, recording: Callable[[], Iterable[Tensor]]) -> None:
+        del recording  # streams need no more than the context that `encoder_reach` declares
+
+    def _encoder_stream(self, num_codebooks: int, survey: Tensor | None) -> StreamingModule:
+        del survey
         return Windows(
             lambda wav: self._encode_padded(wav, None, num_codebooks),
             self._declared("encoder_reach", self.encoder_reach),

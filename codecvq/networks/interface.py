@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class Network:
     `as_stream()`, which returns a `codecvq.streaming.StreamingModule`, or None if its options exclude it.
     Without either, streaming is unavailable.
 
+    If latents depend on a whole recording, the encoder can have methods `survey(recording)` and
+    `as_stream(survey)`; see `survey`. Then it encodes recordings of any length that can be read twice.
+
     If the decoder has a true attribute `uses_target_audio`, training calls it as
     `decoder(latents, mask, wav)` with the audio to reconstruct. The decoder may read information from it that
     codes do not contain, such as phases. Such a decoder may return `AudioWithLosses` instead of audio;
@@ -60,11 +63,25 @@ class Network:
         """Left context and lookahead of the decoder in frames; None if unknown."""
         return getattr(self.decoder, "reach", None)
 
-    def encoder_stream(self) -> StreamingModule:
+    def survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        """Return what the encoder needs to know of a whole recording to stream it; None if it is nothing.
+
+        `recording` returns blocks of audio `[1, C, S]` from the beginning; it can be called several times.
+        """
+        survey: Callable[..., Tensor | None] | None = getattr(self.encoder, "survey", None)
+        return None if survey is None else survey(recording)
+
+    def encoder_stream(self, survey: Tensor | None = None) -> StreamingModule:
         """Return the encoder as a stream: audio `[B, C, n]` -> latents `[B, D, m]`.
 
-        Raises StreamingError if it cannot stream.
+        With the `survey` of a recording, the stream encodes that recording. Raises StreamingError if it
+        cannot stream.
         """
+        if survey is not None:
+            if not hasattr(self.encoder, "survey"):
+                raise StreamingError("the encoder uses no survey. Omit it.")
+            stream: StreamingModule = self.encoder.as_stream(survey)  # type: ignore[operator]
+            return stream
         return _as_stream("encoder", self.encoder, self.encoder_reach, self.hop_length, 1)
 
     def decoder_stream(self) -> StreamingModule:

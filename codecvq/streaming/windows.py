@@ -27,6 +27,8 @@ class Windows(StreamingModule):
         samples_out: Output elements per frame.
         block: Number of frames that belong together. Windows start at multiples of it, and frames are
             returned in multiples of it; only the last block can be shorter.
+        frames_at_once: Number of frames that are computed together, if the recording does not end. More
+            frames share one context but are delayed.
 
     Raises StreamingError for an unlimited left context.
     """
@@ -39,6 +41,7 @@ class Windows(StreamingModule):
         samples_in: int = 1,
         samples_out: int = 1,
         block: int = 1,
+        frames_at_once: int = 1,
     ) -> None:
         if reach.past is None:
             raise StreamingError(
@@ -54,6 +57,7 @@ class Windows(StreamingModule):
         frames = -(-reach.past // samples_in)
         self.context = -(-frames // block) * block  # frames of left context
         self.lookahead = reach.future  # input elements
+        self.frames_at_once = frames_at_once
 
     def start(self, device: torch.device) -> State:
         """Return an empty buffer: input elements, and the number of frames in it that are already done."""
@@ -69,7 +73,7 @@ class Windows(StreamingModule):
         if not last:
             frames = (signal.shape[2] - self.lookahead) // self.samples_in
             frames -= max(0, frames - done) % self.block
-        if frames <= done:
+        if frames <= done or (frames - done < self.frames_at_once and not last):
             return signal[:, :, :0], {"input": signal, "done": done}
         end = signal.shape[2] if last else frames * self.samples_in + self.lookahead
         window = torch.nn.functional.pad(signal[:, :, :end], (0, -end % self.samples_in))

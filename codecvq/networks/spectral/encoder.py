@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from codecvq.api.reach import Reach
+from codecvq.errors import StreamingError
 from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
 from codecvq.networks.spectral.streaming import FrontEndStream
-from codecvq.streaming import Chain, FramewiseModule, StreamingModule, exact_stream
+from codecvq.streaming import Chain, FramewiseModule, StreamingModule, Windows, exact_stream
+
+SURVEYED_FRAMES = 256  # that are computed together where a delay does not matter
 
 
 class SpectralEncoder(nn.Module):
@@ -41,24 +44,65 @@ class SpectralEncoder(nn.Module):
             self.register_load_state_dict_pre_hook(_check_written_at)
         self.backbone = backbone
         self.project = nn.Linear(backbone.width, dim)
-        frames = backbone.reach
-        if writer is None and frames.past is not None:  # a pitch writer depends on all audio
-            past, future = frames.past * hop_length + front.before, frames.future * hop_length + front.after
-            self.reach = Reach(past, future)
+        past, future = backbone.reach.past, backbone.reach.future
+        #: reach of the latents without those of the writer
+        self.network_reach = Reach(
+            None if past is None else past * hop_length + front.before, future * hop_length + front.after
+        )
+        if writer is None and past is not None:  # a pitch writer depends on all audio
+            self.reach = self.network_reach
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode audio: `[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
-        with torch.autocast(wav.device.type, enabled=False):
-            features = self.front(wav)
-        latents = self.project(self.backbone(features, mask))
+        latents = self._network(wav, mask)
         if self.pitch is not None:
             latents = self.pitch(latents, wav, mask)
         return rearrange(latents, "b t d -> b d t")
 
-    def as_stream(self) -> StreamingModule | None:
-        """Return a stream with exact state if all parts have one, else None."""
+    def _network(self, wav: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the latents `[B, T, D]` before the writer."""
+        with torch.autocast(wav.device.type, enabled=False):
+            features = self.front(wav)
+        latents: Tensor = self.project(self.backbone(features, mask))
+        return latents
+
+    def survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor | None:
+        """Return what `as_stream` needs to know of a whole recording: `[1, X]`, or None if it is nothing.
+
+        `recording` returns blocks of audio `[1, 1, S]` from the beginning; it is called several times.
+        """
+        if self.pitch is None or not hasattr(self.pitch, "survey"):
+            return None
+        survey: Tensor = self.pitch.survey(recording)  # type: ignore[operator]
+        return survey
+
+    def as_stream(self, survey: Tensor | None = None) -> StreamingModule | None:
+        """Return a stream with exact state if all parts have one, else None.
+
+        With a writer, the stream encodes the recording of the `survey`. Raises StreamingError without one.
+        """
+        if self.pitch is None or not hasattr(self.pitch, "survey"):
+            if survey is not None:
+                raise StreamingError("the encoder uses no survey. Omit it.")
+            return self._exact_stream() if self.pitch is None else None
+        if survey is None:
+            raise StreamingError(
+                "the codes contain the pitch, which depends on the whole recording, so live audio cannot be "
+                "encoded. If the recording can be read several times, pass survey=codec.survey(recording). "
+                "For live audio, use a codec with a causal network."
+            )
+        network = self._exact_stream() or Windows(
+            lambda wav: self._network(wav, None).transpose(1, 2),
+            self.network_reach,
+            samples_in=self.hop_length,
+            frames_at_once=SURVEYED_FRAMES,
+        )
+        return Chain([network, self.pitch.as_stream(survey)])  # type: ignore[operator]
+
+    def _exact_stream(self) -> StreamingModule | None:
+        """Return a stream of the latents before the writer if all parts have exact state, else None."""
         backbone = exact_stream(self.backbone)
-        if backbone is None or self.pitch is not None or not self.front.accepts_padded:
+        if backbone is None or not self.front.accepts_padded:
             return None
         front = FrontEndStream(self.front, self.hop_length)
         return Chain([front, backbone, FramewiseModule(self._projected, products=True)])

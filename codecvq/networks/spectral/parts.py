@@ -74,6 +74,8 @@ class Head:
     decoder: Callable[[], nn.Module]
     #: Last layer of the encoder, `(latents [B, T, D], wav [B, 1, S], mask)` -> latents. It writes values for
     #: the decoder into the latent channels `writer.channels`. The encoder saves these channel numbers.
+    #: Optional: `writer.survey(recording)` measures the values of a long recording, and
+    #: `writer.as_stream(survey)` returns a `StreamingModule` that writes them into latents `[1, D, n]`.
     writer: nn.Module | None = None
     #: Raises OptionError for a quantizer that does not preserve the values that the decoder reads.
     check: Callable[[Quantizer], None] | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from codecvq.errors import ShapeError
 from codecvq.networks.voice import pitch_code
 from codecvq.networks.voice.knots import knots
 from codecvq.networks.voice.pitch import PitchTracker
 from codecvq.networks.voice.survey import knots_in_pieces
+from codecvq.streaming import State, StreamingModule
 
 
 class PitchWriter(nn.Module):
@@ -41,14 +43,46 @@ class PitchWriter(nn.Module):
         return latents.index_copy(2, self.places, code.to(latents.dtype))
 
     @torch.no_grad()
-    def survey(self, recording: Iterable[Tensor]) -> Tensor:
+    def survey(self, recording: Callable[[], Iterable[Tensor]]) -> Tensor:
         """Return the numbers of the pitch steps, uint8 `[1, T]`, of a recording of any length.
 
-        They equal those of the whole recording. `recording` yields blocks of audio `[1, 1, S]`, and the same
-        blocks when it is iterated again. Zeros at the end complete the last frame.
+        They equal those of the whole recording. `recording` returns blocks of audio `[1, 1, S]` from the
+        beginning. It is called twice. Zeros at the end complete the last frame.
         """
         numbers = [torch.zeros(1, 0, dtype=torch.uint8, device=self.places.device)]
         with torch.autocast(self.places.device.type, enabled=False):
             for piece in knots_in_pieces(self.tracker, self.upsampling, recording):
                 numbers.append(pitch_code.number_of(piece).to(torch.uint8))
         return torch.cat(numbers, dim=1)
+
+    def as_stream(self, survey: Tensor) -> StreamingModule:
+        """Return a stream that writes the numbers `survey` `[1, T]` into latents `[1, D, n]`."""
+        return WrittenStream(self, survey)
+
+
+class WrittenStream(StreamingModule):
+    """Writes numbers of pitch steps that were measured before: `[1, D, n]` -> `[1, D, n]`.
+
+    The state holds the numbers of the frames to come.
+    """
+
+    def __init__(self, writer: PitchWriter, numbers: Tensor) -> None:
+        self.writer, self.numbers = writer, numbers
+
+    def start(self, device: torch.device) -> State:
+        """Return all numbers."""
+        return {"numbers": self.numbers.to(device)}
+
+    def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+        """Write the numbers of the next frames. Raises ShapeError if the recording has another length."""
+        numbers, count = state["numbers"], block.shape[2]
+        assert isinstance(numbers, Tensor)
+        if count > numbers.shape[1] or (last and count < numbers.shape[1]):
+            raise ShapeError(
+                f"the survey is of a recording of {self.numbers.shape[1]} frames, and the stream has "
+                f"{'more' if count > numbers.shape[1] else 'fewer'}. Pass the survey of the same recording."
+            )
+        if not count:
+            return block, state
+        written = self.writer.write(block.transpose(1, 2), numbers[:, :count])
+        return written.transpose(1, 2), {"numbers": numbers[:, count:]}

@@ -9,7 +9,7 @@ frame of the codec.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -25,18 +25,20 @@ from codecvq.networks.voice.pitch import Pitch, PitchTracker, between, interpola
 KNOT_CONTEXT = 1500
 
 
-def knots_in_pieces(tracker: PitchTracker, upsampling: int, recording: Iterable[Tensor]) -> Iterator[Tensor]:
+def knots_in_pieces(
+    tracker: PitchTracker, upsampling: int, recording: Callable[[], Iterable[Tensor]]
+) -> Iterator[Tensor]:
     """Yield the knots `[1, T]` of the pitch of a recording, piece by piece; n = `upsampling`.
 
-    `recording` yields blocks of audio `[1, 1, S]`, and the same blocks when it is iterated again. Zeros at
-    the end complete the last frame of the codec.
+    `recording` returns blocks of audio `[1, 1, S]` from the beginning. It is called twice. Zeros at the end
+    complete the last frame of the codec.
     """
     context, hop_length = tracker.long.margin, tracker.long.hop_length
     loudest = tracker.long.window.new_zeros(1, 1)
-    for wav in _sections(recording, hop_length, upsampling, context):
+    for wav in _sections(recording(), hop_length, upsampling, context):
         peak = tracker.long.peaks(wav, context).amax(dim=1, keepdim=True)
         loudest = torch.maximum(loudest, peak)
-    sections = _sections(recording, hop_length, upsampling, context)
+    sections = _sections(recording(), hop_length, upsampling, context)
     yield from fitted(_interpolated(_tracked(tracker, sections, context, loudest)), upsampling)
 
 
