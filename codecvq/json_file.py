@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -56,30 +56,40 @@ def read_json(
     return parse_json(content, str(path), error=error, advice=advice)
 
 
+def open_regular(path: Path, *, error: type[CodecvqError] = CodecvqError, advice: str = "") -> BinaryIO:
+    """Open a regular file for reading. Raises `error` for any other path without blocking."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        raise _unreadable(path, failure, error, advice) from failure
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise error(f"{path} is not a regular file. {advice}".rstrip())
+    return os.fdopen(descriptor, "rb")
+
+
 def read_bounded(
     path: Path, max_bytes: int, *, error: type[CodecvqError] = CodecvqError, advice: str = ""
 ) -> bytes:
     """Read a regular file of at most `max_bytes`. Raises `error` for any other path without blocking."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open_regular(path, error=error, advice=advice) as file:
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise error(f"{path} is not a regular file. {advice}".rstrip())
             # read in blocks: a single read would allocate `max_bytes` for a file of any size
             content = bytearray()
-            too_large = status.st_size > max_bytes
-            while not too_large and (piece := os.read(descriptor, 1 << 20)):
+            too_large = os.fstat(file.fileno()).st_size > max_bytes
+            while not too_large and (piece := file.read(1 << 20)):
                 content += piece
                 too_large = len(content) > max_bytes
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(f"{path} cannot be read ({reason}). {advice}".rstrip()) from failure
+        except OSError as failure:
+            raise _unreadable(path, failure, error, advice) from failure
     if too_large:
         raise error(f"{path} has more than the limit of {max_bytes:,} bytes. {advice}".rstrip())
     return bytes(content)
+
+
+def _unreadable(path: Path, failure: Exception, error: type[CodecvqError], advice: str) -> CodecvqError:
+    reason = getattr(failure, "strerror", None) or failure
+    return error(f"{path} cannot be read ({reason}). {advice}".rstrip())
 
 
 def parse_json(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import codecvq
 from codecvq.api.hookspecs import EstimatorSpec, NetworkSpec
+from codecvq.api.reach import Reach
 from codecvq.arguments import checked_latents
 from codecvq.codec.compatibility import short_runs
 from codecvq.codec.config import FORMAT, named_options
@@ -32,7 +33,7 @@ from codecvq.numerics import plain_float32, trainable_float32
 from codecvq.plugins import registry
 from codecvq.quantizer import CodeTables, Quantized, build_quantizer
 from codecvq.quantizer.build import plain_registration, quantizer_registrations, shorten_config
-from codecvq.quantizer.streaming import decode_stream, encode_stream, latency_frames
+from codecvq.quantizer.streaming import decode_stream, encode_stream, frames_per_block, latency_frames
 from codecvq.streaming import Chain, StreamingModule
 
 if TYPE_CHECKING:
@@ -267,6 +268,17 @@ class Codec(FramedCodec, nn.Module):
     def _decoder_stream(self) -> StreamingModule:
         self._check_float32()
         return Chain([decode_stream(self.quantizer), self.network.decoder_stream()])
+
+    @property
+    def decoder_reach(self) -> Reach | None:
+        """Frames before and after a frame whose codes affect its audio; None if the network declares none."""
+        decoder, quantizer = self.network.decoder_reach, self.quantizer.block_reach
+        if decoder is None:
+            return None
+        future = latency_frames(self.quantizer, decoder.future) - 1
+        if decoder.past is None or quantizer.past is None:
+            return Reach(None, future)
+        return Reach(decoder.past + frames_per_block(self.quantizer) - 1 + quantizer.past, future)
 
     @property
     def latency_samples(self) -> int | None:

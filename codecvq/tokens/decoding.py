@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.audio import WRITTEN_FORMATS, write_audio
+from codecvq.audio import WRITTEN_FORMATS, audio_file
 from codecvq.codec.compatibility import CodesOrigin, check_compatible
+from codecvq.codec.recordings import decode_blocks
 from codecvq.errors import CodecvqError, TokensError
 from codecvq.files import path_inside
-from codecvq.limits import MAX_AUDIO_S
 from codecvq.plugins.third_party import contained
 from codecvq.tokens.card import Card
 from codecvq.tokens.dataset import TokenDataset, read_tokens
@@ -24,6 +24,7 @@ from codecvq.tokens.rows import TokenFailure, TokenRow
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
 
+FRAMES_AT_ONCE = 500
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # later files could not be written either
 
 
@@ -128,7 +129,9 @@ def _write(
     try:
         if path in files:
             raise TokensError(f"{path} was already written for clip {files[path]!r}. Decode this clip alone.")
-        write_audio(path, _decode(codec, row), codec.sample_rate)
+        with audio_file(path, codec.sample_rate, codec.channels, num_samples=row.num_samples) as file:
+            for samples in _decode(codec, row):
+                file.write(samples)
     except Exception as error:  # a third-party codec, out of memory, or an invalid file name
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
@@ -154,16 +157,12 @@ def check_codec(card: Card, codec: AudioCodec, folder: Path) -> None:
     check_compatible(origin, codec, TokensError)
 
 
-def _decode(codec: AudioCodec, row: TokenRow) -> npt.NDArray[np.float32]:
-    """Return the samples `[C, S]` of a row; raises TokensError if it is too long to be decoded at once."""
-    import torch
-
-    if row.num_samples > MAX_AUDIO_S * codec.sample_rate:
-        raise TokensError(
-            f"it contains {row.num_samples / codec.sample_rate / 3600:.1f} hours of audio, but at most "
-            f"{MAX_AUDIO_S / 3600:g} are decoded at once."
-        )
-    codes = torch.from_numpy(row.codes.astype(np.int64))[None].to(codec.device)  # [1, N, T]
-    with contained(), torch.inference_mode():
-        wave = codec.decode(codes, num_samples=row.num_samples)  # [1, C, S]
-    return wave[0].float().cpu().numpy()
+def _decode(codec: AudioCodec, row: TokenRow) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the samples `[C, n]` of a row in blocks."""
+    starts = range(0, row.num_frames, FRAMES_AT_ONCE)
+    codes = (row.codes[None, :, start : start + FRAMES_AT_ONCE] for start in starts)
+    left = row.num_samples
+    with contained():
+        for block in decode_blocks(codec, codes):
+            yield block[0, :, :left]
+            left -= min(left, block.shape[2])

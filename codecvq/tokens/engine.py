@@ -1,5 +1,7 @@
 """Tokenization of clips to a token dataset: read ahead, in batches of similar lengths, shard by shard.
 
+A clip that is longer than a batch is encoded by itself while it is read, so the memory is bounded.
+
 A shard is written atomically after all of its clips are encoded, and a later run skips existing shards. So a
 process that is killed loses only its current shard. Several processes can share a job: each takes every n-th
 shard (`shard=(i, n)`). The process that completes the dataset writes the README, statistics and failures.
@@ -22,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.codec.blocks import split_blocks
+from codecvq.codec.recordings import encode_blocks
 from codecvq.data.text import utf8_safe
 from codecvq.errors import TokensError
 from codecvq.files import write_atomically
@@ -33,7 +36,7 @@ from codecvq.tokens.dataset import expected_shards, missing_shards, open_shard
 from codecvq.tokens.locks import locked_part
 from codecvq.tokens.parts import Part, batches
 from codecvq.tokens.plan import Plan, PlannedShard, check_columns, plan_job
-from codecvq.tokens.rows import TokenFailure, TokenRow, codes_problem
+from codecvq.tokens.rows import TokenFailure, TokenRow, codes_dtype, codes_problem, size_problem
 from codecvq.tokens.shard import write_shard
 
 if TYPE_CHECKING:
@@ -217,7 +220,10 @@ def _encode_parts(
     If the batch fails, encodes each part separately.
     """
     try:
-        waves = [part.clip.read(card.sample_rate) if part.samples is None else part.samples for part in batch]
+        waves = [part.samples for part in batch if part.samples is not None]
+        if not waves:
+            yield batch[0], _row(card, batch[0], *_encode_long(codec, card, batch[0].clip))
+            return
         codes = _encode_batch(codec, card, waves)
     except Exception as error:  # for example out of memory, or NaN in one clip
         if len(batch) == 1:
@@ -259,6 +265,31 @@ def _encode_batch(
             num_codebooks=len(card.codebook_sizes),
         )
     return codes.cpu().numpy()
+
+
+def _encode_long(
+    codec: AudioCodec, card: Card, clip: Clip
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]], int]:
+    """Return the codes `[N, T]` of a clip, encoded while it is read, and its number of samples."""
+    samples, collected = 0, []
+
+    def blocks() -> Iterator[npt.NDArray[np.float32]]:
+        nonlocal samples
+        samples = 0
+        for block in clip.read_blocks(card.sample_rate):
+            samples += block.size
+            yield np.broadcast_to(block, (1, card.channels, block.size)).copy()
+
+    dtype, frames = codes_dtype(card.codebook_sizes), 0
+    with contained():
+        for codes in encode_blocks(codec, blocks, num_codebooks=len(card.codebook_sizes)):
+            frames += codes.shape[2]
+            if problem := codes_problem(codes[0], codes.shape[2] * card.hop_length, card):
+                raise TokensError(f"{problem}.")
+            if problem := size_problem(frames * len(card.codebook_sizes)):
+                raise TokensError(f"{problem}.")
+            collected.append(codes[0].astype(dtype))
+    return np.concatenate(collected, axis=1), samples
 
 
 def _failure(clip: Clip, error: Exception) -> TokenFailure:

@@ -129,16 +129,21 @@ def codes_problem(codes: npt.NDArray[Any], num_samples: int, card: Card) -> str:
     if codes.shape != (books, frames):
         shape = list(codes.shape)
         return f"the codec returned shape {shape} for {num_samples} samples, not {[books, frames]}"
-    if codes.size > MAX_CODES:
-        return (
-            f"{codes.size:,} codes exceed the limit of {MAX_CODES:,} per row. Cut long clips with max_seconds"
-        )
+    if problem := size_problem(codes.size):
+        return problem
     for book, (row, size) in enumerate(zip(codes, card.codebook_sizes, strict=True)):
         if row.size and not 0 <= int(row.min()) <= int(row.max()) < size:
             return f"the codec returned a code outside the {size} entries of codebook {book}"
     if change := first_change(codes, card.frames_per_code):
         return f"the codec returned codes of codebook {change[0]} that change in a block at frame {change[1]}"
     return ""
+
+
+def size_problem(codes: int) -> str:
+    """Return why a row cannot have this number of codes, or ""."""
+    if codes <= MAX_CODES:
+        return ""
+    return f"{codes:,} codes exceed the limit of {MAX_CODES:,} per row. Cut long clips with max_seconds"
 
 
 def _list_array(rows: Sequence[Sequence[npt.NDArray[Any]]], dtype: type[np.unsignedinteger[Any]]) -> pa.Array:
