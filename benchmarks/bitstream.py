@@ -69,7 +69,7 @@ def measure(layout: str, seconds: float) -> Result:
     frames, hop = round(rate * seconds), 24000 // rate
     sha256 = hashlib.sha256(layout.encode()).hexdigest()
     codec = SimpleNamespace(
-        name=layout, sample_rate=24000, hop_length=hop, codebook_sizes=(size,) * books,
+        name=layout, sample_rate=24000, hop_length=hop, channels=1, codebook_sizes=(size,) * books,
         strides=(1,) * books, variable_depth=False, code_tables=lambda: None,
         codebooks_sha256=sha256, weights_sha256=sha256,
     )  # fmt: skip

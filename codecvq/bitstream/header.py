@@ -1,205 +1,160 @@
-"""Header and checksum of a `.cvq` file; `format` documents the layout."""
+"""The header of a `.cvq` file: identity of the codec, layout of its codes, and format of the recording."""
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from fractions import Fraction
+from functools import cached_property
 
 from codecvq.bitstream.layout import Layout
+from codecvq.bitstream.source import Source, malformed, runs, varint
 from codecvq.errors import BitstreamError
-from codecvq.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
+from codecvq.limits import MAX_CODEBOOK_SIZE
 
 MAGIC = b"CVQ"
-VERSIONS = (1, 2)  # 2 only with strides, depths or learned tables
-KINDS = ("packed", "entropy", "digits", "learned")
-WITH_STRIDES, WITH_DEPTHS = 0x40, 0x80  # bits of the kind byte in version 2
-CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, CRC_BYTES = 16, 4, 4
-FIXED_BYTES = len(MAGIC) + 2 + CODEBOOKS_ID_BYTES + WEIGHTS_ID_BYTES
-CODES_PER_BYTE = 256  # maximum, so that a file of a few bytes cannot claim hours of audio
+VERSION = 3
+WITH_STRIDES, WITH_CHANNELS, WITH_RATE, WITH_LENGTH, WITH_TABLES = 1, 2, 4, 8, 16  # bits of the flags byte
+CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, TABLES_ID_BYTES = 16, 4, 4
+CHECK_BYTES = 2  # of the header's checksum; chunks check the other half
 MAX_RATE = 2**32 - 1  # Hz; also the maximum hop length in samples
-MAX_NUMBER = 2**63 - 1  # largest value of a varint
 MAX_STRIDE = 2**32 - 1  # frames
+MAX_CHANNELS = 255
+MAX_CHUNK_FRAMES = 2**62
+MAX_CHUNK_CODES = 1 << 21  # codes of a chunk, all channels and codebooks: 16 MiB as int64
 
 
 @dataclass(frozen=True)
 class Header:
     """The header fields of a file."""
 
-    kind: str  # one of KINDS
     codebooks_id: str  # the first 32 hexadecimal digits of the codec's codebooks_sha256
     weights_id: str  # the first 8 of its weights_sha256
-    sample_rate: int  # Hz
+    sample_rate: int  # Hz, of the codec
     hop_length: int  # samples per frame
-    num_samples: int
-    frames: int
     sizes: tuple[int, ...]  # K of each codebook
     strides: tuple[int, ...]  # frames per code, of each codebook
-    depth_bytes: int | None = None  # payload bytes of the depths, which come first; None: no depths
+    chunk_frames: int  # frames of every chunk except the last, which may have fewer
+    original_sample_rate: int  # Hz, of the recording
+    channels: int = 1  # of the recording
+    coded_channels: int = 1  # C of the codes [C, N, T]
+    original_num_samples: int | None = None  # per channel, at the original rate; None: unknown to the writer
+    tables_id: str = ""  # the first 8 hexadecimal digits of CodeTables.sha256; empty: the codec has no tables
 
-    @property
-    def version(self) -> int:
-        """The format version: the earliest that can store this header."""
-        return 2 if self.kind_byte >= KINDS.index("learned") else 1
-
-    @property
-    def kind_byte(self) -> int:
-        """The kind, with the flags for strides and depths."""
-        strides = WITH_STRIDES * any(stride != 1 for stride in self.strides)
-        return KINDS.index(self.kind) | strides | WITH_DEPTHS * (self.depth_bytes is not None)
-
-    @property
-    def layout(self) -> Layout:
-        """The layout of the codes, without depths: these are in the payload."""
-        return Layout(self.sizes, self.strides, self.frames)
-
-    def to_bytes(self, payload: bytes) -> bytes:
-        """Return the bytes of the file; a short payload is padded with zeros to `min_payload_bytes`."""
-        payload += bytes(max(0, self.min_payload_bytes - len(payload)))
-        fields = (self.sample_rate, self.hop_length, self.num_samples, self.frames, len(payload))
-        strides = _runs(self.strides) if self.kind_byte & WITH_STRIDES else []
-        depths = [] if self.depth_bytes is None else [self.depth_bytes]
-        head = b"".join((
-            MAGIC, bytes([self.version, self.kind_byte]),
-            bytes.fromhex(self.codebooks_id), bytes.fromhex(self.weights_id),
-            *map(_varint, (*fields, *_runs(self.sizes), *strides, *depths)),
+    def to_bytes(self) -> bytes:
+        """Return the bytes of the header, with its checksum."""
+        data = b"".join((
+            MAGIC, bytes([VERSION, self.flags]), *map(bytes.fromhex, (self.codebooks_id, self.weights_id,
+            self.tables_id)), *map(varint, self._numbers()),
         ))  # fmt: skip
-        return head + payload + zlib.crc32(head + payload).to_bytes(CRC_BYTES, "little")
+        return data + zlib.crc32(data).to_bytes(4, "little")[:CHECK_BYTES]
+
+    @classmethod
+    def read(cls, source: Source) -> Header:
+        """Read the header that follows magic and version. Raises BitstreamError for any invalid byte."""
+        what = "its header"
+        flags = source.need(1, what)[0]
+        if flags >= 2 * WITH_TABLES:
+            raise malformed(f"flags {flags}")
+        ids = [source.need(count, what).hex() for count in (
+            CODEBOOKS_ID_BYTES, WEIGHTS_ID_BYTES, TABLES_ID_BYTES if flags & WITH_TABLES else 0
+        )]  # fmt: skip
+        rate, hop, chunk_frames = (source.number(what) for _ in range(3))
+        sizes = source.runs("codebooks", MAX_CODEBOOK_SIZE)
+        strides = source.runs("strides", MAX_STRIDE) if flags & WITH_STRIDES else (1,) * len(sizes)
+        channels, coded_channels = (source.number(what) if flags & WITH_CHANNELS else 1 for _ in range(2))
+        original_rate = source.number(what) if flags & WITH_RATE else rate
+        num_samples = source.number(what) if flags & WITH_LENGTH else None
+        header = cls(
+            ids[0], ids[1], rate, hop, sizes, strides, chunk_frames, original_rate, channels, coded_channels,
+            num_samples, ids[2],
+        )  # fmt: skip
+        check = source.need(CHECK_BYTES, what)
+        if header.checksum.to_bytes(4, "little")[:CHECK_BYTES] != check or header.flags != flags:
+            raise BitstreamError(
+                "the checksum of its header does not match: the file is damaged. Use another copy, or encode "
+                "the audio again."
+            )
+        header.check()
+        return header
 
     @property
-    def min_payload_bytes(self) -> int:
-        """The minimum number of payload bytes for these codes."""
-        return len(self.sizes) * self.frames // CODES_PER_BYTE
+    def flags(self) -> int:
+        """The fields that are present, as the sum of their bits."""
+        present = {
+            WITH_STRIDES: any(stride != 1 for stride in self.strides),
+            WITH_CHANNELS: (self.channels, self.coded_channels) != (1, 1),
+            WITH_RATE: self.original_sample_rate != self.sample_rate,
+            WITH_LENGTH: self.original_num_samples is not None,
+            WITH_TABLES: bool(self.tables_id),
+        }
+        return sum(bit for bit, is_present in present.items() if is_present)
 
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32 of the header. The checksums of chunks and end record continue it."""
+        return zlib.crc32(self.to_bytes()[:-CHECK_BYTES])
 
-def parse_file(data: bytes) -> tuple[Header, bytes]:
-    """Split a file into header and payload.
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of the header in the file."""
+        return len(self.to_bytes())
 
-    Time and memory are proportional to the size of `data`, for any values in the header. Raises
-    BitstreamError if a length, the checksum or a number is wrong.
-    """
-    fields = _FieldReader(data)
-    numbers = fields.numbers(5)
-    sizes = fields.runs("codebooks", MAX_CODEBOOK_SIZE)
-    version, kind = data[len(MAGIC)], data[len(MAGIC) + 1]
-    flags = kind & (WITH_STRIDES | WITH_DEPTHS) if version == 2 else 0
-    strides = fields.runs("strides", MAX_STRIDE) if flags & WITH_STRIDES else (1,) * len(sizes)
-    depth_bytes = fields.numbers(1)[0] if flags & WITH_DEPTHS else None
-    payload = fields.payload(numbers.pop())
-    if kind - flags >= len(KINDS):
-        raise malformed(f"payload kind {kind}")
-    ids = data[FIXED_BYTES - WEIGHTS_ID_BYTES - CODEBOOKS_ID_BYTES : FIXED_BYTES].hex()
-    sample_rate, hop_length, num_samples, frames = numbers
-    header = Header(
-        KINDS[kind - flags], ids[: 2 * CODEBOOKS_ID_BYTES], ids[2 * CODEBOOKS_ID_BYTES :],
-        sample_rate, hop_length, num_samples, frames, sizes, strides, depth_bytes,
-    )  # fmt: skip
-    _check_consistency(header, version, kind, payload)
-    return header, payload
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames per second."""
+        return Fraction(self.sample_rate, self.hop_length)
 
+    @property
+    def max_frames(self) -> int:
+        """The largest number of frames of a chunk."""
+        return min(self.chunk_frames, MAX_CHUNK_CODES // (self.coded_channels * len(self.sizes)))
 
-def _check_consistency(header: Header, version: int, kind_byte: int, payload: bytes) -> None:
-    """Raise BitstreamError if header fields contradict each other or the version and kind of the file."""
-    sizes, frames, hop_length = header.sizes, header.frames, header.hop_length
-    if not (0 < header.sample_rate <= MAX_RATE and 0 < hop_length <= MAX_RATE):
-        raise malformed(f"sample rate {header.sample_rate} and hop {hop_length}")
-    if header.num_samples > frames * hop_length:
-        raise malformed(f"{header.num_samples} samples in {frames} frames of {hop_length}")
-    if len(header.strides) != len(sizes):
-        raise malformed(f"{len(header.strides)} strides of {len(sizes)} codebooks")
-    # One encoding per header, so that equal packets have equal bytes.
-    if (header.version, header.kind_byte) != (version, kind_byte):
-        raise malformed(f"version {version} and kind {kind_byte} do not match the other fields")
-    if (header.depth_bytes or 0) > len(payload):
-        raise malformed(f"{header.depth_bytes} bytes of depths in a payload of {len(payload)}")
-    if len(payload) < header.min_payload_bytes:
-        raise malformed(f"{len(sizes)} x {frames} codes in {len(payload)} bytes")
+    @cached_property
+    def max_body_bytes(self) -> int:
+        """The largest number of bytes in the body of a chunk."""
+        return 64 + self.coded_channels * (64 + self.max_frames * (16 * len(self.sizes) + 4))
 
+    def layout(self, frames: int) -> Layout:
+        """Return the layout of the codes of one channel, without depths."""
+        return Layout(self.sizes, self.strides, frames)
 
-class _FieldReader:
-    """Reads the fields of a file in order and checks each one."""
+    def seconds(self, frame: int) -> float:
+        """Return the time at which a frame starts."""
+        return frame * self.hop_length / self.sample_rate
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        if not data.startswith(MAGIC):
-            raise BitstreamError(f"it starts with {bytes(data[:4])!r}, not {MAGIC!r}: it is not a .cvq file.")
-        if len(data) > len(MAGIC) and data[len(MAGIC)] not in VERSIONS:
-            raise BitstreamError(
-                f"it has format version {data[len(MAGIC)]}, but this codecvq reads versions "
-                f"{' and '.join(map(str, VERSIONS))}. Install a newer codecvq."
-            )
-        if len(data) < FIXED_BYTES:
-            raise _truncated(len(data), "its header")
-        self.offset = FIXED_BYTES
+    def coded_samples(self, original_num_samples: int) -> int:
+        """Return the samples at the codec's rate that a recording of this length has after resampling."""
+        return -(-original_num_samples * self.sample_rate // self.original_sample_rate)
 
-    def numbers(self, count: int) -> list[int]:
-        return [self._varint() for _ in range(count)]
+    def min_payload_bytes(self, frames: int) -> int:
+        """Return the minimum payload bytes of each channel of a chunk.
 
-    def runs(self, name: str, maximum: int) -> tuple[int, ...]:
-        """Read one number per codebook, from 1 to `maximum`, in the form that `_runs` writes."""
-        values: list[int] = []
-        for _ in range(self._varint()):
-            count, value = self._varint(), self._varint()
-            if not (0 < count <= MAX_CODEBOOKS - len(values) and 0 < value <= maximum):
-                raise malformed(f"{len(values)} + {count} {name} of {value}")
-            values += [value] * count
-        if not values:
-            raise malformed(f"no {name}")
-        return tuple(values)
+        With the rest of the chunk there is at least one byte per 256 codes, so that a file of a few bytes
+        cannot claim hours of audio.
+        """
+        return max(0, len(self.sizes) * frames // 256 - 8)
 
-    def payload(self, length: int) -> bytes:
-        data, end = self.data, self.offset + length
-        if len(data) < end + CRC_BYTES:
-            raise _truncated(len(data), f"{end + CRC_BYTES}")
-        if len(data) > end + CRC_BYTES:
-            raise BitstreamError(
-                f"it has {len(data) - end - CRC_BYTES} bytes more than its header claims. Read one file at a "
-                "time."
-            )
-        if zlib.crc32(memoryview(data)[:end]) != int.from_bytes(data[end:], "little"):
-            raise BitstreamError(
-                "its checksum does not match: the file is damaged. Use another copy, or encode the audio "
-                "again."
-            )
-        return data[self.offset : end]
+    def check(self) -> None:
+        """Raise BitstreamError if fields contradict each other."""
+        sizes, rates = self.sizes, (self.sample_rate, self.hop_length, self.original_sample_rate)
+        if not all(0 < rate <= MAX_RATE for rate in rates):
+            raise malformed(f"sample rate {rates[0]}, hop {rates[1]} and original rate {rates[2]}")
+        if len(self.strides) != len(sizes):
+            raise malformed(f"{len(self.strides)} strides of {len(sizes)} codebooks")
+        if not 1 <= self.coded_channels <= self.channels <= MAX_CHANNELS:
+            raise malformed(f"{self.coded_channels} coded channels of {self.channels}")
+        if self.coded_channels * len(sizes) > MAX_CHUNK_CODES:
+            raise malformed(f"{self.coded_channels} x {len(sizes)} codebooks")
+        block = math.lcm(*self.strides)
+        if not 0 < self.chunk_frames <= MAX_CHUNK_FRAMES or self.chunk_frames % block:
+            raise malformed(f"chunks of {self.chunk_frames} frames with blocks of {block}")
 
-    def _varint(self) -> int:
-        value = 0
-        for index in range(9):
-            if self.offset == len(self.data):
-                raise _truncated(len(self.data), "its header")
-            byte = self.data[self.offset]
-            self.offset += 1
-            value |= (byte & 0x7F) << 7 * index
-            if byte < 0x80:
-                if byte == 0 and index > 0:
-                    break  # not the shortest form: equal packets must have equal bytes
-                return value
-        raise malformed("a number in its header is too long")
-
-
-def malformed(details: str) -> BitstreamError:
-    """Return the error for header values that the writer never produces."""
-    return BitstreamError(f"its header is invalid ({details}): the file is damaged. Use another copy.")
-
-
-def _truncated(have: int, need: str) -> BitstreamError:
-    return BitstreamError(f"it ends after {have} bytes of {need}: the file is truncated. Use another copy.")
-
-
-def _runs(values: Sequence[int]) -> list[int]:
-    """Return the number of runs of equal values, then length and value of each run.
-
-    For example, up to 127 codebooks of 5 entries take 3 bytes.
-    """
-    runs = [(len(list(group)), value) for value, group in groupby(values)]
-    return [len(runs), *(number for run in runs for number in run)]
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+    def _numbers(self) -> list[int]:
+        numbers = [self.sample_rate, self.hop_length, self.chunk_frames, *runs(self.sizes)]
+        flags = self.flags
+        numbers += runs(self.strides) if flags & WITH_STRIDES else []
+        numbers += [self.channels, self.coded_channels] if flags & WITH_CHANNELS else []
+        numbers += [self.original_sample_rate] if flags & WITH_RATE else []
+        return numbers + ([] if self.original_num_samples is None else [self.original_num_samples])

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from codecvq.api.code_tables import CodeTables
-from codecvq.bitstream.header import CODEBOOKS_ID_BYTES, MAX_RATE, MAX_STRIDE, WEIGHTS_ID_BYTES, Header
+from codecvq.bitstream.header import (
+    CODEBOOKS_ID_BYTES,
+    MAX_CHANNELS,
+    MAX_RATE,
+    MAX_STRIDE,
+    WEIGHTS_ID_BYTES,
+    Header,
+)
 from codecvq.codec.compatibility import CodesOrigin, check_compatible, short_runs
 from codecvq.errors import BitstreamError, OptionError
 from codecvq.limits import MAX_CODEBOOK_SIZE
@@ -27,6 +34,7 @@ class Identity:
     strides: tuple[int, ...]  # frames per code, of each codebook
     sample_rate: int  # Hz
     hop_length: int  # samples per frame
+    channels: int  # audio channels of one code stream
     codebooks_id: str
     weights_id: str
 
@@ -36,7 +44,7 @@ class Identity:
         try:
             name, sizes = str(codec.name), tuple(codec.codebook_sizes)
             strides = tuple(codec.strides)
-            rate, hop = codec.sample_rate, codec.hop_length
+            rate, hop, channels = codec.sample_rate, codec.hop_length, codec.channels
             codebooks_sha256, weights_sha256 = codec.codebooks_sha256, codec.weights_sha256
         except AttributeError as error:
             raise BitstreamError(
@@ -53,6 +61,7 @@ class Identity:
             tuple(whole_number(stride, f"a stride {suffix}", 1, MAX_STRIDE) for stride in strides),
             whole_number(rate, f"the sample rate {suffix}", 1, MAX_RATE),
             whole_number(hop, f"the hop {suffix}", 1, MAX_RATE),
+            whole_number(channels, f"the number of channels {suffix}", 1, MAX_CHANNELS),
             _id_prefix(codebooks_sha256, CODEBOOKS_ID_BYTES, f"codebooks_sha256 {suffix}"),
             _id_prefix(weights_sha256, WEIGHTS_ID_BYTES, f"weights_sha256 {suffix}"),
         )
@@ -61,16 +70,10 @@ class Identity:
 def check_codec(header: Header, codec: AudioCodec, force: bool) -> None:
     """Raise BitstreamError if the file was not written with the codebooks of `codec`.
 
-    With `force`, only other sizes and the learned tables of other codebooks raise. Issues a UserWarning for
-    the same codebooks with other weights.
+    With `force`, only other sizes, strides or rates raise. Issues a UserWarning for the same codebooks with
+    other weights.
     """
-    identity = Identity.from_codec(codec)
-    if header.kind == "learned" and force and not codec.matches_codebooks(header.codebooks_id):
-        raise BitstreamError(
-            f"it was written with the learned tables of codebooks {header.codebooks_id[:12]}, but codec "
-            f"{identity.name!r} has other tables. Read it with the codec that wrote it; force has no effect "
-            "here."
-        )
+    Identity.from_codec(codec)
     origin = CodesOrigin(
         "the file", header.sample_rate, header.hop_length, header.sizes, header.strides,
         header.codebooks_id, header.weights_id,
