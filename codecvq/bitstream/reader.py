@@ -81,7 +81,7 @@ class CvqReader:
         self._number = 0  # of the next chunk
         self._next_frame = 0  # end of the last chunk
         self._is_complete = self._earlier is not None and self._earlier.frames == 0  # nothing is left to read
-        self._steps = 0  # of all chunks so far
+        self._steps = 0  # of all chunks before
         self._checked = 0  # bytes of checksums while searching
         self.gaps: list[Gap] = []
         """Missing parts among the frames that were read; with `salvage` only."""

@@ -41,7 +41,7 @@ class CvqWriter:
     `chunk_s` seconds: shorter ones reach a reader sooner, longer ones take fewer bytes.
 
     The bytes depend on the codes only, not on how `write` divides them. A `with` block closes the file at its
-    end; after an exception the file has no end record, and the chunks written so far can be read with
+    end; after an exception the file has no end record, and the chunks before it can be read with
     `salvage=True`. The stream stays open.
 
     Raises BitstreamError if the format cannot store a property of the codec or recording.
