@@ -36,11 +36,22 @@ def network_codec() -> Codec:
     return Codec(sample_rate=RATE, network={**SEANET, "causal": True}, quantizer=quantizer).eval()
 
 
+@cache
+def surveyed_codec() -> Codec:
+    """A codec whose codes contain the pitch, which depends on the whole recording."""
+    torch.manual_seed(0)
+    network = {"name": "spectral", "hop_length": HOP, "encoder_width": 16, "decoder_width": 16, "dim": 8}
+    source = {"phase": "source", "pitch_channels": [5, 6, 7]}
+    quantizer = {"name": "grouped_fsq", "num_codebooks": 2, "levels": [8, 5, 5, 5], "dropout": 0.5}
+    return Codec(sample_rate=RATE, network={**network, **source}, quantizer=quantizer).eval()
+
+
 CODECS = {
     "stream": FramewiseCodec,
     "whole": LevelCodec,
     "stereo": lambda: FramewiseCodec(channels=2),
     "network": network_codec,
+    "surveyed": surveyed_codec,
 }
 
 

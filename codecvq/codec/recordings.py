@@ -21,7 +21,7 @@ from codecvq.limits import MAX_AUDIO_S
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from codecvq.api.codec import AudioCodec
+    from codecvq.api.codec import AudioCodec, EncoderStream
     from codecvq.api.reach import Reach
 
 Samples = npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ def encode_blocks(
     import torch
 
     try:
-        encoder = codec.stream_encoder(batch, num_codebooks)
+        encoders = _encoders(codec, blocks, batch, num_codebooks)
     except StreamingError as error:
         for whole in _whole(blocks(), MAX_AUDIO_S * codec.sample_rate, codec, error):
             streams = torch.from_numpy(whole).split(1)
@@ -53,8 +53,25 @@ def encode_blocks(
             yield torch.cat(codes).cpu().numpy()
         return
     for block in blocks():
-        yield encoder.push(torch.from_numpy(block)).cpu().numpy()
-    yield encoder.flush().cpu().numpy()
+        streams = torch.from_numpy(block).chunk(len(encoders))
+        codes = [encoder.push(stream) for encoder, stream in zip(encoders, streams, strict=True)]
+        yield torch.cat(codes).cpu().numpy()
+    yield torch.cat([encoder.flush() for encoder in encoders]).cpu().numpy()
+
+
+def _encoders(
+    codec: AudioCodec, blocks: Callable[[], Iterable[Samples]], batch: int, num_codebooks: int | None
+) -> list[EncoderStream]:
+    """Return one encoder for all streams, or one for each if the codec needs surveys of recordings."""
+    import torch
+
+    def survey(stream: int) -> Tensor | None:
+        return codec.survey(lambda: (torch.from_numpy(block[stream : stream + 1]) for block in blocks()))
+
+    surveys = [survey(stream) for stream in range(batch)]
+    if all(each is None for each in surveys):
+        return [codec.stream_encoder(batch, num_codebooks)]
+    return [codec.stream_encoder(1, num_codebooks, each) for each in surveys]
 
 
 def decode_blocks(codec: AudioCodec, blocks: Iterable[Codes], batch: int = 1) -> Iterator[Samples]:
