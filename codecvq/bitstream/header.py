@@ -42,8 +42,9 @@ class Header:
     original_num_samples: int | None = None  # per channel, at the original rate; None: unknown to the writer
     tables_id: str = ""  # the first 8 hexadecimal digits of CodeTables.sha256; empty: the codec has no tables
 
-    def to_bytes(self) -> bytes:
-        """Return the bytes of the header, with its checksum."""
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes of the header, with its checksum."""
         data = b"".join((
             MAGIC, bytes([VERSION, self.flags]), *map(bytes.fromhex, (self.codebooks_id, self.weights_id,
             self.tables_id)), *map(varint, self._numbers()),
@@ -70,8 +71,7 @@ class Header:
             ids[0], ids[1], rate, hop, sizes, strides, chunk_frames, original_rate, channels, coded_channels,
             num_samples, ids[2],
         )  # fmt: skip
-        check = source.need(CHECK_BYTES, what)
-        if header.checksum.to_bytes(4, "little")[:CHECK_BYTES] != check or header.flags != flags:
+        if source.need(CHECK_BYTES, what) != header.data[-CHECK_BYTES:] or header.flags != flags:
             raise BitstreamError(
                 "the checksum of its header does not match: the file is damaged. Use another copy, or encode "
                 "the audio again."
@@ -79,7 +79,7 @@ class Header:
         header.check()
         return header
 
-    @property
+    @cached_property
     def flags(self) -> int:
         """The fields that are present, as the sum of their bits."""
         present = {
@@ -94,12 +94,12 @@ class Header:
     @cached_property
     def checksum(self) -> int:
         """CRC-32 of the header. The checksums of chunks and end record continue it."""
-        return zlib.crc32(self.to_bytes()[:-CHECK_BYTES])
+        return zlib.crc32(self.data[:-CHECK_BYTES])
 
-    @cached_property
+    @property
     def num_bytes(self) -> int:
         """Bytes of the header in the file."""
-        return len(self.to_bytes())
+        return len(self.data)
 
     @property
     def frame_rate(self) -> Fraction:

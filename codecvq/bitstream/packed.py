@@ -8,12 +8,14 @@ code, compared with log2 5 = 2.322, and with 3 for whole bits per code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 
 from codecvq.errors import BitstreamError
+from codecvq.limits import MAX_CODEBOOKS
 
 Codes = npt.NDArray[np.int64]
 Stored = npt.NDArray[np.bool_]
@@ -82,6 +84,7 @@ def _number_bits(size: int, count: int) -> int:
     return int(size**count - 1).bit_length()
 
 
+@lru_cache(maxsize=MAX_CODEBOOKS)
 def _codes_per_number(size: int) -> int:
     """Return how many codes of one size form one number of at most 64 bits.
 

@@ -150,7 +150,7 @@ class CvqWriter:
                 self._coded_channels, self._num_samples,
                 "" if tables is None else tables.sha256[: 2 * TABLES_ID_BYTES],
             )  # fmt: skip
-            self._put(self._header.to_bytes())
+            self._put(self._header.data)
         return self._header
 
     def _chunk_frames(self, num_codebooks: int, block: int) -> int:
