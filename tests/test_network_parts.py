@@ -211,7 +211,7 @@ def test_networks_can_be_composed_in_python() -> None:
         ({"head": {"name": "predicted"}, "phase": "source"}, "head is a part .* phase is given, too"),
         ({"decoder_backbone": DECODER, "decoder_width": 8}, "decoder_width is given, too"),
         ({"encoder_backbone": {"name": "convnext", "blocks": 0}}, "blocks is 0; needed is a whole number"),
-        ({"head": {"name": "source"}, "causal": True}, "needs future frames"),
+        ({"head": {"name": "retrieved"}, "causal": True}, "needs future frames"),
     ],
 )
 def test_invalid_parts_raise_option_errors(options: dict[str, Any], message: str) -> None:

@@ -339,7 +339,7 @@ def test_presets_have_increasing_sizes_and_options_override_them(name: str) -> N
         ({"name": "spectral", "phase": "guessed"}, "'predicted', 'retrieved' or 'source'"),
         ({"name": "spectral", "synthesis_hop_length": 160}, "are for phase: retrieved"),
         ({"name": "spectral", "phase": "retrieved", "training_phase": "none"}, "'recorded' or 'retrieved'"),
-        ({"name": "spectral", "phase": "retrieved", "causal": True}, "Set phase: predicted"),
+        ({"name": "spectral", "phase": "retrieved", "causal": True}, "Set phase: source or predicted"),
         ({"name": "spectral", "phase": "retrieved", "synthesis_hop_length": 300}, "must divide hop_length"),
         ({"name": "spectral", "phase": "retrieved", "synthesis_window_length": 401}, "needed is 640 to"),
         ({"name": "spectral", "phase": "retrieved", "phase_iterations": 0}, "usually 16"),

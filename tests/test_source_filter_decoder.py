@@ -15,11 +15,12 @@ from codecvq.errors import OptionError, RunError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import AudioWithLosses
 from codecvq.networks.voice import pitch_code
-from codecvq.networks.voice.decoder import SourceFilterDecoder, added_loss, expected_position, voice_losses
+from codecvq.networks.voice.decoder import SourceFilterDecoder
 from codecvq.networks.voice.grid import OCTAVES, STEPS, grid_size
 from codecvq.networks.voice.knots import knots
 from codecvq.networks.voice.pitch import Pitch, PitchTracker
 from codecvq.networks.voice.pitch_writer import PitchWriter
+from codecvq.networks.voice.source_filter import added_loss, expected_position, prediction_losses
 from codecvq.quantizer import build_quantizer
 from codecvq.training.initial_weights import load_initial_weights
 from codecvq.training.recipe import load_recipe
@@ -177,7 +178,7 @@ def test_frames_without_pitch_do_not_change_adjacent_frames() -> None:
     latents = torch.zeros(1, 9, 12)
     latents[..., 5:8] = pitch_code.encode(torch.full((1, 9), 100.0)).tanh()
     latents[:, 4, 5:8] = 0
-    _, reading = decoder._read(latents, None)
+    reading = decoder.held_pitch(latents, None)
     assert reading is not None
     assert reading.present[0].tolist() == [True] * 4 + [False] + [True] * 4
     torch.testing.assert_close(reading.position, reading.position[:, :1].expand(1, 9))
@@ -220,7 +221,7 @@ def test_pitch_losses_equal_their_definitions() -> None:
     steps, position = torch.arange(grid_size()), torch.tensor([[40.3, 70.0, 99.0]])
     voiced = torch.tensor([[True, True, False]])
     exact = -0.5 * (steps - position[..., None]).square()
-    losses = voice_losses(torch.tensor([[0.0, 2.0, -1.0]]), exact, Pitch(position, voiced))
+    losses = prediction_losses(torch.tensor([[0.0, 2.0, -1.0]]), exact, Pitch(position, voiced))
     probabilities = exact[0, :2].softmax(dim=1)
     entropy = -(probabilities * probabilities.log().clamp(min=-1e9)).nan_to_num().sum(dim=1).mean()
     assert float(losses["pitch"]) == pytest.approx(0.2 * float(entropy), rel=1e-4), "the minimum of the loss"
@@ -230,7 +231,7 @@ def test_pitch_losses_equal_their_definitions() -> None:
     longer = Pitch(torch.nn.functional.pad(position, (0, 2)), torch.nn.functional.pad(voiced, (0, 2)))
     logits = torch.nn.functional.pad(exact, (0, 0, 0, 2))
     real = torch.tensor([[True, True, True, False, False]])
-    again = voice_losses(voicing, logits, longer, real)
+    again = prediction_losses(voicing, logits, longer, real)
     torch.testing.assert_close(again, losses)
     torch.testing.assert_close(expected_position(exact), position, atol=0.02, rtol=0)
     written = torch.tensor([[41.3, 90.0, 99.0]])  # one step off, one octave off, unvoiced
@@ -331,7 +332,8 @@ def test_saving_does_not_change_codes_or_audio(tmp_path) -> None:
             r"is 2\.5; needed is a valid integer",
         ),
         ({"phase": "source", "pitch_channels": 5, "dim": 12}, r"pitch_channels is 5; needed is a valid list"),
-        ({"phase": "source", "causal": True}, "phase: source needs future frames"),
+        ({"phase": "source", "causal": True, "refiner_blocks": 1}, "the refiner needs future frames"),
+        ({"phase": "source", "causal": True, "synthesis_window_length": 900}, "even multiple of the step"),
         ({"phase": "source", "synthesis_hop_length": 300}, "must divide hop_length"),
         ({"phase": "predicted", "refiner_blocks": 2}, "refiner_blocks is 2, but phase is predicted"),
         ({"phase": "source", "refiner_blocks": -1}, "refiner_blocks is -1"),

@@ -18,6 +18,7 @@ from codecvq.errors import OptionError
 from codecvq.networks.interface import zero_padding
 
 LONGEST_WINDOW = 2**17  # samples: almost three seconds at 44.1 kHz
+MIN_ENVELOPE = 0.05  # smallest sum of squared windows: a stream fades in within some milliseconds
 
 
 class Framing(nn.Module):
@@ -157,3 +158,49 @@ class Crossfade(nn.Module):
     def overlapping_frames(self) -> int:
         """Number of previous frames that are added to a hop."""
         return 1
+
+
+class AheadFraming(nn.Module):
+    """Spectra to audio by overlap-add of windows that start with their hop.
+
+    The Hann window of frame t covers the samples tH … tH + W. Frames up to t thus complete the audio up to
+    (t + 1)H: there is no lookahead in frames. A frame must describe its whole window, and with a lookahead of
+    W - H samples, an encoder reads all of it.
+
+    W is a multiple of H. The audio is divided by the sum of the squared windows of all frames up to its own.
+    """
+
+    window: Tensor  # [W]
+    envelopes: Tensor  # [W/H, H]: sum of the squared windows of a hop with 0, 1, … frames before it
+
+    def __init__(self, window_length: int, hop_length: int) -> None:
+        super().__init__()
+        self.window_length, self.hop_length = window_length, hop_length
+        self.bins = window_length // 2 + 1
+        window = torch.hann_window(window_length)
+        envelopes = window.square().view(-1, hop_length).cumsum(dim=0)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("envelopes", envelopes.clamp(min=MIN_ENVELOPE), persistent=False)
+
+    def spectra(self, frames: Tensor) -> Tensor:
+        """Compute complex spectra of windows: `[B, T, W]` -> `[B, T, F]`."""
+        return torch.fft.rfft(frames * self.window, dim=2)
+
+    def overlap_add(self, spectra: Tensor, first: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert spectra: complex `[B, T, F]` -> audio `[B, 1, T * H]`, and the tail `[B, W - H]` after it.
+
+        Args:
+            spectra: Spectra of frames.
+            first: Number of earlier frames, `[B]` or `[1]`.
+            tail: Tail after the earlier frames, `[B, W - H]`, or zeros `[1, W - H]`.
+        """
+        batch, frames, _ = spectra.shape
+        overlap = self.window_length // self.hop_length - 1  # later hops of a window
+        pieces = torch.fft.irfft(spectra, n=self.window_length, dim=2) * self.window  # [B, T, W]
+        folded = pieces.new_zeros(batch, frames + overlap, self.hop_length)
+        folded[:, :overlap] += tail.view(len(tail), overlap, self.hop_length)
+        for n, part in enumerate(pieces.split(self.hop_length, dim=2)):
+            folded[:, n : n + frames] += part
+        number = first[:, None] + torch.arange(frames, device=first.device)
+        wav = folded[:, :frames] / self.envelopes[number.clamp(max=overlap)]
+        return wav.flatten(1)[:, None], folded[:, frames:].flatten(1)

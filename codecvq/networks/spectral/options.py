@@ -162,7 +162,7 @@ def _head(options: SpectralOptions) -> Mapping[str, Any]:
         own = {"iterations": options.phase_iterations, "training_phase": options.training_phase}
         return {"name": "retrieved", **synthesis, **own}
     own = {name: getattr(options, name) for name in ("pitch_channels", "refiner_width", "refiner_blocks")}
-    return {"name": "source", **synthesis, **own}
+    return {"name": "source", **synthesis, **own, "lookahead_frames": options.lookahead_frames}
 
 
 def _reject_flat_options(options: SpectralOptions, given: str, flat: Sequence[str]) -> None:

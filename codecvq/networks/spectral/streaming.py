@@ -79,6 +79,48 @@ class BackboneStream(StreamingModule):
         return backbone.norm_out(hidden)[:, :frames].transpose(1, 2), new_state
 
 
+class JoinedStream(StreamingModule):
+    """Latents with the values of a writer: audio `[B, 1, n samples]` -> `[B, D, n frames]`.
+
+    Args:
+        latents: Stream of audio to latents `[B, D, m]`.
+        values: Stream of audio to values `[B, X, m]`.
+        places: Latent channels of the values, `[X]`.
+    """
+
+    def __init__(self, latents: StreamingModule, values: StreamingModule, places: Tensor) -> None:
+        self.latents, self.values, self.places = latents, values, places
+
+    def start(self, device: torch.device) -> State:
+        """Return the states of both streams, and their outputs that wait for the other one."""
+        nothing = torch.zeros(1, 0, 0, device=device)
+        return {
+            "latents": self.latents.start(device),
+            "values": self.values.start(device),
+            "waiting_latents": nothing,
+            "waiting_values": nothing,
+        }
+
+    def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+        """Return the latents of all frames whose values are known."""
+        new_state: State = {}
+        outputs = []
+        for name, stream in (("latents", self.latents), ("values", self.values)):
+            own, waiting = state[name], state[f"waiting_{name}"]
+            assert isinstance(own, dict)
+            assert isinstance(waiting, Tensor)
+            output, new_state[name] = stream.step(block, own, last)
+            outputs.append(append(waiting, output))
+        latents, values = outputs
+        count = min(latents.shape[2], values.shape[2])
+        new_state["waiting_latents"] = latents[:, :, count:]
+        new_state["waiting_values"] = values[:, :, count:]
+        if not count:
+            return latents[:, :, :0], new_state
+        values = values[:, :, :count].to(latents.dtype)
+        return latents[:, :, :count].index_copy(1, self.places, values), new_state
+
+
 class CrossfadeStream(StreamingModule):
     """Predicted spectra to audio with a `Crossfade`: `[B, X, n]` -> `[B, 1, n * H]`.
 

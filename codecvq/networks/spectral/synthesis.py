@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from codecvq.errors import OptionError
-from codecvq.networks.spectral.framing import LONGEST_WINDOW, Framing
+from codecvq.networks.spectral.framing import LONGEST_WINDOW, AheadFraming, Framing
 from codecvq.networks.spectral.parts import FrameNetwork
 
 SPREAD = 96  # features per synthesis frame, computed from those of a codec frame
@@ -25,7 +25,7 @@ MakeBackbone = Callable[[int], FrameNetwork]
 class SynthesisFraming:
     """Framing of synthesis spectra, and their number per codec frame."""
 
-    framing: Framing
+    framing: Framing | AheadFraming
     upsampling: int  # synthesis frames per codec frame
 
     @classmethod
@@ -41,17 +41,12 @@ class SynthesisFraming:
             step: Samples per synthesis frame, by default `hop_length`.
             window_length: Samples per window, by default four steps.
         """
-        step = hop_length if step is None else step
         if causal:
             raise OptionError(
                 f"spectral: phase: {head} needs future frames, and the network is causal. Set phase: "
-                "predicted."
+                "source or predicted."
             )
-        if step < 1 or hop_length % step:
-            raise OptionError(
-                f"spectral: synthesis_hop_length is {step}; it must divide hop_length, {hop_length}, without "
-                "remainder."
-            )
+        step = _step(hop_length, step)
         length = 4 * step + step % 2 if window_length is None else window_length
         if not 2 * step <= length <= max(LONGEST_WINDOW, 4 * step) or (length - step) % 2:
             raise OptionError(
@@ -60,6 +55,30 @@ class SynthesisFraming:
                 "steps."
             )
         return cls(Framing(length, step), hop_length // step)
+
+    @classmethod
+    def causal(cls, hop_length: int, step: int | None, window_length: int | None) -> SynthesisFraming:
+        """Build it for a causal network, with windows of three steps by default. Raises OptionError."""
+        step = _step(hop_length, step)
+        length = 3 * step if window_length is None else window_length
+        if length % step or length % 2 or not 2 * step <= length <= max(LONGEST_WINDOW, 4 * step):
+            raise OptionError(
+                f"spectral: synthesis_window_length is {length}; with causal: true and steps of {step}, it "
+                f"must be an even multiple of the step, from {2 * step} to {max(LONGEST_WINDOW, 4 * step)}. "
+                "Usual are three steps."
+            )
+        return cls(AheadFraming(length, step), hop_length // step)
+
+
+def _step(hop_length: int, step: int | None) -> int:
+    """Return the samples per synthesis frame. Raises OptionError."""
+    step = hop_length if step is None else step
+    if step < 1 or hop_length % step:
+        raise OptionError(
+            f"spectral: synthesis_hop_length is {step}; it must divide hop_length, {hop_length}, without "
+            "remainder."
+        )
+    return step
 
 
 class Synthesis(nn.Module):
@@ -76,9 +95,12 @@ class Synthesis(nn.Module):
 
         Shapes: `[B, T, F]`, mask `[B, T * upsampling]` -> `[B, T * upsampling, X]`.
         """
-        spread = rearrange(self.spread(features), "b t (n x) -> b (t n) x", n=self.upsampling)
-        hidden: Tensor = self.backbone(spread, mask)
+        hidden: Tensor = self.backbone(self.spread_frames(features), mask)
         return hidden
+
+    def spread_frames(self, features: Tensor) -> Tensor:
+        """Upsample features: `[B, T, F]` -> `[B, T * upsampling, SPREAD]`."""
+        return rearrange(self.spread(features), "b t (n x) -> b (t n) x", n=self.upsampling)
 
     def upsample_mask(self, mask: Tensor | None) -> Tensor | None:
         """Convert a mask of codec frames `[B, T]` to one of synthesis frames."""

@@ -9,6 +9,8 @@ from codecvq.errors import OptionError
 from codecvq.networks.spectral.parts import Head
 from codecvq.networks.spectral.synthesis import MakeBackbone, SynthesisFraming
 from codecvq.networks.voice import pitch_code
+from codecvq.networks.voice.causal_decoder import CausalSourceFilterDecoder
+from codecvq.networks.voice.causal_pitch_writer import CausalPitchWriter
 from codecvq.networks.voice.decoder import SourceFilterDecoder
 from codecvq.networks.voice.pitch import PitchTracker
 from codecvq.networks.voice.pitch_writer import PitchWriter
@@ -26,14 +28,24 @@ def make_source(
     refiner_blocks: int = 0,
     synthesis_hop_length: int | None = None,
     synthesis_window_length: int | None = None,
+    lookahead_frames: int = 0,
 ) -> Head:
     """Build a head for speech only.
 
     With `pitch_channels`, the encoder writes the measured pitch into these three latent channels, for a
     quantizer that rounds each to five levels. Without them, the decoder predicts the pitch from the latents.
+    In a causal network, the pitch is measured with `lookahead_frames` codec frames of future audio.
     """
     _check_pitch(pitch_channels, dim)
     _check_refiner(refiner_width, refiner_blocks)
+    if causal:
+        if refiner_blocks:
+            raise OptionError(
+                f"spectral: refiner_blocks is {refiner_blocks}, but the refiner needs future frames, and the "
+                "network is causal. Remove refiner_blocks."
+            )
+        synthesis = SynthesisFraming.causal(hop_length, synthesis_hop_length, synthesis_window_length)
+        return _causal(synthesis, sample_rate, hop_length, dim, backbone, pitch_channels, lookahead_frames)
     synthesis = SynthesisFraming.from_options(
         "source", hop_length, causal, synthesis_hop_length, synthesis_window_length
     )
@@ -45,6 +57,32 @@ def make_source(
     if pitch_channels is None:
         return Head(decoder)
     writer = PitchWriter(tracker, synthesis.upsampling, pitch_channels)
+    return Head(decoder, writer, partial(pitch_code.check_preserved, channels=pitch_channels))
+
+
+def _causal(
+    synthesis: SynthesisFraming,
+    sample_rate: int,
+    hop_length: int,
+    dim: int,
+    backbone: MakeBackbone,
+    pitch_channels: Sequence[int] | None,
+    lookahead_frames: int,
+) -> Head:
+    tracker = PitchTracker(sample_rate, synthesis.framing.hop_length)
+    decoder = partial(
+        CausalSourceFilterDecoder, synthesis, dim, backbone, tracker, sample_rate, pitch_channels
+    )
+    if pitch_channels is None:
+        return Head(decoder)
+    writer = CausalPitchWriter(
+        sample_rate,
+        hop_length,
+        synthesis.upsampling,
+        lookahead_frames,
+        synthesis.framing.window_length,
+        pitch_channels,
+    )
     return Head(decoder, writer, partial(pitch_code.check_preserved, channels=pitch_channels))
 
 

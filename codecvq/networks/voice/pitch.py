@@ -72,33 +72,38 @@ class PitchTracker(nn.Module):
         if mask is not None:  # padding would affect windows of the last frames and the loudest sample
             wav = wav * mask.repeat_interleave(self.long.hop_length, dim=1)
         strengths, peaks = self.long(wav)
-        path = best_path(self.observations(strengths, peaks, peaks.amax(dim=1, keepdim=True)), mask)
+        path = best_path(observations(strengths, peaks, peaks.amax(dim=1, keepdim=True)), mask)
         voiced = path < grid_size() if mask is None else mask & (path < grid_size())
         return Pitch(interpolate_unvoiced(self.refine(path, strengths, wav), voiced), voiced)
-
-    def observations(self, strengths: Tensor, peaks: Tensor, loudest: Tensor) -> Tensor:
-        """Compute the strengths `[B, T, G + 1]` of all states from the results of `long`.
-
-        `loudest` `[B, 1]` is the largest peak of the recording. Quieter frames are rather unvoiced.
-        """
-        silence = peaks / loudest.clamp(min=1e-9) * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
-        higher = torch.arange(grid_size(), device=peaks.device) / STEPS
-        unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
-        return torch.cat([strengths + OCTAVE_COST * higher, unvoiced[..., None]], dim=2)
 
     def refine(self, path: Tensor, strengths: Tensor, wav: Tensor, context: int = 0) -> Tensor:
         """Compute positions `[B, T]` near a path of states, from strengths of `long` and audio `[B, S]`.
 
         High positions are those of shorter windows. `context` is that of `Correlation`.
         """
-        position = _refined(strengths, path)
+        position = refined(strengths, path)
         for hz, correlation in zip(SHORTER_FROM_HZ, self.short, strict=True):
-            fine = _refined(correlation(wav, context)[0], path)
+            fine = refined(correlation(wav, context)[0], path)
             position = torch.where(hz_of(position) > hz * 1.1, fine, position)
         return position
 
 
-def _refined(strengths: Tensor, path: Tensor) -> Tensor:
+def observations(strengths: Tensor, peaks: Tensor, loudest: Tensor) -> Tensor:
+    """Return the strengths `[B, T, G + 1]` of all states.
+
+    Args:
+        strengths: Autocorrelations `[B, T, G]`.
+        peaks: Largest magnitude of each frame, `[B, T]`.
+        loudest: Largest peak of the recording, `[B, 1]`, or of the recording so far, `[B, T]`. Frames that
+            are far quieter are rather unvoiced.
+    """
+    silence = peaks / loudest.clamp(min=1e-9) * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
+    higher = torch.arange(grid_size(), device=peaks.device) / STEPS
+    unvoiced = VOICING_THRESHOLD + (2 - silence).clamp(min=0)
+    return torch.cat([strengths + OCTAVE_COST * higher, unvoiced[..., None]], dim=2)
+
+
+def refined(strengths: Tensor, path: Tensor) -> Tensor:
     """Return positions `[B, T]` of the largest strengths `[B, T, G]` near the path.
 
     A parabola through each maximum and its two neighbors refines its position.

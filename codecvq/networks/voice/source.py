@@ -20,7 +20,16 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     sum of all harmonics below half the sample rate, with equal amplitudes and a total power of 1.
     """
     rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles per sample
-    cycles = rates.double().cumsum(dim=1)
+    return pulses_at(rates.double().cumsum(dim=1), rates)
+
+
+def pulses_at(cycles: Tensor, rates: Tensor) -> Tensor:
+    """Return pulses at integer numbers of cycles.
+
+    Args:
+        cycles: Number of cycles since the start, float64 of any shape.
+        rates: Cycles per sample, which give the number of harmonics, of the same shape.
+    """
     phase = (cycles - cycles.round()).float()  # -1/2 … 1/2
     harmonics = (0.5 / rates).floor().clamp(min=1)
     # Σ cos(2πka), k = 1 … K, is (sin((2K + 1)πa) / sin(πa) - 1) / 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from codecvq.networks.voice.best_path import SECTION, best_paths
 from codecvq.networks.voice.grid import grid_size
 from codecvq.networks.voice.knots import knots
-from codecvq.networks.voice.pitch import Pitch, PitchTracker, between, interpolate_unvoiced
+from codecvq.networks.voice.pitch import Pitch, PitchTracker, between, interpolate_unvoiced, observations
 
 # `knots` solves equations A x = y with a tridiagonal matrix. Its eigenvalues are between 0.5 * MIN_WEIGHT and
 # 2, so the elements of its inverse decrease by at least (sqrt(4000) - 1) / (sqrt(4000) + 1) = 0.969 per frame
@@ -78,13 +78,13 @@ def _tracked(
     """Yield the pitch of each section; the positions of unvoiced frames have no meaning."""
     waiting: deque[tuple[Tensor, Tensor]] = deque()  # audio and strengths of sections without a path
 
-    def observations() -> Iterator[tuple[Tensor, None]]:
+    def all_observations() -> Iterator[tuple[Tensor, None]]:
         for wav in sections:
             strengths, peaks = tracker.long(wav, context)
             waiting.append((wav, strengths))
-            yield tracker.observations(strengths, peaks, loudest).cpu(), None
+            yield observations(strengths, peaks, loudest).cpu(), None
 
-    for path in best_paths(observations()):
+    for path in best_paths(all_observations()):
         wav, strengths = waiting.popleft()
         path = path.to(wav.device)
         yield Pitch(tracker.refine(path, strengths, wav, context), path < grid_size())
