@@ -9,10 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from codecvq.api.reach import Reach
+from codecvq.api.reach import Reach, widest
 from codecvq.errors import StreamingError
 from codecvq.networks.spectral.parts import FrameNetwork, FrontEnd
-from codecvq.networks.spectral.streaming import FrontEndStream
+from codecvq.networks.spectral.streaming import FrontEndStream, JoinedStream
 from codecvq.streaming import Chain, FramewiseModule, StreamingModule, Windows, exact_stream
 
 SURVEYED_FRAMES = 256  # that are computed together where a delay does not matter
@@ -49,8 +49,9 @@ class SpectralEncoder(nn.Module):
         self.network_reach = Reach(
             None if past is None else past * hop_length + front.before, future * hop_length + front.after
         )
-        if writer is None and past is not None:  # a pitch writer depends on all audio
-            self.reach = self.network_reach
+        written = Reach(0, 0) if writer is None else getattr(writer, "reach", None)
+        if past is not None and written is not None:  # a writer without reach depends on all audio
+            self.reach = widest([self.network_reach, written])
 
     def forward(self, wav: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encode audio: `[B, 1, S]`, S = T * H, mask `[B, T]` -> `[B, D, T]`."""
@@ -79,12 +80,17 @@ class SpectralEncoder(nn.Module):
     def as_stream(self, survey: Tensor | None = None) -> StreamingModule | None:
         """Return a stream with exact state if all parts have one, else None.
 
-        With a writer, the stream encodes the recording of the `survey`. Raises StreamingError without one.
+        With a writer that makes surveys, the stream encodes the recording of the `survey`. Raises
+        StreamingError without one.
         """
         if self.pitch is None or not hasattr(self.pitch, "survey"):
             if survey is not None:
                 raise StreamingError("the encoder uses no survey. Omit it.")
-            return self._exact_stream() if self.pitch is None else None
+            latents = self._exact_stream()
+            if self.pitch is None or latents is None:
+                return latents
+            values = exact_stream(self.pitch)
+            return None if values is None else JoinedStream(latents, values, self.get_buffer("written_at"))
         if survey is None:
             raise StreamingError(
                 "the codes contain the pitch, which depends on the whole recording, so live audio cannot be "

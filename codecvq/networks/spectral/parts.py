@@ -76,6 +76,8 @@ class Head:
     #: the decoder into the latent channels `writer.channels`. The encoder saves these channel numbers.
     #: Optional: `writer.survey(recording)` measures the values of a long recording, and
     #: `writer.as_stream(survey)` returns a `StreamingModule` that writes them into latents `[1, D, n]`.
+    #: A causal writer has `writer.reach` in samples and `writer.as_stream()` instead, a stream of audio
+    #: `[B, 1, n]` to the values `[B, X, m]`.
     writer: nn.Module | None = None
     #: Raises OptionError for a quantizer that does not preserve the values that the decoder reads.
     check: Callable[[Quantizer], None] | None = None
