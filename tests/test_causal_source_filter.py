@@ -1,4 +1,4 @@
-"""The causal source-filter network: the pitch so far, windows of the source, latency, and streams."""
+"""The causal source-filter network: the current pitch, windows of the source, latency, and streams."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ def test_documented_recipes_are_bundled() -> None:
         "quickstart",
         "speech-16k",
         "speech-16k-natural",
+        "speech-16k-stream",
         "encodec-24k",
         "stream-24k",
         "lm-16k-single",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
+from codecvq.networks.spectral.framing import Framing
 from codecvq.networks.spectral.options import DEFAULT_ITERATIONS
 from codecvq.networks.spectral.parts import Head
 from codecvq.networks.spectral.phase import phase_reach, retrieve_phases, scale_complex, unit_phases
@@ -58,6 +59,8 @@ class PhaseRetrievalDecoder(Synthesis):
     If `uses_target_audio` is true, training passes the recording `[B, 1, T * H]`, whose phases it uses; see
     `codecvq.networks.interface.Network`.
     """
+
+    framing: Framing
 
     def __init__(
         self,

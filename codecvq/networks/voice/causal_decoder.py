@@ -2,9 +2,9 @@
 
 It differs from `SourceFilterDecoder` in the windows. The window of a synthesis frame starts with the hop that
 it completes (`AheadFraming`), so it covers audio after the codec frame, which the encoder has read in its
-lookahead. The source of a window follows from the pitch so far (`CausalSource`). The coded pitch of a codec
-frame is that of its last synthesis frame; before it, the pitch is interpolated from that of the previous
-codec frame.
+lookahead. The source of a window follows from the pitch up to its middle (`CausalSource`). The coded pitch
+of a codec frame is that of its last synthesis frame; before it, the pitch is interpolated from that of the
+previous codec frame.
 """
 
 from __future__ import annotations

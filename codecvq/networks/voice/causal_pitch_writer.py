@@ -1,10 +1,10 @@
-"""`CausalPitchWriter`, the last layer of a causal encoder, which writes the pitch so far into the latents.
+"""`CausalPitchWriter`, the last layer of a causal encoder, which writes the current pitch into the latents.
 
 The offline `PitchWriter` depends on the whole recording: on its loudest sample, on the best path through all
 frames, on the next voiced frame, and on all pitches by a least-squares fit. Here, each codec frame gets the
 pitch of one moment, as of that moment:
 
-- Frames are compared with the loudest one so far.
+- Frames are compared with the loudest one until now.
 - The state of a frame is the end of the best path that ends there (the forward half of the Viterbi
   algorithm).
 - An unvoiced frame has the pitch of the last voiced frame.
@@ -104,7 +104,7 @@ class CausalPitchWriter(nn.Module):
         """Return the state before the first frame, of one item."""
         return {
             "scores": torch.zeros(1, grid_size() + 1, device=device),  # of the best paths to each state
-            "loudest": torch.zeros(1, device=device),  # largest magnitude so far
+            "loudest": torch.zeros(1, device=device),  # largest magnitude until now
             "position": torch.full((1,), pitch_code.LOWEST, device=device),  # of the last voiced frame
         }
 

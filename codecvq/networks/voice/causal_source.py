@@ -1,9 +1,9 @@
 """`CausalSource`: the source of speech in windows that depend only on the pitch of earlier frames.
 
 The window of frame t covers the samples tH … tH + W, and its pitch is that of its middle. Up to the middle,
-the source follows the pitch of all frames so far, interpolated between the middles. After it, the pitch and
-the voicing of frame t continue. The next frame replaces this continuation by what its pitch gives, and a Hann
-window crossfades the two.
+the source follows the pitch of this and all earlier frames, interpolated between the middles. After it, the
+pitch and the voicing of frame t continue. The next frame replaces this continuation by what its pitch gives,
+and a Hann window crossfades the two.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ def observations(strengths: Tensor, peaks: Tensor, loudest: Tensor) -> Tensor:
     Args:
         strengths: Autocorrelations `[B, T, G]`.
         peaks: Largest magnitude of each frame, `[B, T]`.
-        loudest: Largest peak of the recording, `[B, 1]`, or of the recording so far, `[B, T]`. Frames that
-            are far quieter are rather unvoiced.
+        loudest: Largest peak of the recording, `[B, 1]`, or of the recording until each frame, `[B, T]`.
+            Frames that are far quieter are rather unvoiced.
     """
     silence = peaks / loudest.clamp(min=1e-9) * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
     higher = torch.arange(grid_size(), device=peaks.device) / STEPS

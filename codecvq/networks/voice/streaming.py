@@ -64,7 +64,7 @@ class SourceFilterStream(StreamingModule):
         features, coded, knot = decoder.read(block.transpose(1, 2), knot)
         spread = decoder.spread_frames(padded_rows(features))[:, :frames]
         hidden, backbone = self.backbone.step(spread.transpose(1, 2), backbone, last)
-        projected = decoder.project(padded_rows(hidden.transpose(1, 2)))
-        output = decoder.output(*(each[:, :frames] for each in projected), coded)
+        log_filters, pitch_output = decoder.project(padded_rows(hidden.transpose(1, 2)))
+        output = decoder.output(log_filters[:, :frames], pitch_output[:, :frames], coded)
         wav, synthesis = decoder.synthesize(output, synthesis)
         return wav, {"knot": knot, "backbone": backbone, "synthesis": synthesis}
