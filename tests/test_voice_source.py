@@ -53,3 +53,10 @@ def test_interpolation_is_linear_between_frame_centers() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True]])
     assert torch.equal(hold_last(values, mask), torch.tensor([[1.0, 2.0, 2.0], [4.0, 5.0, 6.0]]))
     assert hold_last(values, None) is values
+
+
+def test_the_precision_of_interpolation_does_not_depend_on_the_length() -> None:
+    """In float32, positions of samples after minutes have fractions of few bits."""
+    values = torch.rand(1, 60_000, generator=torch.Generator().manual_seed(0))
+    end = interpolate(values[:, -10:], HOP)[:, 2 * HOP :]
+    assert torch.equal(interpolate(values, HOP)[:, -8 * HOP :], end)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
@@ -51,9 +50,17 @@ def noise(num_samples: int, start: Tensor | int, device: torch.device) -> Tensor
 def interpolate(values: Tensor, hop_length: int) -> Tensor:
     """Interpolate linearly between values `[B, T]` at the middles of frames: `[B, T * H]`.
 
-    The result is constant before the first and after the last middle.
+    The result is constant before the first and after the last middle. Its precision does not depend on T,
+    unlike that of `torch.nn.functional.interpolate`, which computes positions in float32.
     """
-    return F.interpolate(values[:, None], scale_factor=hop_length, mode="linear", align_corners=False)[:, 0]
+    offsets = (torch.arange(hop_length, dtype=torch.float64, device=values.device) + 0.5) / hop_length - 0.5
+    before = torch.cat([values[:, :1], values[:, :-1]], dim=1)
+    after = torch.cat([values[:, 1:], values[:, -1:]], dim=1)
+    halves, half = [], hop_length // 2
+    for neighbor, share in ((before, -offsets[:half]), (after, offsets[half:])):
+        share = share.to(values.dtype)
+        halves.append((1 - share) * values[:, :, None] + share * neighbor[:, :, None])
+    return torch.cat(halves, dim=2).flatten(1)
 
 
 def hold_last(values: Tensor, mask: Tensor | None) -> Tensor:
