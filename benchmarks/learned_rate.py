@@ -1,8 +1,11 @@
-"""Bit rate of codes with learned tables and with the adaptive model: `python benchmarks/learned_rate.py`.
+"""Bit rate of codes with learned tables, without, and with the adaptive model.
 
-Tables are counted on the codes of the training split of a corpus, and of the speech in the folders of
-`--speech`. The bytes are counted in the `.cvq` payloads of the test split, one file per clip. `--levels` are
-the levels of an FSQ codebook; they split codes into digits.
+    python benchmarks/learned_rate.py --recipe speech-16k --root sounds --data test_speech
+
+Tables are learned from the training and validation clips of the recipe's corpus. The bytes are counted on the
+held-out clips, cut into chunks: each chunk is coded by itself, as in a `.cvq` file. The entropies are those
+of the held-out digits themselves, with the Miller-Madow correction: of each digit, and of each digit in the
+contexts of the learned tables.
 """
 
 from __future__ import annotations
@@ -10,10 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,58 +25,46 @@ import codecvq
 from codecvq.bitstream.entropy import entropy_encode
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.learned import learned_decode, learned_encode
-from codecvq.bitstream.packed import Codes
+from codecvq.bitstream.packed import Codes, pack_codes
 from codecvq.bitstream.payload import SPLIT_ABOVE
-from codecvq.data.clip import Clip
-from codecvq.data.corpus import open_corpus
-from codecvq.errors import CodecvqError
+from codecvq.bitstream.table_search import learn_tables
+from codecvq.code_entropy import entropy_nats
+from codecvq.codec import Codec
+from codecvq.data import Corpus, open_corpus
 from codecvq.quantizer import CodeTables
+from codecvq.training.builders import recipe_corpus
+from codecvq.training.recipe import load_recipe
+from codecvq.training.table_learning import encode_clips
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".g722"}
-
-
-def codes_of(codec: codecvq.Codec, clips: Iterable[Clip]) -> list[Codes]:
-    """Codes `[N, T]` of the readable clips of 0.5 to 20 s."""
-    codes = []
-    for clip in clips:
-        try:
-            samples = clip.read(codec.sample_rate)
-        except CodecvqError as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        if 0.5 <= samples.size / codec.sample_rate <= 20:
-            codes.append(codec.encode(torch.from_numpy(samples)[None, None])[0].numpy())
-    return codes
+CHUNKS_S = (1, 10, None)  # None: whole clips
+STEPS = (0, 16, 64, 256)
 
 
-def speech_in(folders: Sequence[Path], most: int) -> list[Clip]:
-    """Clips of at most `most` audio files below the folders, drawn with a fixed seed."""
-    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SUFFIXES)
-    random.Random(0).shuffle(paths)
-    return [Clip(id=str(path), path=path) for path in paths[:most]]
+def codes_of(codec: Codec, corpus: Corpus, minutes: float) -> list[Codes]:
+    """Codes `[N, T]` of clips drawn with a fixed seed, `minutes` in total."""
+    return list(encode_clips(codec, corpus, 60 * minutes))
 
 
-def cluster_codes(clips: Sequence[Codes], sizes: Sequence[int], count: int) -> list[np.ndarray]:
-    """For each codebook, the class `[K]` of each code; codes of a class are followed by similar codes.
+def first_codebooks(tables: CodeTables, count: int) -> CodeTables:
+    """The tables of the first codebooks, which do not depend on the others."""
+    kept = sum(symbol.codebook < count for symbol in tables.symbols)
+    return CodeTables(
+        tables.codebook_sizes[:count], tables.symbols[:kept], tables.frequencies[:kept], tables.step
+    )
 
-    Computed by k-means of the distributions of the next code, with the Kullback-Leibler divergence.
-    """
-    classes_by_codebook = []
-    for n, size in enumerate(sizes):
-        next_counts = np.zeros((size, size))
-        for codes in clips:
-            np.add.at(next_counts, (codes[n, :-1], codes[n, 1:]), 1)
-        marginal = (next_counts.sum(axis=0) + 0.5) / (next_counts.sum() + 0.5 * size)
-        classes = np.random.default_rng(0).integers(0, count, size)
-        classes[:count] = np.arange(count)
-        for _ in range(12):
-            sums = np.zeros((count, size))
-            np.add.at(sums, classes, next_counts)
-            centers = (sums + 50 * marginal) / (sums.sum(axis=1, keepdims=True) + 50)
-            classes = (next_counts @ np.log(centers).T).argmax(axis=1)
-        classes[0] = count - 1  # makes the number of classes equal to `count`
-        classes_by_codebook.append(classes)
-    return classes_by_codebook
+
+def chunks_of(clips: Sequence[Codes], frames: int | None) -> list[Codes]:
+    """Clips cut into chunks of `frames` frames."""
+    return [
+        clip[:, at : at + (frames or clip.shape[1])]
+        for clip in clips
+        for at in range(0, clip.shape[1], frames or clip.shape[1])
+    ]
+
+
+def packed_bytes(codes: Codes, sizes: Sequence[int]) -> int:
+    """Bytes of packed codes."""
+    return len(pack_codes(codes, sizes))
 
 
 def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
@@ -83,75 +73,99 @@ def adaptive_bytes(codes: Codes, sizes: Sequence[int]) -> int:
     return min(len(entropy_encode(codes, layout, split_above)) for split_above in SPLIT_ABOVE.values())
 
 
-def learned_bytes(codes: Codes, tables: CodeTables) -> int:
-    """Bytes of the learned payload; also checks that it decodes to the same codes."""
-    layout = Layout.full(tables.codebook_sizes, codes.shape[1])
-    data = learned_encode(codes, layout, tables)
-    if not np.array_equal(learned_decode(data, layout, tables), codes):
-        raise SystemExit("decoding returned different codes")
-    return len(data)
+def learned_bytes(tables: CodeTables) -> Callable[[Codes, Sequence[int]], int]:
+    """Return a function for the bytes of the learned payload, which checks that it decodes to the codes."""
+
+    def count(codes: Codes, sizes: Sequence[int]) -> int:
+        layout = Layout.full(sizes, codes.shape[1])
+        data = learned_encode(codes, layout, tables)
+        if not np.array_equal(learned_decode(data, layout, tables), codes):
+            raise SystemExit("decoding returned different codes")
+        return len(data)
+
+    return count
 
 
-def variants(
-    clips: Sequence[Codes], sizes: Sequence[int], levels: Sequence[int] | None
-) -> dict[str, CodeTables]:
-    """Return uniform tables, to be filled with counts, by label."""
-    classes = cluster_codes(clips, sizes, 128)
-    tables = {
-        "split_above codes": CodeTables.uniform(sizes),
-        "split_above codes, 128 classes of the previous": CodeTables.uniform(
-            sizes, contexts=("previous",), classes=classes
-        ),
-        "split_above codes, the previous": CodeTables.uniform(sizes, contexts=("previous",)),
-    }
-    if levels:
-        for contexts in ((), ("previous",), ("previous", "digit"), ("previous", "digit", "below")):
-            name = "digits" + "".join(f", {context}" for context in contexts)
-            tables[name] = CodeTables.uniform(sizes, levels=levels, contexts=contexts)
-    return tables
+def entropy_bits(clips: Sequence[Codes], tables: CodeTables) -> float:
+    """Entropy of all held-out digits in the contexts of the tables, corrected, in bits."""
+    counts = tables.context_counts(clips)
+    total = 0.0
+    for table in counts:
+        for row in table[table.sum(axis=1) > 0]:
+            seen = row[row > 0]
+            total += float(entropy_nats(seen)) * seen.sum() + (len(seen) - 1) / 2
+    return total / math.log(2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--codec", default="speech-16k")
-    parser.add_argument("--corpus", default="prompts")
-    parser.add_argument("--speech", type=Path, nargs="*", default=[], help="folders of additional speech")
-    parser.add_argument("--most", type=int, default=2000, help="maximum number of files of this speech")
-    parser.add_argument("--without-corpus", action="store_true", help="count only the codes of --speech")
-    parser.add_argument("--levels", type=int, nargs="+", default=[8, 5, 5, 5])
+    parser.add_argument("--recipe", default="speech-16k", help="its corpus is counted")
+    parser.add_argument("--data", default="test_speech", help="held-out clips")
+    parser.add_argument("--root", type=Path, help="location of the corpora")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training clips")
+    parser.add_argument("--num-codebooks", type=int, nargs="+", default=[2, 6])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    codec, corpus = codecvq.load(arguments.codec), open_corpus(arguments.corpus)
-    sizes = codec.codebook_sizes
-    levels = arguments.levels if math.prod(arguments.levels) >= max(sizes) else None
-    counted = codes_of(codec, speech_in(arguments.speech, arguments.most))
-    counted += [] if arguments.without_corpus else codes_of(codec, corpus.split("train"))
-    held_out = codes_of(codec, corpus.split("test"))
-    nominal = sum(codes.shape[1] for codes in held_out) * sum(map(math.log2, sizes)) / 8
-    results = [("nominal", 0, nominal, 0.0)]
-    results.append(("adaptive", 0, sum(adaptive_bytes(codes, sizes) for codes in held_out), 0.0))
-    for name, tables in variants(counted, sizes, levels).items():
-        filled = tables.with_counts(counted)
-        began = time.perf_counter()
-        total = sum(learned_bytes(codes, filled) for codes in held_out)
-        results.append((name, filled.entries, total, time.perf_counter() - began))
-    frames = [sum(codes.shape[1] for codes in clips) for clips in (counted, held_out)]
-    if arguments.json:
-        print(json.dumps({"frames": frames, "results": results}, indent=2))
-        return
-    seconds = frames[1] / float(codec.frame_rate)
-    print(
-        f"counted {frames[0]:,} frames, held out {frames[1]:,} in {len(held_out)} clips of {arguments.corpus}"
+    codec = codecvq.load(arguments.codec)
+    assert isinstance(codec, Codec), "a codec with code_levels"
+    overrides = [f"corpus.root={arguments.root}"] if arguments.root else []
+    corpus = recipe_corpus(load_recipe(arguments.recipe, overrides).corpus).measured()
+    train = codes_of(codec, corpus.split("train"), arguments.minutes)
+    validation = codes_of(codec, corpus.split("validation"), arguments.minutes / 5)
+    held_out = codes_of(codec, open_corpus(arguments.data, root=arguments.root).measured(), 1e4)
+    levels, rate = codec.quantizer.code_levels, round(codec.frame_rate)
+    learned = learn_tables(train, validation, codec.codebook_sizes, levels=levels, piece=rate)
+    if learned is None:
+        raise SystemExit("there are too few clips to learn tables")
+    plain = CodeTables.join(
+        [
+            CodeTables.uniform((size,), levels=own)
+            for size, own in zip(codec.codebook_sizes, levels, strict=True)
+        ]
     )
-    heads = f"{'entries':>10} {'bytes':>9} {'bit/s':>7} {'nominal':>8} {'adaptive':>9} {'x real time':>12}"
-    print(f"{'':42} {heads}")
-    for name, entries, total, taken in results:
-        speed = f"{2 * seconds / taken:12,.0f}" if taken else ""
-        print(
-            f"{name:42} {entries:10,} {total:9,.0f} {8 * total / seconds:7,.0f} {total / nominal:8.3f} "
-            f"{total / results[1][2]:9.3f} {speed}"
-        )
+    order_0 = plain.with_counts(train)
+    results = []
+    for depth in arguments.num_codebooks:
+        clips = [codes[:depth] for codes in held_out]
+        methods: dict[str, Callable[[Codes, Sequence[int]], int]] = {
+            "packed": packed_bytes,
+            "adaptive": adaptive_bytes,
+            "tables, order 0": learned_bytes(replace(first_codebooks(order_0, depth), step=0)),
+        }
+        own = first_codebooks(learned.tables, depth)
+        for step in STEPS:
+            methods[f"tables, step {step}"] = learned_bytes(replace(own, step=step))
+        if stored := codec.code_tables():
+            methods["stored with the codec"] = learned_bytes(first_codebooks(stored, depth))
+        seconds = sum(clip.shape[1] for clip in clips) / float(codec.frame_rate)
+        for name, count in methods.items():
+            row: dict[str, object] = {"codebooks": depth, "coding": name}
+            for chunk_s in CHUNKS_S:
+                parts = chunks_of(clips, None if chunk_s is None else chunk_s * rate)
+                began = time.perf_counter()
+                total = sum(count(part, codec.codebook_sizes[:depth]) for part in parts)
+                row["clip" if chunk_s is None else f"{chunk_s} s"] = 8 * total / seconds
+                row["x real time"] = seconds / (time.perf_counter() - began)
+            results.append(row)
+        for name, tables in (("entropy, order 0", plain), ("entropy in context", learned.tables)):
+            bits = entropy_bits(clips, first_codebooks(tables, depth)) / seconds
+            results.append({"codebooks": depth, "coding": name, "clip": bits})
+    frames = [sum(codes.shape[1] for codes in clips) for clips in (train, validation, held_out)]
+    if arguments.json:
+        print(json.dumps({"frames": frames, "entries": learned.tables.entries, "results": results}, indent=2))
+        return
+    print(
+        f"{frames[0]:,} frames counted, {frames[1]:,} for contexts, {frames[2]:,} held out in {len(held_out)} "
+        f"clips of {arguments.data}; {learned.tables.entries:,} frequencies. bit/s by length of a chunk:"
+    )
+    columns = ["1 s", "10 s", "clip"]
+    print(f"{'codebooks':>9}  {'coding':24}" + "".join(f"{c:>8}" for c in columns) + f"{'x real time':>13}")
+    for row in results:
+        cells = "".join(f"{row[c]:8.0f}" if c in row else " " * 8 for c in columns)
+        speed = f"{row['x real time']:13.0f}" if "x real time" in row else ""
+        print(f"{row['codebooks']:>9}  {row['coding']:24}{cells}{speed}")
 
 
 if __name__ == "__main__":

@@ -198,11 +198,21 @@ class CodeTables:
         """
         if not 1 <= total <= MAX_ROW_SUM // 2:
             raise OptionError(f"total is {total}; 1 to {MAX_ROW_SUM // 2} is possible")
+        counts = self.context_counts(clips, strides=strides)
+        return replace(self, frequencies=tuple(smoothed_frequencies(count, total) for count in counts))
+
+    def context_counts(
+        self, clips: Iterable[Any], *, strides: Sequence[int] | None = None
+    ) -> tuple[Integers, ...]:
+        """Return how often each value of each symbol occurs in each context: `[C, R]` of each symbol.
+
+        The arguments are those of `with_counts`.
+        """
         strides = (1,) * len(self.codebook_sizes) if strides is None else strides
         counts = [np.zeros(table.shape, dtype=np.int64) for table in self.frequencies]
         for codes in clips:
             self._count(checked_clip(codes, self.codebook_sizes), strides, counts)
-        return replace(self, frequencies=tuple(smoothed_frequencies(count, total) for count in counts))
+        return tuple(counts)
 
     def _count(self, codes: Integers, strides: Sequence[int], counts: list[Integers]) -> None:
         """Add the symbols of one clip `[N, T]` to `counts`, in place."""

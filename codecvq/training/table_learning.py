@@ -14,7 +14,7 @@ import torch
 from codecvq.bitstream.table_search import MIN_COUNTED, LearnedTables, learn_tables
 from codecvq.codec import Codec, load_folder
 from codecvq.codec.tables_file import write_tables
-from codecvq.data import Clip, Corpus
+from codecvq.data import Corpus
 from codecvq.errors import AudioError, OptionError
 
 MAX_CLIP_S = 30.0  # longer clips are cut
@@ -44,11 +44,12 @@ def learn_code_tables(
         )
     if 60 * minutes * codec.frame_rate < MIN_COUNTED:
         return None
-    train, validation = _shuffled(corpus.split("train")), _shuffled(corpus.split("validation"))
-    if not validation:
-        train, validation = [clip for n, clip in enumerate(train) if n % HELD_OUT], train[::HELD_OUT]
-    counted = _encode(codec, train, 60 * minutes, progress)
-    held_out = _encode(codec, validation, 60 * minutes * VALIDATION_SHARE, None)
+    train, validation = corpus.split("train"), corpus.split("validation")
+    if not len(validation):
+        of_validation = np.arange(len(train)) % HELD_OUT == 0
+        train, validation = _select(train, ~of_validation), _select(train, of_validation)
+    counted = encode_clips(codec, train, 60 * minutes, progress)
+    held_out = encode_clips(codec, validation, 60 * minutes * VALIDATION_SHARE)
     learned = learn_tables(
         counted,
         held_out,
@@ -74,16 +75,18 @@ def store_code_tables(
     return learned
 
 
-def _shuffled(corpus: Corpus) -> list[Clip]:
+def encode_clips(
+    codec: Codec, corpus: Corpus, max_s: float, progress: Progress | None = None
+) -> Iterator[Codes]:
+    """Yield the codes `[N, T]` of clips of a corpus, `max_s` seconds in total or all.
+
+    The clips are drawn with a fixed seed and cut to 30 s. Unreadable clips are skipped.
+    """
     order = list(range(len(corpus)))
     random.Random(0).shuffle(order)
-    return [corpus[index] for index in order]
-
-
-def _encode(codec: Codec, clips: list[Clip], max_s: float, progress: Progress | None) -> Iterator[Codes]:
-    """Yield the codes `[N, T]` of clips, until they have `max_s` seconds in total."""
     total_s = 0.0
-    for clip in clips:
+    for index in order:
+        clip = corpus[index]
         if total_s >= max_s:
             return
         longest_s = min(MAX_CLIP_S, max_s - total_s)
@@ -98,3 +101,7 @@ def _encode(codec: Codec, clips: list[Clip], max_s: float, progress: Progress | 
         total_s += len(samples) / codec.sample_rate
         if progress is not None:
             progress(total_s)
+
+
+def _select(corpus: Corpus, mask: npt.NDArray[np.bool_]) -> Corpus:
+    return replace(corpus, clips=corpus.lazy_clips.select(np.flatnonzero(mask)))
