@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -83,16 +84,17 @@ class _Model:
     def __init__(self, layout: Layout, tables: CodeTables) -> None:
         self.layout = layout
         self.symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
-        self.radices = np.array([symbol.radix for symbol in self.symbols])
-        self.current = self.radices.copy()  # [S], the value of each symbol; the radix if it is absent
-        self.previous = self.current  # [S], the values of the previous frame
+        count = len(self.symbols)
+        #: `[2 S]`, the value of each symbol in the previous frame, then in this one; its radix if it is absent.
+        self.values = np.array([symbol.radix for symbol in self.symbols] * 2)
+        self.previous, self.current = self.values[:count], self.values[count:]
         self.groups = list(_groups(self.symbols, layout, tables))
 
     def frame(self, frame: int) -> Iterator[tuple[_Group, int]]:
         """Yield the groups that a frame codes, in order, each with the number of symbols to code."""
         depths = self.layout.depths
         depth = len(self.layout.sizes) if depths is None else depths[frame]
-        self.previous = self.current.copy()
+        self.previous[:] = self.current
         for group in self.groups:
             if frame % group.stride == 0:
                 count = int(np.searchsorted(group.books, depth))
@@ -113,8 +115,12 @@ class _Group:
         self.books = np.array([symbol.codebook for symbol in members])  # [P]
         self.places = np.array([symbol.place for symbol in members])  # [P]
         frequencies = [tables.frequencies[index] for index in at]
-        self.counts = np.concatenate(frequencies)  # [rows of all tables, R]
         self.first_rows = np.cumsum([0, *map(len, frequencies)])[:-1]  # [P]
+        self.fixed: Weights | None = None  # [rows of all tables, R] with step 0
+        if self.step:
+            self.counts = np.concatenate(frequencies)  # [rows of all tables, R]
+        else:
+            self.fixed = _fixed_weights(tables, tuple(at))
         self.rows = self.first_rows  # [P], the rows in `counts` of the symbols that are being coded
         max_contexts = max(len(symbol.contexts) for symbol in members)
         #: `[P, contexts]` each: the index of the context's value in [previous, current], the factor of the
@@ -133,15 +139,34 @@ class _Group:
 
     def weights(self, count: int, model: _Model) -> Weights:
         """Return the weights `[P, R]` of the first `count` symbols in this frame."""
-        known_values = np.concatenate([model.previous, model.current])[self.source[:count]]  # [P, contexts]
-        context_values = self.lookup[self.start[:count] + known_values]
-        self.rows = self.first_rows[:count] + (self.factor[:count] * context_values).sum(axis=1)
+        if count < len(self.at):
+            source, start, factor = self.source[:count], self.start[:count], self.factor[:count]
+        else:
+            source, start, factor = self.source, self.start, self.factor
+        context_values = self.lookup[start + model.values[source]]  # [P, contexts]
+        self.rows = self.first_rows[:count] + np.einsum("pc,pc->p", factor, context_values)
+        if self.fixed is not None:
+            return self.fixed[self.rows]
         return scale_counts(self.counts[self.rows], self.radix).astype(np.float64)
 
     def update(self, values: Integers, model: _Model) -> None:
         """Add `step` to the counts of the values `[P]` that were coded with the last weights."""
-        self.counts[self.rows, values] += self.step
+        if self.fixed is None:
+            self.counts[self.rows, values] += self.step
         model.current[self.at[: len(values)]] = values
+
+
+#: Weights of all rows of the symbols of a group, for tables with step 0: every chunk has the same.
+_fixed: WeakKeyDictionary[CodeTables, dict[tuple[int, ...], Weights]] = WeakKeyDictionary()
+
+
+def _fixed_weights(tables: CodeTables, at: tuple[int, ...]) -> Weights:
+    """Return the weights of all rows of the symbols `at`, which have equal radix."""
+    weights_by_group = _fixed.setdefault(tables, {})
+    if at not in weights_by_group:
+        rows = np.concatenate([tables.frequencies[index] for index in at])
+        weights_by_group[at] = scale_counts(rows, rows.shape[1]).astype(np.float64)
+    return weights_by_group[at]
 
 
 def _groups(symbols: list[Symbol], layout: Layout, tables: CodeTables) -> Iterator[_Group]:

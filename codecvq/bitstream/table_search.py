@@ -68,7 +68,7 @@ def learn_tables(
     levels: Sequence[Sequence[int]],
     strides: Sequence[int] | None = None,
     piece: int,
-    step: int = 64,
+    step: int = 0,
 ) -> LearnedTables | None:
     """Learn tables from the codes `[N, T]` of clips; absent codes are -1.
 
@@ -79,7 +79,8 @@ def learn_tables(
         levels: for each codebook the radices of the digits of its codes, least significant first.
         strides: frames per code of each codebook, by default 1.
         piece: frames of a piece, rounded up to a multiple of all strides.
-        step: `CodeTables.step` of the result.
+        step: `CodeTables.step` of the result. In chunks of a second, adapting the tables saves no bits
+            (`benchmarks/learned_rate.py`), and constant tables are coded faster.
 
     Returns None if there are fewer than 1000 counted frames or 200 validation frames, or if the symbols have
     more than `MAX_ENTRIES` values in total. Raises OptionError for codes that do not match the codebooks.
