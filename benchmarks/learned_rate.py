@@ -37,7 +37,7 @@ from codecvq.training.recipe import load_recipe
 from codecvq.training.table_learning import encode_clips
 
 CHUNKS_S = (1, 10, None)  # None: whole clips
-STEPS = (0, 16, 64, 256)
+STEPS = (0, 64, 1024)
 
 
 def codes_of(codec: Codec, corpus: Corpus, minutes: float) -> list[Codes]:
@@ -157,8 +157,9 @@ def main() -> None:
         print(json.dumps({"frames": frames, "entries": learned.tables.entries, "results": results}, indent=2))
         return
     print(
-        f"{frames[0]:,} frames counted, {frames[1]:,} for contexts, {frames[2]:,} held out in {len(held_out)} "
-        f"clips of {arguments.data}; {learned.tables.entries:,} frequencies. bit/s by length of a chunk:"
+        f"{frames[0]:,} frames counted, {frames[1]:,} for contexts, {frames[2]:,} held out in "
+        f"{len(held_out)} clips of {arguments.data}; {learned.tables.entries:,} frequencies. bit/s by length "
+        "of a chunk:"
     )
     columns = ["1 s", "10 s", "clip"]
     print(f"{'codebooks':>9}  {'coding':24}" + "".join(f"{c:>8}" for c in columns) + f"{'x real time':>13}")

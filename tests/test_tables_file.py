@@ -18,7 +18,7 @@ from codecvq.codec import Codec
 from codecvq.codec.config import CONFIG
 from codecvq.codec.tables_file import MAX_FILE_ENTRIES, TABLES, read_tables, write_tables
 from codecvq.data import open_corpus
-from codecvq.errors import CodecError, OptionError
+from codecvq.errors import BitstreamError, CodecError, OptionError
 from codecvq.quantizer import CodeTables
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
@@ -78,6 +78,21 @@ def test_files_are_coded_with_the_tables_of_the_folder(folder: Path, depth: int)
     assert unpack(data, codecvq.load(folder)).kind == "learned"
     assert np.array_equal(unpack(data, codecvq.load(folder)).codes, codes)
     assert len(data) < 0.8 * len(pack(new_codec(), codes, 300 * 320))
+
+
+def test_a_file_needs_the_tables_that_it_was_coded_with(folder: Path) -> None:
+    codes = np.cumsum(np.random.default_rng(9).integers(0, 2, (3, 300)), axis=1) % 40
+    data = pack(codecvq.load(folder), codes, 300 * 320)
+    other = new_codec()
+    other.set_code_tables(some_tables(seed=1))
+    for force in (False, True):
+        with pytest.raises(BitstreamError, match=r"learned tables .* but codec 'codec' has other tables"):
+            unpack(data, other, force=force)
+        with pytest.raises(BitstreamError, match="coded with learned tables"):
+            unpack(data, new_codec(), force=force)
+    plain = pack(new_codec(), codes, 300 * 320)  # files without tables need none
+    assert np.array_equal(unpack(plain, other).codes, codes)
+    assert np.array_equal(unpack(plain, codecvq.load(folder)).codes, codes)
 
 
 def test_a_folder_without_tables_loads(folder: Path) -> None:

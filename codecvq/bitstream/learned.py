@@ -85,7 +85,7 @@ class _Model:
         self.layout = layout
         self.symbols = [symbol for symbol in tables.symbols if symbol.codebook < len(layout.sizes)]
         count = len(self.symbols)
-        #: `[2 S]`, the value of each symbol in the previous frame, then in this one; its radix if it is absent.
+        #: `[2 S]`, the value of each symbol in the previous frame, then in this one; the radix if absent
         self.values = np.array([symbol.radix for symbol in self.symbols] * 2)
         self.previous, self.current = self.values[:count], self.values[count:]
         self.groups = list(_groups(self.symbols, layout, tables))
