@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class Codec(FramedCodec, nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return next(iter(self.state_dict().values())).device
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -15,8 +15,9 @@ ms. If this hop is shorter than a frame of the codec, the decoder works at `synt
 Offline, analysis and synthesis windows are centered on their hops (`Framing`), and convolutions span three
 frames on either side. In a causal network, the analysis window ends with its hop, or `lookahead_frames` hops
 later, and convolutions span the six previous frames. The decoder's signal of a frame starts with its hop
-(`Crossfade`). With hop length H, audio up to sample (t + 1)H is thus decoded from codes up to frame t, which
-depend on audio up to (t + 1 + lookahead_frames)H.
+(`Crossfade`), and so do windows of source phases, which extend over the hops of the lookahead
+(`AheadFraming`). With hop length H, audio up to sample (t + 1)H is thus decoded from codes up to frame t,
+which depend on audio up to (t + 1 + lookahead_frames)H. Retrieved phases need future frames.
 """
 
 from codecvq.networks.spectral.build import build_spectral, spectral_network
