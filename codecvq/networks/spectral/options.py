@@ -77,8 +77,8 @@ class SpectralOptions:
     # for "retrieved", in training: phases of the recording, so that only magnitudes are learned; or retrieved
     # phases, which makes training slower by a third
     training_phase: Literal["recorded", "retrieved"] = "recorded"
-    # for "retrieved" and "source": hop (by default hop_length) and window (by default four such hops, in causal
-    # networks three) of the decoder
+    # for "retrieved" and "source": hop (by default hop_length) and window (by default four such hops, three
+    # in causal networks) of the decoder
     synthesis_hop_length: int | None = None
     synthesis_window_length: int | None = None
     # for "source": three latent channels that contain the pitch, for a quantizer that rounds each to five
