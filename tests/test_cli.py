@@ -146,8 +146,13 @@ def test_decoded_files_have_the_original_length(
         name = Path(row["file"]).relative_to(tmp_path / "small").with_suffix(".wav")
         original = read_audio(row["source"])
         decoded = read_audio(tmp_path / "back" / name)
-        assert decoded.sample_rate == 16000
-        assert decoded.samples.shape == (1, -(-original.samples.shape[1] * 16000 // 44100))
+        assert decoded.sample_rate == original.sample_rate == 44100
+        assert decoded.samples.shape == original.samples.shape
+    assert call(capsys, "encode", run_folder, recordings / "stereo.mp3", "-o", tmp_path, "--mono")[0] == 0
+    options = ["--codec-rate", "--suffix", ".flac", "--from", 0.25, "--to", 0.75]
+    assert call(capsys, "decode", run_folder, tmp_path / "stereo.cvq", "-o", tmp_path, *options)[0] == 0
+    mono = read_audio(tmp_path / "stereo.flac")
+    assert (mono.sample_rate, mono.samples.shape) == (16000, (1, 8000))
 
 
 def test_tokenized_and_detokenized_files_have_the_original_length(

@@ -1,8 +1,24 @@
 """The `.cvq` file format: compact storage of codec codes."""
 
 from codecvq.bitstream.chunk import Chunk
+from codecvq.bitstream.decoding import DecodedFile, decode_file
+from codecvq.bitstream.encoding import EncodedFile, encode_file
 from codecvq.bitstream.format import Packet, pack, read_cvq, unpack, write_cvq
 from codecvq.bitstream.reader import CvqReader, Gap
 from codecvq.bitstream.writer import CvqWriter
 
-__all__ = ["Chunk", "CvqReader", "CvqWriter", "Gap", "Packet", "pack", "read_cvq", "unpack", "write_cvq"]
+__all__ = [
+    "Chunk",
+    "CvqReader",
+    "CvqWriter",
+    "DecodedFile",
+    "EncodedFile",
+    "Gap",
+    "Packet",
+    "decode_file",
+    "encode_file",
+    "pack",
+    "read_cvq",
+    "unpack",
+    "write_cvq",
+]

@@ -22,7 +22,6 @@ from codecvq.cli.console import (
 from codecvq.cli.paths import typed_path, writable_folder
 from codecvq.errors import AudioError, CodecError, CodecvqError
 from codecvq.files import MAX_NAME_BYTES, file_name
-from codecvq.limits import MAX_AUDIO_S
 
 Inputs = Annotated[
     list[Path],
@@ -54,35 +53,36 @@ def encode(
     num_codebooks: Annotated[
         int | None, typer.Option(help="Use only the first N codebooks. The codec must support it.", min=1)
     ] = None,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix all channels of a file down to one.")] = False,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Compress audio files to .cvq files.
 
-    Audio may have any format, sample rate and number of channels. A mono codec mixes down the channels.
+    Audio may have any format, sample rate, length and number of channels. A mono codec codes the channels of
+    a file one by one.
 
     Example: [bold]codecvq encode runs/quickstart recordings/ --out compressed/[/]
     """
-    import torch
-
     from codecvq.arguments import checked_num_codebooks
-    from codecvq.audio import find_audio_files, read_audio, resample, to_mono
-    from codecvq.bitstream import write_cvq
+    from codecvq.audio import find_audio_files
+    from codecvq.bitstream import encode_file
     from codecvq.codec import load
 
     loaded = load(codec, resolve_device(device))
     checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
 
     def process(task: FileTask) -> dict[str, Any]:
-        audio = read_audio(task.source)
-        mono = loaded.channels == 1
-        samples = to_mono(audio.samples, str(task.source))[None] if mono else audio.samples  # [C, S]
-        wav = torch.from_numpy(resample(samples, audio.sample_rate, loaded.sample_rate))[None]
-        codes = loaded.encode(wav, num_codebooks=num_codebooks)
-        size = write_cvq(task.target, loaded, codes[0].cpu(), wav.shape[2])
-        seconds = wav.shape[2] / loaded.sample_rate
-        return {**_paths_json(task), "seconds": seconds, "bytes": size, "bitrate_bps": 8 * size / seconds}
+        encoded = encode_file(loaded, task.source, task.target, num_codebooks=num_codebooks, mono=mono)
+        size, seconds = encoded.num_bytes, encoded.duration_s
+        return {
+            **_paths_json(task),
+            "seconds": seconds,
+            "channels": encoded.channels,
+            "bytes": size,
+            "bitrate_bps": 8 * size / seconds,
+        }
 
     tasks, failures = _file_tasks(
         inputs, lambda folder: _require_files(folder, "audio", find_audio_files(folder)), out, ".cvq"
@@ -95,32 +95,47 @@ def decode(
     inputs: Inputs,
     out: Out,
     suffix: Annotated[str, typer.Option(help="Format of the output: .wav or .flac.")] = ".wav",
+    start: Annotated[
+        float, typer.Option("--from", help="Start of the part to decode, in seconds.", min=0)
+    ] = 0.0,
+    end: Annotated[
+        float | None,
+        typer.Option("--to", help="End of the part to decode, in seconds. Default: end of the file."),
+    ] = None,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Decode what is whole of damaged files; the rest is silent.")
+    ] = False,
+    codec_rate: Annotated[
+        bool,
+        typer.Option(
+            "--codec-rate", help="Write audio at the sample rate of the codec, not of the original file."
+        ),
+    ] = False,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Decode .cvq files to audio.
 
-    Decoded audio has exactly the length of the original.
+    Decoded audio has exactly the length, the channels and the sample rate of the original.
 
     Example: [bold]codecvq decode runs/quickstart compressed/ --out decoded/[/]
     """
-    import torch
-
-    from codecvq.audio import write_audio
-    from codecvq.bitstream import read_cvq
+    from codecvq.bitstream import decode_file
     from codecvq.codec import load
 
     if suffix not in (".wav", ".flac"):
         raise CodecvqError(f"--suffix is {suffix!r}; it must be .wav or .flac")
+    if end is not None and end <= start:
+        raise CodecvqError(f"--to is {end:g}; it must be after --from, which is {start:g}")
     loaded = load(codec, resolve_device(device))
 
     def process(task: FileTask) -> dict[str, Any]:
-        packet = read_cvq(task.source, loaded, longest_s=MAX_AUDIO_S)
-        codes = torch.as_tensor(packet.codes)[None]
-        wav = loaded.decode(codes, num_samples=packet.num_samples)[0].cpu().numpy()
-        write_audio(task.target, wav, loaded.sample_rate)
-        return {**_paths_json(task), "seconds": packet.num_samples / loaded.sample_rate}
+        decoded = decode_file(
+            loaded, task.source, task.target, start_s=start, end_s=end, codec_rate=codec_rate, salvage=salvage
+        )
+        missing = [str(gap) for gap in decoded.gaps]
+        return {**_paths_json(task), "seconds": decoded.duration_s, "missing": missing}
 
     tasks, failures = _file_tasks(
         inputs, lambda folder: _require_files(folder, ".cvq", sorted(folder.rglob("*.cvq"))), out, suffix
@@ -212,6 +227,7 @@ def _run(
 
 def _print_summary(done_word: str, done: Sequence[dict[str, Any]], batch: BatchResult, out: Path) -> None:
     batch.print_failures()
+    print_written(*(("missing", f"{row['source']}: {gap}") for row in done for gap in row.get("missing", ())))
     seconds, size = (sum(row.get(key, 0) for row in done) for key in ("seconds", "bytes"))
     rate = f", {size} bytes, {8 * size / seconds / 1000:.2f} kbit/s with headers" if size and seconds else ""
     print_written(

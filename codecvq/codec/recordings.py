@@ -9,7 +9,7 @@ Letters: B streams (groups of channels of the recording, each coded by itself), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,26 +52,47 @@ def encode_blocks(
             codes = [codec.encode(stream, num_codebooks=num_codebooks) for stream in streams]
             yield torch.cat(codes).cpu().numpy()
         return
+    waiting = [torch.zeros(1, 0, 0, dtype=torch.int64)] * len(encoders)
     for block in blocks():
         streams = torch.from_numpy(block).chunk(len(encoders))
-        codes = [encoder.push(stream) for encoder, stream in zip(encoders, streams, strict=True)]
-        yield torch.cat(codes).cpu().numpy()
-    yield torch.cat([encoder.flush() for encoder in encoders]).cpu().numpy()
+        pushed = [encoder.push(stream) for encoder, stream in zip(encoders, streams, strict=True)]
+        common, waiting = _common(waiting, pushed)
+        yield common.numpy()
+    common, _ = _common(waiting, [encoder.flush() for encoder in encoders])
+    yield common.numpy()
 
 
 def _encoders(
     codec: AudioCodec, blocks: Callable[[], Iterable[Samples]], batch: int, num_codebooks: int | None
 ) -> list[EncoderStream]:
-    """Return one encoder for all streams, or one for each if the codec needs surveys of recordings."""
+    """Return one encoder for all streams, or one for each if the codec needs surveys of them.
+
+    Raises StreamingError if the codec cannot encode streams.
+    """
     import torch
 
-    def survey(stream: int) -> Tensor | None:
-        return codec.survey(lambda: (torch.from_numpy(block[stream : stream + 1]) for block in blocks()))
+    def survey(index: int) -> Tensor | None:
+        return codec.survey(lambda: (torch.from_numpy(block[index : index + 1]) for block in blocks()))
 
-    surveys = [survey(stream) for stream in range(batch)]
-    if all(each is None for each in surveys):
+    if (first := survey(0)) is None:
         return [codec.stream_encoder(batch, num_codebooks)]
-    return [codec.stream_encoder(1, num_codebooks, each) for each in surveys]
+    surveys = [first, *(survey(index) for index in range(1, batch))]
+    return [codec.stream_encoder(1, num_codebooks, found) for found in surveys]
+
+
+def _common(waiting: Sequence[Tensor], new: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Append new codes `[b, N, t]` of each encoder to those that wait for the other encoders.
+
+    Returns the codes `[B, N, t]` of frames that all encoders have, and the rest of each.
+    """
+    import torch
+
+    codes = [
+        torch.cat([before, after.cpu()], dim=2) if before.shape[2] else after.cpu()
+        for before, after in zip(waiting, new, strict=True)
+    ]
+    frames = min(part.shape[2] for part in codes)
+    return torch.cat([part[:, :, :frames] for part in codes]), [part[:, :, frames:] for part in codes]
 
 
 def decode_blocks(codec: AudioCodec, blocks: Iterable[Codes], batch: int = 1) -> Iterator[Samples]:
