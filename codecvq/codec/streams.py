@@ -38,7 +38,7 @@ class CodecStream:
             raise ShapeError(
                 f"batch is {batch!r}; needed is the number of streams, a whole number from 1 up."
             )
-        self.codec, self.batch = codec, count
+        self.codec, self.batch, self.device = codec, count, codec.device
         self._streams, self._per_frame = Streams(module), per_frame  # input elements per frame
         self._states = [self._new_state() for _ in range(count)]
         #: Number of valid elements of each stream in the last result, int64 `[B]`. Later elements are 0.
@@ -56,7 +56,7 @@ class CodecStream:
                 f"the state has {len(state.streams)} streams, and this object {self.batch}. Make a "
                 f"{type(self).__name__} with batch={len(state.streams)}."
             )
-        self._states = list(state.to(self.codec.device).streams)
+        self._states = list(state.to(self.device).streams)
 
     def reset(self, items: Sequence[int] | None = None) -> None:
         """Discard the recordings of all streams, or of the streams with the indices `items`."""
@@ -81,7 +81,7 @@ class CodecStream:
         states, outputs = list(self._states), [[nothing] for _ in blocks]
         limit = MAX_FRAMES * self._per_frame
         pieces = max(1, -(-max(block.shape[2] for block in blocks) // limit))
-        with plain_float32(self.codec.device):
+        with plain_float32(self.device):
             for piece in range(pieces):
                 parts = [block[:, :, piece * limit : (piece + 1) * limit] for block in blocks]
                 last = [end and piece == pieces - 1 for end in ending]
@@ -123,7 +123,7 @@ class CodecStream:
         raise NotImplementedError
 
     def _new_state(self) -> State:
-        return {"elements": 0, "module": self._streams.module.start(self.codec.device)}
+        return {"elements": 0, "module": self._streams.module.start(self.device)}
 
     def _checked_items(self, items: Sequence[int] | None) -> list[int]:
         if items is None:
@@ -146,7 +146,7 @@ class CodecStream:
                 "`lengths` to 0 for streams without new input."
             )
         limit = checked_lengths(lengths, self.batch, block.shape[2], "the block has no more elements")
-        block = block.to(self.codec.device)
+        block = block.to(self.device)
         if limit is None:
             return list(block.split(1))
         return [row[:, :, :length] for row, length in zip(block.split(1), limit.tolist(), strict=True)]
@@ -157,7 +157,7 @@ class StreamEncoder(CodecStream):
 
     def __init__(self, codec: FramedCodec, module: StreamingModule, batch: int, num_codebooks: int) -> None:
         super().__init__(codec, module, batch, codec.hop_length)
-        self._nothing = torch.zeros(1, num_codebooks, 0, dtype=torch.int64, device=codec.device)
+        self._nothing = torch.zeros(1, num_codebooks, 0, dtype=torch.int64, device=self.device)
 
     def push(self, samples: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode new samples `[B, C, S]`, and return the codes that are determined by now, int64 `[B, n, T]`.
@@ -178,7 +178,7 @@ class StreamEncoder(CodecStream):
 
     def _streams_end(self, state: State) -> Tensor:
         missing = -_number(state, "elements") % self.codec.hop_length
-        return torch.zeros(1, self.codec.channels, missing, device=self.codec.device)
+        return torch.zeros(1, self.codec.channels, missing, device=self.device)
 
 
 class StreamDecoder(CodecStream):
@@ -186,7 +186,7 @@ class StreamDecoder(CodecStream):
 
     def __init__(self, codec: FramedCodec, module: StreamingModule, batch: int) -> None:
         super().__init__(codec, module, batch, 1)
-        self._nothing = torch.zeros(1, codec.channels, 0, device=codec.device)
+        self._nothing = torch.zeros(1, codec.channels, 0, device=self.device)
 
     def push(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode new codes `[B, n, T]`, and return the samples that are determined by now, `[B, C, S]`.
@@ -206,7 +206,7 @@ class StreamDecoder(CodecStream):
         return self._flush(items, self._nothing)
 
     def _streams_end(self, state: State) -> Tensor:
-        return torch.zeros(1, self.codec.num_codebooks, 0, dtype=torch.int64, device=self.codec.device)
+        return torch.zeros(1, self.codec.num_codebooks, 0, dtype=torch.int64, device=self.device)
 
 
 def _number(state: State, name: str) -> int:

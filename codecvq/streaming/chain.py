@@ -24,9 +24,10 @@ class Chain(StreamingModule):
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Pass a block through all modules."""
         states: State = {}
-        for (name, own), module in zip(state.items(), self.modules, strict=True):
+        for n, module in enumerate(self.modules):
+            own = state[str(n)]
             assert isinstance(own, dict)
             if block.shape[2] or last:
                 block, own = module.step(block, own, last)
-            states[name] = own
+            states[str(n)] = own
         return block, states

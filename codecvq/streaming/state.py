@@ -24,7 +24,7 @@ def signature(state: State) -> tuple[Any, ...]:
         (name, signature(value))
         if isinstance(value, dict)
         else (name, tuple(value.shape[1:]) if isinstance(value, Tensor) else value)
-        for name, value in state.items()
+        for name, value in sorted(state.items())
     )
 
 
