@@ -30,6 +30,9 @@ def main() -> None:
     folder = FOLDER / arguments.name.replace("-", "_")
     codec = load(arguments.run)
     codec.name = arguments.name
+    for name, buffer in codec.named_buffers():
+        if name.endswith(".mel"):  # `save` does not round buffers, and stores rounded ones in half the bytes
+            buffer.copy_(buffer.half())
     codec.save(folder, dtype=torch.float16)
     lines = (arguments.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     selected = [line for n, line in enumerate(lines) if n % ROW_INTERVAL == 0 or "validation/" in line]

@@ -133,6 +133,16 @@ def test_rounding_weights_twice_changes_nothing(tmp_path: Path) -> None:
     assert torch.equal(first.decode(first.encode(noise())), second.decode(second.encode(noise())))
 
 
+def test_buffers_that_half_precision_represents_take_half_the_bytes(tmp_path: Path) -> None:
+    codec = make()
+    whole = codec.save(tmp_path / "whole", dtype=torch.float16)
+    codec.encoder.front.mel.copy_(codec.encoder.front.mel.half())
+    half = codec.save(tmp_path / "half", dtype=torch.float16)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[0] - sizes[1] == pytest.approx(2 * codec.encoder.front.mel.numel(), abs=64)
+    assert torch.equal(load(half).encoder.front.mel, codec.encoder.front.mel)
+
+
 def test_weights_out_of_the_float16_range_raise(tmp_path: Path) -> None:
     codec = make()
     weight = next(codec.decoder.parameters())

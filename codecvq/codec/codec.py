@@ -363,7 +363,7 @@ class Codec(FramedCodec, nn.Module):
         same codebooks stays in the folder, and one of other codebooks is deleted.
 
         With `dtype` (`torch.float16` or `torch.bfloat16`) the weights of encoder and decoder are rounded to
-        it and take half the bytes; the quantizer and all buffers are stored exactly. `load` converts the
+        it and take half the bytes. The quantizer and all buffers are stored exactly. `load` converts the
         weights to float32, and the hashes in config.json are those of the loaded codec. The codec in memory
         does not change, so its codes can differ from those of the rounded codec.
 

@@ -38,7 +38,10 @@ def save_codec(codec: Codec, folder: Path, dtype: torch.dtype | None) -> Path:
 
 
 def _rounded(codec: Codec, dtype: torch.dtype) -> tuple[Codec, set[str]]:
-    """Return a copy with encoder and decoder weights rounded to `dtype`, and the names of these weights."""
+    """Return a copy with encoder and decoder weights rounded to `dtype`.
+
+    Also returns the names of these weights, and of buffers that `dtype` represents exactly.
+    """
     if dtype not in (torch.float16, torch.bfloat16):
         raise OptionError(
             f"dtype is {dtype}; weights are saved as torch.float16, as torch.bfloat16, or unchanged."
@@ -56,5 +59,9 @@ def _rounded(codec: Codec, dtype: torch.dtype) -> tuple[Codec, set[str]]:
             )
         weight.data = narrow.to(weight.dtype)
         names.add(name)
+    for name, buffer in rounded.named_buffers():
+        exact = buffer.dtype == torch.float32 and torch.equal(buffer.to(dtype).to(buffer.dtype), buffer)
+        if exact and name.startswith(("encoder.", "decoder.")):
+            names.add(name)
     rounded.train(codec.training)  # clears the cached hashes
     return rounded, names
