@@ -12,7 +12,7 @@ from codecvq.networks.voice.source import hold_last, interpolate, noise, pulses
 def test_pulses_are_a_sum_of_cosines() -> None:
     hz = torch.tensor([[100.0, 120.0, 250.0, 180.0, 90.0]])
     samples = pulses(hz, HOP, RATE)
-    rates = interpolate(hz.log(), HOP).exp().double() / RATE
+    rates = interpolate(hz.double().log(), HOP).exp() / RATE
     turns = rates.cumsum(dim=1)
     num_harmonics = (0.5 / rates.float()).floor()
     expected = torch.zeros_like(turns)

@@ -18,8 +18,16 @@ def pulses(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
     The logarithm of the frequency is interpolated linearly between the middles of frames. The signal is the
     sum of all harmonics below half the sample rate, with equal amplitudes and a total power of 1.
     """
-    rates = interpolate(hz.log(), hop_length).exp() / sample_rate  # cycles per sample
-    return pulses_at(rates.double().cumsum(dim=1), rates)
+    rates = pulse_rates(hz, hop_length, sample_rate)
+    return pulses_at(rates.cumsum(dim=1), rates.float())
+
+
+def pulse_rates(hz: Tensor, hop_length: int, sample_rate: int) -> Tensor:
+    """Return the cycles per sample of `pulses`, float64 `[B, T * H]`, for frequencies `[B, T]` in Hz.
+
+    In float32, the last bit of logarithms depends on the number of frames, and a stream has another number.
+    """
+    return interpolate(hz.double().log(), hop_length).exp() / sample_rate
 
 
 def pulses_at(cycles: Tensor, rates: Tensor) -> Tensor:

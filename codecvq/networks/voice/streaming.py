@@ -1,4 +1,4 @@
-"""Streaming of the causal source-filter model with exact state: the written pitch, and the decoder."""
+"""Streaming of source-filter models with exact state: the written pitch, and the decoders."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from codecvq.networks.voice.causal_decoder import CausalSourceFilterDecoder, padded_rows
 from codecvq.networks.voice.causal_pitch_writer import CausalPitchWriter
+from codecvq.networks.voice.decoder import SourceFilterDecoder
+from codecvq.networks.voice.grid import hz_of
+from codecvq.networks.voice.source import hold_last, interpolate, pulse_rates, pulses_at
 from codecvq.streaming import State, StreamingModule, append
 
 
@@ -68,3 +71,80 @@ class SourceFilterStream(StreamingModule):
         output = decoder.output(log_filters[:, :frames], pitch_output[:, :frames], coded)
         wav, synthesis = decoder.synthesize(output, synthesis)
         return wav, {"knot": knot, "backbone": backbone, "synthesis": synthesis}
+
+
+class HeldPitchStream(StreamingModule):
+    """Adds the coded pitch to latents: `[B, D, n]` -> `[B, D + 2, n]`.
+
+    The added channels are the position, which frames without a pitch hold from the last one, and whether the
+    frame has a pitch. Without pitch channels, nothing is added.
+    """
+
+    def __init__(self, decoder: SourceFilterDecoder) -> None:
+        self.decoder = decoder
+
+    def start(self, device: torch.device) -> State:
+        """Return no position."""
+        return {"position": torch.zeros(1, 0, device=device)}
+
+    def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+        """Add the channels to new frames."""
+        before = state["position"]
+        assert isinstance(before, Tensor)
+        coded = self.decoder.coded_pitch(block.transpose(1, 2)) if block.shape[2] else None
+        if coded is None:
+            return block, state
+        position = torch.cat([before, coded.position], dim=1)
+        present = F.pad(coded.present, (before.shape[1], 0), value=True)
+        position = hold_last(position, present)[:, before.shape[1] :]
+        added = torch.stack([position, coded.present.to(position.dtype)], dim=1)
+        return torch.cat([block.float(), added], dim=1), {"position": position[:, -1:]}
+
+
+class SignalStream(StreamingModule):
+    """Adds the samples of the source and of the second noise to synthesis frames.
+
+    `[B, Y, n]` -> `[B, Y + 2 * H, n]`; see `SourceFilterDecoder`. The state continues the phase. A frame
+    waits for the next one, to which its pitch is interpolated.
+    """
+
+    def __init__(self, decoder: SourceFilterDecoder) -> None:
+        self.decoder = decoder
+
+    def start(self, device: torch.device) -> State:
+        """Return the state before the first frame."""
+        return {
+            "frames": torch.zeros(1, 0, 0, device=device),  # the last frame with samples, and later ones
+            "done": 0,  # how many of them have samples: 0 or 1
+            "samples": 0,  # number of samples of earlier frames
+            "cycles": torch.zeros(1, 1, dtype=torch.float64, device=device),  # number of periods in them
+        }
+
+    def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+        """Return all frames whose next frame is known."""
+        frames, done, samples, cycles = (state[name] for name in ("frames", "done", "samples", "cycles"))
+        assert isinstance(frames, Tensor)
+        assert isinstance(cycles, Tensor)
+        assert isinstance(done, int)
+        assert isinstance(samples, int)
+        frames = append(frames, block)
+        count = frames.shape[2] - done - (0 if last else 1)
+        if count < 1:
+            return frames[:, :, :0], {**state, "frames": frames}
+        decoder, hop = self.decoder, self.decoder.framing.hop_length
+        inner = slice(done * hop, (done + count) * hop)
+        filters = 2 * decoder.framing.bins
+        position, voiced = frames[:, filters], frames[:, filters + 1]
+        rates = pulse_rates(hz_of(position.double()), hop, decoder.sample_rate)[:, inner]
+        cycles = torch.cat([cycles, rates], dim=1).cumsum(dim=1)
+        pulse = pulses_at(cycles[:, 1:], rates.float())
+        signals = decoder.mix(pulse, interpolate(voiced, hop)[:, inner], samples)
+        added = [each.view(len(each), count, hop).transpose(1, 2) for each in signals]
+        output = frames[:, :, done : done + count]
+        added = [each.expand(len(output), -1, -1) for each in added]
+        return torch.cat([output, *added], dim=1), {
+            "frames": frames[:, :, done + count - 1 :],
+            "done": 1,
+            "samples": samples + count * hop,
+            "cycles": cycles[:, -1:],
+        }
