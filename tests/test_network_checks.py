@@ -16,6 +16,7 @@ from codecvq.api.reach import Reach
 from codecvq.errors import OptionError
 from codecvq.networks.interface import Network
 from codecvq.plugins import registry
+from codecvq.streaming import State, StreamingModule, append
 from codecvq.testing import Check, network_checks, parametrize_network, run_checks
 
 HOP, DIM = 16, 4
@@ -109,6 +110,59 @@ class DetachesOutput(Encoder):
         return super().forward(wav).detach()
 
 
+class EncoderStream(StreamingModule):
+    """The encoder with a cache of the samples before the next frame."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.conv = encoder.conv
+
+    def start(self, device: torch.device) -> State:
+        return {"wav": torch.zeros(1, self.conv.in_channels, HOP, device=device)}
+
+    def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+        wav = append(state["wav"], block)  # type: ignore[arg-type]
+        wav = F.pad(wav, (0, HOP)) if last else wav
+        frames = wav.shape[2] // HOP - 2
+        if frames < 1:
+            return wav[:, :, :0], {"wav": wav}
+        latents = F.conv1d(wav, self.conv.weight, self.conv.bias, stride=HOP)
+        return latents[:, :, :frames], {"wav": wav[:, :, frames * HOP :]}
+
+
+class HasState(Encoder):
+    """A correct encoder that streams with exact state."""
+
+    reach = None
+
+    def as_stream(self) -> StreamingModule:
+        return EncoderStream(self)
+
+
+class ForgetsContext(Encoder):
+    def as_stream(self) -> StreamingModule:
+        class Stream(EncoderStream):
+            def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+                output, state = super().step(block, state, last)
+                cache = state["wav"]
+                assert isinstance(cache, Tensor)
+                return output, {"wav": torch.cat([0 * cache[:, :, :HOP], cache[:, :, HOP:]], dim=2)}
+
+        return Stream(self)
+
+
+class ChangesStateInPlace(Encoder):
+    def as_stream(self) -> StreamingModule:
+        class Stream(EncoderStream):
+            def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
+                result = super().step(block, state, last)
+                cache = state["wav"]
+                assert isinstance(cache, Tensor)
+                cache += 1
+                return result
+
+        return Stream(self)
+
+
 class OneSampleShort(Decoder):
     def forward(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         return super().forward(latents, mask)[:, :, :-1]
@@ -116,14 +170,16 @@ class OneSampleShort(Decoder):
 
 #: faulty part -> checks that must fail
 FAILED_CHECKS: dict[type[nn.Module], set[str]] = {
-    TooSmallEncoderReach: {"encoder_reach"},
-    TooSmallDecoderReach: {"decoder_reach"},
+    TooSmallEncoderReach: {"encoder_reach", "streams"},
+    TooSmallDecoderReach: {"decoder_reach", "streams"},
     IgnoresMask: {"padding"},
     NormalizesOverTime: {"items_are_independent"},
     DropsInEval: {"eval_changes_nothing"},
     ChangesBufferInEval: {"eval_changes_nothing"},
     DoesNotSaveScale: {"save_load"},
     DetachesOutput: {"gradients"},
+    ForgetsContext: {"streams"},
+    ChangesStateInPlace: {"streams"},
     OneSampleShort: {"shapes"},
 }
 
@@ -161,6 +217,10 @@ def check_failures(part: type[nn.Module], **options: Any) -> dict[str, str]:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_correct_networks_pass_all_checks(channels: int) -> None:
     assert check_failures(Encoder, channels=channels) == {}
+
+
+def test_a_correct_stream_with_state_passes_all_checks() -> None:
+    assert check_failures(HasState) == {}
 
 
 @pytest.mark.parametrize("part", FAILED_CHECKS, ids=lambda part: part.__name__)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecvq.errors import NonFiniteError, ShapeError
+from codecvq.errors import NonFiniteError, ShapeError, StreamingError
 from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, expect_error, summary_of
 from codecvq.testing.source import PluginSource
 
@@ -273,6 +273,35 @@ def prefix(case: CodecCase) -> None:
         expect(bool(decoded.isfinite().all()), f"audio of {n} codebooks is non-finite")
 
 
+@about("stream_encoder", "stream_decoder", "encoder_reach", "decoder_reach")
+def streams(case: CodecCase) -> str | None:
+    """Processed block by block, a recording gets the codes and samples of the whole."""
+    codec, hop = case.codec, case.codec.hop_length
+    frames = 4 * FRAMES + max(codec.strides)
+    wav = case.wav(frames * hop - 3, 2)
+    codes = codec.encode(wav)
+    reasons = []
+    try:
+        encoder = codec.stream_encoder(2)
+    except StreamingError as error:
+        reasons.append(str(error))
+    else:
+        parts = [
+            encoder.push(block) for block in wav.split([hop // 2 + 1, 1, wav.shape[2] - hop // 2 - 2], 2)
+        ]
+        expect_equal(torch.cat([*parts, encoder.flush()], dim=2), codes, "codes in blocks, and of the whole")
+    try:
+        decoder = codec.stream_decoder(2)
+    except StreamingError as error:
+        reasons.append(str(error))
+    else:
+        block = max(codec.strides)
+        parts = [decoder.push(part) for part in codes.split([block, codes.shape[2] - block], dim=2)]
+        got = torch.cat([*parts, decoder.flush()], dim=2)
+        expect_close(got, codec.decode(codes), "audio in blocks, and of the whole", TOLERANCE)
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
 def cvq_file(case: CodecCase) -> str:
     """Writing and reading a .cvq file returns the same codes, with each entropy coding mode."""
     from codecvq.bitstream import pack, unpack
@@ -368,6 +397,7 @@ TESTS: tuple[Callable[[CodecCase], str | None], ...] = (
     items_are_independent,
     wrong_input,
     other_sample_rate,
+    streams,
     cvq_file,
 )
 

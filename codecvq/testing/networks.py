@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from codecvq.api.hookspecs import DiscriminatorSpec
 from codecvq.api.reach import Reach
-from codecvq.errors import CodecvqError, OptionError
+from codecvq.errors import CodecvqError, OptionError, StreamingError
 from codecvq.networks.build import build_network
 from codecvq.networks.interface import AudioWithLosses, Network
 from codecvq.plugins import registry
+from codecvq.streaming import StreamingModule
+from codecvq.streaming.state import flatten, join, map_tensors
 from codecvq.testing import imports
 from codecvq.testing.case import expect_same_state
 from codecvq.testing.check import Check, about, expect, expect_close, expect_equal, summary_of
@@ -197,6 +199,33 @@ def decoder_reach(case: NetworkCase) -> str | None:
     return None
 
 
+@about("as_stream", "reach", "forward", "__init__")
+@torch.no_grad()
+def streams(case: NetworkCase) -> str | None:
+    """Processed block by block, encoder and decoder return the latents and audio of the whole."""
+    network = case.build()
+    frames = _frames_for_streams(network)
+    if frames is None:
+        return "its receptive field is too long for this check"
+    wav = case.wav(network, 2, frames)
+    latents = network.encoder(wav, None)
+    decoded = network.decoder(latents, None)
+    hop, reasons = network.hop_length, []
+    for what, make, given, needed in (
+        ("latents", network.encoder_stream, wav, latents),
+        ("audio", network.decoder_stream, latents, decoded),
+    ):
+        try:
+            module = make()
+        except StreamingError as error:
+            reasons.append(str(error))
+            continue
+        for sizes in ((1, 2, 3), (hop, 1, 2 * hop - 1), (given.shape[2],)):
+            got = _streamed(module, given, sizes)
+            expect_close(got, needed, f"{what} in blocks of {sizes[0]}, …", TOLERANCE)
+    return "; ".join(reasons) or None
+
+
 def gradients(case: NetworkCase) -> None:
     """A finite gradient of the output audio reaches the input audio and every trainable parameter."""
     network = case.build()
@@ -299,6 +328,7 @@ TESTS: tuple[Callable[[NetworkCase], str | None], ...] = (
     items_are_independent,
     encoder_reach,
     decoder_reach,
+    streams,
     gradients,
     eval_changes_nothing,
     input_unchanged,
@@ -332,6 +362,37 @@ def _mask() -> Tensor:
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _frames_for_streams(network: Network) -> int | None:
+    """Return a length that is longer than the receptive field; None if that is too long to test."""
+    encoder, decoder = network.encoder_reach, network.decoder_reach
+    frames = 3 * FRAMES
+    for reach, unit in ((encoder, network.hop_length), (decoder, 1)):
+        if reach is not None:
+            frames += -(-((reach.past or 0) + reach.future) // unit)
+    return frames if frames <= MAX_TESTED_FRAMES else None
+
+
+def _streamed(module: StreamingModule, given: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the output of a stream: blocks of these sizes, then the rest.
+
+    Raises CheckFailed if a step changes its state in place.
+    """
+    sizes = [size for size in sizes if size <= given.shape[2]]
+    blocks = list(given.split([*sizes, given.shape[2] - sum(sizes)], dim=2)) if sizes else [given]
+    state = join([module.start(given.device) for _ in given])
+    outputs = []
+    for block in blocks:
+        before = map_tensors(Tensor.clone, state)
+        output, new_state = module.step(block, state, last=block is blocks[-1])
+        for (name, value), (_, old) in zip(flatten(state), flatten(before), strict=True):
+            if isinstance(value, Tensor) and isinstance(old, Tensor):
+                expect_equal(value, old, f"state {name!r} after a step, which must not change it in place")
+        state = new_state
+        if output.shape[2]:
+            outputs.append(output)
+    return torch.cat(outputs, dim=2)
 
 
 def _frames_of(samples: int | None, hop: int) -> int | None:
