@@ -19,6 +19,7 @@ from codecvq.codec.config import CONFIG
 from codecvq.codec.tables_file import MAX_FILE_ENTRIES, TABLES, read_tables, write_tables
 from codecvq.data import open_corpus
 from codecvq.errors import BitstreamError, CodecError, OptionError
+from codecvq.evaluation.bitrate import CodeCounter, file_bytes, rates
 from codecvq.quantizer import CodeTables
 from codecvq.training import loop
 from codecvq.training.recipe import load_recipe
@@ -93,6 +94,18 @@ def test_a_file_needs_the_tables_that_it_was_coded_with(folder: Path) -> None:
     plain = pack(new_codec(), codes, 300 * 320)  # files without tables need none
     assert np.array_equal(unpack(plain, other).codes, codes)
     assert np.array_equal(unpack(plain, codecvq.load(folder)).codes, codes)
+
+
+def test_measured_bit_rates_use_the_tables(folder: Path) -> None:
+    codec = codecvq.load(folder)
+    codes = np.cumsum(np.random.default_rng(9).integers(0, 2, (3, 300)), axis=1) % 40
+    coded, plain = (file_bytes(each, codes, 300 * 320) for each in (codec, new_codec()))
+    assert coded.entropy_kind == "learned" != plain.entropy_kind
+    assert coded.entropy_payload_bits < 0.8 * plain.entropy_payload_bits
+    assert coded.packed_payload_bits == plain.packed_payload_bits
+    counter = CodeCounter(codec.codebook_sizes)
+    assert rates(counter, 50, 12, [coded, plain], 12).table_share == 0.5
+    assert rates(counter, 50, 12).table_share is None
 
 
 def test_a_folder_without_tables_loads(folder: Path) -> None:

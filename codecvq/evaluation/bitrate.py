@@ -7,7 +7,8 @@ There are three kinds of bit rate:
 - *Entropy*: the rate of an ideal coder that knows the code frequencies of the test set but not the order of
   the codes. It is a property of the clips; no file has this rate.
 - *Real*: the bytes of `.cvq` files of these clips divided by their duration, for the payload alone and for
-  whole files.
+  whole files, packed and entropy-coded. Entropy coding uses the code tables of the codec where they are
+  shorter than the adaptive models.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class FileBytes:
     packed_file_bytes: int
     entropy_payload_bits: int
     entropy_file_bytes: int
+    entropy_kind: str = ""  # how most chunks are entropy-coded: entropy, digits or learned (with code tables)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Bitrate:
     duration_s: float
     frames: int
     codebooks: tuple[CodebookStats, ...]
+    table_share: float | None = None  # of the entropy-coded files: those of kind learned, with code tables
 
 
 class CodeCounter:
@@ -129,7 +132,7 @@ def file_bytes(codec: AudioCodec, codes: np.ndarray, num_samples: int) -> FileBy
             )
         packets.append(packet)
     packed, coded = packets
-    return FileBytes(packed.payload_bits, packed.file_bytes, coded.payload_bits, coded.file_bytes)
+    return FileBytes(packed.payload_bits, packed.file_bytes, coded.payload_bits, coded.file_bytes, coded.kind)
 
 
 def rates(
@@ -163,4 +166,5 @@ def rates(
         duration_s=duration_s,
         frames=counter.frames,
         codebooks=stats,
+        table_share=sum(f.entropy_kind == "learned" for f in files) / len(files) if files else None,
     )

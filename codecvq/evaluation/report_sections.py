@@ -180,7 +180,7 @@ def bitrates(evaluation: Evaluation) -> str:
         (
             "<code>.cvq</code> payload, entropy-coded",
             rate.entropy_payload_bps,
-            "the same codes, each clip coded separately",
+            f"the same codes, each clip coded separately, {_entropy_coding(rate.table_share)}",
         ),
         ("<code>.cvq</code> file, packed", rate.packed_file_bps, "all bytes on disk, one file per clip"),
         (
@@ -202,6 +202,13 @@ def bitrates(evaluation: Evaluation) -> str:
         f"<p>Encoding takes {_speed(evaluation.encode_rtf)}, decoding {_speed(evaluation.decode_rtf)}, "
         f"clip by clip, on {text(machine.processor)} ({text(machine.device)}, {threads}).</p>"
     )
+
+
+def _entropy_coding(table_share: float | None) -> str:
+    """Return how the entropy-coded files are coded, as text."""
+    if not table_share:
+        return "with adaptive models"
+    return f"with the code tables of the codec in {100 * table_share:.0f} % of the clips"
 
 
 def _speed(factor: float) -> str:
