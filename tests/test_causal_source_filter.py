@@ -23,6 +23,7 @@ from codecvq.networks.voice.grid import STEPS, grid_size, hz_of
 from codecvq.networks.voice.pitch import PitchTracker
 from codecvq.networks.voice.pitch_code import decode
 from codecvq.networks.voice.source import noise, pulses_at
+from codecvq.streaming import StreamState
 
 WRITER = CausalPitchWriter(RATE, 2 * HOP, 2, 1, 3 * HOP, [0, 1, 2])
 NETWORK = {
@@ -207,9 +208,9 @@ def test_streams_of_a_batch_join_and_leave_independently() -> None:
     late = torch.zeros(1, 1, 1000)
     encoder.push(torch.cat([recordings[0][:, :, :1000], late]), torch.tensor([1000, 0]))
     encoder.push(torch.cat([recordings[0][:, :, 1000:3000], recordings[1][:, :, :2000]]))
-    state = encoder.state.clone()
+    saved = encoder.state.state_dict()
     encoder.push(0.1 * torch.randn(2, 1, 700))
-    encoder.state = state
+    encoder.state = StreamState.from_state_dict({name: saved[name] for name in sorted(saved)})
     ends = torch.cat([F.pad(recordings[0][:, :, 3000:], (0, 1000)), recordings[1][:, :, 2000:]])
     rest = [encoder.push(ends, torch.tensor([1000, 2000]))]
     counts = [encoder.output_lengths.tolist()]

@@ -7,7 +7,7 @@ output together equal the output for the whole recording.
 
 from codecvq.streaming.chain import Chain
 from codecvq.streaming.module import MIN_ROWS, FramewiseModule, StreamingModule, append, exact_stream
-from codecvq.streaming.state import State, StreamState
+from codecvq.streaming.state import State, StreamState, rows
 from codecvq.streaming.streams import Streams
 from codecvq.streaming.windows import Windows
 
@@ -22,4 +22,5 @@ __all__ = [
     "Windows",
     "append",
     "exact_stream",
+    "rows",
 ]

@@ -58,6 +58,13 @@ def separate(state: State, count: int) -> list[State]:
     return separated
 
 
+def rows(state: State, name: str, count: int) -> Tensor:
+    """Return the tensor `name` of a state with `count` rows; a tensor with one row is repeated."""
+    value = state[name]
+    assert isinstance(value, Tensor)
+    return value.expand(count, *value.shape[1:])
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], state: State) -> State:
     """Return the state with `function` of each tensor."""
     return {

@@ -30,7 +30,7 @@ from codecvq.networks.voice.correlation import Correlation
 from codecvq.networks.voice.grid import LOWEST_HZ, STEPS, grid_size, hz_of
 from codecvq.networks.voice.pitch import SHORTER_FROM_HZ, observations, refined
 from codecvq.networks.voice.source import hold_last
-from codecvq.streaming import State, StreamingModule
+from codecvq.streaming import State, StreamingModule, rows
 
 ONSET_MARGIN = 0.3  # score; at an onset, an uncertain pitch is better than that of the last voiced frame
 LATE_BELOW = 1.1  # shorter windows are used above this multiple of their lowest frequency
@@ -124,7 +124,7 @@ class CausalPitchWriter(nn.Module):
     def _track(self, window: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the positions `[B, T]` of codec frames, and the state after them."""
         last_scores, last_loudest, last_position = (
-            each.expand(len(window), *each.shape[1:]) for each in state.values() if isinstance(each, Tensor)
+            rows(state, name, len(window)) for name in ("scores", "loudest", "position")
         )
         frames = (window.shape[1] - self.before - self.after) // self.hop_length
         (strengths, peaks), *shorter = (

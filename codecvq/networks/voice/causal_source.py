@@ -8,12 +8,14 @@ and a Hann window crossfades the two.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecvq.networks.voice.grid import STEPS, hz_of
 from codecvq.networks.voice.source import noise, pulses_at
-from codecvq.streaming import State
+from codecvq.streaming import State, rows
 
 LARGEST_SLIDE = STEPS / 6  # steps; the pitch does not slide over a larger difference but jumps
 
@@ -23,7 +25,8 @@ def without_jumps(before: Tensor, now: Tensor) -> Tensor:
     return torch.where((before - now).abs() > LARGEST_SLIDE, now, before)
 
 
-class CausalSource(nn.Module):
+@dataclass(frozen=True)
+class CausalSource:
     """Windows of pulses and noise, one per frame.
 
     Args:
@@ -32,9 +35,9 @@ class CausalSource(nn.Module):
         sample_rate: Samples per second.
     """
 
-    def __init__(self, window_length: int, hop_length: int, sample_rate: int) -> None:
-        super().__init__()
-        self.window_length, self.hop_length, self.sample_rate = window_length, hop_length, sample_rate
+    window_length: int
+    hop_length: int
+    sample_rate: int
 
     def start(self, device: torch.device) -> State:
         """Return the state before the first frame, of one item: zeros."""
@@ -59,7 +62,7 @@ class CausalSource(nn.Module):
         """
         hop, half, batch = self.hop_length, self.window_length // 2, len(position)
         last_cycles, last_position, last_voice, last_samples = (
-            each.expand(batch, *each.shape[1:]) for each in state.values() if isinstance(each, Tensor)
+            rows(state, name, batch) for name in ("cycles", "position", "voice", "samples")
         )
         # from each middle to the next one
         share = (torch.arange(hop, device=position.device) + 0.5) / hop
