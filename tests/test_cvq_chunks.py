@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
+import time
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from forged_cvq import indexed, parts_of, signed, varint
+from fuzz.limits import run_limited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_codecs import StoredCodec
@@ -439,3 +444,75 @@ def test_bytes_after_the_end_are_an_error_of_files_only():
 def test_a_file_holds_the_chunks_of_its_writer(tmp_path):
     write_cvq(tmp_path / "a.cvq", CODEC, CODES[0], 60 * HOP - 5, chunk_s=0.2)
     assert (tmp_path / "a.cvq").read_bytes() == DATA
+
+
+class Endless:
+    """A pipe with one chunk after the other, and no end."""
+
+    def __init__(self, data):
+        self.parts, self.number, self.waiting = parts_of(data), 0, b""
+        self.header_bytes = len(self.parts.header) + 2
+
+    def read(self, count):
+        if not self.waiting:
+            (tag, body), *_ = self.parts.chunks
+            chunk = tag, varint(self.number) + body[1:]
+            data = signed(self.parts._replace(chunks=[chunk], end=b""))
+            self.waiting = data[self.header_bytes if self.number else 0 : -5]  # without an end record
+            self.number += 1
+        block, self.waiting = self.waiting[:count], self.waiting[count:]
+        return block
+
+
+@pytest.mark.parametrize("salvage", [False, True], ids=["strict", "salvage"])
+def test_an_endless_pipe_is_read_in_constant_memory(salvage):
+    codec = StoredCodec((1024,) * 8)
+    codes = codes_of(codec, 50)
+    reader = CvqReader(Endless(written(codec, codes, entropy=False)), codec, salvage=salvage)
+    peaks = []
+    tracemalloc.start()
+    for number in range(1500):
+        assert np.array_equal(next(reader).codes, codes)
+        if number in (100, 1499):
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 200_000 < 500_000  # of a megabyte
+
+
+FIVES = StoredCodec((5,) * 12)
+FORGED = {  # what it claims, and parts of a file with valid checksums
+    "silence": lambda parts: parts._replace(
+        chunks=[(0xA8, b"\0\3" + varint(2**21 // 12) + b"\1\0" + bytes(900))]
+    ),
+    "many chunks of silence": lambda parts: parts._replace(
+        chunks=[(0xA8, varint(number) + b"\3" + varint(100) + b"\1\0") for number in range(3_000)]
+    ),
+    "a long chunk": lambda parts: parts._replace(chunks=[(0xA0, b"\0" + bytes(9000))]),
+    "a far chunk": lambda parts: parts._replace(chunks=[(0xA0, varint(2**60) + parts.chunks[0][1][1:])]),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_forged_files_take_little_memory_and_time(forge):
+    parts = forge(parts_of(written(FIVES, codes_of(FIVES, 100), chunk_s=4000)))
+    data = indexed(parts, 100 * len(parts.chunks), 0)
+
+    def read_all(seed):
+        for salvage in (False, True):
+            for stream in (io.BytesIO(data), OnlyReads(data, 10_000)):
+                with contextlib.suppress(BitstreamError):
+                    list(CvqReader(stream, salvage=salvage))
+            with contextlib.suppress(BitstreamError):
+                unpack(data, salvage=salvage)
+
+    assert run_limited(read_all, 1, memory_bytes=(30 << 20) + 2048 * len(data), seconds=10) == []
+
+
+def test_a_search_for_chunks_among_false_starts_ends():
+    """Each byte of the file looks like the start of a long chunk."""
+    data = bytearray(DATA[: STARTS[0]])
+    data += (b"\xa0" + varint(2000) + b"\1") * 50_000
+    start = time.process_time()
+    with pytest.raises(BitstreamError, match="no chunk of it is whole"):
+        list(CvqReader(io.BytesIO(data), CODEC, salvage=True))
+    assert time.process_time() - start < 10

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codecvq.api.code_tables import CodeTables
-from codecvq.bitstream.cost import decoding_steps, learned_decoding_steps
+from codecvq.bitstream.cost import STEPS_PER_CODE, decoding_steps, learned_decoding_steps
 from codecvq.bitstream.header import Header
 from codecvq.bitstream.layout import Layout
 from codecvq.bitstream.packed import Codes
@@ -39,6 +39,11 @@ class Chunk:
     kind: str  # packed, entropy, digits or learned
     payload_bits: int  # codes and depths without padding
     num_bytes: int  # in the file, with header and checksum
+
+    @property
+    def end_frame(self) -> int:
+        """The first frame after the chunk."""
+        return self.first_frame + self.codes.shape[2]
 
 
 class ChunkLayouts(NamedTuple):
@@ -128,6 +133,11 @@ class StoredChunk:
         """The frame of the recording at which the chunk starts."""
         return self.number * self.header.chunk_frames
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the payload of one channel has all codes."""
+        return len(self.silent) == 1 and not self.silent.any()
+
     def _layouts(self) -> list[Layout]:
         coded = self.frames - self.silent.sum(axis=1)
         return [self.header.layout(int(frames)) for frames in coded]
@@ -141,17 +151,23 @@ class StoredChunk:
                 total += decoding_steps(layout, SPLIT_ABOVE.get(self.kind), with_depths)
             else:
                 total += learned_decoding_steps(layout, tables, with_depths)
-        return total + (self.silent.size * len(self.header.sizes) if self.silent.any() else 0)
+        copied = 0 if self._is_plain else self.silent.size * len(self.header.sizes)
+        return total + STEPS_PER_CODE * copied
 
     def decode(self, tables: CodeTables | None) -> Chunk:
         """Return the content. Raises BitstreamError for an invalid payload."""
+        decoded = (
+            decode_payload(self.kind, layout, payload, depth_bytes, self._min_bytes, tables)
+            for layout, payload, depth_bytes in zip(
+                self._layouts(), self._payloads, self._depth_bytes, strict=True
+            )
+        )
+        if self._is_plain:
+            ((coded, bits),) = decoded
+            return Chunk(self.first_frame, coded[None], self.silent, self.kind, bits, self.num_bytes)
         codes = np.zeros((len(self.silent), len(self.header.sizes), self.frames), dtype=np.int64)
         bits = 0
-        for channel, layout in enumerate(self._layouts()):
-            coded, channel_bits = decode_payload(
-                self.kind, layout, self._payloads[channel], self._depth_bytes[channel], self._min_bytes,
-                tables,
-            )  # fmt: skip
+        for channel, (coded, channel_bits) in enumerate(decoded):
             codes[channel][:, ~self.silent[channel]] = coded
             bits += channel_bits
         return Chunk(self.first_frame, codes, self.silent, self.kind, bits, self.num_bytes)

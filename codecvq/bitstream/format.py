@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -142,11 +144,11 @@ def unpack(
     check_size(len(data))
     stream = io.BytesIO(data)
     reader = CvqReader(stream, codec, force=force, budget=budget, longest_s=longest_s, salvage=salvage)
-    chunks = list(reader)
+    packet = _packet(reader, len(data))
     rest = len(data) - stream.tell()
     if rest and not salvage:
         raise BitstreamError(f"it has {rest} bytes more than its end record. Read one file at a time.")
-    return _packet(reader, chunks, len(data))
+    return packet
 
 
 def write_cvq(
@@ -198,22 +200,32 @@ def _one_chunk_s(codec: Any, codes: Any) -> float:  # Any: checked by the writer
         return 1.0
 
 
-def _packet(reader: CvqReader, chunks: list[Chunk], file_bytes: int) -> Packet:
-    """Join the chunks of a file."""
+def _packet(reader: CvqReader, file_bytes: int) -> Packet:
+    """Read all chunks and join them."""
     channels, books = reader.coded_channels, len(reader.codebook_sizes)
-    frames = max(reader.frames or 0, chunks[-1].first_frame + chunks[-1].codes.shape[2] if chunks else 0)
+    chunks: Iterable[Chunk] = reader
+    if (frames := reader.frames) is None:  # the end of the file is missing, or damaged
+        chunks = list(reader)
+        frames = max([reader.frames or 0, *(chunk.end_frame for chunk in chunks)])
     if channels * books * frames > MAX_CHUNK_CODES + 256 * file_bytes:
         raise BitstreamError(
-            f"{frames} frames are too many to be filled in a file of {file_bytes} bytes: it is damaged. Read "
-            "its chunks with CvqReader."
+            f"{frames} frames are too many for a file of {file_bytes} bytes: it is damaged. Read its chunks "
+            "with CvqReader."
         )
-    codes = np.zeros((channels, books, frames), dtype=np.int64)
-    silent = np.zeros((channels, frames), dtype=bool)
-    kinds: dict[str, int] = {}
+    shape = channels, books, frames
+    codes, silent = np.zeros((channels, books, 0), dtype=np.int64), np.zeros((channels, 0), dtype=bool)
+    kinds: Counter[str] = Counter()
+    payload_bits = 0
     for chunk in chunks:
-        span = slice(chunk.first_frame, chunk.first_frame + chunk.codes.shape[2])
-        codes[:, :, span], silent[:, span] = chunk.codes, chunk.silent
-        kinds[chunk.kind] = kinds.get(chunk.kind, 0) + 1
+        if chunk.codes.shape == shape:  # one chunk has everything
+            codes, silent = chunk.codes, chunk.silent
+        else:
+            if codes.shape != shape:  # after the first chunk is within the budget
+                codes, silent = np.zeros(shape, dtype=np.int64), np.zeros((channels, frames), dtype=bool)
+            span = slice(chunk.first_frame, chunk.end_frame)
+            codes[:, :, span], silent[:, span] = chunk.codes, chunk.silent
+        kinds[chunk.kind] += 1
+        payload_bits += chunk.payload_bits
     num_samples, original = reader.num_samples, reader.original_num_samples
     if num_samples is None or original is None:  # the end is missing: all frames
         num_samples = frames * reader.hop_length
@@ -221,7 +233,7 @@ def _packet(reader: CvqReader, chunks: list[Chunk], file_bytes: int) -> Packet:
     return Packet(
         codes[0] if channels == 1 else codes, num_samples, reader.sample_rate, reader.hop_length,
         reader.codebook_sizes, reader.strides, reader.codebooks_id, reader.weights_id,
-        max(kinds, key=lambda kind: kinds[kind], default="packed"),
-        sum(chunk.payload_bits for chunk in chunks), file_bytes, silent[0] if channels == 1 else silent,
-        reader.channels, reader.original_sample_rate, original, tuple(reader.gaps),
+        max(kinds, key=lambda kind: kinds[kind], default="packed"), payload_bits, file_bytes,
+        silent[0] if channels == 1 else silent, reader.channels, reader.original_sample_rate, original,
+        tuple(reader.gaps),
     )  # fmt: skip

@@ -270,6 +270,8 @@ class CvqReader:
                 raise BitstreamError(f"chunk {record.number} is at its place: {what}.")
             elif record.first_frame != self._next_frame:
                 raise BitstreamError("it follows a chunk that is shorter than others: the file is damaged.")
+            elif not self._is_possible(record):
+                raise BitstreamError("it has more frames than the end record counts: the file is damaged.")
         except BitstreamError as error:
             start_s = header.seconds(self._number * header.chunk_frames)
             raise BitstreamError(
@@ -296,7 +298,7 @@ class CvqReader:
                 source.rewind(position - 1)
                 try:
                     record = self._record(self._number, position)
-                    if isinstance(record, StoredChunk) or record.frames >= self._next_frame:
+                    if self._is_possible(record):
                         return record
                 except BitstreamError:
                     pass
@@ -306,6 +308,12 @@ class CvqReader:
                     return None
             source.release()
         return None
+
+    def _is_possible(self, record: StoredChunk | EndRecord) -> bool:
+        """Whether a record contradicts neither the chunks before it nor the end record."""
+        if isinstance(record, EndRecord):
+            return record.frames >= self._next_frame
+        return self._end is None or record.first_frame + record.frames <= self._end.frames
 
     def _add_gap(self, end_frame: int | None) -> None:
         """List the frames from the last chunk to `end_frame` as missing, if there are any."""
