@@ -83,6 +83,22 @@ class Clip:
         if resampler is not None:
             yield resampler.flush()[0]
 
+    def read_short(self, sample_rate: int, longest_s: float) -> npt.NDArray[np.float32] | None:
+        """Return the result of `read`; None for a clip that is longer than `longest_s` seconds.
+
+        Reads no more than needed to find this, so the memory is bounded. Raises the errors of `read`.
+        """
+        if (self.duration_s or 0.0) > longest_s and not self.open_end:
+            return None
+        blocks: list[npt.NDArray[np.float32]] = []
+        samples = 0
+        for block in self.read_blocks(sample_rate):
+            blocks.append(block)
+            samples += block.size
+            if samples > longest_s * sample_rate:
+                return None
+        return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
     def mono(self, audio: Audio) -> npt.NDArray[np.float32]:
         """Return the channel `[S]` that the clip selects, or the mean of all channels. Raises AudioError."""
         if self.channel is None:

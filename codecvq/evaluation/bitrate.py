@@ -13,11 +13,12 @@ There are three kinds of bit rate:
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
+
+FRAMES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -121,18 +124,37 @@ def file_bytes(codec: AudioCodec, codes: np.ndarray, num_samples: int) -> FileBy
 
     Raises BitstreamError if the file does not decode to the same codes.
     """
-    from codecvq.bitstream import pack, unpack
-
-    packets = []
-    for entropy in (False, True):
-        packet = unpack(pack(codec, codes, num_samples, entropy=entropy), codec)
-        if not np.array_equal(packet.codes, codes):  # the rate is valid only if the file decodes to the codes
-            raise BitstreamError(
-                f"a {packet.kind} .cvq file decoded to other codes than were written. Please report this."
-            )
-        packets.append(packet)
-    packed, coded = packets
+    packed, coded = (_coded(codec, codes, num_samples, entropy) for entropy in (False, True))
     return FileBytes(packed.payload_bits, packed.file_bytes, coded.payload_bits, coded.file_bytes, coded.kind)
+
+
+class _Coded(NamedTuple):
+    payload_bits: int
+    file_bytes: int
+    kind: str  # of most chunks
+
+
+def _coded(codec: AudioCodec, codes: np.ndarray, num_samples: int, entropy: bool) -> _Coded:
+    """Return the size of a `.cvq` file with as few chunks as possible, one for a short clip."""
+    from codecvq.bitstream import CvqReader, CvqWriter
+
+    frames, file = codes.shape[1], io.BytesIO()
+    duration_s = max(1, frames) * codec.hop_length / codec.sample_rate
+    writer = CvqWriter(file, codec, entropy=entropy, chunk_s=duration_s)
+    for start in range(0, max(1, frames), FRAMES_AT_ONCE):
+        writer.write(codes[:, start : start + FRAMES_AT_ONCE])
+    file_bytes = writer.close(num_samples)
+    file.seek(0)
+    bits, kinds, at = 0, Counter[str](), 0
+    for chunk in CvqReader(file, codec):
+        end = chunk.first_frame + chunk.codes.shape[2]
+        if chunk.first_frame != at or not np.array_equal(chunk.codes[0], codes[:, at:end]):
+            break
+        bits, at = bits + chunk.payload_bits, end
+        kinds[chunk.kind] += 1
+    if at != frames:  # the rate is valid only if the file decodes to the codes
+        raise BitstreamError("a .cvq file decoded to other codes than were written. Please report this.")
+    return _Coded(bits, file_bytes, kinds.most_common(1)[0][0] if kinds else "packed")
 
 
 def rates(

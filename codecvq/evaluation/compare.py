@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from codecvq.errors import CodecvqError, CorpusError, MissingProgram, PluginError, nearest
+from codecvq.errors import AudioError, CodecvqError, CorpusError, MissingProgram, PluginError, nearest
 from codecvq.evaluation.audio_writer import AudioWriter
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
 from codecvq.evaluation.evaluate import (
@@ -24,8 +22,14 @@ from codecvq.evaluation.evaluate import (
 from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
+from codecvq.evaluation.pieces import PIECE_S, PieceMeasurement
 from codecvq.evaluation.training_clips import TrainingClipTest, trained_clip_ids, training_clip_test
-from codecvq.evaluation.transmission import Transmitter, open_transmitter
+from codecvq.evaluation.transmission import (
+    Transmitter,
+    check_transmission,
+    long_transmission,
+    open_transmitter,
+)
 from codecvq.files import file_name
 from codecvq.plugins.third_party import contained
 
@@ -63,7 +67,8 @@ def compare(
 
     The reference is the clip as mono audio at `sample_rate`. Each codec encodes it at its own sample rate,
     and its output is resampled back. Clips that a corpus lists as unusable (in its `failures`) are failures
-    of every codec.
+    of every codec. A clip above 60 s is coded as a stream, or by external codecs in pieces of 60 s, and
+    measured in pieces of 60 s; its values are the means over the pieces, weighted by their duration.
 
     Args:
         codecs: names, run folders or saved folders, each optionally with `@n` for its first n codebooks; or
@@ -215,10 +220,12 @@ def _add(
         samples = read_reference(clip, sample_rate)
     except Exception as error:  # untrusted file, third-party corpus
         return results.fail(clip.id, "read", error)
+    if samples is None:
+        return _add_long(results, transmitter, clip, group, metrics, audio, number)
     try:
         with contained():
             transmission = transmitter.transmit(samples, sample_rate)
-        _check(transmission.samples, samples)
+        check_transmission(transmission.samples, samples)
     except Exception as error:  # third-party codec or program
         return results.fail(clip.id, "codec", error)
     audio.write(f"{number:04d}-{clip.id}", transmission.samples, clip.id, results)
@@ -234,8 +241,43 @@ def _add(
     return None
 
 
-def _check(decoded: np.ndarray, samples: np.ndarray) -> None:
-    if decoded.size != samples.size:
-        raise CodecvqError(f"decoded to {decoded.size} samples, the original has {samples.size}")
-    if not np.isfinite(decoded).all():
-        raise CodecvqError("decoded to NaN or infinity")
+def _add_long(
+    results: _Results,
+    transmitter: Transmitter,
+    clip: Clip,
+    group: str,
+    metrics: MetricSet,
+    audio: AudioWriter,
+    number: int,
+) -> None:
+    """Add a clip above `PIECE_S`: coded as a stream if the transmitter can, and measured in pieces."""
+    sample_rate = audio.sample_rate
+    measurement = PieceMeasurement(
+        metrics, clip.id, sample_rate, results,
+        lambda _, decoded: audio.write(f"{number:04d}-{clip.id}", decoded, clip.id, results),
+    )  # fmt: skip
+    try:
+        with contained():
+            transmission = long_transmission(
+                transmitter, lambda: clip.read_blocks(sample_rate), sample_rate, PIECE_S
+            )
+            for samples, decoded in transmission.blocks():
+                measurement.add(samples, decoded)
+            bits = transmission.payload_bits
+        values = measurement.finish()
+    except (AudioError, OSError) as error:
+        return results.fail(clip.id, "read", error)
+    except Exception as error:  # third-party codec or program
+        return results.fail(clip.id, "codec", error)
+    duration_s = measurement.samples / sample_rate
+    results.rows.append(
+        ComparedClip(
+            id=clip.id,
+            group=group,
+            duration_s=duration_s,
+            payload_bits=bits,
+            values=values,
+            pieces=measurement.pieces,
+        )
+    )
+    return None

@@ -33,6 +33,7 @@ class ComparedClip:
     duration_s: float
     payload_bits: int
     values: Mapping[str, float]  # column -> value; without undefined values
+    pieces: int = 1  # measured one by one; above 1, values are means over the pieces
 
 
 @dataclass(frozen=True, kw_only=True)

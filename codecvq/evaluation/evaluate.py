@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codecvq.errors import CodecvqError, CorpusError
+from codecvq.errors import AudioError, CodecvqError, CorpusError
 from codecvq.evaluation.audio_writer import AudioWriter
 from codecvq.evaluation.bitrate import CodeCounter, FileBytes, file_bytes, rates
 from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.interval import Mean, mean_of
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
+from codecvq.evaluation.pieces import PIECE_S, PieceMeasurement
 from codecvq.evaluation.result import ClipRow, Column, Evaluation, Failure
 from codecvq.evaluation.training_clips import TrainingClipTest, trained_clip_ids
+from codecvq.evaluation.transcoding import Transcoding, now
 from codecvq.plugins.third_party import contained
 
 if TYPE_CHECKING:
-    import torch
-
     from codecvq.api.codec import AudioCodec
     from codecvq.data.corpus import Clip
 
@@ -58,6 +57,9 @@ def evaluate(
     is_training_clip: TrainingClipTest | None = None,
 ) -> Evaluation:
     """Evaluate a codec on clips; each clip is encoded and decoded separately and as a whole.
+
+    A clip above 60 s is encoded and decoded as a stream, with the same codes, and measured in pieces of 60 s.
+    Its values are the means over the pieces, weighted by their duration.
 
     The reference of every metric is the clip as mono audio at the codec's sample rate, so the loss of
     resampling does not count. Signals are not aligned. A clip that fails is listed in `failures` of the
@@ -103,10 +105,13 @@ def corpus_failures(corpus: Iterable[Clip]) -> list[Failure]:
     return [Failure(failure.id, "read", failure.error) for failure in getattr(corpus, "failures", ())]
 
 
-def read_reference(clip: Clip, sample_rate: int) -> np.ndarray:
-    """Read the samples `[S]` of a clip; raises CorpusError for an empty clip, and any error of reading."""
-    samples = np.asarray(clip.read(sample_rate), dtype=np.float32)
-    if not samples.size:
+def read_reference(clip: Clip, sample_rate: int) -> np.ndarray | None:
+    """Read the samples `[S]` of a clip, or return None for a long clip, which is measured in pieces.
+
+    Raises CorpusError for an empty clip, and any error of reading.
+    """
+    samples = clip.read_short(sample_rate, PIECE_S)
+    if samples is not None and not samples.size:
         raise CorpusError(f"{clip.path} has no samples")
     return samples
 
@@ -129,6 +134,8 @@ def _evaluate_clip(
         samples = read_reference(clip, codec.sample_rate)
     except Exception as error:  # untrusted file, third-party corpus
         return results.fail(clip.id, "read", error)
+    if samples is None:
+        return _evaluate_long_clip(codec, clip, metrics, results, audio)
     try:
         with contained():
             if not results.rows:
@@ -157,9 +164,7 @@ def _row(
 ) -> ClipRow:
     """Measure a decoded clip, write its audio, and return its row."""
     rate = codec.sample_rate
-    stem = f"{len(results.rows):04d}-{clip.id}"
-    original = audio.write(f"{stem}.original", samples, clip.id, results)
-    decoded = audio.write(f"{stem}.decoded", result.decoded, clip.id, results)
+    original, decoded = _write_audio(clip, samples, result.decoded, results, audio)
     return ClipRow(
         id=clip.id,
         path=str(clip.path),
@@ -178,6 +183,65 @@ def _row(
     )
 
 
+def _write_audio(
+    clip: Clip, original: np.ndarray, decoded: np.ndarray, results: _Results, audio: AudioWriter
+) -> tuple[str, str]:
+    """Write both signals, and return the names of the files."""
+    stem = f"{len(results.rows):04d}-{clip.id}"
+    return (
+        audio.write(f"{stem}.original", original, clip.id, results),
+        audio.write(f"{stem}.decoded", decoded, clip.id, results),
+    )
+
+
+def _evaluate_long_clip(
+    codec: AudioCodec, clip: Clip, metrics: MetricSet, results: _Results, audio: AudioWriter
+) -> None:
+    """Add a clip above `PIECE_S` to the results: a row or a failure.
+
+    The codec encodes and decodes it as a stream, and the metrics measure pieces of it.
+    """
+    files = ("", "")
+
+    def write_first(original: np.ndarray, decoded: np.ndarray) -> None:
+        nonlocal files
+        files = _write_audio(clip, original, decoded, results, audio)
+
+    measurement = PieceMeasurement(metrics, clip.id, codec.sample_rate, results, write_first)
+    try:
+        with contained():
+            coding = Transcoding(codec, lambda: clip.read_blocks(codec.sample_rate))
+            for reference, decoded in coding.blocks():
+                measurement.add(reference, decoded)
+        values = measurement.finish()
+    except (AudioError, OSError) as error:
+        return results.fail(clip.id, "read", error)
+    except Exception as error:  # third-party quantizer or network, or out of memory
+        return results.fail(clip.id, "codec", error)
+    codes = coding.codes()
+    results.counter.add(codes)
+    results.rows.append(
+        ClipRow(
+            id=clip.id,
+            path=str(clip.path),
+            text=clip.text,
+            speaker=clip.speaker,
+            language=clip.language,
+            duration_s=measurement.samples / codec.sample_rate,
+            num_samples=measurement.samples,
+            num_frames=codes.shape[1],
+            encode_s=coding.encode_s,
+            decode_s=coding.decode_s,
+            values=values,
+            pieces=measurement.pieces,
+            files=_files(codec, clip.id, codes, measurement.samples, results),
+            original_audio=files[0],
+            decoded_audio=files[1],
+        )
+    )
+    return None
+
+
 def _reconstruct(codec: AudioCodec, samples: np.ndarray) -> _Reconstruction:
     """Encode and decode samples `[S]`, and measure the time of both."""
     import torch
@@ -186,28 +250,17 @@ def _reconstruct(codec: AudioCodec, samples: np.ndarray) -> _Reconstruction:
         torch.from_numpy(samples).to(codec.device).expand(1, codec.channels, -1)
     )  # mono, copied to every channel
     with torch.inference_mode():
-        start = _now(codec.device)
+        start = now(codec.device)
         codes = codec.encode(wav)  # [1, N, T]
-        middle = _now(codec.device)
+        middle = now(codec.device)
         decoded = codec.decode(codes, num_samples=samples.size)  # [1, C, S]
-        end = _now(codec.device)
+        end = now(codec.device)
     if codes.ndim != 3 or codes.shape[1] != len(codec.codebook_sizes):
         raise CodecvqError(
             f"encoded to codes of shape {list(codes.shape)}, not [1, {len(codec.codebook_sizes)}, T]"
         )
     mono = decoded[0].float().mean(dim=0).cpu().numpy()
     return _Reconstruction(codes[0].cpu().numpy(), mono, middle - start, end - middle)
-
-
-def _now(device: torch.device) -> float:
-    """Return the time in seconds, after synchronization with the device."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
 
 
 def _files(

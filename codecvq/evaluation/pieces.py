@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecvq.errors import CodecvqError
 from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.metrics import MetricSet
 from codecvq.evaluation.result import Failure, Undefined
@@ -44,41 +43,31 @@ class PieceMeasurement:
         self._first_piece = first_piece
         self._own = Exclusions()  # of the pieces
         self._piece = round(PIECE_S * sample_rate)
-        self._reference, self._decoded = _Queue(), _Queue()
+        self._reference: list[Samples] = []
+        self._decoded: list[Samples] = []
+        self._waiting = 0  # samples in both lists
         self._sums: dict[str, float] = {}  # column -> values times samples
         self._weights: dict[str, int] = {}  # column -> samples
-        self.samples = 0  # of the reference
-        self.decoded_samples = 0
+        self.samples = 0
         self.pieces = 0
 
-    def add_reference(self, samples: Samples) -> None:
-        """Add samples `[n]` of the clip."""
-        self.samples += samples.size
-        self._reference.add(samples)
-
-    def add_decoded(self, samples: Samples) -> None:
-        """Add decoded samples `[n]`, and measure the pieces that are complete.
-
-        Raises CodecvqError for NaN or infinity.
-        """
-        if not np.isfinite(samples).all():
-            raise CodecvqError("decoded to NaN or infinity")
-        self.decoded_samples += samples.size
-        self._decoded.add(samples)
-        while min(self._reference.size, self._decoded.size) >= self._piece + self._piece // 2:
+    def add(self, reference: Samples, decoded: Samples) -> None:
+        """Add samples `[n]` of the clip and the decoded ones, and measure the pieces that are complete."""
+        self._reference.append(reference)
+        self._decoded.append(decoded)
+        self.samples += reference.size
+        self._waiting += reference.size
+        while self._waiting >= self._piece + self._piece // 2:
             self._measure(self._piece)
 
     def finish(self) -> dict[str, float]:
         """Measure the rest, and return the values of the clip, without metrics that failed.
 
         Adds failures and undefined values of the clip to the exclusions. A metric fails if it fails for a
-        piece, and is undefined if it is undefined for all pieces. Raises CodecvqError if the decoded clip has
-        another length.
+        piece, and is undefined if it is undefined for all pieces.
         """
-        if self.decoded_samples != self.samples:
-            raise CodecvqError(f"decoded to {self.decoded_samples} samples, the original has {self.samples}")
-        if self._reference.size:
-            self._measure(self._reference.size)
+        if self._waiting:
+            self._measure(self._waiting)
         failed = {failure.metric: failure.reason for failure in reversed(self._own.failures)}
         undefined = {entry.metric: entry.reason for entry in reversed(self._own.undefined)}
         values: dict[str, float] = {}
@@ -95,7 +84,10 @@ class PieceMeasurement:
         return values
 
     def _measure(self, samples: int) -> None:
-        reference, decoded = self._reference.take(samples), self._decoded.take(samples)
+        whole, whole_decoded = np.concatenate(self._reference), np.concatenate(self._decoded)
+        self._reference, self._decoded = [whole[samples:].copy()], [whole_decoded[samples:].copy()]
+        self._waiting -= samples
+        reference, decoded = whole[:samples], whole_decoded[:samples]
         if self.pieces == 0 and self._first_piece is not None:
             self._first_piece(reference, decoded)
         self.pieces += 1
@@ -103,21 +95,3 @@ class PieceMeasurement:
         for column, value in values.items():
             self._sums[column] = self._sums.get(column, 0.0) + value * samples
             self._weights[column] = self._weights.get(column, 0) + samples
-
-
-class _Queue:
-    """Samples that wait for a measurement."""
-
-    def __init__(self) -> None:
-        self._blocks: list[Samples] = []
-        self.size = 0
-
-    def add(self, samples: Samples) -> None:
-        self._blocks.append(samples)
-        self.size += samples.size
-
-    def take(self, count: int) -> Samples:
-        """Remove and return the first `count` samples."""
-        whole = np.concatenate(self._blocks)
-        self._blocks, self.size = [whole[count:].copy()], self.size - count
-        return whole[:count]

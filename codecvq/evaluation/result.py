@@ -51,6 +51,7 @@ class ClipRow:
     encode_s: float
     decode_s: float
     values: Mapping[str, float]  # column -> value; without undefined values
+    pieces: int = 1  # measured one by one; above 1, values are means over the pieces
     files: FileBytes | None = None
     original_audio: str = ""  # file name in the evaluation's audio_dir; empty without audio
     decoded_audio: str = ""

@@ -7,7 +7,7 @@ is the interface `Transmitter`. Plugins for external codecs (`CodecSpec.external
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +17,9 @@ import numpy as np
 from codecvq.arguments import checked_num_codebooks
 from codecvq.audio import resample
 from codecvq.codec.pretrained import codec_registration, unknown_codec
-from codecvq.errors import CodecError
+from codecvq.errors import CodecError, CodecvqError
 from codecvq.evaluation.bitrate import file_bytes
+from codecvq.evaluation.transcoding import Reader, Samples, Transcoding
 
 if TYPE_CHECKING:
     from codecvq.api.codec import AudioCodec
@@ -83,6 +84,81 @@ class CodecTransmitter:
         bits = file_bytes(codec, codes[0].cpu().numpy(), resampled.size).packed_payload_bits
         # Resampling twice can add a sample if neither rate is a multiple of the other.
         return Transmission(resample(decoded, codec.sample_rate, sample_rate)[: samples.size], bits)
+
+    def transmit_long(self, recording: Callable[[], Iterable[Samples]], sample_rate: int) -> LongTransmission:
+        """Return the transmission of a recording of any length, with the codes of the whole."""
+        return _StreamTransmission(self.codec, recording, self.num_codebooks, sample_rate)
+
+
+class LongTransmission(Protocol):
+    """The transmission of a recording of any length."""
+
+    def blocks(self) -> Iterator[tuple[Samples, Samples]]:
+        """Yield new samples `[n]` of the recording and the decoded ones at their place."""
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of the coded speech, after `blocks` has ended."""
+
+
+def long_transmission(
+    transmitter: Transmitter, recording: Callable[[], Iterable[Samples]], sample_rate: int, piece_s: float
+) -> LongTransmission:
+    """Return the transmission of a recording, blocks `[n]` that `recording` returns each time.
+
+    A transmitter with a method `transmit_long`, such as `CodecTransmitter`, transmits it as a stream. Others
+    transmit pieces of `piece_s` seconds, each by itself.
+    """
+    transmit_long = getattr(
+        transmitter, "transmit_long", None
+    )  # an optional method of third-party transmitters
+    if transmit_long is not None:
+        found: LongTransmission = transmit_long(recording, sample_rate)
+        return found
+    return _PieceTransmission(transmitter, recording, sample_rate, round(piece_s * sample_rate))
+
+
+class _StreamTransmission(Transcoding):
+    """A `LongTransmission` by a codec as a stream."""
+
+    @property
+    def payload_bits(self) -> int:
+        return file_bytes(self._codec, self.codes(), self.num_samples).packed_payload_bits
+
+
+class _PieceTransmission:
+    """A `LongTransmission` in pieces."""
+
+    def __init__(
+        self,
+        transmitter: Transmitter,
+        recording: Callable[[], Iterable[Samples]],
+        sample_rate: int,
+        piece: int,
+    ) -> None:
+        self._transmitter, self._recording, self._rate, self._piece = (
+            transmitter,
+            recording,
+            sample_rate,
+            piece,
+        )
+        self.payload_bits = 0
+
+    def blocks(self) -> Iterator[tuple[Samples, Samples]]:
+        reader = Reader(self._recording())
+        while (piece := reader.take(self._piece)).size:
+            transmission = self._transmitter.transmit(piece, self._rate)
+            check_transmission(transmission.samples, piece)
+            self.payload_bits += transmission.payload_bits
+            yield piece, transmission.samples
+
+
+def check_transmission(decoded: np.ndarray, samples: np.ndarray) -> None:
+    """Raise CodecvqError if decoded samples have another length, NaN or infinity."""
+    if decoded.size != samples.size:
+        raise CodecvqError(f"decoded to {decoded.size} samples, the original has {samples.size}")
+    if not np.isfinite(decoded).all():
+        raise CodecvqError("decoded to NaN or infinity")
 
 
 def open_transmitter(name: str, device: str = "cpu") -> Transmitter:

@@ -121,18 +121,10 @@ def _read_ahead(
 
 def _read(clip: Clip, sample_rate: int, longest_s: float) -> npt.NDArray[np.float32] | None:
     """Return the samples `[S]` of a clip, or None if it is longer than `longest_s`."""
-    if (clip.duration_s or 0.0) > longest_s and not clip.open_end:
-        return None
-    blocks: list[npt.NDArray[np.float32]] = []
-    samples = 0
-    for block in clip.read_blocks(sample_rate):
-        blocks.append(block)
-        samples += block.size
-        if samples > longest_s * sample_rate:
-            return None
-    if not samples:
+    samples = clip.read_short(sample_rate, longest_s)
+    if samples is not None and not samples.size:
         raise TokensError("it has no samples")
-    return np.concatenate(blocks)
+    return samples
 
 
 def _result(
