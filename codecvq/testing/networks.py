@@ -211,9 +211,12 @@ def streams(case: NetworkCase) -> str | None:
     latents = network.encoder(wav, None)
     decoded = network.decoder(latents, None)
     hop, reasons = network.hop_length, []
+    audio, survey = wav, network.survey(lambda: wav[:1].split(hop + 1, dim=2))
+    if survey is not None:  # of one recording
+        audio, latents = wav[:1], latents[:1]
     for what, make, given, needed in (
-        ("latents", network.encoder_stream, wav, latents),
-        ("audio", network.decoder_stream, latents, decoded),
+        ("latents", functools.partial(network.encoder_stream, survey), audio, latents),
+        ("audio", network.decoder_stream, latents, decoded[: len(latents)]),
     ):
         try:
             module = make()
