@@ -1,7 +1,8 @@
 """Finding, reading, writing and resampling audio files, as float32 arrays `[C, S]` in [-1, 1].
 
 Short recordings are processed whole (`read_audio`, `to_mono`, `resample`, `write_audio`), recordings of any
-length in pieces (`read_blocks`, `MonoMixer`, `Resampler`, `audio_file`), with the same samples.
+length in pieces (`read_blocks`, `MonoMixer`, `Resampler`, `audio_file`), with the same samples. `PcmReader`
+and `PcmWriter` read and write audio on pipes.
 `cut_at_silences` cuts a long recording into several short ones.
 
 soundfile (libsndfile) reads WAV, FLAC, Ogg, Opus, AIFF, NIST and others. PyAV (FFmpeg) reads the rest: MP3,
@@ -15,6 +16,7 @@ Any exception that a library raises for an invalid file becomes an `AudioError` 
 from codecvq.audio.files import AUDIO_SUFFIXES, SEEKABLE_SUFFIXES, find_audio_files
 from codecvq.audio.limits import MAX_BYTES, FloatArray
 from codecvq.audio.mono import MonoMixer, to_mono
+from codecvq.audio.pcm import PCM_FORMATS, PcmReader, PcmWriter
 from codecvq.audio.pieces import cut_at_silences
 from codecvq.audio.reading import Audio, duration_s, read_audio, read_blocks
 from codecvq.audio.resampling import Resampler, resample
@@ -23,12 +25,15 @@ from codecvq.audio.writing import WRITTEN_FORMATS, AudioFileWriter, audio_file, 
 __all__ = [
     "AUDIO_SUFFIXES",
     "MAX_BYTES",
+    "PCM_FORMATS",
     "SEEKABLE_SUFFIXES",
     "WRITTEN_FORMATS",
     "Audio",
     "AudioFileWriter",
     "FloatArray",
     "MonoMixer",
+    "PcmReader",
+    "PcmWriter",
     "Resampler",
     "audio_file",
     "cut_at_silences",

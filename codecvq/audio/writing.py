@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecvq.audio.limits import FloatArray
+from codecvq.audio.pcm import to_int16
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.files import atomic_file
@@ -55,7 +56,7 @@ class AudioFileWriter:
                 f"{self.name}: the recording exceeds the {MAX_WAV_BYTES / 2**30:.3g} GiB of a WAV file. "
                 "Write a .flac file."
             )
-        self._sound.write(np.clip(np.rint(values * 32768.0), -32768, 32767).astype(np.int16).T)
+        self._sound.write(to_int16(values).T)
         self._file.check()
 
 

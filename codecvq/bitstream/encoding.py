@@ -40,8 +40,7 @@ class EncodedFile:
 class Recording:
     """An audio file as input of a codec: its channels in groups of the codec's number of channels.
 
-    The last group repeats its last channel if channels are missing. With `mono`, the channels are averaged
-    first. Raises AudioError if the file cannot be read.
+    With `mono`, the channels are averaged first. Raises AudioError if the file cannot be read.
     """
 
     def __init__(self, path: Path, codec: AudioCodec, mono: bool = False) -> None:
@@ -62,15 +61,21 @@ class Recording:
             if (audio.sample_rate, len(samples)) != (self.sample_rate, self.channels):
                 raise AudioError(f"{printable(str(self.path))} changed while it was read. Encode it again.")
             self.num_samples += samples.shape[1]
-            yield self._grouped(resampler.push(samples))
+            yield channel_groups(resampler.push(samples), self._codec)
         mixer.flush()
-        yield self._grouped(resampler.flush())
+        yield channel_groups(resampler.flush(), self._codec)
 
-    def _grouped(self, samples: FloatArray) -> FloatArray:
-        missing = self.groups * self._codec.channels - len(samples)
-        if missing:
-            samples = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
-        return np.ascontiguousarray(samples).reshape(self.groups, self._codec.channels, -1)
+
+def channel_groups(samples: FloatArray, codec: AudioCodec) -> FloatArray:
+    """Return samples `[channels, n]` as B groups of the C channels of a codec, `[B, C, n]`.
+
+    The last group repeats its last channel if channels are missing.
+    """
+    groups = -(-len(samples) // codec.channels)
+    missing = groups * codec.channels - len(samples)
+    if missing:
+        samples = np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)])
+    return np.ascontiguousarray(samples).reshape(groups, codec.channels, -1)
 
 
 def encode_file(

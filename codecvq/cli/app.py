@@ -16,13 +16,14 @@ from codecvq.cli import (
     quickstart,
     recipes,
     scaffold,
+    streaming,
     tables,
     tokens,
     training,
 )
 from codecvq.cli.batch import EXIT_CODES, is_out_of_memory, one_line
 from codecvq.cli.console import log_to_stderr, print_error
-from codecvq.cli.streams import open_streams
+from codecvq.cli.standard_streams import open_streams
 from codecvq.errors import CodecvqError
 from codecvq.signals import Terminated, termination_raises
 
@@ -57,6 +58,7 @@ app.command(epilog=EXIT_CODES)(tokens.tokenize)
 app.command(epilog=EXIT_CODES)(tokens.detokenize)
 app.command()(tables.tables)
 app.command()(scaffold.new_plugin)
+app.add_typer(streaming.app, name="stream")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(plugins.app, name="plugins")
 

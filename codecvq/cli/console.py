@@ -109,6 +109,11 @@ def print_error(text: str, what: str = "error") -> None:
     errors.print(_shown(f"{what}: ", "bold red" if what == "error" else "") + Text(line))
 
 
+def print_note(text: str) -> None:
+    """Print one line on stderr."""
+    errors.print(_shown(" ".join(text.split())))
+
+
 def _shown(text: str, style: str = "") -> Text:
     return Text(printable(text, keep="\n"), style)
 

@@ -95,7 +95,7 @@ def exit_on_stop() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        # an attribute of `training.stop_signal.TrainingStopped`, read without importing torch
+        # an attribute of `training.stopped.TrainingStopped`, read without importing torch
         code = getattr(stopped, "exit_code", None)
         if code is None:
             raise

@@ -31,6 +31,7 @@ from codecvq.data.segments import Segments
 from codecvq.data.split_file import write_split
 from codecvq.errors import CorpusError, RunError
 from codecvq.plugins import PROJECT, registry
+from codecvq.signals import StopSignal
 from codecvq.training.builders import recipe_segments, run_corpus
 from codecvq.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from codecvq.training.device import resolve_auto
@@ -38,7 +39,7 @@ from codecvq.training.learner import Learner
 from codecvq.training.progress import StepTimer, TrainingProgress
 from codecvq.training.recipe import Recipe, with_loaded_plugins
 from codecvq.training.run import RunFolder
-from codecvq.training.stop_signal import StopSignal, TrainingStopped
+from codecvq.training.stopped import TrainingStopped
 from codecvq.training.summary import startup_lines
 from codecvq.training.table_learning import store_code_tables
 from codecvq.training.trackers import check_trackers

@@ -1,4 +1,4 @@
-"""Standard output and error streams that tolerate closed pipes and accept any text."""
+"""Standard streams: text that tolerates closed pipes, and binary input and output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import errno
 import io
 import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TextIO
+
+from codecvq.errors import CodecvqError
+from codecvq.signals import StopSignal
 
 READER_CLOSED_ERRORS = (errno.EPIPE, errno.EIO)  # a closed pipe or terminal
 
@@ -69,3 +74,46 @@ def _text(descriptor: int, old: TextIO | None, raise_errors: bool) -> TextIO:
         line_buffering=not raise_errors or raw.isatty(),
         write_through=bool(getattr(old, "write_through", False)),
     )
+
+
+class _BinaryInput(io.FileIO):
+    """Standard input, which ends when a signal arrives."""
+
+    def __init__(self, stop: StopSignal) -> None:
+        super().__init__(0, "rb", closefd=False)
+        self._stop = stop
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.RawIOBase.read`."""
+        return self._stop.wait(lambda: io.FileIO.read(self, size), b"")
+
+
+def binary_input(stop: StopSignal, advice: str) -> BinaryIO:
+    """Return standard input without a buffer; it ends when `stop` receives a signal.
+
+    Raises CodecvqError for a terminal; `advice` says what to do.
+    """
+    if os.isatty(0):
+        raise CodecvqError(f"standard input is a terminal. {advice}")
+    return _BinaryInput(stop)
+
+
+@contextmanager
+def binary_output(advice: str) -> Iterator[BinaryIO]:
+    """Context with standard output as a binary stream without a buffer.
+
+    Inside, text that is printed goes to standard error. Raises CodecvqError for a terminal; `advice` says
+    what to do.
+    """
+    if os.isatty(1):
+        raise CodecvqError(f"standard output is a terminal. {advice}")
+    sys.stdout.flush()
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
