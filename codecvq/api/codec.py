@@ -45,6 +45,9 @@ class DecoderStream(Protocol):
     def push(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Decode new codes `[B, n, T]`, and return the samples determined by now, float32 `[B, C, S]`."""
 
+    def lost(self, frames: int, items: Sequence[int] | None = None) -> Tensor:
+        """Conceal the next `frames` frames of all streams or those in `items`; return samples as `push`."""
+
     def flush(self, items: Sequence[int] | None = None) -> Tensor:
         """End the recordings of all streams or of those in `items`, and return the remaining samples."""
 

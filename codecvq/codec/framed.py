@@ -24,6 +24,7 @@ from codecvq.arguments import (
     checked_sample_rate,
     checked_wav,
 )
+from codecvq.codec.concealment import repeat_last
 from codecvq.codec.streams import StreamDecoder, StreamEncoder
 from codecvq.errors import ShapeError
 from codecvq.streaming import StreamingModule
@@ -189,6 +190,14 @@ class FramedCodec(ABC):
         if the codec cannot decode streams.
         """
         return StreamDecoder(self, self._decoder_stream(), batch)
+
+    def conceal(self, codes: Tensor, frames: int) -> Tensor:
+        """Return codes `[1, n, frames]` in place of lost frames after the codes `[1, n, k]`, k ≥ 1.
+
+        By default, the last codes are repeated. Override it for better codes. The stream decoder calls it for
+        each part of a loss; `codes` then ends with those of the earlier parts, and has about 200 ms.
+        """
+        return repeat_last(codes, frames)
 
     @property
     def latency_ms(self) -> float | None:

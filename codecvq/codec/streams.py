@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codecvq.arguments import as_integer, checked_codes, checked_lengths, checked_wav
+from codecvq.codec.concealment import Concealment
 from codecvq.errors import ShapeError
 from codecvq.numerics import plain_float32
 from codecvq.streaming import State, StreamingModule, Streams, StreamState
@@ -73,12 +74,22 @@ class CodecStream:
         return self._advance(blocks, [index in ending for index in range(self.batch)], nothing)
 
     @torch.no_grad()
-    def _advance(self, blocks: Sequence[Tensor], ending: Sequence[bool], nothing: Tensor) -> Tensor:
+    def _advance(
+        self,
+        blocks: Sequence[Tensor],
+        ending: Sequence[bool],
+        nothing: Tensor,
+        states: Sequence[State] | None = None,
+        first: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Process a block `[1, X, n]` of each stream; n can differ.
 
-        Returns the output of all streams, padded to the longest; `nothing` is an output `[1, Y, 0]`.
+        Returns the output of all streams, padded to the longest; `nothing` is an output `[1, Y, 0]`. `states`
+        are the states before the blocks, by default those of the streams. `first` `[1, Y, n]` is output
+        before that of the blocks.
         """
-        states, outputs = list(self._states), [[nothing] for _ in blocks]
+        states = list(self._states if states is None else states)
+        outputs = [[own] for own in first or [nothing] * len(blocks)]
         limit = MAX_FRAMES * self._per_frame
         pieces = max(1, -(-max(block.shape[2] for block in blocks) // limit))
         with plain_float32(self.device):
@@ -114,9 +125,14 @@ class CodecStream:
             [last[index] for index in active],
         )
         for index, result, module_state in zip(active, results, module_states, strict=True):
-            states[index] = {"elements": elements[index], "module": module_state}
+            state = {**states[index], "elements": elements[index], "module": module_state}
+            result, states[index] = self._finished(result, state)
             if result.shape[2]:
                 outputs[index].append(result)
+
+    def _finished(self, output: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the final form of an output `[1, Y, m]` of the module, and the new state."""
+        return output, state
 
     def _streams_end(self, state: State) -> Tensor:
         """Return the block `[1, X, n]` that completes the last frame of a recording."""
@@ -185,6 +201,7 @@ class StreamDecoder(CodecStream):
     """Decodes streams of codes to audio; made by `codec.stream_decoder`."""
 
     def __init__(self, codec: FramedCodec, module: StreamingModule, batch: int) -> None:
+        self._concealment = Concealment(codec)
         super().__init__(codec, module, batch, 1)
         self._nothing = torch.zeros(1, codec.channels, 0, device=self.device)
 
@@ -196,7 +213,33 @@ class StreamDecoder(CodecStream):
         has these numbers. Raises ShapeError for arguments of the wrong type, shape or range.
         """
         blocks = self._split(checked_codes(codes, self.codec.num_codebooks), lengths)
-        return self._advance(blocks, [False] * self.batch, self._nothing)
+        states = list(self._states)
+        for index, (block, state) in enumerate(zip(blocks, self._states, strict=True)):
+            blocks[index], loss = self._concealment.received(block, _number(state, "elements"), _loss(state))
+            states[index] = {**state, "loss": loss}
+        return self._advance(blocks, [False] * self.batch, self._nothing, states)
+
+    def lost(self, frames: int, items: Sequence[int] | None = None) -> Tensor:
+        """Conceal the next `frames` frames of all streams, or of the streams with the indices `items`.
+
+        Returns the samples that are determined by now, as `push` does; each lost frame yields a hop of
+        samples. The codec continues the last codes (`conceal`). The audio of lost frames fades out within
+        100 ms, and fades in within 10 ms after the loss. Frames that are lost before the first received one
+        are silent. Raises ShapeError for arguments of the wrong type or range.
+        """
+        count = as_integer(frames)
+        if count is None or count < 0:
+            raise ShapeError(f"frames is {frames!r}; needed is the number of lost frames, from 0 up.")
+        states, silence = list(self._states), [self._nothing] * self.batch
+        blocks = [self._streams_end(state) for state in states]
+        for index in set(self._checked_items(items)):
+            state = states[index]
+            blocks[index], samples, loss = self._concealment.lost(
+                count, _number(state, "elements"), _loss(state)
+            )
+            states[index] = {**state, "loss": loss}
+            silence[index] = F.pad(self._nothing, (0, samples))
+        return self._advance(blocks, [False] * self.batch, self._nothing, states, silence)
 
     def flush(self, items: Sequence[int] | None = None) -> Tensor:
         """End the recordings of all streams, or of the streams with the indices `items`.
@@ -204,6 +247,13 @@ class StreamDecoder(CodecStream):
         Returns the remaining samples, float32 `[B, C, S]`.
         """
         return self._flush(items, self._nothing)
+
+    def _new_state(self) -> State:
+        return {**super()._new_state(), "loss": self._concealment.start(self.device)}
+
+    def _finished(self, output: Tensor, state: State) -> tuple[Tensor, State]:
+        samples, loss = self._concealment.faded(output, _loss(state))
+        return samples, {**state, "loss": loss}
 
     def _streams_end(self, state: State) -> Tensor:
         return torch.zeros(1, self.codec.num_codebooks, 0, dtype=torch.int64, device=self.device)
@@ -217,5 +267,11 @@ def _number(state: State, name: str) -> int:
 
 def _module_state(state: State) -> State:
     value = state["module"]
+    assert isinstance(value, dict)
+    return value
+
+
+def _loss(state: State) -> State:
+    value = state["loss"]
     assert isinstance(value, dict)
     return value
