@@ -49,7 +49,7 @@ class Concealment:
             "lost_until": 0,  # position after the last lost frame
             "leading": 0,  # frames that were lost before the first received one
             "skipped": 0,  # samples to discard from the output of the decoder
-            "samples": 0,  # output of the decoder so far
+            "samples": 0,  # output of the decoder until now
             "gain": self._full,  # of the last sample, in steps
         }
 
