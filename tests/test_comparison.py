@@ -6,19 +6,22 @@ import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from small_codecs import LevelCodec
 
 from codecvq import CodecSpec, hookimpl
 from codecvq.audio import write_audio
 from codecvq.cli.app import main
 from codecvq.codec import Codec
 from codecvq.data.corpus import Clip, Corpus, open_corpus
-from codecvq.errors import CodecError, CodecvqError, CorpusError, MissingProgram
+from codecvq.errors import CodecError, CodecvqError, CorpusError, MissingProgram, OptionError
 from codecvq.evaluation import Transmission, compare
 from codecvq.evaluation.comparison import ALL, Comparison
+from codecvq.evaluation.packet_loss import PacketLoss
 from codecvq.evaluation.transmission import CodecTransmitter, open_transmitter
 from codecvq.plugins import registry
 
@@ -255,3 +258,70 @@ def test_the_command_prints_only_json(
     data = json.loads(capsys.readouterr().out)
     assert data["clips_given"] == 2
     assert list(data["codecs"][0]["groups"]) == ["all"]
+
+
+@pytest.mark.parametrize("burst", [None, 1.5, 4.0])
+def test_lost_packets_have_the_rate_and_the_bursts_that_were_given(burst: float | None) -> None:
+    samples, count = np.zeros(10, dtype=np.float32), 200_000
+    lost = PacketLoss(10, burst=burst, seed=1).lost_frames(samples, count, 0.02)
+    assert lost.mean() == pytest.approx(0.1, abs=0.005)
+    runs = np.count_nonzero(np.diff(lost, prepend=False) & lost)
+    assert lost.sum() / runs == pytest.approx(burst or 1 / 0.9, rel=0.03)
+
+
+def test_lost_packets_depend_on_seed_and_clip_and_are_equal_for_all_frame_rates() -> None:
+    clips = np.random.default_rng(0).standard_normal((2, 100)).astype(np.float32)
+    loss = PacketLoss(20, packet_ms=40)
+    packets = loss.lost_frames(clips[0], 500, 0.04)
+    assert np.array_equal(packets, loss.lost_frames(clips[0], 500, 0.04))
+    assert not np.array_equal(packets, loss.lost_frames(clips[1], 500, 0.04))
+    assert not np.array_equal(packets, PacketLoss(20, 40, seed=1).lost_frames(clips[0], 500, 0.04))
+    assert np.array_equal(loss.lost_frames(clips[0], 2000, 0.01), packets.repeat(4))
+    assert np.array_equal(loss.lost_frames(clips[0], 250, 0.08), packets[::2])
+    fewer = PacketLoss(5, packet_ms=40).lost_frames(clips[0], 500, 0.04)
+    assert not (fewer & ~packets).any(), "losses at a percentage include those of lower ones"
+    assert not PacketLoss(0).lost_frames(clips[0], 500, 0.02).any()
+    assert loss.lost_frames(clips[0], 0, 0.02).size == 0
+
+
+def test_quality_falls_with_lost_packets(corpus: Corpus, codec: Codec, tmp_path: Path) -> None:
+    level = LevelCodec()
+    transmitters = [CodecTransmitter("tiny", codec), CodecTransmitter("level", level), Rounding(8)]
+    losses = [PacketLoss(percent) for percent in (0, 10, 40)]
+    compared = compare(transmitters, corpus, ["mel_distance"], data="noise", losses=losses)
+    assert [entry.name for entry in compared.codecs] == [
+        "tiny", "tiny, 10 % lost", "tiny, 40 % lost", "level", "level, 10 % lost", "level, 40 % lost",
+        "round-8",
+    ]  # fmt: skip
+    assert list(compared.absent) == ["round-8 with loss"]
+    curves = compared.loss_curves("mel_distance")
+    assert list(curves) == ["tiny", "level"]
+    assert [percent for percent, _ in curves["tiny"]] == [0, 10, 40]
+    clean, lost = compared.codec("tiny"), compared.codec("tiny, 40 % lost")
+    assert lost.bitrate_bps() == clean.bitrate_bps()
+    assert lost.identity["packet_loss"] == {"percent": 40, "packet_ms": 20.0, "burst": None, "seed": 0}
+    assert sum(a.values != b.values for a, b in zip(clean.rows, lost.rows, strict=True)) == len(corpus)
+    again = compare(transmitters[:1], corpus, ["mel_distance"], losses=losses[2:]).codecs[0]
+    assert again.rows == lost.rows
+    compared.save(tmp_path)
+    chart = ElementTree.parse(tmp_path / "loss.svg")
+    assert len(list(chart.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
+
+
+def test_invalid_losses_are_errors(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in {
+        (100,): r"loss is 100 %",
+        (1, 0): r"packet_ms is 0",
+        (1, 20, 0.5): r"burst is 0.5",
+        (60, 20, 1): r"Give a burst of at least 1.5",
+        (1, 20, None, -1): r"seed is -1",
+    }.items():
+        with pytest.raises(OptionError, match=message):
+            PacketLoss(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(CodecvqError, match=r"round-8 with loss: its packets are inside its program"):
+        compare([Rounding(8)], corpus, MEASURED, losses=[PacketLoss(1)])
+    with pytest.raises(SystemExit):
+        main(["compare", "original", "--loss", "1,x", "--out", str(tmp_path)])
+    assert "--loss contains 'x'" in capsys.readouterr().err

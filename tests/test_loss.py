@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_codecs import LevelCodec
-from test_streams import QUANTIZERS, codec, whole
+from test_streams import QUANTIZERS, codec, speech, whole
 from torch import Tensor
 
 from codecvq.codec.concealment import FADE_IN_S, FADES
+from codecvq.codec.lossy import decode_with_loss
 from codecvq.errors import CodecError, ShapeError
 from codecvq.quantizer import Reach
 from codecvq.streaming import StreamState
@@ -201,3 +202,28 @@ def test_wrong_arguments_are_errors() -> None:
     stream.push(torch.zeros(1, 3, 2, dtype=torch.int64))
     with pytest.raises(ShapeError, match=r"codes have 2 codebooks, but the recording began with 3"):
         stream.push(torch.zeros(1, 2, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("network", ["spectral", "causal, lookahead"])
+def test_whole_recordings_with_loss_equal_the_stream(network: str) -> None:
+    model = codec(network, "multiscale")
+    codes = whole(network, "multiscale", 0.41)[1]
+    lost = torch.rand(codes.shape[2], generator=torch.Generator().manual_seed(3)) < 0.3
+    audio = decode_with_loss(model, codes, lost)
+    assert torch.equal(audio, received(model, codes, lost.tolist()))
+    other = torch.where(lost, (codes + 1) % 32, codes)
+    assert torch.equal(decode_with_loss(model, other, lost), audio), "codes of lost frames have no effect"
+    with pytest.raises(ShapeError, match=r"needed are codes \[1, n, T\] and booleans \[T\]"):
+        decode_with_loss(model, codes, lost[1:])
+
+
+@pytest.mark.parametrize("strides", [[1, 1], [4, 2]])
+def test_codecs_that_cannot_stream_conceal_whole_recordings_alike(strides: list[int]) -> None:
+    class Streaming(LevelCodec):
+        encoder_reach = decoder_reach = Reach(0, 0)
+
+    codes = LevelCodec(strides=strides).encode(speech(0.4))
+    for seed in range(4):
+        lost = torch.rand(codes.shape[2], generator=torch.Generator().manual_seed(seed)) < 0.3
+        expected = decode_with_loss(Streaming(strides=strides), codes, lost)
+        assert torch.equal(decode_with_loss(LevelCodec(strides=strides), codes, lost), expected)

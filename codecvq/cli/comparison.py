@@ -33,9 +33,11 @@ from codecvq.cli.data import (
     split_clips,
 )
 from codecvq.cli.paths import typed_path, writable_folder
+from codecvq.errors import OptionError
 
 if TYPE_CHECKING:
     from codecvq.evaluation.comparison import Comparison
+    from codecvq.evaluation.packet_loss import PacketLoss
 
 
 def compare(
@@ -68,6 +70,20 @@ def compare(
     sample_rate: Annotated[
         int, typer.Option(help="Sample rate of all measurements in Hz.", min=4000, max=192_000)
     ] = 16_000,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Percent of lost packets, comma-separated: 0,1,3,5,10. Compares each codec at each."
+        ),
+    ] = None,
+    packet_ms: Annotated[
+        float, typer.Option(help="Length of a packet in ms. A frame is in the packet in which it begins.")
+    ] = 20.0,
+    burst: Annotated[
+        float | None,
+        typer.Option(help="Mean number of packets lost in a row. Default: packets are lost independently."),
+    ] = None,
+    loss_seed: Annotated[int, typer.Option(help="Seed of the lost packets.", min=0)] = 0,
     root: CorpusRoot = None,
     reader: ReaderName = None,
     out: Annotated[
@@ -88,12 +104,13 @@ def compare(
     Example: [bold]codecvq compare runs/mine runs/mine@2 opus-6 codec2-3200 --metrics pesq_wb,stoi[/]
     """
     from codecvq.evaluation.compare import compare as run_comparison
-    from codecvq.evaluation.comparison import FILE, TABLE_FILE
+    from codecvq.evaluation.comparison import FILE, LOSS_FILE, TABLE_FILE
     from codecvq.evaluation.metrics import prepare
 
     if split is None:
         split = "test" if is_corpus_name(data) else "all"
     check_split(split)
+    losses = _losses(loss, packet_ms, burst, loss_seed)
     ready = prepare(parse_names(metrics, "--metrics"))
     clips = split_clips(open_data(data, root, reader), split)
     writable_folder(out)
@@ -110,6 +127,7 @@ def compare(
             device=resolve_device(device),
             against=against,
             audio_dir=out / "audio" if audio else None,
+            losses=losses,
             progress=lambda codec, done, total: line.show(
                 f"{codec}  {done}/{total}  {time_left(done, total, time.monotonic() - start)} left",
                 final=done == total,
@@ -127,8 +145,26 @@ def compare(
         print_comparison(result, against)
         batch.print_failures()
         if not problems:
-            print_written(("numbers", out / FILE), ("tables", out / TABLE_FILE))
+            chart = [("chart", out / LOSS_FILE)] if any(codec.loss for codec in result.codecs) else []
+            print_written(("numbers", out / FILE), ("tables", out / TABLE_FILE), *chart)
     batch.exit_if_failed()
+
+
+def _losses(percents: str | None, packet_ms: float, burst: float | None, seed: int) -> list[PacketLoss]:
+    """Return the losses of `--loss`; none without it. Raises OptionError for invalid numbers."""
+    from codecvq.evaluation.packet_loss import PacketLoss
+
+    losses = []
+    for text in () if percents is None else percents.split(","):
+        try:
+            losses.append(PacketLoss(float(text), packet_ms, burst, seed))
+        except ValueError as error:
+            if isinstance(error, OptionError):
+                raise
+            raise OptionError(
+                f"--loss contains {text!r}; give percentages separated by commas, such as 0,1,3,5,10."
+            ) from error
+    return losses
 
 
 def _batch_result(result: Comparison, problems: Sequence[ItemFailure]) -> BatchResult:

@@ -125,7 +125,9 @@ class Concealment:
 
     def _continued(self, history: Tensor, frames: int) -> Tensor:
         """Return `frames` codes after a history, from the codec. Raises CodecError if they are invalid."""
-        codes = self._codec.conceal(history, frames)
+        codes = getattr(self._codec, "conceal", repeat_last)(
+            history, frames
+        )  # third-party codecs may lack it
         shape = (1, history.shape[1], frames)
         if not isinstance(codes, Tensor) or codes.dtype not in INTEGERS or codes.shape != shape:
             found = (

@@ -85,15 +85,15 @@ def curve_svg(curve: Curve) -> str:
     steps, values = _downsample(
         np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
     )
-    ticks = _ticks(float(values.min()), float(values.max()))
-    low, high = min(ticks[0], float(values.min())), max(ticks[-1], float(values.max()))
+    marks = ticks(float(values.min()), float(values.max()))
+    low, high = min(marks[0], float(values.min())), max(marks[-1], float(values.max()))
     first, last = float(steps[0]), float(steps[-1])
     x = LEFT + (steps - first) / (last - first) * (WIDTH - LEFT - RIGHT)
     y = _height(values, low, high)
     grid = "".join(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{h:.1f}" y2="{h:.1f}" class="grid"/>'
-        f'<text x="{LEFT - 6}" y="{h + 3.5:.1f}" text-anchor="end">{_format_tick(tick)}</text>'
-        for tick in ticks
+        f'<text x="{LEFT - 6}" y="{h + 3.5:.1f}" text-anchor="end">{format_tick(tick)}</text>'
+        for tick in marks
         for h in [float(_height(np.asarray(tick), low, high))]
     )
     foot = HEIGHT - 6
@@ -130,7 +130,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Return three to six round numbers that span the values."""
     span = high - low or abs(high) or 1.0
     unit = 10 ** math.floor(math.log10(span / 3))
@@ -139,7 +139,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def _format_tick(number: float) -> str:
+def format_tick(number: float) -> str:
     """Return a round number as short text: 0.00025 as 2.5e-4."""
     mantissa, _, exponent = f"{number:.3e}".partition("e")
     power = int(exponent)

@@ -22,13 +22,16 @@ from codecvq.evaluation.evaluate import (
 from codecvq.evaluation.exclusions import Exclusions
 from codecvq.evaluation.machine import this_machine
 from codecvq.evaluation.metrics import MetricSet, prepare
+from codecvq.evaluation.packet_loss import PacketLoss
 from codecvq.evaluation.pieces import PIECE_S, PieceMeasurement
 from codecvq.evaluation.training_clips import TrainingClipTest, trained_clip_ids, training_clip_test
 from codecvq.evaluation.transmission import (
+    LossyTransmitter,
     Transmitter,
     check_transmission,
     long_transmission,
     open_transmitter,
+    with_losses,
 )
 from codecvq.files import file_name
 from codecvq.plugins.third_party import contained
@@ -61,6 +64,7 @@ def compare(
     device: str = "cpu",
     against: str | None = None,
     audio_dir: str | Path | None = None,
+    losses: Sequence[PacketLoss] = (),
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare codecs on the same clips, all measured at one sample rate.
@@ -84,6 +88,8 @@ def compare(
         against: the codec for differences in later tables. It must be one of `codecs`, and has no other
             effect here.
         audio_dir: folder for the decoded audio of every codec.
+        losses: losses of packets; each codec is compared at each of them, by default without loss. Lost
+            frames are concealed as by `stream_decoder().lost`. External codecs take part without loss only.
         progress: called after every transmission.
 
     Raises CodecvqError for an unknown name, for no clips, and if no codec is installed. These checks run
@@ -97,6 +103,11 @@ def compare(
     ready = metrics if isinstance(metrics, MetricSet) else prepare(metrics)
     group_by = _group_by(clips, group_by)
     transmitters, absent = _open(codecs, device)
+    if losses:
+        transmitters, without_loss = with_losses(transmitters, losses)
+        absent |= without_loss
+        if not transmitters:
+            raise CodecvqError(" ".join(f"{name}: {reason}" for name, reason in without_loss.items()))
     codec_infos = [(_identity(transmitter), _training_clip_test(transmitter)) for transmitter in transmitters]
     _check_against(against, transmitters, absent)
     unusable = corpus_failures(corpus)
@@ -114,6 +125,7 @@ def compare(
             ComparedCodec(
                 name=transmitter.name,
                 identity=identity,
+                **_loss_of(transmitter),
                 rows=tuple(results.rows),
                 failures=tuple(results.failures),
                 undefined=tuple(results.undefined),
@@ -158,6 +170,12 @@ def _open(codecs: Sequence[str | Transmitter], device: str) -> tuple[list[Transm
     if not opened:
         raise CodecvqError(" ".join(absent.values()) or "no codec was given. Give one or more.")
     return opened, absent
+
+
+def _loss_of(transmitter: Transmitter) -> dict[str, Any]:  # Any: arguments of ComparedCodec
+    if isinstance(transmitter, LossyTransmitter):
+        return {"without_loss": transmitter.transmitter.name, "loss": transmitter.loss}
+    return {}
 
 
 def _training_clip_test(transmitter: Transmitter) -> TrainingClipTest | None:

@@ -15,12 +15,15 @@ from typing import Any
 from codecvq.errors import CodecvqError
 from codecvq.escaping import csv_cell, markdown
 from codecvq.evaluation.interval import Mean, mean_of
+from codecvq.evaluation.loss_chart import loss_svg
 from codecvq.evaluation.machine import Machine
+from codecvq.evaluation.packet_loss import PacketLoss
 from codecvq.evaluation.result import Column, Failure, Undefined, format_value
 from codecvq.files import write_atomically
 
 FORMAT = 1  # format version of comparison.json
 FILE, CSV_FILE, TABLE_FILE = "comparison.json", "clips.csv", "comparison.md"
+LOSS_FILE = "loss.svg"
 ALL = "all"  # name of the group of all clips
 
 
@@ -42,6 +45,8 @@ class ComparedCodec:
 
     name: str
     identity: Mapping[str, Any]  # Any: JSON
+    without_loss: str = ""  # name of the codec without loss; empty if it is this one
+    loss: PacketLoss | None = None
     rows: tuple[ComparedClip, ...]
     failures: tuple[Failure, ...] = ()
     undefined: tuple[Undefined, ...] = ()
@@ -132,6 +137,18 @@ class Comparison:
             if codec.name != against
         ]
 
+    def loss_curves(self, column: str) -> dict[str, list[tuple[float, float]]]:
+        """Return the points (percent of lost packets, mean of a column) of each codec that lost packets."""
+        curves: dict[str, list[tuple[float, float]]] = {
+            codec.without_loss: [] for codec in self.codecs if codec.loss is not None
+        }
+        for codec in self.codecs:
+            points = curves.get(codec.without_loss or codec.name)
+            mean = codec.mean(column).value
+            if points is not None and mean is not None:
+                points.append((codec.loss.percent if codec.loss else 0.0, mean))
+        return {name: sorted(points) for name, points in curves.items()}
+
     def header(self) -> list[str]:
         """Return the header of `table`; an arrow at each metric shows which direction is better."""
         arrows = [f"{column.name} {'↑' if column.higher_is_better else '↓'}" for column in self.columns]
@@ -180,13 +197,19 @@ class Comparison:
         return {"format": FORMAT, **data}
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `comparison.json`, `clips.csv` and `comparison.md` to `folder`; returns the JSON path."""
+        """Write `comparison.json`, `clips.csv` and `comparison.md` to `folder`; returns the JSON path.
+
+        If packets were lost, `loss.svg` shows the quality over the loss.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
         write_atomically(folder / FILE, text + "\n")  # first, because it contains all results
         write_atomically(folder / CSV_FILE, self._csv())
         write_atomically(folder / TABLE_FILE, self.markdown())
+        if any(codec.loss for codec in self.codecs):
+            panels = [(column, self.loss_curves(column.name)) for column in self.columns]
+            write_atomically(folder / LOSS_FILE, loss_svg(panels))
         return folder / FILE
 
     def _csv(self) -> str:

@@ -7,8 +7,8 @@ is the interface `Transmitter`. Plugins for external codecs (`CodecSpec.external
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from codecvq.audio import resample
 from codecvq.codec.pretrained import codec_registration, unknown_codec
 from codecvq.errors import CodecError, CodecvqError
 from codecvq.evaluation.bitrate import file_bytes
+from codecvq.evaluation.packet_loss import PacketLoss
 from codecvq.evaluation.transcoding import Reader, Samples, Transcoding
 
 if TYPE_CHECKING:
@@ -69,18 +70,26 @@ class CodecTransmitter:
 
         return {**identity(self.codec), "codebooks_used": self.num_codebooks or self.codec.num_codebooks}
 
-    def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
-        """See `Transmitter`. Counts the bits of the packed `.cvq` payload, and verifies that it decodes."""
+    def transmit(self, samples: np.ndarray, sample_rate: int, loss: PacketLoss | None = None) -> Transmission:
+        """See `Transmitter`. Counts the bits of the packed `.cvq` payload, and verifies that it decodes.
+
+        With `loss`, frames of lost packets are concealed; their bits count.
+        """
         import torch
+
+        from codecvq.codec.lossy import decode_with_loss
 
         codec = self.codec
         resampled = resample(samples, sample_rate, codec.sample_rate)  # [S']
         wav = torch.from_numpy(np.ascontiguousarray(resampled)).to(codec.device).expand(1, codec.channels, -1)
         with torch.inference_mode():
             codes = codec.encode(wav, num_codebooks=self.num_codebooks)  # [1, n, T]
-            decoded = (
-                codec.decode(codes, num_samples=resampled.size)[0].float().mean(dim=0).cpu().numpy()
-            )  # [S']
+            if loss is None:
+                wav = codec.decode(codes, num_samples=resampled.size)
+            else:
+                lost = loss.lost_frames(samples, codes.shape[2], 1 / codec.frame_rate)
+                wav = decode_with_loss(codec, codes, torch.from_numpy(lost))[:, :, : resampled.size]
+            decoded = wav[0].float().mean(dim=0).cpu().numpy()  # [S']
         bits = file_bytes(codec, codes[0].cpu().numpy(), resampled.size).packed_payload_bits
         # Resampling twice can add a sample if neither rate is a multiple of the other.
         return Transmission(resample(decoded, codec.sample_rate, sample_rate)[: samples.size], bits)
@@ -88,6 +97,55 @@ class CodecTransmitter:
     def transmit_long(self, recording: Callable[[], Iterable[Samples]], sample_rate: int) -> LongTransmission:
         """Return the transmission of a recording of any length, with the codes of the whole."""
         return _StreamTransmission(self.codec, recording, self.num_codebooks, sample_rate)
+
+
+@dataclass(frozen=True)
+class LossyTransmitter:
+    """A codec whose packets are lost in part. Clips of any length are transmitted in pieces."""
+
+    transmitter: CodecTransmitter
+    loss: PacketLoss
+
+    @property
+    def name(self) -> str:
+        """See `Transmitter`."""
+        return f"{self.transmitter.name}, {self.loss.percent:g} % lost"
+
+    @property
+    def source(self) -> Path | None:
+        """Folder of the codec; None without one."""
+        return self.transmitter.source
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Transmitter`."""
+        return {**self.transmitter.identity, "packet_loss": asdict(self.loss)}
+
+    def transmit(self, samples: np.ndarray, sample_rate: int) -> Transmission:
+        """See `Transmitter`. Lost frames are concealed; their bits count."""
+        return self.transmitter.transmit(samples, sample_rate, self.loss)
+
+
+def with_losses(
+    transmitters: Iterable[Transmitter], losses: Sequence[PacketLoss]
+) -> tuple[list[Transmitter], dict[str, str]]:
+    """Return each transmitter at each loss, and the reason for each one that cannot lose packets.
+
+    At a loss of 0, it is the transmitter itself.
+    """
+    lossy: list[Transmitter] = []
+    absent: dict[str, str] = {}
+    for transmitter in transmitters:
+        for loss in losses:
+            if not loss.percent:
+                lossy.append(transmitter)
+            elif isinstance(transmitter, CodecTransmitter):
+                lossy.append(LossyTransmitter(transmitter, loss))
+            else:
+                absent[f"{transmitter.name} with loss"] = (
+                    "its packets are inside its program. Compare codecs with codes."
+                )
+    return lossy, absent
 
 
 class LongTransmission(Protocol):
