@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from limits import run_limited
 
-from codecvq.audio import duration_s, read_audio, resample, to_mono
+from codecvq.audio import duration_s, read_audio, read_blocks, resample, to_mono
 from codecvq.data.corpus import open_corpus
 from codecvq.errors import AudioError
 
@@ -155,6 +155,8 @@ def _use(path: Path, rng: random.Random) -> None:
             assert audio.samples.ndim == 2
             assert audio.samples.size
             assert np.isfinite(audio.samples).all()
+            blocks = [block.samples for block in read_blocks(path, block_s=0.1, **part)]
+            assert np.array_equal(np.concatenate(blocks, axis=1), audio.samples)
             resample(to_mono(audio.samples)[: audio.sample_rate], audio.sample_rate, 16000)
         except AudioError as error:
             _check(str(error))
