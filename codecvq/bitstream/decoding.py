@@ -16,6 +16,7 @@ from codecvq.audio.limits import MAX_DECODED_S
 from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.reader import CvqReader, Gap
 from codecvq.codec.recordings import context_frames, decode_blocks
+from codecvq.codec.silence import ComfortNoise
 from codecvq.errors import BitstreamError
 from codecvq.json_file import open_regular
 
@@ -139,14 +140,15 @@ def _decoded(codec: AudioCodec, reader: CvqReader, frame: int) -> Iterator[Float
     def adjacent() -> Iterator[Codes]:
         nonlocal chunk, frame
         while chunk is not None and chunk.first_frame == frame:
-            yield chunk.codes
+            yield noise.filled(chunk.codes, chunk.silent)
             frame += chunk.codes.shape[2]
             chunk = next(chunks, None)
 
     while chunk is not None:
         yield from _silence(channels, (chunk.first_frame - frame) * hop)
         frame = chunk.first_frame
-        for samples in decode_blocks(codec, adjacent(), reader.coded_channels):  # [B, C, n]
+        noise = ComfortNoise(codec, frame)
+        for samples in map(noise.added, decode_blocks(codec, adjacent(), reader.coded_channels)):  # [B, C, n]
             groups, each, count = samples.shape
             yield samples.reshape(groups * each, count)[:channels]
     yield from _silence(channels, (reader.frames or 0) * hop - frame * hop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codecvq.audio import FloatArray, MonoMixer, Resampler, read_blocks
+from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.payload import Entropy
 from codecvq.bitstream.writer import CvqWriter
 from codecvq.codec.recordings import encode_blocks
+from codecvq.codec.silence import SilenceDetector
 from codecvq.errors import AudioError
 from codecvq.escaping import printable
 from codecvq.files import atomic_file
@@ -78,6 +80,20 @@ def channel_groups(samples: FloatArray, codec: AudioCodec) -> FloatArray:
     return np.ascontiguousarray(samples).reshape(groups, codec.channels, -1)
 
 
+def write_blocks(writer: CvqWriter, blocks: Iterable[Codes], detector: SilenceDetector | None) -> None:
+    """Write codes `[B, N, t]`, with the silence that a detector finds in the audio."""
+    waiting: Codes | None = None
+    for codes in blocks:
+        if detector is None:
+            writer.write(codes)
+            continue
+        waiting = codes if waiting is None else np.concatenate([waiting, codes], axis=2)
+        frames = min(detector.ready, waiting.shape[2])
+        if frames:
+            writer.write(waiting[:, :, :frames], detector.take(frames))
+            waiting = waiting[:, :, frames:]
+
+
 def encode_file(
     codec: AudioCodec,
     source: str | os.PathLike[str],
@@ -87,13 +103,15 @@ def encode_file(
     mono: bool = False,
     entropy: Entropy = "auto",
     chunk_s: float = 1.0,
+    silence_db: float | None = None,
 ) -> EncodedFile:
     """Encode an audio file to a `.cvq` file, and return its properties.
 
     The file has any format, sample rate, length and number of channels. Channels that exceed those of the
     codec are coded one by one, or averaged with `mono`. The codes equal those of the whole recording. With a
     codec that can encode streams, the memory does not depend on the length; other codecs encode up to an
-    hour. For `entropy` and `chunk_s` see `CvqWriter`.
+    hour. For `entropy` and `chunk_s` see `CvqWriter`. With `silence_db`, frames whose samples stay below this
+    level in dBFS are not stored, and decode to comfort noise; see `codecvq.codec.silence.SilenceDetector`.
 
     The target appears when it is complete. Raises AudioError for invalid audio, StreamingError for a
     recording that is too long for the codec, and OSError if the file cannot be written.
@@ -104,7 +122,8 @@ def encode_file(
             stream, codec, channels=recording.channels, sample_rate=recording.sample_rate, entropy=entropy,
             chunk_s=chunk_s,
         )  # fmt: skip
-        for codes in encode_blocks(codec, recording.blocks, recording.groups, num_codebooks):
-            writer.write(codes)
+        detector = None if silence_db is None else SilenceDetector(codec, silence_db)
+        blocks = recording.blocks if detector is None else lambda: detector.watch(recording.blocks())
+        write_blocks(writer, encode_blocks(codec, blocks, recording.groups, num_codebooks), detector)
         num_bytes = writer.close(recording.num_samples)
     return EncodedFile(recording.num_samples, recording.sample_rate, recording.channels, num_bytes)

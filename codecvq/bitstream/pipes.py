@@ -13,9 +13,10 @@ import numpy as np
 
 from codecvq.audio import FloatArray, PcmReader, PcmWriter, Resampler
 from codecvq.bitstream.decoding import DecodedFile
-from codecvq.bitstream.encoding import EncodedFile, channel_groups
+from codecvq.bitstream.encoding import EncodedFile, channel_groups, write_blocks
 from codecvq.bitstream.reader import CvqReader
 from codecvq.bitstream.writer import CvqWriter
+from codecvq.codec.silence import ComfortNoise, SilenceDetector
 from codecvq.errors import BitstreamError
 
 if TYPE_CHECKING:
@@ -35,19 +36,23 @@ def encode_pipe(
     num_codebooks: int | None = None,
     block_s: float = BLOCK_S,
     chunk_s: float = CHUNK_S,
+    silence_db: float | None = None,
 ) -> EncodedFile:
     """Encode audio to a `.cvq` stream until the audio ends, and return its properties.
 
     The stream is that of `encode_file` with this `chunk_s`. Each chunk is written when its last frame is
-    determined. Raises StreamingError if the codec cannot encode streams, AudioError for invalid audio, and
-    OSError if the target cannot be written.
+    determined; with `silence_db`, a frame of at least 10 ms later. Raises StreamingError if the codec cannot
+    encode streams, AudioError for invalid audio, and OSError if the target cannot be written.
     """
     encoder = codec.stream_encoder(-(-source.channels // codec.channels), num_codebooks)
     writer = CvqWriter(
         target, codec, channels=source.channels, sample_rate=source.sample_rate, chunk_s=chunk_s
     )  # fmt: skip
-    for codes in _encoded(encoder, _blocks(codec, source, block_s)):
-        writer.write(codes)
+    detector, blocks = None, _blocks(codec, source, block_s)
+    if silence_db is not None:
+        detector = SilenceDetector(codec, silence_db)
+        blocks = detector.watch(blocks)
+    write_blocks(writer, (codes.cpu().numpy() for codes in _encoded(encoder, blocks)), detector)
     num_bytes = writer.close(source.num_samples)
     return EncodedFile(source.num_samples, source.sample_rate, source.channels, num_bytes)
 
@@ -69,17 +74,19 @@ def decode_pipe(
     rate = reader.original_sample_rate if sample_rate is None else sample_rate
     writer = PcmWriter(target, form, rate, reader.channels)
     decoder, damage = codec.stream_decoder(reader.coded_channels), list[BitstreamError]()
+    noise = ComfortNoise(codec)
 
     def codes() -> Iterator[Tensor]:
         import torch
 
         try:
             for chunk in reader:
-                yield torch.from_numpy(np.ascontiguousarray(chunk.codes, dtype=np.int64))
+                codes = noise.filled(chunk.codes, chunk.silent)
+                yield torch.from_numpy(np.ascontiguousarray(codes, dtype=np.int64))
         except BitstreamError as error:
             damage.append(error)
 
-    decoded = _decoded(decoder, codes(), reader.channels)
+    decoded = _decoded(decoder, codes(), reader.channels, noise.added)
     exact = _trimmed(decoded, lambda: reader.num_samples, codec.hop_length - 1)
     is_original = rate == reader.original_sample_rate
     _write(exact, writer, codec.sample_rate, lambda: reader.original_num_samples if is_original else None)
@@ -139,11 +146,17 @@ def _encoded(encoder: EncoderStream, blocks: Iterable[FloatArray]) -> Iterator[T
     yield encoder.flush()
 
 
-def _decoded(decoder: DecoderStream, blocks: Iterable[Tensor], channels: int) -> Iterator[FloatArray]:
-    """Yield the samples `[channels, n]` of codes `[B, N, t]`."""
+def _decoded(
+    decoder: DecoderStream,
+    blocks: Iterable[Tensor],
+    channels: int,
+    finished: Callable[[FloatArray], FloatArray] = lambda samples: samples,
+) -> Iterator[FloatArray]:
+    """Yield the samples `[channels, n]` of codes `[B, N, t]`, after `finished` of samples `[B, C, n]`."""
 
     def joined(samples: Tensor) -> FloatArray:  # [B, C, n]
-        return samples.flatten(0, 1)[:channels].float().cpu().numpy()
+        audio = finished(samples.float().cpu().numpy())
+        return audio.reshape(-1, audio.shape[2])[:channels]
 
     for block in blocks:
         yield joined(decoder.push(block))

@@ -39,6 +39,16 @@ Out = Annotated[
 ]
 
 
+SkipSilence = Annotated[
+    bool,
+    typer.Option("--skip-silence", help="Do not store silent frames. They decode to comfort noise."),
+]
+SilenceDb = Annotated[
+    float,
+    typer.Option(help="Level of --skip-silence in dBFS: frames below it are silent.", min=-120, max=-20),
+]
+
+
 class FileTask(NamedTuple):
     """An input file and the path of its output."""
 
@@ -54,6 +64,8 @@ def encode(
         int | None, typer.Option(help="Use only the first N codebooks. The codec must support it.", min=1)
     ] = None,
     mono: Annotated[bool, typer.Option("--mono", help="Mix all channels of a file down to one.")] = False,
+    skip_silence: SkipSilence = False,
+    silence_db: SilenceDb = -60.0,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
     as_json: Json = False,
@@ -74,7 +86,14 @@ def encode(
     checked_num_codebooks(num_codebooks, loaded, CodecError, "--num-codebooks")
 
     def process(task: FileTask) -> dict[str, Any]:
-        encoded = encode_file(loaded, task.source, task.target, num_codebooks=num_codebooks, mono=mono)
+        encoded = encode_file(
+            loaded,
+            task.source,
+            task.target,
+            num_codebooks=num_codebooks,
+            mono=mono,
+            silence_db=silence_db if skip_silence else None,
+        )
         size, seconds = encoded.num_bytes, encoded.duration_s
         return {
             **_paths_json(task),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, NoReturn
 
 import typer
 
+from codecvq.cli.coding import SilenceDb, SkipSilence
 from codecvq.cli.console import (
     CodecArgument,
     Device,
@@ -95,6 +96,8 @@ def encode(
         ),
     ] = 100,
     num_codebooks: NumCodebooks = None,
+    skip_silence: SkipSilence = False,
+    silence_db: SilenceDb = -60.0,
     device: Device = "auto",
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
@@ -118,6 +121,7 @@ def encode(
             num_codebooks=num_codebooks,
             block_s=block_ms / 1000,
             chunk_s=chunk_ms / 1000,
+            silence_db=silence_db if skip_silence else None,
         )
         size, seconds = encoded.num_bytes, encoded.duration_s
         kbps = f", {8 * size / seconds / 1000:.2f} kbit/s with headers" if seconds else ""

@@ -8,6 +8,7 @@ from codecvq.evaluation.compare import compare
 from codecvq.evaluation.comparison import ComparedClip, ComparedCodec, Comparison
 from codecvq.evaluation.evaluate import evaluate
 from codecvq.evaluation.metrics import MetricUndefined, prepare
+from codecvq.evaluation.packet_loss import PacketLoss
 from codecvq.evaluation.report import write_report
 from codecvq.evaluation.result import ClipRow, Evaluation, TableRow
 from codecvq.evaluation.transmission import Transmission, Transmitter
@@ -21,6 +22,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "MetricUndefined",
+    "PacketLoss",
     "TableRow",
     "Transmission",
     "Transmitter",
