@@ -36,13 +36,13 @@ from codecvq.api.code_tables import (
 )
 from codecvq.quantizer.tables import size_levels
 
-TOTAL = 1 << 16  # sum of a row of frequencies
+MIN_TOTAL, TOTAL_PER_VALUE = 1 << 12, 32  # sum of a row of frequencies: small numbers for small files
 MIN_COUNTED, MIN_VALIDATION = 1000, 200  # frames: fewer do not show which contexts save bits
 MAX_CONTEXTS = 4  # of a symbol
 MAX_CHAIN = 2  # length of a chain of contexts in a frame: each link is another call of the range coder
 MIN_GAIN = 0.002  # of a symbol's bits
 CANDIDATES = 12  # contexts that are tried again after the first one is chosen
-MAX_TABLE = 4096  # frequencies of a symbol, or MAX_ROWS rows of a symbol with many values
+MAX_TABLE = 3072  # frequencies of a symbol, or MAX_ROWS rows of a symbol with many values
 MAX_ROWS = 16
 MAX_ENTRIES = 1 << 17  # frequencies of all symbols
 MIN_CLASSED = 33  # radix from which a context may be reduced to classes
@@ -101,9 +101,7 @@ def learn_tables(
     for at in range(len(symbols)):
         search.choose(at)
     chosen = tuple(search.symbols)
-    frequencies = tuple(
-        smoothed_frequencies(train.counts(symbol, at, chosen), TOTAL) for at, symbol in enumerate(chosen)
-    )
+    frequencies = tuple(_frequencies(train.counts(symbol, at, chosen)) for at, symbol in enumerate(chosen))
     shares = [held_out.coded[book].mean() for book in range(len(sizes))]
     return LearnedTables(
         CodeTables(sizes, chosen, frequencies, step),
@@ -227,10 +225,15 @@ class _Search:
 
     def _bits(self, symbol: Symbol, at: int) -> float:
         """Return the bits of symbol `at` in the validation codes, with frequencies of the counted codes."""
-        frequencies = smoothed_frequencies(self.train.counts(symbol, at, self.symbols), TOTAL)
+        frequencies = _frequencies(self.train.counts(symbol, at, self.symbols))
         costs = np.log2(frequencies.sum(axis=1, keepdims=True)) - np.log2(frequencies)
         rows = self.held_out.rows(symbol, self.symbols)
         return float(costs[rows, self.held_out.coded_values(symbol, at)].sum())
+
+
+def _frequencies(counts: Integers) -> Integers:
+    """Return the frequencies `[C, R]` of these counts."""
+    return smoothed_frequencies(counts, max(MIN_TOTAL, TOTAL_PER_VALUE * counts.shape[1]))
 
 
 def similar_rows(counts: Integers, classes: int) -> Integers:

@@ -13,7 +13,9 @@ from limits import run_limited
 from mutations import mutated_bytes, mutated_tree
 
 from codecvq.codec import Codec, load
+from codecvq.codec.tables_file import TABLES
 from codecvq.errors import CodecvqError
+from codecvq.quantizer import CodeTables
 
 CASES = 4000
 SMALL = {
@@ -44,8 +46,12 @@ def test_a_hostile_folder_gives_the_same_codec_or_an_error(name: str, tmp_path: 
     torch.manual_seed(0)
     network, quantizer = CODECS[name]
     codec = Codec(sample_rate=8000, network=network, quantizer=quantizer).eval()
+    tables = CodeTables.uniform(codec.codebook_sizes, contexts=("previous",))
+    codec.set_code_tables(tables if tables.entries < 10_000 else CodeTables.uniform(codec.codebook_sizes))
     config = json.loads((codec.save(tmp_path / "base") / "config.json").read_text())
     text, weights = (tmp_path / "base" / "config.json").read_bytes(), tmp_path / "base" / "model.safetensors"
+    tables_text = (tmp_path / "base" / TABLES).read_bytes()
+    tables_tree, tables_sha256 = json.loads(tables_text), codec.code_tables().sha256
     whole, expected = weights.read_bytes(), load(tmp_path / "base").encode(wav())
     folder = tmp_path / "folder"
 
@@ -54,8 +60,14 @@ def test_a_hostile_folder_gives_the_same_codec_or_an_error(name: str, tmp_path: 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         target, kind = folder / "config.json", rng.random()
-        changed = whole
-        if kind < 0.6:
+        changed, changed_tables = whole, tables_text
+        if kind < 0.2:
+            changed_tables = mutated_bytes(tables_text, rng, rng.choice([1, 1, 3]))
+            if rng.random() < 0.7:
+                tree = mutated_tree(tables_tree, rng, rng.choice([1, 1, 2, 5]))
+                changed_tables = json.dumps(tree).encode()
+            target.write_bytes(text)
+        elif kind < 0.6:
             target.write_text(json.dumps(mutated_tree(config, rng, rng.choice([1, 1, 2, 5]))))
         elif kind < 0.75:
             target.write_bytes(mutated_bytes(text, rng, rng.choice([1, 1, 3])))
@@ -63,11 +75,13 @@ def test_a_hostile_folder_gives_the_same_codec_or_an_error(name: str, tmp_path: 
             target.write_bytes(text)
             changed = mutated_bytes(whole, rng, rng.choice([1, 3]))
         (folder / "model.safetensors").write_bytes(changed)
+        (folder / TABLES).write_bytes(changed_tables)
         try:
             loaded = load(folder)
         except CodecvqError:
             return
         assert torch.equal(loaded.encode(wav()), expected), "a changed codec was loaded as the original"
+        assert loaded.code_tables().sha256 == tables_sha256, "changed tables were loaded as the original"
 
     problems = run_limited(case, CASES // len(CODECS) + 1, seconds=4)
     assert not problems, "\n".join(problems[:20])
