@@ -13,6 +13,8 @@ import torch
 from pystoi import stoi
 
 import codecvq
+from codecvq.bitstream import pack, unpack
+from codecvq.codec.tables_file import TABLES
 from codecvq.data.corpus import open_corpus
 
 FOLDER = Path(codecvq_pretrained.__file__).parent / "speech_16k"
@@ -34,6 +36,22 @@ def test_the_codec_is_small_and_has_a_card_and_curves(codec: codecvq.Codec) -> N
     assert sum(p.numel() for p in codec.parameters()) < 10e6
     for name in ("README.md", "metrics.jsonl", "curves.png"):
         assert (FOLDER / name).stat().st_size > 0, name
+
+
+@pytest.mark.parametrize("depth", [1, 2, 6])
+def test_code_tables_save_bits_on_held_out_clips(
+    codec: codecvq.Codec, clips: list[np.ndarray], depth: int
+) -> None:
+    """At least 15 % of the packed bits, and each file decodes to its codes."""
+    assert (FOLDER / TABLES).stat().st_size <= 200_000
+    packed = coded = 0
+    for clip in clips:
+        codes = codec.encode(torch.from_numpy(clip)[None, None], num_codebooks=depth)[0].numpy()
+        packets = [unpack(pack(codec, codes, len(clip), entropy), codec) for entropy in (False, True)]
+        assert all(np.array_equal(packet.codes, codes) for packet in packets)
+        assert packets[1].kind == "learned"
+        packed, coded = packed + packets[0].payload_bits, coded + packets[1].payload_bits
+    assert coded < 0.85 * packed
 
 
 def test_intelligibility_is_high_and_increases_with_codebooks(
