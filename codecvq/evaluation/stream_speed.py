@@ -43,12 +43,17 @@ class StreamSpeed:
     decode: BlockTimes
 
 
-def measure_stream(codec: AudioCodec, samples: Tensor, block_s: float = 0.02) -> StreamSpeed:
+def measure_stream(
+    codec: AudioCodec,
+    samples: Tensor,
+    block_s: float = 0.02,
+    clock: Callable[[], float] = time.perf_counter,
+) -> StreamSpeed:
     """Encode and decode audio `[B, C, S]` at the codec's rate in blocks of `block_s` seconds, and time them.
 
     The decoder gets the codes of each block of the encoder. The first blocks are processed once before, to
-    warm up, and an incomplete last block is discarded. Raises StreamingError if the codec cannot process
-    streams.
+    warm up, and an incomplete last block is discarded. `clock` returns seconds. Raises StreamingError if the
+    codec cannot process streams.
     """
     size = max(1, round(block_s * codec.sample_rate))
     blocks = [block for block in samples.split(size, dim=2) if block.shape[2] == size]
@@ -59,9 +64,12 @@ def measure_stream(codec: AudioCodec, samples: Tensor, block_s: float = 0.02) ->
     decoder.reset()
     encode_s, decode_s = [], []
     for block in blocks:
-        codes, seconds = _timed(encoder.push, block)
-        encode_s.append(seconds)
-        decode_s.append(_timed(decoder.push, codes)[1])
+        start = clock()
+        codes = encoder.push(block).cpu()  # on a GPU, the copy waits for the computation
+        encoded = clock()
+        decoder.push(codes).cpu()
+        encode_s.append(encoded - start)
+        decode_s.append(clock() - encoded)
     length_s = size / codec.sample_rate
     return StreamSpeed(
         1000 * length_s,
@@ -85,10 +93,3 @@ def bundled_speech(codec: AudioCodec, seconds: float, batch: int = 1) -> Tensor:
     count = round(seconds * codec.sample_rate)
     items = [np.resize(np.roll(whole, -item * len(whole) // batch), count) for item in range(batch)]
     return torch.from_numpy(np.stack(items))[:, None].repeat(1, codec.channels, 1)
-
-
-def _timed(push: Callable[[Tensor], Tensor], block: Tensor) -> tuple[Tensor, float]:
-    """Return the result of `push` on the CPU, and its time in seconds."""
-    start = time.perf_counter()
-    result = push(block).cpu()  # on a GPU, the copy waits for the computation
-    return result, time.perf_counter() - start
