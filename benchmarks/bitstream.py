@@ -64,7 +64,7 @@ def median_s(action: Callable[[], object], runs: int = 5) -> float:
     return statistics.median(times)
 
 
-def measure(layout: str, seconds: float) -> Result:
+def measure(layout: str, seconds: float, chunk_s: float | None) -> Result:
     books, size, rate = LAYOUTS[layout]
     frames, hop = round(rate * seconds), 24000 // rate
     sha256 = hashlib.sha256(layout.encode()).hexdigest()
@@ -74,7 +74,11 @@ def measure(layout: str, seconds: float) -> Result:
         codebooks_sha256=sha256, weights_sha256=sha256,
     )  # fmt: skip
     codes = skewed_codes(books, size, frames)
-    data = {entropy: pack(codec, codes, frames * hop, entropy) for entropy in (False, True)}
+
+    def written(entropy: bool) -> bytes:
+        return pack(codec, codes, frames * hop, entropy, chunk_s=chunk_s)
+
+    data = {entropy: written(entropy) for entropy in (False, True)}
     packets = {entropy: unpack(written) for entropy, written in data.items()}
     if not all(np.array_equal(packet.codes, codes) for packet in packets.values()):
         raise SystemExit(f"{layout}: decoding returned different codes")
@@ -82,8 +86,8 @@ def measure(layout: str, seconds: float) -> Result:
         layout, seconds, float(codes.size * np.log2(size) / 8),
         -(-packets[False].payload_bits // 8), -(-packets[True].payload_bits // 8),
         min(map(len, data.values())),
-        median_s(lambda: pack(codec, codes, frames * hop, False)), median_s(lambda: unpack(data[False])),
-        median_s(lambda: pack(codec, codes, frames * hop, True)), median_s(lambda: unpack(data[True])),
+        median_s(lambda: written(False)), median_s(lambda: unpack(data[False])),
+        median_s(lambda: written(True)), median_s(lambda: unpack(data[True])),
     )  # fmt: skip
 
 
@@ -92,9 +96,12 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[1, 3, 10, 60], help="lengths of the clips"
     )
+    parser.add_argument("--chunk-s", type=float, help="seconds of a chunk; default: one chunk for a clip")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = [measure(layout, seconds) for layout in LAYOUTS for seconds in arguments.seconds]
+    results = [
+        measure(layout, seconds, arguments.chunk_s) for layout in LAYOUTS for seconds in arguments.seconds
+    ]
     if arguments.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
         return

@@ -75,15 +75,21 @@ def vectors() -> Iterator[Vector]:
         yield Vector(
             f"v3-strides-depths-{kind}", codec(sizes, strides), codes, 30 * 320, {**options, "chunk_s": 0.2}
         )
-    sizes, radices, contexts = (60, 75), [8, 5, 2], ("previous", "below")
-    uniform = CodeTables.uniform(sizes, levels=radices, contexts=contexts)
-    tables = uniform.with_counts([climbing(sizes, 80, seed) for seed in range(20)], total=1 << 10)
-    stored = {
-        "codebook_sizes": sizes, "levels": radices, "contexts": contexts, "step": tables.step,
-        "frequencies": tables.flat.tolist(), "sha256": tables.sha256,
-    }  # fmt: skip
-    learned = codec(sizes, None, tables)
-    yield Vector("v3-learned", learned, climbing(sizes, 60, 99), 60 * 320, {"chunk_s": 0.5}, None, stored)
+    sizes, radices = (60, 75), [8, 5, 2]
+    for name, contexts, step in (
+        ("adapted", ("previous", "below"), 64),
+        ("constant", ("previous", "digit"), 0),
+    ):
+        uniform = CodeTables.uniform(sizes, levels=radices, contexts=contexts, step=step)
+        tables = uniform.with_counts([climbing(sizes, 80, seed) for seed in range(20)], total=1 << 10)
+        stored = {
+            "codebook_sizes": sizes, "levels": radices, "contexts": contexts, "step": step,
+            "frequencies": tables.flat.tolist(), "sha256": tables.sha256,
+        }  # fmt: skip
+        codes = climbing(sizes, 60, 99)
+        yield Vector(
+            f"v3-learned-{name}", codec(sizes, None, tables), codes, 60 * 320, {"chunk_s": 0.5}, None, stored
+        )
     stereo = np.stack([dwelling(five, 75, 5), dwelling(five, 75, 6)])
     silent = np.zeros((2, 75), dtype=bool)
     silent[0, :30] = silent[1, 10:60] = silent[1, 70:] = True

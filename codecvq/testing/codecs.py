@@ -6,6 +6,7 @@ The first line of each docstring states the guarantee.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -303,8 +304,8 @@ def streams(case: CodecCase) -> str | None:
 
 
 def cvq_file(case: CodecCase) -> str:
-    """Writing and reading a .cvq file returns the same codes, with each entropy coding mode."""
-    from codecvq.bitstream import pack, unpack
+    """Writing and reading a .cvq file returns the same codes, in each entropy coding mode and in chunks."""
+    from codecvq.bitstream import CvqReader, CvqWriter, pack, unpack
 
     codec = case.codec
     samples = FRAMES * codec.hop_length - 1
@@ -319,6 +320,12 @@ def cvq_file(case: CodecCase) -> str:
             packet.num_samples == samples, f"the .cvq file has {packet.num_samples} samples, not {samples}"
         )
         sizes[packet.kind] = len(data)
+    stream = io.BytesIO()
+    with CvqWriter(stream, codec, chunk_s=2 * codec.hop_length / codec.sample_rate) as writer:
+        writer.write(codes[0])
+    stream.seek(0)
+    chunks = [torch.from_numpy(chunk.codes[0]) for chunk in CvqReader(stream, codec)]
+    expect_equal(torch.cat(chunks, dim=1), codes[0].cpu(), "codes of the chunks of a .cvq file")
     shown = ", ".join(f"{size} bytes {kind}" for kind, size in sizes.items())
     return f"writes {shown} for {codes.shape[2]} frames"
 

@@ -46,6 +46,7 @@ CODECS = [
     AcceptsEveryFile((1024,) * 4, variable_depth=True),
     AcceptsEveryFile((1000,) * 3, strides=(2, 1, 1), variable_depth=True, tables=LEVELS),
     AcceptsEveryFile((9,) * 3, tables=CodeTables.uniform((9,) * 3, contexts=("previous", "below"))),
+    AcceptsEveryFile((9,) * 3, tables=CodeTables.uniform((9,) * 3, contexts=("previous",), step=0)),
 ]
 HUGE = AcceptsEveryFile((2**62,) * 1023 + (4093,))
 
