@@ -1,4 +1,4 @@
-"""Codes of real speech survive `.cvq` files: in every entropy mode, in one chunk, in chunks and as a pipe."""
+"""Real speech: `.cvq` files return its codes in every entropy mode, in one chunk, in chunks, from a pipe."""
 
 from __future__ import annotations
 
