@@ -187,7 +187,7 @@ def test_streams_equal_the_whole_for_any_partition(sizes: list[int], samples: in
     decoder = model.stream_decoder()
     blocks = codes.split(partition([1 + size % 7 for size in sizes], codes.shape[2]), dim=2)
     audio = torch.cat([*(decoder.push(block) for block in blocks), decoder.flush()], dim=2)
-    torch.testing.assert_close(audio, model.decode(codes), atol=1e-5, rtol=0)
+    torch.testing.assert_close(audio, model.decode(codes), atol=1e-6, rtol=0)
 
 
 def test_streams_without_pitch_channels_equal_the_whole() -> None:
@@ -197,7 +197,7 @@ def test_streams_without_pitch_channels_equal_the_whole() -> None:
     parts = [encoder.push(block) for block in wav.split(500, dim=2)]
     assert torch.equal(torch.cat([*parts, encoder.flush()], dim=2), codes)
     audio = torch.cat([decoder.push(block) for block in codes.split(3, dim=2)], dim=2)
-    torch.testing.assert_close(audio, model.decode(codes), atol=1e-5, rtol=0)
+    torch.testing.assert_close(audio, model.decode(codes), atol=1e-6, rtol=0)
 
 
 def test_streams_of_a_batch_join_and_leave_independently() -> None:
@@ -230,7 +230,7 @@ def test_padding_does_not_change_the_output() -> None:
     together = model.encode(padded, sample_rate=RATE, lengths=torch.tensor([8000, 5000]))
     assert torch.equal(together[1:, :, : codes.shape[2]], codes)
     audio = model.decode(together, lengths=torch.tensor([8000, 5000]))
-    torch.testing.assert_close(audio[1:, :, :5000], model.decode(codes)[:, :, :5000], atol=1e-5, rtol=0)
+    torch.testing.assert_close(audio[1:, :, :5000], model.decode(codes)[:, :, :5000], atol=1e-6, rtol=0)
 
 
 def test_training_returns_losses_and_gradients_of_all_weights() -> None:

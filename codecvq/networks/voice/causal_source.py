@@ -68,8 +68,13 @@ class CausalSource:
         share = (torch.arange(hop, device=position.device) + 0.5) / hop
         before = torch.cat([last_position[:, None], position[:, :-1]], dim=1)
         slide = torch.lerp(without_jumps(before, position)[..., None], position[..., None], share)
-        rates = hz_of(slide).flatten(1) / self.sample_rate  # [B, T * H] cycles per sample
-        cycles = rates.double().cumsum(dim=1) + last_cycles[:, None]
+        rates = hz_of(slide) / self.sample_rate  # [B, T, H] cycles per sample
+        # Sums of frames are added one by one, so that blocks of a stream have the roundings of the whole.
+        since_middle = rates.double().cumsum(dim=2)
+        sums = since_middle[..., -1]
+        at_middle = torch.cat([sums[:, :1] + last_cycles[:, None], sums[:, 1:]], dim=1).cumsum(dim=1)
+        starts = torch.cat([last_cycles[:, None], at_middle[:, :-1]], dim=1)
+        cycles, rates = (starts[..., None] + since_middle).flatten(1), rates.flatten(1)
         before = torch.cat([last_voice[:, None], voice[:, :-1]], dim=1)
         voicing = torch.lerp(before[..., None], voice[..., None], share).flatten(1)
         noise_before = noise_windows[..., half - hop : half].flatten(1)
@@ -77,12 +82,12 @@ class CausalSource:
         samples = torch.cat([last_samples, samples], dim=1)
 
         # from each middle to the end of its window
-        at_middle = cycles[:, hop - 1 :: hop]
-        rate = (hz_of(position) / self.sample_rate)[..., None].expand(-1, -1, half)
-        ahead = at_middle[..., None] + rate.double() * torch.arange(1, half + 1, device=position.device)
-        continued = torch.lerp(noise_windows[..., half:], pulses_at(ahead, rate), voice[..., None])
+        # in float64: the rounding of float32 functions depends on the number of elements
+        rate = (hz_of(position.double()) / self.sample_rate)[..., None].expand(-1, -1, half)
+        ahead = at_middle[..., None] + rate * torch.arange(1, half + 1, device=position.device)
+        continued = torch.lerp(noise_windows[..., half:], pulses_at(ahead, rate.float()), voice[..., None])
         return torch.cat([samples.unfold(1, half, hop), continued], dim=2), {
-            "cycles": at_middle[:, -1].remainder(1.0),
+            "cycles": at_middle[:, -1],
             "position": position[:, -1],
             "voice": voice[:, -1],
             "samples": samples[:, samples.shape[1] - (half - hop) :],
