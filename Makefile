@@ -34,6 +34,7 @@ docs: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/bitstream.py
+	$(BIN)/python benchmarks/long_recordings.py --minutes 1 20
 	$(BIN)/python benchmarks/mel_loss.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python benchmarks/quantizers.py --quick
