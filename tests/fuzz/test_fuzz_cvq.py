@@ -231,7 +231,8 @@ def read(data: bytes, codec: AcceptsEveryFile | None, rng: np.random.Generator) 
         frames = sum(chunk.codes.shape[2] for chunk in reader)
     except BitstreamError:
         return packet is not None
-    assert packet is None or frames <= packet.codes.shape[-1]
+    # On a pipe, salvage returns chunks before it finds an end record that counts fewer frames.
+    assert packet is None or salvage or frames <= packet.codes.shape[-1]
     return packet is not None
 
 
