@@ -15,7 +15,7 @@ from test_recordings import FramewiseCodec, network_codec
 
 from codecvq.audio import PcmReader
 from codecvq.bitstream import decode_file, encode_file, encode_pipe, read_cvq
-from codecvq.codec.silence import FADE_S, HANGOVER_S, ComfortNoise, SilenceDetector
+from codecvq.codec.silence import FADE_S, HANGOVER_S, HIGHEST_DB, ComfortNoise, SilenceDetector
 
 HANGOVER, FADE = round(HANGOVER_S * RATE), round(FADE_S * RATE)
 CODECS = {"stream": FramewiseCodec, "whole": LevelCodec, "network": network_codec}
@@ -147,3 +147,15 @@ def test_a_pipe_skips_the_same_frames_and_parts_have_the_noise_of_the_whole(tmp_
     decode_file(codec, tmp_path / "a.cvq", tmp_path / "part.wav", start_s=2.0, end_s=5.0)
     part, _ = soundfile.read(tmp_path / "part.wav")
     assert np.abs(part - whole[2 * RATE : 5 * RATE]).max() < 0.01
+
+
+def test_speech_with_pauses_decodes_at_the_level_of_its_background(tmp_path: Path) -> None:
+    codec, samples = network_codec(), recording(background=0.0)
+    source = written(tmp_path / "a.wav", samples)
+    encode_file(codec, source, tmp_path / "a.cvq", silence_db=-60)
+    decode_file(codec, tmp_path / "a.cvq", tmp_path / "b.wav")
+    decoded, _ = soundfile.read(tmp_path / "b.wav")
+    inside = np.repeat(read_cvq(tmp_path / "a.cvq", codec).silent, codec.hop_length)[: len(decoded)]
+    for start, end in np.flatnonzero(np.diff(inside, prepend=False, append=False)).reshape(-1, 2):
+        pause = decoded[start + FADE : end]
+        assert np.sqrt(np.mean(pause**2)) <= 1.1 * 10 ** (HIGHEST_DB / 20)

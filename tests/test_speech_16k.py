@@ -16,6 +16,7 @@ import codecvq
 from codecvq.bitstream import pack, unpack
 from codecvq.codec.tables_file import TABLES
 from codecvq.data.corpus import open_corpus
+from codecvq.evaluation import PacketLoss, compare
 
 FOLDER = Path(codecvq_pretrained.__file__).parent / "speech_16k"
 
@@ -120,3 +121,14 @@ def test_speed_is_over_30_times_real_time_on_one_core(codec: codecvq.Codec, clip
     finally:
         torch.set_num_threads(threads)
     assert wav.shape[2] / 16000 / min(seconds) > 30, "the minimum excludes other load on the machine"
+
+
+@pytest.mark.slow
+def test_intelligibility_falls_with_lost_packets() -> None:
+    clips = open_corpus("prompts").split("test").clips[::4]
+    losses = [PacketLoss(percent) for percent in (0, 5, 20, 60)]
+    compared = compare(["speech-16k"], clips, ["stoi"], group_by="", losses=losses)
+    scores = [score for _, score in compared.loss_curves("stoi")["speech-16k"]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[1] > scores[0] - 0.06
+    assert scores[3] < scores[0] - 0.2

@@ -13,9 +13,8 @@ import numpy as np
 
 from codecvq.audio import FloatArray, Resampler, audio_file
 from codecvq.audio.limits import MAX_DECODED_S
-from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.reader import CvqReader, Gap
-from codecvq.codec.recordings import context_frames, decode_blocks
+from codecvq.codec.recordings import Codes, context_frames, decode_blocks
 from codecvq.codec.silence import ComfortNoise
 from codecvq.errors import BitstreamError
 from codecvq.json_file import open_regular

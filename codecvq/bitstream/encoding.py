@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codecvq.audio import FloatArray, MonoMixer, Resampler, read_blocks
-from codecvq.bitstream.packed import Codes
 from codecvq.bitstream.payload import Entropy
 from codecvq.bitstream.writer import CvqWriter
-from codecvq.codec.recordings import encode_blocks
+from codecvq.codec.recordings import Codes, encode_blocks
 from codecvq.codec.silence import SilenceDetector
 from codecvq.errors import AudioError
 from codecvq.escaping import printable

@@ -64,7 +64,8 @@ class SilenceDetector:
             return self._loud[:, :0]
         width = self._hangover + 1 + self._lead
         near = self._loud[:, : frames + width - 1]
-        silent: Silent = ~np.lib.stride_tricks.sliding_window_view(near, width, axis=1).any(axis=2)
+        windows = np.lib.stride_tricks.sliding_window_view(near, width, axis=1)
+        silent: Silent = np.logical_not(np.any(windows, axis=2))
         self._loud = self._loud[:, frames:]
         return silent
 
