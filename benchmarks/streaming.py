@@ -7,8 +7,8 @@ All networks have random weights: the time does not depend on them. The audio is
 runs in one process on one thread, interleaved. Times are processor times, so another program on the machine
 changes them little. Each number is the median of the repeats.
 
-The first table divides the time of all 20 ms blocks by the time of encoding or decoding the same audio at
-once. The second has real-time factors and times of blocks: of 20 ms, and of 80 ms, the frame of Mimi.
+The first table divides the time of all blocks by the time of encoding or decoding the same audio at once. The
+second has real-time factors and times of blocks: of 20 ms, and of 80 ms, the frame of Mimi.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from codecvq.training.recipe import load_recipe
 
 SEANET = {"name": "seanet", "preset": "base", "causal": True}
 RESIDUAL = {"name": "residual_vq", "codebook_size": 1024, "codebook_dim": 8, "num_codebooks": 8}
-BLOCK_S, MIMI_BLOCK_S = 0.02, 0.08
+BLOCK_S, MIMI_BLOCK_S, LONG_BLOCK_S = 0.02, 0.08, 1.0
 MIMI = "Mimi (moshi)"
 
 
@@ -58,14 +58,14 @@ class Ratio:
     decode: float
 
 
-def ratio(codec: codecvq.Codec, samples: Tensor) -> Ratio:
-    """Return the time of 20 ms blocks / time of the whole, for audio `[B, C, S]`."""
+def ratio(codec: codecvq.Codec, samples: Tensor, block_s: float) -> Ratio:
+    """Return the time of blocks / time of the whole, for audio `[B, C, S]`."""
     start = time.process_time()
     codes = codec.encode(samples)
     encoded = time.process_time()
     codec.decode(codes)
     whole = encoded - start, time.process_time() - encoded
-    speed = measure_stream(codec, samples, BLOCK_S, clock=time.process_time)
+    speed = measure_stream(codec, samples, block_s, clock=time.process_time)
     seconds = samples.shape[2] / codec.sample_rate
     return Ratio(
         speed.encode.real_time_factor * seconds / whole[0],
@@ -127,16 +127,19 @@ def millions(module: Any) -> str:
 
 def print_ratios(codecs: dict[str, codecvq.Codec], seconds: float, repeats: int) -> None:
     """Print the first table."""
-    print("| network | batch | encode, blocks / whole | decode, blocks / whole |\n|---|---|---|---|")
-    cases = [(name, batch) for name in codecs for batch in (1, 8)]
-    found: dict[tuple[str, int], list[Ratio]] = {case: [] for case in cases}
+    print("| network | batch | block, ms | encode, blocks / whole | decode, blocks / whole |")
+    print("|---|---|---|---|---|")
+    cases = [
+        (name, batch, block_s) for name in codecs for batch in (1, 8) for block_s in (BLOCK_S, LONG_BLOCK_S)
+    ]
+    found: dict[tuple[str, int, float], list[Ratio]] = {case: [] for case in cases}
     for _ in range(repeats):
-        for name, batch in cases:
-            samples = bundled_speech(codecs[name], seconds / (4 if batch > 1 else 1), batch)
-            found[name, batch].append(ratio(codecs[name], samples))
-    for (name, batch), ratios in found.items():
+        for name, batch, block_s in cases:
+            samples = bundled_speech(codecs[name], seconds, batch)
+            found[name, batch, block_s].append(ratio(codecs[name], samples, block_s))
+    for (name, batch, block_s), ratios in found.items():
         encode, decode = (median(getattr(each, way) for each in ratios) for way in ("encode", "decode"))
-        print(f"| {name} | {batch} | {encode:.2f} | {decode:.2f} |")
+        print(f"| {name} | {batch} | {1000 * block_s:g} | {encode:.2f} | {decode:.2f} |")
 
 
 def print_times(codecs: dict[str, codecvq.Codec], mimi: Any, seconds: float, repeats: int) -> None:
