@@ -36,6 +36,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/bitstream.py
 	$(BIN)/python benchmarks/long_recordings.py --minutes 1 20
 	$(BIN)/python benchmarks/mel_loss.py
+	$(BIN)/python benchmarks/streaming.py --seconds 3
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python benchmarks/quantizers.py --quick
 	$(BIN)/python benchmarks/quantizer_quality.py
