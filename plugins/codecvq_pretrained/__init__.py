@@ -16,6 +16,13 @@ SPECS = (
         licence="Apache-2.0; for the data see the card",
         card="speech_16k/README.md",
     ),
+    CodecSpec(
+        name="speech-16k-stream",
+        folder="speech_16k_stream",
+        summary="speech, 16 kHz, for streams: causal, 40 ms latency",
+        licence="Apache-2.0; for the data see the card",
+        card="speech_16k_stream/README.md",
+    ),
 )
 
 

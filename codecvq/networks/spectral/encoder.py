@@ -95,7 +95,7 @@ class SpectralEncoder(nn.Module):
             raise StreamingError(
                 "the codes contain the pitch, which depends on the whole recording, so live audio cannot be "
                 "encoded. If the recording can be read several times, pass survey=codec.survey(recording). "
-                "For live audio, use a codec with a causal network."
+                "For live audio, use a codec with a causal network, such as speech-16k-stream."
             )
         network = self._exact_stream() or Windows(
             lambda wav: self._network(wav, None).transpose(1, 2),
