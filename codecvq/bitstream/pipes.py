@@ -156,7 +156,7 @@ def _decoded(
 
     def joined(samples: Tensor) -> FloatArray:  # [B, C, n]
         audio = finished(samples.float().cpu().numpy())
-        return audio.reshape(-1, audio.shape[2])[:channels]
+        return audio.reshape(audio.shape[0] * audio.shape[1], audio.shape[2])[:channels]
 
     for block in blocks:
         yield joined(decoder.push(block))
