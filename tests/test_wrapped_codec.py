@@ -302,7 +302,7 @@ def test_every_command_supports_wrapped_codecs(
 ) -> None:
     plugin = ("--plugin", str(plugin_file))
     run(capsys, "encode", "encodec-24k", "recordings", "-o", "small", "--num-codebooks", "4", *plugin)
-    run(capsys, "decode", "encodec-24k", "small", "-o", "again", *plugin)
+    run(capsys, "decode", "encodec-24k", "small", "-o", "again", "--codec-rate", *plugin)
     files = sorted(Path("small").iterdir())
     assert len(files) == 2
     for file in files:
