@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codecvq.arguments import INTEGERS
 from codecvq.errors import CodecError, ShapeError
-from codecvq.streaming import State
+from codecvq.streaming import State, number_of, tensor_of
 
 if TYPE_CHECKING:
     from codecvq.codec.framed import FramedCodec
@@ -37,15 +37,15 @@ class Concealment:
     def __init__(self, codec: FramedCodec) -> None:
         self._codec, self._hop, self._block = codec, codec.hop_length, math.lcm(*codec.strides)
         self._full = FADES * max(1, round(FADE_IN_S * codec.sample_rate))  # gain 1, in steps
-        self._kept = max(self._block, math.ceil(HISTORY_S * codec.frame_rate))  # frames
+        self._history_frames = max(self._block, math.ceil(HISTORY_S * codec.frame_rate))  # frames
 
     def start(self, device: torch.device) -> State:
         """Return the state of a new stream."""
         return {
-            "history": torch.zeros(1, 0, 0, dtype=torch.int64, device=device),  # the last codes [1, n, k]
-            "runs": torch.zeros(
-                1, 0, 2, dtype=torch.int64
-            ),  # start and end of losses that are not output yet
+            # the last codes [1, n, k]
+            "history": torch.zeros(1, 0, 0, dtype=torch.int64, device=device),
+            # start and end of losses that are not output yet
+            "runs": torch.zeros(1, 0, 2, dtype=torch.int64),
             "lost_until": 0,  # position after the last lost frame
             "leading": 0,  # frames that were lost before the first received one
             "skipped": 0,  # samples to discard from the output of the decoder
@@ -61,7 +61,7 @@ class Concealment:
         """
         if not codes.shape[2]:
             return codes, state
-        history, leading = _tensor(state, "history"), _number(state, "leading")
+        history, leading = tensor_of(state, "history"), number_of(state, "leading")
         if history.shape[2] and history.shape[1] != codes.shape[1]:
             raise ShapeError(
                 f"codes have {codes.shape[1]} codebooks, but the recording began with {history.shape[1]}. "
@@ -81,9 +81,9 @@ class Concealment:
 
         Before the first received frame there are no codes, and the output is silence.
         """
-        history = _tensor(state, "history")
+        history = tensor_of(state, "history")
         if not frames or not position:
-            leading = _number(state, "leading") + frames
+            leading = number_of(state, "leading") + frames
             return history[:, :, :0], frames * self._hop, {**state, "leading": leading}
         state = self._with_run(state, position, position + frames)
         codes = self._continued(history, frames)
@@ -96,8 +96,8 @@ class Concealment:
 
     def faded(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the next decoded samples `[1, C, S]` with the gain of its frames, and the new state."""
-        runs, gain, skipped = _tensor(state, "runs"), _number(state, "gain"), _number(state, "skipped")
-        start = _number(state, "samples")
+        runs, gain, skipped = tensor_of(state, "runs"), number_of(state, "gain"), number_of(state, "skipped")
+        start = number_of(state, "samples")
         end = start + samples.shape[2]
         state = {**state, "samples": end}
         if not runs.shape[1] and gain == self._full and not skipped:
@@ -125,9 +125,8 @@ class Concealment:
 
     def _continued(self, history: Tensor, frames: int) -> Tensor:
         """Return `frames` codes after a history, from the codec. Raises CodecError if they are invalid."""
-        codes = getattr(self._codec, "conceal", repeat_last)(
-            history, frames
-        )  # third-party codecs may lack it
+        conceal = getattr(self._codec, "conceal", repeat_last)  # third-party codecs may lack it
+        codes = conceal(history, frames)
         shape = (1, history.shape[1], frames)
         if not isinstance(codes, Tensor) or codes.dtype not in INTEGERS or codes.shape != shape:
             found = (
@@ -141,7 +140,7 @@ class Concealment:
 
     def _completed(self, codes: Tensor, position: int, state: State) -> Tensor:
         """Return the codes with the code of each block that a loss cut, up to the end of the block."""
-        history, lost_until = _tensor(state, "history"), _number(state, "lost_until")
+        history, lost_until = tensor_of(state, "history"), number_of(state, "lost_until")
         strides = self._codec.strides[: codes.shape[1]]
         for book, stride in enumerate(strides):
             start = position // stride * stride
@@ -151,30 +150,18 @@ class Concealment:
         return codes
 
     def _remembered(self, codes: Tensor, state: State) -> State:
-        history = _tensor(state, "history")
+        history = tensor_of(state, "history")
         joined = torch.cat([history, codes], dim=2) if history.shape[2] else codes
-        return {**state, "history": joined[:, :, -self._kept :].clone()}
+        return {**state, "history": joined[:, :, -self._history_frames :].clone()}
 
     def _with_run(self, state: State, start: int, end: int) -> State:
         """Return the state with a loss of the frames `start` to `end`."""
         if start == end:
             return state
-        runs = torch.cat([_tensor(state, "runs").cpu(), torch.tensor([[[start, end]]])], dim=1)
+        runs = torch.cat([tensor_of(state, "runs").cpu(), torch.tensor([[[start, end]]])], dim=1)
         return {**state, "runs": runs, "lost_until": end}
 
 
 def repeat_last(codes: Tensor, frames: int) -> Tensor:
     """Return the last of the codes `[B, n, k]` repeated to `[B, n, frames]`."""
     return codes[:, :, -1:].expand(-1, -1, frames)
-
-
-def _number(state: State, name: str) -> int:
-    value = state[name]
-    assert isinstance(value, int)
-    return value
-
-
-def _tensor(state: State, name: str) -> Tensor:
-    value = state[name]
-    assert isinstance(value, Tensor)
-    return value

@@ -77,7 +77,7 @@ def _encoders(
     if (first := survey(0)) is None:
         return [codec.stream_encoder(batch, num_codebooks)]
     surveys = [first, *(survey(index) for index in range(1, batch))]
-    return [codec.stream_encoder(1, num_codebooks, found) for found in surveys]
+    return [codec.stream_encoder(1, num_codebooks, own) for own in surveys]
 
 
 def _common(waiting: Sequence[Tensor], new: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

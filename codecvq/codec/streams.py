@@ -6,6 +6,7 @@ blocks. Letters: B streams, C channels, N codebooks, S samples, T frames.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from codecvq.arguments import as_integer, checked_codes, checked_lengths, checke
 from codecvq.codec.concealment import Concealment
 from codecvq.errors import ShapeError
 from codecvq.numerics import plain_float32
-from codecvq.streaming import State, StreamingModule, Streams, StreamState
+from codecvq.streaming import State, StreamingModule, Streams, StreamState, number_of, state_of
 
 if TYPE_CHECKING:
     from codecvq.codec.framed import FramedCodec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MAX_FRAMES = 512
 
 
-class CodecStream:
+class CodecStream(ABC):
     """Independent streams of one codec; the common part of `StreamEncoder` and `StreamDecoder`.
 
     Each stream can begin, end and be reset by itself. After a flush, the next push begins a new recording.
@@ -68,7 +69,7 @@ class CodecStream:
         """End recordings, and return the remaining output; `nothing` is an output `[1, Y, 0]`."""
         ending = set(self._checked_items(items))
         blocks = [
-            self._streams_end(state) if index in ending else nothing[:, :, :0]
+            self._last_block(state) if index in ending else nothing[:, :, :0]
             for index, state in enumerate(self._states)
         ]
         return self._advance(blocks, [index in ending for index in range(self.batch)], nothing)
@@ -110,7 +111,7 @@ class CodecStream:
     ) -> None:
         """Process one part of each stream's block; change `states` and append to `outputs`."""
         elements = [
-            _number(state, "elements") + part.shape[2] for state, part in zip(states, parts, strict=True)
+            number_of(state, "elements") + part.shape[2] for state, part in zip(states, parts, strict=True)
         ]
         active = [
             index
@@ -121,7 +122,7 @@ class CodecStream:
             return
         results, module_states = self._streams.step(
             [parts[index] for index in active],
-            [_module_state(states[index]) for index in active],
+            [state_of(states[index], "module") for index in active],
             [last[index] for index in active],
         )
         for index, result, module_state in zip(active, results, module_states, strict=True):
@@ -134,9 +135,9 @@ class CodecStream:
         """Return the final form of an output `[1, Y, m]` of the module, and the new state."""
         return output, state
 
-    def _streams_end(self, state: State) -> Tensor:
-        """Return the block `[1, X, n]` that completes the last frame of a recording."""
-        raise NotImplementedError
+    @abstractmethod
+    def _last_block(self, state: State) -> Tensor:
+        """Return the block `[1, X, n]` that completes the last frame of a recording; n can be 0."""
 
     def _new_state(self) -> State:
         return {"elements": 0, "module": self._streams.module.start(self.device)}
@@ -192,8 +193,8 @@ class StreamEncoder(CodecStream):
         """
         return self._flush(items, self._nothing)
 
-    def _streams_end(self, state: State) -> Tensor:
-        missing = -_number(state, "elements") % self.codec.hop_length
+    def _last_block(self, state: State) -> Tensor:
+        missing = -number_of(state, "elements") % self.codec.hop_length
         return torch.zeros(1, self.codec.channels, missing, device=self.device)
 
 
@@ -215,7 +216,9 @@ class StreamDecoder(CodecStream):
         blocks = self._split(checked_codes(codes, self.codec.num_codebooks), lengths)
         states = list(self._states)
         for index, (block, state) in enumerate(zip(blocks, self._states, strict=True)):
-            blocks[index], loss = self._concealment.received(block, _number(state, "elements"), _loss(state))
+            blocks[index], loss = self._concealment.received(
+                block, number_of(state, "elements"), state_of(state, "loss")
+            )
             states[index] = {**state, "loss": loss}
         return self._advance(blocks, [False] * self.batch, self._nothing, states)
 
@@ -231,11 +234,11 @@ class StreamDecoder(CodecStream):
         if count is None or count < 0:
             raise ShapeError(f"frames is {frames!r}; needed is the number of lost frames, from 0 up.")
         states, silence = list(self._states), [self._nothing] * self.batch
-        blocks = [self._streams_end(state) for state in states]
+        blocks = [self._last_block(state) for state in states]
         for index in set(self._checked_items(items)):
             state = states[index]
             blocks[index], samples, loss = self._concealment.lost(
-                count, _number(state, "elements"), _loss(state)
+                count, number_of(state, "elements"), state_of(state, "loss")
             )
             states[index] = {**state, "loss": loss}
             silence[index] = F.pad(self._nothing, (0, samples))
@@ -252,26 +255,8 @@ class StreamDecoder(CodecStream):
         return {**super()._new_state(), "loss": self._concealment.start(self.device)}
 
     def _finished(self, output: Tensor, state: State) -> tuple[Tensor, State]:
-        samples, loss = self._concealment.faded(output, _loss(state))
+        samples, loss = self._concealment.faded(output, state_of(state, "loss"))
         return samples, {**state, "loss": loss}
 
-    def _streams_end(self, state: State) -> Tensor:
+    def _last_block(self, state: State) -> Tensor:
         return torch.zeros(1, self.codec.num_codebooks, 0, dtype=torch.int64, device=self.device)
-
-
-def _number(state: State, name: str) -> int:
-    value = state[name]
-    assert isinstance(value, int)
-    return value
-
-
-def _module_state(state: State) -> State:
-    value = state["module"]
-    assert isinstance(value, dict)
-    return value
-
-
-def _loss(state: State) -> State:
-    value = state["loss"]
-    assert isinstance(value, dict)
-    return value

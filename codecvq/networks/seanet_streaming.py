@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecvq.streaming import Chain, FramewiseModule, State, StreamingModule, append
+from codecvq.streaming import (
+    Chain,
+    FramewiseModule,
+    State,
+    StreamingModule,
+    append,
+    number_of,
+    state_of,
+    tensor_of,
+)
 
 
 def seanet_stream(module: nn.Module) -> StreamingModule:
@@ -49,8 +58,7 @@ class ConvStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return the outputs whose inputs are complete."""
-        signal = state["input"]
-        assert isinstance(signal, Tensor)
+        signal = tensor_of(state, "input")
         signal = append(signal, block)
         if last:
             signal = F.pad(signal, (0, self.right))
@@ -81,9 +89,7 @@ class TransposedConvStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return the outputs to which no later input adds."""
-        sums, skip = state["sums"], state["skip"]
-        assert isinstance(sums, Tensor)
-        assert isinstance(skip, int)
+        sums, skip = tensor_of(state, "sums"), number_of(state, "skip")
         if block.shape[2]:
             output = F.conv_transpose1d(block, self.weight, stride=self.stride)
             output = output + F.pad(sums, (0, output.shape[2] - self.overlap))
@@ -108,9 +114,7 @@ class LstmStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Continue the recurrence."""
-        hidden, cell = state["hidden"], state["cell"]
-        assert isinstance(hidden, Tensor)
-        assert isinstance(cell, Tensor)
+        hidden, cell = tensor_of(state, "hidden"), tensor_of(state, "cell")
         if not block.shape[2]:
             return block, state
         steps = block.permute(2, 0, 1)
@@ -139,10 +143,11 @@ class ResidualStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Add both branches where both are complete."""
-        inner, shortcut, waiting = state["block"], state["shortcut"], state["waiting"]
-        assert isinstance(inner, dict)
-        assert isinstance(shortcut, dict)
-        assert isinstance(waiting, Tensor)
+        inner, shortcut, waiting = (
+            state_of(state, "block"),
+            state_of(state, "shortcut"),
+            tensor_of(state, "waiting"),
+        )
         bypass, shortcut = self.shortcut.step(block, shortcut, last)
         output, inner = self.block.step(block, inner, last)
         waiting = append(waiting, bypass)

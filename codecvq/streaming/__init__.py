@@ -7,7 +7,7 @@ output together equal the output for the whole recording.
 
 from codecvq.streaming.chain import Chain
 from codecvq.streaming.module import MIN_ROWS, FramewiseModule, StreamingModule, append, exact_stream
-from codecvq.streaming.state import State, StreamState, rows
+from codecvq.streaming.state import State, StreamState, number_of, rows, state_of, tensor_of
 from codecvq.streaming.streams import Streams
 from codecvq.streaming.windows import Windows
 
@@ -22,5 +22,8 @@ __all__ = [
     "Windows",
     "append",
     "exact_stream",
+    "number_of",
     "rows",
+    "state_of",
+    "tensor_of",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from codecvq.streaming.module import StreamingModule
-from codecvq.streaming.state import State
+from codecvq.streaming.state import State, state_of
 
 
 class Chain(StreamingModule):
@@ -25,8 +25,7 @@ class Chain(StreamingModule):
         """Pass a block through all modules."""
         states: State = {}
         for n, module in enumerate(self.modules):
-            own = state[str(n)]
-            assert isinstance(own, dict)
+            own = state_of(state, str(n))
             if block.shape[2] or last:
                 block, own = module.step(block, own, last)
             states[str(n)] = own

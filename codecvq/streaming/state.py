@@ -18,6 +18,27 @@ from codecvq.errors import ShapeError
 State: TypeAlias = "dict[str, Tensor | int | State]"
 
 
+def tensor_of(state: State, name: str) -> Tensor:
+    """Return the tensor `name` of a state."""
+    value = state[name]
+    assert isinstance(value, Tensor), f"{name} of a stream's state is not a tensor"
+    return value
+
+
+def number_of(state: State, name: str) -> int:
+    """Return the number `name` of a state."""
+    value = state[name]
+    assert isinstance(value, int), f"{name} of a stream's state is not a number"
+    return value
+
+
+def state_of(state: State, name: str) -> State:
+    """Return the state `name` inside a state."""
+    value = state[name]
+    assert isinstance(value, dict), f"{name} of a stream's state is not a state"
+    return value
+
+
 def signature(state: State) -> tuple[Any, ...]:
     """Return shapes and numbers of a state. States with equal signatures can be joined."""
     return tuple(

@@ -10,7 +10,7 @@ from torch import Tensor
 from codecvq.api.reach import Reach
 from codecvq.errors import StreamingError
 from codecvq.streaming.module import StreamingModule, append
-from codecvq.streaming.state import State
+from codecvq.streaming.state import State, number_of, tensor_of
 
 
 class Windows(StreamingModule):
@@ -65,9 +65,7 @@ class Windows(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return the output of all frames whose lookahead is complete."""
-        before, done = state["input"], state["done"]
-        assert isinstance(before, Tensor)
-        assert isinstance(done, int)
+        before, done = tensor_of(state, "input"), number_of(state, "done")
         signal = append(before, block)
         frames = signal.shape[2] // self.samples_in
         if not last:

@@ -13,7 +13,7 @@ from codecvq.networks.spectral.backbone import KERNEL, Backbone, ConvNeXtBlock
 from codecvq.networks.spectral.framing import Crossfade
 from codecvq.networks.spectral.parts import FrontEnd
 from codecvq.networks.spectral.predicted import PredictedSpectra
-from codecvq.streaming import MIN_ROWS, State, StreamingModule, append
+from codecvq.streaming import MIN_ROWS, State, StreamingModule, append, tensor_of
 
 
 class FrontEndStream(StreamingModule):
@@ -28,8 +28,7 @@ class FrontEndStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return the features of all frames whose window is complete."""
-        wav = state["wav"]
-        assert isinstance(wav, Tensor)
+        wav = tensor_of(state, "wav")
         wav = append(wav, block)
         if last:
             wav = F.pad(wav, (0, self.front.after))
@@ -66,8 +65,7 @@ class BackboneStream(StreamingModule):
         new_state: State = {}
 
         def convolve(n: int, hidden: Tensor) -> Tensor:
-            cache = state[str(n)]
-            assert isinstance(cache, Tensor)
+            cache = tensor_of(state, str(n))
             extended = torch.cat([cache, hidden], dim=1)
             new_state[str(n)] = extended[:, frames : frames + KERNEL - 1]
             return self.convolutions[n].valid(extended)

@@ -32,7 +32,7 @@ from codecvq.networks.voice.source_filter import (
     noise_offset,
     voice_losses,
 )
-from codecvq.streaming import MIN_ROWS, State, StreamingModule, exact_stream
+from codecvq.streaming import MIN_ROWS, State, StreamingModule, exact_stream, state_of, tensor_of
 
 
 def padded_rows(frames: Tensor) -> Tensor:
@@ -124,10 +124,7 @@ class CausalSourceFilterDecoder(SourceFilter):
                 the items then have the same noise.
             noise_start: Sample of the series of noise at which frame 0 starts.
         """
-        first, source, tail = state["frames"], state["source"], state["tail"]
-        assert isinstance(first, Tensor)
-        assert isinstance(tail, Tensor)
-        assert isinstance(source, dict)
+        first, source, tail = tensor_of(state, "frames"), state_of(state, "source"), tensor_of(state, "tail")
         frames = output.position.shape[1]
         with torch.no_grad():
             own_noise, second_noise = (

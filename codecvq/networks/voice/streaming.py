@@ -11,7 +11,7 @@ from codecvq.networks.voice.causal_pitch_writer import CausalPitchWriter
 from codecvq.networks.voice.decoder import SourceFilterDecoder
 from codecvq.networks.voice.grid import hz_of
 from codecvq.networks.voice.source import hold_last, interpolate, pulse_rates, pulses_at
-from codecvq.streaming import State, StreamingModule, append
+from codecvq.streaming import State, StreamingModule, append, state_of, tensor_of
 
 
 class PitchStream(StreamingModule):
@@ -60,10 +60,11 @@ class SourceFilterStream(StreamingModule):
         if not block.shape[2]:
             return block, state
         decoder, frames = self.decoder, block.shape[2] * self.decoder.upsampling
-        knot, backbone, synthesis = state["knot"], state["backbone"], state["synthesis"]
-        assert isinstance(knot, Tensor)
-        assert isinstance(backbone, dict)
-        assert isinstance(synthesis, dict)
+        knot, backbone, synthesis = (
+            tensor_of(state, "knot"),
+            state_of(state, "backbone"),
+            state_of(state, "synthesis"),
+        )
         features, coded, knot = decoder.read(block.transpose(1, 2), knot)
         spread = decoder.spread_frames(padded_rows(features))[:, :frames]
         hidden, backbone = self.backbone.step(spread.transpose(1, 2), backbone, last)
@@ -89,8 +90,7 @@ class HeldPitchStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Add the channels to new frames."""
-        before = state["position"]
-        assert isinstance(before, Tensor)
+        before = tensor_of(state, "position")
         coded = self.decoder.coded_pitch(block.transpose(1, 2)) if block.shape[2] else None
         if coded is None:
             return block, state
