@@ -492,8 +492,8 @@ def test_a_closed_output_ends_the_command_without_a_message(folder: Path, comman
         assert ended(process) == (141, "")
 
 
-@pytest.mark.slow
-def test_a_killed_encoder_ends_the_decoder_after_what_it_sent(folder: Path) -> None:
+def running_pipe(folder: Path) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """An encoder and a decoder of its output, after a second of silence."""
     encoder = start(folder, "encode", "--format", "s16le")
     decoder = start(folder, "decode", "--format", "s16le", stdin=encoder.stdout)
     assert encoder.stdin is not None
@@ -503,6 +503,12 @@ def test_a_killed_encoder_ends_the_decoder_after_what_it_sent(folder: Path) -> N
     encoder.stdout = None
     encoder.stdin.write(np.zeros(RATE, dtype="<i2").tobytes())
     decoder.stdout.read(1000)  # both run
+    return encoder, decoder
+
+
+@pytest.mark.slow
+def test_a_killed_encoder_ends_the_decoder_after_what_it_sent(folder: Path) -> None:
+    encoder, decoder = running_pipe(folder)
     encoder.kill()
     assert ended(encoder)[0] == -signal.SIGKILL
     code, messages = ended(decoder)
@@ -513,16 +519,9 @@ def test_a_killed_encoder_ends_the_decoder_after_what_it_sent(folder: Path) -> N
 
 @pytest.mark.slow
 def test_a_killed_decoder_ends_the_encoder(folder: Path) -> None:
-    encoder = start(folder, "encode", "--format", "s16le")
-    decoder = start(folder, "decode", "--format", "s16le", stdin=encoder.stdout)
-    assert encoder.stdin is not None
-    assert encoder.stdout is not None
-    assert decoder.stdout is not None
-    encoder.stdout.close()
-    encoder.stdout = None
-    encoder.stdin.write(np.zeros(RATE, dtype="<i2").tobytes())
-    decoder.stdout.read(1000)
+    encoder, decoder = running_pipe(folder)
     decoder.kill()
+    assert encoder.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         for _ in range(1000):
             encoder.stdin.write(np.zeros(RATE, dtype="<i2").tobytes())

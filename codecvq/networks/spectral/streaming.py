@@ -13,7 +13,7 @@ from codecvq.networks.spectral.backbone import KERNEL, Backbone, ConvNeXtBlock
 from codecvq.networks.spectral.framing import Crossfade
 from codecvq.networks.spectral.parts import FrontEnd
 from codecvq.networks.spectral.predicted import PredictedSpectra
-from codecvq.streaming import MIN_ROWS, State, StreamingModule, append, tensor_of
+from codecvq.streaming import MIN_ROWS, State, StreamingModule, append, state_of, tensor_of
 
 
 class FrontEndStream(StreamingModule):
@@ -104,9 +104,7 @@ class JoinedStream(StreamingModule):
         new_state: State = {}
         outputs = []
         for name, stream in (("latents", self.latents), ("values", self.values)):
-            own, waiting = state[name], state[f"waiting_{name}"]
-            assert isinstance(own, dict)
-            assert isinstance(waiting, Tensor)
+            own, waiting = state_of(state, name), tensor_of(state, f"waiting_{name}")
             output, new_state[name] = stream.step(block, own, last)
             outputs.append(append(waiting, output))
         latents, values = outputs
@@ -134,8 +132,7 @@ class CrossfadeStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Synthesize new frames."""
-        frames, tail = block.shape[2], state["tail"]
-        assert isinstance(tail, Tensor)
+        frames, tail = block.shape[2], tensor_of(state, "tail")
         if not frames:
             return block, state
         hidden = F.pad(block.transpose(1, 2), (0, 0, 0, max(0, MIN_ROWS - frames)))

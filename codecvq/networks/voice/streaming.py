@@ -11,7 +11,7 @@ from codecvq.networks.voice.causal_pitch_writer import CausalPitchWriter
 from codecvq.networks.voice.decoder import SourceFilterDecoder
 from codecvq.networks.voice.grid import hz_of
 from codecvq.networks.voice.source import hold_last, interpolate, pulse_rates, pulses_at
-from codecvq.streaming import State, StreamingModule, append, state_of, tensor_of
+from codecvq.streaming import State, StreamingModule, append, number_of, state_of, tensor_of
 
 
 class PitchStream(StreamingModule):
@@ -27,9 +27,7 @@ class PitchStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return the values of all frames whose windows are complete."""
-        writer, wav, pitch = self.writer, state["wav"], state["pitch"]
-        assert isinstance(wav, Tensor)
-        assert isinstance(pitch, dict)
+        writer, wav, pitch = self.writer, tensor_of(state, "wav"), state_of(state, "pitch")
         wav = append(wav, block)
         if last:
             wav = F.pad(wav, (0, writer.after))
@@ -122,11 +120,8 @@ class SignalStream(StreamingModule):
 
     def step(self, block: Tensor, state: State, last: bool) -> tuple[Tensor, State]:
         """Return all frames whose next frame is known."""
-        frames, done, samples, cycles = (state[name] for name in ("frames", "done", "samples", "cycles"))
-        assert isinstance(frames, Tensor)
-        assert isinstance(cycles, Tensor)
-        assert isinstance(done, int)
-        assert isinstance(samples, int)
+        frames, cycles = tensor_of(state, "frames"), tensor_of(state, "cycles")
+        done, samples = number_of(state, "done"), number_of(state, "samples")
         frames = append(frames, block)
         count = frames.shape[2] - done - (0 if last else 1)
         if count < 1:
